@@ -1,0 +1,1 @@
+"""Workloads, targets, profiles, measuring exported files and predicting milliseconds."""

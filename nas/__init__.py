@@ -1,0 +1,1 @@
+"""The service: quality, search, export, tracking and the command line."""

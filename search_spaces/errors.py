@@ -1,0 +1,90 @@
+"""Every error the tool raises on purpose, in one tree.
+
+NasError                          exit code 1
+├── UsageError                    exit code 2   a value given by the user is wrong
+│   ├── BadBudget
+│   ├── BadWorkload
+│   ├── UnknownTarget
+│   ├── BadData
+│   └── MissingExtra
+├── ModelError                    exit code 2   the given model cannot be used
+│   ├── UnreadableModel
+│   └── UnsafeCheckpoint
+├── ArchitectureError             exit code 2   an architecture that does not fit the model
+├── MeasurementError              exit code 1
+│   └── ProfileMismatch
+├── ExportError                   exit code 1
+└── NoFeasibleCandidate           exit code 3   nothing met the budget; the closest is reported
+
+Every message names the value, the rule it breaks and the repair, in one line.
+"""
+
+
+class NasError(Exception):
+    """Base of everything raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(NasError):
+    """A value given by the user is wrong."""
+
+    exit_code = 2
+
+
+class BadBudget(UsageError):
+    """A budget that is not `20ms` or `0.6x`."""
+
+
+class BadWorkload(UsageError):
+    """A workload that is not `forward:batch=8,seq=128` or its like."""
+
+
+class UnknownTarget(UsageError):
+    """A target name that no data sheet and no profile defines."""
+
+
+class BadData(UsageError):
+    """Data that is missing, empty or not in a described form."""
+
+
+class MissingExtra(UsageError):
+    """An optional package is needed and not installed; the message names the extra."""
+
+
+class ModelError(NasError):
+    """The given model cannot be used."""
+
+    exit_code = 2
+
+
+class UnreadableModel(ModelError):
+    """No transformer structure was found; the message says what was looked for."""
+
+
+class UnsafeCheckpoint(ModelError):
+    """The folder has pickled weights only, or needs remote code that was not allowed."""
+
+
+class ArchitectureError(NasError):
+    """An architecture that does not fit the model (index out of range, everything dropped)."""
+
+    exit_code = 2
+
+
+class MeasurementError(NasError):
+    """A measurement that could not be made or cannot be trusted."""
+
+
+class ProfileMismatch(MeasurementError):
+    """Records of different devices, runtimes, precisions or models were mixed."""
+
+
+class ExportError(NasError):
+    """The exported file could not be made or does not compute what the model computes."""
+
+
+class NoFeasibleCandidate(NasError):
+    """No candidate meets the budget; the message reports the closest."""
+
+    exit_code = 3

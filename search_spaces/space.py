@@ -1,0 +1,76 @@
+"""A space: the architectures a search may propose."""
+
+import random
+from dataclasses import dataclass
+
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError
+from search_spaces.unit import Kind, Unit
+
+
+@dataclass(frozen=True)
+class Space:
+    """Architectures of a parent with `depth` blocks that drop any subset of `units` but not everything.
+
+    `merges_blocks` says that dropping both units of a block is the same model as removing the block (every
+    layout but post-norm, where the norms of dropped units stay); architectures are then written with the
+    block removed, so that equal models have equal digests.
+    """
+
+    depth: int
+    units: tuple[Unit, ...]
+    merges_blocks: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.units:
+            raise ArchitectureError("a space needs at least one removable unit; name some with --units")
+        object.__setattr__(self, "units", tuple(sorted(set(self.units))))
+        Architecture(self.depth, frozenset(self.units))  # refuses units out of range
+
+    @property
+    def parent(self) -> Architecture:
+        """The architecture that keeps everything."""
+        return Architecture.parent(self.depth)
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """The one way this space writes an architecture."""
+        return architecture.merge_blocks() if self.merges_blocks else architecture
+
+    def decode(self, dropped: set[Unit] | frozenset[Unit]) -> Architecture:
+        """The canonical architecture that drops these units."""
+        return self.canonical(Architecture(self.depth, frozenset(dropped)))
+
+    def encode(self, architecture: Architecture) -> dict[str, str]:
+        """Unit name to `keep` or `drop`, one entry per removable unit (a study's parameters).
+
+        A removed block counts as its attention and MLP dropped where the block itself is no unit of the space.
+        """
+        return {str(unit): "drop" if architecture.drops(unit) else "keep" for unit in self.units}
+
+    def contains(self, architecture: Architecture) -> bool:
+        """Whether a search in this space may propose `architecture`."""
+        if architecture.depth != self.depth or empty(architecture):
+            return False
+        available = set(self.units)
+        return all(unit in available or self._as_both(unit) <= available for unit in architecture.dropped)
+
+    def _as_both(self, unit: Unit) -> set[Unit]:
+        if unit.kind is not Kind.BLOCK or not self.merges_blocks:
+            return {unit}
+        return {Unit(unit.layer, Kind.ATTENTION), Unit(unit.layer, Kind.MLP)}
+
+    def sample(self, rng: random.Random, fraction: float) -> Architecture:
+        """A random architecture with each unit dropped with probability `fraction`; never empty."""
+        while True:
+            candidate = self.decode({unit for unit in self.units if rng.random() < fraction})
+            if not empty(candidate):
+                return candidate
+
+
+def empty(architecture: Architecture) -> bool:
+    """Whether no unit at all is kept: such a model is refused."""
+    return not any(
+        architecture.keeps(layer, kind)
+        for layer in range(architecture.depth)
+        for kind in (Kind.ATTENTION, Kind.MLP)
+    )
