@@ -61,10 +61,9 @@ class Space:
 
     def sample(self, rng: random.Random, fraction: float) -> Architecture:
         """A random architecture with each unit dropped with probability `fraction`; never empty."""
-        while True:
-            candidate = self.decode({unit for unit in self.units if rng.random() < fraction})
-            if not empty(candidate):
-                return candidate
+        dropped = {unit for unit in self.units if rng.random() < fraction}
+        candidate = self.decode(dropped)
+        return self.decode(dropped - {rng.choice(self.units)}) if empty(candidate) else candidate
 
 
 def empty(architecture: Architecture) -> bool:

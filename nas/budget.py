@@ -1,0 +1,62 @@
+"""Amounts with units as a person writes them: `20ms`, `0.6x`, `10min`."""
+
+import re
+from dataclasses import dataclass
+
+from search_spaces.errors import BadBudget, UsageError
+
+_AMOUNT = re.compile(r"(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<unit>[a-zµ]*)", re.IGNORECASE)
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A latency budget: milliseconds, or a fraction of the parent's latency on the same target."""
+
+    text: str
+    milliseconds: float | None = None
+    fraction: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read `20ms`, `1.5s`, `800us` or `0.6x`.
+
+        Raises:
+            BadBudget: on a bare number, an unknown unit, zero, or a fraction above 1.
+        """
+        rule = "write milliseconds such as 20ms, or a fraction of the parent's latency such as 0.6x"
+        match = _AMOUNT.fullmatch(text.strip())
+        if not match:
+            raise BadBudget(f"budget {text!r} is not an amount with a unit; {rule}")
+        number, unit = float(match["number"]), match["unit"].lower()
+        if not unit:
+            raise BadBudget(f"budget {text!r} has no unit; {rule}")
+        if unit != "x" and unit not in _MILLISECONDS:
+            raise BadBudget(f"budget {text!r} has the unknown unit {unit!r} (known: us, ms, s, x); {rule}")
+        if number <= 0:
+            raise BadBudget(f"budget {text!r} is not above zero; {rule}")
+        if unit != "x":
+            return cls(text.strip(), milliseconds=number * _MILLISECONDS[unit])
+        if number > 1:
+            raise BadBudget(f"budget {text!r} is above the parent's own latency; a fraction lies in (0, 1]")
+        return cls(text.strip(), fraction=number)
+
+    def resolve(self, parent_ms: float) -> float:
+        """The budget in ms, given the parent's latency at the same percentile."""
+        if self.milliseconds is not None:
+            return self.milliseconds
+        assert self.fraction is not None
+        return self.fraction * parent_ms
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `10min` or `1h`.
+
+    Raises:
+        UsageError: on anything else.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    if not match or match["unit"].lower() not in _SECONDS or float(match["number"]) <= 0:
+        raise UsageError(f"time limit {text!r} is not a time with a unit; write for example 90s, 10min or 1h")
+    return float(match["number"]) * _SECONDS[match["unit"].lower()]

@@ -1,0 +1,127 @@
+"""`nas search`: the best architecture within a budget on a target."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas.cli import options
+
+if TYPE_CHECKING:
+    from nas.request import SearchRequest
+
+_INTERRUPTED = 130
+_HELP = """Find the best version of a model that meets a latency budget on a target.
+
+Examples:
+
+  nas search --target jetson-orin --budget 20ms
+
+  nas search --model ./my-model --data texts.jsonl --target host --budget 0.6x
+
+  nas search --target host --budget 12ms --workload forward:batch=1,seq=256 --units attention --json
+
+  nas search --resume nas-results/python-lm-host-0.6x
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("search", help=_HELP)(search)
+
+
+def search(
+    target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="A device of `nas targets`.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="AMOUNT", help="20ms, or 0.6x: that fraction of the parent's latency."),
+    ] = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    workload: options.WorkloadText = None,
+    units: Annotated[str, typer.Option("--units", help="What may be dropped.")] = "attention,mlp,block",
+    percentile: options.Percentile = 90,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Most trials of the study.")] = 64,
+    time_limit: Annotated[
+        str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")
+    ] = None,
+    seed: options.Seed = 0,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="The study's database. Default: OUT/study.db.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow. Default: a database in OUT.")
+    ] = None,
+    out: options.Out = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with this search.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Parse the flags into a request, run it, print the result."""
+    from nas.budget import Budget, parse_duration
+    from nas.request import SearchRequest, parse_units
+    from search_spaces.errors import UsageError
+
+    if resume is not None:
+        _run(SearchRequest.load(resume), dry_run, json)
+        return
+    if target is None or budget is None:
+        missing = "--target" if target is None else "--budget"
+        raise UsageError(f"{missing} is missing; write for example nas search --target jetson-orin --budget 20ms")
+    from latency_models.targets import find_target
+    from latency_models.workload import Workload
+
+    parsed, found = Budget.parse(budget), find_target(target)
+    request = SearchRequest(
+        target=target,
+        budget=parsed,
+        out=out or _new_folder(model or "python-lm", found.name, parsed.text),
+        model=model,
+        data=data,
+        workload=None if workload is None else Workload.parse(workload),
+        units=parse_units(units),
+        percentile=percentile,
+        trials=trials,
+        time_limit_s=None if time_limit is None else parse_duration(time_limit),
+        seed=seed,
+        storage=storage,
+        tracking_uri=tracking_uri,
+        trust_remote_code=trust_remote_code,
+    )
+    _run(request, dry_run, json)
+
+
+def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
+    from nas.cli import console
+    from nas.service import plan, run
+
+    progress = console.progress_for_stderr()
+    if dry_run:
+        document = plan(request, progress)
+        console.emit_json(document) if json else console.emit_text(_lines(document))
+        return
+    try:
+        result = run(request, progress)
+    except KeyboardInterrupt:
+        print(f"nas: interrupted; go on with: {request.resume_command}", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from None
+    if json:
+        console.emit_json(result.to_json())
+    else:
+        from nas.cli.summary import print_summary
+
+        print_summary(result, request.out)
+
+
+def _lines(document: dict[str, object]) -> str:
+    return "\n".join(f"{key.replace('_', ' '):<18} {value}" for key, value in document.items())
+
+
+def _new_folder(model: str, target: str, budget: str) -> Path:
+    """The first unused folder for this search under nas-results/."""
+    words = "-".join([Path(model).name, target, budget])
+    stem = "".join(letter if letter.isalnum() or letter in ".-" else "-" for letter in words)
+    folders = (Path("nas-results") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10_000))
+    return next(folder for folder in folders if not folder.exists())

@@ -1,0 +1,89 @@
+"""A search request: everything a person asked for, complete and on disk, so that a search can be resumed."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latency_models.workload import Workload
+from nas.budget import Budget
+from search_spaces.errors import UsageError
+from search_spaces.unit import Kind
+
+FILE = "request.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """One search, as asked. `workload` None means the default of model and target."""
+
+    target: str
+    budget: Budget
+    out: Path
+    model: str | None = None
+    data: Path | None = None
+    workload: Workload | None = None
+    units: tuple[Kind, ...] = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
+    percentile: int = 90
+    trials: int = 64
+    time_limit_s: float | None = None
+    seed: int = 0
+    storage: str | None = None
+    tracking_uri: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def resume_command(self) -> str:
+        """What a person types to go on with this search."""
+        return f"nas search --resume {self.out}"
+
+    def save(self) -> None:
+        """Write the request into its result folder."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / FILE).write_text(json.dumps(self.to_json(), indent=2) + "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form; `load` reads it."""
+        document = dataclasses.asdict(self)
+        document["budget"] = self.budget.text
+        document["workload"] = None if self.workload is None else str(self.workload)
+        document["units"] = [str(kind) for kind in self.units]
+        document["out"], document["data"] = str(self.out), None if self.data is None else str(self.data)
+        return {"schema_version": SCHEMA_VERSION, **document}
+
+    @classmethod
+    def load(cls, folder: Path) -> "SearchRequest":
+        """The request of an earlier search; the folder may have been moved since.
+
+        Raises:
+            UsageError: when the folder holds no readable request.
+        """
+        path = folder / FILE
+        try:
+            document = json.loads(path.read_text())
+            if document.pop("schema_version") != SCHEMA_VERSION:
+                raise UsageError(f"{path} was written by another version of nas; start the search again")
+            document["budget"] = Budget.parse(document["budget"])
+            document["workload"] = document["workload"] and Workload.parse(document["workload"])
+            document["units"] = tuple(Kind(kind) for kind in document["units"])
+            document["data"] = document["data"] and Path(document["data"])
+            return cls(**{**document, "out": folder})
+        except FileNotFoundError:
+            raise UsageError(f"{folder} holds no {FILE}; --resume takes the result folder of a search") from None
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path} is not a search request ({error}); start the search again") from None
+
+
+def parse_units(text: str) -> tuple[Kind, ...]:
+    """Read `attention,mlp,block`.
+
+    Raises:
+        UsageError: on an empty list or an unknown kind.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in set(Kind)]
+    if unknown or not names:
+        raise UsageError(f"units {text!r}: each is one of {', '.join(Kind)}; write for example attention,mlp")
+    return tuple(kind for kind in Kind if kind in names)

@@ -1,0 +1,140 @@
+"""What a transformer is made of, read from its structure: embedding, blocks of attention and MLP, head.
+
+Nothing here is a table of module paths. The stack of blocks is the `ModuleList` as long as the config says the
+model is deep; inside a block, one tiny forward pass tells the rest: attention is what mixes tokens, a norm's
+place follows from what it reads, and a contribution is what is added to the residual stream.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning.contribution import BlockAnatomy, Layout, read_block
+from pruning.probe import probe_inputs, recording
+from search_spaces.errors import ArchitectureError, UnreadableModel
+from search_spaces.space import Space
+from search_spaces.unit import Kind, Unit
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The readable structure of one model. Paths are dotted module names."""
+
+    family: str
+    depth: int
+    hidden_size: int
+    layout: Layout
+    stack: str  # path of the ModuleList of blocks
+    blocks: tuple[BlockAnatomy, ...]
+    is_decoder: bool
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Every removable unit: attention and MLP of each block, then the blocks."""
+        kinds = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
+        return tuple(Unit(layer, kind) for kind in kinds for layer in range(self.depth))
+
+    @property
+    def merges_blocks(self) -> bool:
+        """Whether a block with both units dropped is the same model as one without the block."""
+        return self.layout is not Layout.POST_NORM
+
+    def parameters(self, unit: Unit) -> int:
+        """How many parameters disappear when `unit` alone is dropped (a shared norm stays with its other user)."""
+        if not 0 <= unit.layer < self.depth:
+            raise ArchitectureError(f"{unit} is out of range: the model has {self.depth} blocks, 0 to {self.depth - 1}")
+        return self.blocks[unit.layer].parameters[unit.kind]
+
+    def space(self, kinds: tuple[Kind, ...]) -> Space:
+        """The architectures that drop units of these kinds.
+
+        A block is a unit of its own where its norms make a difference (post-norm), or where only blocks may go.
+        """
+        both = {Kind.ATTENTION, Kind.MLP} <= set(kinds)
+        chosen = {kind for kind in kinds if not (kind is Kind.BLOCK and both and self.merges_blocks)}
+        return Space(self.depth, tuple(unit for unit in self.units if unit.kind in chosen), self.merges_blocks)
+
+
+def read_anatomy(model: Any) -> Anatomy:
+    """Read the structure of a Hugging Face transformer, running it once on a tiny random input.
+
+    Raises:
+        UnreadableModel: encoder-decoder models and models in which no block structure is found; the message
+            says what was looked for.
+    """
+    _refuse(model)
+    depth, width = _sizes(model)
+    stack = _find_stack(model, depth)
+    blocks = model.get_submodule(stack)
+    training = model.training
+    model.eval()
+    try:
+        with recording(blocks, width) as tapes, torch.no_grad():
+            model(**probe_inputs(model), **({"use_cache": False} if _caches(model) else {}))
+    finally:
+        model.train(training)
+    read = tuple(read_block(index, tape, width) for index, tape in enumerate(tapes))
+    layouts = {block.layout for block in read}
+    if len(layouts) != 1:
+        raise UnreadableModel(
+            f"{type(model).__name__} mixes the residual layouts {', '.join(sorted(layouts))}; one is expected"
+        )
+    return Anatomy(model.config.model_type, depth, width, layouts.pop(), stack, read, _caches(model))
+
+
+def _refuse(model: Any) -> None:
+    name = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnreadableModel(
+            f"{name} ({model.config.model_type}) is an encoder-decoder model; only models with one stack of blocks "
+            "are pruned, so give its encoder or a decoder-only model"
+        )
+    if hasattr(model.config, "vision_config") and hasattr(model.config, "text_config"):
+        raise UnreadableModel(
+            f"{name} ({model.config.model_type}) has two towers; give one of them, for example its vision model"
+        )
+
+
+def _sizes(model: Any) -> tuple[int, int]:
+    depth = getattr(model.config, "num_hidden_layers", None)
+    width = getattr(model.config, "hidden_size", None)
+    if not isinstance(depth, int) or not isinstance(width, int):
+        raise UnreadableModel(
+            f"{type(model).__name__}: looked for num_hidden_layers and hidden_size in its config and found "
+            f"{depth!r} and {width!r}"
+        )
+    return depth, width
+
+
+def _find_stack(model: Any, depth: int) -> str:
+    found = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == depth
+        and len({type(block) for block in module}) == 1
+        and any(True for _ in module[0].parameters())
+    ]
+    outermost = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    if len(outermost) != 1:
+        raise UnreadableModel(
+            f"{type(model).__name__}: looked for one list of {depth} blocks of the same class and found "
+            f"{len(outermost)} ({', '.join(outermost) or 'none'})"
+        )
+    return outermost[0]
+
+
+def _caches(model: Any) -> bool:
+    """Whether the model decodes with a key-value cache."""
+    return hasattr(model.config, "use_cache") and bool(getattr(model, "can_generate", lambda: False)() or _causal(model))
+
+
+def _causal(model: Any) -> bool:
+    """Whether a base model is the trunk of a decoder: its forward takes a cache and its config is no encoder's."""
+    from inspect import signature
+
+    parameters = signature(model.forward).parameters
+    encoder = getattr(model.config, "is_decoder", None) is False
+    return "past_key_values" in parameters and not encoder

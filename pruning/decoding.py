@@ -1,0 +1,141 @@
+"""Cached decoding of a pruned decoder.
+
+A key-value cache has one layer per attention that is left, of that attention's own type (full or sliding), and
+the number of tokens seen is counted beside it: libraries read it from layer 0, which may be gone, and with no
+attention left there is no layer to read it from at all.
+"""
+
+import copy
+from typing import Any
+
+from torch import nn
+from transformers.cache_utils import DynamicCache
+
+from pruning.anatomy import Anatomy
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError
+from search_spaces.unit import Kind
+
+
+class PrunedCache(DynamicCache):
+    """The key-value cache of a decoder with fewer attentions than blocks; `seen` counts its tokens."""
+
+    seen: int = 0
+
+    @classmethod
+    def adopt(cls, cache: DynamicCache, layers: list[Any]) -> "PrunedCache":
+        """Turn an empty cache into this one, in place: the caller holds a reference to it and will pass it again."""
+        cache.__class__ = cls
+        cache.layers = layers
+        cache.layer_class_to_replicate = None
+        assert isinstance(cache, cls)
+        cache.seen = 0
+        return cache
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen, whichever layers are left."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(key length, key offset) of a layer; of the tokens seen where no such layer is left."""
+        if layer_idx >= len(self.layers):
+            return self.seen + query_length, 0
+        sizes: tuple[int, int] = self.layers[layer_idx].get_mask_sizes(query_length)
+        return sizes
+
+    def crop(self, max_length: int) -> None:
+        """Forget all but the first `max_length` tokens; negative counts from the end."""
+        super().crop(max_length)
+        self.seen = min(self.seen, max_length if max_length >= 0 else max(0, self.seen + max_length))
+
+    def reset(self) -> None:
+        """Forget every token."""
+        super().reset()
+        self.seen = 0
+
+
+class CacheKeeper:
+    """Gives the trunk of a pruned decoder the cache that fits it, and counts the tokens that pass.
+
+    Registered as a forward pre-hook and a forward hook of the module that owns the blocks.
+    """
+
+    def __init__(self, config: Any) -> None:
+        """`config` describes the kept attentions only: as many layers, of their types."""
+        self.config = config
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Make, adopt or refuse the cache of this call."""
+        cache = kwargs.get("past_key_values")
+        wanted = kwargs.get("use_cache")
+        if wanted is None:
+            wanted = getattr(module, "config", self.config).use_cache
+        if isinstance(cache, PrunedCache) or (cache is None and not wanted):
+            return args, kwargs
+        if cache is None:
+            cache = DynamicCache()
+        elif type(cache) is not DynamicCache or cache.get_seq_length() > 0:
+            raise ArchitectureError(
+                f"a pruned decoder cannot continue a {type(cache).__name__} made elsewhere; "
+                "pass past_key_values=None or an empty DynamicCache"
+            )
+        return args, {**kwargs, "past_key_values": PrunedCache.adopt(cache, self._layers())}
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Count the tokens of this call."""
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, PrunedCache):
+            cache.seen += _tokens(args, kwargs)
+
+    def _layers(self) -> list[Any]:
+        return DynamicCache(config=self.config).layers if self.config.num_hidden_layers else []
+
+
+def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    given = kwargs.get("input_ids")
+    if given is None:
+        given = kwargs.get("inputs_embeds")
+    return int((args[0] if given is None else given).shape[1])
+
+
+def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
+    """Re-index the kept attentions and keep the cache and the positions of a pruned decoder right, in place.
+
+    `model` has its removed blocks taken out already. Call it once per model.
+    """
+    kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    if len(kept) == anatomy.depth:
+        return
+    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
+        raise ArchitectureError(
+            "scale_attn_by_inverse_layer_idx ties an attention's scale to its place; such a model cannot lose attentions"
+        )
+    remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.removed_blocks())]
+    blocks = model.get_submodule(anatomy.stack)
+    for position, layer in enumerate(remaining):
+        if layer in kept:
+            _reindex(blocks[position], kept.index(layer))
+    if len(kept) == len(remaining):
+        return  # only whole blocks are gone: the model is uniform and its own cache fits
+    keeper = CacheKeeper(_cache_config(model.config, [remaining.index(layer) for layer in kept]))
+    trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
+    trunk.register_forward_pre_hook(keeper.before, with_kwargs=True)
+    trunk.register_forward_hook(keeper.after, with_kwargs=True)
+
+
+def _reindex(block: nn.Module, index: int) -> None:
+    for module in block.modules():
+        if hasattr(module, "layer_idx"):
+            module.layer_idx = index
+
+
+def _cache_config(config: Any, kept: list[int]) -> Any:
+    """The model's config with only the kept attentions' layers; `kept` are positions among the model's blocks."""
+    reduced = copy.deepcopy(config)
+    types = getattr(config, "layer_types", None)
+    reduced.num_hidden_layers = len(kept)
+    if types is not None:
+        reduced.layer_types = [types[position] for position in kept]
+    return reduced
+
+

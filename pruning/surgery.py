@@ -1,0 +1,100 @@
+"""Taking units out of a model: the parent stays as it is, the result has neither their weights nor their norms."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning.anatomy import Anatomy, read_anatomy
+from pruning.contribution import BlockAnatomy
+from pruning.decoding import adapt_decoding
+from pruning.dropped import Dropped
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError
+from search_spaces.space import empty
+from search_spaces.unit import Kind
+
+RECORD = "nas_architecture"  # the key in the config of a pruned model
+
+
+def prune(
+    model: Any, architecture: Architecture, *, anatomy: Anatomy | None = None, share_weights: bool = False
+) -> Any:
+    """A new model without the dropped units of `architecture`; `model` is not modified.
+
+    Args:
+        model: the parent, a Hugging Face transformer.
+        architecture: what to drop; of the parent's depth.
+        anatomy: the parent's, when it was read before.
+        share_weights: let the kept parameters be the parent's own tensors, so that a candidate costs no memory.
+            Do not train such a model.
+
+    Raises:
+        ArchitectureError: another depth than the parent's, or nothing would be left.
+        UnreadableModel: from `read_anatomy`.
+    """
+    anatomy = anatomy or read_anatomy(model)
+    check_fits(anatomy, architecture)
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())} if share_weights else {}
+    pruned = copy.deepcopy(model, dict(shared))
+    apply(pruned, anatomy, architecture)
+    return pruned
+
+
+def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
+    """Refuse an architecture that is not one of this parent.
+
+    Raises:
+        ArchitectureError: another depth, or everything dropped.
+    """
+    if architecture.depth != anatomy.depth:
+        raise ArchitectureError(
+            f"the architecture has {architecture.depth} blocks and the parent {anatomy.depth}; it is another parent's"
+        )
+    if empty(architecture):
+        raise ArchitectureError(f"the architecture drops all {anatomy.depth} blocks; keep at least one unit")
+
+
+@torch.no_grad()
+def apply(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
+    """Drop units in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded."""
+    blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
+    if anatomy.merges_blocks:
+        architecture = architecture.merge_blocks()
+    removed = set(architecture.removed_blocks())
+    for block in anatomy.blocks:
+        if block.index not in removed:
+            _empty_block(blocks[block.index], block, architecture)
+    _remove_blocks(model, anatomy, removed)
+    setattr(model.config, RECORD, architecture.to_json())
+    if anatomy.is_decoder:
+        adapt_decoding(model, anatomy, architecture)
+
+
+def _empty_block(module: nn.Module, block: BlockAnatomy, architecture: Architecture) -> None:
+    kept = {kind: architecture.keeps(block.index, kind) for kind in (Kind.ATTENTION, Kind.MLP)}
+    for kind, keeps in kept.items():
+        if keeps:
+            continue
+        unit = block.contribution(kind)
+        for path, arity in zip(unit.members, unit.arities, strict=True):
+            module.set_submodule(path, Dropped(arity))
+        for path in unit.after:
+            module.set_submodule(path, nn.Identity())
+        other_keeps = kept[Kind.MLP if kind is Kind.ATTENTION else Kind.ATTENTION]
+        if unit.before is not None and not (unit.before == block.shared_norm and other_keeps):
+            module.set_submodule(unit.before, nn.Identity())
+
+
+def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
+    if not removed:
+        return
+    owner, _, name = anatomy.stack.rpartition(".")
+    kept = [index for index in range(anatomy.depth) if index not in removed]
+    blocks = model.get_submodule(anatomy.stack)
+    setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
+    model.config.num_hidden_layers = len(kept)
+    for key, value in list(vars(model.config).items()):
+        if isinstance(value, list) and len(value) == anatomy.depth and "layer" in key:
+            setattr(model.config, key, [value[index] for index in kept])

@@ -1,0 +1,100 @@
+"""Tiny random models of every family, built from configs, so that errors show: no weight is zero or one."""
+
+from typing import Any
+
+import torch
+import transformers as hf
+
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+_TEXT = {**_SIZES, "vocab_size": 96, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+_GQA = {**_TEXT, "num_key_value_heads": 2, "pad_token_id": 0}
+_ENCODER = {**_TEXT, "pad_token_id": 0, "type_vocab_size": 2}
+_IMAGE = {**_SIZES, "image_size": 12, "patch_size": 4, "num_channels": 3}
+_HYBRID = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "phi", "opt", "mixtral")
+ENCODERS = ("bert", "roberta", "distilbert", "electra")
+VISION = ("vit", "dinov2", "clip", "siglip")
+FAMILIES = DECODERS + ENCODERS + VISION
+
+
+def _gemma(**more: Any) -> dict[str, Any]:
+    return {**_GQA, "head_dim": 8, "layer_types": _HYBRID, "sliding_window": 8, "query_pre_attn_scalar": 8, **more}
+
+
+def make(family: str) -> Any:
+    """An unseeded model of the family."""
+    match family:
+        case "llama":
+            return hf.LlamaForCausalLM(hf.LlamaConfig(**_GQA))
+        case "mistral":
+            return hf.MistralForCausalLM(hf.MistralConfig(**_GQA, sliding_window=8))
+        case "qwen2":
+            return hf.Qwen2ForCausalLM(hf.Qwen2Config(**_GQA))
+        case "qwen3":
+            return hf.Qwen3ForCausalLM(hf.Qwen3Config(**_GQA, head_dim=8))
+        case "gemma2":
+            return hf.Gemma2ForCausalLM(hf.Gemma2Config(**_gemma()))
+        case "gemma3":
+            return hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**_gemma()))
+        case "phi3":
+            return hf.Phi3ForCausalLM(hf.Phi3Config(**_GQA))
+        case "mixtral":
+            return hf.MixtralForCausalLM(hf.MixtralConfig(**_GQA, num_local_experts=4, num_experts_per_tok=2))
+        case "gpt2":
+            return hf.GPT2LMHeadModel(
+                hf.GPT2Config(n_embd=32, n_layer=4, n_head=4, vocab_size=96, n_positions=64, bos_token_id=1, eos_token_id=2)
+            )
+        case "gpt_neox":
+            return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_TEXT))
+        case "phi":
+            return hf.PhiForCausalLM(hf.PhiConfig(**_TEXT, pad_token_id=0))
+        case "opt":
+            sizes = {key: value for key, value in _TEXT.items() if key != "intermediate_size"}
+            return hf.OPTForCausalLM(hf.OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32, pad_token_id=0))
+        case "bert":
+            return hf.BertForMaskedLM(hf.BertConfig(**_ENCODER))
+        case "roberta":
+            return hf.RobertaModel(hf.RobertaConfig(**_ENCODER))
+        case "distilbert":
+            config = hf.DistilBertConfig(
+                dim=32, n_layers=4, n_heads=4, hidden_dim=48, vocab_size=96, max_position_embeddings=64, pad_token_id=0
+            )
+            return hf.DistilBertForSequenceClassification(config)
+        case "electra":
+            return hf.ElectraModel(hf.ElectraConfig(**_ENCODER, embedding_size=16))
+        case "vit":
+            return hf.ViTForImageClassification(hf.ViTConfig(**_IMAGE, num_labels=5))
+        case "dinov2":
+            return hf.Dinov2Model(hf.Dinov2Config(**_without(_IMAGE, "intermediate_size"), mlp_ratio=2))
+        case "clip":
+            return hf.CLIPVisionModel(hf.CLIPVisionConfig(**_IMAGE))
+        case "siglip":
+            return hf.SiglipVisionModel(hf.SiglipVisionConfig(**_IMAGE))
+    raise KeyError(family)
+
+
+def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
+@torch.no_grad()
+def build(family: str, seed: int = 0) -> Any:
+    """A seeded model in eval mode; matrices are large enough that every unit matters, vectors are random."""
+    torch.manual_seed(seed)
+    model = make(family).eval()
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.normal_(0.0, 0.12)
+        else:
+            parameter.uniform_(0.3, 1.1)
+    model.tie_weights()
+    return model
+
+
+def example(model: Any, batch: int = 2, tokens: int = 11, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Random inputs: token ids (batch, tokens) or pixels (batch, 3, 12, 12)."""
+    generator = torch.Generator().manual_seed(seed)
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.randn(batch, 3, 12, 12, generator=generator)}
+    return {"input_ids": torch.randint(3, 96, (batch, tokens), generator=generator)}
