@@ -128,7 +128,9 @@ def _find_stack(model: Any, depth: int) -> str:
 
 def _caches(model: Any) -> bool:
     """Whether the model decodes with a key-value cache."""
-    return hasattr(model.config, "use_cache") and bool(getattr(model, "can_generate", lambda: False)() or _causal(model))
+    return hasattr(model.config, "use_cache") and bool(
+        getattr(model, "can_generate", lambda: False)() or _causal(model)
+    )
 
 
 def _causal(model: Any) -> bool:

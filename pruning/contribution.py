@@ -116,7 +116,9 @@ class _Reader:
         after = self._following(root)
         before = next((c.path for c in self.calls if _is_norm(c.module) and _same(c.output, root.inputs[0])), None)
         added = self.x + self._output(after[-1] if after else root.path)
-        closes = next((c.path for c in self.calls if _is_norm(c.module) and c.inputs and _same(c.inputs[0], added)), None)
+        closes = next(
+            (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _same(c.inputs[0], added)), None
+        )
         raw = before is None and _same(root.inputs[0], self.x)
         return Contribution(root.path, (root.path,), (root.arity,), after, before, closes if raw else None)
 
@@ -165,7 +167,10 @@ class _Reader:
                 (
                     c
                     for c in self.calls
-                    if c.path not in path and _is_vector(c.module) and c.inputs and _same(c.inputs[0], value)
+                    if c.path not in path
+                    and _is_vector(c.module)
+                    and c.inputs
+                    and _same(c.inputs[0], value)
                     and not _within(c.path, root.path)
                 ),
                 None,
@@ -269,6 +274,4 @@ def _cover(root: nn.Module, path: str, excluding: str) -> tuple[str, ...]:
         return (path,) if any(True for _ in root.parameters()) else ()
     if path == excluding:
         return ()
-    return tuple(
-        found for name, child in root.named_children() for found in _cover(child, f"{path}.{name}", excluding)
-    )
+    return tuple(found for name, child in root.named_children() for found in _cover(child, f"{path}.{name}", excluding))

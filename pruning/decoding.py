@@ -44,9 +44,9 @@ class PrunedCache(DynamicCache):
         return sizes
 
     def crop(self, max_length: int) -> None:
-        """Forget all but the first `max_length` tokens; negative counts from the end."""
+        """Forget the last `-max_length` tokens, as the library's cache does."""
         super().crop(max_length)
-        self.seen = min(self.seen, max_length if max_length >= 0 else max(0, self.seen + max_length))
+        self.seen = max(0, self.seen + max_length)
 
     def reset(self) -> None:
         """Forget every token."""
@@ -137,5 +137,3 @@ def _cache_config(config: Any, kept: list[int]) -> Any:
     if types is not None:
         reduced.layer_types = [types[position] for position in kept]
     return reduced
-
-

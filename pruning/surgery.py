@@ -98,3 +98,6 @@ def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
     for key, value in list(vars(model.config).items()):
         if isinstance(value, list) and len(value) == anatomy.depth and "layer" in key:
             setattr(model.config, key, [value[index] for index in kept])
+    if hasattr(model.config, "stage_names"):  # a backbone's config names its blocks
+        model.config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]
+        model.config.out_features = [model.config.stage_names[-1]]

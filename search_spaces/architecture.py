@@ -77,9 +77,7 @@ class Architecture:
         """One word per block, as EvoPress writes patterns: `attn+mlp attn mlp none removed`."""
         removed = set(self.removed_blocks())
         return " ".join(
-            _REMOVED
-            if layer in removed
-            else _WORDS[self.keeps(layer, Kind.ATTENTION), self.keeps(layer, Kind.MLP)]
+            _REMOVED if layer in removed else _WORDS[self.keeps(layer, Kind.ATTENTION), self.keeps(layer, Kind.MLP)]
             for layer in range(self.depth)
         )
 

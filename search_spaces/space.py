@@ -69,7 +69,5 @@ class Space:
 def empty(architecture: Architecture) -> bool:
     """Whether no unit at all is kept: such a model is refused."""
     return not any(
-        architecture.keeps(layer, kind)
-        for layer in range(architecture.depth)
-        for kind in (Kind.ATTENTION, Kind.MLP)
+        architecture.keeps(layer, kind) for layer in range(architecture.depth) for kind in (Kind.ATTENTION, Kind.MLP)
     )

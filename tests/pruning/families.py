@@ -12,7 +12,20 @@ _ENCODER = {**_TEXT, "pad_token_id": 0, "type_vocab_size": 2}
 _IMAGE = {**_SIZES, "image_size": 12, "patch_size": 4, "num_channels": 3}
 _HYBRID = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "phi", "opt", "mixtral")
+DECODERS = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "phi",
+    "opt",
+    "mixtral",
+)
 ENCODERS = ("bert", "roberta", "distilbert", "electra")
 VISION = ("vit", "dinov2", "clip", "siglip")
 FAMILIES = DECODERS + ENCODERS + VISION
@@ -43,7 +56,9 @@ def make(family: str) -> Any:
             return hf.MixtralForCausalLM(hf.MixtralConfig(**_GQA, num_local_experts=4, num_experts_per_tok=2))
         case "gpt2":
             return hf.GPT2LMHeadModel(
-                hf.GPT2Config(n_embd=32, n_layer=4, n_head=4, vocab_size=96, n_positions=64, bos_token_id=1, eos_token_id=2)
+                hf.GPT2Config(
+                    n_embd=32, n_layer=4, n_head=4, vocab_size=96, n_positions=64, bos_token_id=1, eos_token_id=2
+                )
             )
         case "gpt_neox":
             return hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_TEXT))

@@ -1,0 +1,20 @@
+"""What every test relies on: one thread per test process, no hub, no telemetry, a cache of its own."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true", RAY_USAGE_STATS_ENABLED="0", TOKENIZERS_PARALLELISM="false"
+)
+sys.path.insert(0, str(Path(__file__).parent / "pruning"))  # the tiny models of every family
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
