@@ -1,0 +1,42 @@
+"""What every latency model answers, and the form of its answers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from latency_models.workload import Workload
+from search_spaces.architecture import Architecture
+from search_spaces.unit import Unit
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A latency in ms at a percentile, with an interval that is meant to hold 90 times of 100.
+
+    `exact`: this very architecture was measured and `ms` is that measurement. `extrapolated`: outside of what
+    the model was calibrated on.
+    """
+
+    ms: float
+    low_ms: float
+    high_ms: float
+    percentile: int
+    exact: bool = False
+    extrapolated: bool = False
+
+
+class LatencyModel(Protocol):
+    """Predicts the latency of architectures of one parent under one workload on one target."""
+
+    workload: Workload
+    measured: bool  # whether it rests on measurements of the target
+    label: str  # for people: where the figures come from
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        """The latency of an architecture."""
+
+    def unit_ms(self, unit: Unit) -> float:
+        """Milliseconds (p50) saved by dropping `unit`, as an additive estimate for planning."""
+
+
+MEASURED_LABEL = "measured on this machine"
+DATA_SHEET_LABEL = "predicted from the data sheet, not measured"

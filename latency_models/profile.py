@@ -1,0 +1,102 @@
+"""A profile: what was measured on a target for one parent and workload, raw samples included, on disk as JSON."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from latency_models.measurement import Measurement
+from latency_models.shape import ModelShape
+from latency_models.workload import Workload
+from search_spaces.architecture import Architecture
+from search_spaces.errors import MeasurementError, ProfileMismatch
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One architecture of the parent, measured. An architecture without any unit is the bare stem."""
+
+    architecture: Architecture
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measurements under one key: device, runtime and version, precision, threads, power mode."""
+
+    key: dict[str, str]
+    model: str  # digest of the parent's weights
+    shape: ModelShape
+    workload: Workload
+    records: tuple[Record, ...]
+
+    def __post_init__(self) -> None:
+        for record in self.records:
+            if record.measurement.workload != self.workload:
+                raise ProfileMismatch(
+                    f"a record of {record.measurement.workload} is in a profile of {self.workload}; measure them apart"
+                )
+
+    def with_records(self, records: tuple[Record, ...]) -> "Profile":
+        """This profile with more records; those of an architecture it has already replace the old."""
+        renewed = {record.architecture for record in records}
+        kept = tuple(record for record in self.records if record.architecture not in renewed)
+        return replace(self, records=kept + records)
+
+    def merge(self, other: "Profile") -> "Profile":
+        """Both profiles' records.
+
+        Raises:
+            ProfileMismatch: when key, model or workload differ.
+        """
+        for name in ("key", "model", "workload"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ProfileMismatch(f"profiles differ in {name} ({mine} and {theirs}) and cannot be mixed; measure again")
+        return self.with_records(other.records)
+
+    def of(self, architecture: Architecture) -> Measurement | None:
+        """The measurement of exactly this architecture, if there is one."""
+        found = (record.measurement for record in self.records if record.architecture == architecture)
+        return next(found, None)
+
+    def save(self, path: Path) -> None:
+        """Write the profile; the file is complete or not there."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "key": self.key,
+            "model": self.model,
+            "shape": self.shape.to_json(),
+            "workload": str(self.workload),
+            "records": [
+                {"architecture": r.architecture.to_json(), "measurement": r.measurement.to_json()} for r in self.records
+            ],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(document, indent=1) + "\n")
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Profile":
+        """Read what `save` writes.
+
+        Raises:
+            MeasurementError: when the file is missing, truncated, edited into nonsense, or of another version.
+        """
+        try:
+            document: dict[str, Any] = json.loads(path.read_text())
+            if document["schema_version"] != SCHEMA_VERSION:
+                raise MeasurementError(f"{path} has schema_version {document['schema_version']}, not {SCHEMA_VERSION}")
+            records = tuple(
+                Record(Architecture.from_json(r["architecture"]), Measurement.from_json(r["measurement"]))
+                for r in document["records"]
+            )
+            shape, workload = ModelShape.from_json(document["shape"]), Workload.parse(document["workload"])
+            return cls(dict(document["key"]), str(document["model"]), shape, workload, records)
+        except FileNotFoundError:
+            raise MeasurementError(f"{path} does not exist; make it with nas profile") from None
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise MeasurementError(f"{path} is no profile ({error}); make it again with nas profile") from None

@@ -1,0 +1,52 @@
+"""L0: milliseconds from a data sheet, before anything was measured.
+
+Each fused unit takes max(arithmetic / (eta_c * peak), bytes / (eta_m * bandwidth)) + kernels * launch. The
+efficiencies are those that published transformer results on Jetson imply: fp16 ViT-B at about 200 tokens reaches
+0.33 to 0.35 of the dense peak, BERT-large int8 0.45 to 0.49; batch-1 decoding reaches 0.75 to 0.9 of the memory
+bandwidth. Expect a factor of two either way; the interval says so.
+"""
+
+from latency_models.model import DATA_SHEET_LABEL, Prediction
+from latency_models.shape import ModelShape
+from latency_models.targets import Target
+from latency_models.terms import Work, kept_units, stem_work, unit_work
+from latency_models.workload import Workload
+from search_spaces.architecture import Architecture
+from search_spaces.unit import Unit
+
+COMPUTE_EFFICIENCY = {"fp32": 0.34, "fp16": 0.34, "int8": 0.45}
+MEMORY_EFFICIENCY = 0.75
+LAUNCH_SECONDS = 3e-6  # per kernel
+UNCERTAINTY = 2.0  # the interval is [ms / 2, ms * 2]
+
+
+class DataSheetModel:
+    """Predicts from the data sheet of a target."""
+
+    measured = False
+    label = DATA_SHEET_LABEL
+
+    def __init__(self, target: Target, shape: ModelShape, workload: Workload) -> None:
+        """Raises ValueError for this machine, which has no data sheet."""
+        if target.sheet is None:
+            raise ValueError(f"{target.name} has no data sheet; measure it")
+        self.target, self.shape, self.workload = target, shape, workload
+        self._flops = target.sheet.peaks[target.precision] * 1e12 * COMPUTE_EFFICIENCY[target.precision]
+        self._bytes = target.sheet.bandwidth * 1e9 * MEMORY_EFFICIENCY
+
+    def work_ms(self, work: Work) -> float:
+        """One fused unit under the roofline, ms."""
+        traffic = (work.weights + work.activations) * self.target.bytes_per_element
+        return 1e3 * (max(work.flops / self._flops, traffic / self._bytes) + work.kernels * LAUNCH_SECONDS)
+
+    def unit_ms(self, unit: Unit) -> float:
+        """What dropping `unit` saves, ms; exact here, since units add up."""
+        parts = kept_units(Architecture.parent(self.shape.depth))
+        mine = [part for part in parts if part.layer == unit.layer and unit.kind in (part.kind, "block")]
+        return sum(self.work_ms(unit_work(self.shape, part, self.workload)) for part in mine)
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        """The sum over the kept units and the stem; every percentile is the same, since no tail was measured."""
+        kept = sum(self.work_ms(unit_work(self.shape, unit, self.workload)) for unit in kept_units(architecture))
+        ms = kept + self.work_ms(stem_work(self.shape, self.workload))
+        return Prediction(ms, ms / UNCERTAINTY, ms * UNCERTAINTY, percentile)

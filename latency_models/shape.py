@@ -1,0 +1,71 @@
+"""The numbers of a model from which work and traffic follow: no weights, no framework."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from latency_models.workload import Phase, Workload
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a transformer with `depth` like blocks.
+
+    Attributes:
+        hidden, heads, kv_heads, head_dim: of the attention; keys and values have `kv_heads` heads.
+        intermediate: MLP width; `gated` MLPs have three matrices, others two.
+        experts: how many experts an MLP has; `active_experts` of them run for a token.
+        outputs: width of the head (vocabulary or classes), 0 without one.
+        head_per_token: whether the head runs for every token (language model) or once per sequence.
+        window: sliding window of each block's attention, None where it sees everything.
+        causal: whether a token sees only earlier ones.
+        stem: parameters outside the blocks and the head (embeddings, final norm).
+        tokens: tokens of one image; None for text.
+    """
+
+    depth: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    gated: bool
+    outputs: int
+    head_per_token: bool
+    causal: bool
+    stem: int
+    window: tuple[int | None, ...]
+    experts: int = 1
+    active_experts: int = 1
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (self.depth, self.hidden, self.heads, self.kv_heads, self.head_dim, self.intermediate, self.experts)
+        if min(sizes) < 1 or len(self.window) != self.depth or not 1 <= self.active_experts <= self.experts:
+            raise ValueError(f"not a model shape: {self}")
+
+    @property
+    def attention_weights(self) -> int:
+        """Matrix parameters of one attention: Q, K, V and output."""
+        return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+
+    @property
+    def expert_weights(self) -> int:
+        """Matrix parameters of one MLP expert."""
+        return (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    def default_workload(self, small: bool) -> Workload:
+        """One that suits the model; `small` for a CPU that measures, large for an accelerator's data sheet."""
+        if self.tokens is not None:
+            return Workload(Phase.FORWARD, 8 if small else 256, self.tokens)
+        if self.causal:
+            return Workload(Phase.FORWARD, 1, 256) if small else Workload(Phase.FORWARD, 32, 1024)
+        return Workload(Phase.FORWARD, 4, 64) if small else Workload(Phase.FORWARD, 64, 128)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {**asdict(self), "window": list(self.window)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "ModelShape":
+        """Read what `to_json` writes."""
+        return cls(**{**document, "window": tuple(document["window"])})

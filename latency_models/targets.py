@@ -1,0 +1,101 @@
+"""Targets: a device in one runtime, precision and power mode, by the name a person types."""
+
+import difflib
+from dataclasses import dataclass
+
+from latency_models.datasheets import DATA_SHEETS, DataSheet
+from search_spaces.errors import UnknownTarget
+
+HOST = "host"
+DEFAULT_PRECISION = "fp16"
+_ALIASES = {
+    "jetson-orin": "jetson-agx-orin-64gb@maxn/fp16",
+    "jetson-orin-nx": "jetson-orin-nx-16gb",
+    "jetson-orin-nano": "jetson-orin-nano-8gb",
+    "a100": "a100-sxm-80gb",
+    "h100": "h100-sxm",
+    "h200": "h200-sxm",
+}
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A named device. `sheet` is None for this machine, which is measured instead."""
+
+    name: str
+    runtime: str
+    precision: str
+    sheet: DataSheet | None
+    note: str = ""
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this machine is meant."""
+        return self.sheet is None
+
+    @property
+    def bytes_per_element(self) -> int:
+        """Bytes of one weight or activation."""
+        return _BYTES[self.precision]
+
+
+def _named(sheet: DataSheet, precision: str) -> Target:
+    mode = f"@{sheet.mode}" if sheet.mode else ""
+    runtime = "torch" if sheet.device.startswith("apple") else "tensorrt"
+    return Target(f"{sheet.device}{mode}/{precision}", runtime, precision, sheet)
+
+
+def all_targets() -> tuple[Target, ...]:
+    """Every target: this machine, then every data sheet in every precision."""
+    host = Target(HOST, "onnxruntime-cpu", "fp32", None, "this machine, measured in ONNX Runtime")
+    return (host, *(_named(sheet, precision) for sheet in DATA_SHEETS for precision in sheet.peaks))
+
+
+def aliases() -> dict[str, str]:
+    """Short names and what they stand for."""
+    return {short: find_target(short).name for short in _ALIASES}
+
+
+def find_target(name: str) -> Target:
+    """The target of a full name, a device name (its default mode, fp16) or an alias; case does not matter.
+
+    Raises:
+        UnknownTarget: naming the nearest known ones.
+    """
+    wanted = name.strip().lower()
+    full = _ALIASES.get(wanted, wanted)
+    found = next((target for target in all_targets() if target.name == full), None) or _by_device(full)
+    if found is None:
+        known = [*_ALIASES, *(target.name for target in all_targets())]
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or [HOST, "jetson-orin"]
+        raise UnknownTarget(f"target {name!r} is not known; nearest: {', '.join(near)} (nas targets lists all)")
+    note = _alias_note(wanted, found) if wanted in _ALIASES else found.note
+    return Target(found.name, found.runtime, found.precision, found.sheet, note)
+
+
+def _by_device(text: str) -> Target | None:
+    """`device`, `device@mode` or `device/precision`, with the defaults for what is left out."""
+    head, _, precision = text.partition("/")
+    device, _, mode = head.partition("@")
+    sheets = [sheet for sheet in DATA_SHEETS if sheet.device == device and (not mode or sheet.mode == mode)]
+    if not sheets:
+        return None
+    sheet = next((sheet for sheet in sheets if sheet.default), sheets[0])
+    chosen = precision or (DEFAULT_PRECISION if DEFAULT_PRECISION in sheet.peaks else next(iter(sheet.peaks)))
+    return _named(sheet, chosen) if chosen in sheet.peaks else None
+
+
+def _alias_note(alias: str, target: Target) -> str:
+    sheet = target.sheet
+    assert sheet is not None
+    default = next((s for s in DATA_SHEETS if s.device == sheet.device and s.default), None)
+    if default is None or default.mode == sheet.mode:
+        return f"{alias} stands for {target.name}"
+    slower = sheet.peaks[target.precision] / default.peaks[target.precision]
+    assert default.mode is not None
+    return (
+        f"{alias} stands for {target.name}; the module's default {default.mode} mode has "
+        f"{1 / slower:.2f} x its arithmetic and {default.bandwidth / sheet.bandwidth:.2f} x its bandwidth, "
+        f"so compute-bound models take about {slower:.1f} x as long there"
+    )

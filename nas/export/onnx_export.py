@@ -1,0 +1,130 @@
+"""Export to ONNX: dynamic batch and sequence, native attention operators, positions as an input."""
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latency_models.workload import Workload
+from search_spaces.errors import ExportError
+
+ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
+TENSORRT_OPSET = 18  # TensorRT takes attention as plain operators
+TRACE_SHAPE = (2, 7)  # every dynamic axis is traced at 2 or more: a size of 1 would be baked in
+_LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
+
+
+class Exportable(nn.Module):
+    """A model as a function of tensors only: no cache, one output."""
+
+    def __init__(self, model: Any) -> None:
+        """`model` is a Hugging Face transformer, pruned or not."""
+        super().__init__()
+        self.model = model
+        self.names = input_names(model)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The logits, or the last hidden state of a model without a head."""
+        fixed = {"use_cache": False} if "position_ids" in self.names else {}
+        output: Tensor = self.model(**dict(zip(self.names, tensors, strict=True)), **fixed)[0]
+        return output
+
+
+def input_names(model: Any) -> tuple[str, ...]:
+    """The inputs of the exported file, in order."""
+    if model.main_input_name == "pixel_values":
+        return ("pixel_values",)
+    decodes = "past_key_values" in inspect.signature(model.forward).parameters and "position_ids" in inspect.signature(
+        model.forward
+    ).parameters
+    is_decoder = decodes and getattr(model.config, "is_decoder", True) is not False
+    return ("input_ids", "attention_mask", *(("position_ids",) if is_decoder else ()))
+
+
+def output_name(model: Any) -> str:
+    """`logits` for a model with a head, else `last_hidden_state`."""
+    headless = getattr(model, "base_model", model) is model
+    return "last_hidden_state" if headless else "logits"
+
+
+def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs of a model: ids, mask and positions (batch, sequence), or pixels (batch, c, h, w)."""
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    if model.main_input_name == "pixel_values":
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return {"pixel_values": torch.randn(batch, getattr(config, "num_channels", 3), height, width, generator=generator)}
+    values = {
+        "input_ids": torch.randint(3, config.vocab_size, (batch, sequence), generator=generator),
+        "attention_mask": torch.ones(batch, sequence, dtype=torch.long),
+        "position_ids": torch.arange(sequence).expand(batch, sequence).contiguous(),
+    }
+    return {name: values[name] for name in input_names(model)}
+
+
+def workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
+    """The arrays an exported file is measured with under a workload."""
+    tensors = example_inputs(model, workload.batch, workload.sequence, seed)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET) -> Path:
+    """Write `model` as an ONNX file with dynamic batch (and sequence for text).
+
+    Args:
+        model: in fp32 on the CPU.
+        path: the file; weights over 1.8 GB go into a second file beside it.
+        opset: 23 for ONNX Runtime, 18 for TensorRT.
+
+    Raises:
+        ExportError: when the model cannot be traced.
+    """
+    exportable = Exportable(model).eval()
+    inputs = example_inputs(model, *TRACE_SHAPE)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                exportable,
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=[output_name(model)],
+                dynamic_shapes=(_dynamic_shapes(inputs),),
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(path), external_data=weights > _LARGEST_INLINE)
+    except Exception as error:  # the exporter raises many unrelated classes
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {reason}") from error
+    return path
+
+
+def _dynamic_shapes(inputs: dict[str, Tensor]) -> tuple[dict[int, Any], ...]:
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+    return tuple({0: batch} if name == "pixel_values" else {0: batch, 1: sequence} for name in inputs)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's progress and warnings off the person's screen."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)

@@ -1,0 +1,120 @@
+"""The ONNX file of any architecture, made in milliseconds by editing the parent's exported graph.
+
+The exporter notes for every node which module it came from. A unit is dropped by letting the addition that takes
+its contribution into the residual stream pass the other operand through; what nobody reads any more is removed.
+"""
+
+import ast
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pruning.anatomy import Anatomy
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ExportError
+from search_spaces.unit import Kind
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_ROOT = "model."  # the exported wrapper holds the model under this name
+
+
+@dataclass
+class ParentGraph:
+    """The parent's exported file, read once; `derive` writes variants of it."""
+
+    proto: Any
+    anatomy: Anatomy
+    _additions: dict[tuple[int, Kind], Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, anatomy: Anatomy) -> "ParentGraph":
+        """Read an exported parent.
+
+        Raises:
+            ExportError: when the graph does not say where a unit's contribution is added.
+        """
+        import onnx
+
+        graph = cls(onnx.load(str(path)), anatomy)
+        for block in anatomy.blocks:
+            for kind in (Kind.ATTENTION, Kind.MLP):
+                last = f"{_ROOT}{anatomy.stack}.{block.index}.{block.contribution(kind).last}"
+                graph._additions[block.index, kind] = graph._addition_of(last)
+        return graph
+
+    def derive(self, architecture: Architecture, path: Path) -> Path:
+        """Write the file of `architecture`; one that drops everything gives the bare stem.
+
+        Raises:
+            ExportError: never for an architecture of the parent's depth that was read before.
+        """
+        import onnx
+
+        renamed: dict[str, str] = {}
+        for (layer, kind), (addition, contribution) in self._additions.items():
+            if not architecture.keeps(layer, kind):
+                renamed[addition.output[0]] = next(name for name in addition.input if name != contribution)
+        if not self.anatomy.merges_blocks:
+            for layer in architecture.removed_blocks():
+                renamed |= self._bypass_closing_norms(layer)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        _rewire(proto.graph, renamed)
+        _remove_dead(proto.graph)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(proto, str(path))
+        return path
+
+    def _addition_of(self, module: str) -> tuple[Any, str]:
+        """The addition that takes a module's output into the residual stream, and the name of that output."""
+        written = {
+            name for node in self.proto.graph.node if _within(node, module) for name in node.output if name
+        }
+        for node in self.proto.graph.node:
+            contributions = [name for name in node.input if name in written]
+            if node.op_type == "Add" and len(contributions) == 1 and not _within(node, module):
+                return node, contributions[0]
+        raise ExportError(f"the exported graph does not show where {module} is added to the residual stream")
+
+    def _bypass_closing_norms(self, layer: int) -> dict[str, str]:
+        """In post-norm, a removed block loses its two norms: its output is its input."""
+        (first, contribution), (second, _) = (self._additions[layer, kind] for kind in (Kind.ATTENTION, Kind.MLP))
+        entry = next(name for name in first.input if name != contribution)
+        norms = [node for node in self.proto.graph.node if second.output[0] in node.input]
+        return {node.output[0]: entry for node in norms if node.op_type == "LayerNormalization"}
+
+
+def _within(node: Any, module: str) -> bool:
+    scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "[]")
+    return any(scope == module or scope.startswith(f"{module}.") for scope in ast.literal_eval(scopes))
+
+
+def _rewire(graph: Any, renamed: dict[str, str]) -> None:
+    def final(name: str) -> str:
+        while name in renamed:
+            name = renamed[name]
+        return name
+
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = final(name)
+
+
+def _remove_dead(graph: Any) -> None:
+    """Keep what the outputs reach backwards, and the initializers that are still read."""
+    producers = {name: node for node in graph.node for name in node.output}
+    needed, waiting = set(), [output.name for output in graph.output]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            if name in producers:
+                waiting.extend(producers[name].input)
+    for entries, is_needed in (
+        (graph.node, lambda node: any(name in needed for name in node.output)),
+        (graph.initializer, lambda tensor: tensor.name in needed),
+        (graph.value_info, lambda info: info.name in needed),
+    ):
+        kept = [entry for entry in entries if is_needed(entry)]
+        del entries[:]
+        entries.extend(kept)

@@ -1,0 +1,89 @@
+"""Exported files compute what the model computes, at shapes they were not traced at, in another runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from families import build
+
+from latency_models.runtime_ort import open_session
+from nas.export.onnx_export import export_onnx
+from nas.export.parity import check_parity
+from nas.export.variants import ParentGraph
+from pruning.anatomy import read_anatomy
+from pruning.surgery import prune
+from search_spaces import Architecture
+from search_spaces.errors import ExportError
+
+PATTERNS = ("mlp attn+mlp attn attn+mlp", "attn+mlp removed mlp removed", "mlp mlp mlp mlp", "attn attn attn attn")
+FAST = ("llama", "bert", "vit")
+SLOW = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "phi", "opt", "roberta",
+        "distilbert", "electra", "dinov2", "clip", "siglip")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    built = {}
+
+    def parent(family: str):
+        if family not in built:
+            model = build(family)
+            path = export_onnx(model, tmp_path_factory.mktemp(family) / "model.onnx")
+            built[family] = (model, read_anatomy(model), path)
+        return built[family]
+
+    return parent
+
+
+def families():
+    return [*FAST, *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)]
+
+
+@pytest.mark.parametrize("family", families())
+def test_the_export_equals_the_model_at_other_shapes(family: str, exported) -> None:
+    model, _, path = exported(family)
+    assert check_parity(model, path) < 1e-4
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_derived_file_equals_the_pruned_model(family: str, exported, tmp_path: Path) -> None:
+    model, anatomy, path = exported(family)
+    graph = ParentGraph.read(path, anatomy)
+    nodes = len(onnx.load(str(path)).graph.node)
+    for words in PATTERNS:
+        architecture = Architecture.from_words(words)
+        derived = graph.derive(architecture, tmp_path / "derived.onnx")
+        pruned = prune(model, architecture, anatomy=anatomy)
+        assert check_parity(pruned, derived) < 1e-4, words
+        assert len(onnx.load(str(derived)).graph.node) < nodes
+        assert derived.stat().st_size < path.stat().st_size
+
+
+def test_a_pruned_model_exports_itself(exported, tmp_path: Path) -> None:
+    model, anatomy, _ = exported("llama")
+    pruned = prune(model, Architecture.from_words("mlp attn removed attn+mlp"), anatomy=anatomy)
+    path = export_onnx(pruned, tmp_path / "pruned.onnx")
+    assert check_parity(pruned, path) < 1e-4
+    assert "Attention" in {node.op_type for node in onnx.load(str(path)).graph.node}
+
+
+def test_a_left_padded_batch_gives_the_model_s_logits(exported) -> None:
+    model, _, path = exported("llama")
+    ids = torch.randint(3, 96, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    with torch.no_grad():
+        expected = model(**feed, use_cache=False).logits.numpy()
+    actual = open_session(path, 1).run(None, {name: tensor.numpy() for name, tensor in feed.items()})[0]
+    real = mask.bool().numpy()
+    assert np.abs(actual[real] - expected[real]).max() < 1e-4 * max(1.0, np.abs(expected).max())
+
+
+def test_a_file_of_another_model_is_found_out(exported) -> None:
+    _, _, path = exported("llama")
+    with pytest.raises(ExportError, match="differs from the model"):
+        check_parity(build("llama", seed=5), path)
