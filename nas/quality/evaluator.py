@@ -1,0 +1,30 @@
+"""The contract of every evaluator, and which one fits a model."""
+
+from typing import Any, Protocol
+
+from nas.data.dataset import Dataset
+from nas.quality.quality import Quality
+
+
+class Evaluator(Protocol):
+    """Compares models with the parent it was made for. The parent's outputs are computed once per split."""
+
+    metric: str
+    higher_is_better: bool
+    dataset: Dataset
+
+    def evaluate(self, model: Any, split: str = "validation", items: int | None = None) -> Quality:
+        """The quality of `model` on a split, or on its first `items` items."""
+
+
+def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
+    """Language modelling for causal heads, classification for labelled data, else embedding fidelity."""
+    from nas.quality.classification import ClassificationEvaluator
+    from nas.quality.embedding import EmbeddingEvaluator
+    from nas.quality.language import LanguageEvaluator
+
+    if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
+        return LanguageEvaluator(parent, dataset)
+    if dataset.test.labels is not None and getattr(parent, "classifier", None) is not None:
+        return ClassificationEvaluator(parent, dataset)
+    return EmbeddingEvaluator(parent, dataset)

@@ -1,0 +1,44 @@
+"""A quality: one number a search minimises, the metrics people read, and where it was measured."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far an architecture is from the parent on one split.
+
+    Attributes:
+        metric: the headline metric; `value` its value, better higher if `higher_is_better`.
+        loss: what the search minimises; 0 for the parent itself.
+        others: more metrics by name.
+        per_item: the loss of every item, for paired comparisons; not part of the JSON form.
+    """
+
+    metric: str
+    value: float
+    higher_is_better: bool
+    split: str
+    loss: float
+    others: dict[str, float] = field(default_factory=dict)
+    items: int = 0
+    per_item: tuple[float, ...] = field(default=(), compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The `quality` object of the result."""
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "higher_is_better": self.higher_is_better,
+            "split": self.split,
+            "loss": self.loss,
+            "items": self.items,
+            **self.others,
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Quality":
+        """Read what `to_json` writes."""
+        own = ("metric", "value", "higher_is_better", "split", "loss", "items")
+        others = {name: value for name, value in document.items() if name not in own}
+        return cls(**{name: document[name] for name in own}, others=others)
