@@ -1,0 +1,63 @@
+"""Make `data/{calibration,validation,test}.jsonl`: held-out Python source of projects that were not trained on.
+
+    python texts.py
+
+Documents are cut to 8 kB on line ends. Near-duplicates (more than half of the word shingles in common) are removed
+within the splits, across them, and against the whole training text.
+"""
+
+import json
+import random
+import re
+
+import corpus
+
+from nas.data.documents import Document
+from nas.data.splitting import without_near_duplicates
+
+LONGEST = 8_000  # characters of one document
+PER_SPLIT = 360_000  # characters
+SHINGLE = 8  # words; a document whose shingles are mostly in the training text is left out
+
+
+def cut(text: str) -> str:
+    """The beginning of a text, ending at a line end."""
+    return text if len(text) <= LONGEST else text[: text.rfind("\n", 0, LONGEST) + 1]
+
+
+def shingles(text: str) -> set[int]:
+    words = re.findall(r"\w+", text)
+    return {hash(tuple(words[start : start + SHINGLE])) for start in range(max(1, len(words) - SHINGLE + 1))}
+
+
+def main() -> None:
+    trained: set[int] = set()
+    for text in corpus.load("train"):
+        trained |= shingles(text)
+    pinned = json.loads(corpus.PINNED.read_text())
+    splits: dict[str, list[Document]] = {}
+    for name in corpus.HELD_OUT:
+        documents, seen = [], 0
+        for path, text in zip(pinned[name], corpus.load(name), strict=True):
+            own = shingles(cut(text))
+            if len(own & trained) > len(own) / 2:
+                seen += 1
+                continue
+            documents.append(Document(cut(text), path.split("/")[0]))
+        print(f"{name}: {len(documents)} documents, {seen} left out because they stand in the training text")
+        splits[name] = documents
+    (corpus.HERE / "data").mkdir(exist_ok=True)
+    for name, documents in without_near_duplicates(splits).items():
+        print(f"{name}: {len(splits[name]) - len(documents)} near-duplicates removed")
+        random.Random(name).shuffle(documents)  # every project is met before the size is reached
+        total, lines = 0, []
+        for document in documents:
+            total += len(document.text)
+            if total > PER_SPLIT:
+                break
+            lines.append(json.dumps({"text": document.text, "project": document.project}))
+        (corpus.HERE / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

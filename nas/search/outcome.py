@@ -1,0 +1,48 @@
+"""What a search found."""
+
+from dataclasses import dataclass
+
+from nas.quality.quality import Quality
+from search_spaces.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture that was evaluated: its quality on validation data and its predicted latency.
+
+    `full` says that all validation items were used; comparisons are only made among those.
+    """
+
+    architecture: Architecture
+    quality: Quality
+    predicted_ms: float
+    origin: str
+    trial: int
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """Every candidate, the order of the feasible ones, and how much work it took."""
+
+    parent: Candidate
+    ranked: tuple[Candidate, ...]  # feasible, judged on all items, best first
+    candidates: tuple[Candidate, ...]
+    baselines: dict[str, Candidate]
+    trials: int
+    evaluations: int
+    seconds: float
+
+    @property
+    def winner(self) -> Candidate:
+        """The best feasible candidate."""
+        return self.ranked[0]
+
+    @property
+    def pareto(self) -> tuple[Candidate, ...]:
+        """Candidates that no other beats in both latency and loss, fastest first."""
+        best: list[Candidate] = []
+        for candidate in sorted(self.candidates, key=lambda c: (c.predicted_ms, c.quality.loss)):
+            if not best or candidate.quality.loss < best[-1].quality.loss:
+                best.append(candidate)
+        return tuple(best)

@@ -1,0 +1,218 @@
+"""The engine on synthetic problems whose true optimum brute force knows."""
+
+import itertools
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from latency_models.model import Prediction
+from latency_models.workload import Phase, Workload
+from nas.quality.quality import Quality
+from nas.search import Problem, run_search
+from nas.search.rankings import add_back, drop_in_order
+from nas.search.sampler import Surrogate
+from nas.search.solve import solve
+from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces.errors import NoFeasibleCandidate
+from search_spaces.space import empty
+
+DEPTH = 6
+UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
+SPACE = Space(DEPTH, UNITS)
+
+
+class Additive:
+    """A latency model with known milliseconds per unit."""
+
+    workload, measured, label = Workload(Phase.FORWARD), True, "synthetic"
+
+    def __init__(self, attention: float = 1.0, mlp: float = 2.0, stem: float = 1.0) -> None:
+        self.costs, self.stem = {Kind.ATTENTION: attention, Kind.MLP: mlp}, stem
+
+    def unit_ms(self, unit: Unit) -> float:
+        return sum(self.costs.values()) if unit.kind is Kind.BLOCK else self.costs[unit.kind]
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        ms = self.stem + sum(self.costs[u.kind] for u in UNITS if not architecture.drops(u))
+        return Prediction(ms, ms, ms, percentile)
+
+
+class Landscape:
+    """Loss with strong pairwise interactions; counts how often it is asked."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.single = {unit: float(value) for unit, value in zip(UNITS, rng.uniform(0.05, 1, len(UNITS)), strict=True)}
+        self.pair = {pair: float(rng.uniform(-0.15, 0.5)) for pair in itertools.combinations(UNITS, 2)}
+        self.calls = 0
+
+    def loss(self, architecture: Architecture) -> float:
+        gone = [unit for unit in UNITS if architecture.drops(unit)]
+        value = sum(self.single[u] for u in gone) + sum(self.pair[p] for p in itertools.combinations(gone, 2))
+        return max(value, 0.001 * len(gone))
+
+    def __call__(self, architecture: Architecture, items: int | None) -> Quality:
+        self.calls += 1
+        loss = self.loss(architecture)
+        return Quality("kl", loss, False, "validation", loss, items=items or 99)
+
+
+def problem(tmp_path: Path, landscape, budget: float, **more) -> Problem:
+    cosine = tuple(random.Random(0).sample(UNITS, len(UNITS)))
+    settings = {
+        "space": SPACE, "evaluate": landscape, "latency": Additive(), "budget_ms": budget, "percentile": 90,
+        "rankings": {"cosine-joint": cosine}, "fidelity": None, "content": "x", "trials": 60,
+        "storage": f"sqlite:///{tmp_path}/study.db", "library": tmp_path / "library.json",
+    }  # fmt: skip
+    return Problem(**{**settings, **more})
+
+
+def every_architecture() -> list[Architecture]:
+    subsets = itertools.chain.from_iterable(itertools.combinations(UNITS, n) for n in range(len(UNITS)))
+    return [SPACE.decode(set(units)) for units in subsets]
+
+
+@pytest.fixture(scope="module")
+def everything() -> list[Architecture]:
+    return every_architecture()
+
+
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.8), (1, 0.5), (2, 0.5), (3, 0.65)])
+def test_finds_the_optimum_in_few_evaluations(seed: int, share: float, everything, tmp_path: Path) -> None:
+    landscape, latency = Landscape(seed), Additive()
+    budget = share * latency.predict(SPACE.parent).ms
+    best = min(landscape.loss(a) for a in everything if latency.predict(a).ms <= budget)
+    outcome = run_search(problem(tmp_path, landscape, budget, trials=80))
+    assert outcome.winner.predicted_ms <= budget
+    assert outcome.winner.quality.loss <= 1.02 * best
+    assert landscape.calls <= 0.05 * 4096
+    cosine = outcome.baselines["cosine-joint"]
+    assert outcome.winner.quality.loss <= cosine.quality.loss
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mip_equals_brute_force(seed: int, everything) -> None:
+    rng = random.Random(seed)
+    loss = {unit: rng.uniform(0, 1) for unit in UNITS}
+    saves = {unit: rng.uniform(0.5, 3) for unit in UNITS}
+    needed = 0.45 * sum(saves.values())
+
+    def total(architecture: Architecture, of: dict[Unit, float]) -> float:
+        return sum(of[unit] for unit in UNITS if architecture.drops(unit))
+
+    enough = [a for a in everything if total(a, saves) >= needed]
+    found = solve(SPACE, loss, saves, needed, solutions=5)
+    assert total(found[0], loss) == pytest.approx(min(total(a, loss) for a in enough), abs=1e-6)
+    assert all(total(a, saves) >= needed - 1e-6 for a in found)
+    for one, other in itertools.combinations(found, 2):
+        assert sum(one.drops(unit) != other.drops(unit) for unit in UNITS) >= 2
+
+
+def test_the_mip_never_takes_a_block_and_its_parts() -> None:
+    units = tuple(Unit(layer, kind) for layer in range(3) for kind in Kind)
+    space = Space(3, units, merges_blocks=False)
+    loss = {unit: 1.0 if unit.kind is Kind.BLOCK else 0.4 for unit in units}
+    saves = {unit: 3.5 if unit.kind is Kind.BLOCK else 1.5 for unit in units}
+    first, *others = solve(space, loss, saves, 3.2, solutions=6)
+    assert first.words.split().count("removed") == 1  # one block at 1.0 beats three units at 1.2
+    for architecture in (first, *others):
+        assert sum(saves[unit] for unit in architecture.dropped) >= 3.2
+
+
+def test_the_same_seed_gives_the_same_search_and_another_may_not(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        outcome = run_search(problem(tmp_path / name, Landscape(1), 9.0, trials=40))
+        runs.append([c.architecture for c in outcome.candidates])
+    assert runs[0] == runs[1]
+
+
+class Interrupted(Landscape):
+    """Stops the program at some call, as Ctrl-C does."""
+
+    def __init__(self, seed: int, at: int) -> None:
+        super().__init__(seed)
+        self.at = at
+
+    def __call__(self, architecture: Architecture, items: int | None) -> Quality:
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return super().__call__(architecture, items)
+
+
+def test_a_resumed_search_repeats_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    first = Interrupted(2, at=30)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(problem(tmp_path, first, 9.0, trials=40))
+    before = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db").get_trials()
+    done = {t.user_attrs["digest"] for t in before if t.state.name == "COMPLETE"}
+    assert 0 < len(done) < 40
+    second = Landscape(2)
+    outcome = run_search(problem(tmp_path, second, 9.0, trials=40))
+    assert outcome.trials == 40
+    digests = [c.architecture.digest for c in outcome.candidates]
+    assert done <= set(digests)
+    assert len(digests) == len(set(digests))
+    states = [t.state.name for t in optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db").trials]
+    assert "RUNNING" not in states
+
+
+def test_the_library_is_reused_for_another_budget(tmp_path: Path) -> None:
+    landscape = Landscape(3)
+    run_search(problem(tmp_path, landscape, 9.0, trials=20))
+    calls = landscape.calls
+    other = replace(problem(tmp_path, landscape, 12.0, trials=20), study="other")
+    run_search(other)
+    assert landscape.calls - calls < calls - len(UNITS) + 8
+    assert len((tmp_path / "library.json").read_text()) > 100
+
+
+def test_a_parent_that_fits_is_the_winner(tmp_path: Path) -> None:
+    outcome = run_search(problem(tmp_path, Landscape(0), 100.0))
+    assert outcome.winner.architecture == SPACE.parent
+    assert outcome.winner.quality.loss == 0
+
+
+def test_nothing_feasible_names_the_closest(tmp_path: Path) -> None:
+    with pytest.raises(NoFeasibleCandidate, match=r"no candidate meets 0\.50 ms \(p90\); the closest takes"):
+        run_search(problem(tmp_path, Landscape(0), 0.5, trials=10))
+
+
+def test_constraints_in_the_database_say_what_the_milliseconds_say(tmp_path: Path) -> None:
+    run_search(problem(tmp_path, Landscape(4), 9.0, trials=30))
+    study = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db")
+    finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert len(finished) == 30
+    for trial in finished:
+        assert trial.constraints["latency_ms"] == pytest.approx(trial.user_attrs["predicted_ms"] - 9.0)
+
+
+def test_one_shot_order_and_add_back_worked_by_hand() -> None:
+    ranking = [Unit(5, Kind.ATTENTION), Unit(4, Kind.ATTENTION), Unit(3, Kind.MLP), Unit(2, Kind.MLP)]
+
+    def feasible(architecture: Architecture) -> bool:
+        return Additive().predict(architecture).ms <= 16.0  # the parent takes 19
+
+    dropped = drop_in_order(SPACE, ranking, feasible)
+    assert dropped is not None
+    assert {str(unit) for unit in dropped.dropped} == {"attention.5", "attention.4", "mlp.3"}  # 4 saved, 3 needed
+    restored = add_back(SPACE, dropped, ranking, feasible)
+    assert {str(unit) for unit in restored.dropped} == {"attention.5", "mlp.3"}
+    assert drop_in_order(SPACE, ranking[:2], feasible) is None
+
+
+def test_the_surrogate_corrects_the_sum_when_pairs_matter() -> None:
+    landscape = Landscape(7)
+    rng = random.Random(0)
+    architectures = [SPACE.sample(rng, 0.4) for _ in range(60)]
+    seen = [(a, landscape.loss(a)) for a in architectures if not empty(a)]
+    surrogate, plain = Surrogate.fit(UNITS, landscape.single, seen), Surrogate(UNITS, landscape.single, None)
+    unseen = [SPACE.sample(rng, 0.4) for _ in range(200)]
+    truth = np.log([landscape.loss(a) for a in unseen])
+    fitted = np.corrcoef([surrogate(a) for a in unseen], truth)[0, 1]
+    assert fitted > np.corrcoef([plain(a) for a in unseen], truth)[0, 1]
