@@ -5,7 +5,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,26 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET) -> Path
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {reason}") from error
     return path
+
+
+def export_for_onnx_runtime(model: Any, path: Path, check: Callable[[Any, Path], float]) -> tuple[int, str]:
+    """Export with native operators where ONNX Runtime runs them right, else with plain ones.
+
+    Args:
+        check: raises ExportError when the file does not compute what the model computes.
+
+    Returns:
+        The opset, and the reason for it where it is not the first choice (empty otherwise).
+
+    Raises:
+        ExportError: when neither form agrees with the model.
+    """
+    try:
+        check(model, export_onnx(model, path, ONNX_RUNTIME_OPSET))
+    except ExportError as error:
+        check(model, export_onnx(model, path, TENSORRT_OPSET))
+        return TENSORRT_OPSET, f"opset {ONNX_RUNTIME_OPSET} was not usable: {error}"
+    return ONNX_RUNTIME_OPSET, ""
 
 
 def _dynamic_shapes(inputs: dict[str, Tensor]) -> tuple[dict[int, Any], ...]:

@@ -50,10 +50,12 @@ class ParentGraph:
         """
         import onnx
 
-        renamed: dict[str, str] = {}
-        for (layer, kind), (addition, contribution) in self._additions.items():
-            if not architecture.keeps(layer, kind):
-                renamed[addition.output[0]] = next(name for name in addition.input if name != contribution)
+        dropped = {
+            contribution
+            for (layer, kind), (_, contribution) in self._additions.items()
+            if not architecture.keeps(layer, kind)
+        }
+        renamed = self._pass_through(dropped)
         if not self.anatomy.merges_blocks:
             for layer in architecture.removed_blocks():
                 renamed |= self._bypass_closing_norms(layer)
@@ -64,6 +66,19 @@ class ParentGraph:
         path.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(proto, str(path))
         return path
+
+    def _pass_through(self, dropped: set[str]) -> dict[str, str]:
+        """Additions of a dropped contribution become their other operand; a sum of dropped ones is dropped too."""
+        renamed: dict[str, str] = {}
+        for node in self.proto.graph.node:
+            gone = [name for name in node.input if name in dropped]
+            if node.op_type != "Add" or not gone:
+                continue
+            if len(gone) == len(node.input):
+                dropped = dropped | {node.output[0]}
+            else:
+                renamed[node.output[0]] = next(name for name in node.input if name not in dropped)
+        return renamed
 
     def _addition_of(self, module: str) -> tuple[Any, str]:
         """The addition that takes a module's output into the residual stream, and the name of that output."""
@@ -98,6 +113,11 @@ def _rewire(graph: Any, renamed: dict[str, str]) -> None:
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = final(name)
+    for output in graph.output:
+        if output.name in renamed:  # the last block is gone: the file's output keeps its name
+            for node in graph.node:
+                node.output[:] = [f"{name}.dropped" if name == output.name else name for name in node.output]
+            graph.node.add(op_type="Identity", input=[final(output.name)], output=[output.name])
 
 
 def _remove_dead(graph: Any) -> None:

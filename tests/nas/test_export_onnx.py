@@ -9,7 +9,7 @@ import torch
 from families import build
 
 from latency_models.runtime_ort import open_session
-from nas.export.onnx_export import export_onnx
+from nas.export.onnx_export import export_for_onnx_runtime, export_onnx
 from nas.export.parity import check_parity
 from nas.export.variants import ParentGraph
 from pruning.anatomy import read_anatomy
@@ -30,7 +30,8 @@ def exported(tmp_path_factory):
     def parent(family: str):
         if family not in built:
             model = build(family)
-            path = export_onnx(model, tmp_path_factory.mktemp(family) / "model.onnx")
+            path = tmp_path_factory.mktemp(family) / "model.onnx"
+            export_for_onnx_runtime(model, path, check_parity)
             built[family] = (model, read_anatomy(model), path)
         return built[family]
 
