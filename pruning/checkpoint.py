@@ -124,6 +124,12 @@ def load(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     return _rebuild(local, document, stored)
 
 
+def is_pruned(folder: Path) -> bool:
+    """Whether a folder holds a partly pruned model that `load` must rebuild."""
+    path = folder / "config.json"
+    return path.is_file() and RECORD in _read_json(path)
+
+
 def _rebuild(folder: Path, document: dict[str, Any], dtype: torch.dtype) -> Any:
     """Build the parent's shape with the remaining blocks, drop the units again, then read the weights."""
     architecture = Architecture.from_json(document.pop(RECORD))

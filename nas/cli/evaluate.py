@@ -1,0 +1,58 @@
+"""`nas evaluate`: how far a model is from its parent."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.cli import options
+
+_HELP = """Compare a pruned model with its parent: KL and perplexity, embedding fidelity, or KL and accuracy.
+
+Examples:
+
+  nas evaluate nas-results/python-lm-host-0.6x/winner --parent python-lm
+
+  nas evaluate ./pruned --parent ./my-model --data texts.jsonl --split validation --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("evaluate", help=_HELP)(evaluate)
+
+
+def evaluate(
+    candidate: Annotated[str, typer.Argument(metavar="FOLDER", help="A pruned model, or any model of the parent's kind.")],
+    parent: Annotated[str | None, typer.Option("--parent", metavar="PATH_OR_HUB_ID", help="Default: python-lm.")] = None,
+    data: options.Data = None,
+    split: Annotated[str, typer.Option("--split", help="calibration, validation or test.")] = "test",
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Print the quality of the candidate beside the parent's."""
+    import torch
+
+    from nas.cli import console
+    from nas.data.documents import SPLITS
+    from nas.quality import evaluator_for
+    from nas.reference_models import find_reference
+    from nas.subject import load_subject
+    from pruning.checkpoint import load
+    from search_spaces.errors import UsageError
+
+    if split not in SPLITS:
+        raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    progress = console.progress_for_stderr()
+    reference = find_reference(candidate)
+    model = load(reference.folder if reference else Path(candidate), dtype=torch.float32)
+    subject = load_subject(parent, data, trust_remote_code)
+    with progress.stage("evaluating"):
+        evaluator = evaluator_for(subject.model, subject.dataset)
+        qualities = {"candidate": evaluator.evaluate(model, split), "parent": evaluator.evaluate(subject.model, split)}
+    if json:
+        console.emit_json({"schema_version": 1, **{name: q.to_json() for name, q in qualities.items()}})
+        return
+    for name, quality in qualities.items():
+        more = ", ".join(f"{key} {value:.4f}" for key, value in quality.others.items())
+        console.emit_text(f"{name:<10} {quality.metric} {quality.value:.4f}, {more} ({split}, {quality.items} items)")

@@ -1,0 +1,91 @@
+"""`nas export`: the files that are deployed, from a model or a pruned result."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.cli import options
+
+_HELP = """Export a model, or the winner of a search, to ONNX (and the form TensorRT takes), checked against torch.
+
+Examples:
+
+  nas export --model nas-results/python-lm-host-0.6x/winner --out deploy
+
+  nas export --model python-lm --architecture architecture.json --out deploy
+
+  nas export --model ./my-model --engine --compute-capability SM89 --out deploy
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("export", help=_HELP)(export)
+
+
+def export(
+    model: options.Model = None,
+    architecture: Annotated[
+        Path | None, typer.Option("--architecture", metavar="FILE", help="Prune with this architecture.json first.")
+    ] = None,
+    out: options.Out = None,
+    engine: Annotated[bool, typer.Option("--engine", help="Build a TensorRT engine too.")] = False,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option("--compute-capability", metavar="SMxx", help="Build for this GPU without having it (RTX only)."),
+    ] = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Write model.onnx and model.tensorrt.onnx; print how far they are from the model."""
+    from nas.cli import console
+    from nas.export.onnx_export import export_for_onnx_runtime
+    from nas.export.parity import check_parity
+    from nas.export.tensorrt_export import build_engine, export_tensorrt_onnx
+
+    progress = console.progress_for_stderr()
+    loaded, name = _load(model, architecture, trust_remote_code)
+    folder = out or Path("nas-results") / f"{name}-export"
+    with progress.stage("exporting for ONNX Runtime"):
+        opset, reason = export_for_onnx_runtime(loaded, folder / "model.onnx", check_parity)
+    if reason:
+        progress.message(reason)
+    with progress.stage("exporting for TensorRT"):
+        path = export_tensorrt_onnx(loaded, folder / "model.tensorrt.onnx")
+        difference = max(check_parity(loaded, folder / "model.onnx"), check_parity(loaded, path))
+    files = {"onnxruntime": str(folder / "model.onnx"), "tensorrt": str(path)}
+    builder = None
+    if engine:
+        with progress.stage("building the engine"):
+            builder = build_engine(path, folder / "model.engine", compute_capability=compute_capability)
+        files["engine"] = str(folder / "model.engine")
+    document = {"schema_version": 1, "model": name, "opset": opset, "largest_difference": difference,
+                "engine_builder": builder, "files": files}  # fmt: skip
+    if json:
+        console.emit_json(document)
+    else:
+        console.emit_text(f"largest difference to torch {difference:.1e}\n" + "\n".join(files.values()))
+
+
+def _load(source: str | None, architecture: Path | None, trust_remote_code: bool) -> tuple[object, str]:
+    import json
+
+    from nas.subject import load_subject
+    from pruning.checkpoint import is_pruned, load
+    from pruning.surgery import prune
+    from search_spaces import Architecture
+    from search_spaces.errors import UsageError
+
+    if source is not None and is_pruned(Path(source)):
+        import torch
+
+        return load(source, dtype=torch.float32), Path(source).resolve().parent.name
+    subject = load_subject(source, None, trust_remote_code)
+    if architecture is None:
+        return subject.model, Path(subject.id).name
+    try:
+        document = json.loads(architecture.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UsageError(f"architecture {architecture} cannot be read ({error}); give an architecture.json") from None
+    return prune(subject.model, Architecture.from_json(document), anatomy=subject.anatomy), Path(subject.id).name

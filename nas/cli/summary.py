@@ -1,0 +1,60 @@
+"""The end of a search on the screen: what was found, against what, and where everything lies."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from nas.cli.console import emit_table, emit_text
+from nas.result import Entry, Result
+
+
+def print_summary(result: Result, out: Path) -> None:
+    """Winner, parent and baselines side by side, then the verdict and the files."""
+    p, winner = result.percentile, result.winner
+    title = f"{result.model['id']} on {result.target['name']} · {result.workload} · budget {result.budget_ms:.2f} ms (p{p})"
+    table = Table(title=title, title_justify="left", caption=f"p{p} latency {result.target['label']}; quality on the "
+                  "test split, which the search never saw", caption_justify="left")  # fmt: skip
+    metric = winner.quality.metric
+    table.add_column("")
+    table.add_column(f"{metric} {'↑' if winner.quality.higher_is_better else '↓'}", justify="right")
+    for name in winner.quality.others:
+        table.add_column(name, justify="right")
+    table.add_column(f"predicted p{p} ms", justify="right")
+    table.add_column(f"measured p{p} ms", justify="right")
+    for name, entry, style in _rows(result):
+        table.add_row(name, *_cells(entry, list(winner.quality.others)), style=style)
+    emit_table(table)
+    emit_text("\n".join(_lines(result, out)))
+
+
+def _rows(result: Result) -> list[tuple[str, Entry, str]]:
+    baselines = [(entry.method, entry, "dim") for entry in result.baselines]
+    return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *baselines]
+
+
+def _cells(entry: Entry, others: list[str]) -> list[str]:
+    quality = entry.quality
+    extra = [f"{quality.others[name]:.4f}" if name in quality.others else "" for name in others]
+    measured = "" if entry.measured_ms is None else f"{entry.measured_ms:.2f}"
+    return [f"{quality.value:.4f}", *extra, f"{entry.predicted_ms:.2f}", measured]
+
+
+def _lines(result: Result, out: Path) -> list[str]:
+    winner, host = result.winner, result.host
+    lines = [
+        f"blocks      {winner.architecture.words}",
+        f"parameters  {result.winner_parameters / 1e6:.2f} M of {result.model['parameters'] / 1e6:.2f} M",
+        f"verdict     {result.verdict}",
+    ]
+    if host is not None:
+        lines.append(
+            f"here        exported file {host['winner_p50_ms']:.2f} ms p50 / {host['winner_p90_ms']:.2f} ms p90, parent "
+            f"{host['parent_p50_ms']:.2f} / {host['parent_p90_ms']:.2f} ms: {host['ratio_to_parent']:.2f} x "
+            "(ONNX Runtime, this machine)"
+        )
+    lines += [
+        f"result      {out / 'result.json'}",
+        f"deploy      {out / 'winner' / 'model.onnx'}",
+        f"compare     mlflow ui --backend-store-uri {result.mlflow['tracking_uri']}",
+    ]
+    return lines

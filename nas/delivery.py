@@ -1,0 +1,226 @@
+"""The result folder: the winner's files, the pictures, the record, and MLflow."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from latency_models.fit import CalibratedModel
+from latency_models.model import LatencyModel
+from latency_models.targets import Target
+from latency_models.workload import Workload
+from nas.certificate import Certificate
+from nas.export.tensorrt_export import export_tensorrt_onnx
+from nas.figures import Point, pareto_figure, pareto_page
+from nas.model_card import write_card
+from nas.quality import Quality
+from nas.request import SearchRequest
+from nas.result import Entry, Result
+from nas.search import Candidate, SearchOutcome
+from nas.subject import Subject
+from nas.tracking import CandidateRun, SearchRun, log_search, tracking_uri
+from pruning.checkpoint import save
+from pruning.surgery import prune
+from search_spaces.architecture import Architecture
+from search_spaces.unit import Kind, Unit
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Everything that goes into a result folder. `held_out` is test quality by architecture digest."""
+
+    request: SearchRequest
+    subject: Subject
+    target: Target
+    workload: Workload
+    latency: LatencyModel
+    budget_ms: float
+    outcome: SearchOutcome
+    certificate: Certificate
+    held_out: dict[str, Quality]
+    parent_onnx: Path
+
+    @property
+    def winner_folder(self) -> Path:
+        """OUT/winner."""
+        return self.request.out / "winner"
+
+    def pruned(self, architecture: Architecture) -> Any:
+        """The model of an architecture, sharing the parent's weights."""
+        return prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
+
+
+def deliver(delivery: Delivery) -> Result:
+    """Write the winner's folder, the profile and the pictures; return the result, not yet logged."""
+    folder, outcome = delivery.winner_folder, delivery.outcome
+    winner = delivery.pruned(outcome.winner.architecture)
+    save(winner, folder, companions=delivery.subject.folder)
+    export_tensorrt_onnx(winner, folder / "model.tensorrt.onnx")
+    delivery.certificate.save(folder / "certificate.json")
+    _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
+    if isinstance(delivery.latency, CalibratedModel):
+        delivery.latency.profile.save(delivery.request.out / "profile.json")
+    result = _result(delivery, winner.num_parameters())
+    plain = all(unit.kind is Kind.BLOCK for unit in outcome.winner.architecture.dropped)
+    write_card(result, folder, plain)
+    _pictures(delivery)
+    return result
+
+
+def record(result: Result, delivery: Delivery) -> Result:
+    """Log to MLflow, then write `result.json` with where it was logged."""
+    out = delivery.request.out
+    logged = log_search(_search_run(result, delivery), tracking_uri(delivery.request.tracking_uri, out), out)
+    result = replace(result, mlflow=logged)
+    result.save(out)
+    return result
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    import json
+
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _entry(delivery: Delivery, candidate: Candidate, method: str, measured: float | None = None) -> Entry:
+    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
+    quality = delivery.held_out.get(candidate.architecture.digest, candidate.quality)
+    if measured is None and prediction.exact:
+        measured = prediction.ms
+    interval = (prediction.low_ms, prediction.high_ms)
+    return Entry(candidate.architecture, quality, prediction.ms, interval, method, measured)
+
+
+def _result(delivery: Delivery, parameters: int) -> Result:
+    request, subject, outcome, certificate = (
+        delivery.request, delivery.subject, delivery.outcome, delivery.certificate,
+    )  # fmt: skip
+    measured = _measured(certificate, request.percentile) if delivery.target.is_host else (None, None)
+    files = {path.name: str(path) for path in sorted(delivery.winner_folder.iterdir()) if path.is_file()}
+    return Result(
+        model={
+            "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
+            "parameters": subject.model.num_parameters(),
+        },
+        target={
+            "name": delivery.target.name, "runtime": delivery.target.runtime, "precision": delivery.target.precision,
+            "measured": delivery.latency.measured, "label": delivery.latency.label, "note": delivery.target.note,
+        },
+        workload=str(delivery.workload),
+        percentile=request.percentile,
+        budget_ms=delivery.budget_ms,
+        parent=_entry(delivery, outcome.parent, "parent", measured[1]),
+        winner=_entry(delivery, outcome.winner, outcome.winner.origin, measured[0]),
+        winner_parameters=parameters,
+        certified=certificate.certified,
+        verdict=f"{certificate.verdict}: {certificate.reason}",
+        host=_host(certificate),
+        files=files,
+        pareto=tuple(_entry(delivery, candidate, candidate.origin) for candidate in outcome.pareto),
+        baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
+        search={
+            "trials": outcome.trials, "evaluations": outcome.evaluations, "seconds": round(outcome.seconds, 1),
+            "seed": request.seed, "storage": request.storage or "study.db",
+        },
+        mlflow={},
+        resume_command=request.resume_command,
+    )  # fmt: skip
+
+
+def _measured(certificate: Certificate, percentile: int) -> tuple[float | None, float | None]:
+    pair = (certificate.winner, certificate.parent)
+    first, second = (None if m is None else m.percentile(percentile) for m in pair)
+    return first, second
+
+
+def _host(certificate: Certificate) -> dict[str, float] | None:
+    """How the exported files compare on the machine that made them, whatever the target is."""
+    if certificate.winner is None or certificate.parent is None:
+        return None
+    return {
+        "winner_p50_ms": round(certificate.winner.p50, 4),
+        "winner_p90_ms": round(certificate.winner.p90, 4),
+        "parent_p50_ms": round(certificate.parent.p50, 4),
+        "parent_p90_ms": round(certificate.parent.p90, 4),
+        "ratio_to_parent": round(certificate.winner.ratio(), 4),
+    }
+
+
+def _pictures(delivery: Delivery) -> None:
+    outcome, p = delivery.outcome, delivery.request.percentile
+    named = {"parent": outcome.parent, "winner": outcome.winner}
+    named |= {name: c for name, c in outcome.baselines.items() if name == "cosine-joint"}
+    metric = "KL to the parent" if outcome.winner.quality.metric == "kl" else "1 - embedding fidelity"
+    labels = {
+        "latency_label": f"p{p} latency, ms ({delivery.latency.label})",
+        "loss_label": f"{metric}, validation split (lower is better)",
+        "title": f"{delivery.subject.id} on {delivery.target.name}, {delivery.workload}",
+    }
+    points = [_point(delivery, c) for c in outcome.candidates]
+    marked = {name: _point(delivery, c) for name, c in named.items()}
+    pareto_figure(points, marked, delivery.budget_ms, delivery.request.out / "pareto.png", **labels)
+    pareto_page(points, marked, delivery.budget_ms, delivery.request.out / "pareto.html", **labels)
+
+
+def _point(delivery: Delivery, candidate: Candidate) -> Point:
+    ms, label = candidate.predicted_ms, f"{candidate.origin} · trial {candidate.trial}"
+    words = candidate.architecture.words
+    return Point(ms, candidate.quality.loss, label, words, ms <= delivery.budget_ms)
+
+
+def _search_run(result: Result, delivery: Delivery) -> SearchRun:
+    outcome, out = delivery.outcome, delivery.request.out
+    winner, budget = result.winner, f"{delivery.budget_ms:.2f}ms p{result.percentile}"
+    note = (
+        f"**{result.model['id']}** on **{result.target['name']}** ({result.target['label']}), `{result.workload}`, "
+        f"budget {budget}.\n\nWinner: {winner.quality.metric} {winner.quality.value:.4f} on the test split, "
+        f"{winner.predicted_ms:.2f} ms. {result.verdict}.\n\n`{winner.architecture.words}`"
+    )
+    front = {c.architecture for c in outcome.pareto}
+    runs = [
+        _candidate_run(delivery, c, f"baseline {name}", front) for name, c in outcome.baselines.items()
+    ]
+    runs += [_candidate_run(delivery, c, f"trial {c.trial:03d} · {c.origin}", front) for c in outcome.candidates]
+    runs.append(_candidate_run(delivery, outcome.winner, "winner", front))
+    pictures = [out / name for name in ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html")]
+    params = {"budget_ms": round(delivery.budget_ms, 4), "percentile": result.percentile, "workload": result.workload,
+              "seed": delivery.request.seed, "trials": outcome.trials}  # fmt: skip
+    metrics = {
+        f"winner.{result.winner.quality.metric}": winner.quality.value,
+        "winner.latency_ms": winner.predicted_ms,
+        "winner.params_m": result.winner_parameters / 1e6,
+        "search.seconds": outcome.seconds,
+        "search.evaluations": float(outcome.evaluations),
+    }
+    return SearchRun(
+        result.model["id"], result.target["name"], delivery.request.budget.text, note, params, metrics, runs,
+        pictures, {"winner": delivery.winner_folder},
+    )  # fmt: skip
+
+
+def _candidate_run(
+    delivery: Delivery, candidate: Candidate, name: str, front: set[Architecture]
+) -> CandidateRun:
+    architecture, latency, depth = candidate.architecture, delivery.latency, delivery.subject.anatomy.depth
+    parameters = delivery.pruned(architecture).num_parameters()
+    kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
+    shape = delivery.subject.shape
+    cached = 2 * shape.kv_heads * shape.head_dim * kept[Kind.ATTENTION] * delivery.target.bytes_per_element
+    metrics = {
+        "latency_ms.predicted_p50": latency.predict(architecture, 50).ms,
+        "latency_ms.predicted_p90": latency.predict(architecture, 90).ms,
+        "quality.loss": candidate.quality.loss,
+        f"quality.{candidate.quality.metric}": candidate.quality.value,
+        **{f"quality.{key}": value for key, value in candidate.quality.others.items()},
+        "params_m": parameters / 1e6,
+        "weights_mib": parameters * delivery.target.bytes_per_element / 2**20,
+        "kv_bytes_per_token": float(cached if shape.causal else 0),
+    }
+    params = {
+        "n_attention": kept[Kind.ATTENTION],
+        "n_mlp": kept[Kind.MLP],
+        "n_blocks_removed": sum(architecture.drops(Unit(layer, Kind.BLOCK)) for layer in range(depth)),
+    }
+    return CandidateRun(
+        name, candidate.origin, architecture.words, architecture.digest, architecture.to_json(), params, metrics,
+        candidate.predicted_ms <= delivery.budget_ms, architecture in front,
+    )  # fmt: skip

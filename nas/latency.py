@@ -1,0 +1,106 @@
+"""The latency model of a subject on a target: measured here for `host`, from the data sheet for a device."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from latency_models.fit import CalibratedModel
+from latency_models.model import LatencyModel
+from latency_models.profile import Profile
+from latency_models.roofline import DataSheetModel
+from latency_models.runtime_ort import default_threads, environment
+from latency_models.targets import Target
+from latency_models.workload import Workload
+from nas.export.onnx_export import export_for_onnx_runtime
+from nas.export.parity import check_parity
+from nas.export.variants import ParentGraph
+from nas.profiling import SECONDS, profile_host
+from nas.progress import Progress
+from nas.subject import Subject
+from search_spaces.errors import MeasurementError
+
+
+@dataclass(frozen=True)
+class ParentExport:
+    """The parent's ONNX file, made once per weights and kept in the cache, and its readable graph."""
+
+    subject: Subject
+    progress: Progress
+
+    @cached_property
+    def path(self) -> Path:
+        """The file; exported and checked against the model when it is not there yet."""
+        path = self.subject.cache / "parent.onnx"
+        if not path.exists():
+            with self.progress.stage("exporting the parent"):
+                draft = path.with_name("draft.onnx")
+                _, reason = export_for_onnx_runtime(self.subject.model, draft, check_parity)
+                draft.replace(path)
+            if reason:
+                self.progress.message(reason)
+        return path
+
+    @cached_property
+    def graph(self) -> ParentGraph:
+        """The graph that variants are derived from."""
+        return ParentGraph.read(self.path, self.subject.anatomy)
+
+
+def default_workload(subject: Subject, target: Target) -> Workload:
+    """The workload of a target when none was asked for: small where it is measured on a CPU."""
+    return subject.shape.default_workload(small=target.is_host)
+
+
+def profile_path(subject: Subject, workload: Workload) -> Path:
+    """Where the host's profile of a subject and workload is kept."""
+    name = str(workload).replace(":", "-").replace("=", "").replace(",", "-")
+    return subject.cache / f"profile-{name}.json"
+
+
+def host_profile(
+    subject: Subject, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
+    fresh: bool = False,
+) -> Profile:  # fmt: skip
+    """The host's profile: read from the cache when it was made under the same key, else measured.
+
+    Raises:
+        MeasurementError: the workload cannot be measured here.
+    """
+    path = profile_path(subject, workload)
+    known = None if fresh else _cached(path, subject)
+    if known is not None:
+        progress.message(f"using the profile measured before ({path})")
+        return known
+    graph = export.graph
+    with progress.stage("measuring this machine", total=100) as stage:
+        done = 0.0
+
+        def on_round(share: float) -> None:
+            nonlocal done
+            stage.advance(100 * share - done)
+            done = 100 * share
+
+        profile = profile_host(
+            subject.model, subject.digest, subject.shape, graph, workload, seconds=seconds, on_round=on_round
+        )
+    profile.save(path)
+    return profile
+
+
+def _cached(path: Path, subject: Subject) -> Profile | None:
+    """The cached profile if it is one of these weights under today's key."""
+    try:
+        profile = Profile.load(path)
+    except MeasurementError:
+        return None
+    same = profile.key == environment(default_threads()) and profile.model == subject.digest
+    return profile if same else None
+
+
+def latency_model(
+    subject: Subject, target: Target, workload: Workload, export: ParentExport, progress: Progress
+) -> LatencyModel:
+    """The latency model of a target."""
+    if target.is_host:
+        return CalibratedModel(host_profile(subject, export, workload, progress))
+    return DataSheetModel(target, subject.shape, workload)

@@ -1,0 +1,81 @@
+"""The README.md of the winner's folder: what it is, what it costs, how to use it, what is not promised."""
+
+from pathlib import Path
+
+from nas.result import Entry, Result
+
+_SIGNS = {"attn+mlp": "A M", "attn": "A ·", "mlp": "· M", "none": "· ·", "removed": "   "}
+
+
+def write_card(result: Result, folder: Path, plain: bool) -> None:
+    """Write the card.
+
+    Args:
+        result: of the search.
+        folder: the winner's.
+        plain: whether the folder loads with the plain Hugging Face classes.
+    """
+    (folder / "README.md").write_text(card(result, plain))
+
+
+def card(result: Result, plain: bool) -> str:
+    """The text of the card."""
+    winner, parent, p = result.winner, result.parent, result.percentile
+    rows = [_row("parent", parent), _row("**this model**", winner), *(_row(e.method, e) for e in result.baselines)]
+    loader = 'nas.load("winner")  # parts of blocks are gone; the plain classes refuse the folder'
+    if plain:
+        loader = 'nas.load("winner")  # or AutoModel.from_pretrained: whole blocks are gone, the rest is ordinary'
+    metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
+    return f"""---
+base_model: {result.model["id"]}
+library_name: transformers
+tags: [pruned, nas]
+---
+
+# {result.model["id"]}, pruned for {result.target["name"]} within {result.budget_ms:.2f} ms
+
+{result.winner_parameters / 1e6:.2f} M of the parent's {result.model["parameters"] / 1e6:.2f} M parameters.
+Workload: `{result.workload}`. Latencies are p{p}, {result.target["label"]}.
+Verdict: **{result.verdict}**.
+
+| | {metric}, test split | more | ms |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+## What is left (A attention, M MLP, · dropped, blank: the block is gone)
+
+```
+{_blocks(winner)}
+```
+
+## Use
+
+```python
+import nas
+model = {loader}
+
+import onnxruntime
+session = onnxruntime.InferenceSession("winner/model.onnx")
+```
+
+`model.tensorrt.onnx` is the same model in the form TensorRT parses; build the engine on the device.
+`certificate.json` holds every latency sample and the versions.
+
+## Limits
+
+It was compared with its parent on data of the kind it was searched with; other data, long contexts and fine-grained
+abilities may suffer more. A latency that was predicted from a data sheet is within about a factor of two of the truth.
+"""
+
+
+def _row(name: str, entry: Entry) -> str:
+    more = ", ".join(f"{key} {value:.3f}" for key, value in entry.quality.others.items())
+    ms = f"{entry.predicted_ms:.2f} predicted"
+    if entry.measured_ms is not None:
+        ms = f"{entry.measured_ms:.2f} measured"
+    return f"| {name} | {entry.quality.value:.4f} | {more} | {ms} |"
+
+
+def _blocks(entry: Entry) -> str:
+    words = entry.architecture.words.split()
+    return "\n".join(f"block {layer:>2}  {_SIGNS[word]}" for layer, word in enumerate(words))

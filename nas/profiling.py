@@ -1,0 +1,94 @@
+"""Profiling a parent on this machine: one export, a small design of variants, measured interleaved."""
+
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from latency_models.profile import Profile, Record
+from latency_models.runtime_ort import default_threads, environment, measure_interleaved
+from latency_models.shape import ModelShape
+from latency_models.workload import Phase, Workload
+from nas.export.onnx_export import workload_inputs
+from nas.export.variants import ParentGraph
+from search_spaces.architecture import Architecture
+from search_spaces.errors import MeasurementError
+from search_spaces.unit import Kind, Unit
+
+RANDOM_PATTERNS = 8
+SECONDS = 20.0
+
+
+def design(depth: int, seed: int = 0) -> list[Architecture]:
+    """What to measure so that every term can be told apart.
+
+    The parent, the bare stem, attentions only, MLPs only (the units, measured in groups of their kind), two
+    depths, and random mixtures of different sizes.
+    """
+    rng = random.Random(seed)
+    every = {kind: [Unit(layer, kind) for layer in range(depth)] for kind in (Kind.ATTENTION, Kind.MLP)}
+    attention, mlp = every[Kind.ATTENTION], every[Kind.MLP]
+    half = [unit for unit in attention + mlp if unit.layer >= depth // 2]
+    chosen: list[list[Unit]] = [[], attention + mlp, mlp, attention, half, attention[::2], mlp[::2]]
+    for number in range(RANDOM_PATTERNS):
+        share = 0.15 + 0.6 * number / max(1, RANDOM_PATTERNS - 1)
+        chosen.append([unit for unit in attention + mlp if rng.random() < share])
+    return list(dict.fromkeys(Architecture(depth, frozenset(units)) for units in chosen))
+
+
+def profile_host(
+    model: Any,
+    digest: str,
+    shape: ModelShape,
+    graph: ParentGraph,
+    workload: Workload,
+    *,
+    seconds: float = SECONDS,
+    seed: int = 0,
+    on_round: Callable[[float], None] = lambda share: None,
+) -> Profile:
+    """Measure the design of a parent in ONNX Runtime on this machine.
+
+    Args:
+        model: the parent, for the inputs.
+        digest: names the parent's weights.
+        graph: the parent's exported file.
+        workload: `forward` only: the exported file has no cache.
+
+    Raises:
+        MeasurementError: another phase, or a file that does not run.
+    """
+    architectures = design(shape.depth, seed)
+    measured = measure_architectures(model, graph, architectures, workload, seconds=seconds, seed=seed, on_round=on_round)
+    return Profile(environment(default_threads()), digest, shape, workload, measured)
+
+
+def measure_architectures(
+    model: Any,
+    graph: ParentGraph,
+    architectures: list[Architecture],
+    workload: Workload,
+    *,
+    seconds: float,
+    seed: int = 0,
+    on_round: Callable[[float], None] = lambda share: None,
+) -> tuple[Record, ...]:
+    """Measure architectures of one parent interleaved with it, from files derived from its export.
+
+    Raises:
+        MeasurementError: a phase other than `forward`, or a file that does not run.
+    """
+    if workload.phase is not Phase.FORWARD:
+        raise MeasurementError(
+            f"workload {workload} cannot be measured here: exported files have no cache; use forward:batch=N,seq=N"
+        )
+    parent = Architecture.parent(graph.anatomy.depth)
+    ordered = list(dict.fromkeys([parent, *architectures]))
+    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+        files = {a.digest: graph.derive(a, Path(folder) / f"{a.digest}.onnx") for a in ordered}
+        inputs = workload_inputs(model, workload, seed)
+        measured = measure_interleaved(
+            files, inputs, workload, sentinel=parent.digest, seconds=seconds, seed=seed, on_round=on_round
+        )
+    return tuple(Record(architecture, measured[architecture.digest]) for architecture in ordered)

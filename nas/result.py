@@ -1,0 +1,104 @@
+"""The result of a search, as other programs read it: `OUT/result.json` and what `--json` prints."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nas.quality.quality import Quality
+from search_spaces.architecture import Architecture
+
+SCHEMA_VERSION = 1
+FILE = "result.json"
+_PACKAGES = ("nas", "torch", "transformers", "optuna", "mlflow", "onnx", "onnxruntime", "scipy")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One architecture in a result: held-out or validation quality, predicted ms, and measured ms if there are any."""
+
+    architecture: Architecture
+    quality: Quality
+    predicted_ms: float
+    interval_ms: tuple[float, float]
+    method: str
+    measured_ms: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form; ms at the result's percentile."""
+        return {
+            "method": self.method,
+            "architecture": self.architecture.to_json(),
+            "words": self.architecture.words,
+            "quality": self.quality.to_json(),
+            "predicted_ms": round(self.predicted_ms, 4),
+            "interval_ms": [round(ms, 4) for ms in self.interval_ms],
+            "measured_ms": None if self.measured_ms is None else round(self.measured_ms, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything a search reports. Qualities of parent, winner and baselines are of the test split."""
+
+    model: dict[str, Any]
+    target: dict[str, Any]
+    workload: str
+    percentile: int
+    budget_ms: float
+    parent: Entry
+    winner: Entry
+    winner_parameters: int
+    certified: bool
+    verdict: str
+    host: dict[str, float] | None
+    files: dict[str, str]
+    pareto: tuple[Entry, ...]
+    baselines: tuple[Entry, ...]
+    search: dict[str, Any]
+    mlflow: dict[str, Any]
+    resume_command: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that is written and printed."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "target": self.target,
+            "workload": self.workload,
+            "percentile": self.percentile,
+            "budget_ms": round(self.budget_ms, 4),
+            "parent": self.parent.to_json(),
+            "winner": {
+                **self.winner.to_json(),
+                "parameters": self.winner_parameters,
+                "certified": self.certified,
+                "verdict": self.verdict,
+                "host": self.host,
+                "files": self.files,
+            },
+            "pareto": [entry.to_json() for entry in self.pareto],
+            "baselines": [entry.to_json() for entry in self.baselines],
+            "search": self.search,
+            "mlflow": self.mlflow,
+            "versions": versions(),
+            "resume_command": self.resume_command,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `result.json`; it is complete or not there."""
+        draft = folder / f"{FILE}.draft"
+        draft.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        draft.replace(folder / FILE)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

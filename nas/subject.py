@@ -1,0 +1,108 @@
+"""The subject of the work: a parent with everything that is known of it before anything is searched."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latency_models.shape import ModelShape
+from nas.data.dataset import Dataset, load_dataset
+from nas.reference_models import DEFAULT, ReferenceModel, find_reference
+from nas.shape import shape_of
+from pruning.anatomy import Anatomy, read_anatomy
+from pruning.checkpoint import load_parent
+from search_spaces.errors import BadData
+
+
+def cache_folder() -> Path:
+    """Where exports, profiles and score libraries are kept between searches: NAS_CACHE, or ~/.cache/nas."""
+    return Path(os.environ.get("NAS_CACHE") or Path.home() / ".cache" / "nas")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded parent.
+
+    Attributes:
+        id: what the user called it.
+        folder: where its files are; None for a hub id.
+        data: the data that belongs to it or that was given; None where there is none.
+        digest: names its weights.
+    """
+
+    id: str
+    folder: Path | None
+    data: Path | None
+    model: Any
+    anatomy: Anatomy
+    shape: ModelShape
+    digest: str
+    reference: ReferenceModel | None
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Its data in three splits.
+
+        Raises:
+            BadData: none was given and none belongs to the model.
+        """
+        if self.data is None:
+            raise BadData(f"model {self.id} has no data of its own; give some with --data FILE or DIR")
+        return load_dataset(self.model, self.tokenizer, self.data)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer; None for images, and where the folder has none."""
+        if self.model.main_input_name != "input_ids":
+            return None
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder or self.id, local_files_only=self.folder is not None)
+        except (OSError, ValueError, KeyError):
+            return None
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether it is a causal decoder with a language-model head."""
+        return self.anatomy.is_decoder and self.shape.head_per_token
+
+    @property
+    def cache(self) -> Path:
+        """The folder for what can be kept about these weights."""
+        return cache_folder() / self.digest
+
+
+def load_subject(source: str | None, data: Path | None = None, trust_remote_code: bool = False) -> Subject:
+    """Load a parent and read its structure.
+
+    Args:
+        source: a folder, a hub id, the name of a reference model, or None for the default one.
+        data: the user's `--data`; else the data of a reference model.
+
+    Raises:
+        ModelError: it cannot be loaded or read.
+        MissingExtra: a reference model needs a package.
+    """
+    name = source or DEFAULT
+    reference = find_reference(name)
+    place = reference.folder if reference else name
+    model = load_parent(place, trust_remote_code=trust_remote_code)
+    anatomy = read_anatomy(model)
+    folder = Path(place).expanduser() if Path(place).expanduser().is_dir() else None
+    own = reference.data if reference else None
+    chosen = data or own
+    digest = weights_digest(model)
+    shown = reference.name if reference else name
+    return Subject(shown, folder, chosen, model, anatomy, shape_of(model, anatomy), digest, reference)
+
+
+def weights_digest(model: Any) -> str:
+    """Sixteen hexadecimal digits that name the weights and their names."""
+    hashed = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in model.state_dict().items():
+        hashed.update(name.encode() + str(tuple(tensor.shape)).encode())
+        hashed.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return hashed.hexdigest()[:16]
