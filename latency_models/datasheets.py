@@ -58,7 +58,9 @@ _OTHERS = (
     DataSheet("l4", None, {"fp32": 30.3, "fp16": 121, "int8": 242}, 300, _AICONFIGURATOR),
     DataSheet("t4", None, {"fp32": 8.1, "fp16": 65, "int8": 130}, 320, "NVIDIA T4 data sheet, secondary copies"),
     DataSheet("a10g", None, {"fp16": 70, "int8": 140}, 600, "llm-analysis hardware file a10g"),
-    DataSheet("rtx-4090", None, {"fp32": 82.6, "fp16": 165.2, "int8": 660.6}, 1008, "secondary copies; fp32 accumulate"),
+    DataSheet(
+        "rtx-4090", None, {"fp32": 82.6, "fp16": 165.2, "int8": 660.6}, 1008, "secondary copies; fp32 accumulate"
+    ),
     DataSheet("a100-sxm-80gb", None, {"fp32": 19.5, "fp16": 312, "int8": 624}, 2039, _AICONFIGURATOR),
     DataSheet("h100-sxm", None, {"fp16": 989, "int8": 1978}, 3350, _AICONFIGURATOR),
     DataSheet("h200-sxm", None, {"fp16": 989, "int8": 1978}, 4800, _AICONFIGURATOR),

@@ -54,7 +54,9 @@ class Profile:
         for name in ("key", "model", "workload"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                raise ProfileMismatch(f"profiles differ in {name} ({mine} and {theirs}) and cannot be mixed; measure again")
+                raise ProfileMismatch(
+                    f"profiles differ in {name} ({mine} and {theirs}) and cannot be mixed; measure again"
+                )
         return self.with_records(other.records)
 
     def of(self, architecture: Architecture) -> Measurement | None:

@@ -65,7 +65,8 @@ def measure_interleaved(
     for name, call in calls.items():
         for _ in range(WARM_UP_RUNS):
             _timed(name, call)
-    rng, samples = random.Random(seed), {name: [] for name in files}  # type: dict[str, list[float]]
+    rng = random.Random(seed)
+    samples: dict[str, list[float]] = {name: [] for name in files}
     began, rounds = time.perf_counter(), 0
     while rounds < least_rounds or time.perf_counter() - began < seconds:
         for name in rng.sample(sorted(calls), len(calls)):
@@ -91,7 +92,9 @@ def open_session(path: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime raises classes of its own, all unrelated
-        raise MeasurementError(f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again") from error
+        raise MeasurementError(
+            f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again"
+        ) from error
 
 
 def _call(session: Any, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:

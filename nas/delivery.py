@@ -37,7 +37,6 @@ class Delivery:
     outcome: SearchOutcome
     certificate: Certificate
     held_out: dict[str, Quality]
-    parent_onnx: Path
 
     @property
     def winner_folder(self) -> Path:
@@ -176,9 +175,7 @@ def _search_run(result: Result, delivery: Delivery) -> SearchRun:
         f"{winner.predicted_ms:.2f} ms. {result.verdict}.\n\n`{winner.architecture.words}`"
     )
     front = {c.architecture for c in outcome.pareto}
-    runs = [
-        _candidate_run(delivery, c, f"baseline {name}", front) for name, c in outcome.baselines.items()
-    ]
+    runs = [_candidate_run(delivery, c, f"baseline {name}", front) for name, c in outcome.baselines.items()]
     runs += [_candidate_run(delivery, c, f"trial {c.trial:03d} · {c.origin}", front) for c in outcome.candidates]
     runs.append(_candidate_run(delivery, outcome.winner, "winner", front))
     pictures = [out / name for name in ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html")]
@@ -197,9 +194,7 @@ def _search_run(result: Result, delivery: Delivery) -> SearchRun:
     )  # fmt: skip
 
 
-def _candidate_run(
-    delivery: Delivery, candidate: Candidate, name: str, front: set[Architecture]
-) -> CandidateRun:
+def _candidate_run(delivery: Delivery, candidate: Candidate, name: str, front: set[Architecture]) -> CandidateRun:
     architecture, latency, depth = candidate.architecture, delivery.latency, delivery.subject.anatomy.depth
     parameters = delivery.pruned(architecture).num_parameters()
     kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}

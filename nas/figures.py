@@ -46,7 +46,9 @@ def redundancy_figure(redundancy: Redundancy, path: Path, title: str) -> None:
     axes.set_xlabel("depth (block)")
     axes.set_ylabel("cosine similarity, in and out")
     axes.set_xticks(list(layers))
-    axes.set_title(f"{title}: how little each part changes what flows through it\n(higher = more redundant)", fontsize=11)
+    axes.set_title(
+        f"{title}: how little each part changes what flows through it\n(higher = more redundant)", fontsize=11
+    )
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
@@ -143,9 +145,13 @@ def pareto_page(
     subtitle = f"{len(points)} candidates; green meets the budget. Hover over a point for its blocks."
     path.write_text(
         _PAGE.format(
-            title=html.escape(title), subtitle=html.escape(subtitle), svg="".join(parts), rows="".join(rows),
-            latency=html.escape(latency_label), loss=html.escape(loss_label),
-        )  # fmt: skip
+            title=html.escape(title),
+            subtitle=html.escape(subtitle),
+            svg="".join(parts),
+            rows="".join(rows),
+            latency=html.escape(latency_label),
+            loss=html.escape(loss_label),
+        )
     )
 
 

@@ -60,7 +60,9 @@ def profile_host(
         MeasurementError: another phase, or a file that does not run.
     """
     architectures = design(shape.depth, seed)
-    measured = measure_architectures(model, graph, architectures, workload, seconds=seconds, seed=seed, on_round=on_round)
+    measured = measure_architectures(
+        model, graph, architectures, workload, seconds=seconds, seed=seed, on_round=on_round
+    )
     return Profile(environment(default_threads()), digest, shape, workload, measured)
 
 

@@ -1,7 +1,7 @@
 """How long work reports on itself; the command line decides how it looks."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -18,18 +18,8 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """Tell the person one line."""
 
-    def stage(self, title: str, total: float | None = None) -> "StageContext":
+    def stage(self, title: str, total: float | None = None) -> AbstractContextManager[Stage]:
         """A context manager that yields the `Stage` and ends it."""
-
-
-class StageContext(Protocol):
-    """The context manager that `Progress.stage` returns."""
-
-    def __enter__(self) -> Stage:
-        """Begin the stage."""
-
-    def __exit__(self, *exception: object) -> bool | None:
-        """End the stage."""
 
 
 class _SilentStage:

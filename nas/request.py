@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Workload
-
 from nas.budget import Budget
 from search_spaces.errors import UsageError
 from search_spaces.unit import Kind

@@ -3,35 +3,27 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from latency_models.fit import CalibratedModel
 from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
-from nas.certificate import Certificate, judge, measure_pair
 from nas.delivery import Delivery, deliver, record
-from nas.export.onnx_export import export_for_onnx_runtime, workload_inputs
-from nas.export.parity import check_parity
 from nas.figures import save_redundancy
+from nas.finalists import Finals, choose_winner
 from nas.latency import ParentExport, default_workload, latency_model
-from nas.profiling import measure_architectures
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality, evaluator_for
 from nas.request import SearchRequest
-from nas.result import Result, versions
-from nas.search import Candidate, Problem, SearchOutcome, run_search
+from nas.result import Result
+from nas.search import Problem, SearchOutcome
 from nas.subject import Subject, load_subject
 from pruning.redundancy import Redundancy, measure_redundancy
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
-from search_spaces.errors import NoFeasibleCandidate, UsageError
+from search_spaces.errors import UsageError
 from search_spaces.space import Space
 from search_spaces.unit import Kind, Unit
 
 FIDELITY = 1 / 3  # share of the validation items that an ordinary trial is judged on
-REMEASURED = 3  # finalists measured again before the winner is chosen, on this machine
-CORRECTIONS = 4  # rounds of measure, correct, choose again
-PAIR_SECONDS = 6.0
-FINALIST_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -115,13 +107,14 @@ def run(request: SearchRequest, progress: Progress) -> Result:
         redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
         save_redundancy(redundancy, request.out, subject.id)
     evaluator = evaluator_for(subject.model, subject.dataset)
-    outcome, setting = _search(setting, redundancy, evaluator, progress)
-    certificate = _export_and_measure(setting, outcome.winner, progress)
+    problem = _problem(setting, redundancy, evaluator)
+    finals = Finals(request, subject, setting.target, setting.workload, setting.export, progress)
+    outcome, problem, certificate = choose_winner(finals, problem)
     with progress.stage("judging on the test split"):
         held_out = _held_out(setting, outcome, evaluator)
     delivery = Delivery(
-        request, subject, setting.target, setting.workload, setting.latency, setting.budget_ms, outcome, certificate,
-        held_out, setting.export.path,
+        request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms, outcome,
+        certificate, held_out,
     )  # fmt: skip
     with progress.stage("writing the result folder and MLflow"):
         result = record(deliver(delivery), delivery)
@@ -140,46 +133,7 @@ def _refuse_another_s_folder(request: SearchRequest) -> None:
             )
 
 
-def _search(
-    setting: Setting, redundancy: Redundancy, evaluator: Evaluator, progress: Progress
-) -> tuple[SearchOutcome, Setting]:
-    """Search; on this machine measure the finalists, correct the latency model and choose again until it holds."""
-    request = setting.request
-    with progress.stage("searching", total=request.trials) as stage:
-        problem = _problem(setting, redundancy, evaluator, stage.advance)
-        outcome = run_search(problem)
-    if not setting.target.is_host:
-        return outcome, setting
-    for _ in range(CORRECTIONS):
-        finalists = [c.architecture for c in outcome.ranked[:REMEASURED]]
-        corrected = _measure(setting, finalists, progress)
-        setting = replace(setting, latency=corrected)
-        try:
-            outcome = run_search(replace(problem, latency=corrected, trials=outcome.trials))
-        except NoFeasibleCandidate:
-            outcome = run_search(replace(problem, latency=corrected, trials=outcome.trials + request.trials // 4))
-        if corrected.predict(outcome.winner.architecture, request.percentile).exact:
-            return outcome, setting
-        problem = replace(problem, latency=corrected)
-    raise NoFeasibleCandidate(
-        f"after {CORRECTIONS} rounds no measured candidate meets {setting.budget_ms:.2f} ms (p{request.percentile}); "
-        f"the closest is {outcome.winner.architecture.words}; raise the budget or quieten the machine"
-    )
-
-
-def _measure(setting: Setting, architectures: list[Architecture], progress: Progress) -> CalibratedModel:
-    assert isinstance(setting.latency, CalibratedModel)
-    with progress.stage("measuring finalists"):
-        records = measure_architectures(
-            setting.subject.model, setting.export.graph, architectures, setting.workload, seconds=FINALIST_SECONDS
-        )
-    parent = Architecture.parent(setting.subject.anatomy.depth)
-    return CalibratedModel(
-        setting.latency.profile.with_records(tuple(r for r in records if r.architecture != parent))
-    )
-
-
-def _problem(setting: Setting, redundancy: Redundancy, evaluator: Evaluator, advance: Any) -> Problem:
+def _problem(setting: Setting, redundancy: Redundancy, evaluator: Evaluator) -> Problem:
     request, subject = setting.request, setting.subject
     validation = subject.dataset.validation
     fidelity = max(1, round(FIDELITY * len(validation)))
@@ -204,7 +158,6 @@ def _problem(setting: Setting, redundancy: Redundancy, evaluator: Evaluator, adv
         trials=request.trials,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
-        on_trial=advance,
     )
 
 
@@ -223,25 +176,6 @@ def _rankings(redundancy: Redundancy, space: Space) -> dict[str, tuple[Unit, ...
     return found
 
 
-def _export_and_measure(setting: Setting, winner: Candidate, progress: Progress) -> Certificate:
-    """The winner's ONNX file, checked against the model and measured beside the parent's on this machine."""
-    request, subject = setting.request, setting.subject
-    pruned = prune(subject.model, winner.architecture, anatomy=subject.anatomy)
-    path = request.out / "winner" / "model.onnx"
-    with progress.stage("exporting the winner"):
-        _, reason = export_for_onnx_runtime(pruned, path, check_parity)
-    if reason:
-        progress.message(reason)
-    here = setting.workload if setting.target.is_host else subject.shape.default_workload(small=True)
-    with progress.stage("measuring winner and parent"):
-        pair = measure_pair(setting.export.path, path, workload_inputs(subject.model, here), here, PAIR_SECONDS)
-    return judge(
-        target=setting.target.name, on_host=setting.target.is_host, file=path, workload=setting.workload,
-        percentile=request.percentile, budget_ms=setting.budget_ms, predicted_ms=winner.predicted_ms,
-        architecture=winner.architecture, versions=versions(), measured=pair,
-    )  # fmt: skip
-
-
 def _held_out(setting: Setting, outcome: SearchOutcome, evaluator: Evaluator) -> dict[str, Quality]:
     """Test-split quality of the parent, the winner and every baseline, by architecture digest."""
     subject, found = setting.subject, {}
@@ -250,5 +184,3 @@ def _held_out(setting: Setting, outcome: SearchOutcome, evaluator: Evaluator) ->
         candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
         found[architecture.digest] = evaluator.evaluate(candidate, "test")
     return found
-
-

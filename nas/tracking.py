@@ -69,9 +69,10 @@ def _log(run: SearchRun, uri: str, experiment: str, out: Path) -> str:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import logging
 
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient
+
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # the import sets their levels
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     client = MlflowClient(tracking_uri=uri)
     experiment_id = _experiment(client, experiment, uri, out)

@@ -109,7 +109,7 @@ def _sizes(model: Any) -> tuple[int, int]:
 
 
 def _find_stack(model: Any, depth: int) -> str:
-    found = [
+    found: list[str] = [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)

@@ -43,7 +43,7 @@ def load_parent(source: str | Path, dtype: torch.dtype = torch.float32, trust_re
     config = _read_config(source, local, trust_remote_code)
     if getattr(config, "is_encoder_decoder", False):
         raise UnreadableModel(
-            f"{source} is a {config.model_type} model, an encoder-decoder; only models with one stack of blocks are pruned"
+            f"{source} is a {config.model_type} model, an encoder-decoder; give a model with one stack of blocks"
         )
     loader = _model_class(config, trust_remote_code)
     options = {"use_safetensors": True, "local_files_only": local is not None, "trust_remote_code": trust_remote_code}
@@ -141,7 +141,7 @@ def _rebuild(folder: Path, document: dict[str, Any], dtype: torch.dtype) -> Any:
     apply(model, anatomy, _remaining(architecture))
     setattr(model.config, RECORD, architecture.to_json())
     weights = _read_weights(folder)
-    tied = {name for name in (model._tied_weights_keys or {})}
+    tied = set(model._tied_weights_keys or {})
     result = model.load_state_dict(weights, strict=False)
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
@@ -189,7 +189,7 @@ def _local(source: str | Path) -> Path | None:
     )
     if looks_like_path:
         raise ModelError(
-            f"model {text!r} is no folder here; give a Hugging Face folder, a hub id such as org/name, or a reference model"
+            f"model {text!r} is no folder here; give a Hugging Face folder, a hub id (org/name) or a reference model"
         )
     return None
 

@@ -135,9 +135,9 @@ class _Reader:
             if closing is None or closing.path == attention.closes:
                 raise self._unreadable("a norm that closes the block, as its attention has one (post-norm)")
             contribution = closing.inputs[0] - residual
-            closes, base = closing.path, residual
+            closes = closing.path
         else:
-            contribution, closes, base = self.y - residual, None, residual
+            contribution, closes = self.y - residual, None
         writer, after = self._writer(outside, contribution)
         members = self._remaining(attention, after, closes)
         first = next((c for c in self.every_call if _inside_any(c.path, members) and c.inputs), None)
@@ -175,7 +175,7 @@ class _Reader:
                 ),
                 None,
             )
-            if step is None or _same(self.x + value, step.inputs[0]):
+            if step is None or value is None or _same(self.x + value, step.inputs[0]):
                 return tuple(path)
             path.append(step.path)
             value = step.output

@@ -17,7 +17,7 @@ from search_spaces.errors import ArchitectureError
 from search_spaces.unit import Kind
 
 
-class PrunedCache(DynamicCache):
+class PrunedCache(DynamicCache):  # type: ignore[misc]
     """The key-value cache of a decoder with fewer attentions than blocks; `seen` counts its tokens."""
 
     seen: int = 0
@@ -108,7 +108,7 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
         return
     if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
         raise ArchitectureError(
-            "scale_attn_by_inverse_layer_idx ties an attention's scale to its place; such a model cannot lose attentions"
+            "scale_attn_by_inverse_layer_idx ties an attention's scale to its place; its attentions cannot be dropped"
         )
     remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.removed_blocks())]
     blocks = model.get_submodule(anatomy.stack)
@@ -126,7 +126,7 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
 def _reindex(block: nn.Module, index: int) -> None:
     for module in block.modules():
         if hasattr(module, "layer_idx"):
-            module.layer_idx = index
+            setattr(module, "layer_idx", index)  # noqa: B010 (a plain attribute, which nn.Module types as a module)
 
 
 def _cache_config(config: Any, kept: list[int]) -> Any:

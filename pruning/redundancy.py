@@ -83,9 +83,7 @@ class Redundancy:
         }
 
 
-def measure_redundancy(
-    model: Any, batches: Iterable[dict[str, Tensor]], anatomy: Anatomy | None = None
-) -> Redundancy:
+def measure_redundancy(model: Any, batches: Iterable[dict[str, Tensor]], anatomy: Anatomy | None = None) -> Redundancy:
     """Stream batches through the model once; memory does not depend on how many there are.
 
     Args:

@@ -1,6 +1,8 @@
 """`nas analyze`: how redundant every attention, MLP and block is."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -39,7 +41,7 @@ def analyze(
     batches = list(subject.dataset.calibration.batches(4))
     with progress.stage("analysing redundancy", total=len(batches)) as stage:
 
-        def told():  # type: ignore[no-untyped-def]
+        def told() -> Iterator[dict[str, Any]]:
             for batch in batches:
                 yield batch
                 stage.advance()

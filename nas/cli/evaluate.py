@@ -23,8 +23,12 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    candidate: Annotated[str, typer.Argument(metavar="FOLDER", help="A pruned model, or any model of the parent's kind.")],
-    parent: Annotated[str | None, typer.Option("--parent", metavar="PATH_OR_HUB_ID", help="Default: python-lm.")] = None,
+    candidate: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A pruned model, or any model of the parent's kind.")
+    ],
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="PATH_OR_HUB_ID", help="Default: python-lm.")
+    ] = None,
     data: options.Data = None,
     split: Annotated[str, typer.Option("--split", help="calibration, validation or test.")] = "test",
     trust_remote_code: options.TrustRemoteCode = False,

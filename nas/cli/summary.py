@@ -11,7 +11,9 @@ from nas.result import Entry, Result
 def print_summary(result: Result, out: Path) -> None:
     """Winner, parent and baselines side by side, then the verdict and the files."""
     p, winner = result.percentile, result.winner
-    title = f"{result.model['id']} on {result.target['name']} · {result.workload} · budget {result.budget_ms:.2f} ms (p{p})"
+    title = (
+        f"{result.model['id']} on {result.target['name']} · {result.workload} · budget {result.budget_ms:.2f} ms (p{p})"
+    )
     table = Table(title=title, title_justify="left", caption=f"p{p} latency {result.target['label']}; quality on the "
                   "test split, which the search never saw", caption_justify="left")  # fmt: skip
     metric = winner.quality.metric
@@ -48,7 +50,7 @@ def _lines(result: Result, out: Path) -> list[str]:
     ]
     if host is not None:
         lines.append(
-            f"here        exported file {host['winner_p50_ms']:.2f} ms p50 / {host['winner_p90_ms']:.2f} ms p90, parent "
+            f"here        exported file {host['winner_p50_ms']:.2f} p50 / {host['winner_p90_ms']:.2f} p90 ms, parent "
             f"{host['parent_p50_ms']:.2f} / {host['parent_p90_ms']:.2f} ms: {host['ratio_to_parent']:.2f} x "
             "(ONNX Runtime, this machine)"
         )

@@ -42,8 +42,8 @@ def targets(json: options.Json = False) -> None:
         return
     from rich.table import Table
 
-    table = Table(title="Targets", caption="Data-sheet targets are predicted, not measured; * is a module's default mode",
-                  title_justify="left", caption_justify="left")  # fmt: skip
+    caption = "Data-sheet targets are predicted, not measured; * is a module's default mode"
+    table = Table(title="Targets", caption=caption, title_justify="left", caption_justify="left")
     for name in ("name", "latency"):
         table.add_column(name)
     table.add_column("peak T(FL)OP/s dense", justify="right")

@@ -42,9 +42,10 @@ def input_names(model: Any) -> tuple[str, ...]:
     """The inputs of the exported file, in order."""
     if model.main_input_name == "pixel_values":
         return ("pixel_values",)
-    decodes = "past_key_values" in inspect.signature(model.forward).parameters and "position_ids" in inspect.signature(
-        model.forward
-    ).parameters
+    decodes = (
+        "past_key_values" in inspect.signature(model.forward).parameters
+        and "position_ids" in inspect.signature(model.forward).parameters
+    )
     is_decoder = decodes and getattr(model.config, "is_decoder", True) is not False
     return ("input_ids", "attention_mask", *(("position_ids",) if is_decoder else ()))
 
@@ -62,7 +63,9 @@ def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict
     if model.main_input_name == "pixel_values":
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        return {"pixel_values": torch.randn(batch, getattr(config, "num_channels", 3), height, width, generator=generator)}
+        return {
+            "pixel_values": torch.randn(batch, getattr(config, "num_channels", 3), height, width, generator=generator)
+        }
     values = {
         "input_ids": torch.randint(3, config.vocab_size, (batch, sequence), generator=generator),
         "attention_mask": torch.ones(batch, sequence, dtype=torch.long),

@@ -82,9 +82,7 @@ class ParentGraph:
 
     def _addition_of(self, module: str) -> tuple[Any, str]:
         """The addition that takes a module's output into the residual stream, and the name of that output."""
-        written = {
-            name for node in self.proto.graph.node if _within(node, module) for name in node.output if name
-        }
+        written = {name for node in self.proto.graph.node if _within(node, module) for name in node.output if name}
         for node in self.proto.graph.node:
             contributions = [name for name in node.input if name in written]
             if node.op_type == "Add" and len(contributions) == 1 and not _within(node, module):
@@ -130,11 +128,11 @@ def _remove_dead(graph: Any) -> None:
             needed.add(name)
             if name in producers:
                 waiting.extend(producers[name].input)
-    for entries, is_needed in (
-        (graph.node, lambda node: any(name in needed for name in node.output)),
-        (graph.initializer, lambda tensor: tensor.name in needed),
-        (graph.value_info, lambda info: info.name in needed),
-    ):
-        kept = [entry for entry in entries if is_needed(entry)]
-        del entries[:]
-        entries.extend(kept)
+    _keep(graph.node, [node for node in graph.node if any(name in needed for name in node.output)])
+    for named in (graph.initializer, graph.value_info):
+        _keep(named, [entry for entry in named if entry.name in needed])
+
+
+def _keep(entries: Any, kept: list[Any]) -> None:
+    del entries[:]
+    entries.extend(kept)

@@ -35,9 +35,7 @@ class LevelSwitchSampler(BaseSampler):
         self._problem, self._library = problem, library
         self._ms: dict[Architecture, float] = {}
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """One categorical parameter per unit of the space."""
         return {str(unit): CategoricalDistribution(LEVELS) for unit in self._problem.space.units}
 

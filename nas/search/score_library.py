@@ -40,5 +40,7 @@ def _read(path: Path, content: str) -> dict[str, float]:
 def _write(path: Path, content: str, scores: dict[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps({"schema_version": SCHEMA_VERSION, "content": content, "loss": scores}, indent=1) + "\n")
+    draft.write_text(
+        json.dumps({"schema_version": SCHEMA_VERSION, "content": content, "loss": scores}, indent=1) + "\n"
+    )
     draft.replace(path)

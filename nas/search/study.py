@@ -131,9 +131,7 @@ class Search:
 
     def _judge(self, feasible: list[Candidate]) -> tuple[Candidate, ...]:
         """The best of the trials again, on all validation items."""
-        judged = [
-            self._candidate(c.architecture, c.origin, c.trial) for c in feasible[: self.problem.finalists]
-        ]
+        judged = [self._candidate(c.architecture, c.origin, c.trial) for c in feasible[: self.problem.finalists]]
         return tuple(sorted(judged, key=lambda c: (c.quality.loss, c.predicted_ms, c.architecture.digest)))
 
     def _candidate(self, architecture: Architecture, origin: str, trial: int) -> Candidate:
@@ -161,7 +159,11 @@ class Search:
 
     def _best_note(self) -> str:
         best = next(iter(self._feasible()), None)
-        return "nothing feasible yet" if best is None else f"best loss {best.quality.loss:.4f} at {best.predicted_ms:.2f} ms"
+        return (
+            "nothing feasible yet"
+            if best is None
+            else f"best loss {best.quality.loss:.4f} at {best.predicted_ms:.2f} ms"
+        )
 
     def _closest(self) -> str:
         fastest = min(map(self._as_candidate, self._finished()), key=lambda c: c.predicted_ms)

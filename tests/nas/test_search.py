@@ -158,7 +158,9 @@ def test_a_resumed_search_repeats_nothing_and_loses_nothing(tmp_path: Path) -> N
     digests = [c.architecture.digest for c in outcome.candidates]
     assert done <= set(digests)
     assert len(digests) == len(set(digests))
-    states = [t.state.name for t in optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db").trials]
+    states = [
+        t.state.name for t in optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db").trials
+    ]
     assert "RUNNING" not in states
 
 

@@ -1,4 +1,4 @@
-"""A pruned model computes what the parent computes with those contributions zeroed, and nothing else is left of them."""
+"""A pruned model computes what the parent computes with those contributions zeroed; nothing is left of them."""
 
 import itertools
 import random

@@ -46,7 +46,9 @@ class Recipe:
 def enlarge(images: np.ndarray) -> np.ndarray:
     """(n, 8, 8) in 0..16 to uint8 (n, 32, 32)."""
     scaled = (images * 255 / 16).round().astype(np.uint8)
-    return np.stack([np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for image in scaled])
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for image in scaled]
+    )
 
 
 def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
