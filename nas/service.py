@@ -1,6 +1,7 @@
 """A search from the request to the result folder: the road every part of the tool is a stretch of."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from latency_models.model import LatencyModel
@@ -138,6 +139,7 @@ def _problem(setting: Setting, redundancy: Redundancy, evaluator: Evaluator) -> 
     validation = subject.dataset.validation
     fidelity = max(1, round(FIDELITY * len(validation)))
 
+    @cache  # a corrected latency model asks again for what was evaluated before
     def evaluate(architecture: Architecture, items: int | None) -> Quality:
         candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
         return evaluator.evaluate(candidate, "validation", items)

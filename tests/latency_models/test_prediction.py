@@ -1,0 +1,216 @@
+"""Predictions against hand-computed work, published figures, and a synthetic device whose coefficients are known."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latency_models.fit import CalibratedModel
+from latency_models.measurement import Measurement
+from latency_models.model import LatencyModel
+from latency_models.profile import Profile, Record
+from latency_models.roofline import DataSheetModel
+from latency_models.shape import ModelShape
+from latency_models.targets import find_target
+from latency_models.terms import attention_work, mlp_work, stem_work
+from latency_models.workload import Phase, Workload
+from search_spaces import Architecture, Kind, Unit
+from search_spaces.errors import MeasurementError, ProfileMismatch
+
+DEPTH = 12
+SHAPE = ModelShape(DEPTH, 192, 6, 2, 32, 512, True, 4096, True, True, 0, (None,) * DEPTH)
+HERE = Workload(Phase.FORWARD, 1, 256)
+KEY = {"device": "synthetic", "runtime": "none 1", "precision": "fp32", "threads": "1", "power_mode": "fixed"}
+
+
+def encoder(depth: int, hidden: int, heads: int, width: int, outputs: int = 0) -> ModelShape:
+    return ModelShape(depth, hidden, heads, heads, hidden // heads, width, False, outputs, False, False, 0, (None,) * depth)
+
+
+def test_work_of_a_small_model_by_hand() -> None:
+    shape = ModelShape(1, 8, 2, 1, 4, 16, True, 10, True, True, 0, (None,))
+    work = attention_work(shape, 0, Workload(Phase.FORWARD, 1, 3))
+    # Q and O are 8x8, K and V 8x4: 192 weights. Three causal tokens see 1 + 2 + 3 = 6 pairs of 8 numbers, twice.
+    assert work.weights == 192
+    assert work.flops == 2 * 3 * 192 + 4 * 6 * 8
+    mlp = mlp_work(shape, Workload(Phase.FORWARD, 1, 3))
+    assert mlp.weights == 3 * 8 * 16
+    assert mlp.flops == 2 * 3 * 384
+    assert stem_work(shape, Workload(Phase.FORWARD, 2, 3)).flops == 2 * 6 * 80
+    assert stem_work(shape, Workload(Phase.PREFILL, 2, 3)).flops == 2 * 2 * 80
+
+
+def test_windows_and_pasts_count_what_is_visible() -> None:
+    windowed = ModelShape(1, 8, 2, 2, 4, 16, True, 0, True, True, 0, (4,))
+    base = 2 * 6 * windowed.attention_weights
+    # Six tokens in a window of four: 1 + 2 + 3 + 4 + 4 + 4 = 18 pairs.
+    assert attention_work(windowed, 0, Workload(Phase.FORWARD, 1, 6)).flops == base + 4 * 18 * 8
+    one = attention_work(windowed, 0, Workload(Phase.DECODE, 1, 1, 100))
+    assert one.flops == 2 * windowed.attention_weights + 4 * 4 * 8  # the window hides most of the past
+
+
+def test_a_mixture_reads_only_the_experts_that_run() -> None:
+    moe = ModelShape(1, 8, 2, 2, 4, 16, True, 0, True, True, 0, (None,), experts=8, active_experts=2)
+    assert mlp_work(moe, Workload(Phase.DECODE, 1, 1, 5)).weights == 2 * 384
+    assert mlp_work(moe, Workload(Phase.FORWARD, 4, 16)).weights == 8 * 384
+    assert mlp_work(moe, Workload(Phase.FORWARD, 4, 16)).flops == 2 * 64 * 2 * 384
+
+
+@pytest.mark.parametrize(
+    ("target", "shape", "workload", "published_ms"),
+    [
+        # MLPerf Inference v3.1 SingleStream, BERT-large int8, the slowest (full-length) samples.
+        ("jetson-agx-orin-64gb@maxn/int8", encoder(24, 1024, 16, 4096), Workload(Phase.FORWARD, 1, 384), 6.49),
+        ("l4/int8", encoder(24, 1024, 16, 4096), Workload(Phase.FORWARD, 1, 384), 3.90),
+        # Jetson AI Lab, images per second.
+        ("jetson-orin-nano-8gb@15w/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 197), 1e3 / 98),
+        ("jetson-orin-nano-8gb@maxn-super/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 197), 1e3 / 158),
+        ("jetson-orin-nano-8gb@15w/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 257), 1e3 / 75),
+        ("jetson-orin-nano-8gb@maxn-super/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 257), 1e3 / 126),
+    ],
+)  # fmt: skip
+def test_the_data_sheet_is_within_a_factor_of_two_of_published_latencies(target, shape, workload, published_ms) -> None:
+    predicted = DataSheetModel(find_target(target), shape, workload).predict(Architecture.parent(shape.depth))
+    assert predicted.ms / 2 <= published_ms <= predicted.ms * 2
+    assert predicted.low_ms <= published_ms <= predicted.high_ms
+
+
+def test_twenty_ms_is_a_task_for_the_shipped_model_on_jetson_orin() -> None:
+    model = DataSheetModel(find_target("jetson-orin"), SHAPE, SHAPE.default_workload(small=False))
+    assert 0.5 <= 20 / model.predict(Architecture.parent(DEPTH)).ms <= 0.8
+
+
+class Synthetic:
+    """A device with known milliseconds per part, noise and drift."""
+
+    def __init__(self, seed: int, noise: float = 0.02, drift: float = 0.0) -> None:
+        self.rng, self.noise, self.drift = random.Random(seed), noise, drift
+        self.stem, self.attention, self.mlp = 1.5, 0.4, 0.7
+
+    def true_ms(self, architecture: Architecture) -> float:
+        kept = {k: sum(architecture.keeps(i, k) for i in range(DEPTH)) for k in (Kind.ATTENTION, Kind.MLP)}
+        return self.stem + self.attention * kept[Kind.ATTENTION] + self.mlp * kept[Kind.MLP]
+
+    def profile(self, architectures: list[Architecture]) -> Profile:
+        parent, records = Architecture.parent(DEPTH), []
+        for number, architecture in enumerate([parent, *architectures]):
+            slow = 1 + self.drift * number
+            own, sentinel = (
+                [self.true_ms(a) * slow * self.rng.lognormvariate(0, self.noise) for _ in range(15)]
+                for a in (architecture, parent)
+            )
+            records.append(Record(architecture, Measurement(tuple(own), HERE, tuple(sentinel))))
+        return Profile(KEY, "digest", SHAPE, HERE, tuple(records))
+
+
+def architectures(seed: int, count: int) -> list[Architecture]:
+    rng = random.Random(seed)
+    units = [Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP)]
+    return [Architecture(DEPTH, frozenset(u for u in units if rng.random() < rng.random())) for _ in range(count)]
+
+
+def test_the_fit_recovers_a_known_device() -> None:
+    device = Synthetic(0, noise=0.005)
+    model = CalibratedModel(device.profile(architectures(1, 14)))
+    assert model.unit_ms(Unit(3, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.05)
+    assert model.unit_ms(Unit(3, Kind.MLP)) == pytest.approx(0.7, rel=0.05)
+    assert model.unit_ms(Unit(3, Kind.BLOCK)) == pytest.approx(1.1, rel=0.05)
+    assert float(model.coefficients[0]) == pytest.approx(1.5, rel=0.1)
+    errors = [abs(model.predict(a).ms / device.true_ms(a) - 1) for a in architectures(2, 60)]
+    assert float(np.median(errors)) < 0.01
+
+
+def test_the_sentinel_takes_drift_out() -> None:
+    device = Synthetic(0, noise=0.005, drift=0.03)  # 45 % slower by the end
+    model = CalibratedModel(device.profile(architectures(1, 15)))
+    errors = [abs(model.predict(a).ms / device.true_ms(a) - 1) for a in architectures(2, 60)]
+    assert float(np.median(errors)) < 0.02
+
+
+def test_intervals_cover_about_as_often_as_they_say() -> None:
+    hits = total = 0
+    for seed in range(30):
+        device = Synthetic(seed, noise=0.15)
+        model = CalibratedModel(device.profile(architectures(seed, 20)))
+        unseen = [a for a in architectures(seed + 1000, 10) if model.profile.of(a) is None]
+        fresh = device.profile(unseen).records[1:]
+        for record in fresh:
+            prediction = model.predict(record.architecture)
+            level = record.measurement.ratio() * model.profile.records[0].measurement.p50
+            hits += prediction.low_ms <= level <= prediction.high_ms
+            total += 1
+    assert 0.82 <= hits / total <= 0.99
+
+
+def models() -> list[LatencyModel]:
+    return [
+        DataSheetModel(find_target("jetson-orin"), SHAPE, SHAPE.default_workload(small=False)),
+        CalibratedModel(Synthetic(3, noise=0.005).profile(architectures(3, 14))),
+    ]
+
+
+@pytest.mark.parametrize("model", models(), ids=["data sheet", "calibrated"])
+def test_every_latency_model_keeps_the_contract(model: LatencyModel) -> None:
+    parent = Architecture.parent(DEPTH)
+    whole = model.predict(parent, 90)
+    assert whole.percentile == 90
+    assert whole.low_ms <= whole.ms <= whole.high_ms
+    assert model.label
+    for unit in (Unit(0, Kind.ATTENTION), Unit(5, Kind.MLP), Unit(11, Kind.BLOCK)):
+        saved = model.predict(parent, 50).ms - model.predict(parent.drop(unit), 50).ms
+        assert saved == pytest.approx(model.unit_ms(unit), rel=0.15, abs=0.03 * whole.ms)
+        assert model.unit_ms(unit) > 0
+    assert model.predict(parent.drop(*(Unit(i, Kind.MLP) for i in range(DEPTH)))).ms < whole.ms
+
+
+def test_what_was_measured_is_answered_with_the_measurement() -> None:
+    profile = Synthetic(1).profile(architectures(1, 8))
+    model, record = CalibratedModel(profile), profile.records[4]
+    prediction = model.predict(record.architecture)
+    assert prediction.exact
+    assert prediction.ms == pytest.approx(record.measurement.ratio() * profile.records[0].measurement.p50)
+
+
+def test_outside_of_what_was_measured_is_said() -> None:
+    half = [Architecture(DEPTH, frozenset({Unit(i, Kind.MLP)})) for i in range(6)]
+    model = CalibratedModel(Synthetic(1).profile(half))
+    assert model.predict(Architecture.parent(DEPTH).drop(*(Unit(i, Kind.MLP) for i in range(9)))).extrapolated
+
+
+def test_profiles_round_trip_and_refuse_damage(tmp_path: Path) -> None:
+    path, profile = tmp_path / "profile.json", Synthetic(1).profile(architectures(1, 5))
+    profile.save(path)
+    again = Profile.load(path)
+    assert [r.architecture for r in again.records] == [r.architecture for r in profile.records]
+    assert again.records[2].measurement.p50 == pytest.approx(profile.records[2].measurement.p50, rel=1e-5)
+    text = path.read_text()
+    document = json.loads(text)
+    document["records"][0]["measurement"]["samples"] = []
+    for damaged in (text[: len(text) // 2], "[]", json.dumps({**json.loads(text), "schema_version": 9}), json.dumps(document)):
+        path.write_text(damaged)
+        with pytest.raises(MeasurementError):
+            Profile.load(path)
+    with pytest.raises(MeasurementError, match="does not exist"):
+        Profile.load(tmp_path / "nothing.json")
+
+
+def test_records_of_different_keys_are_never_mixed() -> None:
+    one, other = (Synthetic(seed).profile(architectures(seed, 4)) for seed in (1, 2))
+    assert len(one.merge(other).records) >= len(other.records)
+    for change in ({"key": {**KEY, "threads": "2"}}, {"model": "another"}):
+        foreign = Profile(**{**other.__dict__, **change})
+        with pytest.raises(ProfileMismatch, match="cannot be mixed"):
+            one.merge(foreign)
+    with pytest.raises(ProfileMismatch, match="measure them apart"):
+        Profile(KEY, "digest", SHAPE, Workload(Phase.FORWARD, 2, 8), one.records)
+
+
+def test_percentiles_and_ratios_by_hand() -> None:
+    measurement = Measurement((4.0, 1.0, 3.0, 2.0, 5.0), HERE, (2.0, 1.0, 1.0, 2.0, 2.0))
+    assert measurement.p50 == 3.0
+    assert measurement.percentile(90) == 5.0
+    assert measurement.ratio() == 2.0  # 2, 1, 3, 1, 2.5
+    with pytest.raises(MeasurementError, match="at least one sample"):
+        Measurement((), HERE)
