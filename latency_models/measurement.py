@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from latency_models.workload import Workload
@@ -21,8 +22,13 @@ class Measurement:
     sentinel_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.samples_ms or not all(math.isfinite(ms) and ms > 0 for ms in self.samples_ms):
+        if not self.samples_ms or not all(math.isfinite(ms) and ms > 0 for ms in self.samples_ms + self.sentinel_ms):
             raise MeasurementError("a measurement needs at least one sample and every sample above 0 ms; measure again")
+        if self.sentinel_ms and len(self.sentinel_ms) != len(self.samples_ms):
+            raise MeasurementError(
+                f"{len(self.samples_ms)} samples have {len(self.sentinel_ms)} of the sentinel, which was measured in "
+                "every round; measure again"
+            )
 
     def percentile(self, percent: float) -> float:
         """The smallest sample that is not exceeded by `percent` per cent of the samples."""
@@ -38,6 +44,18 @@ class Measurement:
     def p90(self) -> float:
         """The 90th percentile, ms."""
         return self.percentile(90)
+
+    def median_interval(self, coverage: float = 0.9) -> tuple[float, float]:
+        """Two samples between which the true median lies, ms, in at least `coverage` of the cases.
+
+        How many of `count` samples fall under the median is binomial; its quantile is taken from the normal
+        distribution with the continuity correction. Fewer than five samples cover less than 90 % whatever is
+        chosen. Drift is in the samples, so the interval errs on the wide side.
+        """
+        ordered, count = sorted(self.samples_ms), len(self.samples_ms)
+        z = NormalDist().inv_cdf((1 + coverage) / 2)
+        rank = max(0, math.floor(count / 2 - z * math.sqrt(count) / 2 - 0.5))
+        return ordered[rank], ordered[count - 1 - rank]
 
     def ratio(self) -> float:
         """The median over rounds of this file's latency over the sentinel's; 1 without a sentinel."""

@@ -12,8 +12,9 @@ from search_spaces.unit import Unit
 class Prediction:
     """A latency in ms at a percentile, with an interval that is meant to hold 90 times of 100.
 
-    `exact`: this very architecture was measured and `ms` is that measurement. `extrapolated`: outside of what
-    the model was calibrated on.
+    A fit to fewer than nine records gives the widest interval they allow, which holds less often.
+    `exact`: this very architecture was measured and `ms` is that measurement. `extrapolated`: outside of what the
+    model was calibrated on.
     """
 
     ms: float

@@ -9,7 +9,7 @@ from latency_models.measurement import Measurement
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MeasurementError, ProfileMismatch
+from search_spaces.errors import MeasurementError, NasError, ProfileMismatch
 
 SCHEMA_VERSION = 1
 
@@ -37,6 +37,11 @@ class Profile:
             if record.measurement.workload != self.workload:
                 raise ProfileMismatch(
                     f"a record of {record.measurement.workload} is in a profile of {self.workload}; measure them apart"
+                )
+            if record.architecture.depth != self.shape.depth:
+                raise ProfileMismatch(
+                    f"a record has {record.architecture.depth} blocks and the profile's model {self.shape.depth}; "
+                    "measure each model apart"
                 )
 
     def with_records(self, records: tuple[Record, ...]) -> "Profile":
@@ -89,16 +94,21 @@ class Profile:
             MeasurementError: when the file is missing, truncated, edited into nonsense, or of another version.
         """
         try:
-            document: dict[str, Any] = json.loads(path.read_text())
-            if document["schema_version"] != SCHEMA_VERSION:
-                raise MeasurementError(f"{path} has schema_version {document['schema_version']}, not {SCHEMA_VERSION}")
-            records = tuple(
-                Record(Architecture.from_json(r["architecture"]), Measurement.from_json(r["measurement"]))
-                for r in document["records"]
-            )
-            shape, workload = ModelShape.from_json(document["shape"]), Workload.parse(document["workload"])
-            return cls(dict(document["key"]), str(document["model"]), shape, workload, records)
+            return cls._from_json(json.loads(path.read_text()))
         except FileNotFoundError:
             raise MeasurementError(f"{path} does not exist; make it with nas profile") from None
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except OSError as error:
+            raise MeasurementError(f"{path} cannot be read ({error.strerror}); make it with nas profile") from None
+        except (NasError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise MeasurementError(f"{path} is no profile ({error}); make it again with nas profile") from None
+
+    @classmethod
+    def _from_json(cls, document: dict[str, Any]) -> "Profile":
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise MeasurementError(f"schema_version is {document['schema_version']!r}, not {SCHEMA_VERSION}")
+        records = tuple(
+            Record(Architecture.from_json(r["architecture"]), Measurement.from_json(r["measurement"]))
+            for r in document["records"]
+        )
+        shape, workload = ModelShape.from_json(document["shape"]), Workload.parse(document["workload"])
+        return cls(dict(document["key"]), str(document["model"]), shape, workload, records)

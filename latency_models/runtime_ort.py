@@ -26,7 +26,7 @@ def environment(threads: int) -> dict[str, str]:
         "device": _processor(),
         "runtime": f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider",
         "precision": "fp32",
-        "threads": str(threads),
+        "threads": f"{threads}, no spinning",
         "power_mode": "as found",
     }
 
@@ -59,7 +59,10 @@ def measure_interleaved(
 
     Raises:
         MeasurementError: when a file cannot be loaded or run.
+        KeyError: when the sentinel is not among the files.
     """
+    if sentinel not in files:
+        raise KeyError(f"the sentinel {sentinel!r} is not among the files {sorted(files)}")
     sessions = {name: open_session(path, threads or default_threads()) for name, path in files.items()}
     calls = {name: _call(session, inputs) for name, session in sessions.items()}
     for name, call in calls.items():
@@ -88,6 +91,8 @@ def open_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Several sessions live side by side while measuring: the waiting threads of one must not burn the cores of another.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

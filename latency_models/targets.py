@@ -58,26 +58,45 @@ def aliases() -> dict[str, str]:
 
 
 def find_target(name: str) -> Target:
-    """The target of a full name, a device name (its default mode, fp16) or an alias; case does not matter.
+    """The target of a full name, a device name or an alias; case does not matter.
+
+    A device without a mode means its default mode, without a precision fp16. Of an alias too, mode and precision
+    can be given: `jetson-orin@30w`, `jetson-orin/int8`.
 
     Raises:
         UnknownTarget: naming the nearest known ones.
     """
     wanted = name.strip().lower()
-    full = _ALIASES.get(wanted, wanted)
+    full = _expand(wanted)
     found = next((target for target in all_targets() if target.name == full), None) or _by_device(full)
     if found is None:
         known = [*_ALIASES, *(target.name for target in all_targets())]
-        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or [HOST, "jetson-orin"]
+        near = difflib.get_close_matches(full, known, n=3, cutoff=0.3) or [HOST, "jetson-orin"]
         raise UnknownTarget(f"target {name!r} is not known; nearest: {', '.join(near)} (nas targets lists all)")
-    note = _alias_note(wanted, found) if wanted in _ALIASES else found.note
+    note = found.note if full == wanted else _alias_note(wanted, found)
     return Target(found.name, found.runtime, found.precision, found.sheet, note)
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """(device, mode, precision) of `device@mode/precision`; empty where left out."""
+    head, _, precision = text.partition("/")
+    device, _, mode = head.partition("@")
+    return device, mode, precision
+
+
+def _expand(text: str) -> str:
+    """What an alias stands for, with the mode and the precision that were given with it."""
+    alias, mode, precision = _parts(text)
+    if alias not in _ALIASES:
+        return text
+    device, usual_mode, usual_precision = _parts(_ALIASES[alias])
+    mode, precision = mode or usual_mode, precision or usual_precision
+    return device + (f"@{mode}" if mode else "") + (f"/{precision}" if precision else "")
 
 
 def _by_device(text: str) -> Target | None:
     """`device`, `device@mode` or `device/precision`, with the defaults for what is left out."""
-    head, _, precision = text.partition("/")
-    device, _, mode = head.partition("@")
+    device, mode, precision = _parts(text)
     sheets = [sheet for sheet in DATA_SHEETS if sheet.device == device and (not mode or sheet.mode == mode)]
     if not sheets:
         return None

@@ -53,15 +53,19 @@ class Workload:
         """Read `forward:batch=8,seq=128`. Left out: batch 1, seq 128 (decode: past 128).
 
         Raises:
-            BadWorkload: on an unknown phase or key, or a value that is no number.
+            BadWorkload: on an unknown phase or key, a key given twice, or a value that is no number.
         """
         phase, _, rest = text.strip().partition(":")
         if phase not in set(Phase):
             raise BadWorkload(f"workload {text!r}: the phase {phase!r} is none of {', '.join(Phase)}; {_RULE}")
         values: dict[str, int] = {"sequence": 1, "past": 128} if phase == Phase.DECODE else {}
+        given: set[str] = set()
         for part in filter(None, rest.split(",")):
-            match = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+)\s*", part)
+            match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9]{1,9})\s*", part)
             if not match or match[1] not in _KEYS:
                 raise BadWorkload(f"workload {text!r}: {part!r} is none of batch=N, seq=N, past=N; {_RULE}")
+            if match[1] in given:
+                raise BadWorkload(f"workload {text!r}: {match[1]} is given twice; {_RULE}")
+            given.add(match[1])
             values[_KEYS[match[1]]] = int(match[2])
         return cls(Phase(phase), **values)

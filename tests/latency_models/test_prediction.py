@@ -1,7 +1,9 @@
 """Predictions against hand-computed work, published figures, and a synthetic device whose coefficients are known."""
 
 import json
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from latency_models.profile import Profile, Record
 from latency_models.roofline import DataSheetModel
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
-from latency_models.terms import attention_work, mlp_work, stem_work
+from latency_models.terms import attention_work, mlp_work, model_work, stem_work
 from latency_models.workload import Phase, Workload
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import MeasurementError, ProfileMismatch
@@ -26,7 +28,9 @@ KEY = {"device": "synthetic", "runtime": "none 1", "precision": "fp32", "threads
 
 
 def encoder(depth: int, hidden: int, heads: int, width: int, outputs: int = 0) -> ModelShape:
-    return ModelShape(depth, hidden, heads, heads, hidden // heads, width, False, outputs, False, False, 0, (None,) * depth)
+    return ModelShape(
+        depth, hidden, heads, heads, hidden // heads, width, False, outputs, False, False, 0, (None,) * depth
+    )
 
 
 def test_work_of_a_small_model_by_hand() -> None:
@@ -58,23 +62,48 @@ def test_a_mixture_reads_only_the_experts_that_run() -> None:
     assert mlp_work(moe, Workload(Phase.FORWARD, 4, 16)).flops == 2 * 64 * 2 * 384
 
 
+BERT_LARGE, VIT_BASE = encoder(24, 1024, 16, 4096), encoder(12, 768, 12, 3072)
+NANO, NANO_SUPER = "jetson-orin-nano-8gb@15w/fp16", "jetson-orin-nano-8gb@maxn-super/fp16"
+
+
 @pytest.mark.parametrize(
-    ("target", "shape", "workload", "published_ms"),
+    ("target", "shape", "tokens", "published_ms"),
     [
         # MLPerf Inference v3.1 SingleStream, BERT-large int8, the slowest (full-length) samples.
-        ("jetson-agx-orin-64gb@maxn/int8", encoder(24, 1024, 16, 4096), Workload(Phase.FORWARD, 1, 384), 6.49),
-        ("l4/int8", encoder(24, 1024, 16, 4096), Workload(Phase.FORWARD, 1, 384), 3.90),
-        # Jetson AI Lab, images per second.
-        ("jetson-orin-nano-8gb@15w/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 197), 1e3 / 98),
-        ("jetson-orin-nano-8gb@maxn-super/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 197), 1e3 / 158),
-        ("jetson-orin-nano-8gb@15w/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 257), 1e3 / 75),
-        ("jetson-orin-nano-8gb@maxn-super/fp16", encoder(12, 768, 12, 3072), Workload(Phase.FORWARD, 1, 257), 1e3 / 126),
+        ("jetson-agx-orin-64gb@maxn/int8", BERT_LARGE, 384, 6.49),
+        ("jetson-orin-nx-16gb@maxn/int8", BERT_LARGE, 384, 16.81),
+        ("l4/int8", BERT_LARGE, 384, 3.90),
+        # Jetson AI Lab, images per second: ViT-B/16, DINOv2-B/14, CLIP B/16, ViT-B/32, CLIP B/32.
+        (NANO, VIT_BASE, 197, 1e3 / 98),
+        (NANO_SUPER, VIT_BASE, 197, 1e3 / 158),
+        (NANO, VIT_BASE, 257, 1e3 / 75),
+        (NANO_SUPER, VIT_BASE, 257, 1e3 / 126),
+        (NANO, VIT_BASE, 197, 1e3 / 95),
+        (NANO_SUPER, VIT_BASE, 197, 1e3 / 161),
+        (NANO, VIT_BASE, 50, 1e3 / 171),
+        (NANO_SUPER, VIT_BASE, 50, 1e3 / 273),
+        (NANO, VIT_BASE, 50, 1e3 / 196),
+        (NANO_SUPER, VIT_BASE, 50, 1e3 / 314),
     ],
 )  # fmt: skip
-def test_the_data_sheet_is_within_a_factor_of_two_of_published_latencies(target, shape, workload, published_ms) -> None:
+def test_the_data_sheet_is_within_a_factor_of_two_of_published_latencies(target, shape, tokens, published_ms) -> None:
+    workload = Workload(Phase.FORWARD, 1, tokens)
     predicted = DataSheetModel(find_target(target), shape, workload).predict(Architecture.parent(shape.depth))
     assert predicted.ms / 2 <= published_ms <= predicted.ms * 2
     assert predicted.low_ms <= published_ms <= predicted.high_ms
+
+
+@pytest.mark.parametrize(("target", "tokens_per_second"), [(NANO, 14.0), (NANO_SUPER, 19.14)])
+def test_decoding_is_bound_by_the_weights_like_published_decoding(target: str, tokens_per_second: float) -> None:
+    """Llama-3.1-8B in 4 bits (0.5625 bytes per parameter with its scales), batch 1, Jetson AI Lab."""
+    llama = ModelShape(32, 4096, 32, 8, 128, 14336, True, 128256, True, True, 0, (None,) * 32)
+    parent, workload = Architecture.parent(32), Workload(Phase.DECODE, 1, 1, 128)
+    work = model_work(llama, parent, workload)
+    assert work.weights == pytest.approx(8.03e9 - 128256 * 4096, rel=0.01)  # the embedding is looked up, not read
+    assert work.activations < 0.01 * work.weights
+    halves = DataSheetModel(find_target(target), llama, workload).predict(parent).ms
+    predicted = halves * 0.5625 / 2
+    assert predicted / 2 <= 1e3 / tokens_per_second <= predicted * 2
 
 
 def test_twenty_ms_is_a_task_for_the_shipped_model_on_jetson_orin() -> None:
@@ -141,7 +170,7 @@ def test_intervals_cover_about_as_often_as_they_say() -> None:
             level = record.measurement.ratio() * model.profile.records[0].measurement.p50
             hits += prediction.low_ms <= level <= prediction.high_ms
             total += 1
-    assert 0.82 <= hits / total <= 0.99
+    assert 0.82 <= hits / total <= 0.97  # nominal 0.90
 
 
 def models() -> list[LatencyModel]:
@@ -163,6 +192,10 @@ def test_every_latency_model_keeps_the_contract(model: LatencyModel) -> None:
         assert saved == pytest.approx(model.unit_ms(unit), rel=0.15, abs=0.03 * whole.ms)
         assert model.unit_ms(unit) > 0
     assert model.predict(parent.drop(*(Unit(i, Kind.MLP) for i in range(DEPTH)))).ms < whole.ms
+    assert whole.ms >= model.predict(parent, 50).ms
+    for architecture in architectures(9, 20):
+        fewer = architecture.drop(Unit(4, Kind.ATTENTION), Unit(7, Kind.MLP))
+        assert model.predict(fewer).ms <= model.predict(architecture).ms * 1.03  # a measured one has its noise
 
 
 def test_what_was_measured_is_answered_with_the_measurement() -> None:
@@ -171,6 +204,22 @@ def test_what_was_measured_is_answered_with_the_measurement() -> None:
     prediction = model.predict(record.architecture)
     assert prediction.exact
     assert prediction.ms == pytest.approx(record.measurement.ratio() * profile.records[0].measurement.p50)
+    assert prediction.low_ms < prediction.ms < prediction.high_ms  # a median of 15 samples is not known exactly
+    tail = record.measurement.percentile(95) / record.measurement.p50
+    assert model.predict(record.architecture, 95).ms == pytest.approx(prediction.ms * tail)
+
+
+def test_layers_that_do_different_work_have_coefficients_of_their_own() -> None:
+    """Attention in a window costs half here; NNLS tells the two classes apart."""
+    shape = replace(SHAPE, window=(None, 64) * (DEPTH // 2))
+    device = Synthetic(0, noise=0.002)
+    device.true_ms = lambda a: (
+        1.0
+        + sum((0.2 if i % 2 else 0.4) * a.keeps(i, Kind.ATTENTION) + 0.5 * a.keeps(i, Kind.MLP) for i in range(DEPTH))
+    )
+    model = CalibratedModel(replace(device.profile(architectures(1, 20)), shape=shape))
+    assert model.unit_ms(Unit(0, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.05)
+    assert model.unit_ms(Unit(1, Kind.ATTENTION)) == pytest.approx(0.2, rel=0.05)
 
 
 def test_outside_of_what_was_measured_is_said() -> None:
@@ -187,13 +236,41 @@ def test_profiles_round_trip_and_refuse_damage(tmp_path: Path) -> None:
     assert again.records[2].measurement.p50 == pytest.approx(profile.records[2].measurement.p50, rel=1e-5)
     text = path.read_text()
     document = json.loads(text)
-    document["records"][0]["measurement"]["samples"] = []
-    for damaged in (text[: len(text) // 2], "[]", json.dumps({**json.loads(text), "schema_version": 9}), json.dumps(document)):
+    damages = [text[: len(text) // 2], "[]", "12", "\0"]
+    for keys, value in (
+        (("schema_version",), 9),
+        (("records", 0, "measurement", "samples"), []),
+        (("records", 0, "measurement", "samples"), ["fast"]),
+        (("records", 0, "measurement", "sentinel_samples"), [1.0]),
+        (("records", 0, "measurement", "sentinel_samples", 0), 0.0),
+        (("records", 0, "measurement", "unit"), "s"),
+        (("records", 0, "measurement", "workload"), "forward:batch=9,seq=9"),
+        (("records", 0, "architecture", "depth"), DEPTH + 1),
+        (("records", 1, "architecture", "dropped"), ["attention.99"]),
+        (("records",), 3),
+        (("shape", "depth"), 0),
+        (("shape",), None),
+        (("workload",), "train"),
+        (("key",), 1),
+    ):
+        damages.append(json.dumps(edited(document, keys, value)))
+    for damaged in damages:
         path.write_text(damaged)
-        with pytest.raises(MeasurementError):
+        with pytest.raises(MeasurementError, match=r"profile\.json is no profile"):
             Profile.load(path)
     with pytest.raises(MeasurementError, match="does not exist"):
         Profile.load(tmp_path / "nothing.json")
+    with pytest.raises(MeasurementError, match="cannot be read"):
+        Profile.load(tmp_path)
+
+
+def edited(document, keys, value):
+    """A copy of a JSON document in which one place has another value."""
+    whole = place = json.loads(json.dumps(document))
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    return whole
 
 
 def test_records_of_different_keys_are_never_mixed() -> None:
@@ -214,3 +291,15 @@ def test_percentiles_and_ratios_by_hand() -> None:
     assert measurement.ratio() == 2.0  # 2, 1, 3, 1, 2.5
     with pytest.raises(MeasurementError, match="at least one sample"):
         Measurement((), HERE)
+    with pytest.raises(MeasurementError, match="every round"):
+        Measurement((1.0, 2.0), HERE, (1.0,))
+
+
+@pytest.mark.parametrize("count", [5, 9, 20, 100, 999])
+def test_the_interval_of_a_median_covers_it(count: int) -> None:
+    low, high = Measurement(tuple(float(i) for i in range(1, count + 1)), HERE).median_interval(0.9)
+    # The k-th sample lies above the median when fewer than k of them fall under it: a sum of binomial terms.
+    outside = 2 * sum(math.comb(count, under) for under in range(int(low))) / 2**count
+    assert low - 1 == count - high
+    assert outside <= 0.1
+    assert outside + 2 * math.comb(count, int(low)) / 2**count > 0.1 - 0.01  # one rank narrower would not

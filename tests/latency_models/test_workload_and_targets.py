@@ -28,6 +28,8 @@ def test_workloads_round_trip(workload: Workload) -> None:
         ("forward:batch=0", "at least 1"),
         ("forward:past=5", "only decode"),
         ("decode:seq=5", "one token"),
+        ("forward:seq=8,batch=1,seq=9", "seq is given twice"),
+        ("forward:batch=" + "9" * 5000, "none of batch=N"),
         ("", "phase ''"),
     ],
 )
@@ -51,12 +53,32 @@ def test_jetson_orin_is_an_alias_that_says_so() -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "full"),
+    [
+        ("jetson-orin@30w", "jetson-agx-orin-64gb@30w/fp16"),
+        ("jetson-orin/int8", "jetson-agx-orin-64gb@maxn/int8"),
+        ("jetson-orin@15W/int8", "jetson-agx-orin-64gb@15w/int8"),
+        ("jetson-orin-nx", "jetson-orin-nx-16gb@15w/fp16"),
+        ("a100/int8", "a100-sxm-80gb/int8"),
+    ],
+)
+def test_an_alias_takes_a_mode_and_a_precision(typed: str, full: str) -> None:
+    assert find_target(typed).name == full
+    assert f"stands for {full}" in find_target(typed).note
+
+
+@pytest.mark.parametrize(
     ("name", "tflops", "bandwidth"),
     [
         ("jetson-agx-orin-64gb@maxn/fp16", 42.6, 204.8),
         ("jetson-agx-orin-64gb@maxn/int8", 85.2, 204.8),
         ("jetson-agx-orin-64gb", 10.0, 204.8),  # the default 30 W mode
         ("jetson-orin-nx-16gb@25w", 6.7, 102.4),
+        ("jetson-orin-nx-16gb@maxn", 15.0, 102.4),
+        ("jetson-orin-nx-8gb@maxn", 12.5, 102.4),
+        ("jetson-orin-nx-16gb@40w-super", 19.2, 102.4),
+        ("jetson-agx-orin-32gb@maxn/int8", 54, 204.8),
+        ("jetson-orin-nano-4gb", 5.1, 34.1),
         ("jetson-orin-nano-8gb@15w", 10.2, 68.3),
         ("jetson-orin-nano-8gb@maxn-super", 16.7, 102.4),
         ("l4", 121, 300),
@@ -74,3 +96,5 @@ def test_an_unknown_target_names_the_nearest() -> None:
         find_target("jetson-orrin")
     with pytest.raises(UnknownTarget, match="nearest"):
         find_target("l4/int3")
+    with pytest.raises(UnknownTarget, match="jetson-agx-orin-64gb@"):
+        find_target("jetson-orin@99w")
