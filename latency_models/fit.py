@@ -22,6 +22,7 @@ from search_spaces.unit import Kind, Unit
 
 COVERAGE = 0.9
 LEAST_RECORDS = 4
+TAIL_SAMPLES = 64  # fewer bound no 90th percentile (MLPerf's early stopping): the tail of all records is used
 Array = NDArray[np.float64]
 
 
@@ -73,7 +74,9 @@ class CalibratedModel:
         """
         known = self.profile.of(architecture)
         if known is not None:
-            ms = self._level(known.ratio()) * known.percentile(percentile) / known.p50
+            enough = len(known.samples_ms) >= TAIL_SAMPLES
+            tail = known.percentile(percentile) / known.p50 if enough else self._tail(percentile)
+            ms = self._level(known.ratio()) * tail
             low_ms, high_ms = (ms * bound / known.p50 for bound in known.median_interval(COVERAGE))
             return Prediction(ms, low_ms, high_ms, percentile, exact=True)
         tail = self._tail(percentile)

@@ -26,10 +26,11 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import NoFeasibleCandidate
 
 MEASURED = 3  # finalists measured together in a round
-ROUNDS = 5  # of measure, correct, choose again
+ROUNDS = 6  # of measure, correct, choose again
+MORE_TRIALS = 12
 FINALIST_SECONDS = 6.0
 PAIR_SECONDS = 6.0
-_MARGIN = 0.995  # a refused winner narrows the budget by its overshoot and a little more
+_MARGIN = 0.985  # the choice is made a little below the budget; a refusal narrows by as much and its overshoot
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,14 @@ def choose_winner(finals: Finals, problem: Problem) -> tuple[SearchOutcome, Prob
     Raises:
         NoFeasibleCandidate: nothing that was measured meets the budget; the closest is reported.
     """
-    outcome = _run(finals, problem)
     if not finals.target.is_host:
-        return outcome, problem, _certify(finals, problem, outcome.winner.architecture)
-    certificate = None
-    for _ in range(ROUNDS):
-        problem = _corrected(finals, problem, [c.architecture for c in outcome.ranked[:MEASURED]])
         outcome = _run(finals, problem)
+        return outcome, problem, _certify(finals, problem, outcome.winner.architecture)
+    problem = replace(problem, budget_ms=problem.budget_ms * _MARGIN)
+    outcome, certificate = _run(finals, problem), None
+    for _ in range(ROUNDS):
+        corrected = _corrected(finals, problem, [c.architecture for c in outcome.ranked[:MEASURED]])
+        problem, outcome = _again(finals, corrected, outcome)
         winner = outcome.winner.architecture
         if not problem.latency.predict(winner, problem.percentile).exact:
             continue  # the correction brought up a candidate that was not measured yet
@@ -68,12 +70,19 @@ def choose_winner(finals: Finals, problem: Problem) -> tuple[SearchOutcome, Prob
             return outcome, problem, certificate
         narrowed = problem.budget_ms * _MARGIN / max(1.0, _overshoot(certificate))
         finals.progress.message(f"{certificate.reason}: choosing again with {narrowed:.2f} ms")
-        problem = replace(problem, budget_ms=narrowed)
-        outcome = _run(finals, problem)
+        problem, outcome = _again(finals, replace(problem, budget_ms=narrowed), outcome)
     closest = "" if certificate is None else f"; the closest: {certificate.reason}"
     raise NoFeasibleCandidate(
-        f"no measured candidate meets {finals.request.budget.text} on {finals.target.name}{closest}"
+        f"no measured candidate meets {finals.request.budget.text} on {finals.target.name}{closest}; raise the budget"
     )
+
+
+def _again(finals: Finals, problem: Problem, earlier: SearchOutcome) -> tuple[Problem, SearchOutcome]:
+    """Choose among what was evaluated; where nothing of it fits the corrected prediction any more, search on."""
+    problem = replace(problem, trials=earlier.trials)
+    if not any(problem.feasible(candidate.architecture) for candidate in earlier.candidates):
+        problem = replace(problem, trials=earlier.trials + MORE_TRIALS)
+    return problem, _run(finals, problem)
 
 
 def _run(finals: Finals, problem: Problem) -> SearchOutcome:

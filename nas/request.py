@@ -27,7 +27,7 @@ class SearchRequest:
     workload: Workload | None = None
     units: tuple[Kind, ...] = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
     percentile: int = 90
-    trials: int = 64
+    trials: int = 48
     time_limit_s: float | None = None
     seed: int = 0
     storage: str | None = None

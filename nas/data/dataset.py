@@ -16,7 +16,7 @@ from search_spaces.errors import BadData
 
 WINDOW = 512  # tokens of one language-model item
 TEXT_LENGTH = 128  # tokens at most of one text for an encoder
-MOST = {"calibration": 16, "validation": 24, "test": 48}  # language-model items
+MOST = {"calibration": 16, "validation": 24, "test": 32}  # language-model items
 MOST_TEXTS = {"calibration": 192, "validation": 320, "test": 400}  # encoder items and images
 
 

@@ -42,7 +42,7 @@ class Problem:
     library: Path
     content: str
     study: str = "nas"
-    trials: int = 64
+    trials: int = 48
     time_limit_s: float | None = None
     seed: int = 0
     finalists: int = 6
