@@ -1,0 +1,204 @@
+"""The command line as a person and another program meet it: exit codes, one line per error, one JSON document."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from families import build
+
+from pruning.checkpoint import save
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """A tiny image classifier with class folders of noise: a search in it takes seconds."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("tiny")
+    save(build("vit"), folder / "model")
+    rng = np.random.default_rng(0)
+    for label in range(2):
+        (folder / "data" / str(label)).mkdir(parents=True)
+        for number in range(30):
+            pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / str(label) / f"{number}.png")
+    return folder
+
+
+def nas(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def search_arguments(tiny: Path, out: Path, *more: str) -> list[str]:
+    return ["search", "--model", str(tiny / "model"), "--data", str(tiny / "data"), "--out", str(out), *more]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["search", "--target", "jetson-orin", "--budget", "20"], 2, "budget '20' has no unit"),
+        (["search", "--target", "jetson-orin", "--budget", "20lightyears"], 2, "unknown unit"),
+        (["search", "--target", "jetson-orrin", "--budget", "20ms"], 2, "nearest: jetson-orin"),
+        (["search", "--budget", "20ms"], 2, "--target is missing"),
+        (["search", "--target", "host", "--budget", "20ms", "--units", "heads"], 2, "units 'heads'"),
+        (["search", "--target", "host", "--budget", "20ms", "--workload", "run"], 2, "phase 'run'"),
+        (["search", "--target", "host", "--budget", "20ms", "--time-limit", "5"], 2, "time limit '5'"),
+        (["search", "--target", "host", "--budget", "20ms", "--model", "./nowhere"], 2, "no folder here"),
+        (["search", "--target", "jetson-orin", "--budget", "20ms", "--dry-run", "--model", "nowhere"], 2, "no folder"),
+        (["search", "--resume", "./nowhere"], 2, "holds no request.json"),
+        (["profile", "--target", "jetson-orin"], 2, "cannot be measured from here"),
+        (["evaluate", "./nowhere"], 2, "no folder"),
+        (["analyze", "--model", "digits-vit", "--data", "./nothing"], 2, "./nothing"),
+        (["export", "--architecture", "none.json"], 2, "architecture none.json cannot be read"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], code: int, says: str, tmp_path: Path) -> None:
+    done = nas(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert done.stdout == ""
+    line = done.stderr.strip().splitlines()[-1]
+    assert says.removeprefix("./") in line
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_version() -> None:
+    assert "nas search --target jetson-orin --budget 20ms" in nas("--help").stdout
+    assert nas("--version").stdout.startswith("nas 0.")
+    for verb in ("search", "analyze", "profile", "export", "evaluate", "targets"):
+        text = nas(verb, "--help").stdout
+        assert text.index("Examples") < text.index("Options")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, nas.cli; print([m for m in ('torch', 'transformers', 'mlflow', 'optuna') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_targets_as_json() -> None:
+    document = json.loads(nas("targets", "--json").stdout)
+    names = {target["name"] for target in document["targets"]}
+    assert {"host", "jetson-agx-orin-64gb@maxn/fp16", "l4/int8"} <= names
+    assert document["aliases"]["jetson-orin"] == "jetson-agx-orin-64gb@maxn/fp16"
+
+
+def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = nas(*search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.6x", "--trials", "12", "--json"))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads((out / "result.json").read_text())
+    assert set(document) == {
+        "schema_version", "model", "target", "workload", "percentile", "budget_ms", "parent", "winner", "pareto",
+        "baselines", "search", "mlflow", "versions", "resume_command",
+    }  # fmt: skip
+    winner = document["winner"]
+    assert winner["predicted_ms"] <= document["budget_ms"] < document["parent"]["predicted_ms"]
+    assert not winner["certified"]
+    assert "predicted, not certified" in winner["verdict"]
+    assert winner["quality"]["split"] == "test"
+    assert document["target"]["measured"] is False
+    assert document["mlflow"]["run_id"]
+    for name in (
+        "model.onnx",
+        "model.tensorrt.onnx",
+        "architecture.json",
+        "certificate.json",
+        "README.md",
+        "config.json",
+    ):
+        assert (out / "winner" / name).stat().st_size > 50
+    for name in ("redundancy.json", "redundancy.png", "pareto.png", "pareto.html", "study.db", "mlflow.db"):
+        assert (out / name).exists()
+    assert json.loads((out / "winner" / "architecture.json").read_text()) == winner["architecture"]
+    losses = [entry["quality"]["loss"] for entry in document["pareto"]]
+    latencies = [entry["predicted_ms"] for entry in document["pareto"]]
+    assert latencies == sorted(latencies)
+    assert losses == sorted(losses, reverse=True) or len(losses) == 1
+    evaluated = nas(
+        "evaluate", str(out / "winner"), "--parent", str(tiny / "model"), "--data", str(tiny / "data"), "--json"
+    )
+    assert json.loads(evaluated.stdout)["candidate"]["loss"] == pytest.approx(winner["quality"]["loss"], rel=1e-4)
+    again = nas(*search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x"))
+    assert again.returncode == 2
+    assert "holds another search" in again.stderr
+
+
+def test_this_machine_certifies_or_says_what_is_closest(tiny: Path, tmp_path: Path) -> None:
+    done = nas(*search_arguments(tiny, tmp_path / "out", "--target", "host", "--budget", "0.8x", "--trials", "10"))
+    assert done.returncode in (0, 3), done.stderr
+    if done.returncode == 0:
+        certificate = json.loads((tmp_path / "out" / "winner" / "certificate.json").read_text())
+        assert certificate["verdict"] == "certified"
+        assert certificate["measured"]["winner"]["p90_ms"] <= certificate["budget_ms"]
+        assert len(certificate["measured"]["winner"]["samples"]) >= 64
+    else:
+        assert "closest" in done.stderr
+
+
+def test_nothing_feasible_is_exit_code_3(tiny: Path, tmp_path: Path) -> None:
+    arguments = search_arguments(
+        tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "0.01x", "--trials", "6"
+    )
+    done = nas(*arguments)
+    assert done.returncode == 3
+    assert "no candidate meets" in done.stderr
+    assert "closest takes" in done.stderr
+
+
+def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
+    arguments = search_arguments(tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "20ms", "--dry-run")
+    done = nas(*arguments, "--json")
+    assert json.loads(done.stdout)["architectures"] == 2**8
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_prints_the_resume_command_and_resuming_finishes(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x", "--trials", "5000")
+    command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        time.sleep(0.1)
+        if (out / "study.db").exists() and _finished(out) >= 3:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert f"nas search --resume {out}" in stderr
+    before = _finished(out)
+    assert before >= 3
+    request = json.loads((out / "request.json").read_text())
+    (out / "request.json").write_text(json.dumps({**request, "trials": before + 4}))
+    done = nas("search", "--resume", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["search"]["trials"] == before + 4
+
+
+def _finished(out: Path) -> int:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        name = optuna.get_all_study_names(f"sqlite:///{out}/study.db")[0]
+        trials = optuna.load_study(study_name=name, storage=f"sqlite:///{out}/study.db").get_trials(deepcopy=False)
+    except Exception:  # the database is being made
+        return 0
+    return sum(trial.state.name == "COMPLETE" for trial in trials)
+
+
+def test_an_unreachable_tracker_does_not_stop_a_search(tiny: Path, tmp_path: Path) -> None:
+    arguments = search_arguments(tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "0.7x", "--trials", "6")
+    environment = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = nas(*arguments, "--tracking-uri", "http://127.0.0.1:9", "--json", env=environment)
+    assert done.returncode == 0
+    assert "not logged to MLflow" in json.loads(done.stdout)["mlflow"]["problem"]
+    assert "not logged to MLflow" in done.stderr
