@@ -33,7 +33,8 @@ class Delivery:
     target: Target
     workload: Workload
     latency: LatencyModel
-    budget_ms: float
+    budget_ms: float  # that was certified, or predicted for a target that is not at hand
+    planned_ms: float  # that the search worked with: on this machine, of the profile's sitting
     outcome: SearchOutcome
     certificate: Certificate
     held_out: dict[str, Quality]
@@ -156,14 +157,14 @@ def _pictures(delivery: Delivery) -> None:
     }
     points = [_point(delivery, c) for c in outcome.candidates]
     marked = {name: _point(delivery, c) for name, c in named.items()}
-    pareto_figure(points, marked, delivery.budget_ms, delivery.request.out / "pareto.png", **labels)
-    pareto_page(points, marked, delivery.budget_ms, delivery.request.out / "pareto.html", **labels)
+    pareto_figure(points, marked, delivery.planned_ms, delivery.request.out / "pareto.png", **labels)
+    pareto_page(points, marked, delivery.planned_ms, delivery.request.out / "pareto.html", **labels)
 
 
 def _point(delivery: Delivery, candidate: Candidate) -> Point:
     ms, label = candidate.predicted_ms, f"{candidate.origin} · trial {candidate.trial}"
     words = candidate.architecture.words
-    return Point(ms, candidate.quality.loss, label, words, ms <= delivery.budget_ms)
+    return Point(ms, candidate.quality.loss, label, words, ms <= delivery.planned_ms)
 
 
 def _search_run(result: Result, delivery: Delivery) -> SearchRun:
@@ -217,5 +218,5 @@ def _candidate_run(delivery: Delivery, candidate: Candidate, name: str, front: s
     }
     return CandidateRun(
         name, candidate.origin, architecture.words, architecture.digest, architecture.to_json(), params, metrics,
-        candidate.predicted_ms <= delivery.budget_ms, architecture in front,
+        candidate.predicted_ms <= delivery.planned_ms, architecture in front,
     )  # fmt: skip

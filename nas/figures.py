@@ -15,6 +15,9 @@ _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _KINDS = {Kind.ATTENTION: (_BLUE, "o"), Kind.MLP: (_ORANGE, "s"), Kind.BLOCK: (_GREY, "^")}
 
 
+_LEAST_CHANGE = 1e-5  # what is drawn for a part that changes nothing
+
+
 @dataclass(frozen=True)
 class Point:
     """One architecture in the quality-latency plane."""
@@ -41,14 +44,13 @@ def redundancy_figure(redundancy: Redundancy, path: Path, title: str) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     layers = range(redundancy.depth)
     for kind, (colour, marker) in _KINDS.items():
-        scores = redundancy.scores(kind)
-        axes.plot(layers, scores, color=colour, marker=marker, linewidth=2, label=kind.value)
+        changes = [max(1 - score, _LEAST_CHANGE) for score in redundancy.scores(kind)]
+        axes.plot(layers, changes, color=colour, marker=marker, linewidth=2, label=kind.value)
     axes.set_xlabel("depth (block)")
-    axes.set_ylabel("cosine similarity, in and out")
+    axes.set_yscale("log")  # most parts change little: on a linear axis they would be one line
+    axes.set_ylabel("change: 1 - cosine similarity of in and out")
     axes.set_xticks(list(layers))
-    axes.set_title(
-        f"{title}: how little each part changes what flows through it\n(higher = more redundant)", fontsize=11
-    )
+    axes.set_title(f"{title}: how much each part changes what flows through it\n(lower = more redundant)", fontsize=11)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
@@ -71,19 +73,21 @@ def pareto_figure(
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     axes.axvspan(0, budget_ms, color=_GREEN, alpha=0.07)
     axes.axvline(budget_ms, color=_GREEN, linewidth=1.2)
-    shown = [point for point in points if point.loss > 0]
-    axes.scatter([p.ms for p in shown], [p.loss for p in shown], s=22, color=_GREY, alpha=0.6, label="candidates")
+    top = _top(points, named)
+    shown = [point for point in points if point.loss <= top]
+    axes.scatter([p.ms for p in shown], [p.loss for p in shown], s=22, color=_GREY, alpha=0.6)
     for name, point in named.items():
         winner = name == "winner"
         colour = _RED if winner else _BLUE
         size, marker = (220, "*") if winner else (60, "D")
-        axes.scatter([point.ms], [max(point.loss, 1e-4)], s=size, color=colour, marker=marker, zorder=3)
+        axes.scatter([point.ms], [point.loss], s=size, color=colour, marker=marker, zorder=3)
         offset = (8, -14) if winner else (8, 6)
-        axes.annotate(name, (point.ms, max(point.loss, 1e-4)), textcoords="offset points", xytext=offset, color=colour)
+        axes.annotate(name, (point.ms, point.loss), textcoords="offset points", xytext=offset, color=colour)
     values = [p.ms for p in (*points, *named.values())]
     axes.set_xlim(min(values) * 0.92, max([*values, budget_ms]) * 1.06)
-    axes.set_yscale("log")
-    axes.set_xlabel(latency_label)
+    axes.set_ylim(-0.04 * top, 1.05 * top)
+    hidden = len(points) - len(shown)
+    axes.set_xlabel(latency_label + (f"; {hidden} worse candidates are above the picture" if hidden else ""))
     axes.set_ylabel(loss_label)
     axes.annotate(f"budget {budget_ms:.2f} ms", (budget_ms, 0.98), xycoords=("data", "axes fraction"),
                   textcoords="offset points", xytext=(-4, -4), ha="right", va="top", color=_GREEN)  # fmt: skip
@@ -92,6 +96,13 @@ def pareto_figure(
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _top(points: Sequence[Point], named: dict[str, Point]) -> float:
+    """The highest loss that is drawn: a few hopeless candidates would squash the others."""
+    losses = sorted(point.loss for point in points)
+    usual = losses[(3 * len(losses)) // 4] if losses else 0.0
+    return 1.15 * max([usual, *(point.loss for point in named.values())]) or 1.0
 
 
 _PAGE = """<!doctype html>

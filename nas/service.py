@@ -114,7 +114,8 @@ def run(request: SearchRequest, progress: Progress) -> Result:
     with progress.stage("judging on the test split"):
         held_out = _held_out(setting, outcome, evaluator)
     delivery = Delivery(
-        request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms, outcome,
+        request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
+        setting.budget_ms, outcome,
         certificate, held_out,
     )  # fmt: skip
     with progress.stage("writing the result folder and MLflow"):
