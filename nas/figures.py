@@ -84,7 +84,8 @@ def pareto_figure(
         offset = (8, -14) if winner else (8, 6)
         axes.annotate(name, (point.ms, point.loss), textcoords="offset points", xytext=offset, color=colour)
     values = [p.ms for p in (*points, *named.values())]
-    axes.set_xlim(min(values) * 0.92, max([*values, budget_ms]) * 1.06)
+    low, high = min([*values, budget_ms]), max([*values, budget_ms])
+    axes.set_xlim(low - 0.22 * (high - low), high + 0.1 * (high - low))
     axes.set_ylim(-0.04 * top, 1.05 * top)
     hidden = len(points) - len(shown)
     axes.set_xlabel(latency_label + (f"; {hidden} worse candidates are above the picture" if hidden else ""))

@@ -40,7 +40,7 @@ def analyse(subject, samples: int) -> None:  # noqa: ANN001
     measure_redundancy(subject.model, batches(subject, samples), subject.anatomy)
 
 
-def timed(work, *arguments) -> float:  # noqa: ANN001, ANN002
+def timed(work, *arguments) -> float:  # noqa: ANN001
     began = time.perf_counter()
     work(*arguments)
     return time.perf_counter() - began

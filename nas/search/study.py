@@ -6,6 +6,7 @@ whenever it is asked, so a corrected latency model never meets a stale verdict.
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -64,7 +65,7 @@ class Search:
             raise NoFeasibleCandidate(self._closest())
         named = {name: self._candidate(a, name, -1) for name, a in baselines.items()}
         parent = self._candidate(space.parent, "parent", 0)
-        candidates = tuple(self._as_candidate(trial) for trial in self._finished())
+        candidates = tuple(self._judged(self._as_candidate(trial)) for trial in self._finished())
         seconds = time.monotonic() - self.began
         return SearchOutcome(parent, ranked, candidates, named, len(candidates), self.evaluations, seconds)
 
@@ -139,6 +140,11 @@ class Search:
             self.evaluations += 1
             self.full[architecture] = self.problem.evaluate(architecture, None)
         return Candidate(architecture, self.full[architecture], self.problem.ms(architecture), origin, trial, True)
+
+    def _judged(self, candidate: Candidate) -> Candidate:
+        """The candidate with its quality on all items where that is known."""
+        known = self.full.get(candidate.architecture)
+        return candidate if known is None else replace(candidate, quality=known, full=True)
 
     def _as_candidate(self, trial: FrozenTrial) -> Candidate:
         attributes: dict[str, Any] = trial.user_attrs
