@@ -201,9 +201,11 @@ def _candidate_run(delivery: Delivery, candidate: Candidate, name: str, front: s
     kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
     shape = delivery.subject.shape
     cached = 2 * shape.kv_heads * shape.head_dim * kept[Kind.ATTENTION] * delivery.target.bytes_per_element
+    at50, at90 = latency.predict(architecture, 50), latency.predict(architecture, 90)
     metrics = {
-        "latency_ms.predicted_p50": latency.predict(architecture, 50).ms,
-        "latency_ms.predicted_p90": latency.predict(architecture, 90).ms,
+        "latency_ms.predicted_p50": at50.ms,
+        "latency_ms.predicted_p90": at90.ms,
+        **({"latency_ms.p50": at50.ms, "latency_ms.p90": at90.ms} if at50.exact else {}),
         "quality.loss": candidate.quality.loss,
         f"quality.{candidate.quality.metric}": candidate.quality.value,
         **{f"quality.{key}": value for key, value in candidate.quality.others.items()},

@@ -116,11 +116,14 @@ def _log_candidate(client: Any, experiment_id: str, parent: str, run: SearchRun,
         "nas.method": candidate.method,
         "nas.feasible": str(candidate.feasible).lower(),
         "nas.pareto": str(candidate.pareto).lower(),
+        # Words are tags: as parameters they would be an axis of the compare view that nobody can read.
+        "nas.blocks": candidate.words[:7900],
         "nas.architecture": json.dumps(candidate.architecture)[:7900],
     }
     child = client.create_run(experiment_id, tags=tags)
-    params = {"method": candidate.method, "blocks": candidate.words[:5900], **candidate.params}
-    _log_values(client, child.info.run_id, params, {**candidate.metrics, "feasible": float(candidate.feasible)})
+    _log_values(
+        client, child.info.run_id, candidate.params, {**candidate.metrics, "feasible": float(candidate.feasible)}
+    )
     client.set_terminated(child.info.run_id)
 
 
