@@ -1,4 +1,4 @@
-"""What is logged to MLflow can be compared: one parent run, children with the same keys, artifacts where they belong."""
+"""What is logged to MLflow can be compared: one parent run, children with the same keys, artifacts in their place."""
 
 import os
 from pathlib import Path
