@@ -82,6 +82,19 @@ def distort(images: torch.Tensor, recipe: Recipe, generator: torch.Generator) ->
     return grid_sample(images + 1, grid, align_corners=False) - 1
 
 
+def processor() -> dict[str, object]:
+    """`preprocessor_config.json`: what `to_input` does, for AutoImageProcessor."""
+    size, half = {"height": SIZE, "width": SIZE}, [0.5]
+    scaling = {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": half,
+        "image_std": half,
+    }
+    return {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size, "resample": 2, **scaling}
+
+
 def build(recipe: Recipe) -> ViTForImageClassification:
     torch.manual_seed(recipe.seed)
     return ViTForImageClassification(
@@ -136,6 +149,7 @@ def main() -> None:
     train(model, *data["train"], recipe)
     figures = {name: accuracy(model, *data[name]) for name in ("validation", "test")}
     model.save_pretrained(arguments.out)
+    (arguments.out / "preprocessor_config.json").write_text(json.dumps(processor(), indent=2) + "\n")
     (arguments.out / "data").mkdir(exist_ok=True)
     for name in SHARES:
         np.savez_compressed(arguments.out / "data" / f"{name}.npz", pixels=data[name][0], labels=data[name][1])

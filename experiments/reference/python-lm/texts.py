@@ -2,6 +2,7 @@
 
     python texts.py
 
+`data/LICENCES.md` repeats the licence texts of those projects, as they ask of whoever passes their source on.
 Documents are cut to 8 kB on line ends. Near-duplicates (more than half of the word shingles in common) are removed
 within the splits, across them, and against the whole training text.
 """
@@ -9,6 +10,7 @@ within the splits, across them, and against the whole training text.
 import json
 import random
 import re
+from importlib.metadata import distribution
 
 import corpus
 
@@ -17,6 +19,7 @@ from nas.data.splitting import without_near_duplicates
 
 LONGEST = 8_000  # characters of one document
 PER_SPLIT = 360_000  # characters
+DISTRIBUTIONS = {"networkx": "networkx", "optuna": "optuna", "_pytest": "pytest", "rich": "rich", "fastapi": "fastapi"}
 SHINGLE = 8  # words; a document whose shingles are mostly in the training text is left out
 
 
@@ -28,6 +31,18 @@ def cut(text: str) -> str:
 def shingles(text: str) -> set[int]:
     words = re.findall(r"\w+", text)
     return {hash(tuple(words[start : start + SHINGLE])) for start in range(max(1, len(words) - SHINGLE + 1))}
+
+
+def licences() -> str:
+    """The licence texts of every held-out project, from the packages installed here."""
+    parts = ["# Licences of the texts in this folder", "Each document names its project; the texts are excerpts."]
+    for split, projects in corpus.HELD_OUT.items():
+        for project in projects:
+            package = distribution(DISTRIBUTIONS[project])
+            parts.append(f"## {project} ({split}): {package.name} {package.version}")
+            texts = sorted(path for path in package.files or () if path.name.startswith("LICENSE"))
+            parts += [f"```text\n{path.read_text().strip()}\n```" for path in texts]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -57,6 +72,7 @@ def main() -> None:
                 break
             lines.append(json.dumps({"text": document.text, "project": document.project}))
         (corpus.HERE / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (corpus.HERE / "data" / "LICENCES.md").write_text(licences())
 
 
 if __name__ == "__main__":
