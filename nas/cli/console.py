@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from nas.cli.interruption import interruption
 from nas.progress import Progress, Stage
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time
@@ -46,6 +47,7 @@ class _BarStage:
         self._bar, self._task = bar, task
 
     def advance(self, amount: float = 1, note: str = "") -> None:
+        interruption.check()
         self._bar.update(self._task, advance=amount, note=note)
 
 
@@ -81,6 +83,7 @@ class _LineStage:
         self._began = self._told = time.monotonic()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
+        interruption.check()
         self._done += amount
         now = time.monotonic()
         if now - self._told >= _SECONDS_BETWEEN_LINES:

@@ -95,9 +95,11 @@ def search(
 
 def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
     from nas.cli import console
+    from nas.cli.interruption import interruption
     from nas.service import plan, run
 
     progress = console.progress_for_stderr()
+    interruption.watch()
     if dry_run:
         document = plan(request, progress)
         console.emit_json(document) if json else console.emit_text(_lines(document))

@@ -96,7 +96,7 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET) -> Path
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet():
+        with quiet(), experts_as_products(model):
             program = torch.onnx.export(
                 exportable,
                 tuple(inputs.values()),
@@ -138,6 +138,22 @@ def export_for_onnx_runtime(model: Any, path: Path, check: Callable[[Any, Path],
 def _dynamic_shapes(inputs: dict[str, Tensor]) -> tuple[dict[int, Any], ...]:
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     return tuple({0: batch} if name == "pixel_values" else {0: batch, 1: sequence} for name in inputs)
+
+
+@contextlib.contextmanager
+def experts_as_products(model: Any) -> Iterator[None]:
+    """Trace a mixture of experts as batched products: the grouped ones it runs with have no ONNX form.
+
+    The file gathers the weights of the chosen experts for every token: right, and slow where experts are large.
+    """
+    if getattr(model.config, "_experts_implementation", None) != "grouped_mm":
+        yield
+        return
+    model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation("grouped_mm")
 
 
 @contextlib.contextmanager

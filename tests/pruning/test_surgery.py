@@ -90,8 +90,15 @@ def test_pruned_equals_the_parent_with_the_contribution_zeroed(family: str, pare
         expected = zeroed(parent, family, architecture, inputs)
         for share in (True, False):
             actual = outputs(prune(parent, architecture, anatomy=anatomy, share_weights=share), inputs)
-            scale = max(1.0, float(expected.abs().max()))
-            assert float((actual - expected).abs().max()) <= 1e-5 * scale, architecture.words
+            assert float((actual - expected).abs().max()) <= 1e-5, architecture.words
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_parents_are_pruned_alike(family: str) -> None:
+    parent = build(family).to(torch.bfloat16)
+    inputs = {name: v.bfloat16() if v.is_floating_point() else v for name, v in example(parent).items()}
+    architecture = Architecture.from_words("mlp attn removed attn+mlp")
+    assert torch.equal(outputs(prune(parent, architecture), inputs), zeroed(parent, family, architecture, inputs))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
