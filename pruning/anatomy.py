@@ -8,11 +8,10 @@ place follows from what it reads, and a contribution is what is added to the res
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from pruning.contribution import BlockAnatomy, Layout, read_block
-from pruning.probe import probe_inputs, recording
+from pruning.probe import overhear, rehearse
 from search_spaces.errors import ArchitectureError, UnreadableModel
 from search_spaces.space import Space
 from search_spaces.unit import Kind, Unit
@@ -60,6 +59,9 @@ class Anatomy:
 def read_anatomy(model: Any) -> Anatomy:
     """Read the structure of a Hugging Face transformer, running it once on a tiny random input.
 
+    Each block is then run by itself, as a float32 copy with random weights, so neither the precision nor the
+    values of the weights matter; the memory of one such copy is needed. `model` is left as it was.
+
     Raises:
         UnreadableModel: encoder-decoder models and models in which no block structure is found; the message
             says what was looked for.
@@ -68,14 +70,11 @@ def read_anatomy(model: Any) -> Anatomy:
     depth, width = _sizes(model)
     stack = _find_stack(model, depth)
     blocks = model.get_submodule(stack)
-    training = model.training
-    model.eval()
-    try:
-        with recording(blocks, width) as tapes, torch.no_grad():
-            model(**probe_inputs(model), **({"use_cache": False} if _caches(model) else {}))
-    finally:
-        model.train(training)
-    read = tuple(read_block(index, tape, width) for index, tape in enumerate(tapes))
+    arguments = overhear(model, blocks, **({"use_cache": False} if _caches(model) else {}))
+    read = tuple(
+        read_block(index, rehearse(block, given, width), width)
+        for index, (block, given) in enumerate(zip(blocks, arguments, strict=True))
+    )
     layouts = {block.layout for block in read}
     if len(layouts) != 1:
         raise UnreadableModel(
@@ -86,6 +85,8 @@ def read_anatomy(model: Any) -> Anatomy:
 
 def _refuse(model: Any) -> None:
     name = type(model).__name__
+    if getattr(model, "config", None) is None:
+        raise UnreadableModel(f"{name} has no config; give a Hugging Face transformer")
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnreadableModel(
             f"{name} ({model.config.model_type}) is an encoder-decoder model; only models with one stack of blocks "

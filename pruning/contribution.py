@@ -119,7 +119,7 @@ class _Reader:
         closes = next(
             (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _same(c.inputs[0], added)), None
         )
-        raw = before is None and _same(root.inputs[0], self.x)
+        raw = before is None and any(_is_norm(c.module) and _same(c.output, self.y) for c in self.calls)
         return Contribution(root.path, (root.path,), (root.arity,), after, before, closes if raw else None)
 
     def after_attention(self, attention: Contribution) -> Tensor:
@@ -247,7 +247,8 @@ def _is_norm(module: nn.Module) -> bool:
     if not _is_vector(module):
         return False
     parameter = next(module.parameters())
-    probe = torch.randn(1, 2, parameter.shape[-1], dtype=parameter.dtype, device=parameter.device)
+    count = 2 * parameter.shape[-1]
+    probe = torch.arange(count, dtype=parameter.dtype, device=parameter.device).sin().view(1, 2, -1)
     with torch.no_grad():
         return not _same(module(2 * probe), 2 * module(probe))
 

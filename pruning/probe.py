@@ -1,7 +1,7 @@
 """Watching a model run once: what every part of every block reads and writes on a tiny input."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import copy
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from search_spaces.errors import UnreadableModel
 
 TOKENS = 7  # enough to see tokens mix, few enough to cost nothing
+MIXING = 1e-4  # relative; grouping tokens by expert moves the others by rounding only
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional, by name
 
 
 @dataclass
@@ -71,16 +74,85 @@ def as_rows(value: Any, width: int) -> Tensor | None:
     return None
 
 
-@contextmanager
-def recording(blocks: nn.ModuleList, width: int) -> Iterator[list[Tape]]:
-    """Record every module call inside each block while the context lasts."""
-    tapes = [Tape() for _ in blocks]
+@torch.no_grad()
+def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Arguments]:
+    """What each block is called with when the model reads a tiny random input; the model is left as it was.
+
+    Raises:
+        UnreadableModel: when a block is not called.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    heard: dict[nn.Module, Arguments] = {}
     with ExitStack() as stack:
-        for block, tape in zip(blocks, tapes, strict=True):
-            for path, module in block.named_modules():
-                handle = module.register_forward_hook(_recorder(tape, path, width), with_kwargs=True)
-                stack.callback(handle.remove)
-        yield tapes
+        for block in blocks:
+            handle = block.register_forward_pre_hook(
+                lambda module, args, kwargs: heard.update({module: (args, kwargs)}), with_kwargs=True
+            )
+            stack.callback(handle.remove)
+        model.eval()
+        try:
+            model(**probe_inputs(model), **settings)
+        finally:
+            for module, training in modes:
+                module.training = training
+    silent = [index for index, block in enumerate(blocks) if block not in heard]
+    if silent:
+        raise UnreadableModel(f"{type(model).__name__}: looked for {len(blocks)} blocks that run, {silent[0]} does not")
+    return [heard[block] for block in blocks]
+
+
+@torch.no_grad()
+def rehearse(block: nn.Module, arguments: Arguments, width: int) -> Tape:
+    """Record a copy of a block in float32, with random weights, reading a random residual stream.
+
+    What adds to what is a matter of structure. The real values hide it: half precision cannot tell a sum from its
+    larger part, a norm whose weights are all one looks like its neighbour, and a residual stream with massive
+    activations swallows what is added to it.
+    """
+    double = copy.deepcopy(block).eval().float()
+    for seed, parameter in enumerate(double.parameters()):
+        _scatter(parameter, seed)
+    args, kwargs = _in_float32(arguments)
+    args, kwargs = _fill_first(args, kwargs, width)
+    tape = Tape()
+    for path, module in double.named_modules():
+        module.register_forward_hook(_recorder(tape, path, width), with_kwargs=True)
+    double(*args, **kwargs)
+    for module in double.modules():
+        module._forward_hooks.clear()
+    return tape
+
+
+def _scatter(parameter: Tensor, seed: int) -> None:
+    """Vectors get values about one, none alike; matrices keep the size of what they multiply."""
+    if not parameter.is_floating_point():
+        return
+    generator = torch.Generator(parameter.device).manual_seed(seed)
+    if parameter.ndim < 2:
+        parameter.uniform_(0.5, 1.5, generator=generator)
+    else:
+        bound = (3 / parameter.shape[-1]) ** 0.5
+        parameter.uniform_(-bound, bound, generator=generator)
+
+
+def _in_float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {name: _in_float32(item) for name, item in value.items()}
+    return tuple(_in_float32(item) for item in value) if type(value) is tuple else value
+
+
+def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with random numbers for the first hidden-sized one, the residual stream."""
+    values: dict[int | str, Any] = dict(enumerate(args))
+    values.update(kwargs)
+    first = next((name for name, value in values.items() if as_rows(value, width) is not None), None)
+    if first is not None:
+        stream = values[first]
+        noise = torch.randn(stream.shape, generator=torch.Generator().manual_seed(0))
+        values[first] = noise.to(stream.device)
+    return tuple(values[place] for place in range(len(args))), {name: values[name] for name in kwargs}
 
 
 def _recorder(tape: Tape, path: str, width: int) -> Any:
@@ -118,4 +190,4 @@ def mixes_tokens(call: Call, width: int) -> bool:
     output = output[0] if isinstance(output, tuple) else output
     tokens = three[0].shape[1]
     before, after = (rows.reshape(-1, tokens, width)[:, 1:] for rows in (call.output, output))
-    return not torch.equal(before, after)
+    return bool((after - before).abs().max() > MIXING * before.abs().max())
