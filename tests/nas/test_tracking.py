@@ -1,12 +1,15 @@
 """What is logged to MLflow can be compared: one parent run, children with the same keys, artifacts in their place."""
 
+import json
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nas.tracking import CandidateRun, SearchRun, log_search, tracking_uri
+from nas.tracking import CandidateRun, SearchRun, log_search, tracking_uri, without_password
 
 
 def candidate(number: int) -> CandidateRun:
@@ -45,7 +48,10 @@ def test_children_hang_under_the_search_with_the_same_keys(run: SearchRun, tmp_p
     assert {r.data.tags["mlflow.runName"] for r in children} == {c.name for c in run.candidates}
     assert all(r.info.status == "FINISHED" for r in runs)
     paths = {item.path for item in client.list_artifacts(where["run_id"])}
-    assert paths == {"pareto.png", "winner"}
+    assert paths == {"architectures.json", "pareto.png", "winner"}
+    written = Path(client.download_artifacts(where["run_id"], "architectures.json", str(tmp_path)))
+    assert set(json.loads(written.read_text())) == {r.data.tags["nas.arch_hash"] for r in children}
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # the view that compares runs
     assert not list(elsewhere.iterdir())  # nothing lands in the current folder
 
 
@@ -69,3 +75,46 @@ def test_a_broken_store_is_reported_not_raised(run: SearchRun, tmp_path: Path) -
     assert where["run_id"] is None
     assert "not logged" in where["problem"]
     assert os.environ.get("MLFLOW_DISABLE_TELEMETRY") == "true"
+
+
+def test_what_breaks_on_the_way_leaves_the_candidates_and_a_failed_run(run: SearchRun, tmp_path: Path) -> None:
+    broken = replace(run, files=[tmp_path / "no-such-picture.png"])
+    where = log_search(broken, tracking_uri(None, tmp_path), tmp_path)
+    assert "not completely logged" in where["problem"]
+    client = MlflowClient(where["tracking_uri"])
+    search = client.get_run(where["run_id"])
+    assert search.info.status == "FAILED"
+    assert (
+        len(client.search_runs([search.info.experiment_id], f"tags.mlflow.parentRunId = '{search.info.run_id}'")) == 5
+    )
+
+
+def test_nobody_waits_for_a_server_that_does_not_answer(run: SearchRun, tmp_path: Path, monkeypatch) -> None:
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    before, start = dict(os.environ), time.monotonic()
+    where = log_search(run, "http://someone:secret@127.0.0.1:9", tmp_path)
+    assert time.monotonic() - start < 60  # MLflow's own retries take four minutes
+    assert where["run_id"] is None
+    assert "secret" not in json.dumps(where)
+    assert {key for key in os.environ if "HTTP_REQUEST" in key} == {key for key in before if "HTTP_REQUEST" in key}
+
+
+def test_artifacts_lie_beside_the_database_they_belong_to(run: SearchRun, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    where = log_search(run, f"sqlite:///{shared}/all.db", tmp_path / "out")
+    experiment = MlflowClient(where["tracking_uri"]).get_experiment_by_name(where["experiment"])
+    assert experiment.artifact_location == (shared / "mlartifacts").as_uri()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:pa@ss@db:5432/runs", "postgresql://me:***@db:5432/runs"),
+        ("http://server:5000", "http://server:5000"),
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+    ],
+)
+def test_passwords_are_not_shown(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
