@@ -116,9 +116,7 @@ def _experiment(client: Any, name: str, uri: str, out: Path) -> str:
         found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    # Without the kind, the UI opens its view for chat traces instead of the one for comparing runs.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=_artifact_location(uri, out), tags=tags))
+    return str(client.create_experiment(name, artifact_location=_artifact_location(uri, out)))
 
 
 def _artifact_location(uri: str, out: Path) -> str | None:

@@ -51,7 +51,6 @@ def test_children_hang_under_the_search_with_the_same_keys(run: SearchRun, tmp_p
     assert paths == {"architectures.json", "pareto.png", "winner"}
     written = Path(client.download_artifacts(where["run_id"], "architectures.json", str(tmp_path)))
     assert set(json.loads(written.read_text())) == {r.data.tags["nas.arch_hash"] for r in children}
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # the view that compares runs
     assert not list(elsewhere.iterdir())  # nothing lands in the current folder
 
 
