@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from latency_models.measurement import Measurement
 from latency_models.runtime_ort import default_threads, environment, measure_interleaved
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
+from search_spaces.errors import MeasurementError, NasError
 
 SCHEMA_VERSION = 1
 LEAST_ROUNDS = 100  # early stopping of MLPerf's 90th percentile asks for 64
+_ROUNDING = 1e-6  # ms; samples are written with six decimals
 
 
 class Verdict(StrEnum):
@@ -59,6 +62,18 @@ class Certificate:
         """Whether the winner was measured on the target inside the budget."""
         return self.verdict is Verdict.CERTIFIED
 
+    @property
+    def drift(self) -> float | None:
+        """How much slower the parent ran in the second half of the measurement than in the first; None if unmeasured.
+
+        The machine's own change, 0.02 for 2 %: what is not explained by the files.
+        """
+        if self.parent is None or len(self.parent.samples_ms) < 2:
+            return None
+        samples = self.parent.samples_ms
+        middle = len(samples) // 2
+        return median(samples[middle:]) / median(samples[:middle]) - 1
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form, raw samples included."""
         document = {key: value for key, value in asdict(self).items() if key not in ("winner", "parent")}
@@ -72,8 +87,46 @@ class Certificate:
                 for name, m in (("winner", self.winner), ("parent", self.parent))
             },
             "ratio_to_parent": None if self.winner is None else round(self.winner.ratio(), 4),
+            "drift_of_parent": None if self.drift is None else round(self.drift, 4),
         }
         return document
+
+    @classmethod
+    def load(cls, path: Path) -> "Certificate":
+        """Read what `save` writes.
+
+        Raises:
+            MeasurementError: when the file is missing, damaged, of another version, or says something else than
+                its samples.
+        """
+        try:
+            return cls._from_json(json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise MeasurementError(f"{path} does not exist; give a certificate.json that nas search wrote") from None
+        except (NasError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MeasurementError(f"{path} is no certificate ({error}); measure again") from None
+
+    @classmethod
+    def _from_json(cls, document: dict[str, Any]) -> "Certificate":
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise MeasurementError(f"schema_version is {document['schema_version']!r}, not {SCHEMA_VERSION}")
+        measured = {
+            name: None if entry is None else Measurement.from_json(entry)
+            for name, entry in document["measured"].items()
+        }
+        plain = {field.name: document[field.name] for field in fields(cls) if field.name in document}
+        typed = {
+            "verdict": Verdict(document["verdict"]),
+            "workload": Workload.parse(document["workload"]),
+            "architecture": Architecture.from_json(document["architecture"]),
+        }
+        certificate = cls(**plain | typed | measured)
+        if certificate.certified and not certificate._inside():
+            raise MeasurementError(f"it says {certificate.verdict} and its samples do not; do not trust it")
+        return certificate
+
+    def _inside(self) -> bool:
+        return self.winner is not None and self.winner.percentile(self.percentile) <= self.budget_ms + _ROUNDING
 
     def save(self, path: Path) -> None:
         """Write the JSON form."""

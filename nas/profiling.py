@@ -2,10 +2,13 @@
 
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from latency_models.runtime_ort import default_threads, environment, measure_interleaved
 from latency_models.shape import ModelShape
@@ -18,6 +21,7 @@ from search_spaces.unit import Kind, Unit
 
 RANDOM_PATTERNS = 8
 SECONDS = 20.0
+LOADED_BYTES = 4 << 30  # weights held by the sessions that are measured side by side
 
 
 def design(depth: int, seed: int = 0) -> list[Architecture]:
@@ -78,6 +82,15 @@ def measure_architectures(
 ) -> tuple[Record, ...]:
     """Measure architectures of one parent interleaved with it, from files derived from its export.
 
+    Large models are measured in several groups, the parent in each: what counts is the ratio to it.
+
+    Args:
+        seconds: for all groups together.
+        on_round: called with the share of the time that has passed.
+
+    Returns:
+        One record each, the parent's first.
+
     Raises:
         MeasurementError: a phase other than `forward`, or a file that does not run.
     """
@@ -86,11 +99,36 @@ def measure_architectures(
             f"workload {workload} cannot be measured here: exported files have no cache; use forward:batch=N,seq=N"
         )
     parent = Architecture.parent(graph.anatomy.depth)
-    ordered = list(dict.fromkeys([parent, *architectures]))
-    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
-        files = {a.digest: graph.derive(a, Path(folder) / f"{a.digest}.onnx") for a in ordered}
-        inputs = workload_inputs(model, workload, seed)
-        measured = measure_interleaved(
-            files, inputs, workload, sentinel=parent.digest, seconds=seconds, seed=seed, on_round=on_round
+    others = [architecture for architecture in dict.fromkeys(architectures) if architecture != parent]
+    size = max(1, LOADED_BYTES // max(1, graph.weight_bytes) - 1)
+    groups = [others[first : first + size] for first in range(0, max(1, len(others)), size)]
+    inputs = workload_inputs(model, workload, seed)
+    records: dict[Architecture, Measurement] = {}
+    for done, group in enumerate(groups):
+
+        def on_group(share: float, done: int = done) -> None:
+            on_round((done + share) / len(groups))
+
+        measured = _measure_group(
+            graph, [parent, *group], inputs, workload, seconds / len(groups), seed + done, on_group
         )
-    return tuple(Record(architecture, measured[architecture.digest]) for architecture in ordered)
+        records = measured | records  # of the parent, the first group's
+    return tuple(Record(architecture, records[architecture]) for architecture in [parent, *others])
+
+
+def _measure_group(
+    graph: ParentGraph,
+    architectures: list[Architecture],
+    inputs: Mapping[str, np.ndarray],
+    workload: Workload,
+    seconds: float,
+    seed: int,
+    on_round: Callable[[float], None],
+) -> dict[Architecture, Measurement]:
+    """Derive, measure side by side with the first of them as the sentinel, and remove the files."""
+    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+        files = {a.digest: graph.derive(a, Path(folder) / f"{a.digest}.onnx") for a in architectures}
+        measured = measure_interleaved(
+            files, inputs, workload, sentinel=architectures[0].digest, seconds=seconds, seed=seed, on_round=on_round
+        )
+    return {architecture: measured[architecture.digest] for architecture in architectures}

@@ -19,7 +19,8 @@ from search_spaces.errors import ExportError
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
 TENSORRT_OPSET = 18  # TensorRT takes attention as plain operators
 TRACE_SHAPE = (2, 7)  # every dynamic axis is traced at 2 or more: a size of 1 would be baked in
-_LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
+SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note on a node: the modules it came from
+LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
 
 
 class Exportable(nn.Module):
@@ -108,7 +109,8 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET) -> Path
                 verbose=False,
             )
             assert program is not None
-            program.save(str(path), external_data=weights > _LARGEST_INLINE)
+            _keep_scopes_only(program)
+            program.save(str(path), external_data=weights > LARGEST_INLINE)
     except Exception as error:  # the exporter raises many unrelated classes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {reason}") from error
@@ -138,6 +140,13 @@ def export_for_onnx_runtime(model: Any, path: Path, check: Callable[[Any, Path],
 def _dynamic_shapes(inputs: dict[str, Tensor]) -> tuple[dict[int, Any], ...]:
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     return tuple({0: batch} if name == "pixel_values" else {0: batch, 1: sequence} for name in inputs)
+
+
+def _keep_scopes_only(program: torch.onnx.ONNXProgram) -> None:
+    """The exporter's other notes are larger than the graph, and its stack traces name folders of this machine."""
+    for node in program.model.graph.all_nodes():
+        for key in set(node.metadata_props) - {SCOPES}:
+            del node.metadata_props[key]
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy import Anatomy
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.unit import Kind
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
 _ROOT = "model."  # the exported wrapper holds the model under this name
 
 
@@ -42,14 +42,19 @@ class ParentGraph:
                 graph._additions[block.index, kind] = graph._addition_of(last)
         return graph
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all initializers of the parent: no variant has more."""
+        return _weight_bytes(self.proto)
+
     def derive(self, architecture: Architecture, path: Path) -> Path:
         """Write the file of `architecture`; one that drops everything gives the bare stem.
+
+        Weights over 1.8 GB go into a second file beside it.
 
         Raises:
             ExportError: never for an architecture of the parent's depth that was read before.
         """
-        import onnx
-
         dropped = {
             contribution
             for (layer, kind), (_, contribution) in self._additions.items()
@@ -59,12 +64,11 @@ class ParentGraph:
         if not self.anatomy.merges_blocks:
             for layer in architecture.removed_blocks():
                 renamed |= self._bypass_closing_norms(layer)
-        proto = onnx.ModelProto()
+        proto = type(self.proto)()
         proto.CopyFrom(self.proto)
         _rewire(proto.graph, renamed)
         _remove_dead(proto.graph)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(proto, str(path))
+        _save(proto, path)
         return path
 
     def _pass_through(self, dropped: set[str]) -> dict[str, str]:
@@ -97,8 +101,21 @@ class ParentGraph:
         return {node.output[0]: entry for node in norms if node.op_type == "LayerNormalization"}
 
 
+def _weight_bytes(proto: Any) -> int:
+    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+
+
+def _save(proto: Any, path: Path) -> None:
+    import onnx
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.data")
+    beside.unlink(missing_ok=True)  # onnx appends to what is there
+    onnx.save(proto, str(path), save_as_external_data=_weight_bytes(proto) > LARGEST_INLINE, location=beside.name)
+
+
 def _within(node: Any, module: str) -> bool:
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "[]")
+    scopes = next((prop.value for prop in node.metadata_props if prop.key == SCOPES), "[]")
     return any(scope == module or scope.startswith(f"{module}.") for scope in ast.literal_eval(scopes))
 
 
