@@ -16,14 +16,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import read_anatomy
-from pruning.surgery import RECORD, apply
+from pruning.surgery import RECORD, apply, check_fits
 from search_spaces.architecture import Architecture
-from search_spaces.errors import ModelError, UnreadableModel, UnsafeCheckpoint
+from search_spaces.errors import ArchitectureError, ModelError, UnreadableModel, UnsafeCheckpoint
 from search_spaces.unit import Kind, Unit
 
 _PREFIX = "nas_"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_COMPANIONS = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "preprocessor_config.json")
+_WEIGHTS = "model.safetensors"
+_COMPANIONS = (
+    "tokenizer*",
+    "*_tokens*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",  # SentencePiece
+    "chat_template*",
+    "*processor_config.json",
+)
 
 
 def load_parent(source: str | Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Any:
@@ -69,7 +78,11 @@ def save(model: Any, folder: Path, companions: Path | None = None) -> None:
         model: what `prune` returned.
         folder: made if needed.
         companions: a folder whose tokenizer and preprocessor files are copied beside the weights.
+
+    Raises:
+        ArchitectureError: a config of this family cannot describe the blocks that are left.
     """
+    _check_describable(model)
     folder.mkdir(parents=True, exist_ok=True)
     record = getattr(model.config, RECORD, None)
     partial = record is not None and _partial(Architecture.from_json(record))
@@ -101,7 +114,27 @@ def _save_partial(model: Any, folder: Path) -> None:
         stored.setdefault(tensor.data_ptr(), name)  # tied weights are written once
     names = set(stored.values())
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name in names}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def _check_describable(model: Any) -> None:
+    """Refuse what would come back as another model: blocks whose kind a config ties to their place.
+
+    Qwen3-MoE decides from a block's index whether it is dense. Built from the config without the removed block,
+    its neighbours would change kind, and loaders fill what is missing with random weights.
+    """
+    try:
+        with torch.device("meta"):
+            twin = type(model)(type(model.config).from_dict(model.config.to_dict()))
+        shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
+        wrong = next((name for name, tensor in model.state_dict().items() if shapes.get(name) != tensor.shape), None)
+    except (ValueError, IndexError, KeyError) as error:
+        wrong = _first_line(error)
+    if wrong is not None:
+        raise ArchitectureError(
+            f"a {model.config.model_type} config cannot describe the blocks that are left ({wrong}); "
+            "drop attention and MLP units instead of whole blocks"
+        )
 
 
 def load(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
@@ -133,22 +166,38 @@ def is_pruned(folder: Path) -> bool:
 def _rebuild(folder: Path, document: dict[str, Any], dtype: torch.dtype) -> Any:
     """Build the parent's shape with the remaining blocks, drop the units again, then read the weights."""
     architecture = Architecture.from_json(document.pop(RECORD))
-    document["model_type"] = document["model_type"].removeprefix(_PREFIX)
-    config = transformers.AutoConfig.for_model(**document)
-    model = _model_class(config, False)._from_config(config, dtype=dtype).eval()
-    _scatter(model)  # the probe must see every contribution, and some layers start as zero
-    anatomy = read_anatomy(model)
-    apply(model, anatomy, _remaining(architecture))
+    model = _from_document(folder, document, dtype)
+    anatomy, remaining = read_anatomy(model), _remaining(architecture)
+    check_fits(anatomy, remaining)
+    apply(model, anatomy, remaining)
     setattr(model.config, RECORD, architecture.to_json())
-    weights = _read_weights(folder)
-    tied = set(model._tied_weights_keys or {})
-    result = model.load_state_dict(weights, strict=False)
-    missing = [name for name in result.missing_keys if name not in tied]
+    try:
+        result = model.load_state_dict(_read_weights(folder), strict=False)
+    except RuntimeError as error:  # a shape
+        raise _mismatch(folder, str(error).strip().splitlines()[-1].strip()) from error
+    missing = [name for name in result.missing_keys if name not in model.all_tied_weights_keys]
     if missing or result.unexpected_keys:
-        wrong = (missing or result.unexpected_keys)[0]
-        raise ModelError(f"{folder}: weights and architecture do not belong together (first: {wrong}); write it again")
+        raise _mismatch(folder, (missing or result.unexpected_keys)[0])
     model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model
+
+
+def _from_document(folder: Path, document: dict[str, Any], dtype: torch.dtype) -> Any:
+    """A model with new weights from a config that `save` marked."""
+    try:
+        document["model_type"] = document["model_type"].removeprefix(_PREFIX)
+        config = transformers.AutoConfig.for_model(**document)
+        return _model_class(config, False)._from_config(config, dtype=dtype).eval()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder}: no model can be built from its config ({_first_line(error)}); write it again"
+        ) from error
+
+
+def _mismatch(folder: Path, what: str) -> ModelError:
+    return ModelError(f"{folder}: weights and architecture do not belong together (first: {what}); write it again")
 
 
 def _remaining(architecture: Architecture) -> Architecture:
@@ -156,18 +205,6 @@ def _remaining(architecture: Architecture) -> Architecture:
     left = [layer for layer in range(architecture.depth) if layer not in architecture.removed_blocks()]
     dropped = {Unit(left.index(unit.layer), unit.kind) for unit in architecture.dropped if unit.kind is not Kind.BLOCK}
     return Architecture(len(left), frozenset(dropped))
-
-
-@torch.no_grad()
-def _scatter(model: Any) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        values = (
-            torch.rand(parameter.shape, generator=generator) + 0.5
-            if parameter.ndim < 2
-            else (torch.randn(parameter.shape, generator=generator) * 0.1)
-        )
-        parameter.copy_(values)
 
 
 def _partial(architecture: Architecture) -> bool:
@@ -185,7 +222,11 @@ def _local(source: str | Path) -> Path | None:
         return path
     text = str(source)
     looks_like_path = (
-        isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1 or path.exists()
+        isinstance(source, Path)
+        or text.startswith((".", "/", "~"))
+        or text.count("/") != 1
+        or path.exists()
+        or path.parent.is_dir()  # `results/winer` beside `results/winner` is a slip, not an organisation
     )
     if looks_like_path:
         raise ModelError(
@@ -239,20 +280,18 @@ def _model_class(config: Any, trust_remote_code: bool) -> Any:
         return (
             transformers.AutoModelForCausalLM if "AutoModelForCausalLM" in config.auto_map else transformers.AutoModel
         )
-    return (
-        getattr(transformers, names[0], None) if names and hasattr(transformers, names[0]) else transformers.AutoModel
-    )
+    found = getattr(transformers, names[0], None) if names else None
+    known = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if known else transformers.AutoModel
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = {}
     try:
-        for path in sorted(folder.glob("*.safetensors")):
-            weights |= load_file(path)
+        weights: dict[str, torch.Tensor] = load_file(folder / _WEIGHTS)
+    except FileNotFoundError:
+        raise ModelError(f"{folder} has no {_WEIGHTS}; write it again") from None
     except SafetensorError as error:
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}; write it again") from error
-    if not weights:
-        raise ModelError(f"{folder} has no *.safetensors weights; write it again")
     return weights
 
 

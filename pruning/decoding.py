@@ -25,11 +25,14 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
     @classmethod
     def adopt(cls, cache: DynamicCache, layers: list[Any]) -> "PrunedCache":
         """Turn an empty cache into this one, in place: the caller holds a reference to it and will pass it again."""
+        recording = any(getattr(layer, "record_past", False) for layer in cache.layers)
         cache.__class__ = cls
         cache.layers = layers
         cache.layer_class_to_replicate = None
         assert isinstance(cache, cls)
         cache.seen = 0
+        if recording:  # speculative decoding asked, before the first token, to be able to take tokens back
+            cache.activate_past_recording()
         return cache
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -43,10 +46,16 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
         sizes: tuple[int, int] = self.layers[layer_idx].get_mask_sizes(query_length)
         return sizes
 
-    def crop(self, max_length: int) -> None:
-        """Forget the last `-max_length` tokens, as the library's cache does."""
-        super().crop(max_length)
-        self.seen = max(0, self.seen + max_length)
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last `-tokens_to_remove` tokens; zero or negative, as the library's cache wants it.
+
+        Raises:
+            ValueError: a positive number, which the library refuses only where a layer is left.
+        """
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop({tokens_to_remove}) is not supported; give minus the number of tokens to forget")
+        super().crop(tokens_to_remove)
+        self.seen = max(0, self.seen + tokens_to_remove)
 
     def reset(self) -> None:
         """Forget every token."""
@@ -125,8 +134,9 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
 
 def _reindex(block: nn.Module, index: int) -> None:
     for module in block.modules():
-        if hasattr(module, "layer_idx"):
-            setattr(module, "layer_idx", index)  # noqa: B010 (a plain attribute, which nn.Module types as a module)
+        for name in ("layer_idx", "layer_id"):  # GPT-Neo says layer_id
+            if hasattr(module, name):
+                setattr(module, name, index)
 
 
 def _cache_config(config: Any, kept: list[int]) -> Any:

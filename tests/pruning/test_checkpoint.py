@@ -7,13 +7,13 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES, build, example
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import read_anatomy
 from pruning.checkpoint import load, load_parent, save
 from pruning.surgery import prune
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.errors import ModelError, UnreadableModel, UnsafeCheckpoint
+from search_spaces.errors import ArchitectureError, ModelError, UnreadableModel, UnsafeCheckpoint
 
 MIXED = Architecture.from_words("mlp removed attn attn+mlp")
 BLOCKS = Architecture.from_words("attn+mlp removed removed attn+mlp")
@@ -98,8 +98,6 @@ def _truncate(folder: Path) -> None:
 
 
 def _lose_a_tensor(folder: Path) -> None:
-    from safetensors.torch import save_file
-
     weights = load_file(folder / "model.safetensors")
     weights.pop("model.norm.weight")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -133,3 +131,110 @@ def test_a_pruned_folder_is_no_parent(tmp_path: Path) -> None:
     save(prune(build("llama"), Architecture.parent(4).drop(Unit(0, Kind.MLP))), tmp_path)
     with pytest.raises(ModelError, match="pruned already"):
         load_parent(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "bert", "vit", "mixtral"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_parent_round_trips_exactly(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    save(build(family), tmp_path / "parent")
+    parent = load_parent(tmp_path / "parent", dtype=dtype)
+    inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in example(parent).items()}
+    for architecture in (MIXED, BLOCKS):
+        pruned = prune(parent, architecture)
+        save(pruned, tmp_path / architecture.digest)
+        again = load(tmp_path / architecture.digest)
+        assert again.dtype == dtype
+        assert torch.equal(outputs(pruned, inputs), outputs(again, inputs))
+
+
+@pytest.mark.parametrize("architecture", [MIXED, BLOCKS])
+def test_what_stops_a_generation_comes_back_too(architecture: Architecture, tmp_path: Path) -> None:
+    parent = build("llama")
+    parent.generation_config.eos_token_id = [2, 5]
+    save(prune(parent, architecture), tmp_path)
+    assert load(tmp_path).generation_config.eos_token_id == [2, 5]
+
+
+def test_the_tokenizer_s_files_come_along_and_nothing_else(tmp_path: Path) -> None:
+    wanted = {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
+    wanted |= {"chat_template.jinja", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "merges.txt"}
+    wanted |= {"processor_config.json", "preprocessor_config.json"}
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name in (*wanted, "pytorch_model.bin", "README.md", "modeling_evil.py"):
+        (source / name).write_text("{}")
+    save(prune(build("llama"), MIXED), target, companions=source)
+    own = {"config.json", "generation_config.json", "model.safetensors"}
+    assert {path.name for path in target.iterdir()} == wanted | own
+
+
+@pytest.mark.parametrize("words", ["removed attn+mlp attn+mlp attn+mlp", "removed mlp attn+mlp attn+mlp"])
+def test_blocks_that_a_config_ties_to_their_place_are_not_saved_as_other_ones(words: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "intermediate_size": 48}
+    config = transformers.Qwen3MoeConfig(**sizes, **experts, head_dim=8, vocab_size=96, mlp_only_layers=[0])
+    parent = transformers.Qwen3MoeForCausalLM(config).eval()
+    with pytest.raises(ArchitectureError, match=r"qwen3_moe config cannot describe .*layers\.0\.mlp"):
+        save(prune(parent, Architecture.from_words(words)), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    inside = prune(parent, Architecture.from_words("mlp attn+mlp attn removed"))
+    save(inside, tmp_path / "inside")
+    inputs = example(parent)
+    assert torch.equal(outputs(load(tmp_path / "inside"), inputs), outputs(inside, inputs))
+
+
+def _edit(key: str, value):
+    def damage(folder: Path) -> None:
+        document = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**document, key: value}))
+
+    return damage
+
+
+def _weights(change):
+    def damage(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_weights(lambda w: {**w, "model.norm.weight": torch.ones(16)}), "do not belong together .*norm.weight"),
+        (_weights(lambda w: {k: t for k, t in w.items() if k != "lm_head.weight"}), "belong together .*lm_head"),
+        (_weights(lambda w: {**w, "more": torch.ones(1)}), "belong together .*more"),
+        (_edit("model_type", "nas_nonsense"), "no model can be built"),
+        (_edit("architectures", ["pipeline"]), "no model can be built"),
+        (_truncate, "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+    ],
+)
+def test_damaged_pruned_folders_are_one_clear_line(damage, says: str, tmp_path: Path) -> None:
+    save(prune(build("llama"), MIXED), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=says) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_of_another_depth_is_refused(tmp_path: Path) -> None:
+    save(prune(build("llama"), Architecture.from_words("mlp attn+mlp attn attn+mlp")), tmp_path)
+    record = Architecture.from_words("mlp attn+mlp attn attn+mlp attn+mlp").to_json()
+    _edit("nas_architecture", record)(tmp_path)
+    with pytest.raises(ArchitectureError, match="5 blocks"):
+        load(tmp_path)
+
+
+def test_an_architecture_that_names_no_model_class_is_not_called(tmp_path: Path) -> None:
+    save(build("roberta"), tmp_path)
+    _edit("architectures", ["pipeline"])(tmp_path)
+    assert type(load_parent(tmp_path)) is transformers.RobertaModel
+
+
+def test_a_slip_in_a_folder_s_name_is_never_looked_up_at_a_hub(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="no folder here"):
+        load_parent("results/winer")

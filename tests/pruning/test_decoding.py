@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 from families import DECODERS, build, example
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, GPTNeoConfig, GPTNeoForCausalLM, StaticCache
 
 from pruning.anatomy import read_anatomy
 from pruning.decoding import PrunedCache
@@ -185,3 +185,35 @@ def test_cropping_forgets_tokens(parents) -> None:
     tail = model(input_ids=ids[:, 8:], past_key_values=cache).logits
     expected = model(input_ids=ids, use_cache=False).logits[:, 8:]
     assert largest(tail - expected, expected) < 2e-5
+
+
+def test_cropping_takes_the_library_s_sign_even_with_no_attention_left(parents) -> None:
+    parent, anatomy = parents("llama")
+    model = prune(parent, Architecture.from_words("mlp mlp mlp mlp"), anatomy=anatomy)
+    cache = model(**example(parent), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"crop\(5\)"):
+        cache.crop(5)
+    assert cache.get_seq_length() == 11
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
+@pytest.mark.parametrize("words", ["mlp attn+mlp attn mlp", "attn mlp attn+mlp mlp", "mlp mlp mlp mlp"])
+def test_speculative_decoding_takes_tokens_back_past_the_window(family: str, words: str, parents) -> None:
+    parent, anatomy = parents(family)
+    model = prune(parent, Architecture.from_words(words), anatomy=anatomy)
+    ids = example(parent, batch=1, tokens=6)["input_ids"]
+    settings = {"max_new_tokens": 14, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    expected = model.generate(input_ids=ids, use_cache=False, **settings)
+    assert torch.equal(model.generate(input_ids=ids, prompt_lookup_num_tokens=2, **settings), expected)
+    assert torch.equal(model.generate(input_ids=ids, assistant_model=parent, **settings), expected)
+    whole = parent.generate(input_ids=ids, use_cache=False, **settings)
+    assert torch.equal(parent.generate(input_ids=ids, assistant_model=model, **settings), whole)
+
+
+def test_an_attention_that_calls_its_index_layer_id_is_reindexed() -> None:
+    sizes = {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "intermediate_size": 48, "vocab_size": 96}
+    kinds = {"attention_types": [[["global", "local"], 2]], "window_size": 4, "max_position_embeddings": 64}
+    torch.manual_seed(0)
+    parent = GPTNeoForCausalLM(GPTNeoConfig(**sizes, **kinds)).eval()
+    for words in ("mlp attn+mlp attn attn+mlp", "removed attn+mlp attn+mlp mlp", "removed attn+mlp attn+mlp attn+mlp"):
+        check(prune(parent, Architecture.from_words(words)), example(parent, tokens=LENGTH)["input_ids"])
