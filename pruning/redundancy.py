@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pruning.anatomy import Anatomy, read_anatomy
 from pruning.contribution import BlockAnatomy, Layout
 from pruning.probe import as_rows
+from search_spaces.errors import BadData
 from search_spaces.unit import Kind, Unit
 
 SCHEMA_VERSION = 1
@@ -71,6 +72,15 @@ class Redundancy:
         """arccos of the similarity of two block inputs over pi: 0 for the same direction."""
         return math.acos(max(-1.0, min(1.0, self.between[first][last]))) / math.pi
 
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Redundancy":
+        """Read what `to_json` writes."""
+        attention, mlp, block = (
+            tuple(document["similarity"][str(kind)]) for kind in (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
+        )
+        between = tuple(tuple(row) for row in document["between"])
+        return cls(document["family"], document["layout"], document["tokens"], attention, mlp, block, between)
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
         return {
@@ -90,6 +100,9 @@ def measure_redundancy(model: Any, batches: Iterable[dict[str, Tensor]], anatomy
         model: a Hugging Face transformer.
         batches: keyword inputs of the model; tokens whose `attention_mask` is 0 are left out.
         anatomy: the model's, when it was read before.
+
+    Raises:
+        BadData: when there is no token to compare.
     """
     anatomy = anatomy or read_anatomy(model)
     sums = _Sums(anatomy.depth)
@@ -108,6 +121,8 @@ def measure_redundancy(model: Any, batches: Iterable[dict[str, Tensor]], anatomy
     finally:
         for watcher in watchers:
             watcher.remove()
+    if not sums.tokens:
+        raise BadData("the calibration data has 0 tokens; at least one is needed, so give more data")
     return sums.result(anatomy)
 
 

@@ -74,17 +74,30 @@ def load_dataset(model: Any, tokenizer: Any, data: Path) -> Dataset:
     if model.main_input_name == "pixel_values":
         if not data.is_dir():
             raise BadData(f"data {data} is no folder; an image model takes a folder with one folder per class")
-        arrays = read_arrays(data, model) if (data / "test.npz").exists() else read_class_folders(data, model)
+        read = read_arrays if any((data / f"{name}.npz").exists() for name in SPLITS) else read_class_folders
         return Dataset(**{
-            name: Split(name, {"pixel_values": pixels[: MOST_TEXTS[name]]}, labels[: MOST_TEXTS[name]])
-            for name, (pixels, labels) in arrays.items()
+            name: Split(name, {"pixel_values": pixels}, labels)
+            for name, (pixels, labels) in read(data, model, MOST_TEXTS).items()
         })  # fmt: skip
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
     documents = _documents_by_split(data)
-    causal = model.can_generate() and getattr(model.config, "is_decoder", True) is not False
-    make = _windows if causal else _padded
-    return Dataset(**{name: Split(name, make(tokenizer, documents[name], name)) for name in SPLITS})
+    make, longest = (_windows, WINDOW) if _predicts_next(model) else (_padded, TEXT_LENGTH)
+    length = min(longest, getattr(model.config, "max_position_embeddings", None) or longest)
+    return Dataset(**{name: Split(name, make(tokenizer, documents[name], name, length)) for name in SPLITS})
+
+
+@torch.no_grad()
+def _predicts_next(model: Any) -> bool:
+    """Whether it is a causal language model: what comes later does not change what is predicted before.
+
+    Tried, not read from the config: GPT-NeoX decoders say `is_decoder: false` as BERT encoders do.
+    """
+    if not model.can_generate():
+        return False
+    ids = torch.tensor([[1, 2, 1], [1, 2, 3]])
+    one, other = model(input_ids=ids, use_cache=False).logits[:, :2]
+    return bool((one - other).abs().max() <= 1e-4 * one.abs().max())
 
 
 def _documents_by_split(data: Path) -> dict[str, list[Document]]:
@@ -94,13 +107,13 @@ def _documents_by_split(data: Path) -> dict[str, list[Document]]:
     return split_documents(read_documents(data))
 
 
-def _windows(tokenizer: Any, documents: list[Document], name: str) -> dict[str, Tensor]:
+def _windows(tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
     """(n, window): documents joined by the end token, packed, the remainder discarded."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     stream: list[int] = []
     for document in documents:
         stream += tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"] + end
-    window = min(WINDOW, len(stream))
+    window = min(length, len(stream))
     count = len(stream) // window if window else 0
     if window < 16:
         raise BadData(f"the {name} split has {len(stream)} tokens; at least 16 are needed, so give more text")
@@ -109,8 +122,10 @@ def _windows(tokenizer: Any, documents: list[Document], name: str) -> dict[str, 
     return {"input_ids": torch.tensor(stream[: count * window]).reshape(count, window)[chosen]}
 
 
-def _padded(tokenizer: Any, documents: list[Document], name: str) -> dict[str, Tensor]:
-    """(n, length) ids and mask, padded to the longest text, at most 128 tokens."""
-    texts = [document.text for document in documents[: MOST_TEXTS[name]]]
-    encoded = tokenizer(texts, padding=True, truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
+def _padded(tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
+    """(n, length) ids and mask, padded to the longest text, at most `length` tokens."""
+    # Evenly spaced, as documents come project by project.
+    chosen = torch.linspace(0, len(documents) - 1, min(len(documents), MOST_TEXTS[name])).round().long().tolist()
+    texts = [documents[index].text for index in chosen]
+    encoded = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
     return {key: encoded[key] for key in ("input_ids", "attention_mask")}

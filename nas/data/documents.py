@@ -1,6 +1,7 @@
 """Texts as a person has them on disk."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,9 @@ def _file(path: Path, project: str | None) -> list[Document]:
     except (UnicodeDecodeError, OSError) as error:
         raise BadData(f"data {path} cannot be read as UTF-8 text ({error}); convert it") from None
     if path.suffix == ".jsonl":
-        return [_line(path, number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+        return [_line(path, number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     if path.suffix == ".txt":
-        return [Document(part, project) for part in content.split("\n\n")]
+        return [Document(part, project) for part in re.split(r"\n[ \t]*\n", content)]
     return [Document(content, project)]
 
 
@@ -68,4 +69,7 @@ def _line(path: Path, number: int, line: str) -> Document:
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise BadData(f"{path} line {number}: split {split!r} is none of {', '.join(SPLITS)}")
-    return Document(record["text"], record.get("project"), split)
+    project = record.get("project")
+    if project is not None and not isinstance(project, str):
+        raise BadData(f"{path} line {number}: project {project!r} is not a string; put quotes around the name")
+    return Document(record["text"], project, split)

@@ -1,6 +1,9 @@
 """Images in class folders, or in the arrays that ship with a reference model."""
 
 import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +17,109 @@ from search_spaces.errors import BadData
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
-def read_arrays(folder: Path, model: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    """(pixels, labels) per split from `calibration.npz`, `validation.npz`, `test.npz`.
+def read_arrays(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """(pixels, labels) per split from `calibration.npz`, `validation.npz`, `test.npz`, the first `most` of each.
 
     Each holds `pixels` uint8 (n, height, width[, 3]) and `labels` int (n,).
+
+    Raises:
+        BadData: a file is missing, damaged, or holds something else.
     """
     splits = {}
     for name in SPLITS:
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-            pixels, labels = arrays["pixels"], arrays["labels"]
+        path = folder / f"{name}.npz"
+        rule = f"data {path} must hold pixels uint8 (n, height, width[, 3]) and labels int (n,)"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                pixels, labels = arrays["pixels"][: most[name]], arrays["labels"][: most[name]]
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise BadData(f"{rule} ({error}); write it again") from None
+        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or len(pixels) != len(labels) or not len(labels):
+            raise BadData(
+                f"{rule}, not {pixels.dtype} {pixels.shape} and {labels.dtype} {labels.shape}; write it again"
+            )
         splits[name] = (normalise(pixels, model), torch.from_numpy(labels.astype(np.int64)))
     return splits
 
 
-def read_class_folders(folder: Path, model: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    """(pixels, labels) per split from a folder with one folder of images per class, in the order of their names.
+def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """(pixels, labels) per split from a folder with one folder of images per class, at most `most` of each.
 
-    The split of an image follows from its bytes, so that copies of one image are never in two.
+    Folders named as the model's classes (`label2id`) are those classes; folders with other names are the classes in
+    the order of their names, and then there must be as many as the model has. The split of an image and its place
+    in it follow from its bytes: copies of one image count once, and every split sees every class.
 
     Raises:
-        BadData: no images, an unreadable image, or more classes than the model has.
+        BadData: no images, an unreadable image, or folders that do not fit the model's classes.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    known = getattr(model.config, "num_labels", len(classes))
-    if not classes or len(classes) > known:
-        raise BadData(f"data {folder} has {len(classes)} class folders and the model {known} classes; match them")
-    size = model.config.image_size
-    found: dict[str, list[tuple[np.ndarray, int]]] = {name: [] for name in SPLITS}
-    for label, entry in enumerate(classes):
+    members: dict[str, dict[str, tuple[Path, int]]] = {name: {} for name in SPLITS}
+    for entry, label in _labels(folder, model).items():
         for path in sorted(entry.rglob("*")):
-            if path.suffix.lower() not in _SUFFIXES:
-                continue
-            try:
-                image = Image.open(path).convert("RGB").resize((size, size))
-            except (UnidentifiedImageError, OSError) as error:
-                raise BadData(f"data {path} is no readable image ({error}); remove or convert it") from None
-            found[_split_of(path.read_bytes())].append((np.asarray(image), label))
-    empty = [name for name, members in found.items() if not members]
+            if path.suffix.lower() in _SUFFIXES:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                members[_split_of(digest)].setdefault(digest, (path, label))
+    empty = [name for name, found in members.items() if not found]
     if empty:
         raise BadData(f"data {folder} leaves no image for {' and '.join(empty)}; give more images")
-    return {
-        name: (normalise(np.stack([p for p, _ in members]), model), torch.tensor([label for _, label in members]))
-        for name, members in found.items()
-    }
+    splits = {}
+    for name, found in members.items():
+        # The digest's end, as its beginning decided the split.
+        chosen = [found[digest] for digest in sorted(found, key=lambda digest: digest[::-1])[: most[name]]]
+        pixels = np.stack([_pixels(path, model) for path, _ in chosen])
+        splits[name] = (normalise(pixels, model), torch.tensor([label for _, label in chosen]))
+    return splits
+
+
+def _labels(folder: Path, model: Any) -> dict[Path, int]:
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    known = {str(name): int(index) for name, index in (getattr(model.config, "label2id", None) or {}).items()}
+    if entries and all(entry.name in known for entry in entries):
+        return {entry: known[entry.name] for entry in entries}
+    classes = getattr(model.config, "num_labels", len(entries)) if hasattr(model, "classifier") else len(entries)
+    if not entries or len(entries) != classes:
+        names = ", ".join(list(known)[:5])
+        raise BadData(
+            f"data {folder} has {len(entries)} class folders and the model {classes} classes; name the folders as the "
+            f"model's classes ({names}, ...), or give one for every class"
+        )
+    return {entry: label for label, entry in enumerate(entries)}
+
+
+def _pixels(path: Path, model: Any) -> np.ndarray:
+    """(size, size, 3), or (size, size) where the model has one channel."""
+    from PIL import Image, UnidentifiedImageError
+
+    size = model.config.image_size
+    mode = "L" if getattr(model.config, "num_channels", 3) == 1 else "RGB"
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode).resize((size, size)))
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadData(f"data {path} is no readable image ({error}); remove or convert it") from None
 
 
 def normalise(pixels: np.ndarray, model: Any) -> Tensor:
-    """uint8 (n, h, w[, 3]) to float (n, channels, h, w) with mean and deviation 0.5."""
+    """uint8 (n, h, w[, 3]) to float (n, channels, h, w), with the model's own mean and deviation, else 0.5."""
     values = torch.from_numpy(pixels).float() / 255
     values = values[:, None] if values.ndim == 3 else values.permute(0, 3, 1, 2)
     channels = getattr(model.config, "num_channels", 3)
     if values.shape[1] == 1 and channels == 3:
         values = values.expand(-1, 3, -1, -1)
-    return ((values - 0.5) / 0.5).contiguous()
+    mean, deviation = _statistics(Path(getattr(model, "name_or_path", "") or ""))
+    return ((values - mean) / deviation).contiguous()
 
 
-def _split_of(content: bytes) -> str:
-    share = int(hashlib.sha256(content).hexdigest()[:8], 16) / 0xFFFFFFFF
+def _statistics(folder: Path) -> tuple[Tensor, Tensor]:
+    """Mean and deviation per channel from the `preprocessor_config.json` beside the weights; 0.5 without one."""
+    path = folder / "preprocessor_config.json"
+    try:
+        written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        both = [torch.tensor(written.get(key, 0.5)).reshape(-1, 1, 1) for key in ("image_mean", "image_std")]
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise BadData(f"{path} cannot be read ({error}); it is JSON with image_mean and image_std") from None
+    return both[0], both[1]
+
+
+def _split_of(digest: str) -> str:
+    share = int(digest[:8], 16) / 0xFFFFFFFF
     return "calibration" if share < 0.25 else "validation" if share < 0.6 else "test"

@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+import torch
+
 from nas.data.dataset import Dataset
 from nas.quality.quality import Quality
 
@@ -18,13 +20,21 @@ class Evaluator(Protocol):
 
 
 def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
-    """Language modelling for causal heads, classification for labelled data, else embedding fidelity."""
+    """Language modelling for causal heads, classification for one row of logits per item, else embedding fidelity."""
     from nas.quality.classification import ClassificationEvaluator
     from nas.quality.embedding import EmbeddingEvaluator
     from nas.quality.language import LanguageEvaluator
 
     if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
         return LanguageEvaluator(parent, dataset)
-    if dataset.test.labels is not None and getattr(parent, "classifier", None) is not None:
+    if _classifies(parent, dataset):
         return ClassificationEvaluator(parent, dataset)
     return EmbeddingEvaluator(parent, dataset)
+
+
+@torch.inference_mode()
+def _classifies(parent: Any, dataset: Dataset) -> bool:
+    """Whether it gives (items, classes), as sequence and image classifiers do and masked language models do not."""
+    output = parent(**next(dataset.calibration.batches(1)))
+    logits = getattr(output, "logits", None)
+    return logits is not None and logits.ndim == 2

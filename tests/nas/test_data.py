@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import build
-from hypothesis import given
+from families import DECODERS, build
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas.data.dataset import load_dataset
+from nas.data.dataset import MOST_TEXTS, load_dataset
 from nas.data.documents import SPLITS, Document, read_documents
-from nas.data.images import read_class_folders
-from nas.data.splitting import split_documents
+from nas.data.images import normalise, read_class_folders
+from nas.data.splitting import split_documents, without_near_duplicates
 from search_spaces.errors import BadData
 
 WORDS = [
@@ -60,6 +60,7 @@ class Words:
         return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30)), min_size=30, max_size=60))
 def test_a_project_is_in_one_split_and_no_text_is_twice(members) -> None:
     documents = [Document(text(project * 100 + number), f"project {project}") for project, number in members]
@@ -109,6 +110,7 @@ def test_text_files_folders_and_lines(tmp_path: Path) -> None:
         ("not json\n", "line 1"),
         ('{"text": "a"}\n{"words": 1}\n', "line 2"),
         ('{"text": "a", "split": "train"}\n', "split 'train'"),
+        ('{"text": "a", "project": 7}\n', "project 7 is not a string"),
         ("\n", "holds no text"),
     ],
 )
@@ -131,7 +133,9 @@ def test_language_windows_are_packed_and_encoder_texts_padded(tmp_path: Path) ->
     for number, name in enumerate(SPLITS):
         lines = [json.dumps({"text": text(100 * number + i, 90)}) for i in range(8)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    causal = load_dataset(build("llama"), Words(), tmp_path)
+    model = build("llama")
+    model.config.max_position_embeddings = 2048
+    causal = load_dataset(model, Words(), tmp_path)
     assert causal.test.inputs["input_ids"].shape == (1, 512)
     assert int((causal.test.inputs["input_ids"] == 0).sum()) == 5  # an end token after each 90 words
     encoder = load_dataset(build("bert"), Words(), tmp_path)
@@ -151,10 +155,115 @@ def test_class_folders_of_images(tmp_path: Path) -> None:
             pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
     model = build("vit")
-    splits = read_class_folders(tmp_path, model)
+    model.config.num_labels = 2
+    splits = read_class_folders(tmp_path, model, MOST_TEXTS)
     assert sum(len(labels) for _, labels in splits.values()) == 40
     assert splits["test"][0].shape[1:] == (3, 12, 12)
     assert {int(label) for _, labels in splits.values() for label in labels} == {0, 1}
     (tmp_path / "cat" / "broken.png").write_bytes(b"no image")
     with pytest.raises(BadData, match=r"broken\.png is no readable image"):
-        read_class_folders(tmp_path, model)
+        read_class_folders(tmp_path, model, MOST_TEXTS)
+
+
+def test_a_line_ends_at_a_newline_only(tmp_path: Path) -> None:
+    texts = ["one\u2028two", "three\u0085four", "five"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert [document.text for document in read_documents(tmp_path / "a.jsonl")] == texts
+
+
+def words(document: Document) -> set[tuple[str, ...]]:
+    parts = document.text.split()
+    return {tuple(parts[at : at + 5]) for at in range(max(1, len(parts) - 4))}
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000))
+def test_near_duplicates_are_those_found_by_comparing_every_pair(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    header = text(99, int(rng.integers(5, 25))) + " "
+    documents = [Document(header + text(int(rng.integers(8)), int(rng.integers(3, 40)))) for _ in range(12)]
+    expected: list[Document] = []
+    for document in documents:
+        one = words(document)
+        if all(len(one & words(other)) / len(one | words(other)) <= 0.5 for other in expected):
+            expected.append(document)
+    assert without_near_duplicates({"calibration": [], "validation": [], "test": documents})["test"] == expected
+
+
+def write_splits(folder: Path, texts: int = 8, words: int = 90) -> None:
+    for number, name in enumerate(SPLITS):
+        lines = [json.dumps({"text": text(1000 * number + i, words)}) for i in range(texts)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_every_decoder_gets_windows_that_fit_it(family: str, tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    inputs = load_dataset(build(family), Words(), tmp_path).test.inputs
+    assert set(inputs) == {"input_ids"}
+    assert inputs["input_ids"].shape[1] == 64  # the positions these models have
+
+
+def save_images(folder: Path, per_class: int, labels: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for number in range(per_class):
+            Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(folder / label / f"{number}.png")
+
+
+def test_every_split_sees_every_class_under_the_name_the_model_gives_it(tmp_path: Path) -> None:
+    save_images(tmp_path, 120, ("zebra", "apple"))
+    model = build("vit")
+    model.config.label2id = {"other": 0, "zebra": 1, "last": 2, "apple": 3, "more": 4}
+    splits = read_class_folders(tmp_path, model, {"calibration": 20, "validation": 20, "test": 20})
+    for _, labels in splits.values():
+        counts = torch.bincount(labels, minlength=5)
+        assert int(counts.sum()) == 20
+        assert counts[1] >= 4
+        assert counts[3] >= 4
+    white = Image.new("RGB", (6, 6), "white")
+    white.save(tmp_path / "zebra" / "white.png")
+    white.save(tmp_path / "apple" / "white.png")
+    everything = read_class_folders(tmp_path, model, MOST_TEXTS)
+    assert sum(int((pixels == 1).all((1, 2, 3)).sum()) for pixels, _ in everything.values()) == 1
+    (tmp_path / "unknown").mkdir()
+    with pytest.raises(BadData, match="name the folders as the model's classes"):
+        read_class_folders(tmp_path, model, MOST_TEXTS)
+
+
+def test_pixels_are_normalised_as_the_model_was_trained(tmp_path: Path) -> None:
+    model = build("vit")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.0, 0.5, 1.0], "image_std": [1.0, 0.5, 2.0]}')
+    white = np.full((1, 2, 2, 3), 255, dtype=np.uint8)
+    assert normalise(white, model)[0, :, 0, 0].tolist() == [1.0, 1.0, 1.0]
+    model.name_or_path = str(tmp_path)
+    assert normalise(white, model)[0, :, 0, 0].tolist() == [1.0, 1.0, 0.0]
+    (tmp_path / "preprocessor_config.json").write_text("no json")
+    with pytest.raises(BadData, match="cannot be read"):
+        normalise(white, model)
+
+
+def test_one_channel_models_get_grey_images(tmp_path: Path) -> None:
+    save_images(tmp_path, 20, ("a", "b"))
+    model = build("vit")
+    model.config.num_channels, model.config.label2id = 1, {"a": 0, "b": 1}
+    splits = read_class_folders(tmp_path, model, MOST_TEXTS)
+    assert splits["test"][0].shape[1:] == (1, 12, 12)
+
+
+def test_damaged_arrays_are_named(tmp_path: Path) -> None:
+    pixels, labels = np.zeros((3, 12, 12), np.uint8), np.zeros(3, np.int64)
+    for name in SPLITS:
+        np.savez(tmp_path / f"{name}.npz", pixels=pixels, labels=labels)
+    assert len(load_dataset(build("vit"), None, tmp_path).test) == 3
+    np.savez(tmp_path / "test.npz", pixels=pixels)
+    with pytest.raises(BadData, match=r"test\.npz must hold"):
+        load_dataset(build("vit"), None, tmp_path)
+    np.savez(tmp_path / "test.npz", pixels=pixels, labels=labels[:2])
+    with pytest.raises(BadData, match=r"not uint8 \(3, 12, 12\)"):
+        load_dataset(build("vit"), None, tmp_path)
+    (tmp_path / "validation.npz").unlink()
+    with pytest.raises(BadData, match=r"validation\.npz"):
+        load_dataset(build("vit"), None, tmp_path)

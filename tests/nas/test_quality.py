@@ -105,6 +105,26 @@ def test_embedding_figures_by_hand() -> None:
     assert quality.others["spearman"] == pytest.approx(spearmanr(pairs[:36], pairs[36:]).statistic, abs=1e-2)
 
 
+def test_a_text_classifier_is_judged_by_its_classes() -> None:
+    model, data = build("distilbert"), dataset("bert")
+    evaluator = evaluator_for(model, data)
+    candidate = dropped(model, 1)
+    quality = evaluator.evaluate(candidate, "test")
+    with torch.no_grad():
+        p, q = (m(**data.test.inputs).logits.log_softmax(-1) for m in (model, candidate))
+    assert quality.metric == "kl"
+    assert quality.loss == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3, abs=1e-7)
+    assert set(quality.others) == {"agreement"}  # no labels, so no accuracy
+
+
+def test_a_large_vocabulary_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, candidate = (torch.randn(50, 1000, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    whole = [StoredDistribution.of(parent, top=k).divergence(candidate) for k in (None, 200)]
+    monkeypatch.setattr("nas.quality.distribution._CHUNK", 7000)
+    pieces = [StoredDistribution.of(parent, top=k).divergence(candidate) for k in (None, 200)]
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(whole, pieces, strict=True))
+
+
 def test_top_k_and_rest_are_a_close_lower_bound() -> None:
     generator = torch.Generator().manual_seed(0)
     parent, candidate = (3 * torch.randn(50, 1000, generator=generator) for _ in range(2))

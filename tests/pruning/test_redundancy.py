@@ -1,5 +1,6 @@
 """The streaming scores equal a naive computation that stores every tensor, on every family and layout."""
 
+import json
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 from pruning.anatomy import read_anatomy
 from pruning.redundancy import Redundancy, measure_redundancy
 from search_spaces import Kind, Unit
+from search_spaces.errors import BadData
 
 SANDWICH, PARALLEL = {"gemma2", "gemma3"}, {"gpt_neox", "phi"}
 BERTS, DISTIL = {"bert", "roberta", "electra"}, {"distilbert"}
@@ -90,6 +92,7 @@ def test_equal_to_storing_everything(family: str) -> None:
     expected, actual = naive(model, family, batches), measure_redundancy(model, batches)
     for kind in Kind:
         assert actual.scores(kind) == pytest.approx(expected[str(kind)], abs=1e-5), kind
+    compare_table(model, family, batches, actual)
 
 
 def test_left_padding_is_left_out() -> None:
@@ -101,21 +104,31 @@ def test_left_padding_is_left_out() -> None:
     assert actual.attention == pytest.approx(expected["attention"], abs=1e-5)
 
 
-def test_the_distance_table_compares_block_inputs() -> None:
-    model = build("gpt2")
-    batches = batches_of(model, padded=False)
-    actual = measure_redundancy(model, batches)
-    runs = stored(model, "gpt2", batches)
+def compare_table(model, family: str, batches: list[dict], actual: Redundancy) -> None:
+    masks = [batch.get("attention_mask") for batch in batches]
+    runs = stored(model, family, batches)
     for first in range(4):
         for last in range(first, 5):
-            pairs = [(run[first]["in"], run[3]["out"] if last == 4 else run[last]["in"]) for run in runs]
-            cosine = torch.cat([cosine_similarity(one, other, dim=-1) for one, other in pairs])
-            assert actual.between[first][last] == pytest.approx(float(cosine.mean()), abs=1e-5)
+            cosines = []
+            for run, mask in zip(runs, masks, strict=True):
+                other = run[3]["out"] if last == 4 else run[last]["in"]
+                cosine = cosine_similarity(run[first]["in"], other, dim=-1)
+                cosines.append(cosine if mask is None else cosine[mask.flatten().bool()])
+            assert actual.between[first][last] == pytest.approx(float(torch.cat(cosines).mean()), abs=1e-5)
+
+
+def test_no_tokens_is_one_clear_error() -> None:
+    with pytest.raises(BadData, match="0 tokens"):
+        measure_redundancy(build("llama"), [])
 
 
 def by_hand() -> Redundancy:
     between = ((1.0, 0.9, 0.5, 0.2), (0.9, 1.0, 0.6, 0.8), (0.5, 0.6, 1.0, 0.7), (0.2, 0.8, 0.7, 1.0))
     return Redundancy("llama", "pre_norm", 10, (0.7, 0.99, 0.9), (0.8, 0.9, 0.5), (0.9, 0.6, 0.7), between)
+
+
+def test_it_round_trips() -> None:
+    assert Redundancy.from_json(json.loads(json.dumps(by_hand().to_json()))) == by_hand()
 
 
 def test_rankings_and_windows_worked_by_hand() -> None:
