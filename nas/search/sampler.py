@@ -19,11 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.space import empty
-from search_spaces.unit import Unit
+from search_spaces.unit import Kind, Unit
 
 BAND = 0.90  # proposals use at least this share of the budget
 PROPOSALS = 240
 ELITE = 4
+ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
 LEVELS = ("keep", "drop")
 
 
@@ -33,6 +34,7 @@ class LevelSwitchSampler(BaseSampler):
     def __init__(self, problem: Problem, library: dict[Unit, float]) -> None:
         """`library` is the loss of each unit dropped alone."""
         self._problem, self._library = problem, library
+        self._saves = problem.saves_ms()
         self._ms: dict[Architecture, float] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -64,24 +66,32 @@ class LevelSwitchSampler(BaseSampler):
         return LEVELS[0]
 
     def _mutate(self, rng: random.Random, architecture: Architecture) -> Architecture:
-        """Drop one or two more, then restore while the budget still holds, at random."""
+        """Restore one to three units, drop others until the budget holds, restore what still fits; at random.
+
+        Steps are judged by the additive estimate around the architecture: the latency model is asked only about
+        the proposals that come out, not about the thousands of steps on the way to them.
+        """
         space = self._problem.space
-        dropped = {unit for unit in space.units if architecture.drops(unit)}
-        kept = [unit for unit in space.units if unit not in dropped]
-        restored = rng.sample(sorted(dropped), min(len(dropped), rng.choice((1, 1, 1, 2, 2, 3))))
-        dropped -= set(restored)
-        rng.shuffle(kept)
-        for unit in kept:
-            candidate = space.decode(dropped)
-            if not empty(candidate) and self._fits(candidate):
+        dropped = [unit for unit in space.units if architecture.drops(unit)]
+        kept = [unit for unit in space.units if not architecture.drops(unit)]
+        needed = self._saved(set(dropped)) + self._latency(architecture)
+        needed -= self._problem.budget_ms + ROUNDING
+        gone = set(dropped) - set(rng.sample(dropped, min(len(dropped), rng.choice((1, 1, 1, 2, 2, 3)))))
+        for unit in rng.sample(kept, len(kept)):
+            if self._saved(gone) >= needed:
                 break
-            dropped.add(unit)
-        for unit in rng.sample(sorted(dropped), len(dropped)):
-            candidate = space.decode(dropped - {unit})
-            if unit not in restored and self._fits(candidate):
-                dropped.discard(unit)
-        candidate = space.decode(dropped)
+            gone.add(unit)
+        for unit in rng.sample(sorted(gone), len(gone)):
+            if self._saved(gone - {unit}) >= needed:
+                gone.discard(unit)
+        candidate = space.decode(gone)
         return architecture if empty(candidate) else candidate
+
+    def _saved(self, gone: set[Unit]) -> float:
+        """Estimated ms that dropping these units saves; a unit whose block goes too is not counted beside it."""
+        blocks = {unit.layer for unit in gone if unit.kind is Kind.BLOCK}
+        counted = [unit for unit in gone if unit.kind is Kind.BLOCK or unit.layer not in blocks]
+        return sum(self._saves[unit] for unit in sorted(counted))  # sorted: the sum of a set differs between runs
 
     def _evaluated(self, study: optuna.Study) -> dict[Architecture, float]:
         """Losses of the finished trials; the parent's zero included."""

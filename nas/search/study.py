@@ -71,15 +71,11 @@ class Search:
 
     def _solved(self, library: dict[Unit, float]) -> list[tuple[str, Architecture]]:
         problem = self.problem
-        saves = {unit: problem.latency.unit_ms(unit) for unit in problem.space.units}
-        parent50 = problem.latency.predict(problem.space.parent, 50).ms
-        tail = problem.ms(problem.space.parent) / parent50
+        saves, parent_ms = problem.saves_ms(), problem.ms(problem.space.parent)
         return [
             ("mip", architecture)
             for share in SOLVED_BUDGETS
-            for architecture in solve(
-                problem.space, library, saves, parent50 - share * problem.budget_ms / tail, SOLUTIONS
-            )
+            for architecture in solve(problem.space, library, saves, parent_ms - share * problem.budget_ms, SOLUTIONS)
         ]
 
     def _seed(self, seeds: Iterable[tuple[str, Architecture]]) -> None:
@@ -88,15 +84,25 @@ class Search:
         for origin, architecture in seeds:
             if architecture.digest not in known and self.problem.space.contains(architecture):
                 known.add(architecture.digest)
-                attributes = {"origin": origin, "digest": architecture.digest}
-                self.study.enqueue_trial(dict(self.problem.space.encode(architecture)), user_attrs=attributes)
+                self._enqueue(architecture, origin)
+
+    def _enqueue(self, architecture: Architecture, origin: str) -> None:
+        attributes = {"origin": origin, "digest": architecture.digest, "architecture": architecture.to_json()}
+        self.study.enqueue_trial(dict(self.problem.space.encode(architecture)), user_attrs=attributes)
 
     def _evolve(self) -> None:
-        limit = self.problem.time_limit_s
+        """Trials until there are enough or time is up; a time limit never costs the seeds a first feasible one."""
         while len(self._finished()) < self.problem.trials:
-            if limit is not None and time.monotonic() - self.began > limit:
+            if self._time_is_up() and (self._feasible() or not self._queued()):
                 return
             self._trial()
+
+    def _time_is_up(self) -> bool:
+        limit = self.problem.time_limit_s
+        return limit is not None and time.monotonic() - self.began > limit
+
+    def _queued(self) -> bool:
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _trial(self) -> None:
         trial = self.study.ask()
@@ -159,9 +165,10 @@ class Search:
         """Trials that were running when an earlier run died will never end: fail them, and queue them again."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                attributes = {k: v for k, v in trial.user_attrs.items() if k in ("origin", "digest")}
-                self.study.enqueue_trial(trial.params, user_attrs=attributes)
+            # An unfinished proposal of the sampler has no architecture yet: the next proposal replaces it.
+            if "architecture" in trial.user_attrs:
+                architecture = Architecture.from_json(trial.user_attrs["architecture"])
+                self._enqueue(architecture, trial.user_attrs.get("origin", "evolution"))
 
     def _best_note(self) -> str:
         best = next(iter(self._feasible()), None)

@@ -24,10 +24,10 @@ def tiny(tmp_path_factory) -> Path:
     save(build("vit"), folder / "model")
     rng = np.random.default_rng(0)
     for label in range(2):
-        (folder / "data" / str(label)).mkdir(parents=True)
+        (folder / "data" / f"LABEL_{label}").mkdir(parents=True)
         for number in range(30):
             pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "data" / str(label) / f"{number}.png")
+            Image.fromarray(pixels).save(folder / "data" / f"LABEL_{label}" / f"{number}.png")
     return folder
 
 

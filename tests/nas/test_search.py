@@ -164,6 +164,51 @@ def test_a_resumed_search_repeats_nothing_and_loses_nothing(tmp_path: Path) -> N
     assert "RUNNING" not in states
 
 
+@pytest.mark.parametrize("suggestion", [1, 6, 13, 18, 150, 366])
+def test_a_search_killed_while_it_asks_loses_no_seed(suggestion: int, tmp_path: Path, monkeypatch) -> None:
+    asked, real = itertools.count(1), optuna.trial.Trial.suggest_categorical
+
+    def dying(trial: optuna.Trial, name: str, choices: tuple[str, ...]) -> str:
+        if next(asked) == suggestion:
+            raise KeyboardInterrupt
+        return real(trial, name, choices)
+
+    monkeypatch.setattr(optuna.trial.Trial, "suggest_categorical", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(problem(tmp_path, Landscape(2), 9.0, trials=32))
+    monkeypatch.undo()
+    study = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db")
+    attributes = [trial.user_attrs for trial in study.trials]
+    seeds = {a["digest"]: a["origin"] for a in attributes if "origin" in a}
+    outcome = run_search(problem(tmp_path, Landscape(2), 9.0, trials=32))
+    found = {candidate.architecture.digest: candidate.origin for candidate in outcome.candidates}
+    assert len(found) == outcome.trials == 32
+    assert {digest: origin for digest, origin in found.items() if origin != "evolution"} == seeds
+
+
+def test_a_time_limit_that_is_over_at_once_still_gives_a_feasible_seed(tmp_path: Path) -> None:
+    outcome = run_search(problem(tmp_path, Landscape(0), 9.0, time_limit_s=0.0))
+    assert outcome.winner.predicted_ms <= 9.0
+    assert outcome.trials < 5
+
+
+class Curved(Additive):
+    """Less is saved by every further unit: the additive estimate is wrong, and the sampler must not mind."""
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        ms = 19.0 * (super().predict(architecture).ms / 19.0) ** 0.7 * (1.2 if percentile == 90 else 1.0)
+        return Prediction(ms, ms, ms, percentile)
+
+
+def test_the_optimum_is_found_where_milliseconds_do_not_add_up(everything, tmp_path: Path) -> None:
+    landscape, latency = Landscape(1), Curved()
+    budget = 0.7 * latency.predict(SPACE.parent, 90).ms
+    best = min(landscape.loss(a) for a in everything if latency.predict(a, 90).ms <= budget)
+    outcome = run_search(problem(tmp_path, landscape, budget, latency=latency, trials=80))
+    assert outcome.winner.predicted_ms <= budget
+    assert outcome.winner.quality.loss <= 1.02 * best
+
+
 def test_the_library_is_reused_for_another_budget(tmp_path: Path) -> None:
     landscape = Landscape(3)
     run_search(problem(tmp_path, landscape, 9.0, trials=20))
