@@ -43,11 +43,10 @@ def input_names(model: Any) -> tuple[str, ...]:
     """The inputs of the exported file, in order."""
     if model.main_input_name == "pixel_values":
         return ("pixel_values",)
-    decodes = (
-        "past_key_values" in inspect.signature(model.forward).parameters
-        and "position_ids" in inspect.signature(model.forward).parameters
-    )
-    is_decoder = decodes and getattr(model.config, "is_decoder", True) is not False
+    parameters = inspect.signature(model.forward).parameters
+    # GPT-NeoX decoders say `is_decoder: false` as encoders do; only they can generate.
+    decodes = model.can_generate() or getattr(model.config, "is_decoder", True) is not False
+    is_decoder = decodes and {"past_key_values", "position_ids"} <= set(parameters)
     return ("input_ids", "attention_mask", *(("position_ids",) if is_decoder else ()))
 
 

@@ -9,7 +9,7 @@ import torch
 from families import build
 
 from latency_models.runtime_ort import open_session
-from nas.export.onnx_export import export_for_onnx_runtime, export_onnx, input_names
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_for_onnx_runtime, export_onnx, input_names
 from nas.export.parity import check_parity
 from nas.export.variants import ParentGraph
 from pruning.anatomy import read_anatomy
@@ -32,7 +32,8 @@ def exported(tmp_path_factory):
         if family not in built:
             model = build(family)
             path = tmp_path_factory.mktemp(family) / "model.onnx"
-            export_for_onnx_runtime(model, path, check_parity)
+            opset, reason = export_for_onnx_runtime(model, path, check_parity)
+            assert opset == ONNX_RUNTIME_OPSET, reason
             built[family] = (model, read_anatomy(model), path)
         return built[family]
 
