@@ -38,6 +38,7 @@ class Delivery:
     outcome: SearchOutcome
     certificate: Certificate
     held_out: dict[str, Quality]
+    evaluations: int  # computed in this run, others were known
 
     @property
     def winner_folder(self) -> Path:
@@ -118,7 +119,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         pareto=tuple(_entry(delivery, candidate, candidate.origin) for candidate in outcome.pareto),
         baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
         search={
-            "trials": outcome.trials, "evaluations": outcome.evaluations, "seconds": round(outcome.seconds, 1),
+            "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
             "seed": request.seed, "storage": request.storage or "study.db",
         },
         mlflow={},
@@ -187,7 +188,7 @@ def _search_run(result: Result, delivery: Delivery) -> SearchRun:
         "winner.latency_ms": winner.predicted_ms,
         "winner.params_m": result.winner_parameters / 1e6,
         "search.seconds": outcome.seconds,
-        "search.evaluations": float(outcome.evaluations),
+        "search.evaluations": float(delivery.evaluations),
     }
     return SearchRun(
         result.model["id"], result.target["name"], delivery.request.budget.text, note, params, metrics, runs,

@@ -9,6 +9,7 @@ from typing import Any
 from latency_models.workload import Workload
 from nas.budget import Budget
 from search_spaces.errors import UsageError
+from search_spaces.servable import Servable
 from search_spaces.unit import Kind
 
 FILE = "request.json"
@@ -33,6 +34,11 @@ class SearchRequest:
     storage: str | None = None
     tracking_uri: str | None = None
     trust_remote_code: bool = False
+    method: str = "nas"
+    pareto: bool = False
+    servable: Servable = Servable.ANY
+    prefix_cache_bytes: int = 1 << 30
+    verify_cache: bool = False
 
     @property
     def resume_command(self) -> str:
@@ -67,6 +73,7 @@ class SearchRequest:
                 raise UsageError(f"{path} was written by another version of nas; start the search again")
             document["budget"] = Budget.parse(document["budget"])
             document["workload"] = document["workload"] and Workload.parse(document["workload"])
+            document["servable"] = Servable(document["servable"])
             document["units"] = tuple(Kind(kind) for kind in document["units"])
             document["data"] = document["data"] and Path(document["data"])
             return cls(**{**document, "out": folder})

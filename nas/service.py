@@ -1,7 +1,6 @@
 """A search from the request to the result folder: the road every part of the tool is a stretch of."""
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from latency_models.model import LatencyModel
@@ -13,18 +12,20 @@ from nas.finalists import Finals, choose_winner
 from nas.latency import ParentExport, default_workload, latency_model
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality, evaluator_for
+from nas.quality.evaluations import Evaluations
+from nas.quality.scorer import Scorer
 from nas.request import SearchRequest
 from nas.result import Result
 from nas.search import Problem, SearchOutcome
 from nas.subject import Subject, load_subject
+from pruning.prefix import GIB
 from pruning.redundancy import Redundancy, measure_redundancy
-from pruning.surgery import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
+from search_spaces.servable import restrict
 from search_spaces.space import Space
-from search_spaces.unit import Kind, Unit
 
-FIDELITY = 1 / 3  # share of the validation items that an ordinary trial is judged on
+RUNGS = (1 / 6, 1 / 2, 1.0)  # shares of the validation items
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def prepare(request: SearchRequest, progress: Progress) -> Setting:
     export = ParentExport(subject, progress)
     latency = latency_model(subject, target, workload, export, progress)
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
-    space = subject.anatomy.space(request.units)
+    space = restrict(subject.anatomy.space(request.units), request.servable)
     budget = request.budget.resolve(parent_ms)
     p = request.percentile
     progress.message(
@@ -70,7 +71,7 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
     target = find_target(request.target)
     subject = load_subject(request.model, request.data, request.trust_remote_code)
     workload = request.workload or default_workload(subject, target)
-    space = subject.anatomy.space(request.units)
+    space = restrict(subject.anatomy.space(request.units), request.servable)
     document: dict[str, Any] = {
         "schema_version": 1,
         "model": subject.id,
@@ -83,6 +84,8 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
         "percentile": request.percentile,
         "units": len(space.units),
         "architectures": 2 ** len(space.units),
+        "method": request.method,
+        "servable": str(request.servable),
         "trials": request.trials,
         "out": str(request.out),
         "parent_ms": None,
@@ -108,15 +111,16 @@ def run(request: SearchRequest, progress: Progress) -> Result:
         redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
         save_redundancy(redundancy, request.out, subject.id)
     evaluator = evaluator_for(subject.model, subject.dataset)
-    problem = _problem(setting, redundancy, evaluator)
+    scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache)
+    problem = _problem(setting, redundancy, scorer)
     finals = Finals(request, subject, setting.target, setting.workload, setting.export, progress)
     outcome, problem, certificate = choose_winner(finals, problem)
     with progress.stage("judging on the test split"):
-        held_out = _held_out(setting, outcome, evaluator)
+        held_out = _held_out(outcome, scorer)
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
         setting.budget_ms, outcome,
-        certificate, held_out,
+        certificate, held_out, scorer.evaluations,
     )  # fmt: skip
     with progress.stage("writing the result folder and MLflow"):
         result = record(deliver(delivery), delivery)
@@ -135,55 +139,40 @@ def _refuse_another_s_folder(request: SearchRequest) -> None:
             )
 
 
-def _problem(setting: Setting, redundancy: Redundancy, evaluator: Evaluator) -> Problem:
-    request, subject = setting.request, setting.subject
-    validation = subject.dataset.validation
-    fidelity = max(1, round(FIDELITY * len(validation)))
+def scorer_of(subject: Subject, evaluator: Evaluator, cache_bytes: int = GIB, verify: bool = False) -> Scorer:
+    """The scorer of a subject, with what earlier searches found out about it."""
+    content = f"{subject.digest}/{subject.dataset.validation.digest}/{evaluator.metric}"
+    known = Evaluations(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content)
+    return Scorer(subject.model, subject.anatomy, evaluator, known, capacity=cache_bytes, verify=verify)
 
-    @cache  # a corrected latency model asks again for what was evaluated before
-    def evaluate(architecture: Architecture, items: int | None) -> Quality:
-        candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
-        return evaluator.evaluate(candidate, "validation", items)
 
-    content = f"{subject.digest}/{validation.digest}/{evaluator.metric}/{fidelity}"
+def rungs(items: int) -> tuple[int, ...]:
+    """How many of the validation items a trial is judged on, growing."""
+    return tuple(sorted({max(1, round(share * items)) for share in RUNGS}))
+
+
+def _problem(setting: Setting, redundancy: Redundancy, scorer: Scorer) -> Problem:
+    request = setting.request
     return Problem(
         space=setting.space,
-        evaluate=evaluate,
+        evaluate=scorer,
         latency=setting.latency,
         budget_ms=setting.budget_ms,
         percentile=request.percentile,
-        rankings=_rankings(redundancy, setting.space),
-        fidelity=fidelity,
+        redundancy=redundancy,
+        rungs=rungs(len(setting.subject.dataset.validation)),
         storage=request.storage or f"sqlite:///{(request.out / 'study.db').resolve()}",
-        library=subject.cache / "library" / f"{content.replace('/', '-')}.json",
-        content=content,
-        study=f"{subject.id} {setting.target.name} {request.budget.text} seed {request.seed}",
+        study=f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}",
+        method=request.method,
+        front=request.pareto,
         trials=request.trials,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
     )
 
 
-def _rankings(redundancy: Redundancy, space: Space) -> dict[str, tuple[Unit, ...]]:
-    """One-shot cosine rankings of the kinds that the space has."""
-    kinds = {unit.kind for unit in space.units}
-    found: dict[str, tuple[Unit, ...]] = {}
-    if {Kind.ATTENTION, Kind.MLP} <= kinds:
-        found["cosine-joint"] = redundancy.ranking(Kind.ATTENTION, Kind.MLP)
-    if Kind.ATTENTION in kinds:
-        found["cosine-attention"] = redundancy.ranking(Kind.ATTENTION)
-    if Kind.MLP in kinds:
-        found["cosine-mlp"] = redundancy.ranking(Kind.MLP)
-    if Kind.BLOCK in kinds or ({Kind.ATTENTION, Kind.MLP} <= kinds and space.merges_blocks):
-        found["cosine-block"] = redundancy.ranking(Kind.BLOCK)
-    return found
-
-
-def _held_out(setting: Setting, outcome: SearchOutcome, evaluator: Evaluator) -> dict[str, Quality]:
+def _held_out(outcome: SearchOutcome, scorer: Scorer) -> dict[str, Quality]:
     """Test-split quality of the parent, the winner and every baseline, by architecture digest."""
-    subject, found = setting.subject, {}
     named = [outcome.parent, outcome.winner, *outcome.baselines.values()]
-    for architecture in dict.fromkeys(candidate.architecture for candidate in named):
-        candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
-        found[architecture.digest] = evaluator.evaluate(candidate, "test")
-    return found
+    architectures = dict.fromkeys(candidate.architecture for candidate in named)
+    return {architecture.digest: scorer.in_full(architecture, "test") for architecture in architectures}

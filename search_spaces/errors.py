@@ -88,3 +88,7 @@ class NoFeasibleCandidate(NasError):
     """No candidate meets the budget; the message reports the closest."""
 
     exit_code = 3
+
+
+class CacheMismatch(NasError):
+    """An evaluation that resumed from the prefix cache differs from a full one."""

@@ -22,6 +22,8 @@ Examples:
 
   nas search --target host --budget 12ms --workload forward:batch=1,seq=256 --units attention --json
 
+  nas search --target host --budget 0.6x --method finercut-per-ms+add-back
+
   nas search --resume nas-results/python-lm-host-0.6x
 """
 
@@ -46,7 +48,36 @@ def search(
     time_limit: Annotated[
         str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="nas, or a published method: cosine-joint, cosine-attention, cosine-mlp, cosine-block, reverse, "
+            "random, window, sprint, sleb, sleb-per-ms, finercut, finercut-per-ms, evopress; +add-back after it restores "
+            "what still fits the budget.",
+        ),
+    ] = "nas",
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Look for the best at every latency around the budget, in one study.")
+    ] = False,
+    servable: Annotated[
+        str,
+        typer.Option(
+            "--servable",
+            metavar="RULE",
+            help="Where the winner must load: any (ONNX, TensorRT, nas), decilm (engines with per-block choices), "
+            "vanilla (plain Hugging Face classes).",
+        ),
+    ] = "any",
     seed: options.Seed = 0,
+    prefix_cache: Annotated[
+        int, typer.Option("--prefix-cache", metavar="MIB", min=0, help="Memory for states candidates share; 0 is off.")
+    ] = 1024,
+    verify_cache: Annotated[
+        bool,
+        typer.Option("--verify-cache", help="Repeat every eighth evaluation without the cache; fail on a difference."),
+    ] = False,
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="The study's database. Default: OUT/study.db.")
     ] = None,
@@ -62,7 +93,9 @@ def search(
     """Parse the flags into a request, run it, print the result."""
     from nas.budget import Budget, parse_duration
     from nas.request import SearchRequest, parse_units
+    from nas.search.run import check_method
     from search_spaces.errors import UsageError
+    from search_spaces.servable import parse_servable
 
     if resume is not None:
         _run(SearchRequest.load(resume), dry_run, json)
@@ -89,6 +122,11 @@ def search(
         storage=storage,
         tracking_uri=tracking_uri,
         trust_remote_code=trust_remote_code,
+        method=check_method(method),
+        pareto=pareto,
+        servable=parse_servable(servable),
+        prefix_cache_bytes=prefix_cache << 20,
+        verify_cache=verify_cache,
     )
     _run(request, dry_run, json)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nas.data.dataset import Dataset
-from nas.quality.distribution import StoredDistribution
+from nas.quality.distribution import StoredDistribution, log_normaliser
 from nas.quality.quality import Quality
 
 _BATCH = 4  # windows
@@ -32,14 +32,14 @@ class LanguageEvaluator:
         for batch, windows in enumerate(self.dataset.split(split).batches(_BATCH, items)):
             ids = windows["input_ids"]
             logits = _logits(model, ids)
-            reference = stored[batch]
-            divergence = StoredDistribution(*_first(reference, len(logits))).divergence(logits)
+            normaliser = log_normaliser(logits)
+            divergence = stored[batch].first(len(logits)).divergence(logits, normaliser)
             losses.append(divergence.reshape(ids.shape).mean(-1))
-            surprises.append(_surprise(logits.reshape(*ids.shape, -1), ids))
+            surprises.append(_surprise(logits, normaliser, ids))
         per_item = torch.cat(losses)
         loss, surprise = float(per_item.mean()), float(torch.cat(surprises).mean())
         others = {"perplexity": math.exp(surprise)}
-        return Quality("kl", loss, False, split, loss, others, len(per_item), tuple(per_item.tolist()))
+        return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))
 
     def _parents(self, split: str) -> list[StoredDistribution]:
         if split not in self._stored:
@@ -54,15 +54,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
     return logits.flatten(0, 1)
 
 
-def _first(stored: StoredDistribution, rows: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    cut = [None if tensor is None else tensor[:rows] for tensor in (stored.indices, stored.log_rest)]
-    return stored.log_p[:rows], cut[0], cut[1]
-
-
-def _surprise(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean next-token loss of every window, nats."""
-    window = [
-        torch.nn.functional.cross_entropy(rows[:-1].float(), wanted[1:])
-        for rows, wanted in zip(logits, ids, strict=True)
-    ]
-    return torch.stack(window)
+def _surprise(logits: Tensor, normaliser: Tensor, ids: Tensor) -> Tensor:
+    """(windows,): the mean next-token loss of each, nats."""
+    chosen = logits.reshape(*ids.shape, -1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].float()
+    return (normaliser.reshape(ids.shape)[:, :-1] - chosen).mean(-1)

@@ -37,8 +37,8 @@ class Quality:
         }
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> "Quality":
-        """Read what `to_json` writes."""
+    def from_json(cls, document: dict[str, Any], per_item: tuple[float, ...] = ()) -> "Quality":
+        """Read what `to_json` writes; `per_item` is kept apart from it."""
         own = ("metric", "value", "higher_is_better", "split", "loss", "items")
         others = {name: value for name, value in document.items() if name not in own}
-        return cls(**{name: document[name] for name in own}, others=others)
+        return cls(**{name: document[name] for name in own}, others=others, per_item=per_item)

@@ -1,8 +1,10 @@
 """What a search found."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nas.quality.quality import Quality
+from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 
 
@@ -30,7 +32,6 @@ class SearchOutcome:
     candidates: tuple[Candidate, ...]
     baselines: dict[str, Candidate]
     trials: int
-    evaluations: int
     seconds: float
 
     @property
@@ -41,8 +42,22 @@ class SearchOutcome:
     @property
     def pareto(self) -> tuple[Candidate, ...]:
         """Candidates that no other beats in both latency and loss, fastest first."""
-        best: list[Candidate] = []
-        for candidate in sorted(self.candidates, key=lambda c: (c.predicted_ms, c.quality.loss)):
-            if not best or candidate.quality.loss < best[-1].quality.loss:
-                best.append(candidate)
-        return tuple(best)
+        return front_of(self.candidates)
+
+
+def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Those that no other beats in both latency and loss, fastest first."""
+    best: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (c.predicted_ms, c.quality.loss)):
+        if not best or candidate.quality.loss < best[-1].quality.loss:
+            best.append(candidate)
+    return tuple(best)
+
+
+def closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
+    """One line on the fastest that was tried, for a budget that nothing meets."""
+    said = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile})"
+    if not candidates:
+        return f"{said}; raise the budget"
+    fastest = min(candidates, key=lambda c: c.predicted_ms)
+    return f"{said}; the closest takes {fastest.predicted_ms:.2f} ms ({fastest.architecture.words}); raise the budget"

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from latency_models.model import LatencyModel
 from nas.quality.quality import Quality
+from pruning.redundancy import Redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
 from search_spaces.unit import Unit
 
 Evaluate = Callable[[Architecture, int | None], Quality]
+
+ENGINE = "nas"  # the method that is none of the published ones
 
 
 def _silent(trial: int, note: str) -> None:
@@ -24,11 +26,13 @@ class Problem:
     Attributes:
         evaluate: the validation quality of an architecture on the first items, or on all with None.
         latency: predicts ms; `percentile` is the one that must meet `budget_ms`.
-        rankings: name of a one-shot method to units, most redundant first.
-        fidelity: validation items of an ordinary trial; the best are judged on all.
+        redundancy: of the parent; orders the one-shot baselines.
+        rungs: growing numbers of validation items; a candidate that is clearly worse than the best stops at an
+            early one, and the choice is made on the last. None means all there are.
         storage: URL of the study's database.
-        library: file of the score library; `content` names weights, data and metric.
-        on_trial: told the trial's number and the best so far.
+        method: `nas`, or the name of a published method (`nas.search.methods`), which is then run instead.
+        front: look for the best at every latency from half of the budget to the parent's, not at the budget alone.
+        on_trial: told how many trials ended since the last call, and the best so far.
     """
 
     space: Space
@@ -36,17 +40,22 @@ class Problem:
     latency: LatencyModel
     budget_ms: float
     percentile: int
-    rankings: dict[str, tuple[Unit, ...]]
-    fidelity: int | None
+    redundancy: Redundancy
     storage: str
-    library: Path
-    content: str
+    rungs: tuple[int | None, ...] = (None,)
     study: str = "nas"
+    method: str = ENGINE
+    front: bool = False
     trials: int = 48
     time_limit_s: float | None = None
     seed: int = 0
     finalists: int = 6
     on_trial: Callable[[int, str], None] = _silent
+
+    @property
+    def fidelity(self) -> int | None:
+        """The items on which units are scored and published methods compare: those of the last rung but one."""
+        return self.rungs[max(0, len(self.rungs) - 2)]
 
     def ms(self, architecture: Architecture) -> float:
         """Predicted latency at the asked percentile."""

@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.search.journal import LEVELS
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.space import empty
@@ -25,15 +26,14 @@ BAND = 0.90  # proposals use at least this share of the budget
 PROPOSALS = 240
 ELITE = 4
 ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
-LEVELS = ("keep", "drop")
 
 
 class LevelSwitchSampler(BaseSampler):
     """Proposes neighbours of the best feasible architectures; deterministic for (seed, trial number)."""
 
-    def __init__(self, problem: Problem, library: dict[Unit, float]) -> None:
-        """`library` is the loss of each unit dropped alone."""
-        self._problem, self._library = problem, library
+    def __init__(self, problem: Problem, library: dict[Unit, float], budget_ms: float) -> None:
+        """`library` is the loss of each unit dropped alone; proposals stay just under `budget_ms`."""
+        self._problem, self._library, self._budget_ms = problem, library, budget_ms
         self._saves = problem.saves_ms()
         self._ms: dict[Architecture, float] = {}
 
@@ -52,7 +52,7 @@ class LevelSwitchSampler(BaseSampler):
         elite = sorted(feasible, key=lambda a: seen[a])[:ELITE] or [self._problem.space.parent]
         proposals = {self._mutate(rng, rng.choice(elite)) for _ in range(PROPOSALS)}
         fresh = sorted(proposals - set(seen), key=lambda a: a.digest)
-        inside = [a for a in fresh if self._fits(a) and self._latency(a) >= BAND * self._problem.budget_ms]
+        inside = [a for a in fresh if self._fits(a) and self._latency(a) >= BAND * self._budget_ms]
         pool = inside or [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the model meets what it does not know.
         pool.sort(key=expected)
@@ -75,7 +75,7 @@ class LevelSwitchSampler(BaseSampler):
         dropped = [unit for unit in space.units if architecture.drops(unit)]
         kept = [unit for unit in space.units if not architecture.drops(unit)]
         needed = self._saved(set(dropped)) + self._latency(architecture)
-        needed -= self._problem.budget_ms + ROUNDING
+        needed -= self._budget_ms + ROUNDING
         gone = set(dropped) - set(rng.sample(dropped, min(len(dropped), rng.choice((1, 1, 1, 2, 2, 3)))))
         for unit in rng.sample(kept, len(kept)):
             if self._saved(gone) >= needed:
@@ -108,7 +108,7 @@ class LevelSwitchSampler(BaseSampler):
         return self._ms[architecture]
 
     def _fits(self, architecture: Architecture) -> bool:
-        return self._latency(architecture) <= self._problem.budget_ms
+        return self._latency(architecture) <= self._budget_ms
 
 
 class Surrogate:

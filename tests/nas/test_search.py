@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,9 @@ from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
-from nas.search.rankings import add_back, drop_in_order
 from nas.search.sampler import Surrogate
 from nas.search.solve import solve
+from pruning.redundancy import Redundancy
 from search_spaces import Architecture, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate
 from search_spaces.space import empty
@@ -48,7 +47,12 @@ class Landscape:
         rng = np.random.default_rng(seed)
         self.single = {unit: float(value) for unit, value in zip(UNITS, rng.uniform(0.05, 1, len(UNITS)), strict=True)}
         self.pair = {pair: float(rng.uniform(-0.15, 0.5)) for pair in itertools.combinations(UNITS, 2)}
-        self.calls = 0
+        self.known: dict[tuple[Architecture, int | None], Quality] = {}
+
+    @property
+    def calls(self) -> int:
+        """How many architectures were computed; asking again is free, as it is of the scorer."""
+        return len(self.known)
 
     def loss(self, architecture: Architecture) -> float:
         gone = [unit for unit in UNITS if architecture.drops(unit)]
@@ -56,17 +60,24 @@ class Landscape:
         return max(value, 0.001 * len(gone))
 
     def __call__(self, architecture: Architecture, items: int | None) -> Quality:
-        self.calls += 1
-        loss = self.loss(architecture)
-        return Quality("kl", loss, False, "validation", loss, items=items or 99)
+        if (architecture, items) not in self.known:
+            loss = self.loss(architecture)
+            self.known[architecture, items] = Quality("kl", loss, False, "validation", loss, items=items or 99)
+        return self.known[architecture, items]
+
+
+def similarities(seed: int) -> Redundancy:
+    """Made-up cosines."""
+    rng = np.random.default_rng(seed)
+    attention, mlp, block = (tuple(rng.uniform(0.5, 1, DEPTH)) for _ in range(3))
+    between = tuple(tuple(row) for row in rng.uniform(0.5, 1, (DEPTH + 1, DEPTH + 1)))
+    return Redundancy("made", "pre_norm", 1, attention, mlp, block, between)
 
 
 def problem(tmp_path: Path, landscape, budget: float, **more) -> Problem:
-    cosine = tuple(random.Random(0).sample(UNITS, len(UNITS)))
     settings = {
         "space": SPACE, "evaluate": landscape, "latency": Additive(), "budget_ms": budget, "percentile": 90,
-        "rankings": {"cosine-joint": cosine}, "fidelity": None, "content": "x", "trials": 60,
-        "storage": f"sqlite:///{tmp_path}/study.db", "library": tmp_path / "library.json",
+        "redundancy": similarities(0), "trials": 60, "storage": f"sqlite:///{tmp_path}/study.db",
     }  # fmt: skip
     return Problem(**{**settings, **more})
 
@@ -209,16 +220,6 @@ def test_the_optimum_is_found_where_milliseconds_do_not_add_up(everything, tmp_p
     assert outcome.winner.quality.loss <= 1.02 * best
 
 
-def test_the_library_is_reused_for_another_budget(tmp_path: Path) -> None:
-    landscape = Landscape(3)
-    run_search(problem(tmp_path, landscape, 9.0, trials=20))
-    calls = landscape.calls
-    other = replace(problem(tmp_path, landscape, 12.0, trials=20), study="other")
-    run_search(other)
-    assert landscape.calls - calls < calls - len(UNITS) + 8
-    assert len((tmp_path / "library.json").read_text()) > 100
-
-
 def test_a_parent_that_fits_is_the_winner(tmp_path: Path) -> None:
     outcome = run_search(problem(tmp_path, Landscape(0), 100.0))
     assert outcome.winner.architecture == SPACE.parent
@@ -237,20 +238,6 @@ def test_constraints_in_the_database_say_what_the_milliseconds_say(tmp_path: Pat
     assert len(finished) == 30
     for trial in finished:
         assert trial.constraints["latency_ms"] == pytest.approx(trial.user_attrs["predicted_ms"] - 9.0)
-
-
-def test_one_shot_order_and_add_back_worked_by_hand() -> None:
-    ranking = [Unit(5, Kind.ATTENTION), Unit(4, Kind.ATTENTION), Unit(3, Kind.MLP), Unit(2, Kind.MLP)]
-
-    def feasible(architecture: Architecture) -> bool:
-        return Additive().predict(architecture).ms <= 16.0  # the parent takes 19
-
-    dropped = drop_in_order(SPACE, ranking, feasible)
-    assert dropped is not None
-    assert {str(unit) for unit in dropped.dropped} == {"attention.5", "attention.4", "mlp.3"}  # 4 saved, 3 needed
-    restored = add_back(SPACE, dropped, ranking, feasible)
-    assert {str(unit) for unit in restored.dropped} == {"attention.5", "mlp.3"}
-    assert drop_in_order(SPACE, ranking[:2], feasible) is None
 
 
 def test_the_surrogate_corrects_the_sum_when_pairs_matter() -> None:

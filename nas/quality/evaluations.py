@@ -1,0 +1,75 @@
+"""Evaluations on disk: what is known about architectures of one parent on one data set, for every later search.
+
+A score does not depend on device, workload or budget: another target or budget is solved from this file without
+touching the model. One JSON document per line, appended as soon as it is known, so that nothing finished is lost.
+"""
+
+import json
+from pathlib import Path
+
+from nas.quality.quality import Quality
+from search_spaces.architecture import Architecture
+
+SCHEMA_VERSION = 1
+
+Key = tuple[Architecture, int]  # and how many items it was judged on
+
+
+class Evaluations:
+    """A file of qualities by architecture and number of items; `content` names weights, data and metric."""
+
+    def __init__(self, path: Path, content: str) -> None:
+        """Read what is there. Another content's or another version's file is replaced at the first new entry."""
+        self._path, self._header = path, {"schema_version": SCHEMA_VERSION, "content": content}
+        self._known: dict[Key, Quality] = {}
+        self._usable = self._read()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: Key) -> Quality:
+        return self._known[key]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, key: Key, quality: Quality) -> None:
+        """Keep a quality, in memory and on disk."""
+        self._known[key] = quality
+        if not self._usable:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(self._header) + "\n")
+            self._usable = True
+        entry = {
+            "architecture": key[0].to_json(),
+            "asked": key[1],
+            "quality": quality.to_json(),
+            "per_item": list(quality.per_item),
+        }
+        with self._path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _read(self) -> bool:
+        try:
+            header, *lines = self._path.read_text().splitlines()
+            if json.loads(header) != self._header:
+                return False
+        except (OSError, ValueError):
+            return False
+        whole = True
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                quality = Quality.from_json(entry["quality"], tuple(entry["per_item"]))
+                self._known[Architecture.from_json(entry["architecture"]), int(entry["asked"])] = quality
+            except (ValueError, KeyError, TypeError):  # a line that was cut off when the machine stopped
+                whole = False
+        if not whole:
+            self._rewrite()
+        return True
+
+    def _rewrite(self) -> None:
+        """Without the damaged lines: the next one must start on its own."""
+        known, self._known, self._usable = self._known, {}, False
+        for key, quality in known.items():
+            self.add(key, quality)

@@ -1,0 +1,85 @@
+"""The hot path of a search: the quality of many architectures of one parent."""
+
+from typing import Any
+
+from nas.quality.evaluations import Evaluations
+from nas.quality.evaluator import Evaluator
+from nas.quality.quality import Quality
+from pruning.anatomy import Anatomy
+from pruning.prefix import GIB, PrefixStore, make_resumable
+from pruning.surgery import prune
+from search_spaces.architecture import Architecture
+from search_spaces.errors import CacheMismatch
+
+TOLERANCE = 1e-6  # of a loss, absolute and per item: resumed and full passes do the same arithmetic
+SAMPLED = 8  # with verification, every eighth evaluation is repeated in full
+
+
+class Scorer:
+    """Evaluates architectures, each one once; passes resume where candidates agree (`pruning.prefix`).
+
+    Attributes:
+        evaluations: how many were computed.
+        items: how many items those saw together.
+        store: the prefix cache, with its counts of blocks computed and skipped.
+    """
+
+    def __init__(
+        self,
+        parent: Any,
+        anatomy: Anatomy,
+        evaluator: Evaluator,
+        known: Evaluations,
+        *,
+        capacity: int = GIB,
+        verify: bool = False,
+    ) -> None:
+        """An evaluator with a memory.
+
+        Args:
+            known: what earlier searches found out; every new quality is added.
+            capacity: of the prefix cache, in bytes; 0 runs every pass in full.
+            verify: repeat a sample of the evaluations without the cache.
+        """
+        self.evaluator, self.store, self.known = evaluator, PrefixStore(capacity), known
+        self.evaluations = self.items = 0
+        self._parent, self._anatomy, self._verify = parent, anatomy, verify
+
+    def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
+        """Validation quality on the first items, or on all.
+
+        Raises:
+            CacheMismatch: with `verify`, when a resumed evaluation is not the full one.
+        """
+        asked = len(self.evaluator.dataset.validation) if items is None else items
+        if (architecture, asked) not in self.known:
+            quality = self._evaluate(architecture, asked)
+            if self._verify and self.evaluations % SAMPLED == 0:
+                self._compare(architecture, asked, quality)
+            self.known.add((architecture, asked), quality)
+            self.evaluations += 1
+            self.items += asked
+        return self.known[architecture, asked]
+
+    def in_full(self, architecture: Architecture, split: str, items: int | None = None) -> Quality:
+        """Quality on any split, without the cache."""
+        return self.evaluator.evaluate(self._pruned(architecture), split, items)
+
+    def _evaluate(self, architecture: Architecture, items: int) -> Quality:
+        candidate = self._pruned(architecture)
+        if self.store.capacity:
+            make_resumable(candidate, self._anatomy, architecture, self.store)
+        return self.evaluator.evaluate(candidate, "validation", items)
+
+    def _pruned(self, architecture: Architecture) -> Any:
+        return prune(self._parent, architecture, anatomy=self._anatomy, share_weights=True)
+
+    def _compare(self, architecture: Architecture, items: int, quality: Quality) -> None:
+        full = self.in_full(architecture, "validation", items)
+        pairs = zip(quality.per_item, full.per_item, strict=True)
+        worst = max(abs(one - other) for one, other in pairs)
+        if worst > TOLERANCE:
+            raise CacheMismatch(
+                f"{architecture.words}: resumed and full evaluation differ by {worst:.2g} (at most {TOLERANCE:g}); "
+                "run with --prefix-cache 0 and report the model"
+            )

@@ -1,0 +1,146 @@
+"""Our own method: score library, exact solve, then level-switch evolution on the real loss, in one Optuna study."""
+
+import time
+from dataclasses import replace
+
+from nas.search.halving import Bar, judge
+from nas.search.journal import Journal
+from nas.search.library import score_library
+from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
+from nas.search.outcome import Candidate, SearchOutcome, closest, front_of
+from nas.search.problem import Problem
+from nas.search.sampler import LevelSwitchSampler
+from nas.search.solve import solve
+from search_spaces.architecture import Architecture
+from search_spaces.errors import NoFeasibleCandidate
+from search_spaces.space import empty
+from search_spaces.unit import Unit
+
+SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
+SOLUTIONS = 4  # at each of them
+ELITE = 4  # a candidate is of interest while it may be among so many
+FRONT = (1.8, 1.6, 1.4, 1.2, 1.0, 0.85, 0.7)  # times the budget: where a front is looked for
+
+
+class Engine:
+    """The state of one search: its journal and what was judged."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Open or continue the study."""
+        self.problem, self.journal = problem, Journal(problem)
+        self.began, self.trials = time.monotonic(), 0
+
+    def run(self) -> SearchOutcome:
+        """The whole search.
+
+        Raises:
+            NoFeasibleCandidate: nothing that was tried meets the budget.
+        """
+        problem = self.problem
+        baselines = one_shot(problem)
+        if problem.feasible(problem.space.parent) and not problem.front:
+            self.journal.queue([("parent", problem.space.parent)])
+            self._trial(problem.budget_ms)
+        else:
+            library = score_library(problem, lambda done, of: problem.on_trial(0, f"scoring units {done}/{of}"))
+            self._explore(library, baselines)
+        ranked = self._ranked(problem.budget_ms)
+        if not ranked:
+            raise NoFeasibleCandidate(closest(problem, self.journal.candidates()))
+        return self._outcome(ranked, baselines)
+
+    def _explore(self, library: dict[Unit, float], baselines: dict[str, Architecture]) -> None:
+        """Each budget in turn, loosest first; the asked one keeps most of the trials when it is alone."""
+        problem, parent_ms = self.problem, self.problem.ms(self.problem.space.parent)
+        budgets = [problem.budget_ms]
+        if problem.front:
+            budgets = [share * problem.budget_ms for share in FRONT if share * problem.budget_ms < parent_ms]
+        for number, budget in enumerate(budgets, 1):
+            self.journal.queue([("parent", problem.space.parent), *baselines.items(), *self._solved(library, budget)])
+            self.journal.sample_with(LevelSwitchSampler(problem, library, budget))
+            self._evolve(budget, round(problem.trials * number / len(budgets)))
+
+    def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:
+        problem = self.problem
+        saves, parent_ms = problem.saves_ms(), problem.ms(problem.space.parent)
+        return [
+            ("mip", architecture)
+            for share in SOLVED_BUDGETS
+            for architecture in solve(problem.space, library, saves, parent_ms - share * budget_ms, SOLUTIONS)
+        ]
+
+    def _evolve(self, budget_ms: float, trials: int) -> None:
+        """Trials until there are enough or time is up; a time limit never costs the seeds a first feasible one."""
+        while len(self.journal.finished()) < trials:
+            if self._time_is_up() and (self.journal.feasible(self.problem.budget_ms) or not self.journal.queued()):
+                return
+            self._trial(budget_ms)
+
+    def _time_is_up(self) -> bool:
+        limit = self.problem.time_limit_s
+        return limit is not None and time.monotonic() - self.began > limit
+
+    def _trial(self, budget_ms: float) -> None:
+        trial, architecture = self.journal.ask()
+        if empty(architecture):
+            self.journal.fail(trial)
+            return
+        feasible = self.journal.feasible(budget_ms)
+        bar = None
+        if feasible:
+            worst = feasible[min(ELITE, len(feasible)) - 1]
+            bar = Bar(feasible[0].architecture, worst.quality.loss - feasible[0].quality.loss)
+        self.journal.tell(trial, architecture, judge(self.problem, architecture, bar))
+        self.problem.on_trial(1, self._best_note())
+
+    def _ranked(self, budget_ms: float) -> tuple[Candidate, ...]:
+        """The best feasible ones, all of them judged on all items."""
+        chosen = self.journal.feasible(budget_ms)[: self.problem.finalists]
+        judged = [self._in_full(candidate) for candidate in chosen]
+        return tuple(sorted(judged, key=lambda c: (c.quality.loss, c.predicted_ms, c.architecture.digest)))
+
+    def _in_full(self, candidate: Candidate) -> Candidate:
+        quality = self.problem.evaluate(candidate.architecture, self.problem.rungs[-1])
+        return replace(candidate, quality=quality, full=True)
+
+    def _outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
+        problem, judged = self.problem, {c.architecture: c for c in ranked}
+
+        def named(architecture: Architecture, name: str, trial: int) -> Candidate:
+            quality = problem.evaluate(architecture, problem.rungs[-1])
+            return Candidate(architecture, quality, problem.ms(architecture), name, trial, True)
+
+        candidates = tuple(judged.get(c.architecture, c) for c in self.journal.candidates())
+        return SearchOutcome(
+            parent=named(problem.space.parent, "parent", 0),
+            ranked=ranked,
+            candidates=self._front_in_full(candidates),
+            baselines={name: named(a, name, -1) for name, a in baselines.items()},
+            trials=len(candidates),
+            seconds=time.monotonic() - self.began,
+        )
+
+    def _front_in_full(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        """Judge the members of the front on all items until nobody in it rests on fewer."""
+        while True:
+            front = {c.architecture for c in front_of(candidates) if not c.full}
+            if not front:
+                return candidates
+            candidates = tuple(self._in_full(c) if c.architecture in front else c for c in candidates)
+
+    def _best_note(self) -> str:
+        best = next(iter(self.journal.feasible(self.problem.budget_ms)), None)
+        if best is None:
+            return "nothing feasible yet"
+        return f"best loss {best.quality.loss:.4f} at {best.predicted_ms:.2f} ms"
+
+
+def one_shot(problem: Problem) -> dict[str, Architecture]:
+    """Every one-shot cosine ranking brought to the budget, as published and after adding back what still fits."""
+    found: dict[str, Architecture] = {}
+    for name in ONE_SHOT:
+        trail = METHODS[name].trail(problem)
+        if trail:
+            found[name] = as_published(problem, trail)
+            found[f"{name}+add-back"] = add_back(problem, trail)
+    return found

@@ -1,0 +1,30 @@
+"""Published drop methods, one file each, behind one contract: what a search has to beat at equal milliseconds."""
+
+from nas.search.methods.evopress import EvoPress
+from nas.search.methods.greedy import FinerCut, Sleb
+from nas.search.methods.method import Method, Trail, add_back, as_published
+from nas.search.methods.one_shot import Cosine, RandomOrder, ReverseOrder, Sprint
+from nas.search.methods.window import Window
+from search_spaces.unit import Kind
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Cosine("cosine-joint", (Kind.ATTENTION, Kind.MLP)),
+        Cosine("cosine-attention", (Kind.ATTENTION,)),
+        Cosine("cosine-mlp", (Kind.MLP,)),
+        Cosine("cosine-block", (Kind.BLOCK,)),
+        ReverseOrder(),
+        RandomOrder(),
+        Window(),
+        Sprint(),
+        Sleb(per_ms=False),
+        Sleb(per_ms=True),
+        FinerCut(per_ms=False),
+        FinerCut(per_ms=True),
+        EvoPress(),
+    )
+}
+ONE_SHOT = tuple(name for name, method in METHODS.items() if isinstance(method, Cosine))
+
+__all__ = ["METHODS", "ONE_SHOT", "Method", "Trail", "add_back", "as_published"]

@@ -1,0 +1,69 @@
+"""The contract of a published method, and how its result is brought to a budget."""
+
+from typing import Protocol
+
+from nas.search.problem import Problem
+from search_spaces.architecture import Architecture
+from search_spaces.space import Space, empty
+from search_spaces.unit import Kind, Unit
+
+Trail = tuple[Unit, ...]  # what a method drops, first dropped first
+
+
+class Method(Protocol):
+    """A drop method from the literature, run to a latency budget."""
+
+    @property
+    def name(self) -> str:
+        """What `--method` calls it."""
+
+    def trail(self, problem: Problem) -> Trail | None:
+        """The units it drops, in its order; dropping all of them meets the budget. None where it cannot.
+
+        Losses are asked of `problem.evaluate` on `problem.fidelity` items.
+        """
+
+
+def as_published(problem: Problem, trail: Trail) -> Architecture:
+    """Everything the method dropped: the last unit usually overshoots the budget."""
+    return problem.space.decode(set(trail))
+
+
+def add_back(problem: Problem, trail: Trail) -> Architecture:
+    """The same, after restoring what still fits, last dropped first."""
+    dropped = set(trail)
+    for unit in reversed(trail):
+        candidate = problem.space.decode(dropped - {unit})
+        if candidate != problem.space.decode(dropped) and problem.feasible(candidate):
+            dropped.discard(unit)
+    return problem.space.decode(dropped)
+
+
+def until_feasible(problem: Problem, ranking: Trail) -> Trail | None:
+    """The shortest beginning of a ranking that meets the budget; None if none does or a unit may not go."""
+    space = problem.space
+    for end in range(1, len(ranking) + 1):
+        architecture = space.decode(set(ranking[:end]))
+        if not space.contains(architecture):
+            return None
+        if problem.feasible(architecture):
+            return ranking[:end]
+    return None
+
+
+def droppable(space: Space, kinds: tuple[Kind, ...]) -> tuple[Unit, ...]:
+    """The units of these kinds that the space can drop; a block also where it is its attention and MLP."""
+    every = [Unit(layer, kind) for layer in range(space.depth) for kind in kinds]
+    return tuple(unit for unit in every if space.contains(space.decode({unit})))
+
+
+def loss_of(problem: Problem, dropped: set[Unit]) -> float:
+    """Validation loss on as many items as every method is given."""
+    architecture = problem.space.decode(dropped)
+    return 0.0 if not architecture.dropped else problem.evaluate(architecture, problem.fidelity).loss
+
+
+def goes_on(space: Space, dropped: set[Unit]) -> bool:
+    """Whether a model is left, and one that the space has."""
+    architecture = space.decode(dropped)
+    return not empty(architecture) and space.contains(architecture)

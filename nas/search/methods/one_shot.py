@@ -1,0 +1,72 @@
+"""One-shot methods: units in a fixed order, dropped until the budget is met."""
+
+import random
+from dataclasses import dataclass
+
+from nas.search.library import score_library
+from nas.search.methods.method import Trail, droppable, until_feasible
+from nas.search.problem import Problem
+from search_spaces.unit import Kind, Unit
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """LLM-Drop (He et al., 2024): the most redundant first, by cosine similarity.
+
+    Joint: attentions and MLPs in one order of raw similarities, as published.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+
+    def trail(self, problem: Problem) -> Trail | None:
+        """Along the ranking of the redundancy analysis."""
+        able = droppable(problem.space, self.kinds)
+        return until_feasible(problem, tuple(u for u in problem.redundancy.ranking(*self.kinds) if u in able))
+
+
+@dataclass(frozen=True)
+class ReverseOrder:
+    """The deepest first: LLM-Drop's control, "reverse order"."""
+
+    name: str = "reverse"
+
+    def trail(self, problem: Problem) -> Trail | None:
+        """Attentions and MLPs from the last to the first."""
+        units = droppable(problem.space, _parts(problem))
+        return until_feasible(problem, tuple(sorted(units, key=lambda u: (-u.layer, u.kind is Kind.ATTENTION))))
+
+
+@dataclass(frozen=True)
+class RandomOrder:
+    """A random order, the same for a seed: the control without which no ranking means anything."""
+
+    name: str = "random"
+
+    def trail(self, problem: Problem) -> Trail | None:
+        """Attentions and MLPs shuffled."""
+        units = droppable(problem.space, _parts(problem))
+        return until_feasible(problem, tuple(random.Random(problem.seed).sample(units, len(units))))
+
+
+@dataclass(frozen=True)
+class Sprint:
+    """SPRINT's score (Park et al., 2025) without its refit: sensitivity per measured millisecond, least first."""
+
+    name: str = "sprint"
+
+    def trail(self, problem: Problem) -> Trail | None:
+        """In the order of loss alone over milliseconds saved."""
+        losses, saves = score_library(problem), problem.saves_ms()
+        units = droppable(problem.space, _parts(problem))
+
+        def sensitivity(unit: Unit) -> float:
+            return losses[unit] / max(saves[unit], 1e-9)
+
+        return until_feasible(problem, tuple(sorted(units, key=lambda u: (sensitivity(u), u))))
+
+
+def _parts(problem: Problem) -> tuple[Kind, ...]:
+    """Attentions and MLPs; blocks where the space has nothing else."""
+    kinds = {unit.kind for unit in problem.space.units}
+    return tuple(kind for kind in (Kind.ATTENTION, Kind.MLP) if kind in kinds) or (Kind.BLOCK,)

@@ -1,0 +1,54 @@
+"""Running a search by the method that was asked for."""
+
+import time
+
+from nas.search.engine import Engine
+from nas.search.journal import Journal
+from nas.search.methods import METHODS, add_back, as_published
+from nas.search.outcome import Candidate, SearchOutcome, closest
+from nas.search.problem import ENGINE, Problem
+from search_spaces.architecture import Architecture
+from search_spaces.errors import NoFeasibleCandidate, UsageError
+
+ADD_BACK = "+add-back"
+
+
+def run_search(problem: Problem) -> SearchOutcome:
+    """Search; continue when the problem's study exists already.
+
+    Raises:
+        NoFeasibleCandidate: nothing that was tried meets the budget.
+    """
+    return Engine(problem).run() if problem.method == ENGINE else _run_published(problem)
+
+
+def check_method(name: str) -> str:
+    """A method's name, if it is one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if name != ENGINE and name.removesuffix(ADD_BACK) not in METHODS:
+        raise UsageError(
+            f"method {name!r} is none of {ENGINE}, {', '.join(METHODS)}; each but {ENGINE} also with {ADD_BACK}"
+        )
+    return name
+
+
+def _run_published(problem: Problem) -> SearchOutcome:
+    """One published method to the budget; its own choice is the winner."""
+    began, journal = time.monotonic(), Journal(problem)
+    name = problem.method.removesuffix(ADD_BACK)
+    trail = () if problem.feasible(problem.space.parent) else METHODS[name].trail(problem)
+    if trail is None:
+        raise NoFeasibleCandidate(f"{name} cannot get there: {closest(problem, journal.candidates())}")
+    winner = add_back(problem, trail) if problem.method.endswith(ADD_BACK) else as_published(problem, trail)
+
+    def judged(architecture: Architecture, origin: str) -> Candidate:
+        quality = problem.evaluate(architecture, problem.rungs[-1])
+        journal.add(architecture, quality, origin)
+        return Candidate(architecture, quality, problem.ms(architecture), origin, len(journal.finished()) - 1, True)
+
+    parent, best = judged(problem.space.parent, "parent"), judged(winner, problem.method)
+    candidates = (parent,) if best.architecture == parent.architecture else (parent, best)
+    return SearchOutcome(parent, (best,), candidates, {}, len(candidates), time.monotonic() - began)

@@ -1,0 +1,58 @@
+"""What other engines can serve: rules that take units out of a space before the search."""
+
+from enum import StrEnum
+
+from search_spaces.errors import ArchitectureError, UsageError
+from search_spaces.space import Space
+from search_spaces.unit import Kind, Unit
+
+
+class Servable(StrEnum):
+    """Where the winner has to load.
+
+    - any: our own runtime, ONNX, TensorRT.
+    - decilm: folders with per-block choices (DeciLM, nemotron-nas, GGUF): several engines take the cache's length
+      from layer 0, so its attention stays, and some cannot end on a block without an MLP, so that one stays too.
+    - vanilla: whole blocks only, so that plain Hugging Face classes and every engine load it.
+    """
+
+    ANY = "any"
+    DECILM = "decilm"
+    VANILLA = "vanilla"
+
+
+def parse_servable(text: str) -> Servable:
+    """Read a rule's name.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text not in set(Servable):
+        raise UsageError(f"servable {text!r} is none of {', '.join(Servable)}")
+    return Servable(text)
+
+
+def restrict(space: Space, servable: Servable) -> Space:
+    """The space without what the rule forbids.
+
+    Raises:
+        ArchitectureError: nothing is left to drop.
+    """
+    if servable is Servable.ANY:
+        return space
+    units = _whole_blocks(space) if servable is Servable.VANILLA else _decilm(space)
+    if not units:
+        raise ArchitectureError(f"servable {servable!s} leaves nothing to drop of these units; allow more with --units")
+    return Space(space.depth, units, space.merges_blocks)
+
+
+def _whole_blocks(space: Space) -> tuple[Unit, ...]:
+    blocks = (Unit(layer, Kind.BLOCK) for layer in range(space.depth))
+    return tuple(block for block in blocks if space.contains(space.decode({block})))
+
+
+def _decilm(space: Space) -> tuple[Unit, ...]:
+    """Neither the first attention nor the last MLP, nor the blocks that hold them."""
+    last = space.depth - 1
+    fixed = {Unit(0, Kind.ATTENTION), Unit(0, Kind.BLOCK), Unit(last, Kind.MLP), Unit(last, Kind.BLOCK)}
+    return tuple(unit for unit in space.units if unit not in fixed)

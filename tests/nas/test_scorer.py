@@ -1,0 +1,95 @@
+"""The hot path against plain evaluations: same numbers, nothing twice, nothing lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from families import build
+from test_quality import dataset
+
+from nas.quality import evaluator_for
+from nas.quality.evaluations import Evaluations
+from nas.quality.scorer import SAMPLED, Scorer
+from pruning.anatomy import read_anatomy
+from pruning.prefix import GIB
+from pruning.surgery import prune
+from search_spaces import Architecture, Kind, Unit
+from search_spaces.errors import CacheMismatch
+
+
+@pytest.fixture(params=["llama", "bert", "vit"])
+def parts(request):
+    model, data = build(request.param), dataset(request.param)
+    return model, read_anatomy(model), data
+
+
+def scorer(parts, path: Path, content: str = "a", **more) -> Scorer:
+    model, anatomy, data = parts
+    return Scorer(model, anatomy, evaluator_for(model, data), Evaluations(path, content), **more)
+
+
+def candidates(depth: int) -> list[Architecture]:
+    parent = Architecture.parent(depth)
+    units = [Unit(layer, kind) for layer in range(depth) for kind in (Kind.ATTENTION, Kind.MLP)]
+    return [parent, *(parent.drop(unit) for unit in units), parent.drop(units[1], units[-1])]
+
+
+@pytest.mark.parametrize("capacity", [0, GIB])
+def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) -> None:
+    model, anatomy, data = parts
+    tested, plain = scorer(parts, tmp_path / "e.jsonl", capacity=capacity), evaluator_for(model, data)
+    for architecture in candidates(anatomy.depth):
+        for items in (4, None):
+            expected = plain.evaluate(prune(model, architecture), "validation", items)
+            assert tested(architecture, items) == expected
+            assert tested(architecture, items).per_item == expected.per_item
+    assert (tested.store.skipped > 0) == (capacity > 0)
+
+
+def test_nothing_is_computed_twice_not_even_by_the_next_search(parts, tmp_path: Path) -> None:
+    first = scorer(parts, tmp_path / "e.jsonl")
+    depth = parts[1].depth
+    scores = [first(a, 4) for a in candidates(depth)] + [first(a, 4) for a in candidates(depth)]
+    assert first.evaluations == len(candidates(depth))
+    assert first.items == 4 * first.evaluations
+    second = scorer(parts, tmp_path / "e.jsonl")
+    again = [second(a, 4) for a in candidates(depth)]
+    assert second.evaluations == 0
+    assert again == scores[: len(again)]
+    assert [q.per_item for q in again] == [q.per_item for q in scores[: len(again)]]
+    other = scorer(parts, tmp_path / "e.jsonl", content="other weights")
+    other(candidates(depth)[0], 4)
+    assert other.evaluations == 1
+
+
+def test_a_line_that_was_cut_off_costs_one_evaluation(parts, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    first = scorer(parts, path)
+    for architecture in candidates(parts[1].depth)[:4]:
+        first(architecture)
+    path.write_text(path.read_text()[:-40])
+    second = scorer(parts, path)
+    for architecture in candidates(parts[1].depth)[:5]:
+        second(architecture)
+    assert second.evaluations == 2
+    third = scorer(parts, path)
+    assert len(third.known) == 5
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_verification_finds_a_cache_that_lies(parts, tmp_path: Path) -> None:
+    honest = scorer(parts, tmp_path / "a.jsonl", verify=True)
+    for architecture in candidates(parts[1].depth):
+        honest(architecture)
+    lying = scorer(parts, tmp_path / "b.jsonl", verify=True)
+    keep = lying.store.keep
+
+    def corrupt(run: int, batch: str, prefix: tuple[str, ...], state: torch.Tensor) -> None:
+        keep(run, batch, prefix, state + 0.01 * torch.randn_like(state))
+
+    lying.store.keep = corrupt
+    with pytest.raises(CacheMismatch, match="resumed and full evaluation differ by"):
+        for architecture in [*candidates(parts[1].depth), *candidates(parts[1].depth)][: 2 * SAMPLED + 1]:
+            for items in (2, 4, 6, 9):
+                lying(architecture, items)
