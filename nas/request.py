@@ -39,6 +39,7 @@ class SearchRequest:
     servable: Servable = Servable.ANY
     prefix_cache_bytes: int = 1 << 30
     verify_cache: bool = False
+    precision: str = "auto"
 
     @property
     def resume_command(self) -> str:

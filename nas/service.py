@@ -13,6 +13,7 @@ from nas.latency import ParentExport, default_workload, latency_model
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality, evaluator_for
 from nas.quality.evaluations import Evaluations
+from nas.quality.precision import choose_precision
 from nas.quality.scorer import Scorer
 from nas.request import SearchRequest
 from nas.result import Result
@@ -111,7 +112,7 @@ def run(request: SearchRequest, progress: Progress) -> Result:
         redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
         save_redundancy(redundancy, request.out, subject.id)
     evaluator = evaluator_for(subject.model, subject.dataset)
-    scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache)
+    scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision)
     problem = _problem(setting, redundancy, scorer)
     finals = Finals(request, subject, setting.target, setting.workload, setting.export, progress)
     outcome, problem, certificate = choose_winner(finals, problem)
@@ -139,11 +140,21 @@ def _refuse_another_s_folder(request: SearchRequest) -> None:
             )
 
 
-def scorer_of(subject: Subject, evaluator: Evaluator, cache_bytes: int = GIB, verify: bool = False) -> Scorer:
+def scorer_of(
+    subject: Subject, evaluator: Evaluator, cache_bytes: int = GIB, verify: bool = False, precision: str = "auto"
+) -> Scorer:
     """The scorer of a subject, with what earlier searches found out about it."""
     content = f"{subject.digest}/{subject.dataset.validation.digest}/{evaluator.metric}"
     known = Evaluations(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content)
-    return Scorer(subject.model, subject.anatomy, evaluator, known, capacity=cache_bytes, verify=verify)
+    return Scorer(
+        subject.model,
+        subject.anatomy,
+        evaluator,
+        known,
+        capacity=cache_bytes,
+        verify=verify,
+        precision=choose_precision(precision),
+    )
 
 
 def rungs(items: int) -> tuple[int, ...]:

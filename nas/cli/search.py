@@ -54,8 +54,8 @@ def search(
             "--method",
             metavar="NAME",
             help="nas, or a published method: cosine-joint, cosine-attention, cosine-mlp, cosine-block, reverse, "
-            "random, window, sprint, sleb, sleb-per-ms, finercut, finercut-per-ms, evopress; +add-back after it restores "
-            "what still fits the budget.",
+            "random, window, sprint, sleb, sleb-per-ms, finercut, finercut-per-ms, evopress; "
+            "with +add-back after its name, what still fits the budget is restored.",
         ),
     ] = "nas",
     pareto: Annotated[
@@ -78,6 +78,14 @@ def search(
         bool,
         typer.Option("--verify-cache", help="Repeat every eighth evaluation without the cache; fail on a difference."),
     ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="Arithmetic of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
+        ),
+    ] = "auto",
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="The study's database. Default: OUT/study.db.")
     ] = None,
@@ -92,6 +100,7 @@ def search(
 ) -> None:
     """Parse the flags into a request, run it, print the result."""
     from nas.budget import Budget, parse_duration
+    from nas.quality.precision import check_precision
     from nas.request import SearchRequest, parse_units
     from nas.search.run import check_method
     from search_spaces.errors import UsageError
@@ -127,6 +136,7 @@ def search(
         servable=parse_servable(servable),
         prefix_cache_bytes=prefix_cache << 20,
         verify_cache=verify_cache,
+        precision=check_precision(precision),
     )
     _run(request, dry_run, json)
 

@@ -7,16 +7,17 @@ touching the model. One JSON document per line, appended as soon as it is known,
 import json
 from pathlib import Path
 
+from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from search_spaces.architecture import Architecture
 
 SCHEMA_VERSION = 1
 
-Key = tuple[Architecture, int]  # and how many items it was judged on
+Key = tuple[Architecture, int, Precision]  # on how many items, in which arithmetic
 
 
 class Evaluations:
-    """A file of qualities by architecture and number of items; `content` names weights, data and metric."""
+    """A file of qualities by architecture, number of items and precision; `content` names weights, data and metric."""
 
     def __init__(self, path: Path, content: str) -> None:
         """Read what is there. Another content's or another version's file is replaced at the first new entry."""
@@ -43,6 +44,7 @@ class Evaluations:
         entry = {
             "architecture": key[0].to_json(),
             "asked": key[1],
+            "precision": str(key[2]),
             "quality": quality.to_json(),
             "per_item": list(quality.per_item),
         }
@@ -61,7 +63,8 @@ class Evaluations:
             try:
                 entry = json.loads(line)
                 quality = Quality.from_json(entry["quality"], tuple(entry["per_item"]))
-                self._known[Architecture.from_json(entry["architecture"]), int(entry["asked"])] = quality
+                architecture, precision = Architecture.from_json(entry["architecture"]), Precision(entry["precision"])
+                self._known[architecture, int(entry["asked"]), precision] = quality
             except (ValueError, KeyError, TypeError):  # a line that was cut off when the machine stopped
                 whole = False
         if not whole:

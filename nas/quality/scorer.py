@@ -4,6 +4,7 @@ from typing import Any
 
 from nas.quality.evaluations import Evaluations
 from nas.quality.evaluator import Evaluator
+from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from pruning.anatomy import Anatomy
 from pruning.prefix import GIB, PrefixStore, make_resumable
@@ -21,7 +22,7 @@ class Scorer:
     Attributes:
         evaluations: how many were computed.
         items: how many items those saw together.
-        store: the prefix cache, with its counts of blocks computed and skipped.
+        stores: the prefix cache of each precision, with its counts of blocks computed and skipped.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Scorer:
         *,
         capacity: int = GIB,
         verify: bool = False,
+        precision: Precision = Precision.FP32,
     ) -> None:
         """An evaluator with a memory.
 
@@ -40,8 +42,10 @@ class Scorer:
             known: what earlier searches found out; every new quality is added.
             capacity: of the prefix cache, in bytes; 0 runs every pass in full.
             verify: repeat a sample of the evaluations without the cache.
+            precision: of evaluations on a part of the items; those on all are in fp32.
         """
-        self.evaluator, self.store, self.known = evaluator, PrefixStore(capacity), known
+        self.evaluator, self.known, self.precision = evaluator, known, precision
+        self.stores = {each: PrefixStore(capacity // len({precision, Precision.FP32})) for each in Precision}
         self.evaluations = self.items = 0
         self._parent, self._anatomy, self._verify = parent, anatomy, verify
 
@@ -51,31 +55,34 @@ class Scorer:
         Raises:
             CacheMismatch: with `verify`, when a resumed evaluation is not the full one.
         """
-        asked = len(self.evaluator.dataset.validation) if items is None else items
-        if (architecture, asked) not in self.known:
-            quality = self._evaluate(architecture, asked)
+        every = len(self.evaluator.dataset.validation)
+        asked = every if items is None else min(items, every)
+        precision = Precision.FP32 if asked == every else self.precision
+        key = (architecture, asked, precision)
+        if key not in self.known:
+            quality = self._evaluate(architecture, asked, precision)
             if self._verify and self.evaluations % SAMPLED == 0:
-                self._compare(architecture, asked, quality)
-            self.known.add((architecture, asked), quality)
+                self._compare(architecture, asked, precision, quality)
+            self.known.add(key, quality)
             self.evaluations += 1
             self.items += asked
-        return self.known[architecture, asked]
+        return self.known[key]
 
     def in_full(self, architecture: Architecture, split: str, items: int | None = None) -> Quality:
         """Quality on any split, without the cache."""
         return self.evaluator.evaluate(self._pruned(architecture), split, items)
 
-    def _evaluate(self, architecture: Architecture, items: int) -> Quality:
-        candidate = self._pruned(architecture)
-        if self.store.capacity:
-            make_resumable(candidate, self._anatomy, architecture, self.store)
-        return self.evaluator.evaluate(candidate, "validation", items)
+    def _evaluate(self, architecture: Architecture, items: int, precision: Precision) -> Quality:
+        candidate, store = self._pruned(architecture), self.stores[precision]
+        if store.capacity:
+            make_resumable(candidate, self._anatomy, architecture, store)
+        return self.evaluator.evaluate(precision.of(candidate), "validation", items)
 
     def _pruned(self, architecture: Architecture) -> Any:
         return prune(self._parent, architecture, anatomy=self._anatomy, share_weights=True)
 
-    def _compare(self, architecture: Architecture, items: int, quality: Quality) -> None:
-        full = self.in_full(architecture, "validation", items)
+    def _compare(self, architecture: Architecture, items: int, precision: Precision, quality: Quality) -> None:
+        full = self.evaluator.evaluate(precision.of(self._pruned(architecture)), "validation", items)
         pairs = zip(quality.per_item, full.per_item, strict=True)
         worst = max(abs(one - other) for one, other in pairs)
         if worst > TOLERANCE:

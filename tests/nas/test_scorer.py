@@ -10,12 +10,13 @@ from test_quality import dataset
 
 from nas.quality import evaluator_for
 from nas.quality.evaluations import Evaluations
-from nas.quality.scorer import SAMPLED, Scorer
+from nas.quality.precision import Precision, choose_precision
+from nas.quality.scorer import Scorer
 from pruning.anatomy import read_anatomy
 from pruning.prefix import GIB
 from pruning.surgery import prune
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.errors import CacheMismatch
+from search_spaces.errors import CacheMismatch, UsageError
 
 
 @pytest.fixture(params=["llama", "bert", "vit"])
@@ -44,7 +45,7 @@ def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) ->
             expected = plain.evaluate(prune(model, architecture), "validation", items)
             assert tested(architecture, items) == expected
             assert tested(architecture, items).per_item == expected.per_item
-    assert (tested.store.skipped > 0) == (capacity > 0)
+    assert (tested.stores[Precision.FP32].skipped > 0) == (capacity > 0)
 
 
 def test_nothing_is_computed_twice_not_even_by_the_next_search(parts, tmp_path: Path) -> None:
@@ -83,13 +84,34 @@ def test_verification_finds_a_cache_that_lies(parts, tmp_path: Path) -> None:
     for architecture in candidates(parts[1].depth):
         honest(architecture)
     lying = scorer(parts, tmp_path / "b.jsonl", verify=True)
-    keep = lying.store.keep
+    store = lying.stores[Precision.FP32]
+    keep = store.keep
 
     def corrupt(run: int, batch: str, prefix: tuple[str, ...], state: torch.Tensor) -> None:
         keep(run, batch, prefix, state + 0.01 * torch.randn_like(state))
 
-    lying.store.keep = corrupt
-    with pytest.raises(CacheMismatch, match="resumed and full evaluation differ by"):
-        for architecture in [*candidates(parts[1].depth), *candidates(parts[1].depth)][: 2 * SAMPLED + 1]:
+    store.keep = corrupt
+
+    def evaluate_many() -> None:
+        for architecture in 2 * candidates(parts[1].depth):
             for items in (2, 4, 6, 9):
                 lying(architecture, items)
+
+    with pytest.raises(CacheMismatch, match="resumed and full evaluation differ by"):
+        evaluate_many()
+
+
+def test_bf16_ranks_as_fp32_and_the_choice_is_made_in_fp32(parts, tmp_path: Path) -> None:
+    exact, fast = scorer(parts, tmp_path / "a.jsonl"), scorer(parts, tmp_path / "b.jsonl", precision=Precision.BF16)
+    some = candidates(parts[1].depth)[1:]
+    one, other = ([score(a, 4).loss for a in some] for score in (exact, fast))
+    assert one != other
+    assert torch.corrcoef(torch.tensor([one, other]))[0, 1] > 0.99
+    assert [exact(a) for a in some[:3]] == [fast(a) for a in some[:3]]  # on all items: the same arithmetic
+
+
+def test_a_precision_is_one_of_three_words() -> None:
+    assert choose_precision("fp32") is Precision.FP32
+    assert choose_precision("auto") in set(Precision)
+    with pytest.raises(UsageError, match="precision 'int8' is none of auto, fp32, bf16"):
+        choose_precision("int8")

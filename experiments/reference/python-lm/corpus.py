@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SITE_PACKAGES = Path(sysconfig.get_paths()["purelib"])
 PINNED = HERE / "files.json"
 
-# Every project is permissively licensed (BSD, MIT, Apache-2.0, PSF); NOTICE names them all.
+# Under BSD, MIT, Apache-2.0, PSF-based or, Hypothesis, MPL-2.0 licences; the model card names them all.
 TRAIN = (
     "torch", "transformers", "sympy", "scipy", "sklearn", "numpy", "pandas", "mlflow", "ray", "sqlalchemy",
     "matplotlib", "aiohttp", "pygments", "werkzeug", "hypothesis", "onnx", "onnxscript", "fontTools",
@@ -86,7 +86,7 @@ def load(split: str) -> list[str]:
         raise SystemExit(
             f"{len(wrong)} of {len(pinned)} pinned files differ from those installed here (first: {wrong[0]}). "
             "The corpus is the source of the packages in constraints.txt: "
-            "pip install -c constraints.txt -e '.[all]'"
+            "pip install -c constraints.txt -e '.[dev,ray]'"
         )
     return texts
 
