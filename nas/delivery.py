@@ -13,6 +13,7 @@ from nas.export.tensorrt_export import export_tensorrt_onnx
 from nas.figures import Point, pareto_figure, pareto_page
 from nas.model_card import write_card
 from nas.quality import Quality
+from nas.quality.comparison import Comparison, compare
 from nas.request import SearchRequest
 from nas.result import Entry, Result
 from nas.search import Candidate, SearchOutcome
@@ -118,6 +119,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         files=files,
         pareto=tuple(_entry(delivery, candidate, candidate.origin) for candidate in outcome.pareto),
         baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
+        comparisons=_comparisons(delivery),
         search={
             "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
             "seed": request.seed, "storage": request.storage or "study.db",
@@ -125,6 +127,20 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         mlflow={},
         resume_command=request.resume_command,
     )  # fmt: skip
+
+
+def _comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
+    """The winner against the runner-up and every baseline, on the test split."""
+    outcome, held_out = delivery.outcome, delivery.held_out
+    others = dict(outcome.baselines)
+    if len(outcome.ranked) > 1:
+        others = {"runner-up": outcome.ranked[1]} | others
+    winner = held_out[outcome.winner.architecture.digest]
+    return tuple(
+        compare(winner, held_out[candidate.architecture.digest], name)
+        for name, candidate in others.items()
+        if candidate.architecture != outcome.winner.architecture
+    )
 
 
 def _measured(certificate: Certificate, percentile: int) -> tuple[float | None, float | None]:

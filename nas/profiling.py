@@ -27,14 +27,15 @@ LOADED_BYTES = 4 << 30  # weights held by the sessions that are measured side by
 def design(depth: int, seed: int = 0) -> list[Architecture]:
     """What to measure so that every term can be told apart.
 
-    The parent, the bare stem, attentions only, MLPs only (the units, measured in groups of their kind), two
-    depths, and random mixtures of different sizes.
+    The parent, the bare stem, attentions only, MLPs only, half the depth, every other unit of a kind, one unit of
+    each kind by itself, and random mixtures of different sizes.
     """
     rng = random.Random(seed)
     every = {kind: [Unit(layer, kind) for layer in range(depth)] for kind in (Kind.ATTENTION, Kind.MLP)}
     attention, mlp = every[Kind.ATTENTION], every[Kind.MLP]
     half = [unit for unit in attention + mlp if unit.layer >= depth // 2]
     chosen: list[list[Unit]] = [[], attention + mlp, mlp, attention, half, attention[::2], mlp[::2]]
+    chosen += [[units[depth // 2]] for units in (attention, mlp)]
     for number in range(RANDOM_PATTERNS):
         share = 0.15 + 0.6 * number / max(1, RANDOM_PATTERNS - 1)
         chosen.append([unit for unit in attention + mlp if rng.random() < share])

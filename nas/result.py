@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
 from search_spaces.architecture import Architecture
 
@@ -40,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything a search reports. Qualities of parent, winner and baselines are of the test split."""
+    """Everything a search reports. Qualities of parent, winner and baselines are of the test split, comparisons too."""
 
     model: dict[str, Any]
     target: dict[str, Any]
@@ -56,6 +57,7 @@ class Result:
     files: dict[str, str]
     pareto: tuple[Entry, ...]
     baselines: tuple[Entry, ...]
+    comparisons: tuple[Comparison, ...]
     search: dict[str, Any]
     mlflow: dict[str, Any]
     resume_command: str
@@ -80,6 +82,7 @@ class Result:
             },
             "pareto": [entry.to_json() for entry in self.pareto],
             "baselines": [entry.to_json() for entry in self.baselines],
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "search": self.search,
             "mlflow": self.mlflow,
             "versions": versions(),

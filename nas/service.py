@@ -183,7 +183,7 @@ def _problem(setting: Setting, redundancy: Redundancy, scorer: Scorer) -> Proble
 
 
 def _held_out(outcome: SearchOutcome, scorer: Scorer) -> dict[str, Quality]:
-    """Test-split quality of the parent, the winner and every baseline, by architecture digest."""
-    named = [outcome.parent, outcome.winner, *outcome.baselines.values()]
+    """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest."""
+    named = [outcome.parent, *outcome.ranked[:2], *outcome.baselines.values()]
     architectures = dict.fromkeys(candidate.architecture for candidate in named)
     return {architecture.digest: scorer.in_full(architecture, "test") for architecture in architectures}

@@ -5,7 +5,10 @@ from pathlib import Path
 from rich.table import Table
 
 from nas.cli.console import emit_table, emit_text
+from nas.quality.comparison import Comparison
 from nas.result import Entry, Result
+
+_SHOWN = ("runner-up", "cosine-joint+add-back")
 
 
 def print_summary(result: Result, out: Path) -> None:
@@ -29,6 +32,14 @@ def print_summary(result: Result, out: Path) -> None:
     emit_text("\n".join(_lines(result, out)))
 
 
+def _against(comparison: Comparison) -> str:
+    low, high, items = comparison.low, comparison.high, comparison.items
+    return (
+        f"against     {comparison.against}: loss {comparison.difference:+.4f} [{low:+.4f}, {high:+.4f}], "
+        f"{comparison.verdict} (paired, 95 %, {items} test items)"
+    )
+
+
 def _rows(result: Result) -> list[tuple[str, Entry, str]]:
     baselines = [(entry.method, entry, "dim") for entry in result.baselines]
     return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *baselines]
@@ -48,6 +59,7 @@ def _lines(result: Result, out: Path) -> list[str]:
         f"parameters  {result.winner_parameters / 1e6:.2f} M of {result.model['parameters'] / 1e6:.2f} M",
         f"verdict     {result.verdict}",
     ]
+    lines += [_against(comparison) for comparison in result.comparisons if comparison.against in _SHOWN]
     if host is not None:
         lines.append(
             f"here        exported file {host['winner_p50_ms']:.2f} p50 / {host['winner_p90_ms']:.2f} p90 ms, parent "

@@ -11,11 +11,18 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import Space, empty
 from search_spaces.unit import Kind, Unit
 
+Pair = tuple[Unit, Unit]
+
 _GAP_BITS = 2  # each solution differs from the earlier ones in at least so many units
 
 
 def solve(
-    space: Space, loss: dict[Unit, float], saves_ms: dict[Unit, float], needed_ms: float, solutions: int = 1
+    space: Space,
+    loss: dict[Unit, float],
+    saves_ms: dict[Unit, float],
+    needed_ms: float,
+    solutions: int = 1,
+    pairs: dict[Pair, float] | None = None,
 ) -> list[Architecture]:
     """Diverse best architectures that save at least `needed_ms`, best first; fewer if there are not so many.
 
@@ -25,46 +32,71 @@ def solve(
         saves_ms: what each saves.
         needed_ms: what must be saved.
         solutions: how many to look for, each at a Hamming distance of at least two from the others.
+        pairs: what dropping both of two units adds to the sum (or takes from it).
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    units = space.units
-    cost = np.array([max(loss[unit], 0.0) + 1e-9 for unit in units])
-    rows = [np.array([saves_ms[unit] for unit in units])]
-    low, high = [needed_ms], [np.inf]
+    units, together = space.units, sorted((pairs or {}).items())
+    cost = np.array([max(loss[unit], 0.0) + 1e-9 for unit in units] + [value for _, value in together])
+    rows = _Rows(len(units), len(together))
+    rows.add({place: saves_ms[unit] for place, unit in enumerate(units)}, needed_ms, np.inf)
     for exclusive in _exclusive(units):
-        rows.append(exclusive)
-        low.append(-np.inf)
-        high.append(1.0)
+        rows.add(dict.fromkeys(exclusive, 1.0), -np.inf, 1.0)
+    rows.link([(units.index(one), units.index(other)) for (one, other), _ in together])
+    whole = np.array([1] * len(units) + [0] * len(together))  # a product of two choices is 0 or 1 by its rows
     found: list[Architecture] = []
     for _ in range(4 * solutions):
         if len(found) == solutions:
             break
         answer = milp(
-            cost, constraints=LinearConstraint(np.array(rows), low, high),
-            integrality=np.ones(len(units)), bounds=Bounds(0, 1), options={"time_limit": 5.0},
+            cost, constraints=LinearConstraint(*rows.matrix()), integrality=whole, bounds=Bounds(0, 1),
+            options={"time_limit": 5.0},
         )  # fmt: skip
         if answer.x is None:
             break
-        chosen = answer.x > 0.5
+        chosen = answer.x[: len(units)] > 0.5
         architecture = space.decode({unit for unit, drop in zip(units, chosen, strict=True) if drop})
         if not empty(architecture):
             found.append(architecture)
         # No-good cut: sum over chosen of (1 - x) + sum over others of x >= the gap.
-        rows.append(np.where(chosen, -1.0, 1.0))
-        low.append((_GAP_BITS if not empty(architecture) else 1) - float(chosen.sum()))
-        high.append(np.inf)
+        cut = {place: -1.0 if drop else 1.0 for place, drop in enumerate(chosen)}
+        rows.add(cut, (_GAP_BITS if not empty(architecture) else 1) - float(chosen.sum()), np.inf)
     return found
 
 
-def _exclusive(units: tuple[Unit, ...]) -> list[NDArray[np.float64]]:
-    """Rows that forbid a block together with its attention or its MLP."""
-    rows = []
-    for unit in units:
-        if unit.kind is not Kind.BLOCK:
-            continue
-        for kind in (Kind.ATTENTION, Kind.MLP):
-            part = Unit(unit.layer, kind)
-            if part in units:
-                rows.append(np.array([1.0 if other in (unit, part) else 0.0 for other in units]))
-    return rows
+class _Rows:
+    """Linear constraints over the units' choices and the products of pairs."""
+
+    def __init__(self, units: int, pairs: int) -> None:
+        self.units, self.width = units, units + pairs
+        self.rows: list[NDArray[np.float64]] = []
+        self.low: list[float] = []
+        self.high: list[float] = []
+
+    def add(self, entries: dict[int, float], low: float, high: float) -> None:
+        row = np.zeros(self.width)
+        row[list(entries)] = list(entries.values())
+        self.rows.append(row)
+        self.low.append(low)
+        self.high.append(high)
+
+    def link(self, pairs: list[tuple[int, int]]) -> None:
+        """z = x y for binary x and y: z <= x, z <= y, z >= x + y - 1."""
+        for number, (one, other) in enumerate(pairs, self.units):
+            self.add({one: 1.0, number: -1.0}, 0.0, np.inf)
+            self.add({other: 1.0, number: -1.0}, 0.0, np.inf)
+            self.add({one: 1.0, other: 1.0, number: -1.0}, -np.inf, 1.0)
+
+    def matrix(self) -> tuple[NDArray[np.float64], list[float], list[float]]:
+        return np.array(self.rows), self.low, self.high
+
+
+def _exclusive(units: tuple[Unit, ...]) -> list[tuple[int, int]]:
+    """Places that cannot both be chosen: a block and its attention or its MLP."""
+    return [
+        (place, units.index(part))
+        for place, unit in enumerate(units)
+        if unit.kind is Kind.BLOCK
+        for part in (Unit(unit.layer, Kind.ATTENTION), Unit(unit.layer, Kind.MLP))
+        if part in units
+    ]

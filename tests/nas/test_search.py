@@ -123,6 +123,24 @@ def test_the_mip_equals_brute_force(seed: int, everything) -> None:
         assert sum(one.drops(unit) != other.drops(unit) for unit in UNITS) >= 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mip_with_pair_terms_equals_brute_force(seed: int, everything) -> None:
+    landscape = Landscape(seed)
+    near = {pair: more for pair, more in landscape.pair.items() if abs(pair[0].layer - pair[1].layer) <= 1}
+    rng = random.Random(seed)
+    saves = {unit: rng.uniform(0.5, 3) for unit in UNITS}
+    needed = 0.5 * sum(saves.values())
+
+    def total(architecture: Architecture) -> float:
+        gone = [unit for unit in UNITS if architecture.drops(unit)]
+        return sum(landscape.single[u] for u in gone) + sum(m for p, m in near.items() if set(p) <= set(gone))
+
+    enough = [a for a in everything if sum(saves[u] for u in UNITS if a.drops(u)) >= needed]
+    found = solve(SPACE, landscape.single, saves, needed, solutions=3, pairs=near)
+    assert total(found[0]) == pytest.approx(min(map(total, enough)), abs=1e-6)
+    assert [total(a) for a in found] == sorted(total(a) for a in found)
+
+
 def test_the_mip_never_takes_a_block_and_its_parts() -> None:
     units = tuple(Unit(layer, kind) for layer in range(3) for kind in Kind)
     space = Space(3, units, merges_blocks=False)
