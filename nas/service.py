@@ -26,6 +26,7 @@ from search_spaces.errors import UsageError
 from search_spaces.servable import restrict
 from search_spaces.space import Space
 
+FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 RUNGS = (1 / 6, 1 / 2, 1.0)  # shares of the validation items
 
 
@@ -175,11 +176,17 @@ def _problem(setting: Setting, redundancy: Redundancy, scorer: Scorer) -> Proble
         storage=request.storage or f"sqlite:///{(request.out / 'study.db').resolve()}",
         study=f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}",
         method=request.method,
-        front=request.pareto,
+        front=_front(setting) if request.pareto else (),
         trials=request.trials,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
     )
+
+
+def _front(setting: Setting) -> tuple[float, ...]:
+    """Budgets between the parent's latency and half of it."""
+    parent_ms = setting.latency.predict(setting.space.parent, setting.request.percentile).ms
+    return tuple(share * parent_ms for share in FRONT)
 
 
 def _held_out(outcome: SearchOutcome, scorer: Scorer) -> dict[str, Quality]:

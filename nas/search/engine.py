@@ -17,9 +17,9 @@ from search_spaces.space import empty
 from search_spaces.unit import Unit
 
 SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
-SOLUTIONS = 4  # at each of them
+SOLUTIONS = 2  # at each of them
 ELITE = 4  # a candidate is of interest while it may be among so many
-FRONT = (1.8, 1.6, 1.4, 1.2, 1.0, 0.85, 0.7)  # times the budget: where a front is looked for
+CLOSE = 0.05  # or within so much of the best, relative
 
 
 class Engine:
@@ -50,13 +50,13 @@ class Engine:
         return self._outcome(ranked, baselines)
 
     def _explore(self, library: dict[Unit, float], baselines: dict[str, Architecture]) -> None:
-        """Each budget in turn, loosest first; the asked one keeps most of the trials when it is alone."""
-        problem, parent_ms = self.problem, self.problem.ms(self.problem.space.parent)
-        budgets = [problem.budget_ms]
-        if problem.front:
-            budgets = [share * problem.budget_ms for share in FRONT if share * problem.budget_ms < parent_ms]
+        """Each budget in turn, tightest first; what was learned at one is known at the next."""
+        problem, parent = self.problem, self.problem.space.parent
+        budgets = sorted({*problem.front, problem.budget_ms})
         for number, budget in enumerate(budgets, 1):
-            self.journal.queue([("parent", problem.space.parent), *baselines.items(), *self._solved(library, budget)])
+            if problem.ms(parent) <= budget:
+                continue
+            self.journal.queue([("parent", parent), *baselines.items(), *self._solved(library, budget)])
             self.journal.sample_with(LevelSwitchSampler(problem, library, budget))
             self._evolve(budget, round(problem.trials * number / len(budgets)))
 
@@ -70,11 +70,21 @@ class Engine:
         ]
 
     def _evolve(self, budget_ms: float, trials: int) -> None:
-        """Trials until there are enough or time is up; a time limit never costs the seeds a first feasible one."""
+        """Trials until there are enough, nothing better turns up, or time is up.
+
+        A time limit never costs the seeds a first feasible one.
+        """
+        best, since = float("inf"), 0
         while len(self.journal.finished()) < trials:
             if self._time_is_up() and (self.journal.feasible(self.problem.budget_ms) or not self.journal.queued()):
                 return
+            seeded = self.journal.queued()
             self._trial(budget_ms)
+            found = self.journal.feasible(budget_ms)
+            better = bool(found) and found[0].quality.loss < best
+            best, since = (found[0].quality.loss, 0) if better else (best, since + (not seeded and bool(found)))
+            if since >= self.problem.patience:
+                return
 
     def _time_is_up(self) -> bool:
         limit = self.problem.time_limit_s
@@ -85,13 +95,16 @@ class Engine:
         if empty(architecture):
             self.journal.fail(trial)
             return
-        feasible = self.journal.feasible(budget_ms)
-        bar = None
-        if feasible:
-            worst = feasible[min(ELITE, len(feasible)) - 1]
-            bar = Bar(feasible[0].architecture, worst.quality.loss - feasible[0].quality.loss)
-        self.journal.tell(trial, architecture, judge(self.problem, architecture, bar))
+        self.journal.tell(trial, architecture, judge(self.problem, architecture, self._bar(budget_ms)))
         self.problem.on_trial(1, self._best_note())
+
+    def _bar(self, budget_ms: float) -> Bar | None:
+        feasible = self.journal.feasible(budget_ms)
+        if not feasible:
+            return None
+        best = feasible[0].quality.loss
+        worst = feasible[min(ELITE, len(feasible)) - 1].quality.loss
+        return Bar(feasible[0].architecture, min(worst - best, CLOSE * best))
 
     def _ranked(self, budget_ms: float) -> tuple[Candidate, ...]:
         """The best feasible ones, all of them judged on all items."""
@@ -104,19 +117,21 @@ class Engine:
         return replace(candidate, quality=quality, full=True)
 
     def _outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
-        problem, judged = self.problem, {c.architecture: c for c in ranked}
+        problem, everything = self.problem, {c.architecture: c for c in self.journal.candidates()}
+        fronts = [candidate for budget in problem.front for candidate in self._ranked(budget)]
+        everything |= {candidate.architecture: candidate for candidate in (*fronts, *ranked)}
 
         def named(architecture: Architecture, name: str, trial: int) -> Candidate:
-            quality = problem.evaluate(architecture, problem.rungs[-1])
-            return Candidate(architecture, quality, problem.ms(architecture), name, trial, True)
+            known = everything.get(architecture)
+            quality = known.quality if known else problem.evaluate(architecture, problem.fidelity)
+            return Candidate(architecture, quality, problem.ms(architecture), name, trial, bool(known and known.full))
 
-        candidates = tuple(judged.get(c.architecture, c) for c in self.journal.candidates())
         return SearchOutcome(
             parent=named(problem.space.parent, "parent", 0),
             ranked=ranked,
-            candidates=self._front_in_full(candidates),
+            candidates=self._front_in_full(tuple(everything.values())),
             baselines={name: named(a, name, -1) for name, a in baselines.items()},
-            trials=len(candidates),
+            trials=len(self.journal.finished()),
             seconds=time.monotonic() - self.began,
         )
 

@@ -31,7 +31,8 @@ class Problem:
             early one, and the choice is made on the last. None means all there are.
         storage: URL of the study's database.
         method: `nas`, or the name of a published method (`nas.search.methods`), which is then run instead.
-        front: look for the best at every latency from half of the budget to the parent's, not at the budget alone.
+        front: more budgets in ms: the best at each is looked for in the same study.
+        patience: trials without a better one, after which a budget is settled.
         on_trial: told how many trials ended since the last call, and the best so far.
     """
 
@@ -45,11 +46,12 @@ class Problem:
     rungs: tuple[int | None, ...] = (None,)
     study: str = "nas"
     method: str = ENGINE
-    front: bool = False
+    front: tuple[float, ...] = ()
     trials: int = 48
+    patience: int = 12
     time_limit_s: float | None = None
     seed: int = 0
-    finalists: int = 6
+    finalists: int = 4
     on_trial: Callable[[int, str], None] = _silent
 
     @property

@@ -1,16 +1,14 @@
 """Level-switch evolution as an Optuna sampler: swap units in and out, stay inside a latency band.
 
 EvoPress (Sieberling et al., 2024) swaps one removed with one kept unit of the same kind, so that the size never
-changes. Here units have measured costs and any moves are allowed whose latency stays in a band under the budget;
-of many proposals the one is tried that a model of the losses seen so far (each unit's own, plus what pairs add)
-expects to be best.
+changes. Here units have measured costs, and any moves are allowed that end in a band under the budget. Of many
+proposals, and of the exact solutions of the surrogate, the one is tried that the surrogate expects to lose least:
+after an architecture with several other drops was accepted, everything around it is scored anew given those drops.
 """
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
@@ -18,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.journal import LEVELS
 from nas.search.problem import Problem
+from nas.search.solve import solve
+from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
 from search_spaces.space import empty
 from search_spaces.unit import Kind, Unit
@@ -25,6 +25,7 @@ from search_spaces.unit import Kind, Unit
 BAND = 0.90  # proposals use at least this share of the budget
 PROPOSALS = 240
 ELITE = 4
+SOLVED = 3  # solutions of the surrogate among the proposals
 ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
 
 
@@ -48,15 +49,15 @@ class LevelSwitchSampler(BaseSampler):
         rng = random.Random(f"{self._problem.seed}/{trial.number}")
         seen = self._evaluated(study)
         expected = Surrogate.fit(self._problem.space.units, self._library, list(seen.items()))
-        feasible = [architecture for architecture in seen if self._fits(architecture)]
-        elite = sorted(feasible, key=lambda a: seen[a])[:ELITE] or [self._problem.space.parent]
+        elite = sorted(filter(self._fits, seen), key=lambda a: seen[a])[:ELITE] or [self._problem.space.parent]
         proposals = {self._mutate(rng, rng.choice(elite)) for _ in range(PROPOSALS)}
+        proposals |= set(self._solved(expected))
         fresh = sorted(proposals - set(seen), key=lambda a: a.digest)
         inside = [a for a in fresh if self._fits(a) and self._latency(a) >= BAND * self._budget_ms]
         pool = inside or [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
-        # Mostly the most promising; now and then one of the next, so that the model meets what it does not know.
+        # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
         pool.sort(key=expected)
-        best = pool[min(len(pool) - 1, int(rng.expovariate(1.0)))]
+        best = pool[min(len(pool) - 1, int(rng.expovariate(1.5)))]
         return dict(self._problem.space.encode(best))
 
     def sample_independent(
@@ -64,6 +65,13 @@ class LevelSwitchSampler(BaseSampler):
     ) -> Any:
         """Keep a unit that no proposal covered."""
         return LEVELS[0]
+
+    def _solved(self, expected: Surrogate) -> list[Architecture]:
+        """The exact solve again, with the pairs that were learned."""
+        if not expected.pairs:
+            return []
+        needed = self._latency(self._problem.space.parent) - self._budget_ms
+        return solve(self._problem.space, self._library, self._saves, needed, SOLVED, expected.pairs)
 
     def _mutate(self, rng: random.Random, architecture: Architecture) -> Architecture:
         """Restore one to three units, drop others until the budget holds, restore what still fits; at random.
@@ -109,50 +117,3 @@ class LevelSwitchSampler(BaseSampler):
 
     def _fits(self, architecture: Architecture) -> bool:
         return self._latency(architecture) <= self._budget_ms
-
-
-class Surrogate:
-    """Expected log loss of an architecture: the summed library losses, corrected by ridge regression.
-
-    The correction is linear in the units and in pairs of units of neighbouring layers. It is used only when
-    leave-one-out says that it predicts better than the plain sum.
-    """
-
-    def __init__(self, units: Sequence[Unit], library: dict[Unit, float], weights: np.ndarray | None) -> None:
-        """`weights` None means the plain sum."""
-        self._units, self._library, self._weights = units, library, weights
-
-    @classmethod
-    def fit(
-        cls, units: Sequence[Unit], library: dict[Unit, float], seen: list[tuple[Architecture, float]]
-    ) -> "Surrogate":
-        """Fit the correction to evaluated architectures."""
-        plain = cls(units, library, None)
-        known = [(a, loss) for a, loss in seen if loss > 0 and a.dropped]
-        if len(known) < 8:
-            return plain
-        features = np.array([plain._features(a) for a, _ in known])
-        residual = np.array([np.log(loss) - plain._additive(a) for a, loss in known])
-        penalty = 1.0
-        gram = features @ features.T + penalty * np.eye(len(known))
-        dual = np.linalg.solve(gram, residual)
-        # Leave-one-out of kernel ridge: residual_i = dual_i / inverse_ii.
-        left_out = dual / np.diag(np.linalg.inv(gram))
-        if np.abs(left_out).mean() >= np.abs(residual - residual.mean()).mean():
-            return plain
-        return cls(units, library, features.T @ dual)
-
-    def __call__(self, architecture: Architecture) -> float:
-        """The expected log loss; lower is better."""
-        value = self._additive(architecture)
-        return value if self._weights is None else value + float(self._features(architecture) @ self._weights)
-
-    def _additive(self, architecture: Architecture) -> float:
-        return float(np.log(sum(max(self._library[u], 0.0) for u in self._units if architecture.drops(u)) + 1e-9))
-
-    def _features(self, architecture: Architecture) -> np.ndarray:
-        drops = np.array([1.0 if architecture.drops(unit) else 0.0 for unit in self._units])
-        layers = np.array([unit.layer for unit in self._units])
-        near = np.triu(np.abs(layers[:, None] - layers[None, :]) <= 1, k=1)
-        pairs = np.outer(drops, drops)[near]
-        return np.concatenate([[1.0], drops, 0.5 * pairs])

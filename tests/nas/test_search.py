@@ -12,8 +12,8 @@ from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
-from nas.search.sampler import Surrogate
 from nas.search.solve import solve
+from nas.search.surrogate import Surrogate
 from pruning.redundancy import Redundancy
 from search_spaces import Architecture, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate
@@ -77,7 +77,7 @@ def similarities(seed: int) -> Redundancy:
 def problem(tmp_path: Path, landscape, budget: float, **more) -> Problem:
     settings = {
         "space": SPACE, "evaluate": landscape, "latency": Additive(), "budget_ms": budget, "percentile": 90,
-        "redundancy": similarities(0), "trials": 60, "storage": f"sqlite:///{tmp_path}/study.db",
+        "redundancy": similarities(0), "trials": 60, "patience": 99, "storage": f"sqlite:///{tmp_path}/study.db",
     }  # fmt: skip
     return Problem(**{**settings, **more})
 
@@ -263,8 +263,8 @@ def test_the_surrogate_corrects_the_sum_when_pairs_matter() -> None:
     rng = random.Random(0)
     architectures = [SPACE.sample(rng, 0.4) for _ in range(60)]
     seen = [(a, landscape.loss(a)) for a in architectures if not empty(a)]
-    surrogate, plain = Surrogate.fit(UNITS, landscape.single, seen), Surrogate(UNITS, landscape.single, None)
+    surrogate, plain = Surrogate.fit(UNITS, landscape.single, seen), Surrogate(UNITS, landscape.single, {})
     unseen = [SPACE.sample(rng, 0.4) for _ in range(200)]
-    truth = np.log([landscape.loss(a) for a in unseen])
+    truth = np.array([landscape.loss(a) for a in unseen])
     fitted = np.corrcoef([surrogate(a) for a in unseen], truth)[0, 1]
     assert fitted > np.corrcoef([plain(a) for a in unseen], truth)[0, 1]
