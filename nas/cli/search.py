@@ -44,7 +44,7 @@ def search(
     workload: options.WorkloadText = None,
     units: Annotated[str, typer.Option("--units", help="What may be dropped.")] = "attention,mlp,block",
     percentile: options.Percentile = 90,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Most trials of the study.")] = 48,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Most trials, for each budget.")] = 48,
     time_limit: Annotated[
         str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")
     ] = None,

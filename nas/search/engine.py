@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+from nas.search.descent import Descent
 from nas.search.halving import Bar, judge
 from nas.search.journal import Journal
 from nas.search.library import score_library
@@ -17,7 +18,7 @@ from search_spaces.space import empty
 from search_spaces.unit import Unit
 
 SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
-SOLUTIONS = 2  # at each of them
+SOLUTIONS = 1  # at each of them
 ELITE = 4  # a candidate is of interest while it may be among so many
 CLOSE = 0.05  # or within so much of the best, relative
 
@@ -42,23 +43,29 @@ class Engine:
             self.journal.queue([("parent", problem.space.parent)])
             self._trial(problem.budget_ms)
         else:
-            library = score_library(problem, lambda done, of: problem.on_trial(0, f"scoring units {done}/{of}"))
-            self._explore(library, baselines)
+            self._explore(baselines)
         ranked = self._ranked(problem.budget_ms)
         if not ranked:
             raise NoFeasibleCandidate(closest(problem, self.journal.candidates()))
         return self._outcome(ranked, baselines)
 
-    def _explore(self, library: dict[Unit, float], baselines: dict[str, Architecture]) -> None:
-        """Each budget in turn, tightest first; what was learned at one is known at the next."""
+    def _explore(self, baselines: dict[str, Architecture]) -> None:
+        """Each budget in turn, loosest first; what was learned at one is where the next begins."""
         problem, parent = self.problem, self.problem.space.parent
-        budgets = sorted({*problem.front, problem.budget_ms})
+        library = score_library(
+            problem, problem.rungs[0], lambda done, of: problem.on_trial(0, f"scoring units {done}/{of}")
+        )
+        descent = Descent(problem, library)
+        budgets = sorted({*problem.front, problem.budget_ms}, reverse=True)
+        descent.run(budgets[-1])
         for number, budget in enumerate(budgets, 1):
             if problem.ms(parent) <= budget:
                 continue
-            self.journal.queue([("parent", parent), *baselines.items(), *self._solved(library, budget)])
-            self.journal.sample_with(LevelSwitchSampler(problem, library, budget))
-            self._evolve(budget, round(problem.trials * number / len(budgets)))
+            below = descent.first_within(budget)
+            seeds = [("parent", parent), *([("descent", below)] if below else []), *baselines.items()]
+            self.journal.queue([*seeds, *self._solved(library, budget)])
+            self.journal.sample_with(LevelSwitchSampler(problem, descent, budget))
+            self._evolve(budget, problem.trials * number)
 
     def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:
         problem = self.problem

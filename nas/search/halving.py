@@ -12,7 +12,7 @@ from nas.quality.quality import Quality
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 
-CLEARLY = 1.0  # standard errors beyond the margin
+CLEARLY = 1.5  # standard errors beyond the margin
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,24 @@ def judge(problem: Problem, architecture: Architecture, bar: Bar | None) -> Qual
 
     `Quality.items` says how many were used.
     """
-    quality = problem.evaluate(architecture, problem.rungs[0])
     if bar is None or architecture == bar.incumbent or not architecture.dropped:
         return problem.evaluate(architecture, problem.rungs[-1])
     best = problem.evaluate(bar.incumbent, problem.rungs[-1])
-    for rung in problem.rungs[1:]:
-        estimate, error = _paired(quality, best)
+    for rung in problem.rungs[:-1]:
+        quality = problem.evaluate(architecture, rung)
+        estimate, error = _paired(quality, problem.evaluate(bar.incumbent, rung), best.loss)
         if estimate - CLEARLY * error > best.loss + bar.margin:
             return replace(quality, loss=estimate)
-        quality = problem.evaluate(architecture, rung)
-    return quality
+    return problem.evaluate(architecture, problem.rungs[-1])
 
 
-def _paired(quality: Quality, best: Quality) -> tuple[float, float]:
-    """The loss on all items as the incumbent's plus the mean difference on common ones; its standard error."""
-    common = list(zip(quality.per_item, best.per_item, strict=False))
-    if len(common) < 2:
-        return quality.loss, 0.0
-    differences = [one - other for one, other in common]
-    estimate = best.loss + statistics.fmean(differences)
-    return max(estimate, 0.0), statistics.stdev(differences) / len(differences) ** 0.5
+def _paired(quality: Quality, best: Quality, level: float) -> tuple[float, float]:
+    """The loss on all items as the incumbent's `level` plus the mean difference, and the standard error of that.
+
+    Both were judged on the same few items in the same arithmetic.
+    """
+    differences = [one - other for one, other in zip(quality.per_item, best.per_item, strict=True)]
+    if len(differences) < 2:
+        return level + quality.loss - best.loss, 0.0
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    return max(level + statistics.fmean(differences), 0.0), error

@@ -32,6 +32,7 @@ class Problem:
         storage: URL of the study's database.
         method: `nas`, or the name of a published method (`nas.search.methods`), which is then run instead.
         front: more budgets in ms: the best at each is looked for in the same study.
+        trials: at most, for each budget.
         patience: trials without a better one, after which a budget is settled.
         on_trial: told how many trials ended since the last call, and the best so far.
     """

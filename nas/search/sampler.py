@@ -6,7 +6,10 @@ proposals, and of the exact solutions of the surrogate, the one is tried that th
 after an architecture with several other drops was accepted, everything around it is scored anew given those drops.
 """
 
+import itertools
+import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -14,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.search.descent import Descent
 from nas.search.journal import LEVELS
 from nas.search.problem import Problem
 from nas.search.solve import solve
@@ -23,7 +27,9 @@ from search_spaces.space import empty
 from search_spaces.unit import Kind, Unit
 
 BAND = 0.90  # proposals use at least this share of the budget
-PROPOSALS = 240
+NEARLY = 1.25  # times the budget
+STEPS = 4
+KEPT = 16  # neighbours of every step that may be proposed
 ELITE = 4
 SOLVED = 3  # solutions of the surrogate among the proposals
 ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
@@ -32,9 +38,9 @@ ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
 class LevelSwitchSampler(BaseSampler):
     """Proposes neighbours of the best feasible architectures; deterministic for (seed, trial number)."""
 
-    def __init__(self, problem: Problem, library: dict[Unit, float], budget_ms: float) -> None:
-        """`library` is the loss of each unit dropped alone; proposals stay just under `budget_ms`."""
-        self._problem, self._library, self._budget_ms = problem, library, budget_ms
+    def __init__(self, problem: Problem, descent: Descent, budget_ms: float) -> None:
+        """`descent` has the library and what was scored on the way down; proposals stay just under `budget_ms`."""
+        self._problem, self._descent, self._budget_ms = problem, descent, budget_ms
         self._saves = problem.saves_ms()
         self._ms: dict[Architecture, float] = {}
 
@@ -48,16 +54,13 @@ class LevelSwitchSampler(BaseSampler):
         """The proposal of this trial: one level per unit."""
         rng = random.Random(f"{self._problem.seed}/{trial.number}")
         seen = self._evaluated(study)
-        expected = Surrogate.fit(self._problem.space.units, self._library, list(seen.items()))
-        elite = sorted(filter(self._fits, seen), key=lambda a: seen[a])[:ELITE] or [self._problem.space.parent]
-        proposals = {self._mutate(rng, rng.choice(elite)) for _ in range(PROPOSALS)}
-        proposals |= set(self._solved(expected))
-        fresh = sorted(proposals - set(seen), key=lambda a: a.digest)
-        inside = [a for a in fresh if self._fits(a) and self._latency(a) >= BAND * self._budget_ms]
-        pool = inside or [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
+        surrogate = self._surrogate(seen)
+        starts = [*self._elite(seen), *self._solved(surrogate)]
+        found = [a for start in dict.fromkeys(starts) for a in self._climb(start, surrogate)]
+        fresh = [a for a in dict.fromkeys(found) if a not in seen]
+        pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
-        pool.sort(key=expected)
-        best = pool[min(len(pool) - 1, int(rng.expovariate(1.5)))]
+        best = surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
         return dict(self._problem.space.encode(best))
 
     def sample_independent(
@@ -66,40 +69,67 @@ class LevelSwitchSampler(BaseSampler):
         """Keep a unit that no proposal covered."""
         return LEVELS[0]
 
-    def _solved(self, expected: Surrogate) -> list[Architecture]:
+    def _elite(self, seen: dict[Architecture, float]) -> list[Architecture]:
+        """The best within the budget, and the best of those that are nearly: they need one drop more."""
+        ranked = sorted(seen, key=lambda a: seen[a])
+        within = [a for a in ranked if self._fits(a)]
+        nearly = [a for a in ranked if not self._fits(a) and self._latency(a) <= NEARLY * self._budget_ms]
+        return within[:ELITE] + nearly[: ELITE // 2] or [self._problem.space.parent]
+
+    def _surrogate(self, seen: dict[Architecture, float]) -> Surrogate:
+        """Fitted to all that was scored, on the items that all of it was scored on."""
+        problem = self._problem
+        few = {a: problem.evaluate(a, problem.rungs[0]).loss for a in seen if a.dropped}
+        return Surrogate.fit(problem.space.units, self._descent.library, list((self._descent.scored | few).items()))
+
+    def _solved(self, surrogate: Surrogate) -> list[Architecture]:
         """The exact solve again, with the pairs that were learned."""
-        if not expected.pairs:
+        if not surrogate.pairs:
             return []
         needed = self._latency(self._problem.space.parent) - self._budget_ms
-        return solve(self._problem.space, self._library, self._saves, needed, SOLVED, expected.pairs)
+        library = self._descent.library
+        return solve(self._problem.space, library, self._saves, needed, SOLVED, surrogate.pairs)
 
-    def _mutate(self, rng: random.Random, architecture: Architecture) -> Architecture:
-        """Restore one to three units, drop others until the budget holds, restore what still fits; at random.
+    def _climb(self, start: Architecture, surrogate: Surrogate) -> list[Architecture]:
+        """From a start by the switch that the surrogate likes best, until it likes none; what was best on the way."""
+        current, found = start, [start]
+        for _ in range(STEPS):
+            near = surrogate.rank(self._neighbours(current))[:KEPT]
+            found += near
+            expected = surrogate.expected([current, *near[:1]])
+            if not near or (expected[1] >= expected[0] and self._fits(current)):
+                break
+            current = near[0]
+        return found
 
-        Steps are judged by the additive estimate around the architecture: the latency model is asked only about
-        the proposals that come out, not about the thousands of steps on the way to them.
+    def _neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """All that differ by at most two units out and two in, and whose estimated latency is in the band.
+
+        The additive estimate around the architecture is used: the latency model is asked only about the few that are
+        proposed, not about the thousands on the way to them.
         """
         space = self._problem.space
-        dropped = [unit for unit in space.units if architecture.drops(unit)]
-        kept = [unit for unit in space.units if not architecture.drops(unit)]
-        needed = self._saved(set(dropped)) + self._latency(architecture)
-        needed -= self._budget_ms + ROUNDING
-        gone = set(dropped) - set(rng.sample(dropped, min(len(dropped), rng.choice((1, 1, 1, 2, 2, 3)))))
-        for unit in rng.sample(kept, len(kept)):
-            if self._saved(gone) >= needed:
-                break
-            gone.add(unit)
-        for unit in rng.sample(sorted(gone), len(gone)):
-            if self._saved(gone - {unit}) >= needed:
-                gone.discard(unit)
-        candidate = space.decode(gone)
-        return architecture if empty(candidate) else candidate
+        gone = {unit for unit in space.units if unit in architecture.dropped or self._gone_with(architecture, unit)}
+        room = self._budget_ms + ROUNDING - self._latency(architecture)
+        found = []
+        for restored in _at_most_two(sorted(gone)):
+            for dropped in _at_most_two([unit for unit in space.units if unit not in gone]):
+                change = gone.difference(restored).union(dropped)
+                more = self._saved(gone) - self._saved(change)  # ms
+                if room - (1 - BAND) * self._budget_ms <= more <= room and change != gone:
+                    found.append(space.decode(change))
+        return [a for a in dict.fromkeys(found) if not empty(a)]
+
+    def _gone_with(self, architecture: Architecture, unit: Unit) -> bool:
+        """Whether the unit is gone with a block that is none of the space's units: both its parts are."""
+        block = Unit(unit.layer, Kind.BLOCK)
+        return block in architecture.dropped and block not in self._saves
 
     def _saved(self, gone: set[Unit]) -> float:
         """Estimated ms that dropping these units saves; a unit whose block goes too is not counted beside it."""
         blocks = {unit.layer for unit in gone if unit.kind is Kind.BLOCK}
         counted = [unit for unit in gone if unit.kind is Kind.BLOCK or unit.layer not in blocks]
-        return sum(self._saves[unit] for unit in sorted(counted))  # sorted: the sum of a set differs between runs
+        return math.fsum(self._saves[unit] for unit in counted)  # exact: a plain sum of a set differs between runs
 
     def _evaluated(self, study: optuna.Study) -> dict[Architecture, float]:
         """Losses of the finished trials; the parent's zero included."""
@@ -117,3 +147,7 @@ class LevelSwitchSampler(BaseSampler):
 
     def _fits(self, architecture: Architecture) -> bool:
         return self._latency(architecture) <= self._budget_ms
+
+
+def _at_most_two(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
+    return [(), *((unit,) for unit in units), *itertools.combinations(units, 2)]

@@ -1,103 +1,153 @@
 """What an architecture will lose, from the library and from what was evaluated so far.
 
 To second order, the divergence from the parent of several disturbances together is the sum of their own losses c plus
-a term for every pair, at most 2 sqrt(c c') in size: they may add up, or cancel. So the loss of a set of drops is
+a term for every pair, at most 2 sqrt(c c') in size: they may add up, or cancel. So the loss of a set of drops is about
 
     sum of c_u  +  sum over pairs of r_uv sqrt(c_u c_v)
 
 with r made of a part that all pairs of the same kinds and distance in depth share, which a dozen evaluations
-determine, and of a smaller part of the pair's own. Ridge regression on the relative excess over the sum.
+determine, and of a smaller part of the pair's own. Two fits of it: the exact solve needs it linear (ridge regression on
+the relative excess over the sum); proposals are ranked by a Gaussian process on the logarithm of that excess, which
+also knows that neighbours, architectures that differ in few units, err alike.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.search.solve import Pair
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Unit
+from search_spaces.unit import Kind, Unit
 
 FAR = 3  # blocks; beyond, the distance makes no difference
 OWN = 0.5  # how much a pair may differ from others like it, relative to how much those may differ from 0
+ALIKE = 0.3  # how much neighbours share beyond their pairs
+REACH = 4.0  # units; how far neighbourhood goes
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LEAST_SEEN = 5
+TINY = 1e-9
 Array = NDArray[np.float64]
 
 
 class Surrogate:
-    """The expected loss of an architecture; `pairs` is what each pair of drops adds to the sum."""
+    """Ranks architectures by expected loss; `pairs` is what each pair of drops adds to the sum, for the exact solve."""
 
-    def __init__(self, units: Sequence[Unit], library: dict[Unit, float], pairs: dict[Pair, float]) -> None:
-        """`library` is the loss of each unit dropped alone. Without `pairs` it is the plain sum."""
-        self.units, self.library, self.pairs = tuple(units), library, pairs
-        self._alone = np.array([max(library[unit], 0.0) for unit in self.units])
-        self._together = np.zeros((len(self.units), len(self.units)))
-        place = {unit: number for number, unit in enumerate(self.units)}
-        for (one, other), value in pairs.items():
-            self._together[place[one], place[other]] = value
+    def __init__(self, units: Sequence[Unit], library: dict[Unit, float]) -> None:
+        """The plain sum; `library` is the loss of each unit dropped alone."""
+        self.units, self.library = tuple(units), library
+        self.pairs: dict[Pair, float] = {}
+        self._design = _Design(self.units, library)
+        self._correction: Callable[[Array, Array], Array] | None = None
 
     @classmethod
     def fit(
         cls, units: Sequence[Unit], library: dict[Unit, float], seen: Sequence[tuple[Architecture, float]]
     ) -> "Surrogate":
-        """Fit the pairs to evaluated architectures; the plain sum where leave-one-out says that it predicts better."""
-        plain = cls(units, library, {})
-        known = [(a, loss) for a, loss in seen if sum(a.drops(unit) for unit in units) > 1]
+        """Fit to evaluated architectures; each part only where leave-one-out says that it predicts better."""
+        surrogate = cls(units, library)
+        known = [(a, loss) for a, loss in seen if sum(a.drops(unit) for unit in units) > 1 and loss > 0]
         if len(known) < LEAST_SEEN:
-            return plain
-        design = _Design(plain)
-        sums = np.array([plain(a) for a, _ in known]) + 1e-12
-        features = design.features([a for a, _ in known]) / sums[:, None]
-        excess = np.array([loss for _, loss in known]) / sums - 1.0
-        fits = [_ridge(features, excess, penalty) for penalty in PENALTIES]
-        error, weights = min(fits, key=lambda fit: fit[0])
-        return plain if error >= float(np.abs(excess).mean()) else cls(units, library, design.pairs(weights))
+            return surrogate
+        gone = surrogate._design.gone([a for a, _ in known])
+        losses, sums = np.array([loss for _, loss in known]), surrogate._design.sums(gone)
+        features = surrogate._design.features(gone)
+        surrogate._fit_pairs(features, losses / sums - 1.0)
+        surrogate._fit_correction(gone, features, np.log(losses / sums))
+        return surrogate
 
-    def __call__(self, architecture: Architecture) -> float:
-        """The expected loss, never negative."""
-        gone = np.array([1.0 if architecture.drops(unit) else 0.0 for unit in self.units])
-        return max(0.0, float(gone @ self._alone + gone @ self._together @ gone))
+    def rank(self, architectures: Sequence[Architecture]) -> list[Architecture]:
+        """Least expected loss first."""
+        expected = self.expected(architectures)
+        order = sorted(range(len(architectures)), key=lambda place: (expected[place], architectures[place].digest))
+        return [architectures[place] for place in order]
+
+    def expected(self, architectures: Sequence[Architecture]) -> Array:
+        """The expected losses."""
+        if not architectures:
+            return np.zeros(0)
+        gone = self._design.gone(architectures)
+        sums = self._design.sums(gone)
+        if self._correction is None:
+            return sums
+        return np.asarray(sums * np.exp(self._correction(gone, self._design.features(gone))))
+
+    def _fit_pairs(self, features: Array, excess: Array) -> None:
+        fit = _ridge(features @ features.T, excess)
+        if fit.error < float(np.abs(excess).mean()):
+            self.pairs = self._design.pairs(features.T @ fit.dual)
+
+    def _fit_correction(self, gone: Array, features: Array, excess: Array) -> None:
+        mean = float(excess.mean())
+        fit = _ridge(features @ features.T + _neighbourhood(gone, gone), excess - mean)
+        if fit.error >= float(np.abs(excess - np.median(excess)).mean()):
+            return
+
+        def correction(others: Array, theirs: Array) -> Array:
+            kernel = theirs @ features.T + _neighbourhood(others, gone)
+            return np.asarray(mean + kernel @ fit.dual)
+
+        self._correction = correction
 
 
 class _Design:
-    """Features of an architecture: for every class of pairs their summed sqrt(c c'), then that of each pair."""
+    """Architectures as numbers: what is gone, the sum of its losses, and its pairs relative to that sum."""
 
-    def __init__(self, plain: Surrogate) -> None:
-        self.units = plain.units
-        count = len(self.units)
-        self.places = [(i, j) for i in range(count) for j in range(i + 1, count)]
-        roots = [math.sqrt(max(plain.library[unit], 0.0)) for unit in self.units]
-        self.scale = np.array([roots[i] * roots[j] for i, j in self.places])
-        classes = [_class_of(self.units[i], self.units[j]) for i, j in self.places]
+    def __init__(self, units: tuple[Unit, ...], library: dict[Unit, float]) -> None:
+        self.units = units
+        self.alone = np.array([max(library[unit], 0.0) for unit in units])
+        self.first, self.second = np.triu_indices(len(units), 1)
+        self.scale = np.sqrt(self.alone[self.first] * self.alone[self.second])
+        classes = [_class_of(units[i], units[j]) for i, j in zip(self.first, self.second, strict=True)]
         names = sorted(set(classes))
-        self.shared = np.zeros((len(self.places), len(names)))
-        self.shared[range(len(self.places)), [names.index(name) for name in classes]] = 1.0
+        self.shared = np.zeros((len(classes), len(names)))
+        self.shared[range(len(classes)), [names.index(name) for name in classes]] = 1.0
 
-    def features(self, architectures: Sequence[Architecture]) -> Array:
-        gone = np.array([[1.0 if a.drops(unit) else 0.0 for unit in self.units] for a in architectures])
-        first, second = np.array(self.places).T
-        both = gone[:, first] * gone[:, second] * self.scale
+    def gone(self, architectures: Sequence[Architecture]) -> Array:
+        """One row each; what is gone with a block that is a unit itself is not counted beside it."""
+        blocks = {unit for unit in self.units if unit.kind is Kind.BLOCK}
+
+        def counts(architecture: Architecture, unit: Unit) -> bool:
+            block = Unit(unit.layer, Kind.BLOCK)
+            return architecture.drops(unit) and (unit == block or not (block in blocks and architecture.drops(block)))
+
+        return np.array([[float(counts(a, unit)) for unit in self.units] for a in architectures])
+
+    def sums(self, gone: Array) -> Array:
+        return np.asarray(gone @ self.alone + TINY)
+
+    def features(self, gone: Array) -> Array:
+        both = gone[:, self.first] * gone[:, self.second] * self.scale / self.sums(gone)[:, None]
         return np.hstack([both @ self.shared, OWN * both])
 
     def pairs(self, weights: Array) -> dict[Pair, float]:
         classes = self.shared.shape[1]
         values = (self.shared @ weights[:classes] + OWN * weights[classes:]) * self.scale
-        return {
-            (self.units[i], self.units[j]): float(value)
-            for (i, j), value in zip(self.places, values, strict=True)
-            if abs(value) > 1e-9
-        }
+        named = zip(self.first, self.second, values, strict=True)
+        return {(self.units[i], self.units[j]): float(value) for i, j, value in named if abs(value) > TINY}
+
+
+class _Fit(NamedTuple):
+    error: float  # mean absolute, leave-one-out
+    dual: Array
+
+
+def _ridge(kernel: Array, wanted: Array) -> _Fit:
+    """Kernel ridge regression with the penalty that leave-one-out likes best."""
+    fits = []
+    for penalty in PENALTIES:
+        inverse = np.linalg.inv(kernel + penalty * np.eye(len(wanted)))
+        dual = inverse @ wanted
+        fits.append(_Fit(float(np.abs(dual / np.diag(inverse)).mean()), dual))
+    return min(fits, key=lambda fit: fit.error)
+
+
+def _neighbourhood(some: Array, others: Array) -> Array:
+    distance = np.abs(some[:, None, :] - others[None, :, :]).sum(-1)
+    return np.asarray(ALIKE * np.exp(-distance / REACH))
 
 
 def _class_of(one: Unit, other: Unit) -> tuple[str, str, int]:
     kinds = sorted((str(one.kind), str(other.kind)))
     return kinds[0], kinds[1], min(abs(one.layer - other.layer), FAR)
-
-
-def _ridge(features: Array, wanted: Array, penalty: float) -> tuple[float, Array]:
-    """Mean absolute leave-one-out error, and the weights, in the dual form: fewer observations than features."""
-    inverse = np.linalg.inv(features @ features.T + penalty * np.eye(len(wanted)))
-    dual = inverse @ wanted
-    return float(np.abs(dual / np.diag(inverse)).mean()), features.T @ dual

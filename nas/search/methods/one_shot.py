@@ -57,7 +57,7 @@ class Sprint:
 
     def trail(self, problem: Problem) -> Trail | None:
         """In the order of loss alone over milliseconds saved."""
-        losses, saves = score_library(problem), problem.saves_ms()
+        losses, saves = score_library(problem, problem.fidelity), problem.saves_ms()
         units = droppable(problem.space, _parts(problem))
 
         def sensitivity(unit: Unit) -> float:

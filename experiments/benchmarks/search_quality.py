@@ -1,0 +1,305 @@
+"""Our search against every published method at equal predicted latency: quality, evaluations, ties and losses.
+
+    python experiments/benchmarks/search_quality.py run --model minilm --out minilm.json [--items 96] [--seeds 0,1,2]
+    python experiments/benchmarks/search_quality.py optima --model minilm --items 96 --out minilm-optima.json
+    python experiments/benchmarks/search_quality.py report minilm.json [...] [--optima minilm-optima.json]
+
+All methods work to the same budgets through the same latency model (the data sheet of `--target`, so that a run can be
+repeated anywhere), on the same validation items in fp32. What they find is judged on the test split. A method that
+overshoots a budget is compared with our best candidate at the latency it reached, not with the one at the budget.
+`optima` evaluates every pattern of attentions and MLPs: for small depths only.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from latency_models.targets import find_target
+from nas.latency import ParentExport, default_workload, latency_model
+from nas.progress import Silent
+from nas.quality import Evaluator, Quality, evaluator_for
+from nas.quality.comparison import Comparison, compare
+from nas.quality.scorer import Scorer
+from nas.search import Candidate, Problem, run_search
+from nas.search.methods import METHODS, add_back, as_published
+from nas.service import rungs, scorer_of
+from nas.subject import Subject, load_subject
+from pruning.redundancy import Redundancy, measure_redundancy
+from search_spaces.architecture import Architecture
+from search_spaces.space import empty
+from search_spaces.unit import Kind, Unit
+
+BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
+SEEDED = ("random", "evopress")  # whose results depend on the seed
+SIGNIFICANT = 0.05
+
+
+@dataclass
+class Counter:
+    """Counts the distinct evaluations that one method asks for, whoever computed them first."""
+
+    scorer: Scorer
+    items: int
+    asked: set[tuple[Architecture, int]] = field(default_factory=set)
+
+    def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
+        count = self.items if items is None else min(items, self.items)
+        self.asked.add((architecture, count))
+        return self.scorer(architecture, count)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Evaluations, and the same in units of one on all items."""
+        whole = sum(items for _, items in self.asked) / self.items
+        return {"evaluations": len(self.asked), "full_evaluations": round(whole, 2)}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One model, ready to be searched."""
+
+    subject: Subject
+    evaluator: Evaluator
+    scorer: Scorer
+    redundancy: Redundancy
+    items: int
+    base: Problem
+
+    def problem(self, share: float, seed: int, counter: Counter) -> Problem:
+        parent_ms = self.base.ms(self.base.space.parent)
+        return replace(self.base, evaluate=counter, budget_ms=share * parent_ms, seed=seed)
+
+    def held_out(self, architecture: Architecture) -> Quality:
+        return self.scorer.in_full(architecture, "test")
+
+
+def prepare(model: str, target: str, items: int | None) -> Bench:
+    subject, progress = load_subject(model), Silent()
+    found = find_target(target)
+    workload = default_workload(subject, found)
+    evaluator = evaluator_for(subject.model, subject.dataset)
+    scorer = scorer_of(subject, evaluator, precision="fp32")
+    count = min(items or len(subject.dataset.validation), len(subject.dataset.validation))
+    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
+    base = Problem(
+        space=subject.anatomy.space((Kind.ATTENTION, Kind.MLP)),
+        evaluate=scorer,
+        latency=latency_model(subject, found, workload, ParentExport(subject, progress), progress),
+        budget_ms=0.0,
+        percentile=90,
+        redundancy=redundancy,
+        storage="",
+        rungs=(count,),
+    )
+    return Bench(subject, evaluator, scorer, redundancy, count, base)
+
+
+def run_ours(bench: Bench, seed: int) -> dict:
+    """All budgets in one study each time; evaluations are counted over all of them together."""
+    counter, began, found = Counter(bench.scorer, bench.items), time.perf_counter(), {}
+    parent_ms = bench.base.ms(bench.base.space.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        problem = replace(
+            bench.problem(min(BUDGETS), seed, counter),
+            storage=f"sqlite:///{folder}/study.db",
+            rungs=rungs(bench.items),
+            front=tuple(share * parent_ms for share in BUDGETS),
+        )
+        outcome = run_search(problem)
+    pool = [c for c in outcome.candidates if c.full]
+    for share in BUDGETS:
+        best = best_within(pool, share * parent_ms)
+        found[str(share)] = cell(bench, best.architecture, best.predicted_ms, best.quality.loss)
+    everything = [cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
+    seconds = round(time.perf_counter() - began, 1)
+    return {"cells": found, "pool": everything, "seconds": seconds, "trials": outcome.trials, **counter.cost}
+
+
+def best_within(pool: list[Candidate], budget_ms: float) -> Candidate:
+    return min((c for c in pool if c.predicted_ms <= budget_ms + 1e-9), key=lambda c: c.quality.loss)
+
+
+def cell(bench: Bench, architecture: Architecture, ms: float, loss: float) -> dict:
+    quality = bench.held_out(architecture)
+    return {
+        "words": architecture.words,
+        "ms": ms,
+        "validation": loss,
+        "test": quality.loss,
+        "per_item": [round(value, 7) for value in quality.per_item],
+    }
+
+
+def run_method(bench: Bench, name: str, seed: int) -> dict:
+    """As published and with add-back, at every budget; evaluations are counted over all budgets together."""
+    counter, began, found = Counter(bench.scorer, bench.items), time.perf_counter(), {}
+    for share in BUDGETS:
+        problem = bench.problem(share, seed, counter)
+        trail = METHODS[name].trail(problem)
+        if trail is None:
+            continue
+        for label, architecture in (("", as_published(problem, trail)), ("+add-back", add_back(problem, trail))):
+            loss = bench.scorer(architecture, bench.items).loss
+            found[f"{share}{label}"] = cell(bench, architecture, problem.ms(architecture), loss)
+    return {"cells": found, "seconds": round(time.perf_counter() - began, 1), **counter.cost}
+
+
+def run(model: str, target: str, items: int | None, seeds: list[int], methods: list[str], out: Path) -> None:
+    bench = prepare(model, target, items)
+    document = json.loads(out.read_text()) if out.exists() else {"model": model, "target": target, "runs": {}}
+    latency = bench.base.latency
+    document |= {"items": bench.items, "parent_ms": bench.base.ms(bench.base.space.parent), "label": latency.label}
+    for name, seed in itertools.product(["nas", *methods], seeds):
+        key = f"{name}/{seed}"
+        if key in document["runs"] or (name not in ("nas", *SEEDED) and seed != seeds[0]):
+            continue
+        document["runs"][key] = run_ours(bench, seed) if name == "nas" else run_method(bench, name, seed)
+        out.write_text(json.dumps(document) + "\n")
+        done = document["runs"][key]
+        print(f"{model} {key}: {done['evaluations']} evaluations, {done['seconds']} s", file=sys.stderr, flush=True)
+
+
+def optima(model: str, target: str, items: int | None, out: Path) -> None:
+    """Every pattern on the validation items, depth first so that neighbours share prefixes; the best per budget."""
+    bench = prepare(model, target, items)
+    space, parent_ms = bench.base.space, bench.base.ms(bench.base.space.parent)
+    units = [Unit(layer, kind) for layer in range(space.depth) for kind in (Kind.ATTENTION, Kind.MLP)]
+    losses = {}
+    for choice in itertools.product((False, True), repeat=len(units)):
+        architecture = space.decode({unit for unit, drop in zip(units, choice, strict=True) if drop})
+        if not empty(architecture):
+            losses[architecture] = bench.scorer(architecture, bench.items).loss
+            if len(losses) % 256 == 0:
+                print(f"{len(losses)} of {2 ** len(units) - 1}", file=sys.stderr, flush=True)
+    best = {}
+    for share in BUDGETS:
+        fitting = [a for a in losses if bench.base.ms(a) <= share * parent_ms + 1e-9]
+        found = min(fitting, key=losses.__getitem__)
+        best[str(share)] = {"words": found.words, "loss": losses[found], "ms": bench.base.ms(found)}
+    document = {"model": model, "target": target, "items": bench.items, "patterns": len(losses), "best": best}
+    out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def quality_of(entry: dict) -> Quality:
+    per_item = tuple(entry["per_item"])
+    return Quality("loss", entry["test"], False, "test", entry["test"], {}, len(per_item), per_item)
+
+
+def comparisons(document: dict) -> list[tuple[str, str, int, Comparison]]:
+    """(method, budget, seed, our best at no more than the latency that method reached, against it)."""
+    runs, found = document["runs"], []
+    for key, done in runs.items():
+        name, seed = key.split("/")
+        if name == "nas":
+            continue
+        ours = runs.get(f"nas/{seed}") or runs["nas/0"]
+        for budget, entry in done["cells"].items():
+            fitting = [c for c in ours["pool"] if c["ms"] <= entry["ms"] + 1e-9]
+            best = min(fitting, key=lambda c: c["validation"])
+            found.append((name, budget, int(seed), compare(quality_of(best), quality_of(entry), name)))
+    return found
+
+
+def holm(p_values: list[float]) -> list[bool]:
+    """Which hypotheses Holm's step-down procedure rejects at 5 %."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    rejected = [False] * len(p_values)
+    for rank, index in enumerate(order):
+        if p_values[index] > SIGNIFICANT / (len(p_values) - rank):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def report(paths: list[Path], optimum: Path | None) -> str:
+    lines = []
+    for path in paths:
+        document = json.loads(path.read_text())
+        lines += [*_cells(document), *_verdicts(document), *_costs(document)]
+        if optimum is not None:
+            truth = json.loads(optimum.read_text())
+            lines += _against_optima(document, truth) if truth["model"] == document["model"] else []
+    return "\n".join(lines) + "\n"
+
+
+def _cells(document: dict) -> list[str]:
+    parent_ms = document["parent_ms"]
+    lines = [
+        f"### {document['model']}\n",
+        f"Test loss within fractions of the parent's {parent_ms:.2f} ms ({document['target']}, {document['label']};",
+        f"{document['items']} validation items), published methods after add-back; in brackets the fraction reached.\n",
+        _row("method", [f"{budget}x" for budget in BUDGETS]),
+        _row("---", ["---"] * len(BUDGETS)),
+    ]
+    for key, done in document["runs"].items():
+        suffix = "" if key.startswith("nas/") else "+add-back"
+        entries = [done["cells"].get(f"{budget}{suffix}") for budget in BUDGETS]
+        lines.append(_row(key, ["-" if e is None else f"{e['test']:.4f} ({e['ms'] / parent_ms:.3f})" for e in entries]))
+    return [*lines, ""]
+
+
+def _row(first: str, others: list[str]) -> str:
+    return f"| {first} | " + " | ".join(others) + " |"
+
+
+def _verdicts(document: dict) -> list[str]:
+    found = comparisons(document)
+    certain = holm([comparison.p_value for *_, comparison in found])
+    lines = ["| against | cells | better | tie | worse |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(name for name, *_ in found):
+        mine = [(c, sure) for (n, _, _, c), sure in zip(found, certain, strict=True) if n == name]
+        better = sum(sure and c.difference < 0 for c, sure in mine)
+        worse = sum(sure and c.difference > 0 for c, sure in mine)
+        lines.append(f"| {name} | {len(mine)} | {better} | {len(mine) - better - worse} | {worse} |")
+    return [*lines, ""]
+
+
+def _costs(document: dict) -> list[str]:
+    lines = ["| run | evaluations | in full evaluations | seconds |", "|---|---|---|---|"]
+    lines += [
+        f"| {key} | {done['evaluations']} | {done['full_evaluations']} | {done['seconds']} |"
+        for key, done in document["runs"].items()
+    ]
+    return [*lines, ""]
+
+
+def _against_optima(document: dict, truth: dict) -> list[str]:
+    """Validation losses beside the least that any pattern has."""
+    ours = {key: done["cells"] for key, done in document["runs"].items() if key.startswith("nas/")}
+    lines = [_row("budget", ["optimum", *ours]), _row("---", ["---"] * (1 + len(ours)))]
+    for budget in map(str, BUDGETS):
+        best = truth["best"][budget]["loss"]
+        found = [cells[budget]["validation"] for cells in ours.values()]
+        lines.append(_row(budget, [f"{best:.5f}", *(f"{value:.5f} ({value / best - 1:+.1%})" for value in found)]))
+    return [*lines, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("verb", choices=("run", "optima", "report"))
+    parser.add_argument("paths", nargs="*", type=Path)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--target", default="jetson-orin")
+    parser.add_argument("--items", type=int)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--optima", type=Path)
+    arguments = parser.parse_args()
+    if arguments.verb == "report":
+        print(report(arguments.paths, arguments.optima), end="")
+    elif arguments.verb == "optima":
+        optima(arguments.model, arguments.target, arguments.items, arguments.out)
+    else:
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        methods = [name for name in arguments.methods.split(",") if name]
+        run(arguments.model, arguments.target, arguments.items, seeds, methods, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
