@@ -84,12 +84,21 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def _entry(delivery: Delivery, candidate: Candidate, method: str, measured: float | None = None) -> Entry:
-    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
-    quality = delivery.held_out.get(candidate.architecture.digest, candidate.quality)
+    """With the quality on the test split."""
+    return replace(_validated(delivery, candidate, measured), method=method,
+                   quality=delivery.held_out[candidate.architecture.digest])  # fmt: skip
+
+
+def _validated(delivery: Delivery, candidate: Candidate, measured: float | None = None) -> Entry:
+    """With the quality that the search saw, so that the members of a front can be compared with each other."""
+    prediction, quality = (
+        delivery.latency.predict(candidate.architecture, delivery.request.percentile),
+        candidate.quality,
+    )
     if measured is None and prediction.exact:
         measured = prediction.ms
     interval = (prediction.low_ms, prediction.high_ms)
-    return Entry(candidate.architecture, quality, prediction.ms, interval, method, measured)
+    return Entry(candidate.architecture, quality, prediction.ms, interval, candidate.origin, measured)
 
 
 def _result(delivery: Delivery, parameters: int) -> Result:
@@ -117,7 +126,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         verdict=f"{certificate.verdict}: {certificate.reason}",
         host=_host(certificate),
         files=files,
-        pareto=tuple(_entry(delivery, candidate, candidate.origin) for candidate in outcome.pareto),
+        pareto=tuple(_validated(delivery, candidate) for candidate in outcome.pareto),
         baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
         comparisons=_comparisons(delivery),
         search={

@@ -53,6 +53,9 @@ def search_arguments(tiny: Path, out: Path, *more: str) -> list[str]:
         (["search", "--target", "host", "--budget", "20ms", "--model", "./nowhere"], 2, "no folder here"),
         (["search", "--target", "jetson-orin", "--budget", "20ms", "--dry-run", "--model", "nowhere"], 2, "no folder"),
         (["search", "--resume", "./nowhere"], 2, "holds no request.json"),
+        (["search", "--target", "host", "--budget", "20ms", "--method", "magic"], 2, "method 'magic' is none of nas"),
+        (["search", "--target", "host", "--budget", "20ms", "--servable", "vllm"], 2, "none of any, decilm, vanilla"),
+        (["search", "--target", "host", "--budget", "20ms", "--precision", "int8"], 2, "none of auto, fp32, bf16"),
         (["profile", "--target", "jetson-orin"], 2, "cannot be measured from here"),
         (["evaluate", "./nowhere"], 2, "no folder"),
         (["analyze", "--model", "digits-vit", "--data", "./nothing"], 2, "./nothing"),
@@ -98,7 +101,7 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     assert document == json.loads((out / "result.json").read_text())
     assert set(document) == {
         "schema_version", "model", "target", "workload", "percentile", "budget_ms", "parent", "winner", "pareto",
-        "baselines", "search", "mlflow", "versions", "resume_command",
+        "baselines", "comparisons", "search", "mlflow", "versions", "resume_command",
     }  # fmt: skip
     winner = document["winner"]
     assert winner["predicted_ms"] <= document["budget_ms"] < document["parent"]["predicted_ms"]
@@ -123,6 +126,12 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     latencies = [entry["predicted_ms"] for entry in document["pareto"]]
     assert latencies == sorted(latencies)
     assert losses == sorted(losses, reverse=True) or len(losses) == 1
+    assert {entry["quality"]["split"] for entry in document["pareto"]} == {"validation"}
+    against = {comparison["against"]: comparison for comparison in document["comparisons"]}
+    assert "cosine-joint" in against or document["winner"]["architecture"] in [
+        entry["architecture"] for entry in document["baselines"]
+    ]
+    assert all(c["verdict"] in ("better", "tie", "worse") for c in against.values())
     evaluated = nas(
         "evaluate", str(out / "winner"), "--parent", str(tiny / "model"), "--data", str(tiny / "data"), "--json"
     )
@@ -130,6 +139,29 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     again = nas(*search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x"))
     assert again.returncode == 2
     assert "holds another search" in again.stderr
+
+
+def test_a_published_method_in_place_of_the_search(tiny: Path, tmp_path: Path) -> None:
+    arguments = search_arguments(tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "0.6x")
+    done = nas(*arguments, "--method", "finercut-per-ms+add-back", "--servable", "decilm", "--verify-cache", "--json")
+    assert done.returncode == 0, done.stderr
+    winner = json.loads(done.stdout)["winner"]
+    assert winner["method"] == "finercut-per-ms+add-back"
+    assert "attention.0" not in winner["architecture"]["dropped"]
+    assert winner["predicted_ms"] <= json.loads(done.stdout)["budget_ms"]
+
+
+def test_a_front_is_consistent(tiny: Path, tmp_path: Path) -> None:
+    arguments = search_arguments(tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "0.7x", "--trials", "8")
+    done = nas(*arguments, "--pareto", "--json")
+    assert done.returncode == 0, done.stderr
+    front = json.loads(done.stdout)["pareto"]
+    ms = [entry["predicted_ms"] for entry in front]
+    losses = [entry["quality"]["loss"] for entry in front]
+    assert len(front) >= 4
+    assert ms == sorted(ms)
+    assert losses == sorted(losses, reverse=True)
+    assert len({entry["quality"]["items"] for entry in front}) == 1  # all judged on everything
 
 
 def test_this_machine_certifies_or_says_what_is_closest(tiny: Path, tmp_path: Path) -> None:

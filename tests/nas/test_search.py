@@ -175,7 +175,7 @@ class Interrupted(Landscape):
 
 
 def test_a_resumed_search_repeats_nothing_and_loses_nothing(tmp_path: Path) -> None:
-    first = Interrupted(2, at=30)
+    first = Interrupted(2, at=60)
     with pytest.raises(KeyboardInterrupt):
         run_search(problem(tmp_path, first, 9.0, trials=40))
     before = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db").get_trials()

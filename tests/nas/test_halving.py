@@ -1,0 +1,68 @@
+"""Growing item budgets: who is clearly worse stops early, and what is estimated is near the truth."""
+
+import math
+import random
+
+import pytest
+from test_methods import problem
+
+from nas.quality.quality import Quality
+from nas.search.halving import Bar, judge
+from search_spaces import Architecture, Kind, Unit
+
+ITEMS, RUNGS = 60, (10, 30, 60)
+PARENT = Architecture.parent(3)
+INCUMBENT = PARENT.drop(Unit(1, Kind.ATTENTION))
+OTHER = PARENT.drop(Unit(2, Kind.MLP))
+
+
+class Recorded:
+    """Per-item losses, hard and easy items in common; counts the items that were asked for."""
+
+    def __init__(self, worse_by: float, noise: float = 0.02) -> None:
+        rng = random.Random(0)
+        hardness = [rng.uniform(0.5, 3.0) for _ in range(ITEMS)]
+        self.losses = {
+            INCUMBENT: hardness,
+            OTHER: [h + worse_by + rng.gauss(0, noise) for h in hardness],
+        }
+        self.asked: list[tuple[Architecture, int]] = []
+
+    def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
+        count = items or ITEMS
+        self.asked.append((architecture, count))
+        losses = self.losses.get(architecture, [0.0] * ITEMS)[:count]
+        mean = math.fsum(losses) / count
+        return Quality("kl", mean, False, "validation", mean, {}, count, tuple(losses))
+
+
+def judged(worse_by: float, margin: float = 0.0) -> tuple[Quality, Recorded]:
+    recorded = Recorded(worse_by)
+    asked = problem(8.0, evaluate=recorded, rungs=RUNGS)
+    return judge(asked, OTHER, Bar(INCUMBENT, margin)), recorded
+
+
+def test_the_clearly_worse_stop_on_the_first_rung_with_a_good_estimate() -> None:
+    quality, recorded = judged(worse_by=0.5)
+    assert quality.items == RUNGS[0]
+    truth = recorded(OTHER).loss
+    plain = recorded(OTHER, RUNGS[0]).loss
+    assert abs(quality.loss - truth) < 0.02 < abs(plain - truth)  # the items in common cancel out
+
+
+@pytest.mark.parametrize("worse_by", [-0.5, 0.0])
+def test_the_better_and_the_equal_are_judged_on_everything(worse_by: float) -> None:
+    quality, recorded = judged(worse_by)
+    assert quality.items == ITEMS
+    assert quality.loss == recorded(OTHER).loss
+
+
+def test_what_is_worse_but_within_the_margin_goes_on() -> None:
+    assert judged(worse_by=0.5, margin=0.6)[0].items == ITEMS
+
+
+def test_the_incumbent_the_parent_and_the_first_are_judged_on_everything() -> None:
+    recorded = Recorded(1.0)
+    asked = problem(8.0, evaluate=recorded, rungs=RUNGS)
+    for architecture, bar in ((INCUMBENT, Bar(INCUMBENT, 0.0)), (PARENT, Bar(INCUMBENT, 0.0)), (OTHER, None)):
+        assert judge(asked, architecture, bar).items == ITEMS
