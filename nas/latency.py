@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 from latency_models.fit import CalibratedModel
@@ -22,7 +23,7 @@ from search_spaces.errors import MeasurementError
 
 @dataclass(frozen=True)
 class ParentExport:
-    """The parent's ONNX file, made once per weights and kept in the cache, and its readable graph."""
+    """The parent's ONNX file, made once per weights and exporter and kept in the cache, and its readable graph."""
 
     subject: Subject
     progress: Progress
@@ -30,7 +31,8 @@ class ParentExport:
     @cached_property
     def path(self) -> Path:
         """The file; exported and checked against the model when it is not there yet."""
-        path = self.subject.cache / "parent.onnx"
+        exporter = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
+        path = self.subject.cache / f"parent-{exporter}.onnx"
         if not path.exists():
             with self.progress.stage("exporting the parent"):
                 draft = path.with_name("draft.onnx")

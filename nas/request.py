@@ -74,7 +74,7 @@ class SearchRequest:
                 raise UsageError(f"{path} was written by another version of nas; start the search again")
             document["budget"] = Budget.parse(document["budget"])
             document["workload"] = document["workload"] and Workload.parse(document["workload"])
-            document["servable"] = Servable(document["servable"])
+            document["servable"] = Servable(document.get("servable", Servable.ANY))
             document["units"] = tuple(Kind(kind) for kind in document["units"])
             document["data"] = document["data"] and Path(document["data"])
             return cls(**{**document, "out": folder})

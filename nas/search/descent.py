@@ -39,6 +39,7 @@ class Descent:
                 return
             current = self._cheapest(current, below)
             self.path.append(current)
+            self.problem.on_trial(0, f"on the way down: {self.problem.ms(current):.2f} ms")
 
     def first_within(self, budget_ms: float) -> Architecture | None:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""

@@ -1,4 +1,4 @@
-"""Our own method: score library, exact solve, then level-switch evolution on the real loss, in one Optuna study."""
+"""Our own method: library, descent, exact solve, then level-switch evolution on the real loss, in one Optuna study."""
 
 import time
 from dataclasses import replace
@@ -29,7 +29,7 @@ class Engine:
     def __init__(self, problem: Problem) -> None:
         """Open or continue the study."""
         self.problem, self.journal = problem, Journal(problem)
-        self.began, self.trials = time.monotonic(), 0
+        self.began = time.monotonic()
 
     def run(self) -> SearchOutcome:
         """The whole search.

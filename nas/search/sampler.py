@@ -9,6 +9,7 @@ after an architecture with several other drops was accepted, everything around i
 import itertools
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from search_spaces.unit import Kind, Unit
 BAND = 0.90  # proposals use at least this share of the budget
 NEARLY = 1.25  # times the budget
 STEPS = 4
+MOST = 6000  # neighbours looked at in a step
 KEPT = 16  # neighbours of every step that may be proposed
 ELITE = 4
 SOLVED = 3  # solutions of the surrogate among the proposals
@@ -56,7 +58,7 @@ class LevelSwitchSampler(BaseSampler):
         seen = self._evaluated(study)
         surrogate = self._surrogate(seen)
         starts = [*self._elite(seen), *self._solved(surrogate)]
-        found = [a for start in dict.fromkeys(starts) for a in self._climb(start, surrogate)]
+        found = [a for start in dict.fromkeys(starts) for a in self._climb(start, surrogate, rng)]
         fresh = [a for a in dict.fromkeys(found) if a not in seen]
         pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
@@ -90,11 +92,11 @@ class LevelSwitchSampler(BaseSampler):
         library = self._descent.library
         return solve(self._problem.space, library, self._saves, needed, SOLVED, surrogate.pairs)
 
-    def _climb(self, start: Architecture, surrogate: Surrogate) -> list[Architecture]:
+    def _climb(self, start: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
         """From a start by the switch that the surrogate likes best, until it likes none; what was best on the way."""
         current, found = start, [start]
         for _ in range(STEPS):
-            near = surrogate.rank(self._neighbours(current))[:KEPT]
+            near = surrogate.rank(self._neighbours(current, rng))[:KEPT]
             found += near
             expected = surrogate.expected([current, *near[:1]])
             if not near or (expected[1] >= expected[0] and self._fits(current)):
@@ -102,23 +104,26 @@ class LevelSwitchSampler(BaseSampler):
             current = near[0]
         return found
 
-    def _neighbours(self, architecture: Architecture) -> list[Architecture]:
-        """All that differ by at most two units out and two in, and whose estimated latency is in the band.
+    def _neighbours(self, architecture: Architecture, rng: random.Random) -> list[Architecture]:
+        """Those that differ by at most two units out and two in, and whose estimated latency is in the band.
 
-        The additive estimate around the architecture is used: the latency model is asked only about the few that are
-        proposed, not about the thousands on the way to them.
+        All of them where there are not too many, else a random choice. The additive estimate around the architecture
+        is used: the latency model is asked only about the few that are proposed, not about the thousands before them.
         """
         space = self._problem.space
         gone = {unit for unit in space.units if unit in architecture.dropped or self._gone_with(architecture, unit)}
         room = self._budget_ms + ROUNDING - self._latency(architecture)
-        found = []
-        for restored in _at_most_two(sorted(gone)):
-            for dropped in _at_most_two([unit for unit in space.units if unit not in gone]):
-                change = gone.difference(restored).union(dropped)
-                more = self._saved(gone) - self._saved(change)  # ms
-                if room - (1 - BAND) * self._budget_ms <= more <= room and change != gone:
-                    found.append(space.decode(change))
-        return [a for a in dict.fromkeys(found) if not empty(a)]
+        restored = [(self._saved(gone) - self._saved(gone.difference(out)), out) for out in _at_most_two(sorted(gone))]
+        able = [unit for unit in space.units if not architecture.drops(unit)]
+        dropped = sorted((self._saved(gone.union(more)) - self._saved(gone), more) for more in _at_most_two(able))
+        ms = [saved for saved, _ in dropped]
+        share, found = max(1, MOST // len(restored)), []
+        for added, out in restored:
+            first = bisect_left(ms, added - room)
+            last = bisect_right(ms, added - room + (1 - BAND) * self._budget_ms)
+            places = range(first, last) if last - first <= share else sorted(rng.sample(range(first, last), share))
+            found += [space.decode(gone.difference(out).union(dropped[place][1])) for place in places]
+        return [a for a in dict.fromkeys(found) if a != architecture and not empty(a)]
 
     def _gone_with(self, architecture: Architecture, unit: Unit) -> bool:
         """Whether the unit is gone with a block that is none of the space's units: both its parts are."""

@@ -1,7 +1,10 @@
 """The engine on synthetic problems whose true optimum brute force knows."""
 
 import itertools
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +162,24 @@ def test_the_same_seed_gives_the_same_search_and_another_may_not(tmp_path: Path)
         outcome = run_search(problem(tmp_path / name, Landscape(1), 9.0, trials=40))
         runs.append([c.architecture for c in outcome.candidates])
     assert runs[0] == runs[1]
+
+
+def test_the_order_of_sets_in_a_process_makes_no_difference(tmp_path: Path) -> None:
+    """Hashes of strings differ between processes; the search does not."""
+    script = (
+        "import sys; from pathlib import Path; from test_search import *;"
+        "outcome = run_search(problem(Path(sys.argv[1]), Landscape(5), 9.0, trials=16));"
+        "print([c.architecture.words for c in outcome.candidates])"
+    )
+    printed = set()
+    for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / seed)], capture_output=True, text=True, check=True,
+            cwd=Path(__file__).parent, env={**os.environ, "PYTHONHASHSEED": seed},
+        )  # fmt: skip
+        printed.add(done.stdout)
+    assert len(printed) == 1
 
 
 class Interrupted(Landscape):
