@@ -48,3 +48,61 @@ Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON docum
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that a checkpoint carries. Off by default.")
 ]
+
+# Of `nas search` alone.
+
+SearchTarget = Annotated[str | None, typer.Option("--target", metavar="NAME", help="A device of `nas targets`.")]
+BudgetText = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="AMOUNT", help="20ms, or 0.6x: that fraction of the parent's latency."),
+]
+Units = Annotated[str, typer.Option("--units", help="What may be dropped.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Most trials, for each budget.")]
+TimeLimit = Annotated[
+    str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="nas, or a published method: cosine-joint, cosine-attention, cosine-mlp, cosine-block, reverse, random, "
+        "window, sprint, sleb, sleb-per-ms, finercut, finercut-per-ms, evopress; with +add-back after its name, what "
+        "still fits the budget is restored.",
+    ),
+]
+Pareto = Annotated[
+    bool, typer.Option("--pareto", help="Look for the best at every latency around the budget, in one study.")
+]
+ServableRule = Annotated[
+    str,
+    typer.Option(
+        "--servable",
+        metavar="RULE",
+        help="Where the winner must load: any (ONNX, TensorRT, nas), decilm (engines with per-block choices), vanilla "
+        "(plain Hugging Face classes).",
+    ),
+]
+PrefixCache = Annotated[
+    int, typer.Option("--prefix-cache", metavar="MIB", min=0, help="Memory for states candidates share; 0 is off.")
+]
+VerifyCache = Annotated[
+    bool,
+    typer.Option("--verify-cache", help="Repeat every eighth evaluation without the cache; fail on a difference."),
+]
+TrialPrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="Arithmetic of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
+    ),
+]
+Storage = Annotated[
+    str | None, typer.Option("--storage", metavar="URL", help="The study's database. Default: OUT/study.db.")
+]
+TrackingUri = Annotated[
+    str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow. Default: a database in OUT.")
+]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with this search.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -34,67 +34,27 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
-    target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="A device of `nas targets`.")] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", metavar="AMOUNT", help="20ms, or 0.6x: that fraction of the parent's latency."),
-    ] = None,
+    target: options.SearchTarget = None,
+    budget: options.BudgetText = None,
     model: options.Model = None,
     data: options.Data = None,
     workload: options.WorkloadText = None,
-    units: Annotated[str, typer.Option("--units", help="What may be dropped.")] = "attention,mlp,block",
+    units: options.Units = "attention,mlp,block",
     percentile: options.Percentile = 90,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Most trials, for each budget.")] = 48,
-    time_limit: Annotated[
-        str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="nas, or a published method: cosine-joint, cosine-attention, cosine-mlp, cosine-block, reverse, "
-            "random, window, sprint, sleb, sleb-per-ms, finercut, finercut-per-ms, evopress; "
-            "with +add-back after its name, what still fits the budget is restored.",
-        ),
-    ] = "nas",
-    pareto: Annotated[
-        bool, typer.Option("--pareto", help="Look for the best at every latency around the budget, in one study.")
-    ] = False,
-    servable: Annotated[
-        str,
-        typer.Option(
-            "--servable",
-            metavar="RULE",
-            help="Where the winner must load: any (ONNX, TensorRT, nas), decilm (engines with per-block choices), "
-            "vanilla (plain Hugging Face classes).",
-        ),
-    ] = "any",
+    trials: options.Trials = 48,
+    time_limit: options.TimeLimit = None,
+    method: options.Method = "nas",
+    pareto: options.Pareto = False,
+    servable: options.ServableRule = "any",
     seed: options.Seed = 0,
-    prefix_cache: Annotated[
-        int, typer.Option("--prefix-cache", metavar="MIB", min=0, help="Memory for states candidates share; 0 is off.")
-    ] = 1024,
-    verify_cache: Annotated[
-        bool,
-        typer.Option("--verify-cache", help="Repeat every eighth evaluation without the cache; fail on a difference."),
-    ] = False,
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision",
-            metavar="NAME",
-            help="Arithmetic of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
-        ),
-    ] = "auto",
-    storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URL", help="The study's database. Default: OUT/study.db.")
-    ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow. Default: a database in OUT.")
-    ] = None,
+    prefix_cache: options.PrefixCache = 1024,
+    verify_cache: options.VerifyCache = False,
+    precision: options.TrialPrecision = "auto",
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
     out: options.Out = None,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with this search.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    resume: options.Resume = None,
+    dry_run: options.DryRun = False,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
