@@ -6,11 +6,12 @@ from dataclasses import replace
 from nas.search.descent import Descent
 from nas.search.halving import Bar, judge
 from nas.search.journal import Journal
+from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
 from nas.search.outcome import Candidate, SearchOutcome, closest, front_of
 from nas.search.problem import Problem
-from nas.search.sampler import LevelSwitchSampler
+from nas.search.sampler import BAND, LevelSwitchSampler
 from nas.search.solve import solve
 from search_spaces.architecture import Architecture
 from search_spaces.errors import NoFeasibleCandidate
@@ -20,6 +21,7 @@ from search_spaces.unit import Unit
 SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
 SOLUTIONS = 1  # at each of them
 ELITE = 4  # a candidate is of interest while it may be among so many
+KNOBS_EVERY = 3  # trials of a stretch without a better one
 CLOSE = 0.05  # or within so much of the best, relative
 
 
@@ -64,7 +66,8 @@ class Engine:
             below = descent.first_within(budget)
             seeds = [("parent", parent), *([("descent", below)] if below else []), *baselines.items()]
             self.journal.queue([*seeds, *self._solved(library, budget)])
-            self.journal.sample_with(LevelSwitchSampler(problem, descent, budget))
+            self.sampler = LevelSwitchSampler(problem, descent, budget)
+            self.journal.sample_with(self.sampler)
             self._evolve(budget, problem.trials * number)
 
     def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:
@@ -86,12 +89,22 @@ class Engine:
             if self._time_is_up() and (self.journal.feasible(self.problem.budget_ms) or not self.journal.queued()):
                 return
             seeded = self.journal.queued()
+            if not seeded and since % KNOBS_EVERY == KNOBS_EVERY - 1:
+                self._turn_knobs(budget_ms)
             self._trial(budget_ms)
             found = self.journal.feasible(budget_ms)
             better = bool(found) and found[0].quality.loss < best
             best, since = (found[0].quality.loss, 0) if better else (best, since + (not seeded and bool(found)))
             if since >= self.problem.patience:
                 return
+
+    def _turn_knobs(self, budget_ms: float) -> None:
+        """Let TPE propose the next trial."""
+        seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.candidates()}
+        told = [(Knobs(**knobs), loss) for knobs, loss in self.journal.knobs(BAND * budget_ms, budget_ms)]
+        found = propose(self.problem, self.sampler.surrogate(seen), budget_ms, told, seen)
+        if found is not None:
+            self.journal.queue([("knobs", found[1])], found[0].to_json())
 
     def _time_is_up(self) -> bool:
         limit = self.problem.time_limit_s

@@ -18,6 +18,7 @@ from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 
 LEVELS = ("keep", "drop")
+KNOBS = "knobs"
 
 
 class Journal:
@@ -37,13 +38,13 @@ class Journal:
         """Who proposes what was not queued."""
         self.study.sampler = sampler
 
-    def queue(self, seeds: Iterable[tuple[str, Architecture]]) -> None:
-        """Queue what no run of this study has tried or queued."""
+    def queue(self, seeds: Iterable[tuple[str, Architecture]], knobs: dict[str, float] | None = None) -> None:
+        """Queue what no run of this study has tried or queued; `knobs` are what they were decoded from."""
         known = {trial.user_attrs.get("digest") for trial in self.study.get_trials(deepcopy=False)}
         for origin, architecture in seeds:
             if architecture.digest not in known and self.problem.space.contains(architecture):
                 known.add(architecture.digest)
-                self._enqueue(architecture, origin)
+                self._enqueue(architecture, origin, knobs)
 
     def queued(self) -> bool:
         """Whether the next trial is one that was queued."""
@@ -85,6 +86,11 @@ class Journal:
         """The trials that ended with a loss."""
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
+    def knobs(self, low_ms: float, high_ms: float) -> list[tuple[dict[str, float], float]]:
+        """The settings of the knobs that led to latencies in a band, with the losses they led to."""
+        tried = [trial.user_attrs for trial in self.finished() if KNOBS in trial.user_attrs]
+        return [(found[KNOBS], found["loss"]) for found in tried if low_ms <= found["predicted_ms"] <= high_ms]
+
     def candidates(self) -> list[Candidate]:
         """Every finished trial with the latency that is predicted now."""
         return [self._as_candidate(trial) for trial in self.finished()]
@@ -101,10 +107,9 @@ class Journal:
         quality, ms = Quality.from_json(attributes["quality"]), self.problem.ms(architecture)
         return Candidate(architecture, quality, ms, attributes.get("origin", "evolution"), trial.number)
 
-    def _enqueue(self, architecture: Architecture, origin: str) -> None:
-        self.study.enqueue_trial(
-            dict(self.problem.space.encode(architecture)), user_attrs=_identity(architecture, origin)
-        )
+    def _enqueue(self, architecture: Architecture, origin: str, knobs: dict[str, float] | None) -> None:
+        attributes = _identity(architecture, origin) | ({} if knobs is None else {KNOBS: knobs})
+        self.study.enqueue_trial(dict(self.problem.space.encode(architecture)), user_attrs=attributes)
 
     def _close_orphans(self) -> None:
         """Trials that were running when an earlier run died will never end: fail them, and queue them again."""
@@ -113,7 +118,8 @@ class Journal:
             # An unfinished proposal of the sampler has no architecture yet: the next proposal replaces it.
             if "architecture" in trial.user_attrs:
                 architecture = Architecture.from_json(trial.user_attrs["architecture"])
-                self._enqueue(architecture, trial.user_attrs.get("origin", "evolution"))
+                attributes = trial.user_attrs
+                self._enqueue(architecture, attributes.get("origin", "evolution"), attributes.get(KNOBS))
 
 
 def _identity(architecture: Architecture, origin: str) -> dict[str, Any]:

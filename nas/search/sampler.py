@@ -56,7 +56,7 @@ class LevelSwitchSampler(BaseSampler):
         """The proposal of this trial: one level per unit."""
         rng = random.Random(f"{self._problem.seed}/{trial.number}")
         seen = self._evaluated(study)
-        surrogate = self._surrogate(seen)
+        surrogate = self.surrogate(seen)
         starts = [*self._elite(seen), *self._solved(surrogate)]
         found = [a for start in dict.fromkeys(starts) for a in self._climb(start, surrogate, rng)]
         fresh = [a for a in dict.fromkeys(found) if a not in seen]
@@ -78,7 +78,7 @@ class LevelSwitchSampler(BaseSampler):
         nearly = [a for a in ranked if not self._fits(a) and self._latency(a) <= NEARLY * self._budget_ms]
         return within[:ELITE] + nearly[: ELITE // 2] or [self._problem.space.parent]
 
-    def _surrogate(self, seen: dict[Architecture, float]) -> Surrogate:
+    def surrogate(self, seen: dict[Architecture, float]) -> Surrogate:
         """Fitted to all that was scored, on the items that all of it was scored on."""
         problem = self._problem
         few = {a: problem.evaluate(a, problem.rungs[0]).loss for a in seen if a.dropped}
