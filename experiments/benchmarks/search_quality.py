@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/search_quality.py run --model minilm --out minilm.json [--items 96] [--seeds 0,1,2]
     python experiments/benchmarks/search_quality.py optima --model minilm --items 96 --out minilm-optima.json
-    python experiments/benchmarks/search_quality.py report minilm.json [...] [--optima minilm-optima.json]
+    python experiments/benchmarks/search_report.py minilm.json [...] [--optima minilm-optima.json] [--figure out.png]
 
 All methods work to the same budgets through the same latency model (the data sheet of `--target`, so that a run can be
 repeated anywhere), on the same validation items in fp32. What they find is judged on the test split. A method that
@@ -23,7 +23,6 @@ from latency_models.targets import find_target
 from nas.latency import ParentExport, default_workload, latency_model
 from nas.progress import Silent
 from nas.quality import Evaluator, Quality, evaluator_for
-from nas.quality.comparison import Comparison, compare
 from nas.quality.scorer import Scorer
 from nas.search import Candidate, Problem, run_search
 from nas.search.methods import METHODS, add_back, as_published
@@ -36,7 +35,6 @@ from search_spaces.unit import Kind, Unit
 
 BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
 SEEDED = ("random", "evopress")  # whose results depend on the seed
-SIGNIFICANT = 0.05
 
 
 @dataclass
@@ -185,115 +183,17 @@ def optima(model: str, target: str, items: int | None, out: Path) -> None:
     out.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def quality_of(entry: dict) -> Quality:
-    per_item = tuple(entry["per_item"])
-    return Quality("loss", entry["test"], False, "test", entry["test"], {}, len(per_item), per_item)
-
-
-def comparisons(document: dict) -> list[tuple[str, str, int, Comparison]]:
-    """(method, budget, seed, our best at no more than the latency that method reached, against it)."""
-    runs, found = document["runs"], []
-    for key, done in runs.items():
-        name, seed = key.split("/")
-        if name == "nas":
-            continue
-        ours = runs.get(f"nas/{seed}") or runs["nas/0"]
-        for budget, entry in done["cells"].items():
-            fitting = [c for c in ours["pool"] if c["ms"] <= entry["ms"] + 1e-9]
-            best = min(fitting, key=lambda c: c["validation"])
-            found.append((name, budget, int(seed), compare(quality_of(best), quality_of(entry), name)))
-    return found
-
-
-def holm(p_values: list[float]) -> list[bool]:
-    """Which hypotheses Holm's step-down procedure rejects at 5 %."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    rejected = [False] * len(p_values)
-    for rank, index in enumerate(order):
-        if p_values[index] > SIGNIFICANT / (len(p_values) - rank):
-            break
-        rejected[index] = True
-    return rejected
-
-
-def report(paths: list[Path], optimum: Path | None) -> str:
-    lines = []
-    for path in paths:
-        document = json.loads(path.read_text())
-        lines += [*_cells(document), *_verdicts(document), *_costs(document)]
-        if optimum is not None:
-            truth = json.loads(optimum.read_text())
-            lines += _against_optima(document, truth) if truth["model"] == document["model"] else []
-    return "\n".join(lines) + "\n"
-
-
-def _cells(document: dict) -> list[str]:
-    parent_ms = document["parent_ms"]
-    lines = [
-        f"### {document['model']}\n",
-        f"Test loss within fractions of the parent's {parent_ms:.2f} ms ({document['target']}, {document['label']};",
-        f"{document['items']} validation items), published methods after add-back; in brackets the fraction reached.\n",
-        _row("method", [f"{budget}x" for budget in BUDGETS]),
-        _row("---", ["---"] * len(BUDGETS)),
-    ]
-    for key, done in document["runs"].items():
-        suffix = "" if key.startswith("nas/") else "+add-back"
-        entries = [done["cells"].get(f"{budget}{suffix}") for budget in BUDGETS]
-        lines.append(_row(key, ["-" if e is None else f"{e['test']:.4f} ({e['ms'] / parent_ms:.3f})" for e in entries]))
-    return [*lines, ""]
-
-
-def _row(first: str, others: list[str]) -> str:
-    return f"| {first} | " + " | ".join(others) + " |"
-
-
-def _verdicts(document: dict) -> list[str]:
-    found = comparisons(document)
-    certain = holm([comparison.p_value for *_, comparison in found])
-    lines = ["| against | cells | better | tie | worse |", "|---|---|---|---|---|"]
-    for name in dict.fromkeys(name for name, *_ in found):
-        mine = [(c, sure) for (n, _, _, c), sure in zip(found, certain, strict=True) if n == name]
-        better = sum(sure and c.difference < 0 for c, sure in mine)
-        worse = sum(sure and c.difference > 0 for c, sure in mine)
-        lines.append(f"| {name} | {len(mine)} | {better} | {len(mine) - better - worse} | {worse} |")
-    return [*lines, ""]
-
-
-def _costs(document: dict) -> list[str]:
-    lines = ["| run | evaluations | in full evaluations | seconds |", "|---|---|---|---|"]
-    lines += [
-        f"| {key} | {done['evaluations']} | {done['full_evaluations']} | {done['seconds']} |"
-        for key, done in document["runs"].items()
-    ]
-    return [*lines, ""]
-
-
-def _against_optima(document: dict, truth: dict) -> list[str]:
-    """Validation losses beside the least that any pattern has."""
-    ours = {key: done["cells"] for key, done in document["runs"].items() if key.startswith("nas/")}
-    lines = [_row("budget", ["optimum", *ours]), _row("---", ["---"] * (1 + len(ours)))]
-    for budget in map(str, BUDGETS):
-        best = truth["best"][budget]["loss"]
-        found = [cells[budget]["validation"] for cells in ours.values()]
-        lines.append(_row(budget, [f"{best:.5f}", *(f"{value:.5f} ({value / best - 1:+.1%})" for value in found)]))
-    return [*lines, ""]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verb", choices=("run", "optima", "report"))
-    parser.add_argument("paths", nargs="*", type=Path)
+    parser.add_argument("verb", choices=("run", "optima"))
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--target", default="jetson-orin")
     parser.add_argument("--items", type=int)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--optima", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    if arguments.verb == "report":
-        print(report(arguments.paths, arguments.optima), end="")
-    elif arguments.verb == "optima":
+    if arguments.verb == "optima":
         optima(arguments.model, arguments.target, arguments.items, arguments.out)
     else:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]

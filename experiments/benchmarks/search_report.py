@@ -1,0 +1,156 @@
+"""Tables and a figure of what `search_quality.py` recorded.
+
+    python experiments/benchmarks/search_report.py minilm.json [...] [--optima minilm-optima.json] [--figure out.png]
+
+A method is compared with our best candidate, by validation loss, at no more than the latency that the method reached:
+paired t on the test items, Holm's correction over all cells of a model.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from nas.quality import Quality
+from nas.quality.comparison import Comparison, compare
+
+BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
+SIGNIFICANT = 0.05
+
+
+def quality_of(entry: dict) -> Quality:
+    per_item = tuple(entry["per_item"])
+    return Quality("loss", entry["test"], False, "test", entry["test"], {}, len(per_item), per_item)
+
+
+def comparisons(document: dict) -> list[tuple[str, str, int, Comparison]]:
+    """(method, budget, seed, our best at no more than the latency that method reached, against it)."""
+    runs, found = document["runs"], []
+    for key, done in runs.items():
+        name, seed = key.split("/")
+        if name == "nas":
+            continue
+        ours = runs.get(f"nas/{seed}") or runs["nas/0"]
+        for budget, entry in done["cells"].items():
+            fitting = [c for c in ours["pool"] if c["ms"] <= entry["ms"] + 1e-9]
+            best = min(fitting, key=lambda c: c["validation"])
+            found.append((name, budget, int(seed), compare(quality_of(best), quality_of(entry), name)))
+    return found
+
+
+def holm(p_values: list[float]) -> list[bool]:
+    """Which hypotheses Holm's step-down procedure rejects at 5 %."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    rejected = [False] * len(p_values)
+    for rank, index in enumerate(order):
+        if p_values[index] > SIGNIFICANT / (len(p_values) - rank):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def report(paths: list[Path], optimum: Path | None) -> str:
+    lines = []
+    for path in paths:
+        document = json.loads(path.read_text())
+        lines += [*_cells(document), *_verdicts(document), *_costs(document)]
+        if optimum is not None:
+            truth = json.loads(optimum.read_text())
+            lines += _against_optima(document, truth) if truth["model"] == document["model"] else []
+    return "\n".join(lines) + "\n"
+
+
+def _cells(document: dict) -> list[str]:
+    parent_ms = document["parent_ms"]
+    lines = [
+        f"### {document['model']}\n",
+        f"Test loss within fractions of the parent's {parent_ms:.2f} ms ({document['target']}, {document['label']};",
+        f"{document['items']} validation items), published methods after add-back; in brackets the fraction reached.\n",
+        _row("method", [f"{budget}x" for budget in BUDGETS]),
+        _row("---", ["---"] * len(BUDGETS)),
+    ]
+    for key, done in document["runs"].items():
+        suffix = "" if key.startswith("nas/") else "+add-back"
+        entries = [done["cells"].get(f"{budget}{suffix}") for budget in BUDGETS]
+        lines.append(_row(key, ["-" if e is None else f"{e['test']:.4f} ({e['ms'] / parent_ms:.3f})" for e in entries]))
+    return [*lines, ""]
+
+
+def _row(first: str, others: list[str]) -> str:
+    return f"| {first} | " + " | ".join(others) + " |"
+
+
+def _verdicts(document: dict) -> list[str]:
+    found = comparisons(document)
+    certain = holm([comparison.p_value for *_, comparison in found])
+    lines = ["| against | cells | better | tie | worse |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(name for name, *_ in found):
+        mine = [(c, sure) for (n, _, _, c), sure in zip(found, certain, strict=True) if n == name]
+        better = sum(sure and c.difference < 0 for c, sure in mine)
+        worse = sum(sure and c.difference > 0 for c, sure in mine)
+        lines.append(f"| {name} | {len(mine)} | {better} | {len(mine) - better - worse} | {worse} |")
+    return [*lines, ""]
+
+
+def _costs(document: dict) -> list[str]:
+    lines = ["| run | evaluations | in full evaluations | seconds |", "|---|---|---|---|"]
+    lines += [
+        f"| {key} | {done['evaluations']} | {done['full_evaluations']} | {done['seconds']} |"
+        for key, done in document["runs"].items()
+    ]
+    return [*lines, ""]
+
+
+def _against_optima(document: dict, truth: dict) -> list[str]:
+    """Validation losses beside the least that any pattern has."""
+    ours = {key: done["cells"] for key, done in document["runs"].items() if key.startswith("nas/")}
+    lines = [_row("budget", ["optimum", *ours]), _row("---", ["---"] * (1 + len(ours)))]
+    for budget in map(str, BUDGETS):
+        best = truth["best"][budget]["loss"]
+        found = [cells[budget]["validation"] for cells in ours.values()]
+        lines.append(_row(budget, [f"{best:.5f}", *(f"{value:.5f} ({value / best - 1:+.1%})" for value in found)]))
+    return [*lines, ""]
+
+
+def figure(paths: list[Path], out: Path) -> None:
+    """Test loss over latency: what each method reached after add-back, and our candidates at the budgets."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    picture, panels = plt.subplots(1, len(paths), figsize=(5.2 * len(paths), 4.4), layout="constrained", squeeze=False)
+    for axes, path in zip(panels[0], paths, strict=True):
+        document = json.loads(path.read_text())
+        for key, done in document["runs"].items():
+            name, seed = key.split("/")
+            if seed != "0":
+                continue
+            suffix = "" if name == "nas" else "+add-back"
+            entries = [done["cells"].get(f"{budget}{suffix}") for budget in BUDGETS]
+            points = [(e["ms"] / document["parent_ms"], e["test"]) for e in entries if e is not None]
+            bold = (
+                {"linewidth": 2.5, "color": "black", "zorder": 5} if name == "nas" else {"linewidth": 1, "alpha": 0.8}
+            )
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **bold)
+        axes.set_yscale("log")
+        axes.set_xlabel("latency, fraction of the parent's")
+        axes.set_ylabel("test loss (lower is better)")
+        axes.set_title(document["model"])
+        axes.grid(alpha=0.25)
+    panels[0][-1].legend(fontsize=7, frameon=False)
+    picture.savefig(out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--optima", type=Path)
+    parser.add_argument("--figure", type=Path)
+    arguments = parser.parse_args()
+    print(report(arguments.paths, arguments.optima), end="")
+    if arguments.figure is not None:
+        figure(arguments.paths, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
