@@ -73,7 +73,9 @@ def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_
     profile.save(tmp_path / "profile.json")
     fitted = CalibratedModel(Profile.load(tmp_path / "profile.json"))
     assert fitted.predict(design(4)[1]).exact
-    assert not fitted.predict(Architecture(4, frozenset({Unit(0, Kind.MLP)}))).exact
+    other = Architecture(4, frozenset({Unit(3, Kind.MLP)}))
+    assert other not in design(4)
+    assert not fitted.predict(other).exact
 
 
 def test_only_a_forward_pass_can_be_measured(parent: Parent) -> None:
