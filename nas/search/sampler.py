@@ -29,11 +29,11 @@ from search_spaces.unit import Kind, Unit
 
 BAND = 0.90  # proposals use at least this share of the budget
 NEARLY = 1.25  # times the budget
-STEPS = 4
-MOST = 6000  # neighbours looked at in a step
+STEPS = 3
+MOST = 1000  # neighbours looked at in a step
 KEPT = 16  # neighbours of every step that may be proposed
-ELITE = 4
-SOLVED = 3  # solutions of the surrogate among the proposals
+ELITE = 3
+SOLVED = 1  # solutions of the surrogate among the proposals
 ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
 
 
@@ -76,7 +76,7 @@ class LevelSwitchSampler(BaseSampler):
         ranked = sorted(seen, key=lambda a: seen[a])
         within = [a for a in ranked if self._fits(a)]
         nearly = [a for a in ranked if not self._fits(a) and self._latency(a) <= NEARLY * self._budget_ms]
-        return within[:ELITE] + nearly[: ELITE // 2] or [self._problem.space.parent]
+        return within[:ELITE] + nearly[:1] or [self._problem.space.parent]
 
     def surrogate(self, seen: dict[Architecture, float]) -> Surrogate:
         """Fitted to all that was scored, on the items that all of it was scored on."""
@@ -121,7 +121,7 @@ class LevelSwitchSampler(BaseSampler):
         for added, out in restored:
             first = bisect_left(ms, added - room)
             last = bisect_right(ms, added - room + (1 - BAND) * self._budget_ms)
-            places = range(first, last) if last - first <= share else sorted(rng.sample(range(first, last), share))
+            places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
             found += [space.decode(gone.difference(out).union(dropped[place][1])) for place in places]
         return [a for a in dict.fromkeys(found) if a != architecture and not empty(a)]
 

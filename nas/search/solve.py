@@ -13,6 +13,7 @@ from search_spaces.unit import Kind, Unit
 
 Pair = tuple[Unit, Unit]
 
+TIME_LIMIT_S = 2.0  # what has been found by then is taken
 _GAP_BITS = 2  # each solution differs from the earlier ones in at least so many units
 
 
@@ -50,7 +51,7 @@ def solve(
             break
         answer = milp(
             cost, constraints=LinearConstraint(*rows.matrix()), integrality=whole, bounds=Bounds(0, 1),
-            options={"time_limit": 5.0},
+            options={"time_limit": TIME_LIMIT_S},
         )  # fmt: skip
         if answer.x is None:
             break

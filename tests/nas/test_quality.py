@@ -155,3 +155,11 @@ def test_minilm_keeps_the_norm_of_a_dropped_attention() -> None:
     with torch.no_grad():
         cosine = float((embed(model, batch) * embed(pruned, batch)).sum(-1).mean())
     assert cosine == pytest.approx(0.948, abs=0.03)  # 0.701 without the norm
+
+
+def test_an_offset_of_all_logits_changes_nothing() -> None:
+    """Probabilities in fp32 do not sum to 1 exactly; an offset must not make a divergence of that."""
+    logits = 3 * torch.randn(400, 4096, generator=torch.Generator().manual_seed(0)) + 40
+    own = StoredDistribution.of(logits).divergence(logits)
+    assert own.abs().max() < 2e-5
+    assert abs(float(own.mean())) < 1e-6
