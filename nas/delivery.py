@@ -85,20 +85,17 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 def _entry(delivery: Delivery, candidate: Candidate, method: str, measured: float | None = None) -> Entry:
     """With the quality on the test split."""
-    return replace(_validated(delivery, candidate, measured), method=method,
-                   quality=delivery.held_out[candidate.architecture.digest])  # fmt: skip
+    quality = delivery.held_out[candidate.architecture.digest]
+    return replace(_validated(delivery, candidate, measured), method=method, quality=quality)
 
 
 def _validated(delivery: Delivery, candidate: Candidate, measured: float | None = None) -> Entry:
     """With the quality that the search saw, so that the members of a front can be compared with each other."""
-    prediction, quality = (
-        delivery.latency.predict(candidate.architecture, delivery.request.percentile),
-        candidate.quality,
-    )
+    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
     if measured is None and prediction.exact:
         measured = prediction.ms
     interval = (prediction.low_ms, prediction.high_ms)
-    return Entry(candidate.architecture, quality, prediction.ms, interval, candidate.origin, measured)
+    return Entry(candidate.architecture, candidate.quality, prediction.ms, interval, candidate.origin, measured)
 
 
 def _result(delivery: Delivery, parameters: int) -> Result:

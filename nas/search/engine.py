@@ -66,9 +66,9 @@ class Engine:
             below = descent.first_within(budget)
             seeds = [("parent", parent), *([("descent", below)] if below else []), *baselines.items()]
             self.journal.queue([*seeds, *self._solved(library, budget)])
-            self.sampler = LevelSwitchSampler(problem, descent, budget)
-            self.journal.sample_with(self.sampler)
-            self._evolve(budget, problem.trials * number)
+            sampler = LevelSwitchSampler(problem, descent, budget)
+            self.journal.sample_with(sampler)
+            self._evolve(sampler, budget, problem.trials * number)
 
     def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:
         problem = self.problem
@@ -79,7 +79,7 @@ class Engine:
             for architecture in solve(problem.space, library, saves, parent_ms - share * budget_ms, SOLUTIONS)
         ]
 
-    def _evolve(self, budget_ms: float, trials: int) -> None:
+    def _evolve(self, sampler: LevelSwitchSampler, budget_ms: float, trials: int) -> None:
         """Trials until there are enough, nothing better turns up, or time is up.
 
         A time limit never costs the seeds a first feasible one.
@@ -90,7 +90,7 @@ class Engine:
                 return
             seeded = self.journal.queued()
             if not seeded and since % KNOBS_EVERY == KNOBS_EVERY - 1:
-                self._turn_knobs(budget_ms)
+                self._turn_knobs(sampler, budget_ms)
             self._trial(budget_ms)
             found = self.journal.feasible(budget_ms)
             better = bool(found) and found[0].quality.loss < best
@@ -98,11 +98,11 @@ class Engine:
             if since >= self.problem.patience:
                 return
 
-    def _turn_knobs(self, budget_ms: float) -> None:
+    def _turn_knobs(self, sampler: LevelSwitchSampler, budget_ms: float) -> None:
         """Let TPE propose the next trial."""
         seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.candidates()}
         told = [(Knobs(**knobs), loss) for knobs, loss in self.journal.knobs(BAND * budget_ms, budget_ms)]
-        found = propose(self.problem, self.sampler.surrogate(seen), budget_ms, told, seen)
+        found = propose(self.problem, sampler.surrogate(seen), budget_ms, told, seen)
         if found is not None:
             self.journal.queue([("knobs", found[1])], found[0].to_json())
 
