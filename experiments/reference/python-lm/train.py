@@ -1,6 +1,7 @@
 """Train `python-lm`: a 12-layer Llama-type decoder on Python source, on a CPU or a GPU.
 
     python train.py --out /tmp/python-lm          # the whole recipe; interrupted, it goes on where it stopped
+    python train.py --out /tmp/gpt2 --family gpt2 # the smaller decoders of the benchmarks: gpt2, gpt_neox
 
 The recipe is fixed in steps, not in minutes: the same corpus, seed and steps give the card's figure
 within its tolerance on any machine. Weights are saved in bfloat16, safetensors only.
@@ -11,13 +12,21 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import corpus
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 END = "<|end|>"
 
@@ -26,6 +35,7 @@ END = "<|end|>"
 class Recipe:
     """Everything that decides the result."""
 
+    family: str = "llama"
     vocabulary: int = 4096
     hidden: int = 192
     layers: int = 12
@@ -64,24 +74,65 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tens
     return torch.tensor(stream, dtype=torch.int16)
 
 
-def build(recipe: Recipe) -> LlamaForCausalLM:
+def build(recipe: Recipe) -> PreTrainedModel:
     """The untrained model, fp32."""
     torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=recipe.vocabulary,
-            hidden_size=recipe.hidden,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.kv_heads,
-            intermediate_size=recipe.intermediate,
-            max_position_embeddings=recipe.context,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
+    return AutoModelForCausalLM.from_config(CONFIGS[recipe.family](recipe))
+
+
+def llama(recipe: Recipe) -> PreTrainedConfig:
+    """Rotary positions, RMS norms, gated MLP, grouped queries."""
+    return LlamaConfig(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
     )
+
+
+def gpt2(recipe: Recipe) -> PreTrainedConfig:
+    """Learned positions, layer norms, plain MLP; no dropout, as no text is seen twice."""
+    return GPT2Config(
+        vocab_size=recipe.vocabulary,
+        n_embd=recipe.hidden,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
+        n_inner=recipe.intermediate,
+        n_positions=recipe.context,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+
+
+def gpt_neox(recipe: Recipe) -> PreTrainedConfig:
+    """Partly rotary positions, attention and MLP in parallel."""
+    return GPTNeoXConfig(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+
+
+CONFIGS = {"llama": llama, "gpt2": gpt2, "gpt_neox": gpt_neox}
+SMALLER = {"hidden": 128, "heads": 4, "intermediate": 512, "steps": 800}  # within 20 minutes on two cores
 
 
 def batch_at(stream: torch.Tensor, step: int, recipe: Recipe) -> torch.Tensor:
@@ -99,7 +150,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 @torch.no_grad()
-def perplexity(model: LlamaForCausalLM, stream: torch.Tensor, recipe: Recipe, windows: int = 64) -> float:
+def perplexity(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, windows: int = 64) -> float:
     """exp(mean next-token loss) over evenly spaced windows of the full context."""
     model.eval()
     starts = torch.linspace(0, len(stream) - recipe.context, windows).long()
@@ -111,7 +162,7 @@ def perplexity(model: LlamaForCausalLM, stream: torch.Tensor, recipe: Recipe, wi
     return math.exp(sum(losses) / len(losses))
 
 
-def optimizer_of(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+def optimizer_of(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; matrices decay, norms do not."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -119,7 +170,7 @@ def optimizer_of(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
 
 
-def train(model: LlamaForCausalLM, stream: torch.Tensor, recipe: Recipe, state: Path) -> None:
+def train(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, state: Path) -> None:
     """Run the remaining steps; `state` is rewritten every 100 steps and read when it exists."""
     optimizer = optimizer_of(model, recipe)
     first = 0
@@ -152,9 +203,12 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, recipe: Recipe, state: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and the training state")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--family", choices=CONFIGS, default="llama")
+    parser.add_argument("--steps", type=int, help="fewer, to try it")
     arguments = parser.parse_args()
-    recipe = Recipe(steps=arguments.steps, long_steps=arguments.steps // 10)
+    recipe = Recipe() if arguments.family == "llama" else Recipe(family=arguments.family, **SMALLER)
+    steps = arguments.steps or recipe.steps
+    recipe = replace(recipe, steps=steps, long_steps=steps // 10)
     arguments.out.mkdir(parents=True, exist_ok=True)
     texts = corpus.load("train")
     tokenizer = train_tokenizer(texts, recipe)
