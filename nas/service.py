@@ -18,6 +18,7 @@ from nas.quality.scorer import Scorer
 from nas.request import SearchRequest
 from nas.result import Result
 from nas.search import Problem, SearchOutcome
+from nas.search.outcome import with_whole_front
 from nas.subject import Subject, load_subject
 from pruning.prefix import GIB
 from pruning.redundancy import Redundancy, measure_redundancy
@@ -27,7 +28,7 @@ from search_spaces.servable import restrict
 from search_spaces.space import Space
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
-RUNGS = (1 / 6, 1 / 2, 1.0)  # shares of the validation items
+RUNGS = (1 / 8, 3 / 8, 1.0)  # shares of the validation items
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ def run(request: SearchRequest, progress: Progress) -> Result:
     problem = _problem(setting, redundancy, scorer)
     finals = Finals(request, subject, setting.target, setting.workload, setting.export, progress)
     outcome, problem, certificate = choose_winner(finals, problem)
+    if request.pareto:
+        with progress.stage("judging the front on all items"):
+            outcome = with_whole_front(problem, outcome)
     with progress.stage("judging on the test split"):
         held_out = _held_out(outcome, scorer)
     delivery = Delivery(
@@ -155,6 +159,7 @@ def scorer_of(
         capacity=cache_bytes,
         verify=verify,
         precision=choose_precision(precision),
+        cuts=rungs(len(subject.dataset.validation)),
     )
 
 

@@ -39,21 +39,22 @@ SEEDED = ("random", "evopress")  # whose results depend on the seed
 
 @dataclass
 class Counter:
-    """Counts the distinct evaluations that one method asks for, whoever computed them first."""
+    """Counts what one method evaluates, whoever computed it first: each item of an architecture once."""
 
     scorer: Scorer
     items: int
-    asked: set[tuple[Architecture, int]] = field(default_factory=set)
+    asked: dict[Architecture, int] = field(default_factory=dict)
 
     def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
         count = self.items if items is None else min(items, self.items)
-        self.asked.add((architecture, count))
+        if architecture.dropped:  # the parent's loss is 0 by definition
+            self.asked[architecture] = max(count, self.asked.get(architecture, 0))
         return self.scorer(architecture, count)
 
     @property
     def cost(self) -> dict[str, float]:
-        """Evaluations, and the same in units of one on all items."""
-        whole = sum(items for _, items in self.asked) / self.items
+        """Architectures evaluated, and the same in units of one on all items."""
+        whole = sum(self.asked.values()) / self.items
         return {"evaluations": len(self.asked), "full_evaluations": round(whole, 2)}
 
 

@@ -31,11 +31,11 @@ class Split:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def batches(self, size: int, items: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """The inputs in order, `size` items at a time; the first `items` only, if given."""
+    def batches(self, size: int, items: int | None = None, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """The inputs in order, `size` items at a time; those of the first `items` from `start` on only, if given."""
         count = len(self) if items is None else min(items, len(self))
-        for start in range(0, count, size):
-            yield {name: tensor[start : min(start + size, count)] for name, tensor in self.inputs.items()}
+        for at in range(start, count, size):
+            yield {name: tensor[at : min(at + size, count)] for name, tensor in self.inputs.items()}
 
     @property
     def digest(self) -> str:

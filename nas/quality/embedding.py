@@ -24,12 +24,12 @@ class EmbeddingEvaluator:
         self._stored: dict[str, Tensor] = {}
 
     @torch.inference_mode()
-    def evaluate(self, model: Any, split: str = "validation", items: int | None = None) -> Quality:
+    def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """Fidelity, and Spearman's rank correlation of all pairwise similarities with the parent's."""
         if split not in self._stored:
-            self._stored[split] = self._embed(self._parent, split, None)
-        own = self._embed(model, split, items)
-        parent = self._stored[split][: len(own)]
+            self._stored[split] = self._embed(self._parent, split, None, 0)
+        own = self._embed(model, split, items, start)
+        parent = self._stored[split][start : start + len(own)]
         per_item = 1 - (own * parent).sum(-1)
         loss = float(per_item.mean())
         others = {"spearman": _spearman(own, parent)}
@@ -37,9 +37,9 @@ class EmbeddingEvaluator:
             self.metric, 1 - loss, True, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist())
         )
 
-    def _embed(self, model: Any, split: str, items: int | None) -> Tensor:
+    def _embed(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
         trunk = getattr(model, "base_model", model)
-        return torch.cat([embed(trunk, batch) for batch in self.dataset.split(split).batches(_BATCH, items)])
+        return torch.cat([embed(trunk, batch) for batch in self.dataset.split(split).batches(_BATCH, items, start)])
 
 
 def embed(model: Any, batch: dict[str, Tensor]) -> Tensor:

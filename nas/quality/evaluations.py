@@ -23,6 +23,7 @@ class Evaluations:
         """Read what is there. Another content's or another version's file is replaced at the first new entry."""
         self._path, self._header = path, {"schema_version": SCHEMA_VERSION, "content": content}
         self._known: dict[Key, Quality] = {}
+        self._items: dict[tuple[Architecture, Precision], set[int]] = {}
         self._usable = self._read()
 
     def __contains__(self, key: Key) -> bool:
@@ -31,12 +32,17 @@ class Evaluations:
     def __getitem__(self, key: Key) -> Quality:
         return self._known[key]
 
+    def fewer(self, key: Key) -> int:
+        """The most items below the asked number on which the architecture is known in that arithmetic; 0 for none."""
+        architecture, asked, precision = key
+        return max((items for items in self._items.get((architecture, precision), ()) if items < asked), default=0)
+
     def __len__(self) -> int:
         return len(self._known)
 
     def add(self, key: Key, quality: Quality) -> None:
         """Keep a quality, in memory and on disk."""
-        self._known[key] = quality
+        self._keep(key, quality)
         if not self._usable:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self._header) + "\n")
@@ -51,6 +57,10 @@ class Evaluations:
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
+    def _keep(self, key: Key, quality: Quality) -> None:
+        self._known[key] = quality
+        self._items.setdefault((key[0], key[2]), set()).add(key[1])
+
     def _read(self) -> bool:
         try:
             header, *lines = self._path.read_text().splitlines()
@@ -64,7 +74,7 @@ class Evaluations:
                 entry = json.loads(line)
                 quality = Quality.from_json(entry["quality"], tuple(entry["per_item"]))
                 architecture, precision = Architecture.from_json(entry["architecture"]), Precision(entry["precision"])
-                self._known[architecture, int(entry["asked"]), precision] = quality
+                self._keep((architecture, int(entry["asked"]), precision), quality)
             except (ValueError, KeyError, TypeError):  # a line that was cut off when the machine stopped
                 whole = False
         if not whole:

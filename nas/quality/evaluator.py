@@ -15,8 +15,8 @@ class Evaluator(Protocol):
     higher_is_better: bool
     dataset: Dataset
 
-    def evaluate(self, model: Any, split: str = "validation", items: int | None = None) -> Quality:
-        """The quality of `model` on a split, or on its first `items` items."""
+    def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
+        """The quality of `model` on a split, or on its first `items` items, without those before `start`."""
 
 
 def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:

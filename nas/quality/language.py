@@ -22,39 +22,41 @@ class LanguageEvaluator:
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its distributions are computed when a split is first asked for."""
         self.dataset, self._parent = dataset, parent
-        self._stored: dict[str, list[StoredDistribution]] = {}
+        self._stored: dict[str, list[StoredDistribution]] = {}  # one a window
 
     @torch.inference_mode()
-    def evaluate(self, model: Any, split: str = "validation", items: int | None = None) -> Quality:
+    def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """KL and perplexity of `model`."""
-        losses, surprises = [], []
+        losses: list[Tensor] = []
+        surprises: list[Tensor] = []
         stored = self._parents(split)
-        for batch, windows in enumerate(self.dataset.split(split).batches(_BATCH, items)):
+        for windows in self.dataset.split(split).batches(_BATCH, items, start):
             ids = windows["input_ids"]
-            logits = _logits(model, ids)
-            normaliser = log_normaliser(logits)
-            divergence = stored[batch].first(len(logits)).divergence(logits, normaliser)
-            losses.append(divergence.reshape(ids.shape).mean(-1))
-            surprises.append(_surprise(logits, normaliser, ids))
-        per_item = torch.cat(losses)
-        loss, surprise = float(per_item.mean()), float(torch.cat(surprises).mean())
+            for window, logits in zip(ids, _logits(model, ids), strict=True):
+                normaliser = log_normaliser(logits)
+                losses.append(stored[start + len(losses)].divergence(logits, normaliser).mean())
+                surprises.append(_surprise(logits, normaliser, window))
+        per_item = torch.stack(losses)
+        loss, surprise = float(per_item.mean()), float(torch.stack(surprises).mean())
         others = {"perplexity": math.exp(surprise)}
         return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))
 
     def _parents(self, split: str) -> list[StoredDistribution]:
         if split not in self._stored:
             batches = self.dataset.split(split).batches(_BATCH)
-            self._stored[split] = [StoredDistribution.of(_logits(self._parent, b["input_ids"])) for b in batches]
+            self._stored[split] = [
+                StoredDistribution.of(logits) for b in batches for logits in _logits(self._parent, b["input_ids"])
+            ]
         return self._stored[split]
 
 
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    """(batch * window, vocabulary)."""
+    """(batch, window, vocabulary)."""
     logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits.flatten(0, 1)
+    return logits
 
 
 def _surprise(logits: Tensor, normaliser: Tensor, ids: Tensor) -> Tensor:
-    """(windows,): the mean next-token loss of each, nats."""
-    chosen = logits.reshape(*ids.shape, -1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].float()
-    return (normaliser.reshape(ids.shape)[:, :-1] - chosen).mean(-1)
+    """The mean next-token loss of a window (window,), nats."""
+    chosen = logits[:-1].gather(-1, ids[1:, None])[..., 0].float()
+    return (normaliser[:-1] - chosen).mean()

@@ -1,7 +1,11 @@
 """A quality: one number a search minimises, the metrics people read, and where it was measured."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+MEANS = ("accuracy", "agreement")  # over items
+GEOMETRIC = ("perplexity",)  # likewise; what is neither, as a rank correlation, cannot be put together from parts
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,23 @@ class Quality:
     others: dict[str, float] = field(default_factory=dict)
     items: int = 0
     per_item: tuple[float, ...] = field(default=(), compare=False, repr=False)
+
+    def joined(self, later: "Quality") -> "Quality":
+        """The quality on these items and the later ones together."""
+        items = self.items + later.items
+        mine, theirs = self.items / items, later.items / items
+        others = {name: mine * self.others[name] + theirs * later.others[name] for name in MEANS if name in self.others}
+        for name in GEOMETRIC:
+            if name in self.others:
+                others[name] = math.exp(mine * math.log(self.others[name]) + theirs * math.log(later.others[name]))
+        return replace(
+            self,
+            value=mine * self.value + theirs * later.value,
+            loss=mine * self.loss + theirs * later.loss,
+            others=others,
+            items=items,
+            per_item=(*self.per_item, *later.per_item),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The `quality` object of the result."""

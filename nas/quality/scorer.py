@@ -1,5 +1,6 @@
 """The hot path of a search: the quality of many architectures of one parent."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from nas.quality.evaluations import Evaluations
@@ -17,10 +18,10 @@ SAMPLED = 8  # with verification, every eighth evaluation is repeated in full
 
 
 class Scorer:
-    """Evaluates architectures, each one once; passes resume where candidates agree (`pruning.prefix`).
+    """Evaluates architectures, each item once; passes resume where candidates agree (`pruning.prefix`).
 
     Attributes:
-        evaluations: how many were computed.
+        evaluations: how many were computed; one that is known on fewer items is continued, and counts again.
         items: how many items those saw together.
         stores: the prefix cache of each precision, with its counts of blocks computed and skipped.
     """
@@ -35,6 +36,7 @@ class Scorer:
         capacity: int = GIB,
         verify: bool = False,
         precision: Precision = Precision.FP32,
+        cuts: Sequence[int] = (),
     ) -> None:
         """An evaluator with a memory.
 
@@ -42,47 +44,55 @@ class Scorer:
             known: what earlier searches found out; every new quality is added.
             capacity: of the prefix cache, in bytes; 0 runs every pass in full.
             verify: repeat a sample of the evaluations without the cache.
-            precision: of evaluations on a part of the items; those on all are in fp32.
+            precision: of every evaluation but the final ones.
+            cuts: numbers of items at which an evaluation may be continued, growing. All candidates are cut there, so
+                that they see the same batches and can share states.
         """
         self.evaluator, self.known, self.precision = evaluator, known, precision
         self.stores = {each: PrefixStore(capacity // len({precision, Precision.FP32})) for each in Precision}
         self.evaluations = self.items = 0
-        self._parent, self._anatomy, self._verify = parent, anatomy, verify
+        self._parent, self._anatomy, self._verify, self._cuts = parent, anatomy, verify, tuple(cuts)
 
     def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
-        """Validation quality on the first items, or on all.
+        """Validation quality on the first items; with None on all, in fp32: the final word.
 
         Raises:
             CacheMismatch: with `verify`, when a resumed evaluation is not the full one.
         """
         every = len(self.evaluator.dataset.validation)
         asked = every if items is None else min(items, every)
-        precision = Precision.FP32 if asked == every else self.precision
+        precision = Precision.FP32 if items is None else self.precision
         key = (architecture, asked, precision)
         if key not in self.known:
-            quality = self._evaluate(architecture, asked, precision)
-            if self._verify and self.evaluations % SAMPLED == 0:
-                self._compare(architecture, asked, precision, quality)
-            self.known.add(key, quality)
+            start = self.known.fewer(key)
+            for cut in (*(cut for cut in self._cuts if start < cut < asked), asked):
+                self._continue(architecture, start, cut, precision)
+                start = cut
             self.evaluations += 1
-            self.items += asked
         return self.known[key]
 
     def in_full(self, architecture: Architecture, split: str, items: int | None = None) -> Quality:
         """Quality on any split, without the cache."""
         return self.evaluator.evaluate(self._pruned(architecture), split, items)
 
-    def _evaluate(self, architecture: Architecture, items: int, precision: Precision) -> Quality:
+    def _continue(self, architecture: Architecture, start: int, items: int, precision: Precision) -> None:
+        """Make an architecture known on so many items that is known on the first `start`."""
         candidate, store = self._pruned(architecture), self.stores[precision]
         if store.capacity:
             make_resumable(candidate, self._anatomy, architecture, store)
-        return self.evaluator.evaluate(precision.of(candidate), "validation", items)
+        quality = self.evaluator.evaluate(precision.of(candidate), "validation", items, start)
+        if self._verify and self.evaluations % SAMPLED == 0:
+            self._compare(architecture, range(start, items), precision, quality)
+        self.items += quality.items
+        whole = self.known[architecture, start, precision].joined(quality) if start else quality
+        self.known.add((architecture, items, precision), whole)
 
     def _pruned(self, architecture: Architecture) -> Any:
         return prune(self._parent, architecture, anatomy=self._anatomy, share_weights=True)
 
-    def _compare(self, architecture: Architecture, items: int, precision: Precision, quality: Quality) -> None:
-        full = self.evaluator.evaluate(precision.of(self._pruned(architecture)), "validation", items)
+    def _compare(self, architecture: Architecture, items: range, precision: Precision, quality: Quality) -> None:
+        model = precision.of(self._pruned(architecture))
+        full = self.evaluator.evaluate(model, "validation", items.stop, items.start)
         pairs = zip(quality.per_item, full.per_item, strict=True)
         worst = max(abs(one - other) for one, other in pairs)
         if worst > TOLERANCE:

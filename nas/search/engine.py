@@ -1,15 +1,16 @@
 """Our own method: library, descent, exact solve, then level-switch evolution on the real loss, in one Optuna study."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from nas.search.descent import Descent
-from nas.search.halving import Bar, judge
+from nas.search.halving import CLEARLY, Bar, against, judge
 from nas.search.journal import Journal
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
-from nas.search.outcome import Candidate, SearchOutcome, closest, front_of
+from nas.search.outcome import Candidate, SearchOutcome, closest, in_full
 from nas.search.problem import Problem
 from nas.search.sampler import BAND, LevelSwitchSampler
 from nas.search.solve import solve
@@ -20,6 +21,7 @@ from search_spaces.unit import Unit
 
 SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
 SOLUTIONS = 1  # at each of them
+RUNNERS_UP = 1  # judged on all items beside the best, at the budgets of a front
 ELITE = 4  # a candidate is of interest while it may be among so many
 KNOBS_EVERY = 3  # trials of a stretch without a better one
 CLOSE = 0.05  # or within so much of the best, relative
@@ -46,7 +48,7 @@ class Engine:
             self._trial(problem.budget_ms)
         else:
             self._explore(baselines)
-        ranked = self._ranked(problem.budget_ms)
+        ranked = self._ranked(self.journal.feasible(problem.budget_ms)[: problem.finalists])
         if not ranked:
             raise NoFeasibleCandidate(closest(problem, self.journal.candidates()))
         return self._outcome(ranked, baselines)
@@ -95,7 +97,7 @@ class Engine:
             found = self.journal.feasible(budget_ms)
             better = bool(found) and found[0].quality.loss < best
             best, since = (found[0].quality.loss, 0) if better else (best, since + (not seeded and bool(found)))
-            if since >= self.problem.patience:
+            if since >= self.problem.settled_after:
                 return
 
     def _turn_knobs(self, sampler: LevelSwitchSampler, budget_ms: float) -> None:
@@ -126,42 +128,46 @@ class Engine:
         worst = feasible[min(ELITE, len(feasible)) - 1].quality.loss
         return Bar(feasible[0].architecture, min(worst - best, CLOSE * best))
 
-    def _ranked(self, budget_ms: float) -> tuple[Candidate, ...]:
-        """The best feasible ones, all of them judged on all items."""
-        chosen = self.journal.feasible(budget_ms)[: self.problem.finalists]
-        judged = [self._in_full(candidate) for candidate in chosen]
-        return tuple(sorted(judged, key=lambda c: (c.quality.loss, c.predicted_ms, c.architecture.digest)))
+    def _leaders(self, budget_ms: float) -> list[Candidate]:
+        """The best at a budget of the front, and who is not clearly worse among those next to it."""
+        nearest = self.journal.feasible(budget_ms)[: 1 + RUNNERS_UP]
+        return [candidate for candidate in nearest if not self._clearly_worse(candidate, nearest[0])]
 
-    def _in_full(self, candidate: Candidate) -> Candidate:
-        quality = self.problem.evaluate(candidate.architecture, self.problem.rungs[-1])
-        return replace(candidate, quality=quality, full=True)
+    def _clearly_worse(self, candidate: Candidate, best: Candidate) -> bool:
+        """Whether the items that trials end on tell the two apart, or fewer did."""
+        if candidate is best or candidate.quality.items < best.quality.items:
+            return candidate is not best
+        problem = self.problem
+        estimate, error = against(problem, candidate.architecture, best.architecture, problem.fidelity)
+        return estimate - CLEARLY * error > best.quality.loss
+
+    def _ranked(self, chosen: Iterable[Candidate]) -> tuple[Candidate, ...]:
+        """Judged on all items, best first."""
+        judged = [in_full(self.problem, candidate) for candidate in chosen]
+        return tuple(sorted(judged, key=lambda c: (c.quality.loss, c.predicted_ms, c.architecture.digest)))
 
     def _outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
         problem, everything = self.problem, {c.architecture: c for c in self.journal.candidates()}
-        fronts = [candidate for budget in problem.front for candidate in self._ranked(budget)]
-        everything |= {candidate.architecture: candidate for candidate in (*fronts, *ranked)}
+        fronts = [candidate for budget in problem.front for candidate in self._ranked(self._leaders(budget))]
+        parent = in_full(problem, self._named(problem.space.parent, "parent", 0))
+        everything |= {candidate.architecture: candidate for candidate in (parent, *fronts, *ranked)}
 
-        def named(architecture: Architecture, name: str, trial: int) -> Candidate:
+        def baseline(architecture: Architecture, name: str) -> Candidate:
             known = everything.get(architecture)
-            quality = known.quality if known else problem.evaluate(architecture, problem.fidelity)
-            return Candidate(architecture, quality, problem.ms(architecture), name, trial, bool(known and known.full))
+            return replace(known, origin=name, trial=-1) if known else self._named(architecture, name, -1)
 
         return SearchOutcome(
-            parent=named(problem.space.parent, "parent", 0),
+            parent=parent,
             ranked=ranked,
-            candidates=self._front_in_full(tuple(everything.values())),
-            baselines={name: named(a, name, -1) for name, a in baselines.items()},
+            candidates=tuple(everything.values()),
+            baselines={name: baseline(architecture, name) for name, architecture in baselines.items()},
             trials=len(self.journal.finished()),
             seconds=time.monotonic() - self.began,
         )
 
-    def _front_in_full(self, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-        """Judge the members of the front on all items until nobody in it rests on fewer."""
-        while True:
-            front = {c.architecture for c in front_of(candidates) if not c.full}
-            if not front:
-                return candidates
-            candidates = tuple(self._in_full(c) if c.architecture in front else c for c in candidates)
+    def _named(self, architecture: Architecture, name: str, trial: int) -> Candidate:
+        quality = self.problem.evaluate(architecture, self.problem.fidelity)
+        return Candidate(architecture, quality, self.problem.ms(architecture), name, trial)
 
     def _best_note(self) -> str:
         best = next(iter(self.journal.feasible(self.problem.budget_ms)), None)

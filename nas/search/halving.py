@@ -1,5 +1,7 @@
 """Growing token budgets: a candidate is judged on few items first, and on more while it may still be the best.
 
+Trials end on the last rung but one; all items are for the few that a budget is left with (`Engine`).
+
 Successive halving with paired differences: candidate and incumbent are compared item by item on the items both have
 seen, so that what makes an item hard cancels out. One that is clearly worse stops; its loss is then estimated as the
 incumbent's plus the mean difference.
@@ -24,28 +26,29 @@ class Bar:
 
 
 def judge(problem: Problem, architecture: Architecture, bar: Bar | None) -> Quality:
-    """The quality on all items, or an estimate of it where fewer show that it does not reach the bar.
+    """The quality on `fidelity` items, or an estimate of it where fewer show that it does not reach the bar.
 
     `Quality.items` says how many were used.
     """
-    if bar is None or architecture == bar.incumbent or not architecture.dropped:
-        return problem.evaluate(architecture, problem.rungs[-1])
-    best = problem.evaluate(bar.incumbent, problem.rungs[-1])
-    for rung in problem.rungs[:-1]:
-        quality = problem.evaluate(architecture, rung)
-        estimate, error = _paired(quality, problem.evaluate(bar.incumbent, rung), best.loss)
-        if estimate - CLEARLY * error > best.loss + bar.margin:
-            return replace(quality, loss=estimate)
-    return problem.evaluate(architecture, problem.rungs[-1])
+    if bar is not None and architecture != bar.incumbent and architecture.dropped:
+        for rung in problem.rungs[:-2]:
+            estimate, error = against(problem, architecture, bar.incumbent, rung)
+            if estimate - CLEARLY * error > problem.evaluate(bar.incumbent, problem.fidelity).loss + bar.margin:
+                return replace(problem.evaluate(architecture, rung), loss=estimate)
+    return problem.evaluate(architecture, problem.fidelity)
 
 
-def _paired(quality: Quality, best: Quality, level: float) -> tuple[float, float]:
-    """The loss on all items as the incumbent's `level` plus the mean difference, and the standard error of that.
+def against(
+    problem: Problem, architecture: Architecture, incumbent: Architecture, items: int | None
+) -> tuple[float, float]:
+    """The expected loss on `fidelity` items, and its standard error, from the first `items`.
 
-    Both were judged on the same few items in the same arithmetic.
+    It is the incumbent's loss and the mean difference between the two on the items that both have seen.
     """
-    differences = [one - other for one, other in zip(quality.per_item, best.per_item, strict=True)]
+    level = problem.evaluate(incumbent, problem.fidelity).loss
+    one, other = problem.evaluate(architecture, items), problem.evaluate(incumbent, items)
+    differences = [mine - its for mine, its in zip(one.per_item, other.per_item, strict=True)]
     if len(differences) < 2:
-        return level + quality.loss - best.loss, 0.0
+        return level + one.loss - other.loss, 0.0
     error = statistics.stdev(differences) / len(differences) ** 0.5
     return max(level + statistics.fmean(differences), 0.0), error

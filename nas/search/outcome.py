@@ -1,7 +1,7 @@
 """What a search found."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas.quality.quality import Quality
 from nas.search.problem import Problem
@@ -12,7 +12,7 @@ from search_spaces.architecture import Architecture
 class Candidate:
     """An architecture that was evaluated: its quality on validation data and its predicted latency.
 
-    `full` says that all validation items were used; comparisons are only made among those.
+    `full` says that all validation items were used; the final comparisons are only made among those.
     """
 
     architecture: Architecture
@@ -41,8 +41,8 @@ class SearchOutcome:
 
     @property
     def pareto(self) -> tuple[Candidate, ...]:
-        """Candidates that no other beats in both latency and loss, fastest first."""
-        return front_of(self.candidates)
+        """Candidates judged on all items that no other such one beats in both latency and loss, fastest first."""
+        return front_of(candidate for candidate in self.candidates if candidate.full)
 
 
 def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -52,6 +52,21 @@ def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
         if not best or candidate.quality.loss < best[-1].quality.loss:
             best.append(candidate)
     return tuple(best)
+
+
+def with_whole_front(problem: Problem, outcome: SearchOutcome) -> SearchOutcome:
+    """The outcome with every member of the front judged on all items, until nobody in it rests on fewer."""
+    candidates = outcome.candidates
+    while True:
+        front = {candidate.architecture for candidate in front_of(candidates) if not candidate.full}
+        if not front:
+            return replace(outcome, candidates=candidates)
+        candidates = tuple(in_full(problem, c) if c.architecture in front else c for c in candidates)
+
+
+def in_full(problem: Problem, candidate: Candidate) -> Candidate:
+    """The candidate judged on all items."""
+    return replace(candidate, quality=problem.evaluate(candidate.architecture, None), full=True)
 
 
 def closest(problem: Problem, candidates: Sequence[Candidate]) -> str:

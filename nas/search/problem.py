@@ -27,13 +27,14 @@ class Problem:
         evaluate: the validation quality of an architecture on the first items, or on all with None.
         latency: predicts ms; `percentile` is the one that must meet `budget_ms`.
         redundancy: of the parent; orders the one-shot baselines.
-        rungs: growing numbers of validation items; a candidate that is clearly worse than the best stops at an
-            early one, and the choice is made on the last. None means all there are.
+        rungs: growing numbers of validation items. A candidate that is clearly worse than the best stops at an early
+            one, the others at the last but one; the choice among those left is made on the last, all there are.
         storage: URL of the study's database.
         method: `nas`, or the name of a published method (`nas.search.methods`), which is then run instead.
         front: more budgets in ms: the best at each is looked for in the same study.
         trials: at most, for each budget.
-        patience: trials without a better one, after which a budget is settled.
+        patience: trials without a better one, after which a budget is settled; half as many where there are more
+            budgets, which learn from each other.
         on_trial: told how many trials ended since the last call, and the best so far.
     """
 
@@ -57,8 +58,13 @@ class Problem:
 
     @property
     def fidelity(self) -> int | None:
-        """The items on which units are scored and published methods compare: those of the last rung but one."""
+        """The items on which trials and published methods compare: those of the last rung but one."""
         return self.rungs[max(0, len(self.rungs) - 2)]
+
+    @property
+    def settled_after(self) -> int:
+        """Trials without a better one, after which a budget is settled."""
+        return self.patience // 2 if self.front else self.patience
 
     def ms(self, architecture: Architecture) -> float:
         """Predicted latency at the asked percentile."""

@@ -45,7 +45,7 @@ def _run_published(problem: Problem) -> SearchOutcome:
     winner = add_back(problem, trail) if problem.method.endswith(ADD_BACK) else as_published(problem, trail)
 
     def judged(architecture: Architecture, origin: str) -> Candidate:
-        quality = problem.evaluate(architecture, problem.rungs[-1])
+        quality = problem.evaluate(architecture, None)
         journal.add(architecture, quality, origin)
         return Candidate(architecture, quality, problem.ms(architecture), origin, len(journal.finished()) - 1, True)
 
