@@ -146,9 +146,14 @@ def _refuse_another_s_folder(request: SearchRequest) -> None:
 
 
 def scorer_of(
-    subject: Subject, evaluator: Evaluator, cache_bytes: int = GIB, verify: bool = False, precision: str = "auto"
+    subject: Subject,
+    evaluator: Evaluator,
+    cache_bytes: int = GIB,
+    verify: bool = False,
+    precision: str = "auto",
+    items: int | None = None,
 ) -> Scorer:
-    """The scorer of a subject, with what earlier searches found out about it."""
+    """The scorer of a subject, with what earlier searches found out about it; `items` where not all will be used."""
     content = f"{subject.digest}/{subject.dataset.validation.digest}/{evaluator.metric}"
     known = Evaluations(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content)
     return Scorer(
@@ -159,7 +164,7 @@ def scorer_of(
         capacity=cache_bytes,
         verify=verify,
         precision=choose_precision(precision),
-        cuts=rungs(len(subject.dataset.validation)),
+        cuts=rungs(items or len(subject.dataset.validation)),
     )
 
 

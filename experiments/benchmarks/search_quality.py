@@ -1,12 +1,14 @@
 """Our search against every published method at equal predicted latency: quality, evaluations, ties and losses.
 
     python experiments/benchmarks/search_quality.py run --model minilm --out minilm.json [--items 96] [--seeds 0,1,2]
+    python experiments/benchmarks/search_quality.py run --model experiments/benchmarks/decoders/gpt2 \
+        --data experiments/reference/python-lm/data --items 16 --precision bf16 --out gpt2.json
     python experiments/benchmarks/search_quality.py optima --model minilm --items 96 --out minilm-optima.json
     python experiments/benchmarks/search_report.py minilm.json [...] [--optima minilm-optima.json] [--figure out.png]
 
 All methods work to the same budgets through the same latency model (the data sheet of `--target`, so that a run can be
-repeated anywhere), on the same validation items in fp32. What they find is judged on the test split. A method that
-overshoots a budget is compared with our best candidate at the latency it reached, not with the one at the budget.
+repeated anywhere), on the same validation items in the same arithmetic. What they find is judged on the test split.
+A method that overshoots a budget is compared with our best candidate at the latency it reached.
 `optima` evaluates every pattern of attentions and MLPs: for small depths only.
 """
 
@@ -26,6 +28,7 @@ from nas.quality import Evaluator, Quality, evaluator_for
 from nas.quality.scorer import Scorer
 from nas.search import Candidate, Problem, run_search
 from nas.search.methods import METHODS, add_back, as_published
+from nas.search.outcome import with_whole_front
 from nas.service import rungs, scorer_of
 from nas.subject import Subject, load_subject
 from pruning.redundancy import Redundancy, measure_redundancy
@@ -77,13 +80,15 @@ class Bench:
         return self.scorer.in_full(architecture, "test")
 
 
-def prepare(model: str, target: str, items: int | None) -> Bench:
-    subject, progress = load_subject(model), Silent()
+def prepare(
+    model: str, target: str, items: int | None = None, data: Path | None = None, precision: str = "fp32"
+) -> Bench:
+    subject, progress = load_subject(model, data), Silent()
     found = find_target(target)
     workload = default_workload(subject, found)
     evaluator = evaluator_for(subject.model, subject.dataset)
-    scorer = scorer_of(subject, evaluator, precision="fp32")
     count = min(items or len(subject.dataset.validation), len(subject.dataset.validation))
+    scorer = scorer_of(subject, evaluator, precision=precision, items=count)
     redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
     base = Problem(
         space=subject.anatomy.space((Kind.ATTENTION, Kind.MLP)),
@@ -110,13 +115,15 @@ def run_ours(bench: Bench, seed: int) -> dict:
             front=tuple(share * parent_ms for share in BUDGETS),
         )
         outcome = run_search(problem)
+        cost, seconds = counter.cost, round(time.perf_counter() - began, 1)
+        outcome = with_whole_front(problem, outcome)  # to compare at any latency; not needed to answer the budgets
     pool = [c for c in outcome.candidates if c.full]
     for share in BUDGETS:
         best = best_within(pool, share * parent_ms)
         found[str(share)] = cell(bench, best.architecture, best.predicted_ms, best.quality.loss)
     everything = [cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
-    seconds = round(time.perf_counter() - began, 1)
-    return {"cells": found, "pool": everything, "seconds": seconds, "trials": outcome.trials, **counter.cost}
+    whole = {"with_front": counter.cost["full_evaluations"]}
+    return {"cells": found, "pool": everything, "seconds": seconds, "trials": outcome.trials, **cost, **whole}
 
 
 def best_within(pool: list[Candidate], budget_ms: float) -> Candidate:
@@ -148,10 +155,9 @@ def run_method(bench: Bench, name: str, seed: int) -> dict:
     return {"cells": found, "seconds": round(time.perf_counter() - began, 1), **counter.cost}
 
 
-def run(model: str, target: str, items: int | None, seeds: list[int], methods: list[str], out: Path) -> None:
-    bench = prepare(model, target, items)
+def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Path) -> None:
+    model, latency = Path(bench.subject.id).name, bench.base.latency
     document = json.loads(out.read_text()) if out.exists() else {"model": model, "target": target, "runs": {}}
-    latency = bench.base.latency
     document |= {"items": bench.items, "parent_ms": bench.base.ms(bench.base.space.parent), "label": latency.label}
     for name, seed in itertools.product(["nas", *methods], seeds):
         key = f"{name}/{seed}"
@@ -163,9 +169,8 @@ def run(model: str, target: str, items: int | None, seeds: list[int], methods: l
         print(f"{model} {key}: {done['evaluations']} evaluations, {done['seconds']} s", file=sys.stderr, flush=True)
 
 
-def optima(model: str, target: str, items: int | None, out: Path) -> None:
+def optima(bench: Bench, target: str, out: Path) -> None:
     """Every pattern on the validation items, depth first so that neighbours share prefixes; the best per budget."""
-    bench = prepare(model, target, items)
     space, parent_ms = bench.base.space, bench.base.ms(bench.base.space.parent)
     units = [Unit(layer, kind) for layer in range(space.depth) for kind in (Kind.ATTENTION, Kind.MLP)]
     losses = {}
@@ -180,6 +185,7 @@ def optima(model: str, target: str, items: int | None, out: Path) -> None:
         fitting = [a for a in losses if bench.base.ms(a) <= share * parent_ms + 1e-9]
         found = min(fitting, key=losses.__getitem__)
         best[str(share)] = {"words": found.words, "loss": losses[found], "ms": bench.base.ms(found)}
+    model = Path(bench.subject.id).name
     document = {"model": model, "target": target, "items": bench.items, "patterns": len(losses), "best": best}
     out.write_text(json.dumps(document, indent=1) + "\n")
 
@@ -188,18 +194,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("verb", choices=("run", "optima"))
     parser.add_argument("--model", default="minilm")
+    parser.add_argument("--data", type=Path, help="data of a model that is no reference model")
     parser.add_argument("--target", default="jetson-orin")
-    parser.add_argument("--items", type=int)
+    parser.add_argument("--items", type=int, help="of the validation split; default: all")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all validation losses")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    bench = prepare(arguments.model, arguments.target, arguments.items, arguments.data, arguments.precision)
     if arguments.verb == "optima":
-        optima(arguments.model, arguments.target, arguments.items, arguments.out)
+        optima(bench, arguments.target, arguments.out)
     else:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         methods = [name for name in arguments.methods.split(",") if name]
-        run(arguments.model, arguments.target, arguments.items, seeds, methods, arguments.out)
+        run(bench, arguments.target, seeds, methods, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""Quality over what it cost: our search and EvoPress at one budget, in validation tokens (or items) evaluated.
+
+    python experiments/benchmarks/search_curve.py --model python-lm [--items 16] [--precision bf16] [--figure curve.png]
+
+Each item of an architecture counts once; scoring single units and the way down count for us. What is drawn is what a
+method would answer if it were stopped there: the best within the budget of those it has judged on as many items as its
+choices are made on, by its loss on all items.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from search_quality import Bench, Counter, prepare
+
+from nas.quality import Quality
+from nas.search import run_search
+from nas.search.methods import METHODS, add_back
+from nas.service import rungs
+from search_spaces.architecture import Architecture
+
+SHARE = 0.6
+
+
+@dataclass
+class Logged(Counter):
+    """Also remembers in which order."""
+
+    log: list[tuple[int, Architecture, int]] = field(default_factory=list)
+
+    def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
+        before = self.asked.get(architecture, 0)
+        quality = super().__call__(architecture, items)
+        if self.asked.get(architecture, 0) > before:
+            self.log.append((sum(self.asked.values()), architecture, quality.items))
+        return quality
+
+
+def curve(bench: Bench, counter: Logged, enough: int, budget_ms: float) -> list[tuple[int, float]]:
+    """(items so far, full validation loss of what would be the answer), where it changes."""
+    best, answer, points = float("inf"), None, []
+    for spent, architecture, items in counter.log:
+        if items < enough or bench.base.ms(architecture) > budget_ms + 1e-9:
+            continue
+        loss = bench.scorer(architecture, enough).loss
+        if loss < best:
+            best, answer = loss, architecture
+            points.append((spent, bench.scorer(answer, bench.items).loss))
+    return [*points, (counter.log[-1][0], points[-1][1])]
+
+
+def run_ours(bench: Bench, seed: int) -> list[tuple[int, float]]:
+    counter, steps = Logged(bench.scorer, bench.items), rungs(bench.items)
+    with tempfile.TemporaryDirectory() as folder:
+        problem = bench.problem(SHARE, seed, counter)
+        run_search(replace(problem, storage=f"sqlite:///{folder}/study.db", rungs=steps))
+    return curve(bench, counter, steps[-2], problem.budget_ms)
+
+
+def run_evopress(bench: Bench, seed: int) -> list[tuple[int, float]]:
+    counter = Logged(bench.scorer, bench.items)
+    problem = bench.problem(SHARE, seed, counter)
+    add_back(problem, METHODS["evopress"].trail(problem) or ())
+    return curve(bench, counter, bench.items, problem.budget_ms)
+
+
+def needed(ours: list[tuple[int, float]], level: float) -> int | None:
+    """What ours had spent when it first was as good as `level`, and stayed so."""
+    worse = [place for place, (_, loss) in enumerate(ours) if loss > level]
+    after = ours[worse[-1] + 1 :] if worse else ours
+    return after[0][0] if after else None
+
+
+def draw(curves: dict[str, list[list[tuple[int, float]]]], per_item: int, model: str, out: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    picture, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for (name, runs), colour in zip(curves.items(), ("black", "tab:orange"), strict=True):
+        for number, run in enumerate(runs):
+            x, y = zip(*((spent * per_item, loss) for spent, loss in run), strict=True)
+            axes.step(x, y, where="post", color=colour, alpha=0.8, label=name if number == 0 else None)
+    axes.set_xscale("log")
+    axes.set_xlabel("validation tokens evaluated" if per_item > 1 else "validation items evaluated")
+    axes.set_ylabel("validation loss of the answer so far")
+    axes.set_title(f"{model}, {SHARE} of the parent's latency")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    picture.savefig(out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="python-lm")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--target", default="jetson-orin")
+    parser.add_argument("--items", type=int)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--out", type=Path, help="the curves as JSON")
+    arguments = parser.parse_args()
+    bench = prepare(arguments.model, arguments.target, arguments.items, arguments.data, arguments.precision)
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    curves = {
+        "nas": [run_ours(bench, seed) for seed in seeds],
+        "EvoPress": [run_evopress(bench, seed) for seed in seeds],
+    }
+    ids = bench.subject.dataset.validation.inputs.get("input_ids")
+    per_item = 1 if ids is None else ids.shape[1]
+    print("| seed | EvoPress, final loss | after tokens | nas, final loss | as good after tokens | share |")
+    print("|---|---|---|---|---|---|")
+    shares = []
+    for seed, ours, theirs in zip(seeds, *curves.values(), strict=True):
+        (spent, level), found = theirs[-1], needed(ours, theirs[-1][1])
+        shares.append(float("inf") if found is None else found / spent)
+        reached = "never" if found is None else f"{found * per_item:,}"
+        print(f"| {seed} | {level:.4f} | {spent * per_item:,} | {ours[-1][1]:.4f} | {reached} | {shares[-1]:.3f} |")
+    print(f"\nmedian share {statistics.median(shares):.3f}")
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"per_item": per_item, **curves}) + "\n")
+    if arguments.figure:
+        draw(curves, per_item, Path(bench.subject.id).name, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
