@@ -1,4 +1,4 @@
-"""Amounts with units as a person writes them: `20ms`, `0.6x`, `10min`."""
+"""Amounts with units as a person writes them: `20ms`, `0.6x`, `4M`, `10min`."""
 
 import re
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from search_spaces.errors import BadBudget, UsageError
 
 _AMOUNT = re.compile(r"(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<unit>[a-zµ]*)", re.IGNORECASE)
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_COUNTS = {"k": 1e3, "m": 1e6, "b": 1e9}
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -48,6 +49,37 @@ class Budget:
             return self.milliseconds
         assert self.fraction is not None
         return self.fraction * parent_ms
+
+
+@dataclass(frozen=True)
+class ParameterLimit:
+    """How many parameters a winner may have: a number, or a fraction of the parent's."""
+
+    text: str
+    count: float | None = None
+    fraction: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "ParameterLimit":
+        """Read `4M`, `500k`, `1.2B` or `0.7x`.
+
+        Raises:
+            UsageError: on anything else.
+        """
+        match = _AMOUNT.fullmatch(text.strip())
+        unit = match["unit"].lower() if match else ""
+        if not match or unit not in {"x", *_COUNTS} or float(match["number"]) <= 0:
+            raise UsageError(f"parameters {text!r} is no number of them; write for example 4M, 500k or 0.7x")
+        number = float(match["number"])
+        if unit != "x":
+            return cls(text.strip(), count=number * _COUNTS[unit])
+        if number > 1:
+            raise UsageError(f"parameters {text!r} is above the parent's own; a fraction lies in (0, 1]")
+        return cls(text.strip(), fraction=number)
+
+    def resolve(self, parent: int) -> float:
+        """The number, given the parent's."""
+        return self.count if self.count is not None else (self.fraction or 0.0) * parent
 
 
 def parse_duration(text: str) -> float:

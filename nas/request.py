@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Workload
-from nas.budget import Budget
+from nas.budget import Budget, ParameterLimit
 from search_spaces.errors import UsageError
 from search_spaces.servable import Servable
 from search_spaces.unit import Kind
@@ -40,6 +40,7 @@ class SearchRequest:
     prefix_cache_bytes: int = 1 << 30
     verify_cache: bool = False
     precision: str = "auto"
+    max_parameters: ParameterLimit | None = None
 
     @property
     def resume_command(self) -> str:
@@ -55,6 +56,7 @@ class SearchRequest:
         """The JSON form; `load` reads it."""
         document = dataclasses.asdict(self)
         document["budget"] = self.budget.text
+        document["max_parameters"] = self.max_parameters and self.max_parameters.text
         document["workload"] = None if self.workload is None else str(self.workload)
         document["units"] = [str(kind) for kind in self.units]
         document["out"], document["data"] = str(self.out), None if self.data is None else str(self.data)
@@ -74,6 +76,8 @@ class SearchRequest:
                 raise UsageError(f"{path} was written by another version of nas; start the search again")
             document["budget"] = Budget.parse(document["budget"])
             document["workload"] = document["workload"] and Workload.parse(document["workload"])
+            most = document.get("max_parameters")
+            document["max_parameters"] = most and ParameterLimit.parse(most)
             document["servable"] = Servable(document.get("servable", Servable.ANY))
             document["units"] = tuple(Kind(kind) for kind in document["units"])
             document["data"] = document["data"] and Path(document["data"])

@@ -18,6 +18,7 @@ from nas.quality.scorer import Scorer
 from nas.request import SearchRequest
 from nas.result import Result
 from nas.search import Problem, SearchOutcome
+from nas.search.limit import Limit
 from nas.search.outcome import with_whole_front
 from nas.subject import Subject, load_subject
 from pruning.prefix import GIB
@@ -26,6 +27,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.servable import restrict
 from search_spaces.space import Space
+from search_spaces.unit import Kind, Unit
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 RUNGS = (1 / 8, 3 / 8, 1.0)  # shares of the validation items
@@ -84,6 +86,7 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
         "target_note": target.note,
         "workload": str(workload),
         "budget": request.budget.text,
+        "max_parameters": request.max_parameters and request.max_parameters.text,
         "percentile": request.percentile,
         "units": len(space.units),
         "architectures": 2 ** len(space.units),
@@ -187,10 +190,22 @@ def _problem(setting: Setting, redundancy: Redundancy, scorer: Scorer) -> Proble
         study=f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}",
         method=request.method,
         front=_front(setting) if request.pareto else (),
+        limits=_limits(setting),
         trials=request.trials,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
     )
+
+
+def _limits(setting: Setting) -> tuple[Limit, ...]:
+    """The bound on parameters, where one was asked for."""
+    most, subject = setting.request.max_parameters, setting.subject
+    if most is None:
+        return ()
+    parent = subject.model.num_parameters()
+    every = [Unit(layer, kind) for layer in range(subject.anatomy.depth) for kind in Kind]
+    saves = {unit: float(subject.anatomy.parameters(unit)) for unit in every}
+    return (Limit("parameters", parent, most.resolve(parent), saves),)
 
 
 def _front(setting: Setting) -> tuple[float, ...]:

@@ -57,6 +57,15 @@ BudgetText = Annotated[
     typer.Option("--budget", metavar="AMOUNT", help="20ms, or 0.6x: that fraction of the parent's latency."),
 ]
 Units = Annotated[str, typer.Option("--units", help="What may be dropped.")]
+MaxParameters = Annotated[
+    str | None,
+    typer.Option(
+        "--max-parameters",
+        metavar="AMOUNT",
+        help="Also at most so many parameters: 4M, 500k, or 0.7x of the parent's. Weights take that times the bytes of "
+        "one, so this is how to fit a memory.",
+    ),
+]
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Most trials, for each budget.")]
 TimeLimit = Annotated[
     str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")

@@ -41,6 +41,7 @@ def search(
     workload: options.WorkloadText = None,
     units: options.Units = "attention,mlp,block",
     percentile: options.Percentile = 90,
+    max_parameters: options.MaxParameters = None,
     trials: options.Trials = 48,
     time_limit: options.TimeLimit = None,
     method: options.Method = "nas",
@@ -59,7 +60,7 @@ def search(
     json: options.Json = False,
 ) -> None:
     """Parse the flags into a request, run it, print the result."""
-    from nas.budget import Budget, parse_duration
+    from nas.budget import Budget, ParameterLimit, parse_duration
     from nas.quality.precision import check_precision
     from nas.request import SearchRequest, parse_units
     from nas.search.run import check_method
@@ -97,6 +98,7 @@ def search(
         prefix_cache_bytes=prefix_cache << 20,
         verify_cache=verify_cache,
         precision=check_precision(precision),
+        max_parameters=None if max_parameters is None else ParameterLimit.parse(max_parameters),
     )
     _run(request, dry_run, json)
 

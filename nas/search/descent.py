@@ -7,6 +7,7 @@ units do together where it matters.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nas.search.problem import Problem
@@ -27,11 +28,11 @@ class Descent:
     path: list[Architecture] = field(default_factory=list)
     scored: dict[Architecture, float] = field(default_factory=dict)
 
-    def run(self, budget_ms: float) -> None:
-        """Down to a budget, or as far as it goes."""
+    def run(self, budget_ms: float, stop: Callable[[], bool] = lambda: False) -> None:
+        """Down to a budget, or as far as it goes before `stop` says to."""
         space = self.problem.space
         current = space.parent
-        while self.problem.ms(current) > budget_ms:
+        while not self.problem.meets(current, budget_ms) and not stop():
             gone, ms = _gone(space.units, current), self.problem.ms(current)
             below = [space.decode({*gone, unit}) for unit in space.units if unit not in gone]
             below = [a for a in below if not empty(a) and space.contains(a) and self.problem.ms(a) < ms]
@@ -45,7 +46,7 @@ class Descent:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""
         way = [self.problem.space.parent, *self.path]
         for place, architecture in enumerate(way):
-            if self.problem.ms(architecture) <= budget_ms:
+            if self.problem.meets(architecture, budget_ms):
                 return self._restored(way[: place + 1], budget_ms)
         return None
 
@@ -70,7 +71,7 @@ class Descent:
         gone = _gone(space.units, way[-1])
         for earlier, later in reversed(list(itertools.pairwise(way))):
             step = _gone(space.units, later) - _gone(space.units, earlier)
-            if self.problem.ms(space.decode(gone - step)) <= budget_ms:
+            if self.problem.meets(space.decode(gone - step), budget_ms):
                 gone -= step
         return space.decode(gone)
 

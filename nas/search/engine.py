@@ -61,9 +61,9 @@ class Engine:
         )
         descent = Descent(problem, library)
         budgets = sorted({*problem.front, problem.budget_ms}, reverse=True)
-        descent.run(budgets[-1])
+        descent.run(budgets[-1], self._time_is_up)
         for number, budget in enumerate(budgets, 1):
-            if problem.ms(parent) <= budget:
+            if problem.meets(parent, budget):
                 continue
             below = descent.first_within(budget)
             seeds = [("parent", parent), *([("descent", below)] if below else []), *baselines.items()]
@@ -78,7 +78,9 @@ class Engine:
         return [
             ("mip", architecture)
             for share in SOLVED_BUDGETS
-            for architecture in solve(problem.space, library, saves, parent_ms - share * budget_ms, SOLUTIONS)
+            for architecture in solve(
+                problem.space, library, saves, parent_ms - share * budget_ms, SOLUTIONS, limits=problem.limits
+            )
         ]
 
     def _evolve(self, sampler: LevelSwitchSampler, budget_ms: float, trials: int) -> None:

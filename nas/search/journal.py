@@ -98,7 +98,7 @@ class Journal:
     def feasible(self, budget_ms: float) -> list[Candidate]:
         """Those within a budget, best first."""
         candidates = {c.architecture: c for c in self.candidates()}
-        fitting = [c for c in candidates.values() if c.predicted_ms <= budget_ms]
+        fitting = [c for c in candidates.values() if self.problem.meets(c.architecture, budget_ms)]
         return sorted(fitting, key=lambda c: (c.quality.loss, c.architecture.digest))
 
     def _as_candidate(self, trial: FrozenTrial) -> Candidate:

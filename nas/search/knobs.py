@@ -85,7 +85,7 @@ def propose(
         knobs = Knobs(**study.ask(DISTRIBUTIONS).params)
         losses = knobs.bend(surrogate.library, problem.space.depth)
         pairs = {pair: knobs.pairs * value for pair, value in surrogate.pairs.items()}
-        for architecture in solve(problem.space, losses, saves, needed, 1, pairs):
+        for architecture in solve(problem.space, losses, saves, needed, 1, pairs, problem.limits):
             if architecture not in known:
                 return knobs, architecture
     return None

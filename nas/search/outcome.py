@@ -71,7 +71,8 @@ def in_full(problem: Problem, candidate: Candidate) -> Candidate:
 
 def closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
     """One line on the fastest that was tried, for a budget that nothing meets."""
-    said = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile})"
+    limits = "".join(f" with at most {limit.most:,.0f} {limit.name}" for limit in problem.limits)
+    said = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){limits}"
     if not candidates:
         return f"{said}; raise the budget"
     fastest = min(candidates, key=lambda c: c.predicted_ms)

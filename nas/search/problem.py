@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from latency_models.model import LatencyModel
 from nas.quality.quality import Quality
+from nas.search.limit import Limit
 from pruning.redundancy import Redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -32,6 +33,7 @@ class Problem:
         storage: URL of the study's database.
         method: `nas`, or the name of a published method (`nas.search.methods`), which is then run instead.
         front: more budgets in ms: the best at each is looked for in the same study.
+        limits: what else a feasible architecture keeps to.
         trials: at most, for each budget.
         patience: trials without a better one, after which a budget is settled; half as many where there are more
             budgets, which learn from each other.
@@ -49,6 +51,7 @@ class Problem:
     study: str = "nas"
     method: str = ENGINE
     front: tuple[float, ...] = ()
+    limits: tuple[Limit, ...] = ()
     trials: int = 48
     patience: int = 12
     time_limit_s: float | None = None
@@ -71,8 +74,12 @@ class Problem:
         return self.latency.predict(architecture, self.percentile).ms
 
     def feasible(self, architecture: Architecture) -> bool:
-        """Whether the prediction meets the budget."""
-        return self.ms(architecture) <= self.budget_ms
+        """Whether the prediction meets the budget, and the limits are kept."""
+        return self.meets(architecture, self.budget_ms)
+
+    def meets(self, architecture: Architecture, budget_ms: float) -> bool:
+        """The same for another budget."""
+        return self.ms(architecture) <= budget_ms and all(limit.met(architecture) for limit in self.limits)
 
     def saves_ms(self) -> dict[Unit, float]:
         """What dropping each unit alone saves, as an additive estimate at the asked percentile."""

@@ -90,7 +90,8 @@ class LevelSwitchSampler(BaseSampler):
             return []
         needed = self._latency(self._problem.space.parent) - self._budget_ms
         library = self._descent.library
-        return solve(self._problem.space, library, self._saves, needed, SOLVED, surrogate.pairs)
+        limits = self._problem.limits
+        return solve(self._problem.space, library, self._saves, needed, SOLVED, surrogate.pairs, limits)
 
     def _climb(self, start: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
         """From a start by the switch that the surrogate likes best, until it likes none; what was best on the way."""
@@ -118,12 +119,13 @@ class LevelSwitchSampler(BaseSampler):
         dropped = sorted((self._saved(gone.union(more)) - self._saved(gone), more) for more in _at_most_two(able))
         ms = [saved for saved, _ in dropped]
         share, found = max(1, MOST // len(restored)), []
+        band = (1 - BAND) * self._budget_ms if not self._problem.limits else self._budget_ms  # another row may bind
         for added, out in restored:
             first = bisect_left(ms, added - room)
-            last = bisect_right(ms, added - room + (1 - BAND) * self._budget_ms)
+            last = bisect_right(ms, added - room + band)
             places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
             found += [space.decode(gone.difference(out).union(dropped[place][1])) for place in places]
-        return [a for a in dict.fromkeys(found) if a != architecture and not empty(a)]
+        return [a for a in dict.fromkeys(found) if a != architecture and not empty(a) and self._keeps_limits(a)]
 
     def _gone_with(self, architecture: Architecture, unit: Unit) -> bool:
         """Whether the unit is gone with a block that is none of the space's units: both its parts are."""
@@ -151,7 +153,10 @@ class LevelSwitchSampler(BaseSampler):
         return self._ms[architecture]
 
     def _fits(self, architecture: Architecture) -> bool:
-        return self._latency(architecture) <= self._budget_ms
+        return self._latency(architecture) <= self._budget_ms and self._keeps_limits(architecture)
+
+    def _keeps_limits(self, architecture: Architecture) -> bool:
+        return all(limit.met(architecture) for limit in self._problem.limits)
 
 
 def _at_most_two(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:

@@ -4,9 +4,12 @@ A mixed-integer program (HiGHS through SciPy). Summed losses are wrong for many 
 seed the study and do not decide.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.search.limit import Limit
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space, empty
 from search_spaces.unit import Kind, Unit
@@ -24,6 +27,7 @@ def solve(
     needed_ms: float,
     solutions: int = 1,
     pairs: dict[Pair, float] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> list[Architecture]:
     """Diverse best architectures that save at least `needed_ms`, best first; fewer if there are not so many.
 
@@ -34,6 +38,7 @@ def solve(
         needed_ms: what must be saved.
         solutions: how many to look for, each at a Hamming distance of at least two from the others.
         pairs: what dropping both of two units adds to the sum (or takes from it).
+        limits: a row each.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -41,6 +46,8 @@ def solve(
     cost = np.array([max(loss[unit], 0.0) + 1e-9 for unit in units] + [value for _, value in together])
     rows = _Rows(len(units), len(together))
     rows.add({place: saves_ms[unit] for place, unit in enumerate(units)}, needed_ms, np.inf)
+    for limit in limits:
+        rows.add({place: limit.saves[unit] for place, unit in enumerate(units)}, limit.excess, np.inf)
     for exclusive in _exclusive(units):
         rows.add(dict.fromkeys(exclusive, 1.0), -np.inf, 1.0)
     rows.link([(units.index(one), units.index(other)) for (one, other), _ in together])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.budget import Budget, parse_duration
+from nas.budget import Budget, ParameterLimit, parse_duration
 from search_spaces.errors import BadBudget, UsageError
 
 
@@ -35,6 +35,15 @@ def test_a_fraction_is_of_the_parent() -> None:
 def test_wrong_budgets_are_refused(text: str, says: str) -> None:
     with pytest.raises(BadBudget, match=says):
         Budget.parse(text)
+
+
+def test_parameter_limits() -> None:
+    assert ParameterLimit.parse("4M").resolve(10_000_000) == 4e6
+    assert ParameterLimit.parse("1.5k").resolve(10_000_000) == 1500
+    assert ParameterLimit.parse("0.7x").resolve(1000) == 700
+    for wrong in ("4", "4ms", "0M", "-1k", "much", "1.5x", ""):
+        with pytest.raises(UsageError, match="parameters"):
+            ParameterLimit.parse(wrong)
 
 
 def test_durations() -> None:

@@ -15,6 +15,7 @@ from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
+from nas.search.limit import Limit
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
 from pruning.redundancy import Redundancy
@@ -242,6 +243,12 @@ def test_a_time_limit_that_is_over_at_once_still_gives_a_feasible_seed(tmp_path:
     assert outcome.trials < 5
 
 
+def test_a_time_limit_ends_the_way_down(tmp_path: Path) -> None:
+    landscape, library = Landscape(0), len(UNITS)
+    run_search(problem(tmp_path, landscape, 5.0, time_limit_s=0.0))
+    assert landscape.calls < library + 12
+
+
 class Curved(Additive):
     """Less is saved by every further unit: the additive estimate is wrong, and the sampler must not mind."""
 
@@ -257,6 +264,28 @@ def test_the_optimum_is_found_where_milliseconds_do_not_add_up(everything, tmp_p
     outcome = run_search(problem(tmp_path, landscape, budget, latency=latency, trials=80))
     assert outcome.winner.predicted_ms <= budget
     assert outcome.winner.quality.loss <= 1.02 * best
+
+
+@pytest.mark.parametrize("most", [5.0, 8.0])
+def test_a_limit_is_kept_and_the_optimum_within_it_found(most: float, everything, tmp_path: Path) -> None:
+    """Attentions save most milliseconds, MLPs most parameters: the two rows pull apart."""
+    landscape, latency = Landscape(4), Additive(attention=2.0, mlp=1.0)
+    saves = {unit: 1.0 if unit.kind is Kind.MLP else 0.5 for unit in UNITS}
+    saves |= {Unit(layer, Kind.BLOCK): 1.5 for layer in range(DEPTH)}
+    limit = Limit("parameters", 10.0, most, saves)
+    fitting = [a for a in everything if latency.predict(a).ms <= 14.0 and limit.met(a)]
+    best = min(landscape.loss(a) for a in fitting)
+    unlimited = min(landscape.loss(a) for a in everything if latency.predict(a).ms <= 14.0)
+    outcome = run_search(problem(tmp_path, landscape, 14.0, latency=latency, limits=(limit,)))
+    assert limit.met(outcome.winner.architecture)
+    assert outcome.winner.quality.loss <= 1.02 * best
+    assert (most == 8.0) or best > unlimited
+
+
+def test_what_keeps_to_no_limit_is_said(tmp_path: Path) -> None:
+    saves = {Unit(layer, kind): 1.0 for layer in range(DEPTH) for kind in Kind}
+    with pytest.raises(NoFeasibleCandidate, match=r"no candidate meets 15.00 ms \(p90\) with at most 1 parameters"):
+        run_search(problem(tmp_path, Landscape(0), 15.0, limits=(Limit("parameters", 20.0, 1.0, saves),)))
 
 
 def test_a_parent_that_fits_is_the_winner(tmp_path: Path) -> None:
