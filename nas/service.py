@@ -30,7 +30,7 @@ from search_spaces.space import Space
 from search_spaces.unit import Kind, Unit
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
-RUNGS = (1 / 8, 3 / 8, 1.0)  # shares of the validation items
+RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def scorer_of(
 
 
 def rungs(items: int) -> tuple[int, ...]:
-    """How many of the validation items a trial is judged on, growing."""
-    return tuple(sorted({max(1, round(share * items)) for share in RUNGS}))
+    """How many of the validation items a trial is judged on, growing; all of them are for the last few."""
+    return tuple(sorted({*(min(items, max(least, round(share * items))) for share, least in RUNGS), items}))
 
 
 def _problem(setting: Setting, redundancy: Redundancy, scorer: Scorer) -> Problem:
