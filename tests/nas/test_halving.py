@@ -8,6 +8,7 @@ from test_methods import problem
 
 from nas.quality.quality import Quality
 from nas.search.halving import Bar, judge
+from nas.service import rungs
 from search_spaces import Architecture, Kind, Unit
 
 ITEMS, RUNGS = 60, (10, 30, 60)
@@ -67,3 +68,11 @@ def test_the_incumbent_the_parent_and_the_first_do_not_stop_early() -> None:
     asked = problem(8.0, evaluate=recorded, rungs=RUNGS)
     for architecture, bar in ((INCUMBENT, Bar(INCUMBENT, 0.0)), (PARENT, Bar(INCUMBENT, 0.0)), (OTHER, None)):
         assert judge(asked, architecture, bar).items == FIDELITY
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [(1, (1,)), (4, (4,)), (6, (4, 6)), (24, (4, 9, 24)), (96, (12, 36, 96)), (320, (40, 120, 320))],
+)
+def test_rungs_grow_to_all_items_and_start_with_at_least_four(items: int, expected: tuple[int, ...]) -> None:
+    assert rungs(items) == expected
