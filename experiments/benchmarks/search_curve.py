@@ -23,6 +23,7 @@ from nas.service import rungs
 from search_spaces.architecture import Architecture
 
 SHARE = 0.6
+AS_GOOD = 1.01  # times the other's loss: differences below a hundredth are less than the test split can tell
 
 
 @dataclass
@@ -69,7 +70,7 @@ def run_evopress(bench: Bench, seed: int) -> list[tuple[int, float]]:
 
 def needed(ours: list[tuple[int, float]], level: float) -> int | None:
     """What ours had spent when it first was as good as `level`, and stayed so."""
-    worse = [place for place, (_, loss) in enumerate(ours) if loss > level]
+    worse = [place for place, (_, loss) in enumerate(ours) if loss > AS_GOOD * level]
     after = ours[worse[-1] + 1 :] if worse else ours
     return after[0][0] if after else None
 

@@ -130,8 +130,8 @@ def run_at_reached(bench: Bench, runs: dict, seed: int) -> dict:
     """Our search for the latencies that the other methods reached in place of the budgets."""
     parent_ms = bench.base.ms(bench.base.space.parent)
     cells = [cell for done in runs.values() for cell in done["cells"].values()]
-    # Latencies within a hundredth of the parent's are one level, the least of them.
-    reached = {round(cell["ms"] / parent_ms, 2): cell["ms"] for cell in sorted(cells, key=lambda c: -c["ms"])}
+    # Latencies that agree to a thousandth of the parent's are one level, the least of them.
+    reached = {round(cell["ms"] / parent_ms, 3): cell["ms"] for cell in sorted(cells, key=lambda c: -c["ms"])}
     levels = tuple(sorted(ms for share, ms in reached.items() if share < 1.0))
     counter = Counter(bench.scorer, bench.items)
     with tempfile.TemporaryDirectory() as folder:

@@ -149,7 +149,7 @@ class Engine:
         return tuple(sorted(judged, key=lambda c: (c.quality.loss, c.predicted_ms, c.architecture.digest)))
 
     def _outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
-        problem, everything = self.problem, {c.architecture: c for c in self.journal.candidates()}
+        problem, everything = self.problem, {c.architecture: c for c in self._on_one_level(ranked[0])}
         fronts = [candidate for budget in problem.front for candidate in self._ranked(self._leaders(budget))]
         parent = in_full(problem, self._named(problem.space.parent, "parent", 0))
         everything |= {candidate.architecture: candidate for candidate in (parent, *fronts, *ranked)}
@@ -166,6 +166,13 @@ class Engine:
             trials=len(self.journal.finished()),
             seconds=time.monotonic() - self.began,
         )
+
+    def _on_one_level(self, winner: Candidate) -> list[Candidate]:
+        """Every trial's loss as expected on all items: few items may be easier or harder as a whole."""
+        seen = self.problem.evaluate(winner.architecture, self.problem.fidelity).loss
+        factor = winner.quality.loss / seen if seen > 0 else 1.0
+        trials = self.journal.candidates()
+        return [replace(c, quality=replace(c.quality, loss=factor * c.quality.loss)) for c in trials]
 
     def _named(self, architecture: Architecture, name: str, trial: int) -> Candidate:
         quality = self.problem.evaluate(architecture, self.problem.fidelity)

@@ -319,3 +319,21 @@ def test_the_surrogate_corrects_the_sum_when_pairs_matter() -> None:
     fitted, summed = (np.corrcoef(np.log(s.expected(unseen)), np.log(truth))[0, 1] for s in (surrogate, plain))
     assert fitted > summed
     assert surrogate.rank(unseen)[0] in sorted(unseen, key=landscape.loss)[:20]
+
+
+class Easier(Landscape):
+    """The first items lose half as much as the rest: losses on few of them are not those on all."""
+
+    def __call__(self, architecture: Architecture, items: int | None) -> Quality:
+        count = 99 if items is None else items
+        whole = super().__call__(architecture, items)
+        per_item = tuple((0.5 if item < 40 else 4 / 3) * whole.loss for item in range(count))
+        loss = sum(per_item) / count
+        return Quality("kl", loss, False, "validation", loss, items=count, per_item=per_item)
+
+
+def test_what_was_judged_on_few_items_never_seems_better_than_the_winner(tmp_path: Path) -> None:
+    outcome = run_search(problem(tmp_path, Easier(3), 10.0, trials=40, rungs=(12, 36, 99)))
+    within = [c for c in outcome.candidates if c.predicted_ms <= 10.0]
+    assert len([c for c in within if not c.full]) > 5
+    assert min(within, key=lambda c: c.quality.loss) == outcome.winner
