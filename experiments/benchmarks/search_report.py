@@ -16,6 +16,7 @@ from nas.quality.comparison import Comparison, compare
 
 BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
 SIGNIFICANT = 0.05
+COLUMNS = 3  # panels of the figure beside each other
 SAME = 1.0001  # predicted latencies that differ by less
 
 
@@ -128,8 +129,14 @@ def figure(paths: list[Path], out: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    picture, panels = plt.subplots(1, len(paths), figsize=(5.2 * len(paths), 4.4), layout="constrained", squeeze=False)
-    for axes, path in zip(panels[0], paths, strict=True):
+    rows = -(-len(paths) // COLUMNS)
+    picture, panels = plt.subplots(
+        rows, min(COLUMNS, len(paths)), figsize=(13, 4.2 * rows), layout="constrained", squeeze=False
+    )
+    for axes in panels.flat[len(paths) :]:
+        axes.axis("off")
+    for axes, path in zip(panels.flat, paths, strict=False):
+        axes.set_prop_cycle(color=mpl.colormaps["tab20"].colors)
         document = json.loads(path.read_text())
         for key, done in document["runs"].items():
             name, seed = key.split("/")
@@ -147,7 +154,8 @@ def figure(paths: list[Path], out: Path) -> None:
         axes.set_ylabel("test loss (lower is better)")
         axes.set_title(document["model"])
         axes.grid(alpha=0.25)
-    panels[0][-1].legend(fontsize=7, frameon=False)
+    handles, names = panels[0][0].get_legend_handles_labels()
+    picture.legend(handles, names, loc="outside right center", frameon=False)
     picture.savefig(out, dpi=110)
 
 
