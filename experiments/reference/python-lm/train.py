@@ -29,6 +29,7 @@ from transformers import (
 )
 
 END = "<|end|>"
+END_TOKEN = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}  # it begins, ends and pads
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,7 @@ def llama(recipe: Recipe) -> PreTrainedConfig:
         intermediate_size=recipe.intermediate,
         max_position_embeddings=recipe.context,
         tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
+        **END_TOKEN,
     )
 
 
@@ -109,9 +108,7 @@ def gpt2(recipe: Recipe) -> PreTrainedConfig:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
+        **END_TOKEN,
     )
 
 
@@ -125,9 +122,7 @@ def gpt_neox(recipe: Recipe) -> PreTrainedConfig:
         intermediate_size=recipe.intermediate,
         max_position_embeddings=recipe.context,
         tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
+        **END_TOKEN,
     )
 
 
