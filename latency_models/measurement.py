@@ -13,13 +13,18 @@ from search_spaces.errors import MeasurementError
 class Measurement:
     """Latencies of one file under one workload, in ms, in the order in which they were taken.
 
-    `sentinel_ms` are the latencies of the sentinel (the parent) in the same rounds; dividing by them takes out
-    what the machine was doing meanwhile.
+    Attributes:
+        sentinel_ms: latencies of the sentinel (the parent) around each sample; dividing by them takes out what the
+            machine was doing meanwhile.
+        sittings: how many of the samples each process took, in order; empty where one took all.
+        joules: energy of one inference, one value for each window in which it was read; empty where none was.
     """
 
     samples_ms: tuple[float, ...]
     workload: Workload
     sentinel_ms: tuple[float, ...] = ()
+    sittings: tuple[int, ...] = ()
+    joules: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.samples_ms or not all(math.isfinite(ms) and ms > 0 for ms in self.samples_ms + self.sentinel_ms):
@@ -29,6 +34,12 @@ class Measurement:
                 f"{len(self.samples_ms)} samples have {len(self.sentinel_ms)} of the sentinel, which was measured in "
                 "every round; measure again"
             )
+        if self.sittings and (sum(self.sittings) != len(self.samples_ms) or min(self.sittings) < 1):
+            raise MeasurementError(
+                f"sittings {list(self.sittings)} do not add up to the {len(self.samples_ms)} samples; measure again"
+            )
+        if not all(math.isfinite(value) and value >= 0 for value in self.joules):
+            raise MeasurementError("an energy per inference is below 0 J or no number; measure again")
 
     def percentile(self, percent: float) -> float:
         """The smallest sample that is not exceeded by `percent` per cent of the samples."""
@@ -44,6 +55,22 @@ class Measurement:
     def p90(self) -> float:
         """The 90th percentile, ms."""
         return self.percentile(90)
+
+    def upper_bound(self, percent: float, confidence: float = 0.99) -> float | None:
+        """A sample above which the true percentile lies with at most 1 - `confidence`; None with too few samples.
+
+        The rule by which MLPerf ends a run early: of `count` independent samples the number under the true
+        percentile is binomial, so the k-th smallest bounds it once P(at least k under it) is small enough. Samples
+        of one process depend on one another; several sittings and the drift guard against that, this bound does not.
+        """
+        ordered, share, above = sorted(self.samples_ms), percent / 100, 0.0
+        bound = None
+        for rank in range(len(ordered), 0, -1):  # P(binomial >= rank), from the top
+            above += _binomial(len(ordered), rank, share)
+            if above > 1 - confidence:
+                break
+            bound = ordered[rank - 1]
+        return bound
 
     def median_interval(self, coverage: float = 0.9) -> tuple[float, float]:
         """Two samples between which the true median lies, ms, in at least `coverage` of the cases.
@@ -66,12 +93,14 @@ class Measurement:
         return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form, samples in ms."""
+        """The JSON form, samples in ms, energy in joules per inference."""
         return {
             "workload": str(self.workload),
             "unit": "ms",
             "samples": [round(ms, 6) for ms in self.samples_ms],
             "sentinel_samples": [round(ms, 6) for ms in self.sentinel_ms],
+            "sittings": list(self.sittings),
+            "joules": list(self.joules),
         }
 
     @classmethod
@@ -84,7 +113,21 @@ class Measurement:
         try:
             if document["unit"] != "ms":
                 raise MeasurementError(f"samples are in {document['unit']!r}, not ms; measure again")
-            samples, sentinel = tuple(document["samples"]), tuple(document.get("sentinel_samples", ()))
-            return cls(samples, Workload.parse(document["workload"]), sentinel)
+            lists = [tuple(document.get(name, ())) for name in ("sentinel_samples", "sittings", "joules")]
+            return cls(tuple(document["samples"]), Workload.parse(document["workload"]), *lists)
         except (KeyError, TypeError) as error:
             raise MeasurementError(f"a measurement record is incomplete or damaged ({error}); measure again") from None
+
+
+def least_samples(percent: float, confidence: float = 0.99) -> int:
+    """How many samples give a percentile an upper bound that need not be the largest of them, half as many again.
+
+    66 for the 90th percentile and 688 for the 99th; MLPerf's early stopping asks for 64 and 662.
+    """
+    return math.ceil(1.5 * math.log(1 - confidence) / math.log(percent / 100))
+
+
+def _binomial(count: int, hits: int, share: float) -> float:
+    """The probability of exactly `hits` of `count`, 0 < share < 1."""
+    chosen = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)
+    return math.exp(chosen + hits * math.log(share) + (count - hits) * math.log1p(-share))

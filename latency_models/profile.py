@@ -7,11 +7,13 @@ from typing import Any
 
 from latency_models.measurement import Measurement
 from latency_models.shape import ModelShape
+from latency_models.targets import HOST
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, NasError, ProfileMismatch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE = (1, 2)  # 1 had neither target nor conditions
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,22 @@ class Record:
 
 @dataclass(frozen=True)
 class Profile:
-    """Measurements under one key: device, runtime and version, precision, threads, power mode."""
+    """Measurements under one key.
+
+    Attributes:
+        key: device, runtime and version, precision, threads, power mode; never mixed with another.
+        model: digest of the parent's weights.
+        target: the name of the target that was measured.
+        conditions: for each sitting what the device said of itself (clocks, temperatures, load), as it said it.
+    """
 
     key: dict[str, str]
-    model: str  # digest of the parent's weights
+    model: str
     shape: ModelShape
     workload: Workload
     records: tuple[Record, ...]
+    target: str = HOST
+    conditions: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         for record in self.records:
@@ -54,9 +65,9 @@ class Profile:
         """Both profiles' records.
 
         Raises:
-            ProfileMismatch: when key, model or workload differ.
+            ProfileMismatch: when key, model, workload or target differ.
         """
-        for name in ("key", "model", "workload"):
+        for name in ("key", "model", "workload", "target"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ProfileMismatch(
@@ -73,10 +84,12 @@ class Profile:
         """Write the profile; the file is complete or not there."""
         document = {
             "schema_version": SCHEMA_VERSION,
+            "target": self.target,
             "key": self.key,
             "model": self.model,
             "shape": self.shape.to_json(),
             "workload": str(self.workload),
+            "conditions": list(self.conditions),
             "records": [
                 {"architecture": r.architecture.to_json(), "measurement": r.measurement.to_json()} for r in self.records
             ],
@@ -104,11 +117,12 @@ class Profile:
 
     @classmethod
     def _from_json(cls, document: dict[str, Any]) -> "Profile":
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise MeasurementError(f"schema_version is {document['schema_version']!r}, not {SCHEMA_VERSION}")
+        if document["schema_version"] not in _READABLE:
+            raise MeasurementError(f"schema_version is {document['schema_version']!r}, none of {_READABLE}")
         records = tuple(
             Record(Architecture.from_json(r["architecture"]), Measurement.from_json(r["measurement"]))
             for r in document["records"]
         )
         shape, workload = ModelShape.from_json(document["shape"]), Workload.parse(document["workload"])
-        return cls(dict(document["key"]), str(document["model"]), shape, workload, records)
+        target, conditions = str(document.get("target", HOST)), tuple(document.get("conditions", ()))
+        return cls(dict(document["key"]), str(document["model"]), shape, workload, records, target, conditions)
