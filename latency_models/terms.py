@@ -1,6 +1,11 @@
 """Physical terms: the arithmetic, the bytes and the launches of each unit of a model under a workload."""
 
+import itertools
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
@@ -83,6 +88,61 @@ def kept_units(architecture: Architecture) -> list[Unit]:
 def model_work(shape: ModelShape, architecture: Architecture, workload: Workload) -> Work:
     """The whole model."""
     return sum((unit_work(shape, unit, workload) for unit in kept_units(architecture)), stem_work(shape, workload))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The columns of a regression over the architectures of one model under one workload.
+
+    Physical terms: a constant (stem, launches) and, per class of units that do the same work, how many are kept.
+    Hints, which may cost or save: how often two attentions, or two MLPs, follow each other with nothing between (a
+    runtime fuses other things there), and the square of the number of units kept (what no longer fits a cache).
+    """
+
+    shape: ModelShape
+    workload: Workload
+
+    @cached_property
+    def classes(self) -> dict[str, list[Unit]]:
+        """Units that do the same work, by the name of their class: `attention`, `mlp`, `attention, window 64`."""
+        found: dict[str, list[Unit]] = {}
+        for unit in kept_units(Architecture.parent(self.shape.depth)):
+            found.setdefault(self._class_of(unit), []).append(unit)
+        return dict(sorted(found.items()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the physical terms."""
+        return ("constant", *self.classes)
+
+    @property
+    def count(self) -> int:
+        """How many columns are physical terms."""
+        return 1 + len(self.classes)
+
+    def row(self, architecture: Architecture) -> NDArray[np.float64]:
+        """The physical terms of an architecture, then its hints."""
+        kept = kept_units(architecture)
+        counts = dict.fromkeys(self.classes, 0)
+        for unit in kept:
+            counts[self._place[unit]] += 1
+        pairs = [(one.kind, other.kind) for one, other in itertools.pairwise(kept)]
+        repeated = [pairs.count((kind, kind)) for kind in (Kind.ATTENTION, Kind.MLP)]
+        return np.array([1.0, *counts.values(), *repeated, len(kept) ** 2 / (2 * self.shape.depth)])
+
+    def place(self, unit: Unit) -> int:
+        """The column of an attention or MLP."""
+        return self.names.index(self._place[unit])
+
+    @cached_property
+    def _place(self) -> dict[Unit, str]:
+        return {unit: name for name, units in self.classes.items() for unit in units}
+
+    def _class_of(self, unit: Unit) -> str:
+        window = self.shape.window[unit.layer]
+        length = self.workload.sequence + self.workload.past
+        narrow = unit.kind is Kind.ATTENTION and window is not None and window < length
+        return f"{unit.kind}, window {window}" if narrow else str(unit.kind)
 
 
 def _reach(shape: ModelShape, layer: int, length: int) -> int:
