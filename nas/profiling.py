@@ -1,27 +1,28 @@
-"""Profiling a parent on this machine: one export, a small design of variants, measured interleaved."""
+"""Profiling a parent on this machine: one export, a small design of variants, measured by the runner of a kit."""
 
 import random
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latency_models.measurement import Measurement
+from latency_models.measure import LEAST_ROUNDS, SITTINGS, measure_files, run_folder, write_folder
+from latency_models.measuring.plan import MODELS
 from latency_models.profile import Profile, Record
-from latency_models.runtime_ort import default_threads, environment, measure_interleaved
 from latency_models.shape import ModelShape
-from latency_models.workload import Phase, Workload
+from latency_models.targets import HOST
+from latency_models.workload import Workload
 from nas.export.onnx_export import workload_inputs
 from nas.export.variants import ParentGraph
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MeasurementError
 from search_spaces.unit import Kind, Unit
 
 RANDOM_PATTERNS = 8
 SECONDS = 20.0
-LOADED_BYTES = 4 << 30  # weights held by the sessions that are measured side by side
+WEIGHTS = "weights.data"  # of all variants of a parent, once, beside their graphs
 
 
 def design(depth: int, seed: int = 0) -> list[Architecture]:
@@ -58,17 +59,18 @@ def profile_host(
     Args:
         model: the parent, for the inputs.
         digest: names the parent's weights.
-        graph: the parent's exported file.
-        workload: `forward` only: the exported file has no cache.
+        graph: the parent's exported file for the workload's phase.
+        on_round: called with the share that is done.
 
     Raises:
-        MeasurementError: another phase, or a file that does not run.
+        MeasurementError: a file that does not run.
     """
-    architectures = design(shape.depth, seed)
-    measured = measure_architectures(
-        model, graph, architectures, workload, seconds=seconds, seed=seed, on_round=on_round
-    )
-    return Profile(environment(default_threads()), digest, shape, workload, measured)
+    with tempfile.TemporaryDirectory(prefix="nas-") as name:
+        write_plan(
+            Path(name), target=HOST, precision="fp32", digest=digest, shape=shape, workload=workload, graph=graph,
+            architectures=design(shape.depth, seed), inputs=workload_inputs(model, workload, seed), seconds=seconds,
+        )  # fmt: skip
+        return Profile.load(run_folder(Path(name), on_round))
 
 
 def measure_architectures(
@@ -83,53 +85,93 @@ def measure_architectures(
 ) -> tuple[Record, ...]:
     """Measure architectures of one parent interleaved with it, from files derived from its export.
 
-    Large models are measured in several groups, the parent in each: what counts is the ratio to it.
-
     Args:
-        seconds: for all groups together.
-        on_round: called with the share of the time that has passed.
+        graph: the parent's exported file for the workload's phase.
+        seconds: for all sittings together.
+        on_round: called with the share that is done.
 
     Returns:
         One record each, the parent's first.
 
     Raises:
-        MeasurementError: a phase other than `forward`, or a file that does not run.
+        MeasurementError: a file that does not run.
     """
-    if workload.phase is not Phase.FORWARD:
-        raise MeasurementError(
-            f"workload {workload} cannot be measured here: exported files have no cache; use forward:batch=N,seq=N"
-        )
-    parent = Architecture.parent(graph.anatomy.depth)
-    others = [architecture for architecture in dict.fromkeys(architectures) if architecture != parent]
-    size = max(1, LOADED_BYTES // max(1, graph.weight_bytes) - 1)
-    groups = [others[first : first + size] for first in range(0, max(1, len(others)), size)]
-    inputs = workload_inputs(model, workload, seed)
-    records: dict[Architecture, Measurement] = {}
-    for done, group in enumerate(groups):
-
-        def on_group(share: float, done: int = done) -> None:
-            on_round((done + share) / len(groups))
-
-        measured = _measure_group(
-            graph, [parent, *group], inputs, workload, seconds / len(groups), seed + done, on_group
-        )
-        records = measured | records  # of the parent, the first group's
-    return tuple(Record(architecture, records[architecture]) for architecture in [parent, *others])
+    chosen = _parent_first(graph, architectures)
+    with tempfile.TemporaryDirectory(prefix="nas-") as name:
+        files = derive_files(graph, chosen, Path(name))
+        inputs = workload_inputs(model, workload, seed)
+        measured = measure_files(
+            files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, weight_bytes=graph.weight_bytes,
+            on_round=on_round,
+        )  # fmt: skip
+    return tuple(Record(architecture, measured[architecture.digest]) for architecture in chosen)
 
 
-def _measure_group(
-    graph: ParentGraph,
-    architectures: list[Architecture],
-    inputs: Mapping[str, np.ndarray],
+def write_plan(
+    folder: Path,
+    *,
+    target: str,
+    precision: str,
+    digest: str,
+    shape: ModelShape,
     workload: Workload,
+    graph: ParentGraph,
+    architectures: Sequence[Architecture],
+    inputs: Mapping[str, np.ndarray],
     seconds: float,
-    seed: int,
-    on_round: Callable[[float], None],
-) -> dict[Architecture, Measurement]:
-    """Derive, measure side by side with the first of them as the sentinel, and remove the files."""
-    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
-        files = {a.digest: graph.derive(a, Path(folder) / f"{a.digest}.onnx") for a in architectures}
-        measured = measure_interleaved(
-            files, inputs, workload, sentinel=architectures[0].digest, seconds=seconds, seed=seed, on_round=on_round
-        )
-    return {architecture: measured[architecture.digest] for architecture in architectures}
+    sittings: int = SITTINGS,
+    threads: int | None = None,
+    least_rounds: int = LEAST_ROUNDS,
+) -> None:
+    """Write the folder that a device is measured with: plan, inputs, a graph for each architecture, the runner.
+
+    The parent is the sentinel, whether it is among the architectures or not. All graphs share one file of weights.
+
+    Args:
+        digest: names the parent's weights.
+        graph: the parent's exported file for the workload's phase.
+        inputs: input name to array, for the workload.
+        seconds, least_rounds: for all sittings together, warm-up not counted.
+        threads: intra-op threads; None for the cores that the runner finds.
+    """
+    chosen = _parent_first(graph, architectures)
+    files = derive_files(graph, chosen, folder / MODELS)
+    candidates = [
+        {
+            "name": architecture.digest,
+            "file": files[architecture.digest].relative_to(folder).as_posix(),
+            "weight_bytes": graph.weight_bytes,
+            "architecture": architecture.to_json(),
+        }
+        for architecture in chosen
+    ]
+    plan = {
+        "target": target, "precision": precision, "model": digest, "shape": shape.to_json(),
+        "workload": str(workload), "sentinel": chosen[0].digest, "seconds": seconds, "sittings": sittings,
+        "threads": threads, "least_rounds": least_rounds, "candidates": candidates,
+    }  # fmt: skip
+    write_folder(folder, plan, inputs)
+
+
+def derive_files(graph: ParentGraph, architectures: Sequence[Architecture], folder: Path) -> dict[str, Path]:
+    """Write a graph for each architecture, named by its digest, all reading one file of weights beside them."""
+    sharing = _share_weights(graph, folder)
+    return {a.digest: sharing.derive(a, folder / f"{a.digest}.onnx") for a in architectures}
+
+
+def _share_weights(graph: ParentGraph, folder: Path) -> ParentGraph:
+    """The same graph with its larger weights in a file of the folder: what is derived from it only refers to them."""
+    import onnx
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).unlink(missing_ok=True)  # onnx appends to what is there
+    draft, proto = folder / "parent.draft", type(graph.proto)()
+    proto.CopyFrom(graph.proto)
+    onnx.save(proto, str(draft), save_as_external_data=True, location=WEIGHTS)
+    proto = onnx.load(str(draft), load_external_data=False)
+    draft.unlink()
+    return replace(graph, proto=proto)
+
+
+def _parent_first(graph: ParentGraph, architectures: Sequence[Architecture]) -> list[Architecture]:
+    return list(dict.fromkeys([Architecture.parent(graph.anatomy.depth), *architectures]))

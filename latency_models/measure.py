@@ -1,0 +1,114 @@
+"""Measuring files on this machine by the runner that a foreign device runs: a folder with a plan, fresh processes."""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latency_models.measurement import Measurement
+from latency_models.measuring.failure import MeasuringFailed
+from latency_models.measuring.plan import INPUTS, PLAN, PROFILE
+from latency_models.measuring.plan import SCHEMA_VERSION as PLAN_VERSION
+from latency_models.measuring.process import run_tied
+from latency_models.targets import HOST
+from latency_models.workload import Workload
+from search_spaces.errors import MeasurementError
+
+SITTINGS = 2
+LEAST_ROUNDS = 10  # of all sittings together
+_MEASURING = Path(__file__).parent / "measuring"
+PORTABLE = tuple(sorted(path.name for path in _MEASURING.glob("*.py")))  # what a kit carries as `measuring/`
+ENTRY = "run.py"
+_ENTRY_TEXT = '''"""Measure by plan.json and write profile.json beside it; see --help."""
+
+import sys
+
+from measuring.runner import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''
+
+
+def write_folder(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> None:
+    """Make `folder` a kit: the plan, the inputs, the runner and its entry. The candidates' files are the caller's.
+
+    Args:
+        plan: target, precision, model, shape, workload, sentinel, seconds, sittings, threads, least_rounds and
+            candidates (name, file, optionally weight_bytes and architecture), as plan.json has them.
+        inputs: input name to array; each file is given those it asks for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / INPUTS, **dict(inputs))  # type: ignore[arg-type]
+    (folder / "measuring").mkdir(exist_ok=True)
+    for name in PORTABLE:
+        shutil.copyfile(_MEASURING / name, folder / "measuring" / name)
+    (folder / ENTRY).write_text(_ENTRY_TEXT)
+    (folder / PLAN).write_text(json.dumps({"schema_version": PLAN_VERSION, **plan}, indent=1) + "\n")
+
+
+def run_folder(folder: Path, on_share: Callable[[float], None] = lambda share: None) -> Path:
+    """Measure what a folder plans in ONNX Runtime on this machine's CPU, every sitting in a process of its own.
+
+    Args:
+        on_share: called with the share that is done, rising to 1.
+
+    Returns:
+        The profile that the runner wrote.
+
+    Raises:
+        MeasurementError: what the runner said, in one line.
+    """
+    command = [sys.executable, ENTRY, "--json", "--tied", "--runtime", "onnxruntime", "--provider", "cpu"]
+    try:
+        run_tied(command, folder, folder / "run.log", lambda line: on_share(line["share"]))
+    except MeasuringFailed as error:
+        raise MeasurementError(str(error)) from None
+    return folder / PROFILE
+
+
+def measure_files(
+    files: Mapping[str, Path],
+    inputs: Mapping[str, np.ndarray],
+    workload: Workload,
+    *,
+    sentinel: str,
+    seconds: float,
+    sittings: int = SITTINGS,
+    threads: int | None = None,
+    least_rounds: int = LEAST_ROUNDS,
+    weight_bytes: int | None = None,
+    on_round: Callable[[float], None] = lambda share: None,
+) -> dict[str, Measurement]:
+    """Measure ONNX files on this machine's CPU, interleaved in random order, in at least two fresh processes.
+
+    Args:
+        files: name to ONNX file; the `sentinel` is one of them, run every few others.
+        inputs: input name to array; each file is given those it asks for.
+        seconds: time to spend after warm-up, all sittings together; at least `least_rounds` rounds are made.
+        threads: intra-op threads; the cores of this process by default. Inter-op is 1.
+        weight_bytes: what each file holds when loaded, where that is not its size; bounds how many are loaded at once.
+        on_round: called with the share that is done, rising to 1.
+
+    Raises:
+        MeasurementError: a file that cannot be loaded or run, or a machine that cannot be measured.
+        KeyError: the sentinel is not among the files.
+    """
+    if sentinel not in files:
+        raise KeyError(f"the sentinel {sentinel!r} is not among the files {sorted(files)}")
+    held = {} if weight_bytes is None else {"weight_bytes": weight_bytes}
+    plan = {
+        "target": HOST, "precision": "fp32", "model": "", "shape": None, "workload": str(workload),
+        "sentinel": sentinel, "seconds": seconds, "sittings": sittings, "threads": threads,
+        "least_rounds": least_rounds,
+        "candidates": [{"name": name, "file": str(path.resolve()), **held} for name, path in files.items()],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+        write_folder(Path(folder), plan, inputs)
+        records = json.loads(run_folder(Path(folder), on_round).read_text())["records"]
+    return {record["name"]: Measurement.from_json(record["measurement"]) for record in records}
