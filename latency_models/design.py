@@ -1,26 +1,98 @@
-"""Which architectures to measure so that the terms of a latency model can be told apart."""
+"""Which architectures to measure: extremes always, the rest so that the terms are known as well as can be.
+
+D-optimal (Fedorov's exchange): of a random pool those are chosen whose information matrix has the largest
+determinant, which is the smallest volume of the coefficients' confidence ellipsoid. The fit minimises relative error,
+so a row counts in proportion to its size: it is divided by the number of parts the architecture has.
+"""
 
 import random
+from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from latency_models.terms import count_units, kept_units
 from search_spaces.architecture import Architecture
 from search_spaces.unit import Kind, Unit
 
-RANDOM_PATTERNS = 8
+COUNT = 30
+_POOL = 400
+_SWEEPS = 20  # of exchanges; a few settle it
+_RIDGE = 1e-6  # keeps the determinant above zero while terms are still confounded
+Array = NDArray[np.float64]
 
 
-def design(depth: int, seed: int = 0) -> list[Architecture]:
-    """What to measure so that every term can be told apart.
+def design(
+    depth: int, seed: int = 0, count: int = COUNT, row: Callable[[Architecture], Array] = count_units
+) -> list[Architecture]:
+    """The architectures to measure, the parent first; fewer than `count` where a shallow parent has no more.
 
-    The parent, the bare stem, attentions only, MLPs only, half the depth, every other unit of a kind, one unit of
-    each kind by itself, and random mixtures of different sizes.
+    Args:
+        depth: blocks of the parent.
+        seed: the same seed gives the same design.
+        count: how many; never fewer than the extremes.
+        row: the columns that are to be told apart (`Terms.row` where units of a kind differ in their work).
     """
-    rng = random.Random(seed)
+    fixed = extremes(depth)
+    pool = [architecture for architecture in _random(depth, seed) if architecture not in fixed]
+    free = min(max(0, count - len(fixed)), len(pool))
+    chosen = _exchange(_relative(fixed + pool, row), len(fixed), free)
+    return fixed + [(fixed + pool)[index] for index in chosen]
+
+
+def extremes(depth: int) -> list[Architecture]:
+    """Parent, bare stem, attentions only, MLPs only, both halves of the depth, every other block and unit."""
     every = {kind: [Unit(layer, kind) for layer in range(depth)] for kind in (Kind.ATTENTION, Kind.MLP)}
     attention, mlp = every[Kind.ATTENTION], every[Kind.MLP]
-    half = [unit for unit in attention + mlp if unit.layer >= depth // 2]
-    chosen: list[list[Unit]] = [[], attention + mlp, mlp, attention, half, attention[::2], mlp[::2]]
-    chosen += [[units[depth // 2]] for units in (attention, mlp)]
-    for number in range(RANDOM_PATTERNS):
-        share = 0.15 + 0.6 * number / max(1, RANDOM_PATTERNS - 1)
-        chosen.append([unit for unit in attention + mlp if rng.random() < share])
-    return list(dict.fromkeys(Architecture(depth, frozenset(units)) for units in chosen))
+    units = attention + mlp
+    late = [unit for unit in units if unit.layer >= depth // 2]
+    early = [unit for unit in units if unit.layer < depth // 2]
+    other = [unit for unit in units if unit.layer % 2]
+    chosen: list[list[Unit]] = [[], units, mlp, attention, late, early, other, attention[::2], mlp[::2]]
+    return list(dict.fromkeys(Architecture(depth, frozenset(dropped)) for dropped in chosen))
+
+
+def log_determinant(architectures: list[Architecture], row: Callable[[Architecture], Array] = count_units) -> float:
+    """Of what measuring these architectures tells of the columns of `row`; larger is better."""
+    return float(np.linalg.slogdet(_information(_relative(architectures, row)))[1])
+
+
+def _random(depth: int, seed: int) -> list[Architecture]:
+    """Distinct random architectures; the two kinds are dropped at rates of their own, in one half or throughout."""
+    rng = random.Random(seed)
+    found: dict[Architecture, None] = {}
+    for _ in range(_POOL):
+        rates = {(kind, half): rng.random() for kind in (Kind.ATTENTION, Kind.MLP) for half in (False, True)}
+        dropped = (Unit(layer, kind) for layer in range(depth) for kind in (Kind.ATTENTION, Kind.MLP)
+                   if rng.random() < rates[kind, 2 * layer >= depth])  # fmt: skip
+        found[Architecture(depth, frozenset(dropped))] = None
+    return list(found)
+
+
+def _relative(architectures: list[Architecture], row: Callable[[Architecture], Array]) -> Array:
+    """The rows as the fit weighs them, shape (n, columns)."""
+    return np.array([row(architecture) / (1 + len(kept_units(architecture))) for architecture in architectures])
+
+
+def _information(rows: Array) -> Array:
+    return np.asarray(rows.T @ rows + _RIDGE * np.eye(rows.shape[1]), dtype=np.float64)
+
+
+def _exchange(rows: Array, fixed: int, free: int) -> list[int]:
+    """Indices of the chosen rows beside the first `fixed`: each is exchanged for the best until nothing improves.
+
+    Of the determinant with a row added only the factor 1 + x' M^-1 x depends on the row.
+    """
+    chosen = list(range(fixed, fixed + free))
+    for _ in range(_SWEEPS):
+        changed = False
+        for place in range(free):
+            rest = [*range(fixed), *chosen[:place], *chosen[place + 1 :]]
+            gain = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(_information(rows[rest])), rows)
+            gain[rest] = -np.inf
+            best = int(gain.argmax())
+            if gain[best] > gain[chosen[place]] * (1 + 1e-9):
+                chosen[place], changed = best, True
+        if not changed:
+            break
+    return chosen

@@ -90,6 +90,12 @@ def model_work(shape: ModelShape, architecture: Architecture, workload: Workload
     return sum((unit_work(shape, unit, workload) for unit in kept_units(architecture)), stem_work(shape, workload))
 
 
+def count_units(architecture: Architecture) -> NDArray[np.float64]:
+    """A constant, how many attentions and how many MLPs are kept, and the hints: `Terms.row` of like blocks."""
+    kinds = [unit.kind for unit in kept_units(architecture)]
+    return np.array([1.0, kinds.count(Kind.ATTENTION), kinds.count(Kind.MLP), *_hints(architecture)])
+
+
 @dataclass(frozen=True)
 class Terms:
     """The columns of a regression over the architectures of one model under one workload.
@@ -122,13 +128,10 @@ class Terms:
 
     def row(self, architecture: Architecture) -> NDArray[np.float64]:
         """The physical terms of an architecture, then its hints."""
-        kept = kept_units(architecture)
         counts = dict.fromkeys(self.classes, 0)
-        for unit in kept:
+        for unit in kept_units(architecture):
             counts[self._place[unit]] += 1
-        pairs = [(one.kind, other.kind) for one, other in itertools.pairwise(kept)]
-        repeated = [pairs.count((kind, kind)) for kind in (Kind.ATTENTION, Kind.MLP)]
-        return np.array([1.0, *counts.values(), *repeated, len(kept) ** 2 / (2 * self.shape.depth)])
+        return np.array([1.0, *counts.values(), *_hints(architecture)])
 
     def place(self, unit: Unit) -> int:
         """The column of an attention or MLP."""
@@ -143,6 +146,13 @@ class Terms:
         length = self.workload.sequence + self.workload.past
         narrow = unit.kind is Kind.ATTENTION and window is not None and window < length
         return f"{unit.kind}, window {window}" if narrow else str(unit.kind)
+
+
+def _hints(architecture: Architecture) -> list[float]:
+    """Attentions that follow an attention, MLPs that follow an MLP, and the square of the units kept."""
+    kinds = [unit.kind for unit in kept_units(architecture)]
+    pairs = list(itertools.pairwise(kinds))
+    return [*(pairs.count((kind, kind)) for kind in (Kind.ATTENTION, Kind.MLP)), len(kinds) ** 2 / architecture.depth]
 
 
 def _reach(shape: ModelShape, layer: int, length: int) -> int:
