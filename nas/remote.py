@@ -25,7 +25,7 @@ _ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4", "-o", "
 
 
 @dataclass(frozen=True)
-class Device:
+class Account:
     """An account on a device that `ssh` reaches.
 
     Attributes:
@@ -62,7 +62,7 @@ class Device:
             ) from None
 
 
-def run_kit(kit: Path, device: Device, progress: Progress) -> bytes:
+def run_kit(kit: Path, account: Account, progress: Progress) -> bytes:
     """Run a kit on a device and fetch what it wrote.
 
     Args:
@@ -76,9 +76,9 @@ def run_kit(kit: Path, device: Device, progress: Progress) -> bytes:
             measured until then is kept on the device, and the next call goes on from it.
     """
     folder = f"{_FOLDER}/{hashlib.sha256(kit.read_bytes()).hexdigest()[:16]}"
-    with progress.stage(f"copying the kit to {device.host}"):
-        _copy(kit, device, folder)
-    with progress.stage(f"measuring on {device.host}", total=100) as stage:
+    with progress.stage(f"copying the kit to {account.host}"):
+        _copy(kit, account, folder)
+    with progress.stage(f"measuring on {account.host}", total=100) as stage:
         done = 0.0
 
         def on_step(share: float, message: str) -> None:
@@ -86,36 +86,37 @@ def run_kit(kit: Path, device: Device, progress: Progress) -> bytes:
             stage.advance(100 * share - done, message)
             done = 100 * share
 
-        _run(device, folder, on_step)
-    document = _output(device, f"cat {folder}/profile.json")
-    _output(device, f"rm -rf {folder}")
+        _run(account, folder, on_step)
+    document = _output(account, f"cat {folder}/profile.json")
+    _output(account, f"rm -rf {folder}")
     return document
 
 
-def _copy(kit: Path, device: Device, folder: str) -> None:
+def _copy(kit: Path, account: Account, folder: str) -> None:
     """Unpack the kit there unless it is there already; a copy that was cut off does not count."""
-    if _output(device, f"mkdir -p {folder} && if test -f {folder}/complete; then echo there; fi").split() == [b"there"]:
+    there = _output(account, f"mkdir -p {folder} && if test -f {folder}/complete; then echo there; fi")
+    if there.split() == [b"there"]:
         return
-    python = shlex.quote(device.python)
+    python = shlex.quote(account.python)
     with kit.open("rb") as content:
         _output(
-            device,
+            account,
             f"cd {folder} && cat > kit.zip && {python} -m zipfile -e kit.zip . && rm kit.zip && touch complete",
             content,
         )
 
 
-def _run(device: Device, folder: str, on_step: Callable[[float, str], None]) -> None:
+def _run(account: Account, folder: str, on_step: Callable[[float, str], None]) -> None:
     """Run the kit and pass on what it says of itself: the share that is done, and a message.
 
     `--tied` ends the run there with its connection. Where the network went away without a word it goes on for a while,
     so its number is kept, and the next run ends it first: two at a time would measure each other.
     """
     earlier = 'pid=$(cat run.pid 2>/dev/null) && grep -q run.py "/proc/$pid/cmdline" 2>/dev/null && kill "$pid"'
-    run = f"exec {shlex.quote(device.python)} run.py --json --tied"
+    run = f"exec {shlex.quote(account.python)} run.py --json --tied"
     script = f"cd {folder} || exit 1; {earlier}; echo $$ > run.pid; {run}"
     with tempfile.TemporaryFile() as errors:
-        with device.start(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
+        with account.start(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
             assert process.stdout is not None
             try:
                 for line in process.stdout:
@@ -124,7 +125,7 @@ def _run(device: Device, folder: str, on_step: Callable[[float, str], None]) -> 
             except BaseException:  # the person stopped: with the connection the run there ends
                 process.terminate()
                 raise
-        _check(process.returncode, device, errors)
+        _check(process.returncode, account, errors)
 
 
 def _steps(line: bytes) -> list[tuple[float, str]]:
@@ -136,24 +137,24 @@ def _steps(line: bytes) -> list[tuple[float, str]]:
         return []
 
 
-def _output(device: Device, script: str, content: IO[bytes] | None = None) -> bytes:
+def _output(account: Account, script: str, content: IO[bytes] | None = None) -> bytes:
     """What a script that must succeed writes there."""
     with tempfile.TemporaryFile() as errors:
-        process = device.start(script, stdin=content or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+        process = account.start(script, stdin=content or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         output, _ = process.communicate()
-        _check(process.returncode, device, errors)
+        _check(process.returncode, account, errors)
     return output
 
 
-def _check(status: int, device: Device, errors: IO[bytes]) -> None:
+def _check(status: int, account: Account, errors: IO[bytes]) -> None:
     if status == 0:
         return
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines() or [f"exit status {status}"]
     if status == _CUT_OFF:
         raise MeasurementError(
-            f"no connection to {device.host} ({lines[-1]}); what was measured there is kept: "
+            f"no connection to {account.host} ({lines[-1]}); what was measured there is kept: "
             "run the same command again to go on"
         )
     said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)] or lines
-    raise MeasurementError(f"{device.host}: {said[-1]} (python there: {device.python}; choose another with --python)")
+    raise MeasurementError(f"{account.host}: {said[-1]} (python there: {account.python}; choose another with --python)")

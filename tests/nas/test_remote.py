@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nas.progress import Silent
-from nas.remote import Device, run_kit
+from nas.remote import Account, run_kit
 from search_spaces.errors import MeasurementError, UsageError
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -26,7 +26,7 @@ needs_sshd = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """An sshd of this account on a free port, with keys and known hosts of its own; the account's home is a folder."""
     folder = tmp_path_factory.mktemp("sshd")
     for name in ("host", "person"):
@@ -52,7 +52,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
     server = subprocess.Popen([SSHD, "-D", "-f", folder / "sshd_config", "-E", folder / "log"])
     try:
         _await(port, server, folder / "log")
-        yield Device("board", python=sys.executable, config=folder / "ssh_config")
+        yield Account("board", python=sys.executable, config=folder / "ssh_config")
     finally:
         server.terminate()
         server.wait(10)
@@ -69,8 +69,8 @@ def _await(port: int, server: subprocess.Popen, log: Path) -> None:
     pytest.skip("sshd does not listen")
 
 
-def home_of(device: Device) -> Path:
-    return device.config.parent / "home"
+def home_of(account: Account) -> Path:
+    return account.config.parent / "home"
 
 
 def kit_of(path: Path, source: str) -> Path:
@@ -109,7 +109,7 @@ open("profile.json", "w").write(" ".join(sys.argv[1:]))
 
 
 @needs_sshd
-def test_a_kit_is_run_there_its_lines_are_progress_and_its_profile_comes_back(loopback: Device, tmp_path: Path) -> None:
+def test_a_kit_is_run_there_and_its_profile_comes_back(loopback: Account, tmp_path: Path) -> None:
     lines = Lines()
     assert run_kit(kit_of(tmp_path / "kit.zip", GOOD), loopback, lines) == b"--json --tied"
     assert lines.done == pytest.approx(100)
@@ -135,7 +135,7 @@ pathlib.Path("profile.json").write_text(part.read_text())
 
 
 @needs_sshd
-def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(loopback: Device, tmp_path: Path) -> None:
+def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(loopback: Account, tmp_path: Path) -> None:
     """The run kills the process of sshd that holds its connection, as a cable that is pulled does."""
     kit = kit_of(tmp_path / "kit.zip", RESUMABLE)
     with pytest.raises(MeasurementError, match="run the same command again to go on"):
@@ -153,27 +153,27 @@ def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(loo
 
 
 @needs_sshd
-def test_what_fails_on_the_device_is_its_last_line(loopback: Device, tmp_path: Path) -> None:
+def test_what_fails_on_the_device_is_its_last_line(loopback: Account, tmp_path: Path) -> None:
     failing = kit_of(tmp_path / "kit.zip", 'import sys\nsys.exit("error: no runtime here; install onnxruntime")')
     with pytest.raises(MeasurementError, match="board: no runtime here"):
         run_kit(failing, loopback, Silent())
-    absent = Device(loopback.host, "/opt/none/python3", config=loopback.config)
+    absent = Account(loopback.host, "/opt/none/python3", config=loopback.config)
     with pytest.raises(MeasurementError, match=r"/opt/none/python3.*choose another with --python"):
         run_kit(kit_of(tmp_path / "other.zip", GOOD), absent, Silent())
 
 
 @needs_sshd
-def test_an_unknown_host_key_is_refused_and_a_silent_port_too(loopback: Device, tmp_path: Path) -> None:
+def test_an_unknown_host_key_is_refused_and_a_silent_port_too(loopback: Account, tmp_path: Path) -> None:
     kit = kit_of(tmp_path / "kit.zip", GOOD)
     stranger = tmp_path / "ssh_config"
     stranger.write_text(loopback.config.read_text().replace("known_hosts", "nobody_known"))
     with pytest.raises(MeasurementError, match="Host key verification failed"):
-        run_kit(kit, Device("board", sys.executable, config=stranger), Silent())
+        run_kit(kit, Account("board", sys.executable, config=stranger), Silent())
     with pytest.raises(MeasurementError, match="no connection to board"):
-        run_kit(kit, Device("board", sys.executable, port=1, config=loopback.config), Silent())
+        run_kit(kit, Account("board", sys.executable, port=1, config=loopback.config), Silent())
 
 
 @pytest.mark.parametrize("host", ["", "-oProxyCommand=id", "user@device rm"])
 def test_a_host_that_is_an_option_or_a_command_is_refused(host: str) -> None:
     with pytest.raises(UsageError, match="is no ssh destination"):
-        Device(host)
+        Account(host)
