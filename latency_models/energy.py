@@ -46,7 +46,7 @@ class EnergyModel:
         self.terms = Terms(profile.shape, profile.workload)
         self._known = {r.architecture: float(np.median(r.measurement.joules)) for r in profile.records}
         rows = np.array([self.terms.row(architecture) for architecture in self._known])
-        self.regression = Regression.fit(rows, np.array(list(self._known.values())), self.terms.count)
+        self.regression = Regression.fit(rows, np.array(list(self._known.values())), len(self.terms.names))
 
     def joules(self, architecture: Architecture) -> float:
         """Joules of one inference."""

@@ -44,7 +44,7 @@ class CalibratedModel:
         self._tails: dict[int, float] = {}
         rows = np.array([self.terms.row(record.architecture) for record in profile.records])
         measured = np.array([self._level(record.measurement.ratio()) for record in profile.records])
-        self.regression = Regression.fit(rows, measured, self.terms.count)
+        self.regression = Regression.fit(rows, measured, len(self.terms.names))
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The measured value where there is one, else the fit with its jackknife+ interval.

@@ -167,8 +167,10 @@ def _correction(features: Array, residuals: Array) -> Array:
 
 
 def _nnls_relative(terms: Array, measured: Array) -> Array:
-    """Non-negative coefficients with the least squared relative error."""
+    """Non-negative coefficients with the least squared relative error; of equal columns the first takes it all."""
     from scipy.optimize import nnls
 
-    solution, _ = nnls(terms / measured[:, None], np.ones(len(measured)))
-    return np.asarray(solution, dtype=np.float64)
+    _, first = np.unique(terms, axis=1, return_index=True)
+    solution = np.zeros(terms.shape[1])
+    solution[np.sort(first)], _ = nnls(terms[:, np.sort(first)] / measured[:, None], np.ones(len(measured)))
+    return solution

@@ -90,17 +90,24 @@ def model_work(shape: ModelShape, architecture: Architecture, workload: Workload
     return sum((unit_work(shape, unit, workload) for unit in kept_units(architecture)), stem_work(shape, workload))
 
 
+SHARED = ("constant", "first unit", "first attention")
+
+
 def count_units(architecture: Architecture) -> NDArray[np.float64]:
-    """A constant, how many attentions and how many MLPs are kept, and the hints: `Terms.row` of like blocks."""
+    """The shared terms, how many attentions and how many MLPs are kept, and the hints: `Terms.row` of like blocks."""
     kinds = [unit.kind for unit in kept_units(architecture)]
-    return np.array([1.0, kinds.count(Kind.ATTENTION), kinds.count(Kind.MLP), *_hints(architecture)])
+    counts = [kinds.count(Kind.ATTENTION), kinds.count(Kind.MLP)]
+    return np.array([*_shared(kinds), *counts, *_hints(kinds, architecture.depth)])
 
 
 @dataclass(frozen=True)
 class Terms:
     """The columns of a regression over the architectures of one model under one workload.
 
-    Physical terms: a constant (stem, launches) and, per class of units that do the same work, how many are kept.
+    Physical terms: a constant, what the first unit and the first attention bring with them beyond their own work
+    (outputs of the stem that nothing else reads; masks and position tables that all attentions share), and per class
+    of units that do the same work, how many are kept.
+
     Hints, which may cost or save: how often two attentions, or two MLPs, follow each other with nothing between (a
     runtime fuses other things there), and the square of the number of units kept (what no longer fits a cache).
     """
@@ -119,27 +126,20 @@ class Terms:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the physical terms."""
-        return ("constant", *self.classes)
-
-    @property
-    def count(self) -> int:
-        """How many columns are physical terms."""
-        return 1 + len(self.classes)
+        return (*SHARED, *self.classes)
 
     def row(self, architecture: Architecture) -> NDArray[np.float64]:
         """The physical terms of an architecture, then its hints."""
+        kept = kept_units(architecture)
+        kinds = [unit.kind for unit in kept]
         counts = dict.fromkeys(self.classes, 0)
-        for unit in kept_units(architecture):
-            counts[self._place[unit]] += 1
-        return np.array([1.0, *counts.values(), *_hints(architecture)])
+        for unit in kept:
+            counts[self._class_of(unit)] += 1
+        return np.array([*_shared(kinds), *counts.values(), *_hints(kinds, architecture.depth)])
 
     def place(self, unit: Unit) -> int:
         """The column of an attention or MLP."""
-        return self.names.index(self._place[unit])
-
-    @cached_property
-    def _place(self) -> dict[Unit, str]:
-        return {unit: name for name, units in self.classes.items() for unit in units}
+        return self.names.index(self._class_of(unit))
 
     def _class_of(self, unit: Unit) -> str:
         window = self.shape.window[unit.layer]
@@ -148,11 +148,14 @@ class Terms:
         return f"{unit.kind}, window {window}" if narrow else str(unit.kind)
 
 
-def _hints(architecture: Architecture) -> list[float]:
+def _shared(kinds: list[Kind]) -> list[float]:
+    return [1.0, float(bool(kinds)), float(Kind.ATTENTION in kinds)]
+
+
+def _hints(kinds: list[Kind], depth: int) -> list[float]:
     """Attentions that follow an attention, MLPs that follow an MLP, and the square of the units kept."""
-    kinds = [unit.kind for unit in kept_units(architecture)]
     pairs = list(itertools.pairwise(kinds))
-    return [*(pairs.count((kind, kind)) for kind in (Kind.ATTENTION, Kind.MLP)), len(kinds) ** 2 / architecture.depth]
+    return [*(pairs.count((kind, kind)) for kind in (Kind.ATTENTION, Kind.MLP)), len(kinds) ** 2 / depth]
 
 
 def _reach(shape: ModelShape, layer: int, length: int) -> int:
