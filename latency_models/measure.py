@@ -12,7 +12,7 @@ import numpy as np
 
 from latency_models.measurement import Measurement
 from latency_models.measuring.failure import MeasuringFailed
-from latency_models.measuring.plan import INPUTS, PLAN, PROFILE
+from latency_models.measuring.plan import ENTRY, INPUTS, PLAN, PROFILE
 from latency_models.measuring.plan import SCHEMA_VERSION as PLAN_VERSION
 from latency_models.measuring.process import run_tied
 from latency_models.targets import HOST
@@ -23,7 +23,6 @@ SITTINGS = 2
 LEAST_ROUNDS = 10  # of all sittings together
 _MEASURING = Path(__file__).parent / "measuring"
 PORTABLE = tuple(sorted(path.name for path in _MEASURING.glob("*.py")))  # what a kit carries as `measuring/`
-ENTRY = "run.py"
 _ENTRY_TEXT = '''"""Measure by plan.json and write profile.json beside it; see --help."""
 
 import sys

@@ -1,1 +1,1 @@
-"""Measuring on the device itself: Python 3.9, NumPy and a runtime are all it needs; nothing else of `nas` is imported."""
+"""Measuring on the device itself: only Python 3.9, NumPy and a runtime; nothing else of `nas` is imported."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from .failure import MeasuringFailed
 
-PLAN, INPUTS, PROFILE, MODELS = "plan.json", "inputs.npz", "profile.json", "models"
+PLAN, INPUTS, PROFILE, MODELS, ENTRY = "plan.json", "inputs.npz", "profile.json", "models", "run.py"
 SCHEMA_VERSION = 1
 LOADED_BYTES = 4 << 30  # weights held by the sessions that are measured side by side
 GROUP = 12  # candidates measured side by side at most: a group is what an interruption loses
