@@ -139,16 +139,23 @@ def joules_per_inference(
         runs = 0
         try:
             calls[name]()  # warm again: the others have run meanwhile
-            began, before = clock(), meter.read_joules()
+            began, before = clock(), _read(meter)
             while clock() - began < max(WINDOW_S, seconds):
                 calls[name]()
                 runs += 1
-            joules[name] = (meter.read_joules() - before) / runs
-        except (OSError, ValueError) as error:
-            raise MeasuringFailed(f"{meter.name} cannot be read any more ({first_line(error)}); run again") from error
-        except Exception as error:
+        except MeasuringFailed:
+            raise
+        except Exception as error:  # every runtime raises classes of its own
             raise MeasuringFailed(f"{name} cannot be run ({first_line(error)})") from error
+        joules[name] = (_read(meter) - before) / runs
     return joules
+
+
+def _read(meter: EnergyMeter) -> float:
+    try:
+        return meter.read_joules()
+    except (OSError, ValueError) as error:
+        raise MeasuringFailed(f"{meter.name} cannot be read any more ({first_line(error)}); run again") from error
 
 
 def _counter(on_gpu: bool, root: Path) -> EnergyMeter | None:
