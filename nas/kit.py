@@ -1,0 +1,216 @@
+"""A kit: what is taken to a device that is not this machine to measure it, and what comes back.
+
+It holds graphs, inputs and the runner, which needs Python, NumPy and ONNX Runtime or TensorRT. It holds no weights:
+latency does not depend on their values, so the device draws random ones. What is small and stays in the graphs (norms,
+biases) is of a model initialised at random too. Nothing that was trained leaves this machine.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latency_models.design import design
+from latency_models.measure import PORTABLE
+from latency_models.measuring import weights
+from latency_models.measuring.plan import ENTRY, MODELS, PLAN
+from latency_models.targets import Target
+from latency_models.terms import Terms
+from latency_models.workload import Workload
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
+from nas.export.variants import ParentGraph
+from nas.profiling import write_plan
+from nas.progress import Progress
+from nas.subject import Subject
+from search_spaces.errors import UsageError
+
+SECONDS = 60.0
+RANDOM_WEIGHTS = "random.data"
+_DRAWN_BYTES = 1 << 14  # tensors from this size on are drawn on the device
+_ALIGNMENT = 4096  # bytes; runtimes map tensors that begin on a page
+_DTYPES = {"fp32": "float32", "fp16": "float16"}
+_ENTRY_TEXT = '''"""Measure by plan.json and write profile.json beside it; see README.txt and --help."""
+
+import pathlib
+import sys
+
+from measuring.failure import MeasuringFailed
+from measuring.runner import main
+from measuring.weights import fill
+
+if __name__ == "__main__":
+    try:
+        fill(pathlib.Path(__file__).resolve().parent)
+    except MeasuringFailed as error:
+        sys.exit("error: %s" % error)
+    sys.exit(main())
+'''
+_README = """Latency of {count} variants of a model on {target}, {workload}
+
+On the device, with Python 3.9 or later, NumPy and {runtimes}:
+
+    python3 run.py
+
+It takes about {minutes:.0f} min, says how far it is, and writes profile.json. Interrupted, it goes on where it stopped
+when it is started again. Let the device do nothing else meanwhile, in the power mode that it will be used in. Then, on
+the machine with nas:
+
+    nas profile import profile.json
+
+The weights are random (latency does not depend on them), drawn on the device: {megabytes:.0f} MB in {models}.
+"""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a kit measures.
+
+    Raises:
+        UsageError: for a target that a kit cannot be made for.
+    """
+
+    subject: Subject
+    target: Target
+    workload: Workload
+    seconds: float = SECONDS
+
+    def __post_init__(self) -> None:
+        if self.target.is_host:
+            raise UsageError(f"target {self.target.name} is this machine; measure it with nas profile")
+        if self.target.precision not in _DTYPES:
+            raise UsageError(
+                f"target {self.target.name} is in {self.target.precision}, in which no graphs are made; "
+                f"name a precision of {', '.join(_DTYPES)}, for example {self.target.name.partition('/')[0]}/fp16"
+            )
+
+    def build(self, progress: Progress) -> Path:
+        """The zip file, made once and kept in the cache: a run on a device is resumed with the very same kit.
+
+        Raises:
+            ExportError: the model cannot be exported.
+        """
+        path = self.subject.cache / f"kit-{self._name()}.zip"
+        if not path.exists():
+            with progress.stage("making the kit"), tempfile.TemporaryDirectory(prefix="nas-") as name:
+                self.write(Path(name))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft = path.with_suffix(".draft")
+                pack(Path(name), draft)
+                draft.replace(path)
+        return path
+
+    def write(self, folder: Path) -> None:
+        """Write the kit's files into an empty folder."""
+        graph, drawn = _draw_on_device(self._graph(), _DTYPES[self.target.precision])
+        subject, terms = self.subject, Terms(self.subject.shape, self.workload)
+        write_plan(
+            folder, target=self.target.name, precision=self.target.precision, digest=subject.digest,
+            shape=subject.shape, workload=self.workload, graph=graph,
+            architectures=design(subject.shape.depth, row=terms.row),
+            inputs=_as_declared(graph, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
+        )  # fmt: skip
+        plan = json.loads((folder / PLAN).read_text())
+        for candidate in plan["candidates"]:
+            candidate["weight_bytes"] += drawn.bytes
+        (folder / PLAN).write_text(json.dumps(plan | {weights.KEY: drawn.to_json()}, indent=1) + "\n")
+        (folder / ENTRY).write_text(_ENTRY_TEXT)
+        (folder / "README.txt").write_text(self._readme(len(plan["candidates"]), drawn.bytes))
+
+    def _graph(self) -> ParentGraph:
+        """The export of a parent of the same structure, initialised at random: plain operators for TensorRT."""
+        parent = random_like(self.subject.model)
+        tensorrt = self.target.runtime == "tensorrt"
+        if self.target.precision == "fp16":
+            parent = parent.half()
+        with tempfile.TemporaryDirectory(prefix="nas-") as name:
+            path = export_onnx(parent, Path(name) / "parent.onnx", TENSORRT_OPSET if tensorrt else ONNX_RUNTIME_OPSET)
+            return ParentGraph.read(path, self.subject.anatomy)
+
+    def _name(self) -> str:
+        """Differs where the content would."""
+        runner = Path(weights.__file__).parent
+        content = hashlib.sha256(f"{self.target.name} {self.workload} {self.seconds} {_ENTRY_TEXT} {_README}".encode())
+        for name in PORTABLE:
+            content.update((runner / name).read_bytes())
+        for package in ("nas", "torch", "transformers", "onnx"):
+            content.update(version(package).encode())
+        return content.hexdigest()[:16]
+
+    def _readme(self, count: int, drawn_bytes: int) -> str:
+        tensorrt = self.target.runtime == "tensorrt"
+        return _README.format(
+            count=count, target=self.target.name, workload=self.workload, minutes=max(1, 1.5 * self.seconds / 60),
+            runtimes="TensorRT (or ONNX Runtime)" if tensorrt else "ONNX Runtime", megabytes=drawn_bytes / 1e6,
+            models=MODELS,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The tensors that are left to the device: how many values of which dtype their one file holds."""
+
+    count: int
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Of the file."""
+        return self.count * np.dtype(self.dtype).itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in plan.json."""
+        return {"file": f"{MODELS}/{RANDOM_WEIGHTS}", "dtype": self.dtype, "count": self.count, "seed": 0}
+
+
+def random_like(model: Any) -> Any:
+    """A model of the same class and sizes with random weights, in fp32, the same every time."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return type(model)(copy.deepcopy(model.config)).float().eval()
+
+
+def pack(folder: Path, path: Path) -> None:
+    """Write a folder as a zip file; the same content gives the same bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(folder).as_posix())
+            entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as target, file.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _draw_on_device(graph: ParentGraph, dtype: str) -> tuple[ParentGraph, Drawn]:
+    """The graph with its large weights referring to a file that is not written here."""
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    proto, offset = copy.deepcopy(graph.proto), 0
+    wanted = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    for tensor in proto.graph.initializer:
+        size = len(tensor.raw_data)
+        if tensor.data_type == wanted and size >= _DRAWN_BYTES:
+            set_external_data(tensor, RANDOM_WEIGHTS, offset=offset, length=size)
+            tensor.ClearField("raw_data")
+            offset += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return replace(graph, proto=proto), Drawn(offset // np.dtype(dtype).itemsize, dtype)
+
+
+def _as_declared(graph: ParentGraph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Inputs in the types that the graph declares: one in fp16 takes fp16."""
+    import onnx
+
+    types = {
+        i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in graph.proto.graph.input
+    }
+    return {name: array.astype(types[name]) for name, array in inputs.items() if name in types}
