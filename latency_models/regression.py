@@ -45,12 +45,14 @@ class Regression:
 
     Attributes:
         residuals: log of measured over predicted, each row predicted from the others, shape (n,).
+        inner: whether a row lies within the hull of the others, shape (n,).
     """
 
     rows: Array
     measured: Array
     terms: int
     residuals: Array
+    inner: NDArray[np.bool_]
     _fit: _Fits
     _without: _Fits  # one fit per row, without that row
 
@@ -75,7 +77,9 @@ class Regression:
         others = [np.delete(np.arange(len(measured)), i) for i in range(len(measured))]
         without = _fits(rows, measured, terms, others) if len(measured) > 1 else whole
         predicted = np.array([without.logs(row)[i] for i, row in enumerate(rows)])
-        return cls(rows, measured, terms, np.log(measured) - predicted, whole, without)
+        corners = rows[:, :terms]
+        inner = np.array([bool(len(rest)) and _within(corners[i], corners[rest]) for i, rest in enumerate(others)])
+        return cls(rows, measured, terms, np.log(measured) - predicted, inner, whole, without)
 
     @property
     def coefficients(self) -> Array:
@@ -97,8 +101,15 @@ class Regression:
         return math.exp(self._fit.logs(row)[0])
 
     def interval(self, row: Array, coverage: float = COVERAGE) -> tuple[float, float]:
-        """Where a measurement of this row lies in `coverage` of the cases; as wide as the rows allow when few."""
-        logs, spread = self._without.logs(row), np.abs(self.residuals)
+        """Where a measurement of this row lies in `coverage` of the cases; as wide as the rows allow when few.
+
+        How far off a corner is when the others are extrapolated to it says little of a row between them: such a row
+        is judged by the inner residuals, where they are enough.
+        """
+        judges = np.ones(len(self.rows), dtype=bool)
+        if self.inner.sum() * (1 - coverage) + 1e-9 >= coverage and not self.outside(row):  # (n + 1) coverage <= n
+            judges = self.inner
+        logs, spread = self._without.logs(row)[judges], np.abs(self.residuals[judges])
         rank = min(math.ceil((len(logs) + 1) * coverage), len(logs))
         low, high = np.sort(logs - spread)[-rank], np.sort(logs + spread)[rank - 1]
         middle = self._fit.logs(row)[0]
@@ -117,13 +128,17 @@ class Regression:
 
     def outside(self, row: Array) -> bool:
         """Whether the terms of a row are no mixture of those that were measured: outside their convex hull."""
-        from scipy.optimize import nnls
+        return not _within(row[: self.terms], self.rows[:, : self.terms])
 
-        scale = np.maximum(self.rows[:, : self.terms].max(0), np.abs(row[: self.terms]))
-        scale[scale == 0] = 1.0
-        corners = np.vstack([self.rows[:, : self.terms].T / scale[:, None], np.ones(len(self.rows))])
-        _, distance = nnls(corners, np.append(row[: self.terms] / scale, 1.0))
-        return bool(distance > _ON_HULL)
+
+def _within(row: Array, corners: Array) -> bool:
+    """Whether a row is a convex combination of corners (n, columns)."""
+    from scipy.optimize import nnls
+
+    scale = np.maximum(corners.max(0), row)
+    scale[scale == 0] = 1.0
+    _, distance = nnls(np.vstack([(corners / scale).T, np.ones(len(corners))]), np.append(row / scale, 1.0))
+    return bool(distance <= _ON_HULL)
 
 
 def _fits(rows: Array, measured: Array, terms: int, subsets: list[NDArray[np.intp]]) -> _Fits:
