@@ -1,25 +1,24 @@
 """The design tells every term apart, and what is measured are the files of exactly those architectures."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from families import build
 
-import nas.profiling
 from latency_models.fit import CalibratedModel
+from latency_models.measuring.plan import LOADED_BYTES, Plan
 from latency_models.profile import Profile
 from latency_models.runtime_ort import default_threads, environment, open_session
 from latency_models.workload import Workload
 from nas.export.onnx_export import export_onnx, workload_inputs
 from nas.export.variants import ParentGraph
-from nas.profiling import design, measure_architectures, profile_host
+from nas.profiling import derive_files, design, measure_architectures, profile_host, write_plan
 from nas.shape import shape_of
 from pruning.anatomy import read_anatomy
 from search_spaces import Architecture
-from search_spaces.errors import MeasurementError
 from search_spaces.unit import Kind, Unit
 
 HERE = Workload.parse("forward:batch=2,seq=10")
@@ -67,8 +66,12 @@ def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_
     profile = profile_host(parent.model, "digest", shape, parent.graph, HERE, seconds=0.3, on_round=shares.append)
     assert [record.architecture for record in profile.records] == design(4)
     assert profile.key == environment(default_threads())
-    whole = profile.records[0].measurement
-    assert all(record.measurement.sentinel_ms == whole.samples_ms for record in profile.records)
+    assert len(profile.conditions) == 2
+    assert all(len(record.measurement.sittings) == 2 for record in profile.records)
+    stem = profile.of(design(4)[1])
+    assert profile.records[0].measurement.ratio() == 1.0
+    assert stem.ratio() < 0.7
+    assert shares == sorted(shares)
     assert shares[-1] == 1.0
     profile.save(tmp_path / "profile.json")
     fitted = CalibratedModel(Profile.load(tmp_path / "profile.json"))
@@ -78,36 +81,70 @@ def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_
     assert not fitted.predict(other).exact
 
 
-def test_only_a_forward_pass_can_be_measured(parent: Parent) -> None:
-    for text in ("decode:batch=1,past=8", "prefill:batch=1,seq=8"):
-        with pytest.raises(MeasurementError, match="use forward:batch=N,seq=N"):
-            measure_architectures(parent.model, parent.graph, [], Workload.parse(text), seconds=0.1)
-
-
-def test_large_models_are_measured_in_groups_with_the_parent_in_each(
+def test_architectures_are_measured_beside_the_parent_and_leave_no_files(
     parent: Parent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole, groups = Architecture.parent(4), []
-    measure = nas.profiling.measure_interleaved
-
-    def spy(files, *args, **kwargs):
-        groups.append((set(files), kwargs["sentinel"], len(list(tmp_path.glob("*/*.onnx")))))
-        return measure(files, *args, **kwargs)
-
-    monkeypatch.setattr(nas.profiling, "measure_interleaved", spy)
-    monkeypatch.setattr(nas.profiling, "LOADED_BYTES", 3 * parent.graph.weight_bytes)
+    whole, others, shares = Architecture.parent(4), design(4)[1:4], []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    others, shares = design(4)[1:6], []
     records = measure_architectures(
-        parent.model, parent.graph, [whole, *others], HERE, seconds=0.0, on_round=shares.append
+        parent.model, parent.graph, [*others, whole, others[0]], HERE, seconds=0.0, on_round=shares.append
     )
     assert [record.architecture for record in records] == [whole, *others]
-    assert [len(names) for names, _, _ in groups] == [3, 3, 2]  # two and the parent, then the last one
-    assert all(sentinel == whole.digest and sentinel in names for names, sentinel, _ in groups)
-    assert [there for _, _, there in groups] == [3, 3, 2]  # the files of one group at a time lie on the disk
-    assert not list(tmp_path.iterdir())
-    assert shares == sorted(shares)
+    assert records[0].measurement.ratio() == 1.0
     assert shares[-1] == 1.0
+    assert not list(tmp_path.iterdir())
+
+
+def test_variants_share_one_file_of_weights_and_compute_what_they_did_alone(parent: Parent, tmp_path: Path) -> None:
+    architectures = [Architecture.parent(4), Architecture.from_words("mlp attn removed attn+mlp")]
+    inputs = workload_inputs(parent.model, HERE)
+    before = parent.graph.proto.SerializeToString()
+    for _ in range(2):  # the second time replaces the first
+        files = derive_files(parent.graph, architectures, tmp_path / "models")
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        "weights.data", *(f"{architecture.digest}.onnx" for architecture in architectures)
+    }  # fmt: skip
+    weights = (tmp_path / "models/weights.data").stat().st_size
+    assert weights < parent.path.stat().st_size + 4096 * 100  # tensors start on pages
+    assert sum(path.stat().st_size for path in files.values()) < parent.path.stat().st_size
+    for architecture in architectures:
+        alone = parent.graph.derive(architecture, tmp_path / "alone.onnx")
+        one, other = (open_session(path, 1).run(None, inputs)[0] for path in (alone, files[architecture.digest]))
+        assert np.array_equal(one, other)
+    assert parent.graph.proto.SerializeToString() == before
+
+
+def test_a_plan_says_what_is_measured_and_the_parent_is_its_sentinel(parent: Parent, tmp_path: Path) -> None:
+    shape, others = shape_of(parent.model, parent.graph.anatomy), design(4)[1:3]
+    write_plan(
+        tmp_path, target="jetson", precision="fp16", digest="d", shape=shape, workload=HERE, graph=parent.graph,
+        architectures=others, inputs=workload_inputs(parent.model, HERE), seconds=9.0, sittings=3, threads=2,
+    )  # fmt: skip
+    plan = Plan.read(tmp_path)
+    assert (plan.precision, plan.seconds, plan.sittings, plan.threads) == ("fp16", 9.0, 3, 2)
+    assert [Architecture.from_json(c.architecture) for c in plan.candidates] == [Architecture.parent(4), *others]
+    assert plan.sentinel == Architecture.parent(4).digest
+    assert {c.weight_bytes for c in plan.candidates} == {parent.graph.weight_bytes}
+    assert plan.document["workload"] == str(HERE)
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "inputs.npz", "run.py", "models", "measuring"}
+
+
+def test_models_that_do_not_fit_side_by_side_are_measured_in_groups_with_the_parent_in_each(
+    parent: Parent, tmp_path: Path
+) -> None:
+    shape, chosen = shape_of(parent.model, parent.graph.anatomy), design(4)
+    write_plan(
+        tmp_path, target="host", precision="fp32", digest="d", shape=shape, workload=HERE, graph=parent.graph,
+        architectures=chosen, inputs={}, seconds=1.0,
+    )  # fmt: skip
+    plan, whole = Plan.read(tmp_path), chosen[0].digest
+    heavy = replace(plan, candidates=tuple(replace(c, weight_bytes=LOADED_BYTES // 3) for c in plan.candidates))
+    for groups, most in ((plan.groups(1), 13), (heavy.groups(1), 3)):
+        names = [[candidate.name for candidate in group] for group in groups]
+        assert all(group[0] == whole and whole not in group[1:] for group in names)
+        assert sorted(name for group in names for name in group[1:]) == sorted(a.digest for a in chosen[1:])
+        assert max(map(len, names)) <= most
+    assert plan.groups(1) == plan.groups(1) != plan.groups(2)
 
 
 def test_a_variant_above_the_size_of_one_file_keeps_its_weights_beside_it(

@@ -1,0 +1,108 @@
+"""Engines are built here without a GPU; that they run is for a device to show."""
+
+# ruff: noqa: N802 - the driver names its functions so
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chains import INPUTS, chain
+
+from latency_models.measuring.cuda import Cuda
+from latency_models.measuring.failure import MeasuringFailed
+from latency_models.measuring.runtime import find_runtime
+from latency_models.measuring.tensorrt import build_engine, engine_digest, find_module
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_engine_is_built_for_the_shapes_it_is_measured_with(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]")
+    assert find_module().__name__ in ("tensorrt", "tensorrt_rtx")
+    timing = tmp_path / "timing"
+    built = build_engine(trt, chain(tmp_path / "a.onnx", 3), INPUTS, timing=timing, capability="SM89")
+    assert len(built) > 1000
+    assert timing.exists()
+    again = build_engine(trt, chain(tmp_path / "b.onnx", 4), INPUTS, timing=timing, capability="SM89")
+    assert len(again) > 1000
+    (tmp_path / "broken.onnx").write_bytes(b"not a graph")
+    with pytest.raises(MeasuringFailed, match=r"TensorRT refuses broken\.onnx"):
+        build_engine(trt, tmp_path / "broken.onnx", INPUTS, capability="SM89")
+    with pytest.raises(MeasuringFailed, match="the input 'x' is not among"):
+        build_engine(trt, tmp_path / "a.onnx", {}, capability="SM89")
+
+
+def test_an_engine_is_kept_under_everything_it_depends_on(tmp_path: Path) -> None:
+    class Module:
+        __name__, __version__ = "tensorrt", "10.3.0"
+
+    class Newer(Module):
+        __version__ = "11.4.1"
+
+    file = chain(tmp_path / "one/a.onnx", 2)
+    other, beside = chain(tmp_path / "two/a.onnx", 3), chain(tmp_path / "three/a.onnx", 2)
+    (beside.parent / "weights.data").write_bytes(b"1")
+    digests = [
+        engine_digest(Module(), file, INPUTS, "Orin"),
+        engine_digest(Module(), other, INPUTS, "Orin"),
+        engine_digest(Module(), beside, INPUTS, "Orin"),
+        engine_digest(Newer(), file, INPUTS, "Orin"),
+        engine_digest(Module(), file, {"x": INPUTS["x"][:1]}, "Orin"),
+        engine_digest(Module(), file, INPUTS, "Thor"),
+    ]
+    assert len(set(digests)) == len(digests)
+    same = chain(tmp_path / "four/b.onnx", 2)
+    assert engine_digest(Module(), same, INPUTS, "Orin") == digests[0]
+
+
+def test_tensorrt_without_a_gpu_is_refused_and_found_last(tmp_path: Path) -> None:
+    try:
+        Cuda()
+    except OSError:
+        pass
+    else:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(MeasuringFailed, match=r"needs an NVIDIA GPU|cannot be imported"):
+        find_runtime("tensorrt", None, "fp16", None, tmp_path)
+    assert "CPUExecutionProvider" in find_runtime(None, None, "fp32", 1, tmp_path).key()["runtime"]
+
+
+class Driver:
+    """Stands in for libcuda: memory is a dictionary."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, bytes] = {}
+
+    def cuDeviceGetName(self, text, size, device) -> int:
+        text.value = b"Orin"
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device) -> int:
+        value._obj.value = {75: 8, 76: 7}[attribute]
+        return 0
+
+    def cuMemAlloc_v2(self, address, size) -> int:
+        address._obj.value = 2**40 + len(self.memory)
+        self.memory[address._obj.value] = bytes(size.value)
+        return 0
+
+    def cuMemcpyHtoD_v2(self, address, source, size) -> int:
+        assert len(self.memory[address.value]) == size.value
+        self.memory[address.value] = ctypes.string_at(source, size.value)
+        return 0
+
+    def cuMemFree_v2(self, address) -> int:
+        return 0 if self.memory.pop(address.value, None) is not None else 1
+
+    def __getattr__(self, name: str):
+        return lambda *arguments: 0
+
+
+def test_arrays_reach_the_gpu_whole_and_errors_are_raised() -> None:
+    driver = Driver()
+    cuda, array = Cuda(driver), np.arange(12, dtype=np.int64).reshape(3, 4)
+    assert cuda.name() == "Orin (sm_87)"
+    address = cuda.upload(array)
+    assert np.array_equal(np.frombuffer(driver.memory[address], np.int64).reshape(3, 4), array)
+    cuda.free(address)
+    with pytest.raises(OSError, match="cuMemFree_v2 answered 1"):
+        cuda.free(address)
