@@ -1,0 +1,56 @@
+"""How far a predicted millisecond can be trusted: every bar of the latency models, one sub-command each.
+
+    python experiments/benchmarks/latency_accuracy.py hat --data DIR
+    python experiments/benchmarks/latency_accuracy.py synthetic
+    python experiments/benchmarks/latency_accuracy.py datasheet
+
+Each prints a Markdown table; --out writes its figures as JSON, --figure draws them.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from latency import datasheet, hat, synthetic
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    public = commands.add_parser("hat", help="HAT's public measurements: held-out error from 20 samples")
+    public.add_argument("--data", type=Path, required=True, help="the folder with HAT's latency CSV files")
+    public.add_argument("--seeds", type=int, default=100)
+    known = commands.add_parser("synthetic", help="a device with known coefficients: recovery, coverage, budgets")
+    known.add_argument("--devices", type=int, default=50)
+    known.add_argument("--searches", type=int, default=200)
+    commands.add_parser("datasheet", help="published latencies against data sheets")
+    for command in commands.choices.values():
+        command.add_argument("--out", type=Path, help="write the figures as JSON")
+        command.add_argument("--figure", type=Path, help="draw them")
+    return parser.parse_args()
+
+
+def measured(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The part that was asked for, and its document."""
+    if args.command == "hat":
+        return hat, hat.run(args.data, args.seeds)
+    if args.command == "synthetic":
+        return synthetic, synthetic.run(args.devices, args.searches, lambda step: print(step, file=sys.stderr))
+    return datasheet, datasheet.run()
+
+
+def main() -> None:
+    args = arguments()
+    part, document = measured(args)
+    print(part.table(document))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps({"command": args.command, **document}, indent=1) + "\n")
+    if args.figure:
+        part.figure(document, args.figure)
+
+
+if __name__ == "__main__":
+    main()
