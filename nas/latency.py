@@ -1,5 +1,6 @@
 """The latency model of a subject on a target: measured here for `host`, from the data sheet for a device."""
 
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from latency_models.profile import Profile
 from latency_models.roofline import DataSheetModel
 from latency_models.runtime_ort import default_threads, environment
 from latency_models.targets import Target
-from latency_models.workload import Workload
+from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import export_for_onnx_runtime
 from nas.export.parity import check_parity
 from nas.export.variants import ParentGraph
@@ -23,24 +24,38 @@ from search_spaces.errors import MeasurementError
 
 @dataclass(frozen=True)
 class ParentExport:
-    """The parent's ONNX file, made once per weights and exporter and kept in the cache, and its readable graph."""
+    """The parent's ONNX file for one phase, made once per weights and exporter and kept in the cache, and its graph."""
 
     subject: Subject
     progress: Progress
+    phase: Phase = Phase.FORWARD
 
     @cached_property
     def path(self) -> Path:
-        """The file; exported and checked against the model when it is not there yet."""
+        """The file; exported and checked against the model when it is not there yet.
+
+        Raises:
+            ExportError: the parent has no such phase, or no form of it agrees with the model.
+        """
         exporter = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
-        path = self.subject.cache / f"parent-{exporter}.onnx"
+        phase = "" if self.phase is Phase.FORWARD else f"{self.phase}-"
+        path = self.subject.cache / f"parent-{phase}{exporter}.onnx"
         if not path.exists():
             with self.progress.stage("exporting the parent"):
-                draft = path.with_name("draft.onnx")
-                _, reason = export_for_onnx_runtime(self.subject.model, draft, check_parity)
-                draft.replace(path)
+                reason = self._export(path)
             if reason:
                 self.progress.message(reason)
         return path
+
+    def _export(self, path: Path) -> str:
+        """Write the file, complete or not at all; the weights of a large one, in a second file, are there before it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            _, reason = export_for_onnx_runtime(self.subject.model, draft, check_parity, self.phase)
+            for file in sorted(draft.parent.iterdir(), reverse=True):
+                file.replace(path.parent / file.name)
+        return reason
 
     @cached_property
     def graph(self) -> ParentGraph:

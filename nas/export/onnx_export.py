@@ -1,4 +1,7 @@
-"""Export to ONNX: dynamic batch and sequence, native attention operators, positions as an input."""
+"""Export to ONNX: dynamic batch and sequence, native attention operators, positions as an input.
+
+One file per phase: `forward` without a cache, `prefill` and `decode` as `cached_export` has them.
+"""
 
 import contextlib
 import inspect
@@ -13,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latency_models.workload import Workload
+from latency_models.workload import Phase, Workload
+from nas.export.cached_export import Tracing, cache_layers, cached_tracing, decode_inputs, read_lengths_from_mask
 from search_spaces.errors import ExportError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
@@ -75,13 +79,22 @@ def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict
 
 
 def workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
-    """The arrays an exported file is measured with under a workload."""
-    tensors = example_inputs(model, workload.batch, workload.sequence, seed)
+    """The arrays that the file of the workload's phase is measured with, by input name.
+
+    `decode` is given random keys and values of `workload.past` tokens.
+
+    Raises:
+        ExportError: the model has no such phase.
+    """
+    layers = () if workload.phase is Phase.FORWARD else cache_layers(model, workload.phase)
+    tensors = example_inputs(model, workload.batch, workload.past + workload.sequence, seed)
+    if workload.phase is Phase.DECODE:
+        tensors = decode_inputs(tensors, layers, seed)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET) -> Path:
-    """Write `model` as an ONNX file with dynamic batch (and sequence for text).
+def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: Phase = Phase.FORWARD) -> Path:
+    """Write one phase of `model` as an ONNX file with dynamic batch (and sequence or past for text).
 
     Args:
         model: in fp32 on the CPU.
@@ -89,35 +102,39 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET) -> Path
         opset: 23 for ONNX Runtime, 18 for TensorRT.
 
     Raises:
-        ExportError: when the model cannot be traced.
+        ExportError: when the model cannot be traced, or has no such phase.
     """
-    exportable = Exportable(model).eval()
-    inputs = example_inputs(model, *TRACE_SHAPE)
+    tracing = _tracing(model, phase)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with quiet(), experts_as_products(model):
             program = torch.onnx.export(
-                exportable,
-                tuple(inputs.values()),
+                tracing.module.eval(),
+                tuple(tracing.inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=list(inputs),
-                output_names=[output_name(model)],
-                dynamic_shapes=(_dynamic_shapes(inputs),),
+                input_names=list(tracing.inputs),
+                output_names=list(tracing.outputs),
+                dynamic_shapes=(tracing.axes,),
                 verbose=False,
             )
             assert program is not None
             _keep_scopes_only(program)
+            read_lengths_from_mask(program.model.graph, tracing.layers)
             program.save(str(path), external_data=weights > LARGEST_INLINE)
     except Exception as error:  # the exporter raises many unrelated classes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {reason}") from error
+        raise ExportError(
+            f"{phase} of {type(model).__name__} cannot be exported to ONNX opset {opset}: {reason}"
+        ) from error
     return path
 
 
-def export_for_onnx_runtime(model: Any, path: Path, check: Callable[[Any, Path], float]) -> tuple[int, str]:
-    """Export with native operators where ONNX Runtime runs them right, else with plain ones.
+def export_for_onnx_runtime(
+    model: Any, path: Path, check: Callable[[Any, Path, Phase], float], phase: Phase = Phase.FORWARD
+) -> tuple[int, str]:
+    """Export one phase with native operators where ONNX Runtime runs them right, else with plain ones.
 
     Args:
         check: raises ExportError when the file does not compute what the model computes.
@@ -126,19 +143,23 @@ def export_for_onnx_runtime(model: Any, path: Path, check: Callable[[Any, Path],
         The opset, and the reason for it where it is not the first choice (empty otherwise).
 
     Raises:
-        ExportError: when neither form agrees with the model.
+        ExportError: when neither form agrees with the model, or it has no such phase.
     """
     try:
-        check(model, export_onnx(model, path, ONNX_RUNTIME_OPSET))
+        check(model, export_onnx(model, path, ONNX_RUNTIME_OPSET, phase), phase)
     except ExportError as error:
-        check(model, export_onnx(model, path, TENSORRT_OPSET))
+        check(model, export_onnx(model, path, TENSORRT_OPSET, phase), phase)
         return TENSORRT_OPSET, f"opset {ONNX_RUNTIME_OPSET} was not usable: {error}"
     return ONNX_RUNTIME_OPSET, ""
 
 
-def _dynamic_shapes(inputs: dict[str, Tensor]) -> tuple[dict[int, Any], ...]:
+def _tracing(model: Any, phase: Phase) -> Tracing:
+    inputs = example_inputs(model, *TRACE_SHAPE)
+    if phase is not Phase.FORWARD:
+        return cached_tracing(model, phase, inputs)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
-    return tuple({0: batch} if name == "pixel_values" else {0: batch, 1: sequence} for name in inputs)
+    axes = tuple({0: batch} if name == "pixel_values" else {0: batch, 1: sequence} for name in inputs)
+    return Tracing(Exportable(model), inputs, axes, (output_name(model),))
 
 
 def _keep_scopes_only(program: torch.onnx.ONNXProgram) -> None:

@@ -1,43 +1,108 @@
-"""An exported file is only as good as its agreement with the model it came from."""
+"""An exported file is only as good as its agreement with the model it came from.
 
+The truth is always the model without a cache: what `prefill` and `decode` give after a prompt is compared with one
+pass over all tokens. Keys and values are compared with those that the model itself keeps.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latency_models.runtime_ort import default_threads, open_session
+from latency_models.workload import Phase
+from nas.export.cached_export import cache_layers
 from nas.export.onnx_export import example_inputs, input_names
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
 SHAPES = ((1, 5), (3, 12))  # other than the traced one, batch 1 among them
+STEPS = 3  # tokens decoded one after another, each from what the one before handed over
 
 
 @torch.no_grad()
-def check_parity(model: Any, path: Path, tolerance: float = TOLERANCE) -> float:
-    """The largest absolute difference between file and model over two shapes.
+def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance: float = TOLERANCE) -> float:
+    """The largest absolute difference between file and model over two shapes, relative to outputs above 1.
+
+    Args:
+        path: the exported file of this phase.
 
     Raises:
-        ExportError: when it exceeds `tolerance` times the size of the outputs (at least 1).
+        ExportError: when it exceeds `tolerance`, or the model has no such phase.
         MeasurementError: when ONNX Runtime refuses the file.
     """
-    session, names = open_session(path, default_threads()), input_names(model)
-    worst = 0.0
-    for batch, sequence in SHAPES:
-        inputs = example_inputs(model, batch, sequence, seed=batch)
-        fixed = {"use_cache": False} if "position_ids" in names else {}
-        expected = model(**inputs, **fixed)[0].numpy()
-        wanted = {node.name for node in session.get_inputs()}
-        feed = {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted}
-        try:
-            actual = session.run(None, feed)[0]
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise ExportError(f"{path.name} fails at batch {batch}, sequence {sequence}: {reason}") from error
-        if actual.shape != expected.shape:
-            raise ExportError(f"{path.name} gives the shape {actual.shape} where the model gives {expected.shape}")
-        worst = max(worst, float(np.abs(actual - expected).max() / max(1.0, float(np.abs(expected).max()))))
+    differences = {Phase.FORWARD: _forward, Phase.PREFILL: _prefill, Phase.DECODE: _decode}[phase]
+    file = _File(path)
+    worst = float(np.max([differences(model, file, batch, sequence) for batch, sequence in SHAPES]))
     if not worst <= tolerance:
         raise ExportError(f"{path.name} differs from the model by {worst:.1e}, above {tolerance:.0e}; do not deploy it")
     return worst
+
+
+class _File:
+    """An exported file that is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.session = path, open_session(path, default_threads())
+        self.outputs = [node.name for node in self.session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Outputs by name; inputs that the file does not ask for are left out."""
+        feed = {node.name: np.asarray(inputs[node.name]) for node in self.session.get_inputs() if node.name in inputs}
+        try:
+            return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
+            raise ExportError(f"{self.path.name} fails at {shapes}: {reason}") from error
+
+    def difference(self, actual: Sequence[np.ndarray], expected: Sequence[Tensor]) -> float:
+        """The largest over pairs of outputs."""
+        shapes = [array.shape for array in actual], [tuple(tensor.shape) for tensor in expected]
+        if shapes[0] != shapes[1]:
+            raise ExportError(f"{self.path.name} gives the shapes {shapes[0]} where the model gives {shapes[1]}")
+        pairs = [(array, tensor.numpy()) for array, tensor in zip(actual, expected, strict=True)]
+        return float(np.max([np.abs(a - e).max() / max(1.0, float(np.abs(e).max())) for a, e in pairs]))
+
+
+def _without_cache(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    fixed = {"use_cache": False} if "position_ids" in input_names(model) else {}
+    output: Tensor = model(**inputs, **fixed)[0]
+    return output
+
+
+def _kept(model: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Keys and values that the model keeps of its inputs, in the order of the file's outputs."""
+    layers = model(**inputs, use_cache=True).past_key_values.layers
+    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+
+
+def _forward(model: Any, file: _File, batch: int, sequence: int) -> float:
+    inputs = example_inputs(model, batch, sequence, seed=batch)
+    return file.difference(list(file.run(inputs).values())[:1], [_without_cache(model, inputs)])
+
+
+def _prefill(model: Any, file: _File, batch: int, sequence: int) -> float:
+    inputs = example_inputs(model, batch, sequence, seed=batch)
+    presents = [name for layer in cache_layers(model, Phase.PREFILL) for name in layer.names("present")]
+    given = file.run(inputs)
+    actual = [given.get(name, np.zeros(0)) for name in ("logits", *presents)]
+    return file.difference(actual, [_without_cache(model, inputs)[:, -1:], *_kept(model, inputs)])
+
+
+def _decode(model: Any, file: _File, batch: int, sequence: int) -> float:
+    whole = example_inputs(model, batch, sequence + STEPS, seed=batch)
+    expected = _without_cache(model, whole)
+    prompt = {name: tensor[:, :sequence] for name, tensor in whole.items()}
+    names = [name for layer in cache_layers(model, Phase.DECODE) for name in layer.names("past")]
+    past: dict[str, Any] = dict(zip(names, _kept(model, prompt), strict=True))
+    differences = []
+    for place in range(sequence, sequence + STEPS):
+        new = {name: tensor[:, place : place + 1] for name, tensor in whole.items()}
+        given = file.run(new | {"attention_mask": whole["attention_mask"][:, : place + 1]} | past)
+        differences.append(file.difference([given["logits"]], [expected[:, place : place + 1]]))
+        past = {name: given[name.replace("past", "present", 1)] for name in names}
+    return float(np.max(differences))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas.export.cached_export import cache_names, is_past
 from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy import Anatomy
 from search_spaces.architecture import Architecture
@@ -50,6 +51,7 @@ class ParentGraph:
     def derive(self, architecture: Architecture, path: Path) -> Path:
         """Write the file of `architecture`; one that drops everything gives the bare stem.
 
+        A dropped attention takes its past inputs and present outputs with it; the other inputs stay.
         Weights over 1.8 GB go into a second file beside it.
 
         Raises:
@@ -67,6 +69,7 @@ class ParentGraph:
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
         _rewire(proto.graph, renamed)
+        _remove_presents(proto.graph, architecture)
         _remove_dead(proto.graph)
         _save(proto, path)
         return path
@@ -135,8 +138,19 @@ def _rewire(graph: Any, renamed: dict[str, str]) -> None:
             graph.node.add(op_type="Identity", input=[final(output.name)], output=[output.name])
 
 
+def _remove_presents(graph: Any, architecture: Architecture) -> None:
+    """A dropped attention hands over neither keys nor values."""
+    dropped = {
+        name
+        for layer in range(architecture.depth)
+        if not architecture.keeps(layer, Kind.ATTENTION)
+        for name in cache_names("present", layer)
+    }
+    _keep(graph.output, [output for output in graph.output if output.name not in dropped])
+
+
 def _remove_dead(graph: Any) -> None:
-    """Keep what the outputs reach backwards, and the initializers that are still read."""
+    """Keep what the outputs reach backwards, the initializers and past keys and values that are still read."""
     producers = {name: node for node in graph.node for name in node.output}
     needed, waiting = set(), [output.name for output in graph.output]
     while waiting:
@@ -146,6 +160,7 @@ def _remove_dead(graph: Any) -> None:
             if name in producers:
                 waiting.extend(producers[name].input)
     _keep(graph.node, [node for node in graph.node if any(name in needed for name in node.output)])
+    _keep(graph.input, [entry for entry in graph.input if entry.name in needed or not is_past(entry.name)])
     for named in (graph.initializer, graph.value_info):
         _keep(named, [entry for entry in named if entry.name in needed])
 

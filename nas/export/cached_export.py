@@ -1,0 +1,232 @@
+"""A decoder with a key-value cache as a function of tensors only: the phases `prefill` and `decode`.
+
+The cache crosses the border of the file as `past.{block}.key` and `.value` (in) and `present.{block}.key` and `.value`
+(out), each (batch, key-value heads, tokens, head size), one pair per attention that is left; {block} is the block's
+index in the parent. An attention with a sliding window of w tokens hands over the last w - 1 only, which is all that
+the next token can see. `present` of one call is `past` of the next. Prompts of unlike length are padded on the left.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from latency_models.workload import Phase
+from pruning.decoding import PrunedCache
+from pruning.surgery import RECORD
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ExportError
+from search_spaces.unit import Kind
+
+_TOKENS = 2  # axis of keys and values that counts tokens
+
+
+def cache_names(prefix: str, block: int) -> tuple[str, str]:
+    """Names of the keys and values of a block's attention; `prefix` is past or present."""
+    return f"{prefix}.{block}.key", f"{prefix}.{block}.value"
+
+
+def is_past(name: str) -> bool:
+    """Whether an input of a file holds past keys or values."""
+    return name.startswith("past.")
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """What one attention keeps of the tokens it has seen.
+
+    Attributes:
+        block: index in the parent; by it the file's inputs and outputs are named.
+        window: tokens that a token sees, itself included; None for all.
+    """
+
+    block: int
+    heads: int
+    head_size: int
+    window: int | None
+
+    def names(self, prefix: str) -> tuple[str, str]:
+        """Names of keys and values; `prefix` is past or present."""
+        return cache_names(prefix, self.block)
+
+    def length(self, past: int) -> int:
+        """How many of `past` tokens are handed over."""
+        return past if self.window is None else min(past, self.window - 1)
+
+
+class TracedLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of the library's cache whose lengths stay symbols while it is traced; empty without `keys`."""
+
+    def __init__(self, window: int | None, seen: int, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        """`seen` counts all tokens before this call, those that left the window included."""
+        super().__init__()
+        self.window, self.seen, self.is_sliding = window, seen, window is not None
+        self.keys, self.values, self.is_initialized = keys, values, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values that this call may look at; keeps what the next may."""
+        if self.keys is not None and self.values is not None:
+            key_states = torch.cat([self.keys, key_states], dim=_TOKENS)
+            value_states = torch.cat([self.values, value_states], dim=_TOKENS)
+        self.keys, self.values = self._last(key_states), self._last(value_states)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Tokens seen."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(keys of this call, how many tokens were seen before the first of them)."""
+        if self.keys is None:
+            return query_length, 0
+        held = self.keys.shape[_TOKENS] if self.is_sliding else self.seen
+        return held + query_length, self.seen - held
+
+    def _last(self, states: Tensor) -> Tensor:
+        if self.window is None:
+            return states
+        length = states.shape[_TOKENS]
+        kept = torch.sym_min(length, self.window - 1)  # type: ignore[no-untyped-call]
+        return states.narrow(_TOKENS, length - kept, kept)
+
+
+class CachedExportable(nn.Module):
+    """A decoder in one of the cached phases: logits of the last token, then every present key and value."""
+
+    def __init__(self, model: Any, phase: Phase, inputs: Sequence[str], layers: Sequence[CacheLayer]) -> None:
+        """`inputs` names the tensors that are not of the cache; they come first."""
+        super().__init__()
+        self.model, self.phase, self.inputs, self.layers = model, phase, tuple(inputs), tuple(layers)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """(batch, 1, vocabulary), and two tensors per layer."""
+        given = dict(zip(self.inputs, tensors, strict=False))
+        pasts = tensors[len(self.inputs) :]
+        seen = given["attention_mask"].shape[1] - 1 if self.phase is Phase.DECODE else 0
+        cache = PrunedCache()
+        cache.seen = seen
+        cache.layers = [
+            TracedLayer(layer.window, seen, *pasts[2 * place : 2 * place + 2])
+            for place, layer in enumerate(self.layers)
+        ]
+        logits = self.model(**given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return logits, *chain.from_iterable((layer.keys, layer.values) for layer in cache.layers)
+
+
+@torch.no_grad()
+def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
+    """The cache of a decoder, pruned or not, as it builds it itself for two tokens.
+
+    Raises:
+        ExportError: the model has no phase `prefill` or `decode`.
+    """
+    name = type(model).__name__
+    if not model.can_generate() or model.get_output_embeddings() is None:
+        raise ExportError(
+            f"{name} has no phase {phase}: only a decoder with a language-model head keeps a cache; use forward"
+        )
+    held = model(input_ids=torch.ones(1, 2, dtype=torch.long), use_cache=True).past_key_values.layers
+    other = {type(layer).__name__ for layer in held if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)}
+    if other:
+        raise ExportError(
+            f"{name} keeps {', '.join(sorted(other))}; {phase} is exported for plain keys and values, use forward"
+        )
+    return tuple(
+        CacheLayer(block, layer.keys.shape[1], layer.keys.shape[3], getattr(layer, "sliding_window", None))
+        for block, layer in zip(_kept_attentions(model, len(held)), held, strict=True)
+    )
+
+
+def decode_inputs(prompt: Mapping[str, Tensor], layers: Sequence[CacheLayer], seed: int = 0) -> dict[str, Tensor]:
+    """The last token of a prompt after random keys and values of the tokens before it.
+
+    Args:
+        prompt: the inputs of `forward`, each (batch, past + 1).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch, total = prompt["attention_mask"].shape
+    inputs = {name: tensor if name == "attention_mask" else tensor[:, -1:] for name, tensor in prompt.items()}
+    for layer in layers:
+        shape = (batch, layer.heads, layer.length(total - 1), layer.head_size)
+        inputs |= {name: torch.randn(shape, generator=generator) for name in layer.names("past")}
+    return inputs
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """What the exporter traces: a function, its inputs by name, their dynamic axes, and the names of its outputs."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    axes: tuple[dict[int, Any], ...]
+    outputs: tuple[str, ...]
+    layers: tuple[CacheLayer, ...] = ()
+
+
+def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Tracing:
+    """A decoder in one of the cached phases, to be traced on a prompt.
+
+    Raises:
+        ExportError: the model has no such phase.
+    """
+    layers, names = cache_layers(model, phase), tuple(prompt)
+    inputs = decode_inputs(prompt, layers) if phase is Phase.DECODE else prompt
+    axes = _decode_axes(names, layers) if phase is Phase.DECODE else _prefill_axes(names)
+    presents = chain.from_iterable(layer.names("present") for layer in layers)
+    return Tracing(CachedExportable(model, phase, names, layers), inputs, axes, ("logits", *presents), layers)
+
+
+def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
+    return ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * len(inputs)
+
+
+def _decode_axes(inputs: Sequence[str], layers: Sequence[CacheLayer]) -> tuple[dict[int, Any], ...]:
+    """Windows of one size share an axis of their own: how full a window is and how much was seen differ."""
+    batch, past = torch.export.Dim("batch"), torch.export.Dim("past")
+    held = {layer.window: torch.export.Dim(f"held_{layer.window}") for layer in layers} | {None: past}
+    axes = [{0: batch, 1: past + 1} if name == "attention_mask" else {0: batch} for name in inputs]
+    return *axes, *({0: batch, _TOKENS: held[layer.window]} for layer in layers for _ in layer.names("past"))
+
+
+def read_lengths_from_mask(graph: Any, layers: Sequence[CacheLayer]) -> None:
+    """Let no node ask a past key or value for its size, in place: its attention may be dropped from the graph.
+
+    The exporter reads batch and past from whichever input has them; (batch, past + 1) is the size of the mask.
+    """
+    import onnx_ir as ir
+
+    windows = {name: layer.window for layer in layers for name in layer.names("past")}
+    mask = next((given for given in graph.inputs if given.name == "attention_mask"), None)
+    for node in list(graph):
+        if node.op_type != "Shape" or node.inputs[0].name not in windows:
+            continue
+        window, axis = windows[node.inputs[0].name], node.attributes["start"].as_int()
+        added = [ir.node("Shape", [mask], {"start": min(axis, 1), "end": min(axis, 1) + 1})]
+        if axis == _TOKENS:
+            added += _with_constant("Sub", added[-1].outputs[0], 1)
+            if window is not None:
+                added += _with_constant("Min", added[-1].outputs[0], window - 1)
+        graph.insert_before(node, added)
+        ir.convenience.replace_all_uses_with(node.outputs[0], added[-1].outputs[0])
+        graph.remove(node, safe=True)
+
+
+def _with_constant(operator: str, value: Any, constant: int) -> list[Any]:
+    import onnx_ir as ir
+
+    given = ir.node("Constant", [], {"value": ir.tensor(np.array([constant], dtype=np.int64))})
+    return [given, ir.node(operator, [value, given.outputs[0]])]
+
+
+def _kept_attentions(model: Any, count: int) -> list[int]:
+    """The parent's block of each of `count` attentions; a model that was not pruned is its own parent."""
+    record = getattr(model.config, RECORD, None)
+    if record is None:
+        return list(range(count))
+    architecture = Architecture.from_json(record)
+    return [layer for layer in range(architecture.depth) if architecture.keeps(layer, Kind.ATTENTION)]
