@@ -15,6 +15,7 @@ from latency_models.measuring.failure import MeasuringFailed
 from latency_models.measuring.plan import ENTRY, INPUTS, PLAN, PROFILE
 from latency_models.measuring.plan import SCHEMA_VERSION as PLAN_VERSION
 from latency_models.measuring.process import run_tied
+from latency_models.runtime_ort import PRECISION
 from latency_models.targets import HOST
 from latency_models.workload import Workload
 from search_spaces.errors import MeasurementError
@@ -102,7 +103,7 @@ def measure_files(
         raise KeyError(f"the sentinel {sentinel!r} is not among the files {sorted(files)}")
     held = {} if weight_bytes is None else {"weight_bytes": weight_bytes}
     plan = {
-        "target": HOST, "precision": "fp32", "model": "", "shape": None, "workload": str(workload),
+        "target": HOST, "precision": PRECISION, "model": "", "shape": None, "workload": str(workload),
         "sentinel": sentinel, "seconds": seconds, "sittings": sittings, "threads": threads,
         "least_rounds": least_rounds,
         "candidates": [{"name": name, "file": str(path.resolve()), **held} for name, path in files.items()],

@@ -1,6 +1,5 @@
 """Profiling a parent on this machine: one export, a small design of variants, measured by the runner of a kit."""
 
-import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,38 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from latency_models.design import design
 from latency_models.measure import LEAST_ROUNDS, SITTINGS, measure_files, run_folder, write_folder
 from latency_models.measuring.plan import MODELS
 from latency_models.profile import Profile, Record
+from latency_models.runtime_ort import PRECISION
 from latency_models.shape import ModelShape
 from latency_models.targets import HOST
+from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.onnx_export import workload_inputs
 from nas.export.variants import ParentGraph
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind, Unit
 
-RANDOM_PATTERNS = 8
 SECONDS = 20.0
 WEIGHTS = "weights.data"  # of all variants of a parent, once, beside their graphs
-
-
-def design(depth: int, seed: int = 0) -> list[Architecture]:
-    """What to measure so that every term can be told apart.
-
-    The parent, the bare stem, attentions only, MLPs only, half the depth, every other unit of a kind, one unit of
-    each kind by itself, and random mixtures of different sizes.
-    """
-    rng = random.Random(seed)
-    every = {kind: [Unit(layer, kind) for layer in range(depth)] for kind in (Kind.ATTENTION, Kind.MLP)}
-    attention, mlp = every[Kind.ATTENTION], every[Kind.MLP]
-    half = [unit for unit in attention + mlp if unit.layer >= depth // 2]
-    chosen: list[list[Unit]] = [[], attention + mlp, mlp, attention, half, attention[::2], mlp[::2]]
-    chosen += [[units[depth // 2]] for units in (attention, mlp)]
-    for number in range(RANDOM_PATTERNS):
-        share = 0.15 + 0.6 * number / max(1, RANDOM_PATTERNS - 1)
-        chosen.append([unit for unit in attention + mlp if rng.random() < share])
-    return list(dict.fromkeys(Architecture(depth, frozenset(units)) for units in chosen))
 
 
 def profile_host(
@@ -67,8 +49,9 @@ def profile_host(
     """
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         write_plan(
-            Path(name), target=HOST, precision="fp32", digest=digest, shape=shape, workload=workload, graph=graph,
-            architectures=design(shape.depth, seed), inputs=workload_inputs(model, workload, seed), seconds=seconds,
+            Path(name), target=HOST, precision=PRECISION, digest=digest, shape=shape, workload=workload, graph=graph,
+            architectures=design(shape.depth, seed, row=Terms(shape, workload).row),
+            inputs=workload_inputs(model, workload, seed), seconds=seconds,
         )  # fmt: skip
         return Profile.load(run_folder(Path(name), on_round))
 
@@ -80,6 +63,7 @@ def measure_architectures(
     workload: Workload,
     *,
     seconds: float,
+    least_rounds: int = LEAST_ROUNDS,
     seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
 ) -> tuple[Record, ...]:
@@ -87,7 +71,7 @@ def measure_architectures(
 
     Args:
         graph: the parent's exported file for the workload's phase.
-        seconds: for all sittings together.
+        seconds, least_rounds: for all sittings together, warm-up not counted.
         on_round: called with the share that is done.
 
     Returns:
@@ -101,8 +85,8 @@ def measure_architectures(
         files = derive_files(graph, chosen, Path(name))
         inputs = workload_inputs(model, workload, seed)
         measured = measure_files(
-            files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, weight_bytes=graph.weight_bytes,
-            on_round=on_round,
+            files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, least_rounds=least_rounds,
+            weight_bytes=graph.weight_bytes, on_round=on_round,
         )  # fmt: skip
     return tuple(Record(architecture, measured[architecture.digest]) for architecture in chosen)
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from families import build
 
+from latency_models.design import design
 from latency_models.fit import CalibratedModel
 from latency_models.measuring.plan import LOADED_BYTES, Plan
 from latency_models.profile import Profile
 from latency_models.runtime_ort import default_threads, environment, open_session
+from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.onnx_export import export_onnx, workload_inputs
 from nas.export.variants import ParentGraph
-from nas.profiling import derive_files, design, measure_architectures, profile_host, write_plan
+from nas.profiling import derive_files, measure_architectures, profile_host, write_plan
 from nas.shape import shape_of
 from pruning.anatomy import read_anatomy
 from search_spaces import Architecture
@@ -64,7 +66,7 @@ def test_another_seed_gives_other_random_patterns() -> None:
 def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_path: Path) -> None:
     shape, shares = shape_of(parent.model, parent.graph.anatomy), []
     profile = profile_host(parent.model, "digest", shape, parent.graph, HERE, seconds=0.3, on_round=shares.append)
-    assert [record.architecture for record in profile.records] == design(4)
+    assert [record.architecture for record in profile.records] == design(4, row=Terms(shape, HERE).row)
     assert profile.key == environment(default_threads())
     assert len(profile.conditions) == 2
     assert all(len(record.measurement.sittings) == 2 for record in profile.records)
@@ -76,8 +78,8 @@ def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_
     profile.save(tmp_path / "profile.json")
     fitted = CalibratedModel(Profile.load(tmp_path / "profile.json"))
     assert fitted.predict(design(4)[1]).exact
-    other = Architecture(4, frozenset({Unit(3, Kind.MLP)}))
-    assert other not in design(4)
+    blocks = [Architecture(4, frozenset({Unit(layer, Kind.BLOCK)})) for layer in range(4)]
+    other = next(architecture for architecture in blocks if profile.of(architecture) is None)
     assert not fitted.predict(other).exact
 
 
