@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from latency_models.model import MEASURED_LABEL, Prediction
 from latency_models.profile import Profile
 from latency_models.regression import COVERAGE, Regression
+from latency_models.targets import HOST
 from latency_models.terms import Terms
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
@@ -25,7 +26,6 @@ class CalibratedModel:
     """Predicts from a profile; an architecture that was measured is answered with its measurement."""
 
     measured = True
-    label = MEASURED_LABEL
 
     def __init__(self, profile: Profile) -> None:
         """Fit the profile.
@@ -40,6 +40,7 @@ class CalibratedModel:
                 "are needed, so measure again"
             )
         self.profile, self.workload, self._parent = profile, profile.workload, parent
+        self.label = MEASURED_LABEL if profile.target == HOST else f"measured on {profile.target}"
         self.terms = Terms(profile.shape, profile.workload)
         self._tails: dict[int, float] = {}
         rows = np.array([self.terms.row(record.architecture) for record in profile.records])

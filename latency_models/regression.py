@@ -115,17 +115,6 @@ class Regression:
         middle = self._fit.logs(row)[0]
         return math.exp(min(low, middle)), math.exp(max(high, middle))
 
-    def covered(self, coverage: float = COVERAGE) -> float:
-        """The share of rows whose measurement lies in the interval that the other rows give."""
-        inside = 0
-        for left in range(len(self.measured)):
-            rest = np.delete(np.arange(len(self.measured)), left)
-            low, high = Regression.fit(self.rows[rest], self.measured[rest], self.terms).interval(
-                self.rows[left], coverage
-            )
-            inside += bool(low <= self.measured[left] <= high)
-        return inside / len(self.measured)
-
     def outside(self, row: Array) -> bool:
         """Whether the terms of a row are no mixture of those that were measured: outside their convex hull."""
         return not _within(row[: self.terms], self.rows[:, : self.terms])

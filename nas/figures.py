@@ -99,6 +99,28 @@ def pareto_figure(
     plt.close(figure)
 
 
+def prediction_figure(
+    predicted: Sequence[float], measured: Sequence[float], path: Path, *, title: str, words: str
+) -> None:
+    """Measured against predicted, each point predicted from the others; the band is 10 % either way."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
+    low, high = min(*predicted, *measured) * 0.9, max(*predicted, *measured) * 1.1
+    axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], color=_GREEN, alpha=0.12)
+    axes.plot([low, high], [low, high], color=_GREEN, linewidth=1.2)
+    axes.scatter(predicted, measured, s=28, color=_BLUE, alpha=0.8, zorder=3)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("predicted from the other records, ms (p50)")
+    axes.set_ylabel("measured, ms (p50)")
+    axes.set_title(f"{title}\n{words}", fontsize=11)
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def _top(points: Sequence[Point], named: dict[str, Point]) -> float:
     """The highest loss that is drawn: a few hopeless candidates would squash the others."""
     losses = sorted(point.loss for point in points)

@@ -1,8 +1,14 @@
-"""`nas targets`: the devices a latency can be asked for."""
+"""`nas targets`: the devices a latency can be asked for; `nas targets show`: the latency model of one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli import options
+
+if TYPE_CHECKING:
+    from nas.target_account import TargetAccount
 
 _HELP = """List the targets: this machine, and devices known from their data sheets.
 
@@ -11,16 +17,34 @@ Examples:
   nas targets
 
   nas targets --json
+
+  nas targets show jetson-orin
+"""
+
+_SHOW_HELP = """Show the latency model of a target: terms, roofs, errors, energy and memory.
+
+Examples:
+
+  nas targets show jetson-orin --workload decode:batch=1,past=1024
+
+  nas targets show host --model ./my-model --figure measured-against-predicted.png
+
+  nas targets show jetson-orin --profile profile.json
 """
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
-    app.command("targets", help=_HELP)(targets)
+    group = typer.Typer(help=_HELP)
+    group.callback(invoke_without_command=True)(targets)
+    group.command("show", help=_SHOW_HELP)(show)
+    app.add_typer(group, name="targets")
 
 
-def targets(json: options.Json = False) -> None:
+def targets(context: typer.Context, json: options.Json = False) -> None:
     """Print every target with its peaks, bandwidth and source."""
+    if context.invoked_subcommand is not None:
+        return
     from latency_models.targets import aliases, all_targets
     from nas.cli import console
 
@@ -58,3 +82,53 @@ def targets(json: options.Json = False) -> None:
             table.add_row(t.name + star, "data sheet", peak, speed, t.sheet.source)
     console.emit_table(table)
     console.emit_text("\n".join(f"{short} stands for {full}" for short, full in aliases().items()))
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A device of `nas targets`.")],
+    model: options.Model = None,
+    workload: options.WorkloadText = None,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="A profile.json that was measured on the target.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="PNG", help="Draw measured against predicted.")
+    ] = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Print what is known of a target, from measurements where there are any and else from its data sheet."""
+    from latency_models.targets import find_target
+    from latency_models.workload import Workload
+    from nas.cli import console
+    from nas.target_account import account_of_profile, account_of_subject
+
+    target, wanted = find_target(name), None if workload is None else Workload.parse(workload)
+    if profile is not None:
+        account = account_of_profile(target, profile, wanted)
+    else:
+        account = account_of_subject(target, model, wanted, trust_remote_code)
+    if figure is not None:
+        account.draw(figure)
+    if json:
+        console.emit_json(account.to_json())
+        return
+    _print(account)
+
+
+def _print(account: "TargetAccount") -> None:
+    from rich.table import Table
+
+    from nas.cli import console
+
+    table = Table(title=account.title, caption=account.caption, title_justify="left", caption_justify="left")
+    table.add_column("term")
+    for heading in ("units", "ms of one", "ms in the parent", "TFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right")
+    table.add_column("bound by")
+    for rate in account.rates:
+        numbers = ["" if value is None else f"{value:.3g}" for value in (rate.tflops, rate.gb_s)]
+        whole = f"{rate.ms * rate.units:.3f}"
+        table.add_row(rate.term, str(rate.units), f"{rate.ms:.4f}", whole, *numbers, rate.roof or "")
+    console.emit_table(table)
+    console.emit_text("\n".join(f"{name:<12}{text}" for name, text in account.lines()))

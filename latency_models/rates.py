@@ -1,0 +1,60 @@
+"""What each term of a latency model achieves: arithmetic and bytes per second, and the roof that it is under."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from latency_models.roofline import COMPUTE_EFFICIENCY, LAUNCH_SECONDS, MEMORY_EFFICIENCY
+from latency_models.targets import Target
+from latency_models.terms import SHARED, Terms, Work, stem_work, unit_work
+
+USUAL_BALANCE = 10.0  # operations per byte at which the two roofs of a device meet, where no data sheet tells
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One term.
+
+    Attributes:
+        units: how many of them the parent has; `ms` is of one (p50).
+        tflops, gb_s: achieved; None where the term has no work of its own that is known, or costs nothing.
+        roof: what bounds it: arithmetic, memory or launches.
+    """
+
+    term: str
+    units: int
+    ms: float
+    tflops: float | None
+    gb_s: float | None
+    roof: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def rates(terms: Terms, milliseconds: dict[str, float], target: Target) -> list[Rate]:
+    """The rates of terms by their names, in milliseconds each, on a target."""
+    return [_rate(terms, name, ms, target) for name, ms in milliseconds.items()]
+
+
+def _rate(terms: Terms, name: str, ms: float, target: Target) -> Rate:
+    units = terms.classes.get(name, [])
+    if not (units or name == SHARED[0]) or ms <= 0:
+        return Rate(name, max(1, len(units)), ms, None, None, None)
+    shape, workload = terms.shape, terms.workload
+    work = unit_work(shape, units[0], workload) if units else stem_work(shape, workload)
+    traffic = (work.weights + work.activations) * target.bytes_per_element
+    roof = _roof(work, traffic, target)
+    return Rate(name, max(1, len(units)), ms, work.flops / ms / 1e9, traffic / ms / 1e6, roof)
+
+
+def _roof(work: Work, traffic: float, target: Target) -> str:
+    """What takes longest by the data sheet and the usual efficiencies; without one, by the usual balance of a device."""
+    if target.sheet is None:
+        return "arithmetic" if work.flops > USUAL_BALANCE * traffic else "memory"
+    seconds = {
+        "arithmetic": work.flops / (target.sheet.peaks[target.precision] * 1e12 * COMPUTE_EFFICIENCY[target.precision]),
+        "memory": traffic / (target.sheet.bandwidth * 1e9 * MEMORY_EFFICIENCY),
+        "launches": work.kernels * LAUNCH_SECONDS,
+    }
+    return max(seconds, key=seconds.__getitem__)
