@@ -1,4 +1,4 @@
-"""The latency model of a subject on a target: measured here for `host`, from the data sheet for a device."""
+"""The latency model of a subject on a target: measured here, measured there and imported, or from the data sheet."""
 
 import tempfile
 from dataclasses import dataclass
@@ -70,8 +70,16 @@ def default_workload(subject: Subject, target: Target) -> Workload:
 
 def profile_path(subject: Subject, workload: Workload) -> Path:
     """Where the host's profile of a subject and workload is kept."""
-    name = str(workload).replace(":", "-").replace("=", "").replace(",", "-")
-    return subject.cache / f"profile-{name}.json"
+    return subject.cache / f"profile-{_file_name(str(workload))}.json"
+
+
+def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
+    """Where the profile of a device that is not this machine is kept, in the `cache` of a subject."""
+    return cache / f"device-{_file_name(f'{target.name} {workload}')}.json"
+
+
+def _file_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "." else "-" for letter in text.replace("=", ""))
 
 
 def host_profile(
@@ -117,7 +125,30 @@ def _cached(path: Path, subject: Subject) -> Profile | None:
 def latency_model(
     subject: Subject, target: Target, workload: Workload, export: ParentExport, progress: Progress
 ) -> LatencyModel:
-    """The latency model of a target."""
+    """The latency model of a target: of a device, its profile where one was imported, else its data sheet."""
     if target.is_host:
         return CalibratedModel(host_profile(subject, export, workload, progress))
-    return DataSheetModel(target, subject.shape, workload)
+    path = device_profile_path(subject.cache, target, workload)
+    if not path.exists():
+        _say_what_is_measured(subject, target, workload, progress)
+        return DataSheetModel(target, subject.shape, workload)
+    return device_model(Profile.load(path))
+
+
+def device_model(profile: Profile) -> CalibratedModel:
+    """The fit of a device's profile, which says where it was measured.
+
+    Raises:
+        MeasurementError: the profile holds too little for a fit.
+    """
+    model = CalibratedModel(profile)
+    model.label = f"measured on {profile.target}, {profile.key['runtime']}"
+    return model
+
+
+def _say_what_is_measured(subject: Subject, target: Target, workload: Workload, progress: Progress) -> None:
+    """A device that was profiled under other workloads is not silently predicted from its data sheet."""
+    found = sorted(subject.cache.glob(f"device-{_file_name(target.name)}-*.json"))
+    if found:
+        known = ", ".join(str(Profile.load(path).workload) for path in found)
+        progress.message(f"{target.name} was measured under {known}, not under {workload}: the data sheet is used")

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from latency_models.measuring.plan import PROFILE
 from latency_models.measuring.process import ERROR
+from latency_models.profile import Profile
+from nas.kit import Kit, import_profile
 from nas.progress import Progress
 from search_spaces.errors import MeasurementError, MissingExtra, UsageError
 
@@ -62,6 +65,19 @@ class Account:
             ) from None
 
 
+def profile_there(kit: Kit, account: Account, progress: Progress) -> Profile:
+    """Measure a kit on its device and keep the profile for searches for that device.
+
+    Raises:
+        MeasurementError: as `run_kit`, or the profile that came back cannot be used.
+    """
+    document = run_kit(kit.build(progress), account, progress)
+    with tempfile.TemporaryDirectory(prefix="nas-") as name:
+        path = Path(name) / PROFILE
+        path.write_bytes(document)
+        return import_profile(path, kit.subject)[0]
+
+
 def run_kit(kit: Path, account: Account, progress: Progress) -> bytes:
     """Run a kit on a device and fetch what it wrote.
 
@@ -87,7 +103,7 @@ def run_kit(kit: Path, account: Account, progress: Progress) -> bytes:
             done = 100 * share
 
         _run(account, folder, on_step)
-    document = _output(account, f"cat {folder}/profile.json")
+    document = _output(account, f"cat {folder}/{PROFILE}")
     _output(account, f"rm -rf {folder}")
     return document
 

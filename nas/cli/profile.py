@@ -1,81 +1,201 @@
-"""`nas profile`: measure a model's latency on this machine and fit the latency model."""
+"""`nas profile`: measure a model's latency on this machine or on a device, and fit the latency model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli import options
 
-_HELP = """Measure a model and variants of it in ONNX Runtime on this machine, and fit a latency model.
+if TYPE_CHECKING:
+    from latency_models.profile import Profile
+
+_HELP = """Measure a model and variants of it on this machine or on a device, and fit a latency model.
 
 Examples:
 
   nas profile --target host
 
   nas profile --target host --model ./my-model --workload forward:batch=4,seq=128 --seconds 60
+
+  nas profile --target jetson-orin --host user@device
+
+  nas profile kit --target jetson-orin --model ./my-model -o kit.zip
 """
+_KIT_HELP = """Write a zip file that measures a model on a device, which needs only Python and a runtime.
+
+It carries graphs and no trained weights. On the device: unzip it, python3 run.py; then here: nas profile import.
+
+Examples:
+
+  nas profile kit --target jetson-orin --model ./my-model -o kit.zip
+
+  nas profile kit --target l4 --model ./my-model --workload prefill:batch=1,seq=512 -o kit.zip
+"""
+_IMPORT_HELP = """Check the profile.json that a kit wrote on a device, fit it, and keep it for searches for that device.
+
+Examples:
+
+  nas profile import profile.json
+
+  nas profile import profile.json --model ./my-model
+"""
+
+Host = Annotated[
+    str | None,
+    typer.Option("--host", metavar="USER@DEVICE", help="Measure there, over ssh; a name of your ssh configuration."),
+]
+Python = Annotated[str, typer.Option("--python", metavar="PATH", help="The interpreter on the device.")]
+Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The port of ssh on the device.")]
+SshConfig = Annotated[
+    Path | None, typer.Option("--ssh-config", metavar="FILE", help="In place of your own ssh configuration.")
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", min=1, help="How long to measure. Default: 20 on this machine, 60 on a device."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
-    app.command("profile", help=_HELP)(profile)
+    group = typer.Typer(add_completion=False)
+    group.callback(invoke_without_command=True, help=_HELP)(profile)
+    group.command("kit", help=_KIT_HELP)(kit)
+    group.command("import", help=_IMPORT_HELP)(import_)
+    app.add_typer(group, name="profile")
 
 
 def profile(
+    context: typer.Context,
     target: options.Target = "host",
     model: options.Model = None,
     workload: options.WorkloadText = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to measure.")] = 20.0,
+    seconds: Seconds = None,
+    host: Host = None,
+    python: Python = "python3",
+    port: Port = None,
+    ssh_config: SshConfig = None,
     out: options.Out = None,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
     """Print the fitted terms and their error; write profile.json."""
-    from latency_models.fit import CalibratedModel
+    if context.invoked_subcommand is not None:
+        return
     from latency_models.targets import find_target
     from latency_models.workload import Workload
     from nas.cli import console
+    from nas.kit import SECONDS as KIT_SECONDS
+    from nas.kit import Kit
     from nas.latency import ParentExport, default_workload, host_profile
+    from nas.profiling import SECONDS
+    from nas.remote import Account, profile_there
     from nas.subject import load_subject
-    from search_spaces import Architecture, Kind, Unit
     from search_spaces.errors import UsageError
 
     found, wanted = find_target(target), None if workload is None else Workload.parse(workload)
-    if not found.is_host:
-        raise UsageError(f"target {found.name} cannot be measured from here; only --target host can")
+    account = None if host is None else Account(host, python, port, ssh_config)
+    if account is None and not found.is_host:
+        raise UsageError(
+            f"target {found.name} cannot be measured from here; give --host user@device, or take it a kit "
+            f"(nas profile kit --target {target} -o kit.zip)"
+        )
     progress = console.progress_for_stderr()
     subject = load_subject(model, None, trust_remote_code)
     chosen = wanted or default_workload(subject, found)
-    measured = host_profile(subject, ParentExport(subject, progress), chosen, progress, seconds, fresh=True)
-    folder = out or Path("nas-results") / f"{Path(subject.id).name}-profile"
-    measured.save(folder / "profile.json")
+    if account is None:
+        export = ParentExport(subject, progress, chosen.phase)
+        measured = host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True)
+    else:
+        measured = profile_there(Kit(subject, found, chosen, seconds or KIT_SECONDS), account, progress)
+    file = (out or Path("nas-results") / f"{Path(subject.id).name}-profile") / "profile.json"
+    measured.save(file)
+    _show(measured, subject.id, file, json)
+
+
+def kit(
+    target: options.SearchTarget = None,
+    model: options.Model = None,
+    workload: options.WorkloadText = None,
+    seconds: Seconds = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.zip", help="The file to write.")] = Path("kit.zip"),
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Write the kit."""
+    import shutil
+
+    from latency_models.targets import find_target
+    from latency_models.workload import Workload
+    from nas.cli import console
+    from nas.kit import SECONDS, Kit, check_target
+    from nas.latency import default_workload
+    from nas.subject import load_subject
+    from search_spaces.errors import UsageError
+
+    if target is None:
+        raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
+    found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
+    progress = console.progress_for_stderr()
+    subject = load_subject(model, None, trust_remote_code)
+    made = Kit(subject, found, wanted or default_workload(subject, found), seconds or SECONDS)
+    shutil.copyfile(made.build(progress), out)
+    console.emit_text(
+        f"{out}  {out.stat().st_size / 1e6:.1f} MB, {subject.id} on {found.name}, {made.workload}; no trained weights\n"
+        f"on the device   unzip it, then python3 run.py\n"
+        f"then here       nas profile import profile.json"
+    )
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="PROFILE", help="The profile.json that the kit wrote.")],
+    model: options.Model = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    json: options.Json = False,
+) -> None:
+    """Print the fitted terms and their error; keep the profile."""
+    from nas.kit import import_profile
+    from nas.subject import load_subject
+
+    subject = None if model is None else load_subject(model, None, trust_remote_code)
+    measured, kept = import_profile(file, subject)
+    _show(measured, measured.model if subject is None else subject.id, kept, json)
+
+
+def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
+    """The fitted terms and their error."""
+    from latency_models.fit import CalibratedModel
+    from nas.cli import console
+    from search_spaces import Architecture, Kind, Unit
+
     fitted = CalibratedModel(measured)
-    parent = fitted.predict(Architecture.parent(subject.anatomy.depth), 50)
+    whole = Architecture.parent(measured.shape.depth)
+    parent = fitted.predict(whole, 50)
     terms = {str(kind): fitted.unit_ms(Unit(0, kind)) for kind in (Kind.ATTENTION, Kind.MLP)}
     document = {
         "schema_version": 1,
-        "model": subject.id,
-        "target": found.name,
+        "model": name,
+        "target": measured.target,
         "key": measured.key,
-        "workload": str(chosen),
+        "workload": str(measured.workload),
         "parent_p50_ms": parent.ms,
-        "parent_p90_ms": fitted.predict(Architecture.parent(subject.anatomy.depth), 90).ms,
+        "parent_p90_ms": fitted.predict(whole, 90).ms,
         "unit_p50_ms": terms,
         "constant_p50_ms": float(fitted.coefficients[0]),
         "leave_one_out_error": fitted.error,
         "records": len(measured.records),
-        "file": str(folder / "profile.json"),
+        "file": str(file),
     }
     if json:
         console.emit_json(document)
         return
+    key = measured.key
     console.emit_text(
-        f"{subject.id} on {found.name} ({measured.key['runtime']}, {measured.key['threads']} threads), {chosen}\n"
+        f"{name} on {measured.target} ({key['runtime']}, threads {key['threads']}, {key['device']}), "
+        f"{measured.workload}\n"
         f"parent      {parent.ms:.2f} ms p50, {document['parent_p90_ms']:.2f} ms p90\n"
         f"attention   {terms['attention']:.3f} ms p50 in block 0\n"
         f"mlp         {terms['mlp']:.3f} ms p50 in block 0\n"
         f"the rest    {document['constant_p50_ms']:.3f} ms p50\n"
         f"error       {100 * fitted.error:.1f} % (median, each of {len(measured.records)} records from the others)\n"
-        f"profile     {folder / 'profile.json'}"
+        f"profile     {file}"
     )
