@@ -16,12 +16,12 @@ from .failure import MeasuringFailed
 ERROR = "error: "  # begins the one line in which a child says why it failed
 
 
-def run_tied(command: Sequence[str], folder: Path, log: Path, on_line: Callable[[Any], None]) -> None:
+def run_tied(command: Sequence[str], folder: Path, log: Path, on_line: Callable[[dict[str, Any]], None]) -> None:
     """Run a command in `folder` that ends when this process does; its stderr goes into `log`.
 
     Args:
         command: has an option by which the child calls `tie`.
-        on_line: is given each line of its stdout, parsed as JSON.
+        on_line: is given each JSON object that it writes on a line of its own; libraries may write there too.
 
     Raises:
         MeasuringFailed: the child failed; the message is the error it wrote.
@@ -34,7 +34,9 @@ def run_tied(command: Sequence[str], folder: Path, log: Path, on_line: Callable[
     assert child.stdout is not None
     try:
         for line in child.stdout:
-            on_line(json.loads(line))
+            said = _parsed(line)
+            if said is not None:
+                on_line(said)
         code = child.wait()
     finally:
         child.stdin.close()  # the child reads the end of its input and ends
@@ -53,6 +55,14 @@ def tie(end: Callable[[], None]) -> None:
         end()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _await(child: subprocess.Popen[str]) -> None:

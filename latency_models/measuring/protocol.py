@@ -12,7 +12,7 @@ from .failure import MeasuringFailed, first_line
 
 SENTINEL_EVERY = 5  # candidates between two runs of the sentinel, at most
 LEAST_WARM_UPS = 10
-MOST_WARM_UPS = 50  # of a candidate that never gets flat; a fast one is given three times its warm-up time
+MOST_WARM_UPS = 20  # of a candidate that never gets flat; a fast one is given three times its warm-up time
 WARM_UP_S = 1.0
 WARM_UP_SHARE = 0.1  # of a short measurement, all candidates together
 FLAT = 0.02  # two medians of `_WINDOW` runs that differ by less

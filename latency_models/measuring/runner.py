@@ -37,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_sitting(plan, given.sitting, runtime, report)
         else:
             _run_sittings(plan, given, report)
-    except MeasuringFailed as error:
+    except (MeasuringFailed, OSError) as error:
         print(f"{ERROR}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted; what was measured is kept: run it again to go on", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ def run_sitting(plan: Plan, number: int, runtime: Runtime, report: Report) -> No
     Raises:
         MeasuringFailed: a file cannot be loaded or run, or the device is another than before.
     """
+    if not 1 <= number <= plan.sittings:
+        raise MeasuringFailed(f"sitting {number} is not planned; the sittings are 1 to {plan.sittings}")
     path, key = sitting_path(plan, number), runtime.key()
     for other in range(1, plan.sittings + 1):
         _check_key(key, Sitting.load(sitting_path(plan, other), plan), other)
@@ -151,7 +154,7 @@ def _inputs(plan: Plan) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MeasuringFailed(f"{path} cannot be read ({first_line(error)}); unpack the kit again") from None
 
 

@@ -64,7 +64,7 @@ class TensorRT:
         engine = self._runtime.deserialize_cuda_engine(kept.read_bytes())
         if engine is None:
             raise MeasuringFailed(f"{kept} cannot be read by {self._platform()}; remove it and run again")
-        return _Execution(self._trt, self._cuda, engine, inputs).run
+        return Execution(self._trt, self._cuda, engine, inputs).run
 
     def _platform(self) -> str:
         return f"{self._trt.__name__} {self._trt.__version__} {self._device}"
@@ -165,16 +165,17 @@ def _write(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-class _Execution:
+class Execution:
     """An engine with its inputs and outputs on the GPU, given back when nobody runs it any more."""
 
     def __init__(self, trt: Any, cuda: Cuda, engine: Any, inputs: Mapping[str, np.ndarray]) -> None:
-        self._engine, self._cuda, self._stream = engine, cuda, cuda.stream()
         self._addresses: list[int] = []
+        self._engine, self._cuda = engine, cuda
         self._context = engine.create_execution_context()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         try:
+            self._stream = cuda.stream()
             for name in given:
                 array = np.ascontiguousarray(inputs[name], trt.nptype(engine.get_tensor_dtype(name)))
                 self._context.set_input_shape(name, array.shape)

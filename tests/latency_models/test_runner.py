@@ -17,7 +17,9 @@ from chains import INPUTS, chain
 import latency_models.measuring
 from latency_models.measure import PORTABLE, measure_files, write_folder
 from latency_models.measurement import Measurement
+from latency_models.measuring.failure import MeasuringFailed
 from latency_models.measuring.plan import Plan
+from latency_models.measuring.process import run_tied
 from latency_models.profile import Profile
 from latency_models.runtime_ort import environment
 from latency_models.shape import ModelShape
@@ -122,7 +124,7 @@ def test_every_sitting_is_a_process_that_a_person_can_run_too(tmp_path: Path) ->
 
 
 def test_after_kill_9_it_goes_on_where_it_was(tmp_path: Path) -> None:
-    folder = kit(tmp_path, seconds=8.0, weight_bytes=ALONE)
+    folder = kit(tmp_path, seconds=3.0, weight_bytes=ALONE)
     kept = folder / "sitting-1.json"
     command = [sys.executable, "run.py", "--provider", "cpu"]
     child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
@@ -139,6 +141,24 @@ def test_after_kill_9_it_goes_on_where_it_was(tmp_path: Path) -> None:
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("sitting-*.json")}
     assert run(folder).returncode == 0  # all is there: nothing is measured
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("sitting-*.json")} == times
+
+
+def test_a_sitting_that_is_not_planned_is_refused(tmp_path: Path) -> None:
+    done = run(kit(tmp_path), "--sitting", "3")
+    assert done.returncode == 1
+    assert done.stderr == "error: sitting 3 is not planned; the sittings are 1 to 2\n"
+
+
+def test_what_libraries_print_between_the_lines_does_no_harm(tmp_path: Path) -> None:
+    said: list[dict] = []
+    text = "print('[W] a library'); print('{\"share\": 1.0}'); print(5)"
+    run_tied([sys.executable, "-c", text], tmp_path, tmp_path / "log", said.append)
+    assert said == [{"share": 1.0}]
+    with pytest.raises(MeasuringFailed, match="ended by signal 9 without a reason; what was measured is kept"):
+        run_tied(["sh", "-c", "kill -9 $$"], tmp_path, tmp_path / "log", said.append)
+    with pytest.raises(MeasuringFailed, match=r"^no room$"):
+        run_tied(["sh", "-c", "echo noise >&2; echo error: no room >&2; echo more >&2; exit 1"], tmp_path,
+                 tmp_path / "log", said.append)  # fmt: skip
 
 
 def test_a_damaged_sitting_is_measured_again_and_the_others_are_not(tmp_path: Path) -> None:
@@ -200,6 +220,7 @@ def test_what_fails_mid_run_is_one_line_and_loses_nothing(tmp_path: Path) -> Non
     lambda folder: edit(folder / "plan.json", lambda plan: plan.update(sittings=0)),
     lambda folder: (folder / f"models/{WHOLE.digest}.onnx").unlink(),
     lambda folder: (folder / "inputs.npz").write_bytes(b"PK"),
+    lambda folder: (folder / "inputs.npz").write_bytes((folder / "inputs.npz").read_bytes()[:1000]),
 ])  # fmt: skip
 def test_a_damaged_kit_is_one_line(change: Callable[[Path], object], tmp_path: Path) -> None:
     folder = kit(tmp_path)

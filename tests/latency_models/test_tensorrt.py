@@ -2,6 +2,7 @@
 
 # ruff: noqa: N802 - the driver names its functions so
 import ctypes
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from chains import INPUTS, chain
 from latency_models.measuring.cuda import Cuda
 from latency_models.measuring.failure import MeasuringFailed
 from latency_models.measuring.runtime import find_runtime
-from latency_models.measuring.tensorrt import build_engine, engine_digest, find_module
+from latency_models.measuring.tensorrt import Execution, build_engine, engine_digest, find_module
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -71,6 +72,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.memory: dict[int, bytes] = {}
+        self.fresh = itertools.count()
 
     def cuDeviceGetName(self, text, size, device) -> int:
         text.value = b"Orin"
@@ -81,7 +83,7 @@ class Driver:
         return 0
 
     def cuMemAlloc_v2(self, address, size) -> int:
-        address._obj.value = 2**40 + len(self.memory)
+        address._obj.value = 2**40 + next(self.fresh)
         self.memory[address._obj.value] = bytes(size.value)
         return 0
 
@@ -106,3 +108,59 @@ def test_arrays_reach_the_gpu_whole_and_errors_are_raised() -> None:
     cuda.free(address)
     with pytest.raises(OSError, match="cuMemFree_v2 answered 1"):
         cuda.free(address)
+
+
+class Engine:
+    """Stands in for an engine that doubles `ids`, and for its context; `memory` is that of the driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver, self.shapes, self.addresses = driver, {}, {}
+        self.num_io_tensors = 2
+
+    def create_execution_context(self) -> "Engine":
+        return self
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("ids", "doubled")[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return {"ids": "input", "doubled": "output"}[name]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return "int32"
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        self.shapes[name] = shape
+
+    def get_max_output_size(self, name: str) -> int:
+        return 4 * int(np.prod(self.shapes["ids"]))
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        ids = np.frombuffer(self.driver.memory[self.addresses["ids"]], np.int32)
+        assert len(self.driver.memory[self.addresses["doubled"]]) == ids.nbytes
+        self.driver.memory[self.addresses["doubled"]] = (2 * ids).tobytes()
+        return ids[0] == 0
+
+
+class Interface:
+    class TensorIOMode:
+        INPUT = "input"
+
+    nptype = staticmethod(np.dtype)
+
+
+def test_an_engine_is_given_what_it_declares_and_its_memory_is_given_back() -> None:
+    driver = Driver()
+    engine, ids = Engine(driver), np.arange(6, dtype=np.int64).reshape(2, 3)
+    execution = Execution(Interface, Cuda(driver), engine, {"ids": ids, "unused": ids})
+    execution.run()
+    assert engine.shapes == {"ids": (2, 3)}
+    assert np.frombuffer(driver.memory[engine.addresses["doubled"]], np.int32).tolist() == [0, 2, 4, 6, 8, 10]
+    refusing = Execution(Interface, Cuda(driver), Engine(driver), {"ids": ids + 1})
+    with pytest.raises(MeasuringFailed, match="the engine cannot be run"):
+        refusing.run()
+    del execution, refusing
+    assert not driver.memory
