@@ -24,6 +24,7 @@ from search_spaces.errors import ExportError
 from search_spaces.unit import Kind
 
 _TOKENS = 2  # axis of keys and values that counts tokens
+_HELD = "held_"  # names, with the window after it, the axis of keys and values within a window
 
 
 def cache_names(prefix: str, block: int) -> tuple[str, str]:
@@ -108,7 +109,7 @@ class CachedExportable(nn.Module):
         given = dict(zip(self.inputs, tensors, strict=False))
         pasts = tensors[len(self.inputs) :]
         seen = given["attention_mask"].shape[1] - 1 if self.phase is Phase.DECODE else 0
-        cache = PrunedCache()
+        cache = PrunedCache()  # it counts the tokens itself, so it fits a decoder with any attentions left
         cache.seen = seen
         cache.layers = [
             TracedLayer(layer.window, seen, *pasts[2 * place : 2 * place + 2])
@@ -181,6 +182,15 @@ def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Traci
     return Tracing(CachedExportable(model, phase, names, layers), inputs, axes, ("logits", *presents), layers)
 
 
+def axis_size(axis: str, batch: int, length: int) -> int:
+    """The size of a named dynamic axis; `length` is the sequence, or the past of `decode`."""
+    if axis == "batch":
+        return batch
+    if axis.startswith(_HELD):
+        return min(length, int(axis.removeprefix(_HELD)) - 1)
+    return length + 1 if axis == "past + 1" else length
+
+
 def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
     return ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * len(inputs)
 
@@ -188,7 +198,7 @@ def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
 def _decode_axes(inputs: Sequence[str], layers: Sequence[CacheLayer]) -> tuple[dict[int, Any], ...]:
     """Windows of one size share an axis of their own: how full a window is and how much was seen differ."""
     batch, past = torch.export.Dim("batch"), torch.export.Dim("past")
-    held = {layer.window: torch.export.Dim(f"held_{layer.window}") for layer in layers} | {None: past}
+    held = {layer.window: torch.export.Dim(f"{_HELD}{layer.window}") for layer in layers} | {None: past}
     axes = [{0: batch, 1: past + 1} if name == "attention_mask" else {0: batch} for name in inputs]
     return *axes, *({0: batch, _TOKENS: held[layer.window]} for layer in layers for _ in layer.names("past"))
 

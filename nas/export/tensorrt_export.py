@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from latency_models.workload import Phase
+from nas.export.cached_export import axis_size
 from nas.export.onnx_export import TENSORRT_OPSET, export_onnx
 from search_spaces.errors import ExportError, MissingExtra
 
@@ -18,20 +20,20 @@ _WORKSPACE = 1 << 30  # bytes
 
 @dataclass(frozen=True)
 class InputRange:
-    """Smallest, usual and largest (batch, sequence) an engine is built for."""
+    """Smallest, usual and largest (batch, sequence) an engine is built for; of `decode` (batch, past)."""
 
     least: tuple[int, int] = (1, 1)
     usual: tuple[int, int] = (1, 128)
     most: tuple[int, int] = (8, 512)
 
 
-def export_tensorrt_onnx(model: Any, path: Path) -> Path:
-    """Write the model in the form TensorRT parses: attention as plain operators, opset 18.
+def export_tensorrt_onnx(model: Any, path: Path, phase: Phase = Phase.FORWARD) -> Path:
+    """Write a phase of the model in the form TensorRT parses: attention as plain operators, opset 18.
 
     Raises:
-        ExportError: when the model cannot be traced.
+        ExportError: when the model cannot be traced, or has no such phase.
     """
-    return export_onnx(model, path, TENSORRT_OPSET)
+    return export_onnx(model, path, TENSORRT_OPSET, phase)
 
 
 def find_tensorrt() -> ModuleType:
@@ -107,14 +109,16 @@ def _for_capability(trt: Any, config: Any, name: str) -> None:
 
 
 def _shapes(builder: Any, network: Any, ranges: InputRange) -> Any:
-    """One profile: -1 axes become (batch, sequence), fixed axes stay."""
+    """One profile: named axes become what they are at each (batch, length), fixed axes stay."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         given = network.get_input(index)
-        shape = tuple(given.shape)
-        variants = []
-        for sizes in (ranges.least, ranges.usual, ranges.most):
-            free = iter(sizes)
-            variants.append(tuple(next(free) if size == -1 else size for size in shape))
-        profile.set_shape(given.name, *variants)
+        shapes = [
+            tuple(
+                axis_size(given.get_dimension_name(axis), *sizes) if size == -1 else size
+                for axis, size in enumerate(given.shape)
+            )
+            for sizes in (ranges.least, ranges.usual, ranges.most)
+        ]
+        profile.set_shape(given.name, *shapes)
     return profile
