@@ -60,7 +60,7 @@ class Sitting:
             document = json.loads(path.read_text())
             version = document.pop("schema_version")
             sitting = cls(**document)
-            dict(sitting.key), [dict(group) for group in sitting.groups]
+            sitting.key, sitting.groups = dict(sitting.key), [dict(group) for group in sitting.groups]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         if sitting.plan != plan.digest or version != SCHEMA_VERSION:
