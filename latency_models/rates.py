@@ -49,7 +49,7 @@ def _rate(terms: Terms, name: str, ms: float, target: Target) -> Rate:
 
 
 def _roof(work: Work, traffic: float, target: Target) -> str:
-    """What takes longest by the data sheet and the usual efficiencies; without one, by the usual balance of a device."""
+    """What takes longest by the data sheet and the usual efficiencies; without one, by the usual balance."""
     if target.sheet is None:
         return "arithmetic" if work.flops > USUAL_BALANCE * traffic else "memory"
     seconds = {

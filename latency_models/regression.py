@@ -1,7 +1,7 @@
 """A regression with few samples: positive physical terms, a correction where it pays, intervals that hold.
 
 L1 is non-negative least squares on relative error, since a 5 % error means the same at 2 ms and at 200 ms. L2 is a
-ridge regression of what L1 leaves, on further columns ("hints") that may add or save; it is used only where it
+ridge regression of what L1 leaves, on all columns and further ones ("hints") that may add or save; used only where it
 lowers the leave-one-out error clearly, and every left-out fit makes that decision anew without the row it predicts.
 Intervals are jackknife+ (Barber et al. 2021) on the log ratio of measured to predicted.
 """
@@ -26,17 +26,17 @@ class _Fits:
     """Several fits (m) of the same columns; `weights` are zero where a fit does without the correction."""
 
     coefficients: Array  # (m, terms)
-    weights: Array  # (m, hints)
-    centres: Array  # (m, hints)
-    low: Array  # (hints,): what was seen of hint over fitted; beyond it the correction stays what it is there
+    weights: Array  # (m, columns)
+    centres: Array  # (m, columns)
+    low: Array  # (columns,): what was seen of a column over the measured; beyond it the correction stays as it is there
     high: Array
 
     def logs(self, row: Array) -> Array:
         """The log of what each fit predicts of one row, shape (m,)."""
         terms = self.coefficients.shape[1]
         fitted = np.maximum(self.coefficients @ row[:terms], _TINY)
-        hints = np.clip(row[terms:] / fitted[:, None], self.low, self.high)
-        return np.asarray(np.log(fitted) + ((hints - self.centres) * self.weights).sum(1), dtype=np.float64)
+        shares = np.clip(row / fitted[:, None], self.low, self.high)
+        return np.asarray(np.log(fitted) + ((shares - self.centres) * self.weights).sum(1), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -134,23 +134,22 @@ def _fits(rows: Array, measured: Array, terms: int, subsets: list[NDArray[np.int
     """One fit per subset of the rows."""
     fits = [_fit(rows[subset], measured[subset], terms) for subset in subsets]
     coefficients, weights, centres = (np.array([fit[i] for fit in fits]) for i in range(3))
-    hints = rows[:, terms:] / measured[:, None]
-    return _Fits(coefficients, weights, centres, hints.min(0), hints.max(0))
+    shares = rows / measured[:, None]
+    return _Fits(coefficients, weights, centres, shares.min(0), shares.max(0))
 
 
 def _fit(rows: Array, measured: Array, terms: int) -> tuple[Array, Array, Array]:
     """(coefficients, weights and centres of the correction)."""
     coefficients = _nnls_relative(rows[:, :terms], measured)
-    hints = rows.shape[1] - terms
-    if not hints or len(measured) <= terms + 2:
-        return coefficients, np.zeros(hints), np.zeros(hints)
+    columns = rows.shape[1]
+    if columns == terms or len(measured) <= terms + 2:
+        return coefficients, np.zeros(columns), np.zeros(columns)
     everyone = np.arange(len(measured))
     left = np.array([_nnls_relative(rows[everyone != i, :terms], measured[everyone != i]) for i in everyone])
     residuals = np.log(measured / np.maximum((rows[:, :terms] * left).sum(1), _TINY))
     fitted = np.maximum(rows[:, :terms] @ coefficients, _TINY)
-    features = rows[:, terms:] / fitted[:, None]
-    weights = _correction(features - features.mean(0), residuals)
-    return coefficients, weights, features.mean(0)
+    shares = rows / fitted[:, None]
+    return coefficients, _correction(shares - shares.mean(0), residuals), shares.mean(0)
 
 
 def _correction(features: Array, residuals: Array) -> Array:

@@ -15,6 +15,7 @@ _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _KINDS = {Kind.ATTENTION: (_BLUE, "o"), Kind.MLP: (_ORANGE, "s"), Kind.BLOCK: (_GREY, "^")}
 
 
+_TICKS = 6
 _LEAST_CHANGE = 1e-5  # what is drawn for a part that changes nothing
 
 
@@ -109,12 +110,15 @@ def prediction_figure(
     axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], color=_GREEN, alpha=0.12)
     axes.plot([low, high], [low, high], color=_GREEN, linewidth=1.2)
     axes.scatter(predicted, measured, s=28, color=_BLUE, alpha=0.8, zorder=3)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    ticks = [low * (high / low) ** (step / _TICKS) for step in range(_TICKS + 1)]
+    for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+        scale("log")
+        axis.set_ticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
     axes.set_xlabel("predicted from the other records, ms (p50)")
     axes.set_ylabel("measured, ms (p50)")
     axes.set_title(f"{title}\n{words}", fontsize=11)
-    axes.grid(alpha=0.25, which="both")
+    axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
