@@ -1,10 +1,12 @@
 """Measuring files on this machine by the runner that a foreign device runs: a folder with a plan, fresh processes."""
 
 import json
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from latency_models.measurement import Measurement
 from latency_models.measuring.failure import MeasuringFailed
-from latency_models.measuring.plan import ENTRY, INPUTS, PLAN, PROFILE
+from latency_models.measuring.plan import ENTRY, INPUTS, MODELS, PLAN, PROFILE
 from latency_models.measuring.plan import SCHEMA_VERSION as PLAN_VERSION
 from latency_models.measuring.process import run_tied
 from latency_models.runtime_ort import PRECISION
@@ -72,6 +74,17 @@ def run_folder(folder: Path, on_share: Callable[[float], None] = lambda share: N
     return folder / PROFILE
 
 
+Run = Callable[[Path, Callable[[float], None]], Path]  # runs a kit folder, says how far it is, names the profile
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements by the name of their file, and the key they were made under."""
+
+    key: dict[str, str]
+    of: dict[str, Measurement]
+
+
 def measure_files(
     files: Mapping[str, Path],
     inputs: Mapping[str, np.ndarray],
@@ -84,8 +97,9 @@ def measure_files(
     least_rounds: int = LEAST_ROUNDS,
     weight_bytes: int | None = None,
     on_round: Callable[[float], None] = lambda share: None,
-) -> dict[str, Measurement]:
-    """Measure ONNX files on this machine's CPU, interleaved in random order, in at least two fresh processes.
+    run: Run = run_folder,
+) -> Measured:
+    """Measure ONNX files interleaved in random order, in at least two fresh processes.
 
     Args:
         files: name to ONNX file; the `sentinel` is one of them, run every few others.
@@ -94,6 +108,7 @@ def measure_files(
         threads: intra-op threads; the cores of this process by default. Inter-op is 1.
         weight_bytes: what each file holds when loaded, where that is not its size; bounds how many are loaded at once.
         on_round: called with the share that is done, rising to 1.
+        run: where; on this machine's CPU by default.
 
     Raises:
         MeasurementError: a file that cannot be loaded or run, or a machine that cannot be measured.
@@ -101,14 +116,42 @@ def measure_files(
     """
     if sentinel not in files:
         raise KeyError(f"the sentinel {sentinel!r} is not among the files {sorted(files)}")
+    folders = list(dict.fromkeys(path.parent for path in files.values()))  # graphs of one folder may share weights
+    places = {name: Path(MODELS) / str(folders.index(path.parent)) / path.name for name, path in files.items()}
     held = {} if weight_bytes is None else {"weight_bytes": weight_bytes}
     plan = {
         "target": HOST, "precision": PRECISION, "model": "", "shape": None, "workload": str(workload),
         "sentinel": sentinel, "seconds": seconds, "sittings": sittings, "threads": threads,
         "least_rounds": least_rounds,
-        "candidates": [{"name": name, "file": str(path.resolve()), **held} for name, path in files.items()],
+        "candidates": [{"name": name, "file": place.as_posix(), **held} for name, place in places.items()],
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+        for name, place in places.items():
+            _bring(files[name], Path(folder) / place.parent)
         write_folder(Path(folder), plan, inputs)
-        records = json.loads(run_folder(Path(folder), on_round).read_text())["records"]
-    return {record["name"]: Measurement.from_json(record["measurement"]) for record in records}
+        document = json.loads(run(Path(folder), on_round).read_text())
+    measured = {record["name"]: Measurement.from_json(record["measurement"]) for record in document["records"]}
+    return Measured(document["key"], measured)
+
+
+def _bring(file: Path, folder: Path) -> None:
+    """A graph and the weights it refers to, under their names; linked where the disk allows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in (file, *_weights_of(file)):
+        if (folder / part.name).exists():
+            continue  # came with another graph
+        try:
+            os.link(part, folder / part.name)
+        except OSError:  # another disk
+            shutil.copyfile(part, folder / part.name)
+
+
+def _weights_of(file: Path) -> list[Path]:
+    """The files beside a graph that its tensors refer to."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    graph = onnx.load(str(file), load_external_data=False).graph
+    external = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
+    names = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    return [file.parent / name for name in sorted(names)]

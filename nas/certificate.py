@@ -2,23 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from latency_models.measurement import Measurement
-from latency_models.runtime_ort import default_threads, environment, measure_interleaved
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, NasError
 
-SCHEMA_VERSION = 1
-LEAST_ROUNDS = 100  # early stopping of MLPerf's 90th percentile asks for 64
+SCHEMA_VERSION = 2
 _ROUNDING = 1e-6  # ms; samples are written with six decimals
 
 
@@ -26,7 +21,7 @@ class Verdict(StrEnum):
     """What a certificate says."""
 
     CERTIFIED = "certified"
-    REFUSED = "measured above the budget"
+    REFUSED = "not within the budget"
     PREDICTED = "predicted, not certified"
 
 
@@ -37,9 +32,12 @@ class Certificate:
     Attributes:
         percentile: the one that had to meet `budget_ms`.
         file_sha256: of the ONNX file that was measured, or that would have been.
+        environment: what the measurement depends on: device, runtime, precision, threads, power mode.
+        on_target: whether the target itself was measured. A file measured on another machine says how the two files
+            compare, not that the budget is met.
+        drift: how much slower the parent ran when the target was profiled than beside the winner, at least 1: a
+            budget in ms must not be met by a lucky hour.
         winner, parent: raw measurements, interleaved; None where nothing was measured.
-        on_host: whether the target is the machine that measured. A file measured on another machine than the
-            target says how the two files compare, not that the budget is met.
     """
 
     target: str
@@ -53,7 +51,8 @@ class Certificate:
     file_sha256: str
     environment: dict[str, str]
     versions: dict[str, str]
-    on_host: bool
+    on_target: bool
+    drift: float
     winner: Measurement | None
     parent: Measurement | None
 
@@ -63,7 +62,13 @@ class Certificate:
         return self.verdict is Verdict.CERTIFIED
 
     @property
-    def drift(self) -> float | None:
+    def bound_ms(self) -> float | None:
+        """What the asked percentile exceeds with at most 1 %, ms, times the drift; None without enough samples."""
+        bound = None if self.winner is None else self.winner.upper_bound(self.percentile)
+        return None if bound is None else bound * self.drift
+
+    @property
+    def parent_change(self) -> float | None:
         """How much slower the parent ran in the second half of the measurement than in the first; None if unmeasured.
 
         The machine's own change, 0.02 for 2 %: what is not explained by the files.
@@ -87,7 +92,8 @@ class Certificate:
                 for name, m in (("winner", self.winner), ("parent", self.parent))
             },
             "ratio_to_parent": None if self.winner is None else round(self.winner.ratio(), 4),
-            "drift_of_parent": None if self.drift is None else round(self.drift, 4),
+            "bound_ms": self.bound_ms,
+            "parent_change": None if self.parent_change is None else round(self.parent_change, 4),
         }
         return document
 
@@ -126,54 +132,48 @@ class Certificate:
         return certificate
 
     def _inside(self) -> bool:
-        return self.winner is not None and self.winner.percentile(self.percentile) <= self.budget_ms + _ROUNDING
+        return self.bound_ms is not None and self.bound_ms <= self.budget_ms + _ROUNDING
 
     def save(self, path: Path) -> None:
         """Write the JSON form."""
         path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
 
-def measure_pair(
-    parent: Path,
-    winner: Path,
-    inputs: Mapping[str, np.ndarray],
-    workload: Workload,
-    seconds: float,
-    on_round: Callable[[float], None] = lambda share: None,
-) -> tuple[Measurement, Measurement]:
-    """(winner, parent) measured interleaved in ONNX Runtime on this machine, at least 100 rounds."""
-    measured = measure_interleaved(
-        {"parent": parent, "winner": winner}, inputs, workload,
-        sentinel="parent", seconds=seconds, least_rounds=LEAST_ROUNDS, on_round=on_round,
-    )  # fmt: skip
-    return measured["winner"], measured["parent"]
-
-
 def judge(
     *,
     target: str,
-    on_host: bool,
+    on_target: bool,
     file: Path,
     workload: Workload,
     percentile: int,
     budget_ms: float,
     predicted_ms: float,
     architecture: Architecture,
+    environment: dict[str, str],
     versions: dict[str, str],
     measured: tuple[Measurement, Measurement] | None,
+    drift: float = 1.0,
 ) -> Certificate:
-    """The verdict on an exported file: certified only if it was measured on the target inside the budget."""
+    """The verdict on an exported file: certified only if it was measured on the target inside the budget.
+
+    Inside means the upper bound (99 %) of the asked percentile times the drift, not the percentile itself.
+
+    Args:
+        measured: winner and parent.
+    """
     winner, parent = measured if measured is not None else (None, None)
-    if not on_host or winner is None:
-        verdict = Verdict.PREDICTED
-        reason = f"{target} was not at hand; {predicted_ms:.2f} ms is a prediction"
-    else:
-        ms = winner.percentile(percentile)
-        verdict = Verdict.CERTIFIED if ms <= budget_ms else Verdict.REFUSED
-        relation = "within" if ms <= budget_ms else "above"
-        reason = f"measured p{percentile} {ms:.2f} ms is {relation} the budget of {budget_ms:.2f} ms"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Certificate(
-        target, verdict, reason, workload, percentile, budget_ms, predicted_ms, architecture, digest,
-        environment(default_threads()), versions, on_host, winner, parent,
+    draft = Certificate(
+        target, Verdict.PREDICTED, f"{target} was not at hand; {predicted_ms:.2f} ms is a prediction", workload,
+        percentile, budget_ms, predicted_ms, architecture, hashlib.sha256(file.read_bytes()).hexdigest(),
+        environment, versions, on_target, drift, winner, parent,
     )  # fmt: skip
+    if not on_target or winner is None:
+        return draft
+    said, bound = f"measured p{percentile} {winner.percentile(percentile):.2f} ms", draft.bound_ms
+    if bound is None:
+        few = f"{len(winner.samples_ms)} samples, too few to bound it"
+        return replace(draft, verdict=Verdict.REFUSED, reason=f"{said} from {few}; measure longer")
+    inside = bound <= budget_ms
+    relation, verdict = ("within", Verdict.CERTIFIED) if inside else ("above", Verdict.REFUSED)
+    said += f", at most {bound:.2f} ms (99 %{f', drift {drift:.3f}' if drift > 1 else ''}),"
+    return replace(draft, verdict=verdict, reason=f"{said} is {relation} the budget of {budget_ms:.2f} ms")

@@ -19,6 +19,7 @@ from nas.result import Entry, Result
 from nas.search import Candidate, SearchOutcome
 from nas.subject import Subject
 from nas.tracking import CandidateRun, SearchRun, log_search, tracking_uri
+from nas.worth import Worth
 from pruning.checkpoint import save
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
@@ -40,6 +41,7 @@ class Delivery:
     certificate: Certificate
     held_out: dict[str, Quality]
     evaluations: int  # computed in this run, others were known
+    worth: tuple[Worth, ...]
 
     @property
     def winner_folder(self) -> Path:
@@ -102,7 +104,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
     request, subject, outcome, certificate = (
         delivery.request, delivery.subject, delivery.outcome, delivery.certificate,
     )  # fmt: skip
-    measured = _measured(certificate, request.percentile) if delivery.target.is_host else (None, None)
+    measured = _measured(certificate, request.percentile) if certificate.on_target else (None, None)
     files = {path.name: str(path) for path in sorted(delivery.winner_folder.iterdir()) if path.is_file()}
     return Result(
         model={
@@ -126,6 +128,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         pareto=tuple(_validated(delivery, candidate) for candidate in outcome.pareto),
         baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
         comparisons=_comparisons(delivery),
+        units=delivery.worth,
         search={
             "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
             "seed": request.seed, "storage": request.storage or "study.db",

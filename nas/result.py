@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
+from nas.worth import Worth
 from search_spaces.architecture import Architecture
 
 SCHEMA_VERSION = 1
@@ -58,6 +59,7 @@ class Result:
     pareto: tuple[Entry, ...]
     baselines: tuple[Entry, ...]
     comparisons: tuple[Comparison, ...]
+    units: tuple[Worth, ...]
     search: dict[str, Any]
     mlflow: dict[str, Any]
     resume_command: str
@@ -83,6 +85,7 @@ class Result:
             "pareto": [entry.to_json() for entry in self.pareto],
             "baselines": [entry.to_json() for entry in self.baselines],
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "units": [unit.to_json() for unit in self.units],
             "search": self.search,
             "mlflow": self.mlflow,
             "versions": versions(),

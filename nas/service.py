@@ -7,8 +7,9 @@ from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
 from nas.delivery import Delivery, deliver, record
+from nas.device import Device, ThisMachine
 from nas.figures import save_redundancy
-from nas.finalists import Finals, choose_winner
+from nas.finalists import Finals
 from nas.latency import ParentExport, default_workload, latency_model
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality, evaluator_for
@@ -21,6 +22,7 @@ from nas.search import Problem, SearchOutcome
 from nas.search.limit import Limit
 from nas.search.outcome import with_whole_front
 from nas.subject import Subject, load_subject
+from nas.worth import in_words, saved_ms, worth
 from pruning.prefix import GIB
 from pruning.redundancy import Redundancy, measure_redundancy
 from search_spaces.architecture import Architecture
@@ -35,19 +37,23 @@ RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a search works with once everything asked for has been found and loaded."""
+    """What a search works with once everything asked for has been found and loaded.
+
+    `device` is where the target is measured; None where it is not at hand.
+    """
 
     request: SearchRequest
     subject: Subject
     target: Target
     workload: Workload
     export: ParentExport
+    device: Device | None
     latency: LatencyModel
     budget_ms: float
     space: Space
 
 
-def prepare(request: SearchRequest, progress: Progress) -> Setting:
+def prepare(request: SearchRequest, progress: Progress, device: Device | None = None) -> Setting:
     """Load the parent, get the latency model, resolve the budget.
 
     Raises:
@@ -58,7 +64,8 @@ def prepare(request: SearchRequest, progress: Progress) -> Setting:
         progress.message(f"target: {target.note}")
     subject = load_subject(request.model, request.data, request.trust_remote_code)
     workload = request.workload or default_workload(subject, target)
-    export = ParentExport(subject, progress)
+    export = ParentExport(subject, progress, workload.phase)
+    device = device or (ThisMachine() if target.is_host else None)
     latency = latency_model(subject, target, workload, export, progress)
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
     space = restrict(subject.anatomy.space(request.units), request.servable)
@@ -68,7 +75,7 @@ def prepare(request: SearchRequest, progress: Progress) -> Setting:
         f"{subject.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
-    return Setting(request, subject, target, workload, export, latency, budget, space)
+    return Setting(request, subject, target, workload, export, device, latency, budget, space)
 
 
 def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
@@ -103,13 +110,16 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
     return document
 
 
-def run(request: SearchRequest, progress: Progress) -> Result:
+def run(request: SearchRequest, progress: Progress, device: Device | None = None) -> Result:
     """The whole road; the result folder is complete when it returns.
+
+    Args:
+        device: where the target is measured, for a target that is not this machine.
 
     Raises:
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
     """
-    setting = prepare(request, progress)
+    setting = prepare(request, progress, device)
     _refuse_another_s_folder(request)
     request.save()
     subject = setting.subject
@@ -119,8 +129,9 @@ def run(request: SearchRequest, progress: Progress) -> Result:
     evaluator = evaluator_for(subject.model, subject.dataset)
     scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision)
     problem = _problem(setting, redundancy, scorer)
-    finals = Finals(request, subject, setting.target, setting.workload, setting.export, progress)
-    outcome, problem, certificate = choose_winner(finals, problem)
+    progress.message(in_words(saved_ms(problem), problem.ms(problem.space.parent)))
+    finals = Finals(request, subject, setting.target, setting.workload, setting.export, setting.device, progress)
+    outcome, problem, certificate = finals.play(problem)
     if request.pareto:
         with progress.stage("judging the front on all items"):
             outcome = with_whole_front(problem, outcome)
@@ -129,7 +140,7 @@ def run(request: SearchRequest, progress: Progress) -> Result:
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
         setting.budget_ms, outcome,
-        certificate, held_out, scorer.evaluations,
+        certificate, held_out, scorer.evaluations, worth(problem),
     )  # fmt: skip
     with progress.stage("writing the result folder and MLflow"):
         result = record(deliver(delivery), delivery)

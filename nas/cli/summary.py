@@ -8,6 +8,7 @@ from nas.cli.console import emit_table, emit_text
 from nas.quality.comparison import Comparison
 from nas.result import Entry, Result
 
+_CHEAPEST = 3  # units named
 _SHOWN = ("runner-up", "cosine-joint+add-back")
 
 
@@ -60,6 +61,7 @@ def _lines(result: Result, out: Path) -> list[str]:
         f"verdict     {result.verdict}",
     ]
     lines += [_against(comparison) for comparison in result.comparisons if comparison.against in _SHOWN]
+    lines += _worth(result)
     if host is not None:
         lines.append(
             f"here        exported file {host['winner_p50_ms']:.2f} p50 / {host['winner_p90_ms']:.2f} p90 ms, parent "
@@ -71,4 +73,18 @@ def _lines(result: Result, out: Path) -> list[str]:
         f"deploy      {out / 'winner' / 'model.onnx'}",
         f"compare     mlflow ui --backend-store-uri {result.mlflow['tracking_uri']}",
     ]
+    return lines
+
+
+def _worth(result: Result) -> list[str]:
+    """Where the milliseconds of this target are cheap, and where there are none."""
+    known = [(unit, ratio) for unit in result.units if unit.buys and (ratio := unit.ms_per_loss) is not None]
+    best = sorted(known, key=lambda pair: -pair[1])[:_CHEAPEST]
+    lines = []
+    if best:
+        said = ", ".join(f"{unit.unit} {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
+        lines.append(f"cheapest    {said}")
+    idle = [str(unit.unit) for unit in result.units if not unit.buys]
+    if idle:
+        lines.append(f"no time in  {', '.join(idle)}: dropping them does not make it faster on this target")
     return lines

@@ -240,7 +240,7 @@ def test_files_are_measured_in_two_processes_and_only_the_answer_is_left(
     shares: list[float] = []
     taken = measure_files(
         files, INPUTS, HERE, sentinel="long", seconds=0.2, threads=1, least_rounds=20, on_round=shares.append
-    )
+    ).of
     assert isinstance(taken["short"], Measurement)
     assert taken["short"].ratio() < 0.5 < taken["long"].ratio() == 1.0
     assert len(taken["short"].sittings) == 2

@@ -1,0 +1,216 @@
+"""Choosing a winner by measurement: measure, correct the latency model, choose again, certify.
+
+The budget is kept by measurement, not by prediction: the best of many predictions is one that erred on the fast side.
+Whatever could be better than the best measured candidate and might meet the budget (the lower end of its interval does)
+is measured, the fit is corrected, the search chooses again. When nothing such is left, the best is certified: measured
+anew and judged on the upper bound of the asked percentile. A refusal narrows what is accepted and the search goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from latency_models.fit import CalibratedModel
+from latency_models.profile import Profile, Record
+from nas.certificate import Certificate
+from nas.search import Candidate, Problem, SearchOutcome
+from nas.search.outcome import in_full
+from search_spaces.architecture import Architecture
+from search_spaces.errors import NoFeasibleCandidate
+
+MEASURED = 4  # contenders measured together in a round
+ROUNDS = 12  # of measuring contenders or certifying one
+MORE_TRIALS = 12
+AIM = 0.97  # of what is accepted: the bound of a percentile lies a few per cent above the percentile
+_MARGIN = 0.995  # a refusal narrows by its overshoot and as much
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the choice asks of the world.
+
+    Attributes:
+        search: solves a problem; what an earlier call found out is not computed again.
+        measure: one record for each architecture, on the target.
+        certify: measures one anew, in fresh processes, and judges it.
+        say: tells the person.
+    """
+
+    search: Callable[[Problem], SearchOutcome]
+    measure: Callable[[list[Architecture]], tuple[Record, ...]]
+    certify: Callable[[Problem, Architecture], Certificate]
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far the choice has come.
+
+    Attributes:
+        problem: with the latency model as corrected so far; its budget is what the search aims at.
+        accepted_ms: what the bound of a measured candidate must not exceed.
+        refused: certificates that were not given.
+    """
+
+    problem: Problem
+    outcome: SearchOutcome
+    accepted_ms: float
+    refused: tuple[Certificate, ...] = ()
+
+
+def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
+    """Search until a winner is certified.
+
+    Returns:
+        The outcome, the problem with the corrected latency model, and the winner's certificate.
+
+    Raises:
+        NoFeasibleCandidate: nothing that was measured meets the budget; the closest is reported.
+    """
+    if problem.feasible(problem.space.parent):
+        outcome, certificate = steps.search(problem), steps.certify(problem, problem.space.parent)
+        if certificate.certified:
+            return outcome, problem, certificate
+    aimed = replace(problem, budget_ms=AIM * problem.budget_ms)
+    standing = Standing(aimed, steps.search(aimed), problem.budget_ms)
+    for _ in range(ROUNDS):
+        best = best_measured(standing)
+        unknown = contenders(standing, best)
+        if unknown:
+            standing = _again(steps, standing, _corrected(standing.problem, steps.measure(unknown)))
+        elif best is None:
+            standing = _lower(steps, standing, standing.problem.budget_ms * AIM)
+        else:
+            certificate = steps.certify(standing.problem, best.architecture)
+            if certificate.certified:
+                return _led_by(standing, best), standing.problem, certificate
+            standing = _refuse(steps, standing, certificate)
+    closest = min(standing.refused, key=_overshoot, default=None)
+    said = f"; the closest: {closest.reason}" if closest else ""
+    raise NoFeasibleCandidate(
+        f"no measured candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){said}; raise the budget"
+    )
+
+
+def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]:
+    """The unmeasured candidates that may meet the budget and are better than the best measured one, best first.
+
+    May meet: the lower end of the interval at the asked percentile does.
+    """
+    problem = standing.problem
+    may = [c for c in standing.outcome.candidates if _may_meet(standing, c) and _better(c, best)]
+    judged = [c if c.full else in_full(problem, c) for c in sorted(may, key=_loss)[:MEASURED]]
+    return [c.architecture for c in sorted(judged, key=_loss) if _better(c, best)]
+
+
+def best_measured(standing: Standing) -> Candidate | None:
+    """The best candidate that was measured inside the budget, was not refused, and is worth its pruning."""
+    problem, refused = standing.problem, {certificate.architecture for certificate in standing.refused}
+    profile = calibrated(problem).profile
+    measured = [
+        candidate
+        for candidate in standing.outcome.candidates
+        if candidate.architecture not in refused
+        and _inside(standing, candidate.architecture)
+        and faster_less_pruned(profile, candidate.architecture) is None
+    ]
+    judged = [c if c.full else in_full(problem, c) for c in sorted(measured, key=_loss)[:MEASURED]]
+    return min(judged, key=_loss, default=None)
+
+
+def faster_less_pruned(profile: Profile, architecture: Architecture) -> Architecture | None:
+    """A measured architecture that drops less and is at least as fast: pruning that far buys nothing."""
+    mine = profile.of(architecture)
+    if mine is None:
+        return None
+    less = (record for record in profile.records if _drops_less(record.architecture, architecture))
+    return next((record.architecture for record in less if record.measurement.ratio() <= mine.ratio()), None)
+
+
+def _drops_less(one: Architecture, other: Architecture) -> bool:
+    return one != other and all(other.drops(unit) for unit in one.dropped)
+
+
+def bound_ms(model: CalibratedModel, architecture: Architecture, percentile: int) -> float | None:
+    """The upper bound of a measured architecture's percentile, with the drift since the profile taken out.
+
+    None where it was not measured, or too briefly for a bound.
+    """
+    known = model.profile.of(architecture)
+    bound = None if known is None else known.upper_bound(percentile)
+    if known is None or bound is None:
+        return None
+    return bound / known.p50 * model.predict(architecture, 50).ms
+
+
+def calibrated(problem: Problem) -> CalibratedModel:
+    """The problem's latency model, which rests on measurements wherever the target can be measured."""
+    assert isinstance(problem.latency, CalibratedModel)
+    return problem.latency
+
+
+def _may_meet(standing: Standing, candidate: Candidate) -> bool:
+    problem = standing.problem
+    prediction = problem.latency.predict(candidate.architecture, problem.percentile)
+    known = bound_ms(calibrated(problem), candidate.architecture, problem.percentile)
+    allowed = all(limit.met(candidate.architecture) for limit in problem.limits)
+    return known is None and allowed and prediction.low_ms <= standing.accepted_ms
+
+
+def _inside(standing: Standing, architecture: Architecture) -> bool:
+    problem = standing.problem
+    bound = bound_ms(calibrated(problem), architecture, problem.percentile)
+    return (
+        bound is not None and bound <= standing.accepted_ms and all(limit.met(architecture) for limit in problem.limits)
+    )
+
+
+def _loss(candidate: Candidate) -> float:
+    return candidate.quality.loss
+
+
+def _better(candidate: Candidate, best: Candidate | None) -> bool:
+    return best is None or _loss(candidate) < _loss(best)
+
+
+def _led_by(standing: Standing, winner: Candidate) -> SearchOutcome:
+    """The outcome with the certified one first and those that were only predicted to be as good behind it."""
+    outcome, winner = standing.outcome, replace(winner, predicted_ms=standing.problem.ms(winner.architecture))
+    others = tuple(c for c in outcome.ranked if c.architecture != winner.architecture)
+    candidates = tuple(winner if c.architecture == winner.architecture else c for c in outcome.candidates)
+    return replace(outcome, ranked=(winner, *others), candidates=candidates)
+
+
+def _again(steps: Steps, standing: Standing, problem: Problem) -> Standing:
+    """Choose among what was evaluated; where nothing of it fits the corrected prediction any more, search on."""
+    trials = standing.outcome.trials
+    if not any(problem.feasible(candidate.architecture) for candidate in standing.outcome.candidates):
+        trials += MORE_TRIALS
+    problem = replace(problem, trials=trials)
+    return replace(standing, problem=problem, outcome=steps.search(problem))
+
+
+def _lower(steps: Steps, standing: Standing, aim_ms: float) -> Standing:
+    """Aim lower and search on."""
+    problem = replace(standing.problem, budget_ms=aim_ms, trials=standing.outcome.trials + MORE_TRIALS)
+    return replace(standing, problem=problem, outcome=steps.search(problem))
+
+
+def _refuse(steps: Steps, standing: Standing, certificate: Certificate) -> Standing:
+    """What measures above the budget once measured more than was thought by as much as it is above."""
+    accepted = standing.accepted_ms * _MARGIN / max(1.0, _overshoot(certificate))
+    steps.say(f"{certificate.reason}: choosing again with {accepted:.2f} ms")
+    standing = replace(standing, accepted_ms=accepted, refused=(*standing.refused, certificate))
+    return _lower(steps, standing, min(standing.problem.budget_ms, AIM * accepted))
+
+
+def _corrected(problem: Problem, records: tuple[Record, ...]) -> Problem:
+    """The problem with more records in its latency model; the parent's stays that of the profile."""
+    parent = problem.space.parent
+    added = tuple(record for record in records if record.architecture != parent)
+    return replace(problem, latency=CalibratedModel(calibrated(problem).profile.with_records(added)))
+
+
+def _overshoot(certificate: Certificate) -> float:
+    assert certificate.winner is not None
+    bound = certificate.bound_ms or certificate.winner.percentile(100)
+    return bound / certificate.budget_ms

@@ -1,0 +1,52 @@
+"""What units buy, against milliseconds set by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from latency_models.model import Prediction
+from nas.quality import Quality
+from nas.search import Problem
+from nas.worth import in_words, saved_ms, worth
+from search_spaces import Architecture, Kind, Space, Unit
+
+SAVES = {Unit(0, Kind.ATTENTION): 1.0, Unit(0, Kind.MLP): 2.0, Unit(1, Kind.ATTENTION): 0.0, Unit(1, Kind.MLP): 2.0}
+
+
+def ms(architecture: Architecture) -> float:
+    return 10.0 - sum(saved for unit, saved in SAVES.items() if architecture.drops(unit))
+
+
+LATENCY = SimpleNamespace(
+    unit_ms=SAVES.__getitem__, predict=lambda a, p=50: Prediction(ms(a) * (1.5 if p == 90 else 1.0), 0.0, 99.0, p)
+)
+
+
+def loss(architecture: Architecture, items: int | None) -> Quality:
+    assert items == 4  # the fewest: what scoring the units has left in the cache
+    lost = 0.5 * len(architecture.dropped)
+    return Quality("kl", lost, False, "validation", lost)
+
+
+PROBLEM = Problem(
+    space=Space(2, tuple(SAVES)), evaluate=loss, latency=LATENCY, budget_ms=5.0, percentile=90, redundancy=None,
+    storage="", rungs=(4, 8),
+)  # fmt: skip
+
+
+def test_milliseconds_are_of_the_asked_percentile_and_idle_units_are_named() -> None:
+    found = {each.unit: each for each in saved_ms(PROBLEM)}
+    assert found[Unit(0, Kind.MLP)].saves_ms == pytest.approx(3.0)  # 2 ms at the median
+    assert [unit for unit, each in found.items() if not each.buys] == [Unit(1, Kind.ATTENTION)]
+    said = in_words(tuple(found.values()), 15.0)
+    assert "an attention saves 1.500 ms (10.0 %)" in said
+    assert "an MLP saves 3.000 ms (20.0 %)" in said
+    assert "dropping attention.1 will not make it faster here" in said
+
+
+def test_worth_is_milliseconds_per_loss() -> None:
+    found = {each.unit: each for each in worth(PROBLEM)}
+    assert found[Unit(0, Kind.MLP)].ms_per_loss == pytest.approx(6.0)
+    assert found[Unit(0, Kind.MLP)].to_json() == {
+        "unit": "mlp.0", "saves_ms": 3.0, "loss": 0.5, "ms_per_loss": 6.0, "buys_time": True,
+    }  # fmt: skip
