@@ -16,7 +16,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import empty
 from search_spaces.unit import Unit
 
-WIDTH = 6  # units scored in a round
+WIDTH = (1 / 3, 6)  # units scored in a round: this share of them, and at least so many
 
 
 @dataclass
@@ -60,11 +60,16 @@ class Descent:
         def rate(architecture: Architecture, loss: float) -> tuple[float, str]:
             return (loss - before) / (before_ms - problem.ms(architecture)), architecture.digest
 
-        tried = sorted(below, key=lambda a: rate(a, expected[a]))[:WIDTH]
+        tried = sorted(below, key=lambda a: rate(a, expected[a]))[: self._width]
         # Deepest change first, so that each resumes from the states of the one before it.
         for architecture in sorted(tried, key=lambda a: _changed(current, a), reverse=True):
             self.scored[architecture] = problem.evaluate(architecture, problem.rungs[0]).loss
         return min(tried, key=lambda a: rate(a, self.scored[a]))
+
+    @property
+    def _width(self) -> int:
+        share, least = WIDTH
+        return max(least, round(share * len(self.problem.space.units)))
 
     def _restored(self, way: list[Architecture], budget_ms: float) -> Architecture:
         space = self.problem.space
