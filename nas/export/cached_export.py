@@ -6,7 +6,8 @@ index in the parent. An attention with a sliding window of w tokens hands over t
 the next token can see. `present` of one call is `past` of the next. Prompts of unlike length are padded on the left.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from latency_models.workload import Phase
-from pruning.decoding import PrunedCache
+from pruning.decoding import CacheKeeper, PrunedCache
 from pruning.surgery import RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
@@ -201,6 +202,24 @@ def _decode_axes(inputs: Sequence[str], layers: Sequence[CacheLayer]) -> tuple[d
     held = {layer.window: torch.export.Dim(f"{_HELD}{layer.window}") for layer in layers} | {None: past}
     axes = [{0: batch, 1: past + 1} if name == "attention_mask" else {0: batch} for name in inputs]
     return *axes, *({0: batch, _TOKENS: held[layer.window]} for layer in layers for _ in layer.names("past"))
+
+
+@contextlib.contextmanager
+def cache_uncounted(model: Any) -> Iterator[None]:
+    """Trace a pruned decoder without its own count of the tokens, which would bake in the length of the prompt."""
+    counting = [
+        (module, key, hook)
+        for module in model.modules()
+        for key, hook in module._forward_hooks.items()
+        if isinstance(getattr(hook, "__self__", None), CacheKeeper)
+    ]
+    for module, key, _ in counting:
+        del module._forward_hooks[key]
+    try:
+        yield
+    finally:
+        for module, key, hook in counting:
+            module._forward_hooks[key] = hook
 
 
 def read_lengths_from_mask(graph: Any, layers: Sequence[CacheLayer]) -> None:

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from latency_models.workload import Phase, Workload
-from nas.export.cached_export import Tracing, cache_layers, cached_tracing, decode_inputs, read_lengths_from_mask
+from nas.export.cached_export import (
+    Tracing,
+    cache_layers,
+    cache_uncounted,
+    cached_tracing,
+    decode_inputs,
+    read_lengths_from_mask,
+)
 from search_spaces.errors import ExportError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
@@ -108,7 +115,7 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(), experts_as_products(model):
+        with quiet(), experts_as_products(model), cache_uncounted(model):
             program = torch.onnx.export(
                 tracing.module.eval(),
                 tuple(tracing.inputs.values()),
