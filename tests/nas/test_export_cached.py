@@ -118,13 +118,16 @@ def test_a_prompt_padded_on_the_left_is_generated_from(family: str, exported, tm
     assert_generates(derive(parent, words, tmp_path), pruned, ids, mask, 10)
 
 
-@pytest.mark.parametrize("family", ["llama", *(f for f in EVERY if f != "llama" and not isinstance(f, str)),
-                                    pytest.param("gemma2", marks=pytest.mark.slow)])  # fmt: skip
 @pytest.mark.parametrize(
-    "words", ["mlp attn removed attn+mlp", pytest.param("mlp mlp mlp mlp", marks=pytest.mark.slow)]
+    ("family", "words"),
+    [
+        ("llama", "mlp attn removed attn+mlp"),
+        *(pytest.param(family, "mlp attn removed attn+mlp", marks=pytest.mark.slow) for family in DECODERS[1:]),
+        *(pytest.param(family, "mlp mlp mlp mlp", marks=pytest.mark.slow) for family in FAST),
+    ],
 )
 def test_a_pruned_model_exports_itself_under_the_names_of_its_parent_s_blocks(
-    words: str, family: str, exported, tmp_path: Path
+    family: str, words: str, exported, tmp_path: Path
 ) -> None:
     parent = exported(family)
     pruned = prune(parent.model, Architecture.from_words(words), anatomy=parent.anatomy)
@@ -213,13 +216,21 @@ def test_a_file_that_forgets_what_it_was_given_is_found_out(exported, tmp_path: 
         check_parity(parent.model, tmp_path / "decode.onnx", Phase.DECODE)
 
 
-def test_the_parent_is_kept_once_per_phase(tmp_path: Path) -> None:
-    model = build("gpt2")
-    subject = SimpleNamespace(model=model, anatomy=read_anatomy(model), cache=tmp_path)
-    decode = ParentExport(subject, Silent(), Phase.DECODE)
-    assert check_parity(model, decode.path, Phase.DECODE) < 1e-4
-    assert [file.name for file in tmp_path.iterdir()] == [decode.path.name]
-    assert decode.path != tmp_path / decode.path.name.replace("decode-", "")
-    written = decode.path.stat().st_mtime_ns
-    assert ParentExport(subject, Silent(), Phase.DECODE).path.stat().st_mtime_ns == written
-    assert decode.graph.anatomy.depth == 4
+def test_the_parent_is_kept_once_per_phase_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def export(model, path: Path, check, phase: Phase) -> tuple[int, str]:
+        asked.append(phase)
+        path.write_text(phase)
+        path.with_name(f"{path.name}.data").write_text("weights")  # as for a model too large for one file
+        return ONNX_RUNTIME_OPSET, ""
+
+    monkeypatch.setattr("nas.latency.export_for_onnx_runtime", export)
+    subject = SimpleNamespace(model=None, cache=tmp_path / "digest")
+    for _ in range(2):
+        paths = {phase: ParentExport(subject, Silent(), phase).path for phase in Phase}
+    assert asked == list(Phase)
+    assert [path.read_text() for path in paths.values()] == list(Phase)
+    assert ParentExport(subject, Silent()).path == paths[Phase.FORWARD]
+    beside = {f"{path.name}.data" for path in paths.values()}
+    assert {file.name for file in subject.cache.iterdir()} == beside | {path.name for path in paths.values()}

@@ -6,8 +6,12 @@ import onnx
 import pytest
 from families import build
 
+from latency_models.workload import Phase
+from nas.export.cached_export import axis_size
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
+from nas.export.variants import ParentGraph
+from pruning.anatomy import read_anatomy
 from pruning.surgery import prune
 from search_spaces import Architecture
 from search_spaces.errors import ExportError, MissingExtra
@@ -27,6 +31,25 @@ def test_an_engine_is_built_from_a_pruned_model(family: str, tmp_path: Path) -> 
     assert (tmp_path / "model.engine").stat().st_size > 10_000
     with pytest.raises(ExportError, match="SM1"):
         build_engine(path, tmp_path / "other.engine", RANGES, compute_capability="SM1")
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("phase", [pytest.param(Phase.PREFILL, marks=pytest.mark.slow), Phase.DECODE])
+def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(phase: Phase, family: str, tmp_path: Path) -> None:
+    model = build(family)
+    anatomy = read_anatomy(model)
+    graph = ParentGraph.read(export_tensorrt_onnx(model, tmp_path / "parent.onnx", phase), anatomy)
+    for words in ("attn+mlp attn+mlp attn+mlp attn+mlp", "mlp attn removed attn+mlp", "mlp mlp mlp mlp"):
+        architecture = Architecture.from_words(words)
+        path = graph.derive(architecture, tmp_path / "model.onnx")
+        assert check_parity(prune(model, architecture, anatomy=anatomy), path, phase) < 1e-4
+        build_engine(path, tmp_path / "model.engine", RANGES, compute_capability="SM89")
+        assert (tmp_path / "model.engine").stat().st_size > 10_000
+
+
+def test_an_axis_is_as_long_as_its_name_says() -> None:
+    sizes = {"batch": 3, "sequence": 12, "past": 12, "past + 1": 13, "held_8": 7, "held_512": 12}
+    assert {axis: axis_size(axis, 3, 12) for axis in sizes} == sizes
 
 
 def test_a_damaged_file_is_refused_with_the_parser_s_reason(tmp_path: Path) -> None:
