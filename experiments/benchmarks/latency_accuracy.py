@@ -3,6 +3,8 @@
     python experiments/benchmarks/latency_accuracy.py hat --data DIR
     python experiments/benchmarks/latency_accuracy.py synthetic
     python experiments/benchmarks/latency_accuracy.py datasheet
+    python experiments/benchmarks/latency_accuracy.py host
+    python experiments/benchmarks/latency_accuracy.py winners --folder DIR
 
 Each prints a Markdown table; --out writes its figures as JSON, --figure draws them.
 """
@@ -13,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from latency import datasheet, hat, synthetic
+from latency import datasheet, hat, host, synthetic, winners
 
 
 def arguments() -> argparse.Namespace:
@@ -26,6 +28,13 @@ def arguments() -> argparse.Namespace:
     known.add_argument("--devices", type=int, default=50)
     known.add_argument("--searches", type=int, default=200)
     commands.add_parser("datasheet", help="published latencies against data sheets")
+    here = commands.add_parser("host", help="this machine: 60 held-out architectures of each reference model")
+    here.add_argument("--seconds", type=float, default=60.0, help="of measuring, twice for each case")
+    again = commands.add_parser("winners", help="certified winners of this machine measured once more")
+    again.add_argument("--folder", type=Path, required=True, help="where the searches' results go, or are already")
+    again.add_argument("--seeds", type=int, default=2)
+    for command in (here, again):
+        command.add_argument("--models", default="python-lm,minilm,digits-vit")
     for command in commands.choices.values():
         command.add_argument("--out", type=Path, help="write the figures as JSON")
         command.add_argument("--figure", type=Path, help="draw them")
@@ -38,6 +47,10 @@ def measured(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         return hat, hat.run(args.data, args.seeds)
     if args.command == "synthetic":
         return synthetic, synthetic.run(args.devices, args.searches, lambda step: print(step, file=sys.stderr))
+    if args.command == "host":
+        return host, host.run(args.seconds, set(args.models.split(",")))
+    if args.command == "winners":
+        return winners, winners.run(args.folder, args.seeds, set(args.models.split(",")))
     return datasheet, datasheet.run()
 
 

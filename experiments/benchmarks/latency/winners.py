@@ -1,0 +1,103 @@
+"""Certified winners measured once more in new processes: how many are above their budget.
+
+A winner's 90th percentile is brought to the state of the machine at its certificate by the parent's median beside it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from latency.accuracy import markdown
+from latency_models.measure import measure_files
+from nas.budget import Budget
+from nas.certificate import Certificate
+from nas.export.onnx_export import workload_inputs
+from nas.latency import ParentExport
+from nas.progress import Silent
+from nas.request import SearchRequest
+from nas.service import run as search
+from nas.subject import load_subject
+from search_spaces.errors import NoFeasibleCandidate
+
+MODELS = ("python-lm", "minilm", "digits-vit")
+BUDGETS = ("0.9x", "0.8x", "0.7x", "0.6x", "0.5x")
+SECONDS = 8.0
+CONFIDENCE = 0.95
+
+
+def run(folder: Path, seeds: int, models: set[str]) -> dict[str, Any]:
+    """Search and certify, then measure all winners again; what is in the folder already is not searched again."""
+    wanted = [(m, b, s) for s in range(seeds) for m in MODELS for b in BUDGETS if m in models]
+    rows = []
+    for model, budget, seed in wanted:
+        out = folder / f"{model}-{budget}-{seed}"
+        row = {"model": model, "budget": budget, "seed": seed, **certified(model, budget, seed, out)}
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    for row in rows:
+        if row["certified"]:
+            row |= again(row["model"], folder / f"{row['model']}-{row['budget']}-{row['seed']}")
+            print(json.dumps(row), flush=True)
+    return {"winners": rows}
+
+
+def certified(model: str, budget: str, seed: int, out: Path) -> dict[str, Any]:
+    """Search on this machine unless that was done; whether it ended with a certificate, and the test loss."""
+    if not (out / "result.json").exists():
+        try:
+            search(SearchRequest("host", Budget.parse(budget), out, model=model, seed=seed), Silent())
+        except NoFeasibleCandidate as error:
+            return {"certified": False, "reason": str(error)}
+    document = json.loads((out / "result.json").read_text())
+    return {"certified": document["winner"]["certified"], "loss": document["winner"]["quality"]["value"]}
+
+
+def again(model: str, out: Path) -> dict[str, float]:
+    """The certified bound and a new measurement, both over the budget."""
+    certificate = Certificate.load(out / "winner" / "certificate.json")
+    assert certificate.parent is not None
+    assert certificate.bound_ms is not None
+    subject = load_subject(model, None)
+    files = {"parent": ParentExport(subject, Silent(), certificate.workload.phase).path,
+             "winner": out / "winner" / "model.onnx"}  # fmt: skip
+    measured = measure_files(
+        files, workload_inputs(subject.model, certificate.workload), certificate.workload,
+        sentinel="parent", seconds=SECONDS, least_rounds=100,
+    )  # fmt: skip
+    level = certificate.parent.p50 / measured.of["parent"].p50
+    return {
+        "bound": certificate.bound_ms / certificate.budget_ms,
+        "again": measured.of["winner"].percentile(certificate.percentile) * level / certificate.budget_ms,
+        "machine": 1 / level,
+    }
+
+
+def most_violations(count: int) -> float:
+    """The share of violations that none in `count` leaves possible at 95 %: exact binomial."""
+    return float(1 - (1 - CONFIDENCE) ** (1 / max(1, count)))
+
+
+def table(document: dict[str, Any]) -> str:
+    """Every winner, then the count."""
+    rows = [
+        (f"{row['model']}, {row['budget']}, seed {row['seed']}", f"{row['bound']:.3f}", f"{row['again']:.3f}",
+         f"{row['machine']:.2f} x")
+        for row in document["winners"] if row["certified"]
+    ]  # fmt: skip
+    above = sum(row["again"] > 1 for row in document["winners"] if row["certified"])
+    none = [row for row in document["winners"] if not row["certified"]]
+    said = f"{above} of {len(rows)} above the budget, {len(none)} searches without a certificate."
+    if not above:
+        said += f" None of {len(rows)} leaves at most {100 * most_violations(len(rows)):.1f} % possible (95 %)."
+    header = ("winner", "certified bound / budget", "measured again / budget", "parent again / then")
+    return markdown(header, rows) + "\n\n" + said
+
+
+def figure(document: dict[str, Any], path: Path) -> None:
+    """The certified bound and the new measurement of each winner, over its budget."""
+    from latency.drawing import bars
+
+    rows = [row for row in document["winners"] if row["certified"]]
+    series = {"certified bound": [row["bound"] for row in rows], "measured again": [row["again"] for row in rows]}
+    names = [str(number) for number in range(1, len(rows) + 1)]
+    bars(names, series, "p90 over the budget", "Certified winners, measured again in new processes", path)
