@@ -27,7 +27,7 @@ from latency_models.measuring.plan import ENTRY, MODELS, PLAN
 from latency_models.profile import Profile
 from latency_models.targets import Target, find_target
 from latency_models.terms import Terms
-from latency_models.workload import Workload
+from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
 from nas.export.variants import ParentGraph
 from nas.latency import device_model, device_profile_path
@@ -123,13 +123,13 @@ class Kit:
 
     def write(self, folder: Path) -> None:
         """Write the kit's files into an empty folder."""
-        graph, drawn = _draw_on_device(self._graph(), _DTYPES[self.target.precision])
+        graph, drawn = _draw_on_device(self.graph(), _DTYPES[self.target.precision])
         subject, terms = self.subject, Terms(self.subject.shape, self.workload)
         write_plan(
             folder, target=self.target.name, precision=self.target.precision, digest=subject.digest,
             shape=subject.shape, workload=self.workload, graph=graph,
             architectures=design(subject.shape.depth, row=terms.row),
-            inputs=_as_declared(graph, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
+            inputs=inputs_of(graph, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
         )  # fmt: skip
         plan = json.loads((folder / PLAN).read_text())
         for candidate in plan["candidates"]:
@@ -138,15 +138,11 @@ class Kit:
         (folder / ENTRY).write_text(_ENTRY_TEXT)
         (folder / "README.txt").write_text(self._readme(len(plan["candidates"]), drawn.bytes))
 
-    def _graph(self) -> ParentGraph:
-        """The export of a parent of the same structure, initialised at random: plain operators for TensorRT."""
-        parent = random_like(self.subject.model)
-        tensorrt = self.target.runtime == "tensorrt"
-        if self.target.precision == "fp16":
-            parent = parent.half()
+    def graph(self) -> ParentGraph:
+        """The export of a parent of the same structure, initialised at random."""
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
-            opset = TENSORRT_OPSET if tensorrt else ONNX_RUNTIME_OPSET
-            path = export_onnx(parent, Path(name) / "parent.onnx", opset, self.workload.phase)
+            parent = random_like(self.subject.model)
+            path = export_for_target(parent, Path(name) / "parent.onnx", self.target, self.workload.phase)
             return ParentGraph.read(path, self.subject.anatomy)
 
     def _name(self) -> str:
@@ -166,6 +162,17 @@ class Kit:
             runtimes="TensorRT (or ONNX Runtime)" if tensorrt else "ONNX Runtime", megabytes=drawn_bytes / 1e6,
             models=MODELS,
         )  # fmt: skip
+
+
+def export_for_target(model: Any, path: Path, target: Target, phase: Phase) -> Path:
+    """Write a model in the precision of a target and the operators of its runtime, plain ones for TensorRT.
+
+    Raises:
+        ExportError: the model cannot be exported.
+    """
+    if target.precision == "fp16":
+        model = copy.deepcopy(model).half()
+    return export_onnx(model, path, TENSORRT_OPSET if target.runtime == "tensorrt" else ONNX_RUNTIME_OPSET, phase)
 
 
 @dataclass(frozen=True)
@@ -271,7 +278,7 @@ def _draw_on_device(graph: ParentGraph, dtype: str) -> tuple[ParentGraph, Drawn]
     return replace(graph, proto=proto), Drawn(offset // np.dtype(dtype).itemsize, dtype)
 
 
-def _as_declared(graph: ParentGraph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def inputs_of(graph: ParentGraph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Inputs in the types that the graph declares: one in fp16 takes fp16."""
     import onnx
 
