@@ -97,6 +97,7 @@ def measure_files(
     least_rounds: int = LEAST_ROUNDS,
     weight_bytes: int | None = None,
     on_round: Callable[[float], None] = lambda share: None,
+    precision: str = PRECISION,
     run: Run = run_folder,
 ) -> Measured:
     """Measure ONNX files interleaved in random order, in at least two fresh processes.
@@ -108,6 +109,7 @@ def measure_files(
         threads: intra-op threads; the cores of this process by default. Inter-op is 1.
         weight_bytes: what each file holds when loaded, where that is not its size; bounds how many are loaded at once.
         on_round: called with the share that is done, rising to 1.
+        precision: of the files.
         run: where; on this machine's CPU by default.
 
     Raises:
@@ -120,7 +122,7 @@ def measure_files(
     places = {name: Path(MODELS) / str(folders.index(path.parent)) / path.name for name, path in files.items()}
     held = {} if weight_bytes is None else {"weight_bytes": weight_bytes}
     plan = {
-        "target": HOST, "precision": PRECISION, "model": "", "shape": None, "workload": str(workload),
+        "target": HOST, "precision": precision, "model": "", "shape": None, "workload": str(workload),
         "sentinel": sentinel, "seconds": seconds, "sittings": sittings, "threads": threads,
         "least_rounds": least_rounds,
         "candidates": [{"name": name, "file": place.as_posix(), **held} for name, place in places.items()],

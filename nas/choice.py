@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from latency_models.fit import CalibratedModel
-from latency_models.profile import Profile, Record
+from latency_models.profile import Profile
 from nas.certificate import Certificate
 from nas.search import Candidate, Problem, SearchOutcome
 from nas.search.outcome import in_full
@@ -30,13 +30,13 @@ class Steps:
 
     Attributes:
         search: solves a problem; what an earlier call found out is not computed again.
-        measure: one record for each architecture, on the target.
+        measure: the parent and these architectures, on the target.
         certify: measures one anew, in fresh processes, and judges it.
         say: tells the person.
     """
 
     search: Callable[[Problem], SearchOutcome]
-    measure: Callable[[list[Architecture]], tuple[Record, ...]]
+    measure: Callable[[list[Architecture]], Profile]
     certify: Callable[[Problem, Architecture], Certificate]
     say: Callable[[str], None]
 
@@ -203,11 +203,15 @@ def _refuse(steps: Steps, standing: Standing, certificate: Certificate) -> Stand
     return _lower(steps, standing, min(standing.problem.budget_ms, AIM * accepted))
 
 
-def _corrected(problem: Problem, records: tuple[Record, ...]) -> Problem:
-    """The problem with more records in its latency model; the parent's stays that of the profile."""
-    parent = problem.space.parent
-    added = tuple(record for record in records if record.architecture != parent)
-    return replace(problem, latency=CalibratedModel(calibrated(problem).profile.with_records(added)))
+def _corrected(problem: Problem, measured: Profile) -> Problem:
+    """The problem with more records in its latency model; the parent's stays that of the profile.
+
+    Raises:
+        ProfileMismatch: it was not measured as the profile was.
+    """
+    added = tuple(record for record in measured.records if record.architecture != problem.space.parent)
+    merged = calibrated(problem).profile.merge(replace(measured, records=added))
+    return replace(problem, latency=CalibratedModel(merged))
 
 
 def _overshoot(certificate: Certificate) -> float:

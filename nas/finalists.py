@@ -6,18 +6,14 @@ and the certificate says that the budget was predicted.
 
 from dataclasses import dataclass, replace
 
-from latency_models.measure import measure_files
 from latency_models.measurement import Measurement, least_samples
-from latency_models.profile import Record
+from latency_models.profile import Profile
 from latency_models.targets import Target
-from latency_models.workload import Workload
+from latency_models.workload import Phase, Workload
 from nas.certificate import Certificate, judge
-from nas.choice import Steps, choose_winner
-from nas.device import Device, ThisMachine
-from nas.export.onnx_export import export_for_onnx_runtime, workload_inputs
-from nas.export.parity import check_parity
+from nas.choice import Steps, calibrated, choose_winner
+from nas.device import Device, Effort, ThisMachine
 from nas.latency import ParentExport
-from nas.profiling import measure_architectures
 from nas.progress import Progress
 from nas.request import SearchRequest
 from nas.result import versions
@@ -25,9 +21,11 @@ from nas.search import Problem, SearchOutcome, run_search
 from nas.subject import Subject
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
+from search_spaces.errors import ProfileMismatch
 
 CONTENDER_SECONDS = 8.0
 CONFIRM_SECONDS = 8.0
+_SMALL = 256  # tokens of a prompt or of a past, where only this machine compares
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,10 @@ class Finals:
 
         Raises:
             NoFeasibleCandidate: nothing meets the budget, by prediction or as measured.
+            ProfileMismatch: the device is not in the state in which it was profiled.
         """
         if self.device is not None:
-            steps = Steps(self.search, self.measure, self.certify, self.progress.message)
-            return choose_winner(steps, problem)
+            return choose_winner(Steps(self.search, self.measure, self.certify, self.progress.message), problem)
         outcome = self.search(problem)
         return outcome, problem, self.certify(problem, outcome.winner.architecture)
 
@@ -59,38 +57,44 @@ class Finals:
         with self.progress.stage("searching", total=problem.trials) as stage:
             return run_search(replace(problem, on_trial=stage.advance))
 
-    def measure(self, architectures: list[Architecture]) -> tuple[Record, ...]:
-        """Contenders beside the parent, from files derived from its export."""
+    def measure(self, architectures: list[Architecture]) -> Profile:
+        """Contenders beside the parent."""
         assert self.device is not None
         with self.progress.stage("measuring contenders"):
-            return measure_architectures(
-                self.subject.model, self.export.graph, architectures, self.workload, seconds=CONTENDER_SECONDS,
-                least_rounds=least_samples(self.request.percentile), run=self.device.run,
-            )  # fmt: skip
+            return self.device.measure(architectures, self._effort(CONTENDER_SECONDS))
 
     def certify(self, problem: Problem, winner: Architecture) -> Certificate:
-        """Export the winner, check it against the model, measure it beside the parent in fresh processes, judge it."""
-        path, request = self.request.out / "winner" / "model.onnx", self.request
-        with self.progress.stage("exporting the winner"):
-            pruned = prune(self.subject.model, winner, anatomy=self.subject.anatomy)
-            _, reason = export_for_onnx_runtime(pruned, path, check_parity, self.export.phase)
-        if reason:
-            self.progress.message(reason)
-        on_target = self.device is not None
-        here = self.workload if on_target else self.subject.shape.default_workload(small=True)
-        with self.progress.stage("measuring winner and parent"):
-            measured = measure_files(
-                {"parent": self.export.path, "winner": path}, workload_inputs(self.subject.model, here), here,
-                sentinel="parent", seconds=CONFIRM_SECONDS, least_rounds=least_samples(request.percentile),
-                run=(self.device or ThisMachine()).run,
-            )  # fmt: skip
+        """Export the winner, check it against the model, measure it beside the parent in fresh processes, judge it.
+
+        Raises:
+            ProfileMismatch: the device has another power mode, runtime or precision than when it was profiled.
+        """
+        request, on_target = self.request, self.device is not None
+        pruned = prune(self.subject.model, winner, anatomy=self.subject.anatomy)
+        device = self.device or ThisMachine(self.subject, self.export, self._small(), self.progress)
+        file, measured = device.confirm(pruned, request.out / "winner", self._effort(CONFIRM_SECONDS))
+        if on_target and measured.key != calibrated(problem).profile.key:
+            raise ProfileMismatch(
+                f"{self.target.name} was profiled as {calibrated(problem).profile.key} and is {measured.key} now; "
+                "set it back, or profile it again"
+            )
         parent = measured.of["parent"]
         return judge(
-            target=self.target.name, on_target=on_target, file=path, workload=self.workload,
+            target=self.target.name, on_target=on_target, file=file, workload=self.workload,
             percentile=request.percentile, budget_ms=self._budget_ms(problem, parent), predicted_ms=problem.ms(winner),
             architecture=winner, environment=measured.key, versions=versions(),
             measured=(measured.of["winner"], parent), drift=self._drift(problem, parent),
         )  # fmt: skip
+
+    def _effort(self, seconds: float) -> Effort:
+        return Effort(seconds, least_samples(self.request.percentile))
+
+    def _small(self) -> Workload:
+        """A workload of the same phase that suits this machine."""
+        small = self.subject.shape.default_workload(small=True)
+        if self.workload.phase is Phase.PREFILL:
+            return Workload(Phase.PREFILL, 1, _SMALL)
+        return Workload(Phase.DECODE, 1, 1, _SMALL) if self.workload.phase is Phase.DECODE else small
 
     def _budget_ms(self, problem: Problem, parent: Measurement) -> float:
         """A fraction is of the parent as measured beside the winner, whatever the machine was doing before."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from latency_models.design import design
-from latency_models.measure import PORTABLE
+from latency_models.measure import LEAST_ROUNDS, PORTABLE
 from latency_models.measuring import weights
 from latency_models.measuring.plan import ENTRY, MODELS, PLAN
 from latency_models.profile import Profile
@@ -34,6 +34,7 @@ from nas.latency import device_model, device_profile_path
 from nas.profiling import write_plan
 from nas.progress import Progress
 from nas.subject import Subject, cache_folder
+from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, ProfileMismatch, UsageError
 
 SECONDS = 60.0
@@ -93,6 +94,10 @@ def check_target(target: Target) -> Target:
 class Kit:
     """What a kit measures.
 
+    Attributes:
+        seconds, least_rounds: of all sittings together.
+        architectures: the parent and others; the design over the latency terms where there are none.
+
     Raises:
         UsageError: for a target that a kit cannot be made for.
     """
@@ -101,6 +106,8 @@ class Kit:
     target: Target
     workload: Workload
     seconds: float = SECONDS
+    least_rounds: int = LEAST_ROUNDS
+    architectures: tuple[Architecture, ...] = ()
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -124,12 +131,13 @@ class Kit:
     def write(self, folder: Path) -> None:
         """Write the kit's files into an empty folder."""
         graph, drawn = _draw_on_device(self.graph(), _DTYPES[self.target.precision])
-        subject, terms = self.subject, Terms(self.subject.shape, self.workload)
+        subject, row = self.subject, Terms(self.subject.shape, self.workload).row
         write_plan(
             folder, target=self.target.name, precision=self.target.precision, digest=subject.digest,
             shape=subject.shape, workload=self.workload, graph=graph,
-            architectures=design(subject.shape.depth, row=terms.row),
+            architectures=self.architectures or design(subject.shape.depth, row=row),
             inputs=inputs_of(graph, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
+            least_rounds=self.least_rounds,
         )  # fmt: skip
         plan = json.loads((folder / PLAN).read_text())
         for candidate in plan["candidates"]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latency_models.design import design
-from latency_models.measure import LEAST_ROUNDS, SITTINGS, Run, measure_files, run_folder, write_folder
+from latency_models.measure import LEAST_ROUNDS, SITTINGS, measure_files, run_folder, write_folder
 from latency_models.measuring.plan import MODELS
 from latency_models.profile import Profile, Record
 from latency_models.runtime_ort import PRECISION
@@ -66,7 +66,6 @@ def measure_architectures(
     least_rounds: int = LEAST_ROUNDS,
     seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
-    run: Run = run_folder,
 ) -> tuple[Record, ...]:
     """Measure architectures of one parent interleaved with it, from files derived from its export.
 
@@ -74,7 +73,6 @@ def measure_architectures(
         graph: the parent's exported file for the workload's phase.
         seconds, least_rounds: for all sittings together, warm-up not counted.
         on_round: called with the share that is done.
-        run: where; on this machine's CPU by default.
 
     Returns:
         One record each, the parent's first.
@@ -88,7 +86,7 @@ def measure_architectures(
         inputs = workload_inputs(model, workload, seed)
         measured = measure_files(
             files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, least_rounds=least_rounds,
-            weight_bytes=graph.weight_bytes, on_round=on_round, run=run,
+            weight_bytes=graph.weight_bytes, on_round=on_round,
         )  # fmt: skip
     return tuple(Record(architecture, measured.of[architecture.digest]) for architecture in chosen)
 

@@ -7,15 +7,17 @@ from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
 from nas.delivery import Delivery, deliver, record
-from nas.device import Device, ThisMachine
+from nas.device import Device, RemoteDevice, ThisMachine
 from nas.figures import save_redundancy
 from nas.finalists import Finals
-from nas.latency import ParentExport, default_workload, latency_model
+from nas.kit import Kit
+from nas.latency import ParentExport, default_workload, device_model, latency_model
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality, evaluator_for
 from nas.quality.evaluations import Evaluations
 from nas.quality.precision import choose_precision
 from nas.quality.scorer import Scorer
+from nas.remote import Account, profile_there
 from nas.request import SearchRequest
 from nas.result import Result
 from nas.search import Problem, SearchOutcome
@@ -53,8 +55,11 @@ class Setting:
     space: Space
 
 
-def prepare(request: SearchRequest, progress: Progress, device: Device | None = None) -> Setting:
+def prepare(request: SearchRequest, progress: Progress, account: Account | None = None) -> Setting:
     """Load the parent, get the latency model, resolve the budget.
+
+    Args:
+        account: where the target is measured over ssh; it is profiled first where it was not yet.
 
     Raises:
         NasError: any of its kinds, for what the user gave.
@@ -65,8 +70,10 @@ def prepare(request: SearchRequest, progress: Progress, device: Device | None = 
     subject = load_subject(request.model, request.data, request.trust_remote_code)
     workload = request.workload or default_workload(subject, target)
     export = ParentExport(subject, progress, workload.phase)
-    device = device or (ThisMachine() if target.is_host else None)
+    device = _device(subject, target, workload, export, account, progress)
     latency = latency_model(subject, target, workload, export, progress)
+    if isinstance(device, RemoteDevice) and not latency.measured:
+        latency = device_model(profile_there(device.kit, device.account, progress))
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
     space = restrict(subject.anatomy.space(request.units), request.servable)
     budget = request.budget.resolve(parent_ms)
@@ -76,6 +83,20 @@ def prepare(request: SearchRequest, progress: Progress, device: Device | None = 
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
     return Setting(request, subject, target, workload, export, device, latency, budget, space)
+
+
+def _device(
+    subject: Subject, target: Target, workload: Workload, export: ParentExport, account: Account | None,
+    progress: Progress,
+) -> Device | None:  # fmt: skip
+    """Where the target is measured, if it can be.
+
+    Raises:
+        UsageError: an account for this machine, or for a target that no graphs are made for.
+    """
+    if account is not None:
+        return RemoteDevice(Kit(subject, target, workload), account, progress)
+    return ThisMachine(subject, export, workload, progress) if target.is_host else None
 
 
 def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
@@ -110,16 +131,16 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
     return document
 
 
-def run(request: SearchRequest, progress: Progress, device: Device | None = None) -> Result:
+def run(request: SearchRequest, progress: Progress, account: Account | None = None) -> Result:
     """The whole road; the result folder is complete when it returns.
 
     Args:
-        device: where the target is measured, for a target that is not this machine.
+        account: where the target is measured over ssh, for one that is not this machine.
 
     Raises:
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
     """
-    setting = prepare(request, progress, device)
+    setting = prepare(request, progress, account)
     _refuse_another_s_folder(request)
     request.save()
     subject = setting.subject

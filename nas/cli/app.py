@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from nas.cli import analyze, evaluate, export, profile, search, targets
+from nas.cli import analyze, certify, evaluate, export, profile, search, targets
 from search_spaces.errors import NasError
 
 INTERRUPTED = 130
@@ -45,7 +45,7 @@ def _root(
     pass
 
 
-for _verb in (search, analyze, profile, export, evaluate, targets):
+for _verb in (search, certify, analyze, profile, export, evaluate, targets):
     _verb.register(app)
 
 

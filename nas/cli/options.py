@@ -115,3 +115,12 @@ TrackingUri = Annotated[
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with this search.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", metavar="USER@DEVICE", help="Measure there, over ssh; a name of your ssh configuration."),
+]
+Python = Annotated[str, typer.Option("--python", metavar="PATH", help="The interpreter on the device.")]
+Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The port of ssh on the device.")]
+SshConfig = Annotated[
+    Path | None, typer.Option("--ssh-config", metavar="FILE", help="In place of your own ssh configuration.")
+]

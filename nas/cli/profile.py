@@ -41,15 +41,6 @@ Examples:
   nas profile import profile.json --model ./my-model
 """
 
-Host = Annotated[
-    str | None,
-    typer.Option("--host", metavar="USER@DEVICE", help="Measure there, over ssh; a name of your ssh configuration."),
-]
-Python = Annotated[str, typer.Option("--python", metavar="PATH", help="The interpreter on the device.")]
-Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The port of ssh on the device.")]
-SshConfig = Annotated[
-    Path | None, typer.Option("--ssh-config", metavar="FILE", help="In place of your own ssh configuration.")
-]
 Seconds = Annotated[
     float | None,
     typer.Option("--seconds", min=1, help="How long to measure. Default: 20 on this machine, 60 on a device."),
@@ -71,10 +62,10 @@ def profile(
     model: options.Model = None,
     workload: options.WorkloadText = None,
     seconds: Seconds = None,
-    host: Host = None,
-    python: Python = "python3",
-    port: Port = None,
-    ssh_config: SshConfig = None,
+    host: options.Host = None,
+    python: options.Python = "python3",
+    port: options.Port = None,
+    ssh_config: options.SshConfig = None,
     out: options.Out = None,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,

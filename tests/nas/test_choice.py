@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.latency_models.test_prediction import HERE, KEY
 
 from latency_models.fit import CalibratedModel
 from latency_models.measurement import Measurement
@@ -18,7 +17,8 @@ from nas.choice import Steps, choose_winner, faster_less_pruned
 from nas.quality import Quality
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces import Architecture, Kind, Space, Unit
-from search_spaces.errors import NoFeasibleCandidate
+from search_spaces.errors import NoFeasibleCandidate, ProfileMismatch
+from tests.latency_models.test_prediction import HERE, KEY
 
 DEPTH = 3
 UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
@@ -55,7 +55,10 @@ class Device:
         level = self.median[architecture] * machine
         return tuple(level * math.exp(self.noise * self.rng.gauss(0, 1)) for _ in range(count))
 
-    def measure(self, architectures: list[Architecture], count: int = 100) -> tuple[Record, ...]:
+    def measure(self, architectures: list[Architecture]) -> Profile:
+        return Profile(KEY, "digest", SHAPE, HERE, self.records(architectures))
+
+    def records(self, architectures: list[Architecture], count: int = 100) -> tuple[Record, ...]:
         machine = math.exp(self.drift * self.rng.gauss(0, 1))
         parent = self.samples(PARENT, machine, count)
         others = [Record(a, Measurement(self.samples(a, machine, count), HERE, parent)) for a in architectures]
@@ -63,7 +66,7 @@ class Device:
 
     def profile(self) -> Profile:
         chosen = random.Random(5).sample(EVERY[1:], 14)
-        return Profile(KEY, "digest", SHAPE, HERE, self.measure(chosen))
+        return self.measure(chosen)
 
     def search(self, problem: Problem) -> SearchOutcome:
         candidates = tuple(Candidate(a, self.quality(a), problem.ms(a), "all", 0, True) for a in EVERY)
@@ -74,7 +77,7 @@ class Device:
 
     def certify(self, problem: Problem, winner: Architecture, file: Path) -> Certificate:
         self.confirmed.append(winner)
-        parent, record = self.measure([winner])
+        parent, record = self.records([winner])
         profiled = problem.latency.predict(PARENT, 50).ms
         return judge(
             target="host", on_target=True, file=file, workload=HERE, percentile=90, budget_ms=BUDGET_SHARE * profiled,
@@ -124,7 +127,7 @@ def test_pruning_that_buys_nothing_is_refused() -> None:
     device = Device(0, noise=0.001, odd=0.0, drift=0.0)
     less, more = PARENT.drop(UNITS[0]), PARENT.drop(UNITS[0], UNITS[1])
     device.median[more] = device.median[less] * 1.02  # what a fusion lost looks like
-    profile = Profile(KEY, "digest", SHAPE, HERE, device.measure([less, more]))
+    profile = device.measure([less, more])
     assert faster_less_pruned(profile, more) == less
     assert faster_less_pruned(profile, less) is None
     assert faster_less_pruned(profile, PARENT.drop(UNITS[2])) is None  # not measured
@@ -147,3 +150,19 @@ def test_nothing_inside_the_budget_is_said_with_the_closest(tmp_path: Path) -> N
         choose_winner(Steps(device.search, device.measure, refuse, lambda text: None), problem)
     assert len(device.confirmed) >= 2  # it went on after the first refusal
     assert len(set(device.confirmed)) == len(device.confirmed)
+
+
+def test_what_was_measured_under_another_key_is_never_mixed_in(tmp_path: Path) -> None:
+    device = Device(2)
+    model = CalibratedModel(device.profile())
+    problem = Problem(
+        space=Space(DEPTH, UNITS), evaluate=lambda a, items: device.quality(a), latency=model,
+        budget_ms=BUDGET_SHARE * model.predict(PARENT, 50).ms, percentile=90, redundancy=None, storage="",
+    )  # fmt: skip
+
+    def elsewhere(architectures: list[Architecture]) -> Profile:
+        return replace(device.measure(architectures), key=KEY | {"power_mode": "another"})
+
+    steps = Steps(device.search, elsewhere, lambda p, a: device.certify(p, a, tmp_path), lambda text: None)
+    with pytest.raises(ProfileMismatch, match="another"):
+        choose_winner(steps, problem)

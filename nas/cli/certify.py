@@ -1,0 +1,59 @@
+"""`nas certify`: measure the winner of a search on its target and write the certificate."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.cli import options
+
+_INTERRUPTED = 130
+_HELP = """Measure a search's finalists on their target, choose again by what was measured, write the certificate.
+
+What the search evaluated is not evaluated again. The device is profiled first where it was not yet.
+
+Examples:
+
+  nas certify nas-results/python-lm-jetson-orin-20ms --host user@device
+
+  nas certify nas-results/python-lm-host-0.6x
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("certify", help=_HELP)(certify)
+
+
+def certify(
+    folder: Annotated[Path, typer.Argument(metavar="RESULT_DIR", help="The result folder of a search.")],
+    host: options.Host = None,
+    python: options.Python = "python3",
+    port: options.Port = None,
+    ssh_config: options.SshConfig = None,
+    json: options.Json = False,
+) -> None:
+    """Run the search's end once more with the device at hand, print the result."""
+    from latency_models.targets import find_target
+    from nas.cli import console
+    from nas.cli.interruption import interruption
+    from nas.cli.summary import print_summary
+    from nas.remote import Account
+    from nas.request import SearchRequest
+    from nas.service import run
+    from search_spaces.errors import UsageError
+
+    request = SearchRequest.load(folder)
+    target = find_target(request.target)
+    account = None if host is None else Account(host, python, port, ssh_config)
+    if account is None and not target.is_host:
+        raise UsageError(f"target {target.name} cannot be measured from here; give --host user@device")
+    progress = console.progress_for_stderr()
+    interruption.watch()
+    try:
+        result = run(request, progress, account)
+    except KeyboardInterrupt:
+        print(f"nas: interrupted; go on with: nas certify {folder}", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from None
+    console.emit_json(result.to_json()) if json else print_summary(result, request.out)
