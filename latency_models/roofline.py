@@ -6,6 +6,8 @@ efficiencies are those that published transformer results on Jetson imply: fp16 
 bandwidth. Expect a factor of two either way; the interval says so.
 """
 
+import math
+
 from latency_models.model import DATA_SHEET_LABEL, Prediction
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
@@ -47,6 +49,7 @@ class DataSheetModel:
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The sum over the kept units and the stem; every percentile is the same, since no tail was measured."""
-        kept = sum(self.work_ms(unit_work(self.shape, unit, self.workload)) for unit in kept_units(architecture))
-        ms = kept + self.work_ms(stem_work(self.shape, self.workload))
+        works = [unit_work(self.shape, unit, self.workload) for unit in kept_units(architecture)]
+        works.append(stem_work(self.shape, self.workload))
+        ms = math.fsum(map(self.work_ms, works))  # exact: what has the same units takes the same time to the last bit
         return Prediction(ms, ms / UNCERTAINTY, ms * UNCERTAINTY, percentile)

@@ -132,7 +132,7 @@ def run_at_reached(bench: Bench, runs: dict, seed: int) -> dict:
     cells = [cell for done in runs.values() for cell in done["cells"].values()]
     # Latencies that agree to a thousandth of the parent's are one level, the least of them.
     reached = {round(cell["ms"] / parent_ms, 3): cell["ms"] for cell in sorted(cells, key=lambda c: -c["ms"])}
-    levels = tuple(sorted(ms for share, ms in reached.items() if share < 1.0))
+    levels = tuple(sorted(ms * (1 + 1e-9) for share, ms in reached.items() if share < 1.0))  # sums differ in a last bit
     counter = Counter(bench.scorer, bench.items)
     with tempfile.TemporaryDirectory() as folder:
         problem = replace(

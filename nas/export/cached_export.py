@@ -51,6 +51,7 @@ class CacheLayer:
     heads: int
     head_size: int
     window: int | None
+    dtype: torch.dtype = torch.float32
 
     def names(self, prefix: str) -> tuple[str, str]:
         """Names of keys and values; `prefix` is past or present."""
@@ -139,7 +140,9 @@ def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
             f"{name} keeps {', '.join(sorted(other))}; {phase} is exported for plain keys and values, use forward"
         )
     return tuple(
-        CacheLayer(block, layer.keys.shape[1], layer.keys.shape[3], getattr(layer, "sliding_window", None))
+        CacheLayer(
+            block, layer.keys.shape[1], layer.keys.shape[3], getattr(layer, "sliding_window", None), layer.keys.dtype
+        )
         for block, layer in zip(_kept_attentions(model, len(held)), held, strict=True)
     )
 
@@ -155,7 +158,7 @@ def decode_inputs(prompt: Mapping[str, Tensor], layers: Sequence[CacheLayer], se
     inputs = {name: tensor if name == "attention_mask" else tensor[:, -1:] for name, tensor in prompt.items()}
     for layer in layers:
         shape = (batch, layer.heads, layer.length(total - 1), layer.head_size)
-        inputs |= {name: torch.randn(shape, generator=generator) for name in layer.names("past")}
+        inputs |= {name: torch.randn(shape, generator=generator).to(layer.dtype) for name in layer.names("past")}
     return inputs
 
 
