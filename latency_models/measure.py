@@ -20,7 +20,7 @@ from latency_models.measuring.process import run_tied
 from latency_models.runtime_ort import PRECISION
 from latency_models.targets import HOST
 from latency_models.workload import Workload
-from search_spaces.errors import MeasurementError
+from search_spaces.errors import MeasurementError, ProfileMismatch
 
 SITTINGS = 2
 LEAST_ROUNDS = 10  # of all sittings together
@@ -83,6 +83,18 @@ class Measured:
 
     key: dict[str, str]
     of: dict[str, Measurement]
+
+    def joined(self, later: "Measured") -> "Measured":
+        """These and later ones of the same files.
+
+        Raises:
+            ProfileMismatch: under another key.
+        """
+        if later.key != self.key:
+            raise ProfileMismatch(
+                f"measured under {later.key} after {self.key}; keep the machine as it is, measure again"
+            )
+        return Measured(self.key, {name: one.joined(later.of[name]) for name, one in self.of.items()})
 
 
 def measure_files(

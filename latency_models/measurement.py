@@ -72,6 +72,20 @@ class Measurement:
             bound = ordered[rank - 1]
         return bound
 
+    def joined(self, later: "Measurement") -> "Measurement":
+        """These samples and later ones of the same file, as further sittings.
+
+        Raises:
+            MeasurementError: of another workload, or only one of them has a sentinel.
+        """
+        if later.workload != self.workload or bool(later.sentinel_ms) != bool(self.sentinel_ms):
+            raise MeasurementError(f"{later.workload} is not joined to {self.workload}; measure again")
+        sittings = [one.sittings or (len(one.samples_ms),) for one in (self, later)]
+        return Measurement(
+            self.samples_ms + later.samples_ms, self.workload, self.sentinel_ms + later.sentinel_ms,
+            sittings[0] + sittings[1], self.joules + later.joules,
+        )  # fmt: skip
+
     def median_interval(self, coverage: float = 0.9) -> tuple[float, float]:
         """Two samples between which the true median lies, ms, in at least `coverage` of the cases.
 

@@ -18,7 +18,7 @@ class ModelShape:
         head_per_token: whether the head runs for every token (language model) or once per sequence.
         window: sliding window of each block's attention, None where it sees everything.
         causal: whether a token sees only earlier ones.
-        stem: parameters outside the blocks and the head (embeddings, final norm).
+        stem: parameters outside the blocks (embeddings, final norm, head).
         tokens: tokens of one image; None for text.
     """
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -60,6 +61,11 @@ class Certificate:
     def certified(self) -> bool:
         """Whether the winner was measured on the target inside the budget."""
         return self.verdict is Verdict.CERTIFIED
+
+    @property
+    def percentile_ms(self) -> float:
+        """The asked percentile of the winner's samples times the drift, ms; infinite where none were taken."""
+        return math.inf if self.winner is None else self.winner.percentile(self.percentile) * self.drift
 
     @property
     def bound_ms(self) -> float | None:

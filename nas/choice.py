@@ -21,7 +21,8 @@ MEASURED = 4  # contenders measured together in a round
 ROUNDS = 12  # of measuring contenders or certifying one
 MORE_TRIALS = 12
 AIM = 0.97  # of what is accepted: the bound of a percentile lies a few per cent above the percentile
-_MARGIN = 0.995  # a refusal narrows by its overshoot and as much
+_MARGIN = 0.995  # a refusal narrows by its overshoot and as much,
+_MOST = 0.9  # and at most to this share: a bound that is far above tells of a disturbed machine
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _lower(steps: Steps, standing: Standing, aim_ms: float) -> Standing:
 
 def _refuse(steps: Steps, standing: Standing, certificate: Certificate) -> Standing:
     """What measures above the budget once measured more than was thought by as much as it is above."""
-    accepted = standing.accepted_ms * _MARGIN / max(1.0, _overshoot(certificate))
+    accepted = standing.accepted_ms * max(_MOST, _MARGIN / max(1.0, _overshoot(certificate)))
     steps.say(f"{certificate.reason}: choosing again with {accepted:.2f} ms")
     standing = replace(standing, accepted_ms=accepted, refused=(*standing.refused, certificate))
     return _lower(steps, standing, min(standing.problem.budget_ms, AIM * accepted))

@@ -1,12 +1,10 @@
 """Where a target is measured: this machine, or a device that ssh reaches, in the form of file that it takes."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from latency_models.measure import Measured, measure_files
 from latency_models.measuring.plan import PROFILE
@@ -43,11 +41,17 @@ class Device(Protocol):
             MeasurementError: they cannot be measured, or not to the end.
         """
 
-    def confirm(self, winner: Any, folder: Path, effort: Effort) -> tuple[Path, Measured]:
-        """Export a pruned model into a folder; measure it as `winner` beside the `parent`, in fresh processes.
+    def export(self, model: Any, folder: Path) -> Path:
+        """Write a pruned model as the target takes it.
 
         Raises:
             ExportError: it cannot be exported, or the file does not compute what the model does.
+        """
+
+    def compare(self, file: Path, effort: Effort) -> Measured:
+        """A file as `winner` beside the `parent`, in fresh processes.
+
+        Raises:
             MeasurementError: as `measure`.
         """
 
@@ -57,31 +61,35 @@ class ThisMachine:
     """This machine's CPU in ONNX Runtime."""
 
     subject: Subject
-    export: ParentExport
+    export_of_parent: ParentExport
     workload: Workload
     progress: Progress
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """Files derived from the parent's export."""
         records = measure_architectures(
-            self.subject.model, self.export.graph, list(architectures), self.workload,
+            self.subject.model, self.export_of_parent.graph, list(architectures), self.workload,
             seconds=effort.seconds, least_rounds=effort.least_rounds,
         )  # fmt: skip
         key = environment(default_threads())
         return Profile(key, self.subject.digest, self.subject.shape, self.workload, records)
 
-    def confirm(self, winner: Any, folder: Path, effort: Effort) -> tuple[Path, Measured]:
+    def export(self, model: Any, folder: Path) -> Path:
         """The file is exported anew from the pruned model and compared with it."""
         phase = self.workload.phase
         path = folder / file_name(phase)
         with self.progress.stage("exporting the winner"):
-            _, reason = export_for_onnx_runtime(winner, path, check_parity, phase)
+            _, reason = export_for_onnx_runtime(model, path, check_parity, phase)
         if reason:
             self.progress.message(reason)
-        files = {"parent": self.export.path, "winner": path}
+        return path
+
+    def compare(self, file: Path, effort: Effort) -> Measured:
+        """Beside the parent's own export."""
         with self.progress.stage("measuring winner and parent"):
-            return path, measure_files(
-                files, workload_inputs(self.subject.model, self.workload), self.workload, sentinel="parent",
+            return measure_files(
+                {"parent": self.export_of_parent.path, "winner": file},
+                workload_inputs(self.subject.model, self.workload), self.workload, sentinel="parent",
                 seconds=effort.seconds, least_rounds=effort.least_rounds,
             )  # fmt: skip
 
@@ -103,18 +111,21 @@ class RemoteDevice:
             kit.write(Path(name))
             return Profile.load(self._run(Path(name), lambda share: None))
 
-    def confirm(self, winner: Any, folder: Path, effort: Effort) -> tuple[Path, Measured]:
-        """Both files are written in the target's precision and operators."""
-        kit, phase = self.kit, self.kit.workload.phase
-        path = folder / f"device-{file_name(phase)}"
+    def export(self, model: Any, folder: Path) -> Path:
+        """In the target's precision and operators."""
+        phase = self.kit.workload.phase
+        with self.progress.stage("exporting the winner"):
+            return export_for_target(model, folder / f"device-{file_name(phase)}", self.kit.target, phase)
+
+    def compare(self, file: Path, effort: Effort) -> Measured:
+        """Beside the parent in the same form."""
+        kit = self.kit
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
-            with self.progress.stage("exporting the winner"):
-                export_for_target(winner, path, kit.target, phase)
-                parent = export_for_target(kit.subject.model, Path(name) / "parent.onnx", kit.target, phase)
+            parent = export_for_target(kit.subject.model, Path(name) / "parent.onnx", kit.target, kit.workload.phase)
             graph = ParentGraph.read(parent, kit.subject.anatomy)
-            inputs: Mapping[str, np.ndarray] = inputs_of(graph, workload_inputs(kit.subject.model, kit.workload))
-            return path, measure_files(
-                {"parent": parent, "winner": path}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
+            inputs = inputs_of(graph, workload_inputs(kit.subject.model, kit.workload))
+            return measure_files(
+                {"parent": parent, "winner": file}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
                 least_rounds=effort.least_rounds, precision=kit.target.precision, run=self._run,
             )  # fmt: skip
 

@@ -44,3 +44,14 @@ def test_sittings_and_energy_are_kept_and_checked() -> None:
     for wrong in ({"sittings": (1, 1)}, {"sittings": (3, 0)}, {"joules": (-1.0,)}, {"joules": (float("nan"),)}):
         with pytest.raises(MeasurementError):
             Measurement((1.0, 2.0, 3.0), HERE, **wrong)
+
+
+def test_joining_keeps_samples_pairs_and_sittings_in_order() -> None:
+    first = Measurement((1.0, 2.0, 3.0), HERE, (4.0, 5.0, 6.0), sittings=(1, 2))
+    second = Measurement((7.0,), HERE, (8.0,), joules=(0.5,))
+    assert first.joined(second) == Measurement(
+        (1.0, 2.0, 3.0, 7.0), HERE, (4.0, 5.0, 6.0, 8.0), sittings=(1, 2, 1), joules=(0.5,)
+    )
+    for other in (Measurement((1.0,), Workload.parse("prefill"), (1.0,)), Measurement((1.0,), HERE)):
+        with pytest.raises(MeasurementError, match="not joined"):
+            first.joined(other)

@@ -106,11 +106,10 @@ def _flops(profile: Profile) -> Predict:
 
 def _parameters(profile: Profile) -> Predict:
     shape = profile.shape
-    outside = shape.stem + shape.hidden * shape.outputs
 
     def count(architecture: Architecture) -> float:
         kept = [sum(architecture.keeps(i, kind) for i in range(shape.depth)) for kind in (Kind.ATTENTION, Kind.MLP)]
-        return outside + kept[0] * shape.attention_weights + kept[1] * shape.experts * shape.expert_weights
+        return shape.stem + kept[0] * shape.attention_weights + kept[1] * shape.experts * shape.expert_weights
 
     return lambda many: np.array([count(a) for a in many])
 
