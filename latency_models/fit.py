@@ -4,7 +4,9 @@ Each measurement enters as its ratio to the sentinel of the same round times the
 out. What was measured is answered with the measurement; anything else by regression on the kept units.
 """
 
+import math
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +62,8 @@ class CalibratedModel:
             low_ms, high_ms = (ms * bound / known.p50 for bound in known.median_interval(COVERAGE))
             return Prediction(ms, low_ms, high_ms, percentile, exact=True)
         row, tail = self.terms.row(architecture), self._tail(percentile)
-        low_ms, high_ms = self.regression.interval(row)
         ms, outside = self.regression.predict(row), self.regression.outside(row)
+        low_ms, high_ms = (ms * self._widened(bound / ms) for bound in self.regression.interval(row))
         return Prediction(ms * tail, low_ms * tail, high_ms * tail, percentile, extrapolated=outside)
 
     def unit_ms(self, unit: Unit) -> float:
@@ -78,6 +80,25 @@ class CalibratedModel:
     def error(self) -> float:
         """Median relative error when each record is predicted from the others."""
         return float(np.expm1(np.median(np.abs(self.regression.residuals))))
+
+    def _widened(self, factor: float) -> float:
+        """A bound's factor with what processes have in common added: all records of one share it, no residual has it.
+
+        The sentinel of a process may be lucky in where its memory lies; its candidates then all seem slow together.
+        """
+        return math.exp(math.copysign(math.hypot(math.log(factor), self._apart), math.log(factor)))
+
+    @cached_property
+    def _apart(self) -> float:
+        """90 % of the log ratio between two measurements of everything, from how far the sittings lie apart."""
+        sittings = [np.log(record.measurement.sitting_ratios()) for record in self.profile.records]
+        count = min(map(len, sittings))
+        if count < 2:
+            return 0.0
+        logs = np.array([each[:count] for each in sittings])
+        common = np.median(logs - logs.mean(1, keepdims=True), axis=0)
+        spread = math.sqrt(float((common**2).sum()) / (count - 1))
+        return NormalDist().inv_cdf((1 + COVERAGE) / 2) * spread * math.sqrt(2 / count)
 
     def _tail(self, percentile: int) -> float:
         if percentile not in self._tails:

@@ -1,8 +1,9 @@
 """A measurement: every raw sample, with what it is a measurement of."""
 
+import itertools
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, median
 from typing import Any
 
 from latency_models.workload import Workload
@@ -100,11 +101,18 @@ class Measurement:
 
     def ratio(self) -> float:
         """The median over rounds of this file's latency over the sentinel's; 1 without a sentinel."""
+        return median(self._ratios) if self.sentinel_ms else 1.0
+
+    def sitting_ratios(self) -> tuple[float, ...]:
+        """The same for the samples of each process."""
         if not self.sentinel_ms:
-            return 1.0
-        ratios = sorted(own / other for own, other in zip(self.samples_ms, self.sentinel_ms, strict=True))
-        middle = len(ratios) // 2
-        return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
+            return (1.0,) * max(1, len(self.sittings))
+        ends = list(itertools.accumulate(self.sittings or (len(self.samples_ms),)))
+        return tuple(median(self._ratios[start:end]) for start, end in itertools.pairwise([0, *ends]))
+
+    @property
+    def _ratios(self) -> list[float]:
+        return [own / other for own, other in zip(self.samples_ms, self.sentinel_ms, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form, samples in ms, energy in joules per inference."""

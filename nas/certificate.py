@@ -170,7 +170,7 @@ def judge(
     winner, parent = measured if measured is not None else (None, None)
     draft = Certificate(
         target, Verdict.PREDICTED, f"{target} was not at hand; {predicted_ms:.2f} ms is a prediction", workload,
-        percentile, budget_ms, predicted_ms, architecture, hashlib.sha256(file.read_bytes()).hexdigest(),
+        percentile, budget_ms, predicted_ms, architecture, sha256(file),
         environment, versions, on_target, drift, winner, parent,
     )  # fmt: skip
     if not on_target or winner is None:
@@ -183,3 +183,9 @@ def judge(
     relation, verdict = ("within", Verdict.CERTIFIED) if inside else ("above", Verdict.REFUSED)
     said += f", at most {bound:.2f} ms (99 %{f', drift {drift:.3f}' if drift > 1 else ''}),"
     return replace(draft, verdict=verdict, reason=f"{said} is {relation} the budget of {budget_ms:.2f} ms")
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file, hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

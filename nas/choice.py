@@ -6,8 +6,8 @@ is measured, the fit is corrected, the search chooses again. When nothing such i
 anew and judged on the upper bound of the asked percentile. A refusal narrows what is accepted and the search goes on.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from latency_models.fit import CalibratedModel
 from latency_models.profile import Profile
@@ -34,12 +34,15 @@ class Steps:
         measure: the parent and these architectures, on the target.
         certify: measures one anew, in fresh processes, and judges it.
         say: tells the person.
+        relative: the budget is a fraction of the parent beside the winner, so that what the machine does to the tail
+            of both counts for neither.
     """
 
     search: Callable[[Problem], SearchOutcome]
     measure: Callable[[list[Architecture]], Profile]
     certify: Callable[[Problem, Architecture], Certificate]
     say: Callable[[str], None]
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,31 @@ class Standing:
         problem: with the latency model as corrected so far; its budget is what the search aims at.
         accepted_ms: what the bound of a measured candidate must not exceed.
         refused: certificates that were not given.
+        tails: of what was measured since the profile, the parent's percentile over its median beside it, where the
+            budget is relative.
     """
 
     problem: Problem
     outcome: SearchOutcome
     accepted_ms: float
     refused: tuple[Certificate, ...] = ()
+    tails: Mapping[Architecture, float] = field(default_factory=dict)
+
+    def bound_ms(self, architecture: Architecture) -> float | None:
+        """The upper bound of a measured architecture's percentile, with the change since the profile taken out.
+
+        None where it was not measured, or too briefly for a bound.
+        """
+        model, percentile = calibrated(self.problem), self.problem.percentile
+        known = model.profile.of(architecture)
+        bound = None if known is None else known.upper_bound(percentile)
+        if known is None or bound is None:
+            return None
+        parent = model.profile.of(self.problem.space.parent)
+        assert parent is not None
+        tail = parent.percentile(percentile) / parent.p50
+        change = self.tails.get(architecture, tail) / tail
+        return bound / known.p50 * model.predict(architecture, 50).ms / change
 
 
 def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
@@ -77,7 +99,7 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
         best = best_measured(standing)
         unknown = contenders(standing, best)
         if unknown:
-            standing = _again(steps, standing, _corrected(standing.problem, steps.measure(unknown)))
+            standing = _again(steps, _corrected(steps, standing, unknown))
         elif best is None:
             standing = _lower(steps, standing, standing.problem.budget_ms * AIM)
         else:
@@ -131,18 +153,6 @@ def _drops_less(one: Architecture, other: Architecture) -> bool:
     return one != other and all(other.drops(unit) for unit in one.dropped)
 
 
-def bound_ms(model: CalibratedModel, architecture: Architecture, percentile: int) -> float | None:
-    """The upper bound of a measured architecture's percentile, with the drift since the profile taken out.
-
-    None where it was not measured, or too briefly for a bound.
-    """
-    known = model.profile.of(architecture)
-    bound = None if known is None else known.upper_bound(percentile)
-    if known is None or bound is None:
-        return None
-    return bound / known.p50 * model.predict(architecture, 50).ms
-
-
 def calibrated(problem: Problem) -> CalibratedModel:
     """The problem's latency model, which rests on measurements wherever the target can be measured."""
     assert isinstance(problem.latency, CalibratedModel)
@@ -152,17 +162,15 @@ def calibrated(problem: Problem) -> CalibratedModel:
 def _may_meet(standing: Standing, candidate: Candidate) -> bool:
     problem = standing.problem
     prediction = problem.latency.predict(candidate.architecture, problem.percentile)
-    known = bound_ms(calibrated(problem), candidate.architecture, problem.percentile)
+    known = standing.bound_ms(candidate.architecture)
     allowed = all(limit.met(candidate.architecture) for limit in problem.limits)
     return known is None and allowed and prediction.low_ms <= standing.accepted_ms
 
 
 def _inside(standing: Standing, architecture: Architecture) -> bool:
-    problem = standing.problem
-    bound = bound_ms(calibrated(problem), architecture, problem.percentile)
-    return (
-        bound is not None and bound <= standing.accepted_ms and all(limit.met(architecture) for limit in problem.limits)
-    )
+    bound = standing.bound_ms(architecture)
+    allowed = all(limit.met(architecture) for limit in standing.problem.limits)
+    return allowed and bound is not None and bound <= standing.accepted_ms
 
 
 def _loss(candidate: Candidate) -> float:
@@ -181,9 +189,9 @@ def _led_by(standing: Standing, winner: Candidate) -> SearchOutcome:
     return replace(outcome, ranked=(winner, *others), candidates=candidates)
 
 
-def _again(steps: Steps, standing: Standing, problem: Problem) -> Standing:
+def _again(steps: Steps, standing: Standing) -> Standing:
     """Choose among what was evaluated; where nothing of it fits the corrected prediction any more, search on."""
-    trials = standing.outcome.trials
+    problem, trials = standing.problem, standing.outcome.trials
     if not any(problem.feasible(candidate.architecture) for candidate in standing.outcome.candidates):
         trials += MORE_TRIALS
     problem = replace(problem, trials=trials)
@@ -204,15 +212,20 @@ def _refuse(steps: Steps, standing: Standing, certificate: Certificate) -> Stand
     return _lower(steps, standing, min(standing.problem.budget_ms, AIM * accepted))
 
 
-def _corrected(problem: Problem, measured: Profile) -> Problem:
-    """The problem with more records in its latency model; the parent's stays that of the profile.
+def _corrected(steps: Steps, standing: Standing, architectures: list[Architecture]) -> Standing:
+    """With these measured and in the latency model; the parent's record stays that of the profile.
 
     Raises:
-        ProfileMismatch: it was not measured as the profile was.
+        ProfileMismatch: they were not measured as the profile was.
     """
+    problem, measured = standing.problem, steps.measure(architectures)
     added = tuple(record for record in measured.records if record.architecture != problem.space.parent)
     merged = calibrated(problem).profile.merge(replace(measured, records=added))
-    return replace(problem, latency=CalibratedModel(merged))
+    beside = measured.of(problem.space.parent)
+    tails = dict(standing.tails)
+    if steps.relative and beside is not None:
+        tails |= {record.architecture: beside.percentile(problem.percentile) / beside.p50 for record in added}
+    return replace(standing, problem=replace(problem, latency=CalibratedModel(merged)), tails=tails)
 
 
 def _overshoot(certificate: Certificate) -> float:

@@ -1,14 +1,19 @@
 """The result folder: the winner's files, the pictures, the record, and MLflow."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from latency_models.energy import EnergyModel, has_energy
 from latency_models.fit import CalibratedModel
+from latency_models.memory import Memory, memory
 from latency_models.model import LatencyModel
 from latency_models.targets import Target
-from latency_models.workload import Workload
-from nas.certificate import Certificate
+from latency_models.workload import Phase, Workload
+from nas.certificate import Certificate, sha256
+from nas.export.onnx_export import export_for_onnx_runtime, file_name
+from nas.export.parity import check_parity
 from nas.export.tensorrt_export import export_tensorrt_onnx
 from nas.figures import Point, pareto_figure, pareto_page
 from nas.model_card import write_card
@@ -52,13 +57,26 @@ class Delivery:
         """The model of an architecture, sharing the parent's weights."""
         return prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
 
+    def memory(self, architecture: Architecture) -> Memory:
+        """What it holds on the target under the workload."""
+        return memory(self.subject.shape, architecture, self.workload, self.target.bytes_per_element)
+
+    def joules(self, architecture: Architecture) -> float | None:
+        """Of one inference on the target; None where no energy was measured."""
+        return None if self._energy is None else self._energy.joules(architecture)
+
+    @cached_property
+    def _energy(self) -> EnergyModel | None:
+        profile = self.latency.profile if isinstance(self.latency, CalibratedModel) else None
+        return EnergyModel(profile) if profile is not None and has_energy(profile) else None
+
 
 def deliver(delivery: Delivery) -> Result:
     """Write the winner's folder, the profile and the pictures; return the result, not yet logged."""
     folder, outcome = delivery.winner_folder, delivery.outcome
     winner = delivery.pruned(outcome.winner.architecture)
     save(winner, folder, companions=delivery.subject.folder)
-    export_tensorrt_onnx(winner, folder / "model.tensorrt.onnx")
+    _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
     if isinstance(delivery.latency, CalibratedModel):
@@ -68,6 +86,18 @@ def deliver(delivery: Delivery) -> Result:
     write_card(result, folder, plain)
     _pictures(delivery)
     return result
+
+
+def _export(delivery: Delivery, winner: Any) -> None:
+    """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases."""
+    folder = delivery.winner_folder
+    cached = (Phase.PREFILL, Phase.DECODE) if delivery.workload.phase is not Phase.FORWARD else ()
+    for phase in (Phase.FORWARD, *cached):
+        path = folder / file_name(phase)
+        if not path.exists() or sha256(path) != delivery.certificate.file_sha256:
+            export_for_onnx_runtime(winner, path, check_parity, phase)
+    phase = delivery.workload.phase
+    export_tensorrt_onnx(winner, (folder / file_name(phase)).with_suffix(".tensorrt.onnx"), phase)
 
 
 def record(result: Result, delivery: Delivery) -> Result:
@@ -121,6 +151,8 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         parent=_entry(delivery, outcome.parent, "parent", measured[1]),
         winner=_entry(delivery, outcome.winner, outcome.winner.origin, measured[0]),
         winner_parameters=parameters,
+        winner_memory=delivery.memory(outcome.winner.architecture),
+        winner_joules=delivery.joules(outcome.winner.architecture),
         certified=certificate.certified,
         verdict=f"{certificate.verdict}: {certificate.reason}",
         host=_host(certificate),
@@ -225,8 +257,9 @@ def _candidate_run(delivery: Delivery, candidate: Candidate, name: str, front: s
     architecture, latency, depth = candidate.architecture, delivery.latency, delivery.subject.anatomy.depth
     parameters = delivery.pruned(architecture).num_parameters()
     kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
-    shape = delivery.subject.shape
+    shape, held = delivery.subject.shape, delivery.memory(architecture)
     cached = 2 * shape.kv_heads * shape.head_dim * kept[Kind.ATTENTION] * delivery.target.bytes_per_element
+    joules = delivery.joules(architecture)
     at50, at90 = latency.predict(architecture, 50), latency.predict(architecture, 90)
     metrics = {
         "latency_ms.predicted_p50": at50.ms,
@@ -238,6 +271,8 @@ def _candidate_run(delivery: Delivery, candidate: Candidate, name: str, front: s
         "params_m": parameters / 1e6,
         "weights_mib": parameters * delivery.target.bytes_per_element / 2**20,
         "kv_bytes_per_token": float(cached if shape.causal else 0),
+        "memory_mib": held.total / 2**20,
+        **({} if joules is None else {"energy_j": joules}),
     }
     params = {
         "n_attention": kept[Kind.ATTENTION],

@@ -10,8 +10,8 @@ from latency_models.measure import Measured, measure_files
 from latency_models.measuring.plan import PROFILE
 from latency_models.profile import Profile
 from latency_models.runtime_ort import default_threads, environment
-from latency_models.workload import Phase, Workload
-from nas.export.onnx_export import export_for_onnx_runtime, workload_inputs
+from latency_models.workload import Workload
+from nas.export.onnx_export import export_for_onnx_runtime, file_name, workload_inputs
 from nas.export.parity import check_parity
 from nas.export.variants import ParentGraph
 from nas.kit import Kit, export_for_target, inputs_of, pack
@@ -137,8 +137,3 @@ class RemoteDevice:
             document = run_kit(packed, self.account, self.progress)
         (folder / PROFILE).write_bytes(document)
         return folder / PROFILE
-
-
-def file_name(phase: Phase) -> str:
-    """Of a model exported for a phase."""
-    return "model.onnx" if phase is Phase.FORWARD else f"model-{phase}.onnx"

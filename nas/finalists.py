@@ -50,7 +50,9 @@ class Finals:
             ProfileMismatch: the device is not in the state in which it was profiled.
         """
         if self.device is not None:
-            return choose_winner(Steps(self.search, self.measure, self.certify, self.progress.message), problem)
+            relative = self.request.budget.fraction is not None
+            steps = Steps(self.search, self.measure, self.certify, self.progress.message, relative)
+            return choose_winner(steps, problem)
         outcome = self.search(problem)
         return outcome, problem, self.certify(problem, outcome.winner.architecture)
 

@@ -23,7 +23,7 @@ import numpy as np
 from latency_models.design import design
 from latency_models.measure import LEAST_ROUNDS, PORTABLE
 from latency_models.measuring import weights
-from latency_models.measuring.plan import ENTRY, MODELS, PLAN
+from latency_models.measuring.plan import MODELS, PLAN
 from latency_models.profile import Profile
 from latency_models.targets import Target, find_target
 from latency_models.terms import Terms
@@ -42,22 +42,6 @@ RANDOM_WEIGHTS = "random.data"
 _DRAWN_BYTES = 1 << 14  # tensors from this size on are drawn on the device
 _ALIGNMENT = 4096  # bytes; runtimes map tensors that begin on a page
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
-_ENTRY_TEXT = '''"""Measure by plan.json and write profile.json beside it; see README.txt and --help."""
-
-import pathlib
-import sys
-
-from measuring.failure import MeasuringFailed
-from measuring.runner import main
-from measuring.weights import fill
-
-if __name__ == "__main__":
-    try:
-        fill(pathlib.Path(__file__).resolve().parent)
-    except MeasuringFailed as error:
-        sys.exit("error: %s" % error)
-    sys.exit(main())
-'''
 _README = """Latency of {count} variants of a model on {target}, {workload}
 
 On the device, with Python 3.9 or later, NumPy and {runtimes}:
@@ -143,7 +127,6 @@ class Kit:
         for candidate in plan["candidates"]:
             candidate["weight_bytes"] += drawn.bytes
         (folder / PLAN).write_text(json.dumps(plan | {weights.KEY: drawn.to_json()}, indent=1) + "\n")
-        (folder / ENTRY).write_text(_ENTRY_TEXT)
         (folder / "README.txt").write_text(self._readme(len(plan["candidates"]), drawn.bytes))
 
     def graph(self) -> ParentGraph:
@@ -156,7 +139,9 @@ class Kit:
     def _name(self) -> str:
         """Differs where the content would."""
         runner = Path(weights.__file__).parent
-        content = hashlib.sha256(f"{self.target.name} {self.workload} {self.seconds} {_ENTRY_TEXT} {_README}".encode())
+        chosen = " ".join(architecture.digest for architecture in self.architectures)
+        effort = f"{self.seconds} {self.least_rounds}"
+        content = hashlib.sha256(f"{self.target.name} {self.workload} {effort} {chosen} {_README}".encode())
         for name in PORTABLE:
             content.update((runner / name).read_bytes())
         for package in ("nas", "torch", "transformers", "onnx"):

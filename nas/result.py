@@ -1,11 +1,12 @@
 """The result of a search, as other programs read it: `OUT/result.json` and what `--json` prints."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from latency_models.memory import Memory
 from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
 from nas.worth import Worth
@@ -52,6 +53,8 @@ class Result:
     parent: Entry
     winner: Entry
     winner_parameters: int
+    winner_memory: Memory
+    winner_joules: float | None
     certified: bool
     verdict: str
     host: dict[str, float] | None
@@ -77,6 +80,8 @@ class Result:
             "winner": {
                 **self.winner.to_json(),
                 "parameters": self.winner_parameters,
+                "memory_bytes": asdict(self.winner_memory),
+                "joules": self.winner_joules,
                 "certified": self.certified,
                 "verdict": self.verdict,
                 "host": self.host,

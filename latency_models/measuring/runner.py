@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import weights
 from .failure import MeasuringFailed
 from .ort import PROVIDERS
 from .plan import ENTRY, PROFILE, Plan
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runtime = find_runtime(given.runtime, given.provider, plan.precision, plan.threads, plan.folder)
             run_sitting(plan, given.sitting, runtime, report)
         else:
+            weights.fill(plan.folder)
             _run_sittings(plan, given, report)
     except (MeasuringFailed, OSError) as error:
         print(f"{ERROR}{error}", file=sys.stderr)

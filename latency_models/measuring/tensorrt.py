@@ -22,6 +22,8 @@ from .nvml import find_gpu
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 _WORKSPACE = 1 << 30  # bytes
+Shape = tuple[int, ...]
+Shapes = Callable[[Any], tuple[Shape, Shape, Shape]]  # least, usual and most of an input of the network
 
 
 class TensorRT:
@@ -60,7 +62,7 @@ class TensorRT:
         kept = self._cache / f"{engine_digest(self._trt, file, inputs, self._device)}.engine"
         if not kept.exists():
             timing = self._cache / f"{hashlib.sha256(self._platform().encode()).hexdigest()[:16]}.timing"
-            _write(kept, build_engine(self._trt, file, inputs, timing=timing))
+            _write(kept, build_engine(self._trt, file, exactly(inputs), timing=timing))
         engine = self._runtime.deserialize_cuda_engine(kept.read_bytes())
         if engine is None:
             raise MeasuringFailed(f"{kept} cannot be read by {self._platform()}; remove it and run again")
@@ -85,37 +87,29 @@ def find_module() -> Any:
 
 
 def build_engine(
-    trt: Any,
-    file: Path,
-    inputs: Mapping[str, np.ndarray],
-    *,
-    timing: Path | None = None,
-    capability: str | None = None,
+    trt: Any, file: Path, shapes: Shapes, *, timing: Path | None = None, capability: str | None = None
 ) -> bytes:
-    """Build the engine of an ONNX file for exactly the shapes of `inputs`.
+    """Build the engine of an ONNX file.
 
     Args:
+        shapes: of each input.
         timing: a cache of tactic timings, read and brought up to date: variants of a model share most layers.
         capability: build for a GPU that is not here, for example SM89 (RTX only).
 
     Raises:
-        MeasuringFailed: TensorRT refuses the file.
+        MeasuringFailed: TensorRT refuses the file, or cannot build for that GPU.
     """
-    logger = trt.Logger(trt.Logger.WARNING)
+    logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    flags = trt.NetworkDefinitionCreationFlag
-    typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
-    network = builder.create_network(typed)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(file)):
-        reasons = "; ".join(str(parser.get_error(i)).splitlines()[0] for i in range(parser.num_errors))
-        raise MeasuringFailed(f"TensorRT refuses {file.name}: {reasons[:300]}")
+    network = _parsed(trt, builder, logger, file)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE)
     if capability is not None:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
-    config.add_optimization_profile(_exact_shapes(builder, network, inputs))
+        _for_capability(trt, config, capability)
+    profile = builder.create_optimization_profile()
+    for given in (network.get_input(index) for index in range(network.num_inputs)):
+        profile.set_shape(given.name, *shapes(given))
+    config.add_optimization_profile(profile)
     if timing is not None and hasattr(config, "create_timing_cache"):
         config.set_timing_cache(config.create_timing_cache(timing.read_bytes() if timing.exists() else b""), False)
     plan = builder.build_serialized_network(network, config)
@@ -124,6 +118,37 @@ def build_engine(
     if timing is not None and (renewed := config.get_timing_cache()) is not None:
         _write(timing, bytes(renewed.serialize()))
     return bytes(plan)
+
+
+def exactly(inputs: Mapping[str, np.ndarray]) -> Shapes:
+    """The shapes of these arrays and no others."""
+
+    def shapes(given: Any) -> tuple[Shape, Shape, Shape]:
+        if given.name not in inputs:
+            raise MeasuringFailed(f"the input {given.name!r} is not among {sorted(inputs)}; unpack the kit again")
+        shape = tuple(inputs[given.name].shape)
+        return shape, shape, shape
+
+    return shapes
+
+
+def _parsed(trt: Any, builder: Any, logger: Any, file: Path) -> Any:
+    flags = trt.NetworkDefinitionCreationFlag
+    typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    network = builder.create_network(typed)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(file)):
+        reasons = "; ".join(str(parser.get_error(i)).splitlines()[0] for i in range(parser.num_errors))
+        raise MeasuringFailed(f"TensorRT refuses {file.name}: {reasons[:300]}")
+    return network
+
+
+def _for_capability(trt: Any, config: Any, name: str) -> None:
+    capability = getattr(getattr(trt, "ComputeCapability", None), name, None)
+    if capability is None:
+        raise MeasuringFailed(f"{trt.__name__} cannot build for {name!r} without that GPU; build on the device")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(capability, 0)
 
 
 def engine_digest(trt: Any, file: Path, inputs: Mapping[str, np.ndarray], device: str) -> str:
@@ -145,16 +170,6 @@ def _sha256(path: Path) -> str:
         while part := opened.read(1 << 20):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _exact_shapes(builder: Any, network: Any, inputs: Mapping[str, np.ndarray]) -> Any:
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        name = network.get_input(index).name
-        if name not in inputs:
-            raise MeasuringFailed(f"the input {name!r} is not among {sorted(inputs)}; unpack the kit again")
-        profile.set_shape(name, *3 * (tuple(inputs[name].shape),))
-    return profile
 
 
 def _write(path: Path, content: bytes) -> None:

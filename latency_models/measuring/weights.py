@@ -40,7 +40,7 @@ def fill(folder: Path) -> None:
                 file.write(block[: count - first].tobytes())
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
         raise MeasuringFailed(
             f"{path} of {count * dtype.itemsize / 1e6:.0f} MB cannot be written ({error.strerror}); make room for it"
         ) from None

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from latency_models.workload import Phase
 from nas.cli import options
 
 _HELP = """Export a model, or the winner of a search, to ONNX (and the form TensorRT takes), checked against torch.
@@ -14,6 +15,8 @@ Examples:
   nas export --model nas-results/python-lm-host-0.6x/winner --out deploy
 
   nas export --model python-lm --architecture architecture.json --out deploy
+
+  nas export --model OUT/winner --phase decode --out deploy
 
   nas export --model ./my-model --engine --compute-capability SM89 --out deploy
 """
@@ -29,6 +32,9 @@ def export(
     architecture: Annotated[
         Path | None, typer.Option("--architecture", metavar="FILE", help="Prune with this architecture.json first.")
     ] = None,
+    phase: Annotated[
+        Phase, typer.Option("--phase", help="forward, or prefill and decode with a key-value cache.")
+    ] = Phase.FORWARD,
     out: options.Out = None,
     engine: Annotated[bool, typer.Option("--engine", help="Build a TensorRT engine too.")] = False,
     compute_capability: Annotated[
@@ -40,26 +46,27 @@ def export(
 ) -> None:
     """Write model.onnx and model.tensorrt.onnx; print how far they are from the model."""
     from nas.cli import console
-    from nas.export.onnx_export import export_for_onnx_runtime
+    from nas.export.onnx_export import export_for_onnx_runtime, file_name
     from nas.export.parity import check_parity
     from nas.export.tensorrt_export import build_engine, export_tensorrt_onnx
 
     progress = console.progress_for_stderr()
     loaded, name = _load(model, architecture, trust_remote_code)
     folder = out or Path("nas-results") / f"{name}-export"
+    file = folder / file_name(phase)
     with progress.stage("exporting for ONNX Runtime"):
-        opset, reason = export_for_onnx_runtime(loaded, folder / "model.onnx", check_parity)
+        opset, reason = export_for_onnx_runtime(loaded, file, check_parity, phase)
     if reason:
         progress.message(reason)
     with progress.stage("exporting for TensorRT"):
-        path = export_tensorrt_onnx(loaded, folder / "model.tensorrt.onnx")
-        difference = max(check_parity(loaded, folder / "model.onnx"), check_parity(loaded, path))
-    files = {"onnxruntime": str(folder / "model.onnx"), "tensorrt": str(path)}
+        path = export_tensorrt_onnx(loaded, file.with_suffix(".tensorrt.onnx"), phase)
+        difference = max(check_parity(loaded, file, phase), check_parity(loaded, path, phase))
+    files = {"onnxruntime": str(file), "tensorrt": str(path)}
     builder = None
     if engine:
         with progress.stage("building the engine"):
-            builder = build_engine(path, folder / "model.engine", compute_capability=compute_capability)
-        files["engine"] = str(folder / "model.engine")
+            builder = build_engine(path, file.with_suffix(".engine"), compute_capability=compute_capability)
+        files["engine"] = str(file.with_suffix(".engine"))
     document = {"schema_version": 1, "model": name, "opset": opset, "largest_difference": difference,
                 "engine_builder": builder, "files": files}  # fmt: skip
     if json:

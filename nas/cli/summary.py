@@ -4,7 +4,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from latency_models.workload import Workload
 from nas.cli.console import emit_table, emit_text
+from nas.export.onnx_export import file_name
 from nas.quality.comparison import Comparison
 from nas.result import Entry, Result
 
@@ -70,7 +72,7 @@ def _lines(result: Result, out: Path) -> list[str]:
         )
     lines += [
         f"result      {out / 'result.json'}",
-        f"deploy      {out / 'winner' / 'model.onnx'}",
+        f"deploy      {out / 'winner' / file_name(Workload.parse(result.workload).phase)}",
         f"compare     mlflow ui --backend-store-uri {result.mlflow['tracking_uri']}",
     ]
     return lines

@@ -203,3 +203,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
+
+
+def file_name(phase: Phase) -> str:
+    """Of a model exported for a phase."""
+    return "model.onnx" if phase is Phase.FORWARD else f"model-{phase}.onnx"

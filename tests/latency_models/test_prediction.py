@@ -149,6 +149,28 @@ def test_intervals_cover_about_as_often_as_they_say() -> None:
     assert 0.82 <= hits / total <= 0.97  # nominal 0.90
 
 
+def test_what_a_process_has_in_common_widens_every_interval() -> None:
+    """Sentinels of two processes that are 4 % apart: the fit cannot see it, since every record has the same share."""
+    device = Synthetic(0, noise=0.001)
+    profile = device.profile(architectures(1, 20))
+
+    def two_sittings(record: Record, apart: float) -> Record:
+        own, parent = record.measurement.samples_ms, record.measurement.sentinel_ms
+        luck = (1.0,) * 7 + (1 + apart,) * 8
+        if record.architecture == Architecture.parent(DEPTH):
+            return Record(record.architecture, Measurement(own, HERE, parent, (7, 8)))
+        ratios = tuple(mine * by for mine, by in zip(own, luck, strict=True))
+        return Record(record.architecture, Measurement(ratios, HERE, parent, (7, 8)))
+
+    widths = []
+    for apart in (0.0, 0.04):
+        model = CalibratedModel(replace(profile, records=tuple(two_sittings(r, apart) for r in profile.records)))
+        found = [model.predict(a) for a in architectures(2, 20)]
+        widths.append(float(np.median([math.log(p.high_ms / p.low_ms) / 2 for p in found])))
+    assert widths[0] < 0.005
+    assert widths[1] == pytest.approx(1.645 * math.log(1.04) / math.sqrt(2), rel=0.25)
+
+
 def models() -> list[LatencyModel]:
     return [
         DataSheetModel(find_target("jetson-orin"), SHAPE, SHAPE.default_workload(small=False)),

@@ -12,7 +12,7 @@ from chains import INPUTS, chain
 from latency_models.measuring.cuda import Cuda
 from latency_models.measuring.failure import MeasuringFailed
 from latency_models.measuring.runtime import find_runtime
-from latency_models.measuring.tensorrt import Execution, build_engine, engine_digest, find_module
+from latency_models.measuring.tensorrt import Execution, build_engine, engine_digest, exactly, find_module
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -20,16 +20,16 @@ def test_an_engine_is_built_for_the_shapes_it_is_measured_with(tmp_path: Path) -
     trt = pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]")
     assert find_module().__name__ in ("tensorrt", "tensorrt_rtx")
     timing = tmp_path / "timing"
-    built = build_engine(trt, chain(tmp_path / "a.onnx", 3), INPUTS, timing=timing, capability="SM89")
+    built = build_engine(trt, chain(tmp_path / "a.onnx", 3), exactly(INPUTS), timing=timing, capability="SM89")
     assert len(built) > 1000
     assert timing.exists()
-    again = build_engine(trt, chain(tmp_path / "b.onnx", 4), INPUTS, timing=timing, capability="SM89")
+    again = build_engine(trt, chain(tmp_path / "b.onnx", 4), exactly(INPUTS), timing=timing, capability="SM89")
     assert len(again) > 1000
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(MeasuringFailed, match=r"TensorRT refuses broken\.onnx"):
-        build_engine(trt, tmp_path / "broken.onnx", INPUTS, capability="SM89")
+        build_engine(trt, tmp_path / "broken.onnx", exactly(INPUTS), capability="SM89")
     with pytest.raises(MeasuringFailed, match="the input 'x' is not among"):
-        build_engine(trt, tmp_path / "a.onnx", {}, capability="SM89")
+        build_engine(trt, tmp_path / "a.onnx", exactly({}), capability="SM89")
 
 
 def test_an_engine_is_kept_under_everything_it_depends_on(tmp_path: Path) -> None:

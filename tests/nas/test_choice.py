@@ -12,14 +12,16 @@ from latency_models.fit import CalibratedModel
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
+from latency_models.workload import Workload
 from nas.certificate import Certificate, judge
 from nas.choice import Steps, choose_winner, faster_less_pruned
 from nas.quality import Quality
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces import Architecture, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate, ProfileMismatch
-from tests.latency_models.test_prediction import HERE, KEY
 
+KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
+HERE = Workload.parse("forward")
 DEPTH = 3
 UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
 EVERY = [Architecture(DEPTH, frozenset(units)) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
