@@ -26,6 +26,7 @@ from nas.latency import ParentExport, latency_model
 from nas.progress import Silent
 from nas.subject import Subject, load_subject
 from pruning.checkpoint import save
+from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import MeasurementError, NasError, ProfileMismatch, UnknownTarget, UsageError
 
 ORIN, HERE = find_target("jetson-orin"), Workload.parse("forward:batch=2,seq=17")
@@ -194,3 +195,25 @@ def test_a_kit_is_made_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -
     first = kit.build(Silent())
     assert (kit.build(Silent()), len(made)) == (first, 1)
     assert dataclasses.replace(kit, seconds=78).build(Silent()) != first
+
+
+@pytest.mark.parametrize("phase", ["prefill:batch=2,seq=9", "decode:batch=2,past=9"])
+def test_a_decoder_is_measured_in_half_precision_with_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    monkeypatch.setattr(nas.kit, "_DRAWN_BYTES", 1 << 10)
+    save(build("llama"), tmp_path / "model")
+    decoder = load_subject(str(tmp_path / "model"))
+    depth = decoder.anatomy.depth
+    chosen = (Architecture.parent(depth), Architecture.parent(depth).drop(Unit(0, Kind.ATTENTION), Unit(1, Kind.MLP)))
+    Kit(decoder, ORIN, Workload.parse(phase), 0.2, 4, chosen).write(tmp_path / "kit")
+    with np.load(tmp_path / "kit" / "inputs.npz") as inputs:
+        kinds = {name: array.dtype for name, array in inputs.items()}
+    assert [kinds[name] for name in kinds if name.startswith("past.")] == ["float16"] * (
+        2 * depth if "decode" in phase else 0
+    )
+    command = [sys.executable, "run.py", "--provider", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path / "kit", capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    profile = Profile.load(tmp_path / "kit" / "profile.json")
+    assert {record.architecture for record in profile.records} == set(chosen)
