@@ -6,7 +6,7 @@ is measured, the fit is corrected, the search chooses again. When nothing such i
 anew and judged on the upper bound of the asked percentile. A refusal narrows what is accepted and the search goes on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from latency_models.fit import CalibratedModel
@@ -89,12 +89,13 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
     Raises:
         NoFeasibleCandidate: nothing that was measured meets the budget; the closest is reported.
     """
+    refused: tuple[Certificate, ...] = ()
     if problem.feasible(problem.space.parent):
         outcome, certificate = steps.search(problem), steps.certify(problem, problem.space.parent)
         if certificate.certified:
             return outcome, problem, certificate
-    aimed = replace(problem, budget_ms=AIM * problem.budget_ms)
-    standing = Standing(aimed, steps.search(aimed), problem.budget_ms)
+        refused = (certificate,)
+    standing = _begun(steps, problem, refused)
     for _ in range(ROUNDS):
         best = best_measured(standing)
         unknown = contenders(standing, best)
@@ -114,6 +115,15 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
     )
 
 
+def _begun(steps: Steps, problem: Problem, refused: tuple[Certificate, ...]) -> Standing:
+    """The first search: a little below the budget, and at the budget where nothing reaches below."""
+    aimed = replace(problem, budget_ms=AIM * problem.budget_ms)
+    try:
+        return Standing(aimed, steps.search(aimed), problem.budget_ms, refused)
+    except NoFeasibleCandidate:
+        return Standing(problem, steps.search(problem), problem.budget_ms, refused)
+
+
 def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]:
     """The unmeasured candidates that may meet the budget and are better than the best measured one, best first.
 
@@ -127,26 +137,28 @@ def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]
 
 def best_measured(standing: Standing) -> Candidate | None:
     """The best candidate that was measured inside the budget, was not refused, and is worth its pruning."""
-    problem, refused = standing.problem, {certificate.architecture for certificate in standing.refused}
+    problem, candidates = standing.problem, standing.outcome.candidates
+    allowed = [c.architecture for c in candidates if _allowed(problem, c.architecture)]
     profile = calibrated(problem).profile
     measured = [
         candidate
-        for candidate in standing.outcome.candidates
-        if candidate.architecture not in refused
-        and _inside(standing, candidate.architecture)
-        and faster_less_pruned(profile, candidate.architecture) is None
+        for candidate in candidates
+        if _inside(standing, candidate.architecture)
+        and faster_less_pruned(profile, candidate.architecture, allowed) is None
     ]
     judged = [c if c.full else in_full(problem, c) for c in sorted(measured, key=_loss)[:MEASURED]]
     return min(judged, key=_loss, default=None)
 
 
-def faster_less_pruned(profile: Profile, architecture: Architecture) -> Architecture | None:
-    """A measured architecture that drops less and is at least as fast: pruning that far buys nothing."""
+def faster_less_pruned(
+    profile: Profile, architecture: Architecture, among: Sequence[Architecture]
+) -> Architecture | None:
+    """A measured one of these that drops less and is at least as fast: pruning that far buys nothing."""
     mine = profile.of(architecture)
     if mine is None:
         return None
-    less = (record for record in profile.records if _drops_less(record.architecture, architecture))
-    return next((record.architecture for record in less if record.measurement.ratio() <= mine.ratio()), None)
+    less = [(other, profile.of(other)) for other in among if _drops_less(other, architecture)]
+    return next((other for other, its in less if its is not None and its.ratio() <= mine.ratio()), None)
 
 
 def _drops_less(one: Architecture, other: Architecture) -> bool:
@@ -160,17 +172,26 @@ def calibrated(problem: Problem) -> CalibratedModel:
 
 
 def _may_meet(standing: Standing, candidate: Candidate) -> bool:
-    problem = standing.problem
-    prediction = problem.latency.predict(candidate.architecture, problem.percentile)
-    known = standing.bound_ms(candidate.architecture)
-    allowed = all(limit.met(candidate.architecture) for limit in problem.limits)
-    return known is None and allowed and prediction.low_ms <= standing.accepted_ms
+    problem, architecture = standing.problem, candidate.architecture
+    if architecture == problem.space.parent or not _open(standing, architecture):
+        return False
+    low_ms = problem.latency.predict(architecture, problem.percentile).low_ms
+    return standing.bound_ms(architecture) is None and low_ms <= standing.accepted_ms
 
 
 def _inside(standing: Standing, architecture: Architecture) -> bool:
     bound = standing.bound_ms(architecture)
-    allowed = all(limit.met(architecture) for limit in standing.problem.limits)
-    return allowed and bound is not None and bound <= standing.accepted_ms
+    return _open(standing, architecture) and bound is not None and bound <= standing.accepted_ms
+
+
+def _open(standing: Standing, architecture: Architecture) -> bool:
+    """Whether it keeps the limits and was not refused."""
+    refused = {certificate.architecture for certificate in standing.refused}
+    return architecture not in refused and _allowed(standing.problem, architecture)
+
+
+def _allowed(problem: Problem, architecture: Architecture) -> bool:
+    return all(limit.met(architecture) for limit in problem.limits)
 
 
 def _loss(candidate: Candidate) -> float:
@@ -194,14 +215,21 @@ def _again(steps: Steps, standing: Standing) -> Standing:
     problem, trials = standing.problem, standing.outcome.trials
     if not any(problem.feasible(candidate.architecture) for candidate in standing.outcome.candidates):
         trials += MORE_TRIALS
-    problem = replace(problem, trials=trials)
-    return replace(standing, problem=problem, outcome=steps.search(problem))
+    return _searched(steps, standing, replace(problem, trials=trials))
 
 
 def _lower(steps: Steps, standing: Standing, aim_ms: float) -> Standing:
     """Aim lower and search on."""
     problem = replace(standing.problem, budget_ms=aim_ms, trials=standing.outcome.trials + MORE_TRIALS)
-    return replace(standing, problem=problem, outcome=steps.search(problem))
+    return _searched(steps, standing, problem)
+
+
+def _searched(steps: Steps, standing: Standing, problem: Problem) -> Standing:
+    """Search; where nothing is predicted to reach what is aimed at, what was found before stands."""
+    try:
+        return replace(standing, problem=problem, outcome=steps.search(problem))
+    except NoFeasibleCandidate:
+        return replace(standing, problem=problem)
 
 
 def _refuse(steps: Steps, standing: Standing, certificate: Certificate) -> Standing:

@@ -155,7 +155,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         winner_joules=delivery.joules(outcome.winner.architecture),
         certified=certificate.certified,
         verdict=f"{certificate.verdict}: {certificate.reason}",
-        host=_host(certificate),
+        host=_host(certificate, delivery.target),
         files=files,
         pareto=tuple(_validated(delivery, candidate) for candidate in outcome.pareto),
         baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
@@ -190,9 +190,10 @@ def _measured(certificate: Certificate, percentile: int) -> tuple[float | None, 
     return first, second
 
 
-def _host(certificate: Certificate) -> dict[str, float] | None:
-    """How the exported files compare on the machine that made them, whatever the target is."""
-    if certificate.winner is None or certificate.parent is None:
+def _host(certificate: Certificate, target: Target) -> dict[str, float] | None:
+    """How the exported files compare on the machine that made them; None where a device measured them instead."""
+    elsewhere = certificate.on_target and not target.is_host
+    if elsewhere or certificate.winner is None or certificate.parent is None:
         return None
     return {
         "winner_p50_ms": round(certificate.winner.p50, 4),

@@ -112,10 +112,13 @@ class RemoteDevice:
             return Profile.load(self._run(Path(name), lambda share: None))
 
     def export(self, model: Any, folder: Path) -> Path:
-        """In the target's precision and operators."""
-        phase = self.kit.workload.phase
+        """In the target's precision and operators; compared with the model in fp32, in fp16 the same graph rounds."""
+        target, phase = self.kit.target, self.kit.workload.phase
         with self.progress.stage("exporting the winner"):
-            return export_for_target(model, folder / f"device-{file_name(phase)}", self.kit.target, phase)
+            path = export_for_target(model, folder / f"device-{file_name(phase)}", target, phase)
+            if target.precision == "fp32":
+                check_parity(model, path, phase)
+        return path
 
     def compare(self, file: Path, effort: Effort) -> Measured:
         """Beside the parent in the same form."""

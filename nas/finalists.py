@@ -49,6 +49,7 @@ class Finals:
             NoFeasibleCandidate: nothing meets the budget, by prediction or as measured.
             ProfileMismatch: the device is not in the state in which it was profiled.
         """
+        (self.request.out / "winner" / "certificate.json").unlink(missing_ok=True)  # it is of what is exported over
         if self.device is not None:
             relative = self.request.budget.fraction is not None
             steps = Steps(self.search, self.measure, self.certify, self.progress.message, relative)

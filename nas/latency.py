@@ -13,13 +13,14 @@ from latency_models.roofline import DataSheetModel
 from latency_models.runtime_ort import default_threads, environment
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
+from nas.export.cached_export import cache_layers
 from nas.export.onnx_export import export_for_onnx_runtime
 from nas.export.parity import check_parity
 from nas.export.variants import ParentGraph
 from nas.profiling import SECONDS, profile_host
 from nas.progress import Progress
 from nas.subject import Subject
-from search_spaces.errors import MeasurementError
+from search_spaces.errors import BadWorkload, MeasurementError
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,22 @@ class ParentExport:
 def default_workload(subject: Subject, target: Target) -> Workload:
     """The workload of a target when none was asked for: small where it is measured on a CPU."""
     return subject.shape.default_workload(small=target.is_host)
+
+
+def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Workload:
+    """The workload that was asked for, or the target's usual one, if the model can run it.
+
+    Raises:
+        BadWorkload: an image model does not make that many tokens.
+        ExportError: a phase that the model does not have.
+    """
+    workload = asked or default_workload(subject, target)
+    tokens = subject.shape.tokens
+    if tokens is not None and workload.phase is Phase.FORWARD and workload.sequence != tokens:
+        raise BadWorkload(f"workload {workload}: {subject.id} makes {tokens} tokens of an image; write seq={tokens}")
+    if workload.phase is not Phase.FORWARD:
+        cache_layers(subject.model, workload.phase)
+    return workload
 
 
 def profile_path(subject: Subject, workload: Workload) -> Path:

@@ -11,7 +11,7 @@ from nas.device import Device, RemoteDevice, ThisMachine
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.kit import Kit
-from nas.latency import ParentExport, default_workload, device_model, latency_model
+from nas.latency import ParentExport, device_model, latency_model, workload_for
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality, evaluator_for
 from nas.quality.evaluations import Evaluations
@@ -68,7 +68,7 @@ def prepare(request: SearchRequest, progress: Progress, account: Account | None 
     if target.note:
         progress.message(f"target: {target.note}")
     subject = load_subject(request.model, request.data, request.trust_remote_code)
-    workload = request.workload or default_workload(subject, target)
+    workload = workload_for(subject, target, request.workload)
     export = ParentExport(subject, progress, workload.phase)
     device = _device(subject, target, workload, export, account, progress)
     latency = latency_model(subject, target, workload, export, progress)
@@ -103,7 +103,7 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
     """What a search would do, without doing it (`--dry-run`); measures nothing on this machine."""
     target = find_target(request.target)
     subject = load_subject(request.model, request.data, request.trust_remote_code)
-    workload = request.workload or default_workload(subject, target)
+    workload = workload_for(subject, target, request.workload)
     space = restrict(subject.anatomy.space(request.units), request.servable)
     document: dict[str, Any] = {
         "schema_version": 1,

@@ -78,7 +78,7 @@ def profile(
     from nas.cli import console
     from nas.kit import SECONDS as KIT_SECONDS
     from nas.kit import Kit
-    from nas.latency import ParentExport, default_workload, host_profile
+    from nas.latency import ParentExport, host_profile, workload_for
     from nas.profiling import SECONDS
     from nas.remote import Account, profile_there
     from nas.subject import load_subject
@@ -93,7 +93,7 @@ def profile(
         )
     progress = console.progress_for_stderr()
     subject = load_subject(model, None, trust_remote_code)
-    chosen = wanted or default_workload(subject, found)
+    chosen = workload_for(subject, found, wanted)
     if account is None:
         export = ParentExport(subject, progress, chosen.phase)
         measured = host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True)
@@ -119,7 +119,7 @@ def kit(
     from latency_models.workload import Workload
     from nas.cli import console
     from nas.kit import SECONDS, Kit, check_target
-    from nas.latency import default_workload
+    from nas.latency import workload_for
     from nas.subject import load_subject
     from search_spaces.errors import UsageError
 
@@ -128,7 +128,7 @@ def kit(
     found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
     progress = console.progress_for_stderr()
     subject = load_subject(model, None, trust_remote_code)
-    made = Kit(subject, found, wanted or default_workload(subject, found), seconds or SECONDS)
+    made = Kit(subject, found, workload_for(subject, found, wanted), seconds or SECONDS)
     shutil.copyfile(made.build(progress), out)
     console.emit_text(
         f"{out}  {out.stat().st_size / 1e6:.1f} MB, {subject.id} on {found.name}, {made.workload}; no trained weights\n"

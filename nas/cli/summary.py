@@ -72,10 +72,16 @@ def _lines(result: Result, out: Path) -> list[str]:
         )
     lines += [
         f"result      {out / 'result.json'}",
-        f"deploy      {out / 'winner' / file_name(Workload.parse(result.workload).phase)}",
+        f"deploy      {_deployed(result, out)}",
         f"compare     mlflow ui --backend-store-uri {result.mlflow['tracking_uri']}",
     ]
     return lines
+
+
+def _deployed(result: Result, out: Path) -> Path:
+    """The file that was measured: of a device, the one in its own form."""
+    name = file_name(Workload.parse(result.workload).phase)
+    return out / "winner" / (f"device-{name}" if result.certified and f"device-{name}" in result.files else name)
 
 
 def _worth(result: Result) -> list[str]:

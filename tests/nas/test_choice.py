@@ -130,9 +130,10 @@ def test_pruning_that_buys_nothing_is_refused() -> None:
     less, more = PARENT.drop(UNITS[0]), PARENT.drop(UNITS[0], UNITS[1])
     device.median[more] = device.median[less] * 1.02  # what a fusion lost looks like
     profile = device.measure([less, more])
-    assert faster_less_pruned(profile, more) == less
-    assert faster_less_pruned(profile, less) is None
-    assert faster_less_pruned(profile, PARENT.drop(UNITS[2])) is None  # not measured
+    assert faster_less_pruned(profile, more, EVERY) == less
+    assert faster_less_pruned(profile, more, [more]) is None  # the other may not be chosen
+    assert faster_less_pruned(profile, less, EVERY) is None
+    assert faster_less_pruned(profile, PARENT.drop(UNITS[2]), EVERY) is None  # not measured
 
 
 def test_nothing_inside_the_budget_is_said_with_the_closest(tmp_path: Path) -> None:
@@ -168,3 +169,51 @@ def test_what_was_measured_under_another_key_is_never_mixed_in(tmp_path: Path) -
     steps = Steps(device.search, elsewhere, lambda p, a: device.certify(p, a, tmp_path), lambda text: None)
     with pytest.raises(ProfileMismatch, match="another"):
         choose_winner(steps, problem)
+
+
+def test_a_parent_that_is_refused_is_not_measured_for_ever(tmp_path: Path) -> None:
+    """The budget lies at the parent's own latency and the profile is too short for a bound of its percentile."""
+    device = Device(3)
+    short = replace(device.profile(), records=tuple(
+        replace(r, measurement=Measurement(r.measurement.samples_ms[:20], HERE, r.measurement.sentinel_ms[:20]))
+        for r in device.profile().records
+    ))  # fmt: skip
+    model, asked = CalibratedModel(short), []
+    problem = Problem(
+        space=Space(DEPTH, UNITS), evaluate=lambda a, items: device.quality(a), latency=model,
+        budget_ms=model.predict(PARENT, 90).ms, percentile=90, redundancy=None, storage="",
+    )  # fmt: skip
+    (tmp_path / "file").write_bytes(b"")
+
+    def certify(problem: Problem, architecture: Architecture) -> Certificate:
+        given = device.certify(problem, architecture, tmp_path / "file")
+        inside = architecture != PARENT
+        return replace(given, verdict=given.verdict.CERTIFIED if inside else given.verdict.REFUSED)
+
+    def measure(architectures: list[Architecture]) -> Profile:
+        asked.extend(architectures)
+        return device.measure(architectures)
+
+    outcome, _, certificate = choose_winner(Steps(device.search, measure, certify, lambda text: None), problem)
+    assert certificate.certified
+    assert outcome.winner.architecture != PARENT
+    assert PARENT not in asked
+
+
+def test_a_budget_that_little_reaches_is_searched_at_the_budget_itself(tmp_path: Path) -> None:
+    device = Device(4, noise=0.001, drift=0.0)
+    device.median = {a: 2.0 + sum(not a.drops(unit) for unit in UNITS) for a in EVERY}
+    model = CalibratedModel(device.profile())
+    fastest = min(EVERY[1:], key=lambda a: (device.median[a], device.loss[a]))
+    problem = Problem(
+        space=Space(DEPTH, UNITS), evaluate=lambda a, items: device.quality(a), latency=model,
+        budget_ms=device.true_p90(fastest) * 1.02, percentile=90, redundancy=None, storage="",
+    )  # fmt: skip
+    (tmp_path / "file").write_bytes(b"")
+
+    def certify(problem: Problem, architecture: Architecture) -> Certificate:
+        given = device.certify(problem, architecture, tmp_path / "file")
+        return replace(given, verdict=given.verdict.CERTIFIED)
+
+    outcome, _, _ = choose_winner(Steps(device.search, device.measure, certify, lambda text: None), problem)
+    assert outcome.winner.architecture == fastest
