@@ -108,10 +108,9 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
             if certificate.certified:
                 return _led_by(standing, best), standing.problem, certificate
             standing = _refuse(steps, standing, certificate)
-    closest = min(standing.refused, key=_overshoot, default=None)
-    said = f"; the closest: {closest.reason}" if closest else ""
     raise NoFeasibleCandidate(
-        f"no measured candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){said}; raise the budget"
+        f"no measured candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){_closest(standing)}; "
+        "raise the budget"
     )
 
 
@@ -254,6 +253,17 @@ def _corrected(steps: Steps, standing: Standing, architectures: list[Architectur
     if steps.relative and beside is not None:
         tails |= {record.architecture: beside.percentile(problem.percentile) / beside.p50 for record in added}
     return replace(standing, problem=replace(problem, latency=CalibratedModel(merged)), tails=tails)
+
+
+def _closest(standing: Standing) -> str:
+    """What came nearest: of certificates that were not given, else of what was measured."""
+    if standing.refused:
+        return f"; the closest: {min(standing.refused, key=_overshoot).reason}"
+    bounds = [(bound, c) for c in standing.outcome.candidates if (bound := standing.bound_ms(c.architecture))]
+    if not bounds:
+        return ""
+    bound, candidate = min(bounds, key=lambda pair: pair[0])
+    return f"; the closest takes at most {bound:.2f} ms ({candidate.architecture.words})"
 
 
 def _overshoot(certificate: Certificate) -> float:

@@ -126,12 +126,12 @@ def run_ours(bench: Bench, seed: int) -> dict:
     return {"cells": found, "pool": everything, "seconds": seconds, "trials": outcome.trials, **counter.cost}
 
 
-def run_at_reached(bench: Bench, runs: dict, seed: int) -> dict:
+def run_at_reached(bench: Bench, runs: dict, seed: int, digits: int) -> dict:
     """Our search for the latencies that the other methods reached in place of the budgets."""
     parent_ms = bench.base.ms(bench.base.space.parent)
     cells = [cell for done in runs.values() for cell in done["cells"].values()]
-    # Latencies that agree to a thousandth of the parent's are one level, the least of them.
-    reached = {round(cell["ms"] / parent_ms, 3): cell["ms"] for cell in sorted(cells, key=lambda c: -c["ms"])}
+    # Latencies whose shares of the parent's agree to so many digits are one level, the least of them.
+    reached = {round(cell["ms"] / parent_ms, digits): cell["ms"] for cell in sorted(cells, key=lambda c: -c["ms"])}
     levels = tuple(sorted(ms * (1 + 1e-9) for share, ms in reached.items() if share < 1.0))  # sums differ in a last bit
     counter = Counter(bench.scorer, bench.items)
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +176,7 @@ def run_method(bench: Bench, name: str, seed: int) -> dict:
     return {"cells": found, "seconds": round(time.perf_counter() - began, 1), **counter.cost}
 
 
-def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Path) -> None:
+def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Path, digits: int) -> None:
     model, latency = Path(bench.subject.id).name, bench.base.latency
     document = json.loads(out.read_text()) if out.exists() else {"model": model, "target": target, "runs": {}}
     document |= {"items": bench.items, "parent_ms": bench.base.ms(bench.base.space.parent), "label": latency.label}
@@ -188,7 +188,7 @@ def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Pa
         out.write_text(json.dumps(document) + "\n")
         done = document["runs"][key]
         print(f"{model} {key}: {done['evaluations']} evaluations, {done['seconds']} s", file=sys.stderr, flush=True)
-    document["reached"] = run_at_reached(bench, document["runs"], seeds[0])
+    document["reached"] = run_at_reached(bench, document["runs"], seeds[0], digits)
     out.write_text(json.dumps(document) + "\n")
 
 
@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all validation losses")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--digits", type=int, default=3, help="of the share of latency that makes a level of its own")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     bench = prepare(arguments.model, arguments.target, arguments.items, arguments.data, arguments.precision)
@@ -231,7 +232,7 @@ def main() -> None:
     else:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         methods = [name for name in arguments.methods.split(",") if name]
-        run(bench, arguments.target, seeds, methods, arguments.out)
+        run(bench, arguments.target, seeds, methods, arguments.out, arguments.digits)
 
 
 if __name__ == "__main__":
