@@ -101,8 +101,10 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     assert document == json.loads((out / "result.json").read_text())
     assert set(document) == {
         "schema_version", "model", "target", "workload", "percentile", "budget_ms", "parent", "winner", "pareto",
-        "baselines", "comparisons", "search", "mlflow", "versions", "resume_command",
+        "baselines", "comparisons", "units", "search", "mlflow", "versions", "resume_command",
     }  # fmt: skip
+    assert {unit["unit"].partition(".")[0] for unit in document["units"]} == {"attention", "mlp"}
+    assert all(unit["saves_ms"] > 0 and unit["loss"] is not None for unit in document["units"])
     winner = document["winner"]
     assert winner["predicted_ms"] <= document["budget_ms"] < document["parent"]["predicted_ms"]
     assert not winner["certified"]
