@@ -10,7 +10,7 @@ from latency_models.workload import Workload
 from nas.budget import Budget, ParameterLimit
 from search_spaces.errors import UsageError
 from search_spaces.servable import Servable
-from search_spaces.unit import Kind
+from search_spaces.unit import STRUCTURE, Kind
 
 FILE = "request.json"
 SCHEMA_VERSION = 1
@@ -95,7 +95,7 @@ def parse_units(text: str) -> tuple[Kind, ...]:
         UsageError: on an empty list or an unknown kind.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in set(Kind)]
+    unknown = [name for name in names if name not in STRUCTURE]
     if unknown or not names:
-        raise UsageError(f"units {text!r}: each is one of {', '.join(Kind)}; write for example attention,mlp")
-    return tuple(kind for kind in Kind if kind in names)
+        raise UsageError(f"units {text!r}: each is one of {', '.join(STRUCTURE)}; write for example attention,mlp")
+    return tuple(kind for kind in STRUCTURE if kind in names)

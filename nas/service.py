@@ -31,7 +31,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.servable import restrict
 from search_spaces.space import Space
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import STRUCTURE, Unit
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
@@ -235,7 +235,7 @@ def _limits(setting: Setting) -> tuple[Limit, ...]:
     if most is None:
         return ()
     parent = subject.model.num_parameters()
-    every = [Unit(layer, kind) for layer in range(subject.anatomy.depth) for kind in Kind]
+    every = [Unit(layer, kind) for layer in range(subject.anatomy.depth) for kind in STRUCTURE]
     saves = {unit: float(subject.anatomy.parameters(unit)) for unit in every}
     return (Limit("parameters", parent, most.resolve(parent), saves),)
 

@@ -23,7 +23,7 @@ from pruning.anatomy import Anatomy, read_anatomy
 from pruning.contribution import BlockAnatomy, Layout
 from pruning.probe import as_rows
 from search_spaces.errors import BadData
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import STRUCTURE, Kind, Unit
 
 SCHEMA_VERSION = 1
 
@@ -88,7 +88,7 @@ class Redundancy:
             "family": self.family,
             "layout": self.layout,
             "tokens": self.tokens,
-            "similarity": {str(kind): list(self.scores(kind)) for kind in Kind},
+            "similarity": {str(kind): list(self.scores(kind)) for kind in STRUCTURE},
             "between": [list(row) for row in self.between],
         }
 

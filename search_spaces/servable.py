@@ -1,5 +1,6 @@
 """What other engines can serve: rules that take units out of a space before the search."""
 
+from dataclasses import replace
 from enum import StrEnum
 
 from search_spaces.errors import ArchitectureError, UsageError
@@ -43,7 +44,8 @@ def restrict(space: Space, servable: Servable) -> Space:
     units = _whole_blocks(space) if servable is Servable.VANILLA else _decilm(space)
     if not units:
         raise ArchitectureError(f"servable {servable!s} leaves nothing to drop of these units; allow more with --units")
-    return Space(space.depth, units, space.merges_blocks)
+    tokens = (unit for unit in space.units if unit.kind is Kind.TOKENS)  # engines see the same model with fewer tokens
+    return replace(space, units=(*units, *tokens))
 
 
 def _whole_blocks(space: Space) -> tuple[Unit, ...]:
@@ -55,4 +57,4 @@ def _decilm(space: Space) -> tuple[Unit, ...]:
     """Neither the first attention nor the last MLP, nor the blocks that hold them."""
     last = space.depth - 1
     fixed = {Unit(0, Kind.ATTENTION), Unit(0, Kind.BLOCK), Unit(last, Kind.MLP), Unit(last, Kind.BLOCK)}
-    return tuple(unit for unit in space.units if unit not in fixed)
+    return tuple(unit for unit in space.structure if unit not in fixed)

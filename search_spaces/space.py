@@ -1,10 +1,12 @@
 """A space: the architectures a search may propose."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
+from search_spaces.tokens import Reduction, permille_of
 from search_spaces.unit import Kind, Unit
 
 
@@ -14,12 +16,14 @@ class Space:
 
     `merges_blocks` says that dropping both units of a block is the same model as removing the block (every
     layout but post-norm, where the norms of dropped units stay); architectures are then written with the
-    block removed, so that equal models have equal digests.
+    block removed, so that equal models have equal digests. Token units among `units` are its steps of token
+    reduction, and `reduction` is how tokens are chosen in all of it.
     """
 
     depth: int
     units: tuple[Unit, ...]
     merges_blocks: bool = True
+    reduction: Reduction | None = None
 
     def __post_init__(self) -> None:
         if not self.units:
@@ -34,7 +38,8 @@ class Space:
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """The one way this space writes an architecture."""
-        return architecture.merge_blocks() if self.merges_blocks else architecture
+        chosen = Architecture(architecture.depth, architecture.dropped, self.reduction or architecture.reduction)
+        return chosen.merge_blocks() if self.merges_blocks else chosen
 
     def decode(self, dropped: set[Unit] | frozenset[Unit]) -> Architecture:
         """The canonical architecture that drops these units."""
@@ -51,6 +56,8 @@ class Space:
         """Whether a search in this space may propose `architecture`."""
         if architecture.depth != self.depth or empty(architecture):
             return False
+        if architecture.reduction is not None and self.reduction not in (None, architecture.reduction):
+            return False
         available = set(self.units)
         return all(unit in available or self._as_both(unit) <= available for unit in architecture.dropped)
 
@@ -58,6 +65,17 @@ class Space:
         if unit.kind is not Kind.BLOCK or not self.merges_blocks:
             return {unit}
         return {Unit(unit.layer, Kind.ATTENTION), Unit(unit.layer, Kind.MLP)}
+
+    @property
+    def structure(self) -> tuple[Unit, ...]:
+        """Its units that are parts of the parent."""
+        return tuple(unit for unit in self.units if unit.kind is not Kind.TOKENS)
+
+    def with_tokens(self, reduction: Reduction, blocks: Iterable[int], ratios: Iterable[float]) -> "Space":
+        """This space with a token stage allowed before each of these blocks at each of these ratios."""
+        ratios = sorted(ratios)
+        steps = (Unit(block, Kind.TOKENS, permille_of(ratio)) for block in blocks for ratio in ratios)
+        return replace(self, units=(*self.structure, *steps), reduction=reduction)
 
     def sample(self, rng: random.Random, fraction: float) -> Architecture:
         """A random architecture with each unit dropped with probability `fraction`; never empty."""

@@ -21,7 +21,7 @@ from nas.profiling import derive_files, measure_architectures, profile_host, wri
 from nas.shape import shape_of
 from pruning.anatomy import read_anatomy
 from search_spaces import Architecture
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import STRUCTURE, Kind, Unit
 
 HERE = Workload.parse("forward:batch=2,seq=10")
 
@@ -43,7 +43,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Parent:
 @pytest.mark.parametrize("depth", [1, 2, 4, 12, 32])
 def test_the_design_tells_constant_attention_and_mlp_apart(depth: int) -> None:
     chosen = design(depth)
-    kept = {kind: [sum(a.keeps(layer, kind) for layer in range(depth)) for a in chosen] for kind in Kind}
+    kept = {kind: [sum(a.keeps(layer, kind) for layer in range(depth)) for a in chosen] for kind in STRUCTURE}
     terms = np.array([[1, kept[Kind.ATTENTION][i], kept[Kind.MLP][i]] for i in range(len(chosen))])
     assert np.linalg.matrix_rank(terms) == 3
     assert chosen[0] == Architecture.parent(depth)

@@ -19,7 +19,7 @@ from nas.search.limit import Limit
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
 from pruning.redundancy import Redundancy
-from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces import STRUCTURE, Architecture, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate
 from search_spaces.space import empty
 
@@ -146,7 +146,7 @@ def test_the_mip_with_pair_terms_equals_brute_force(seed: int, everything) -> No
 
 
 def test_the_mip_never_takes_a_block_and_its_parts() -> None:
-    units = tuple(Unit(layer, kind) for layer in range(3) for kind in Kind)
+    units = tuple(Unit(layer, kind) for layer in range(3) for kind in STRUCTURE)
     space = Space(3, units, merges_blocks=False)
     loss = {unit: 1.0 if unit.kind is Kind.BLOCK else 0.4 for unit in units}
     saves = {unit: 3.5 if unit.kind is Kind.BLOCK else 1.5 for unit in units}
@@ -283,7 +283,7 @@ def test_a_limit_is_kept_and_the_optimum_within_it_found(most: float, everything
 
 
 def test_what_keeps_to_no_limit_is_said(tmp_path: Path) -> None:
-    saves = {Unit(layer, kind): 1.0 for layer in range(DEPTH) for kind in Kind}
+    saves = {Unit(layer, kind): 1.0 for layer in range(DEPTH) for kind in STRUCTURE}
     with pytest.raises(NoFeasibleCandidate, match=r"no candidate meets 15.00 ms \(p90\) with at most 1 parameters"):
         run_search(problem(tmp_path, Landscape(0), 15.0, limits=(Limit("parameters", 20.0, 1.0, saves),)))
 

@@ -9,7 +9,7 @@ from families import FAMILIES, build, example
 from pruning.anatomy import read_anatomy
 from pruning.prefix import PrefixStore, make_resumable, prefixes
 from pruning.surgery import prune
-from search_spaces import Architecture, Kind, Unit
+from search_spaces import STRUCTURE, Architecture, Kind, Unit
 
 
 def outputs(model, batches) -> list[torch.Tensor]:
@@ -28,7 +28,7 @@ def resumed(model, anatomy, architecture, store, batches) -> list[torch.Tensor]:
 def test_resumed_equals_full_in_every_family(family: str) -> None:
     model = build(family)
     anatomy = read_anatomy(model)
-    space = anatomy.space(tuple(Kind))
+    space = anatomy.space(tuple(STRUCTURE))
     batches = [example(model, seed=seed) for seed in (1, 2)]
     if "input_ids" in batches[0]:
         padded = torch.ones_like(batches[1]["input_ids"])
@@ -66,7 +66,7 @@ def test_the_store_keeps_to_its_size_and_never_changes_a_result(share: float) ->
     everything = PrefixStore()
     resumed(model, anatomy, Architecture.parent(anatomy.depth), everything, batches)
     store, rng = PrefixStore(int(share * everything.nbytes)), random.Random(1)
-    space = anatomy.space(tuple(Kind))
+    space = anatomy.space(tuple(STRUCTURE))
     for _ in range(12):
         architecture = space.sample(rng, 0.2)
         plain = outputs(prune(model, architecture, anatomy=anatomy, share_weights=True), batches)

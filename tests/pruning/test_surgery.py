@@ -11,7 +11,7 @@ from torch import nn
 from pruning.anatomy import read_anatomy
 from pruning.contribution import Layout
 from pruning.surgery import prune
-from search_spaces import Architecture, Kind, Unit
+from search_spaces import STRUCTURE, Architecture, Kind, Unit
 from search_spaces.errors import ArchitectureError
 
 # The independent truth: where each family adds to the residual stream, written by hand.
@@ -71,7 +71,7 @@ def zero(module: nn.Module, args: tuple, output):
 
 def patterns(depth: int = 4) -> list[Architecture]:
     """Every single unit, pairs, all attention, all MLP, blocks, and random mixtures."""
-    kinds = list(Kind)
+    kinds = list(STRUCTURE)
     units = [Unit(layer, kind) for layer in range(depth) for kind in kinds]
     chosen = [{unit} for unit in units]
     chosen += [{Unit(layer, kind) for layer in range(depth)} for kind in (Kind.ATTENTION, Kind.MLP)]

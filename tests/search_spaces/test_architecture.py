@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import Architecture, Kind, Unit
+from search_spaces import STRUCTURE, Architecture, Kind, Unit
 from search_spaces.errors import ArchitectureError
 
 
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
     depth = draw(st.integers(1, 12))
-    units = st.builds(Unit, st.integers(0, depth - 1), st.sampled_from(list(Kind)))
-    return Architecture(depth, draw(st.frozensets(units)))
+    parts = st.builds(Unit, st.integers(0, depth - 1), st.sampled_from(STRUCTURE))
+    steps = st.builds(Unit, st.integers(0, depth - 1), st.just(Kind.TOKENS), st.integers(1, 999))
+    return Architecture(depth, draw(st.frozensets(parts)) | draw(st.frozensets(steps, max_size=4)))
 
 
 @given(architectures())
