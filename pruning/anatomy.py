@@ -1,8 +1,9 @@
 """What a transformer is made of, read from its structure: embedding, blocks of attention and MLP, head.
 
 Nothing here is a table of module paths. The stack of blocks is the `ModuleList` as long as the config says the
-model is deep; inside a block, one tiny forward pass tells the rest: attention is what mixes tokens, a norm's
-place follows from what it reads, and a contribution is what is added to the residual stream.
+model is deep; in a vision-language model it is its language model's, and vision tower and projector are stem.
+Inside a block, one tiny forward pass tells the rest: attention is what mixes tokens, a norm's place follows from
+what it reads, and a contribution is what is added to the residual stream.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pruning.contribution import BlockAnatomy, Layout, read_block
+from pruning.language import is_vision_language, language_config, language_path
 from pruning.probe import overhear, rehearse
 from search_spaces.errors import ArchitectureError, UnreadableModel
 from search_spaces.space import Space
@@ -92,15 +94,17 @@ def _refuse(model: Any) -> None:
             f"{name} ({model.config.model_type}) is an encoder-decoder model; only models with one stack of blocks "
             "are pruned, so give its encoder or a decoder-only model"
         )
-    if hasattr(model.config, "vision_config") and hasattr(model.config, "text_config"):
+    two = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
+    if two and not is_vision_language(model):
         raise UnreadableModel(
             f"{name} ({model.config.model_type}) has two towers; give one of them, for example its vision model"
         )
 
 
 def _sizes(model: Any) -> tuple[int, int]:
-    depth = getattr(model.config, "num_hidden_layers", None)
-    width = getattr(model.config, "hidden_size", None)
+    config = language_config(model)
+    depth = getattr(config, "num_hidden_layers", None)
+    width = getattr(config, "hidden_size", None)
     if not isinstance(depth, int) or not isinstance(width, int):
         raise UnreadableModel(
             f"{type(model).__name__}: looked for num_hidden_layers and hidden_size in its config and found "
@@ -110,10 +114,12 @@ def _sizes(model: Any) -> tuple[int, int]:
 
 
 def _find_stack(model: Any, depth: int) -> str:
+    within = language_path(model)
     found: list[str] = [
         path
         for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
+        if path.startswith(within)
+        and isinstance(module, nn.ModuleList)
         and len(module) == depth
         and len({type(block) for block in module}) == 1
         and any(True for _ in module[0].parameters())
@@ -129,7 +135,7 @@ def _find_stack(model: Any, depth: int) -> str:
 
 def _caches(model: Any) -> bool:
     """Whether the model decodes with a key-value cache."""
-    return hasattr(model.config, "use_cache") and bool(
+    return hasattr(language_config(model), "use_cache") and bool(
         getattr(model, "can_generate", lambda: False)() or _causal(model)
     )
 

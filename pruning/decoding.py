@@ -12,6 +12,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache
 
 from pruning.anatomy import Anatomy
+from pruning.language import language_config
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.unit import Kind
@@ -115,7 +116,8 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
     kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
     if len(kept) == anatomy.depth:
         return
-    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
+    config = language_config(model)
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise ArchitectureError(
             "scale_attn_by_inverse_layer_idx ties an attention's scale to its place; its attentions cannot be dropped"
         )
@@ -126,7 +128,7 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
             _reindex(blocks[position], kept.index(layer))
     if len(kept) == len(remaining):
         return  # only whole blocks are gone: the model is uniform and its own cache fits
-    keeper = CacheKeeper(_cache_config(model.config, [remaining.index(layer) for layer in kept]))
+    keeper = CacheKeeper(_cache_config(config, [remaining.index(layer) for layer in kept]))
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
     trunk.register_forward_pre_hook(keeper.before, with_kwargs=True)
     trunk.register_forward_hook(keeper.after, with_kwargs=True)

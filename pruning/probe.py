@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.language import language_config
 from search_spaces.errors import UnreadableModel
 
 TOKENS = 7  # enough to see tokens mix, few enough to cost nothing
@@ -54,7 +55,7 @@ def probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, 
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     if model.main_input_name == "input_ids":
-        ids = torch.randint(3, model.config.vocab_size, (batch, tokens), generator=generator)
+        ids = torch.randint(3, language_config(model).vocab_size, (batch, tokens), generator=generator)
         return {"input_ids": ids.to(device)}
     if model.main_input_name == "pixel_values":
         size, channels = model.config.image_size, getattr(model.config, "num_channels", 3)

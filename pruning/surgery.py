@@ -10,6 +10,7 @@ from pruning.anatomy import Anatomy, read_anatomy
 from pruning.contribution import BlockAnatomy
 from pruning.decoding import adapt_decoding
 from pruning.dropped import Dropped
+from pruning.language import language_config
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.space import empty
@@ -94,10 +95,11 @@ def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
     kept = [index for index in range(anatomy.depth) if index not in removed]
     blocks = model.get_submodule(anatomy.stack)
     setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
-    model.config.num_hidden_layers = len(kept)
-    for key, value in list(vars(model.config).items()):
+    config = language_config(model)
+    config.num_hidden_layers = len(kept)
+    for key, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == anatomy.depth and "layer" in key:
-            setattr(model.config, key, [value[index] for index in kept])
-    if hasattr(model.config, "stage_names"):  # a backbone's config names its blocks
-        model.config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]
-        model.config.out_features = [model.config.stage_names[-1]]
+            setattr(config, key, [value[index] for index in kept])
+    if hasattr(config, "stage_names"):  # a backbone's config names its blocks
+        config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]
+        config.out_features = [config.stage_names[-1]]

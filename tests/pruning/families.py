@@ -28,7 +28,11 @@ DECODERS = (
 )
 ENCODERS = ("bert", "roberta", "distilbert", "electra")
 VISION = ("vit", "dinov2", "clip", "siglip")
-FAMILIES = DECODERS + ENCODERS + VISION
+VISION_LANGUAGE = ("llava", "qwen2_vl")
+FAMILIES = DECODERS + ENCODERS + VISION + VISION_LANGUAGE
+
+IMAGE_ID = 3  # the placeholder of an image token in the vision-language models
+_SPECIAL = 8  # ids below are special tokens
 
 
 def _gemma(**more: Any) -> dict[str, Any]:
@@ -86,7 +90,31 @@ def make(family: str) -> Any:
             return hf.CLIPVisionModel(hf.CLIPVisionConfig(**_IMAGE))
         case "siglip":
             return hf.SiglipVisionModel(hf.SiglipVisionConfig(**_IMAGE))
+        case "llava":
+            tower = hf.CLIPVisionConfig(
+                **{**_IMAGE, "hidden_size": 16, "num_attention_heads": 2}
+            )  # as deep as the rest
+            return hf.LlavaForConditionalGeneration(
+                hf.LlavaConfig(
+                    vision_config=tower, text_config=_llama(), image_token_index=IMAGE_ID, image_seq_length=9
+                )
+            )
+        case "qwen2_vl":
+            return hf.Qwen2VLForConditionalGeneration(_qwen2_vl())
     raise KeyError(family)
+
+
+def _llama() -> Any:
+    return hf.LlamaConfig(**_GQA)
+
+
+def _qwen2_vl() -> Any:
+    tower = {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4}
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    marks = {"video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
+    return hf.Qwen2VLConfig(
+        text_config={**_GQA, "rope_parameters": rotary}, vision_config=tower, image_token_id=IMAGE_ID, **marks
+    )
 
 
 def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -107,9 +135,26 @@ def build(family: str, seed: int = 0) -> Any:
     return model
 
 
-def example(model: Any, batch: int = 2, tokens: int = 11, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Random inputs: token ids (batch, tokens) or pixels (batch, 3, 12, 12)."""
+def example(model: Any, batch: int = 2, tokens: int = 11, seed: int = 1, images: int = 1) -> dict[str, torch.Tensor]:
+    """Random inputs: token ids (batch, tokens) or pixels (batch, 3, 12, 12).
+
+    For a vision-language model `tokens` words are added behind `images` images a row, of 9 tokens each, with a word
+    between two of them.
+    """
     generator = torch.Generator().manual_seed(seed)
     if model.main_input_name == "pixel_values":
         return {"pixel_values": torch.randn(batch, 3, 12, 12, generator=generator)}
-    return {"input_ids": torch.randint(3, 96, (batch, tokens), generator=generator)}
+    if model.config.model_type not in VISION_LANGUAGE:
+        return {"input_ids": torch.randint(3, 96, (batch, tokens), generator=generator)}
+    words = torch.randint(_SPECIAL, 96, (batch, images + tokens), generator=generator)
+    image = torch.full((batch, 9), IMAGE_ID)
+    pieces = [piece for at in range(images) for piece in (words[:, at : at + 1], image)]
+    ids = torch.cat([*pieces, words[:, images:]], dim=1)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    count = batch * images
+    if model.config.model_type == "llava":
+        return given | {"pixel_values": torch.randn(count, 3, 12, 12, generator=generator)}
+    # 24 x 24 pixels: 6 x 6 patches of (3 channels, 2 frames, 4 x 4), of which 2 x 2 make a token.
+    pixels = torch.randn(count * 36, 3 * 2 * 4 * 4, generator=generator)
+    grid = torch.tensor([[1, 6, 6]]).expand(count, -1)
+    return given | {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": (ids == IMAGE_ID).int()}

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from families import DECODERS, FAMILIES, build, example
+from families import DECODERS, FAMILIES, VISION_LANGUAGE, build, example
 from torch.nn.functional import cosine_similarity
 
 from pruning.anatomy import read_anatomy
@@ -14,6 +14,7 @@ from search_spaces import STRUCTURE, Kind, Unit
 from search_spaces.errors import BadData
 
 SANDWICH, PARALLEL = {"gemma2", "gemma3"}, {"gpt_neox", "phi"}
+GENERATE = {*DECODERS, *VISION_LANGUAGE}
 BERTS, DISTIL = {"bert", "roberta", "electra"}, {"distilbert"}
 ATTENTIONS = {"gpt2": "attn", "gpt_neox": "attention", "vit": "attention", "dinov2": "layer_scale1"}
 MLPS = {"opt": "fc2", "dinov2": "layer_scale2"}
@@ -88,7 +89,7 @@ def batches_of(model, padded: bool) -> list[dict]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_to_storing_everything(family: str) -> None:
     model = build(family)
-    batches = batches_of(model, padded=model.main_input_name == "input_ids" and family not in DECODERS)
+    batches = batches_of(model, padded=model.main_input_name == "input_ids" and family not in GENERATE)
     expected, actual = naive(model, family, batches), measure_redundancy(model, batches)
     for kind in STRUCTURE:
         assert actual.scores(kind) == pytest.approx(expected[str(kind)], abs=1e-5), kind

@@ -28,9 +28,10 @@ BY_HAND = {
     "vit": ("vit.layers", "attention", "mlp"),
     "dinov2": ("encoder.layer", "layer_scale1", "layer_scale2"),
     "clip": ("encoder.layers", "self_attn", "mlp"),
+    "llava": ("model.language_model.layers", "self_attn", "mlp"),
 }
 ALIASES = dict.fromkeys(("mistral", "qwen2", "qwen3", "phi3", "mixtral", "phi"), "llama")
-ALIASES |= {"gemma3": "gemma2", "electra": "roberta", "siglip": "clip"}
+ALIASES |= {"gemma3": "gemma2", "electra": "roberta", "siglip": "clip", "qwen2_vl": "llava"}
 PARALLEL, POST_NORM = {"gpt_neox", "phi"}, {"bert", "roberta", "distilbert", "electra"}
 
 
