@@ -1,29 +1,39 @@
 """Which architectures to measure: extremes always, the rest so that the terms are known as well as can be.
 
+A token schedule needs an export of its own, so a few are chosen first, then which structures to cross them with.
+
 D-optimal (Fedorov's exchange): of a random pool those are chosen whose information matrix has the largest
 determinant, which is the smallest volume of the coefficients' confidence ellipsoid. The fit minimises relative error,
 so a row counts in proportion to its size: it is divided by the number of parts the architecture has.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.terms import count_units, kept_units
 from search_spaces.architecture import Architecture
+from search_spaces.space import Space
+from search_spaces.tokens import Schedule
 from search_spaces.unit import Kind, Unit
 
 COUNT = 30
+SCHEDULES = 8
 _POOL = 400
+_MOST_STAGES = 4  # of a random schedule
 _SWEEPS = 20  # of exchanges; a few settle it
 _RIDGE = 1e-6  # keeps the determinant above zero while terms are still confounded
 Array = NDArray[np.float64]
 
 
 def design(
-    depth: int, seed: int = 0, count: int = COUNT, row: Callable[[Architecture], Array] = count_units
+    depth: int,
+    seed: int = 0,
+    count: int = COUNT,
+    row: Callable[[Architecture], Array] = count_units,
+    schedules: Sequence[Schedule] = (),
 ) -> list[Architecture]:
     """The architectures to measure, the parent first; fewer than `count` where a shallow parent has no more.
 
@@ -32,12 +42,36 @@ def design(
         seed: the same seed gives the same design.
         count: how many; never fewer than the extremes.
         row: the columns that are to be told apart (`Terms.row` where units of a kind differ in their work).
+        schedules: token schedules to cross with structures; each is measured on the parent too.
     """
-    fixed = extremes(depth)
+    fixed = extremes(depth) + [Architecture.parent(depth).with_tokens(schedule) for schedule in schedules]
     pool = [architecture for architecture in _random(depth, seed) if architecture not in fixed]
+    pool = _crossed(pool, schedules, seed) if schedules else pool
     free = min(max(0, count - len(fixed)), len(pool))
     chosen = _exchange(_relative(fixed + pool, row), len(fixed), free)
     return fixed + [(fixed + pool)[index] for index in chosen]
+
+
+def few_schedules(
+    space: Space, row: Callable[[Architecture], Array], seed: int = 0, count: int = SCHEDULES
+) -> list[Schedule]:
+    """Schedules of a space that tell most of the columns of `row`; the most aggressive one is always among them.
+
+    Args:
+        row: `Terms.row` with tokens.
+        count: how many; fewer where the space has no more.
+    """
+    units = [unit for unit in space.units if unit.kind is Kind.TOKENS]
+    if not units:
+        return []
+    rng = random.Random(seed)
+    drawn = (rng.sample(units, rng.randint(1, min(_MOST_STAGES, len(units)))) for _ in range(_POOL))
+    sets = [units, *([unit] for unit in units), *drawn]
+    reduced = list(dict.fromkeys(Architecture(space.depth, frozenset(each), space.reduction) for each in sets))
+    fixed = [space.parent, reduced[0]]
+    free = min(max(0, count - 1), len(reduced) - 1)
+    chosen = [1, *_exchange(_relative(fixed + reduced[1:], row), len(fixed), free)]
+    return [(fixed + reduced[1:])[index].tokens for index in chosen]
 
 
 def extremes(depth: int) -> list[Architecture]:
@@ -69,9 +103,21 @@ def _random(depth: int, seed: int) -> list[Architecture]:
     return list(found)
 
 
+def _crossed(pool: Sequence[Architecture], schedules: Sequence[Schedule], seed: int) -> list[Architecture]:
+    """Each structure once with all tokens and once with a random one of the schedules."""
+    rng = random.Random(seed)
+    return [*pool, *(structure.with_tokens(rng.choice(schedules)) for structure in pool)]
+
+
 def _relative(architectures: list[Architecture], row: Callable[[Architecture], Array]) -> Array:
     """The rows as the fit weighs them, shape (n, columns)."""
-    return np.array([row(architecture) / (1 + len(kept_units(architecture))) for architecture in architectures])
+    return np.array([row(architecture) / (1 + _units(architecture)) for architecture in architectures])
+
+
+def _units(architecture: Architecture) -> float:
+    """How much is left, in units on all tokens."""
+    shares = architecture.tokens.shares(architecture.depth)
+    return sum(shares[unit.layer] for unit in kept_units(architecture))
 
 
 def _information(rows: Array) -> Array:

@@ -43,7 +43,7 @@ class EnergyModel:
                 f"not each of the profile's {len(profile.records)} records has an energy, or they are fewer than "
                 f"{LEAST_RECORDS}; measure again where the device's energy can be read"
             )
-        self.terms = Terms(profile.shape, profile.workload)
+        self.terms = Terms.over(profile.shape, profile.workload, (r.architecture for r in profile.records))
         self._known = {r.architecture: float(np.median(r.measurement.joules)) for r in profile.records}
         rows = np.array([self.terms.row(architecture) for architecture in self._known])
         self.regression = Regression.fit(rows, np.array(list(self._known.values())), len(self.terms.names))

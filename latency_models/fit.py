@@ -5,12 +5,14 @@ out. What was measured is answered with the measurement; anything else by regres
 """
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_models.marginal import marginal
 from latency_models.model import MEASURED_LABEL, Prediction
 from latency_models.profile import Profile
 from latency_models.regression import COVERAGE, Regression
@@ -18,6 +20,7 @@ from latency_models.targets import HOST
 from latency_models.terms import Terms
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
+from search_spaces.tokens import Reduction
 from search_spaces.unit import Kind, Unit
 
 LEAST_RECORDS = 4
@@ -43,7 +46,7 @@ class CalibratedModel:
             )
         self.profile, self.workload, self._parent = profile, profile.workload, parent
         self.label = MEASURED_LABEL if profile.target == HOST else f"measured on {profile.target}"
-        self.terms = Terms(profile.shape, profile.workload)
+        self.terms = Terms.over(profile.shape, profile.workload, (r.architecture for r in profile.records))
         self._tails: dict[int, float] = {}
         rows = np.array([self.terms.row(record.architecture) for record in profile.records])
         measured = np.array([self._level(record.measurement.ratio()) for record in profile.records])
@@ -52,6 +55,7 @@ class CalibratedModel:
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The measured value where there is one, else the fit with its jackknife+ interval.
 
+        From a profile without token schedules, one is predicted to save nothing, and said to be extrapolated.
         A percentile other than the median is the fitted median times the records' median of percentile over median.
         """
         known = self.profile.of(architecture)
@@ -62,14 +66,31 @@ class CalibratedModel:
             low_ms, high_ms = (ms * bound / known.p50 for bound in known.median_interval(COVERAGE))
             return Prediction(ms, low_ms, high_ms, percentile, exact=True)
         row, tail = self.terms.row(architecture), self._tail(percentile)
-        ms, outside = self.regression.predict(row), self.regression.outside(row)
+        unseen = architecture.reduction is not None and not self.terms.tokens
+        ms, outside = self.regression.predict(row), unseen or self.regression.outside(row)
         low_ms, high_ms = (ms * self._widened(bound / ms) for bound in self.regression.interval(row))
         return Prediction(ms * tail, low_ms * tail, high_ms * tail, percentile, extrapolated=outside)
 
     def unit_ms(self, unit: Unit) -> float:
-        """The fitted milliseconds (p50) of a unit; of a block, both."""
+        """The fitted milliseconds (p50) that a unit takes from the parent; of a block, both; of a token unit, alone."""
+        if unit.kind is Kind.TOKENS:
+            parent = Architecture.parent(self.profile.shape.depth)
+            saved = self.terms.row(parent) - self.terms.row(parent.drop(unit))
+            return float(self.coefficients @ saved[: len(self.coefficients)])
         kinds = (Kind.ATTENTION, Kind.MLP) if unit.kind is Kind.BLOCK else (unit.kind,)
-        return float(sum(self.coefficients[self.terms.place(Unit(unit.layer, kind))] for kind in kinds))
+        return float(sum(self.coefficients[self.terms.places(Unit(unit.layer, kind))].sum() for kind in kinds))
+
+    def saves(self, units: Iterable[Unit], reduction: Reduction | None = None) -> dict[Unit, float]:
+        """What each unit adds to the savings of a set of them, ms (p50), as `latency_models.marginal` has it.
+
+        Each was measured under the profile's own reduction, so `reduction` changes nothing.
+        """
+        return marginal({unit: self.unit_ms(unit) for unit in units})
+
+    @property
+    def term_ms(self) -> dict[str, float]:
+        """Milliseconds (p50) of the shared terms, of one unit of each class on all tokens, and of the stage terms."""
+        return self.terms.per_unit(self.coefficients)
 
     @property
     def coefficients(self) -> NDArray[np.float64]:

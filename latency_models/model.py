@@ -1,10 +1,12 @@
 """What every latency model answers, and the form of its answers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
+from search_spaces.tokens import Reduction
 from search_spaces.unit import Unit
 
 
@@ -36,7 +38,10 @@ class LatencyModel(Protocol):
         """The latency of an architecture."""
 
     def unit_ms(self, unit: Unit) -> float:
-        """Milliseconds (p50) saved by dropping `unit`, as an additive estimate for planning."""
+        """Milliseconds (p50) saved by dropping `unit` from the parent, as an estimate for planning."""
+
+    def saves(self, units: Iterable[Unit], reduction: Reduction | None = None) -> dict[Unit, float]:
+        """The same made additive: what to sum over a set of dropped units that holds all that they imply."""
 
 
 MEASURED_LABEL = "measured on this machine"

@@ -7,14 +7,17 @@ bandwidth. Expect a factor of two either way; the interval says so.
 """
 
 import math
+from collections.abc import Iterable
 
+from latency_models.marginal import marginal
 from latency_models.model import DATA_SHEET_LABEL, Prediction
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
-from latency_models.terms import Work, kept_units, stem_work, unit_work
+from latency_models.terms import Work, kept_units, unit_work, works
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Unit
+from search_spaces.tokens import Reduction
+from search_spaces.unit import Kind, Unit
 
 COMPUTE_EFFICIENCY = {"fp32": 0.34, "fp16": 0.34, "int8": 0.45}
 MEMORY_EFFICIENCY = 0.75
@@ -42,14 +45,27 @@ class DataSheetModel:
         return 1e3 * (max(work.flops / self._flops, traffic / self._bytes) + work.kernels * LAUNCH_SECONDS)
 
     def unit_ms(self, unit: Unit) -> float:
-        """What dropping `unit` saves, ms; exact here, since units add up."""
+        """What dropping `unit` from the parent saves, ms; exact here, since units add up."""
+        if unit.kind is Kind.TOKENS:
+            return self._token_ms(unit, None)
         parts = kept_units(Architecture.parent(self.shape.depth))
         mine = [part for part in parts if part.layer == unit.layer and unit.kind in (part.kind, "block")]
         return sum(self.work_ms(unit_work(self.shape, part, self.workload)) for part in mine)
 
+    def saves(self, units: Iterable[Unit], reduction: Reduction | None = None) -> dict[Unit, float]:
+        """What each unit adds to the savings of a set of them, as `latency_models.marginal` has it."""
+        tokens = Kind.TOKENS
+        return marginal({u: self._token_ms(u, reduction) if u.kind is tokens else self.unit_ms(u) for u in units})
+
+    def _token_ms(self, unit: Unit, reduction: Reduction | None) -> float:
+        depth = self.shape.depth
+        return self._ms(Architecture.parent(depth)) - self._ms(Architecture(depth, frozenset({unit}), reduction))
+
+    def _ms(self, architecture: Architecture) -> float:
+        """Summed exactly: what has the same units takes the same time to the last bit."""
+        return math.fsum(map(self.work_ms, works(self.shape, architecture, self.workload)))
+
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        """The sum over the kept units and the stem; every percentile is the same, since no tail was measured."""
-        works = [unit_work(self.shape, unit, self.workload) for unit in kept_units(architecture)]
-        works.append(stem_work(self.shape, self.workload))
-        ms = math.fsum(map(self.work_ms, works))  # exact: what has the same units takes the same time to the last bit
+        """The sum over stem, kept units and token stages; every percentile is the same, since no tail was measured."""
+        ms = self._ms(architecture)
         return Prediction(ms, ms / UNCERTAINTY, ms * UNCERTAINTY, percentile)

@@ -5,6 +5,9 @@ from typing import Any
 
 from latency_models.workload import Phase, Workload
 
+SPECIAL = 1  # class token or start of a text, which an encoder keeps
+SINKS, RECENT = 4, 32  # first and last tokens of a prompt, which a decoder keeps
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -20,6 +23,8 @@ class ModelShape:
         causal: whether a token sees only earlier ones.
         stem: parameters outside the blocks (embeddings, final norm, head).
         tokens: tokens of one image; None for text.
+        droppable: tokens of a sequence that token reduction may drop where their number is fixed, as that of a
+            prompt's image tokens; None: all but the first, in a decoder all but the first four and the last 32.
     """
 
     depth: int
@@ -37,6 +42,7 @@ class ModelShape:
     experts: int = 1
     active_experts: int = 1
     tokens: int | None = None
+    droppable: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.hidden, self.heads, self.kv_heads, self.head_dim, self.intermediate, self.experts)
@@ -53,6 +59,12 @@ class ModelShape:
         """Matrix parameters of one MLP expert."""
         return (3 if self.gated else 2) * self.hidden * self.intermediate
 
+    def droppable_of(self, length: int) -> int:
+        """How many tokens of a sequence of this length token reduction may drop."""
+        if self.droppable is not None:
+            return min(self.droppable, length)
+        return max(0, length - (SINKS + RECENT if self.causal else SPECIAL))
+
     def default_workload(self, small: bool) -> Workload:
         """One that suits the model; `small` for a CPU that measures, large for an accelerator's data sheet."""
         if self.tokens is not None:
@@ -62,8 +74,9 @@ class ModelShape:
         return Workload(Phase.FORWARD, 4, 64) if small else Workload(Phase.FORWARD, 64, 128)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form."""
-        return {**asdict(self), "window": list(self.window)}
+        """The JSON form; without `droppable` where it follows from the rest, as the first release wrote it."""
+        document = {**asdict(self), "window": list(self.window)}
+        return {key: value for key, value in document.items() if key != "droppable" or value is not None}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "ModelShape":

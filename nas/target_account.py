@@ -138,9 +138,8 @@ def account_of_profile(target: Target, path: Path, workload: Workload | None = N
         raise ProfileMismatch(f"{path} is of {profile.workload}, not of {workload}; leave --workload out")
     model = CalibratedModel(profile)
     parent = Architecture.parent(profile.shape.depth)
-    milliseconds = dict(zip(model.terms.names, map(float, model.coefficients), strict=True))
     return TargetAccount(
-        target, profile.workload, rates(model.terms, milliseconds, target), model.predict(parent).ms,
+        target, profile.workload, rates(model.terms, model.term_ms, target), model.predict(parent).ms,
         memory(profile.shape, parent, profile.workload, target.bytes_per_element), model, validate(model.regression),
         EnergyModel(profile).joules(parent) if has_energy(profile) else None,
     )  # fmt: skip
