@@ -1,0 +1,101 @@
+"""Which numbers of tokens cost the same: runtimes work in tiles, so that fewer tokens may take as long.
+
+A step is a run of measured counts whose latencies are equal within the noise; of a step the largest count is the one to
+take: more tokens for the same milliseconds. Unmeasured, counts are rounded up to a multiple of the usual tile.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from latency_models.measurement import Measurement
+from search_spaces.tokens import THOUSAND, Stage
+
+CPU_TILE, ACCELERATOR_TILE = 8, 64  # tokens: a vector register of a CPU, a tile of tensor cores
+NOISE = 0.01  # relative, of a median: the least that is taken for a difference
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """The counts of tokens of a sequence that are the largest of their step.
+
+    Attributes:
+        tops: measured largest counts, rising; empty where nothing was measured.
+        lows: the smallest measured count of each step.
+        tile: counts go in multiples of this many where nothing was measured.
+    """
+
+    tops: tuple[int, ...] = ()
+    lows: tuple[int, ...] = ()
+    tile: int = CPU_TILE
+
+    @property
+    def smooth(self) -> bool:
+        """Whether every measured count is a step of its own: fewer tokens always take less time."""
+        return bool(self.tops) and self.tops == self.lows
+
+    def count(self, tokens: int, most: int) -> int:
+        """The largest number of tokens, at most `most`, that takes no longer than `tokens`.
+
+        Between two steps it is not known where the second begins: such a count stays as it is.
+        """
+        if not self.tops:
+            return min(most, -(-tokens // self.tile) * self.tile)
+        within = (top for low, top in zip(self.lows, self.tops, strict=True) if low <= tokens <= top)
+        return min(most, next(within, tokens))
+
+    def snap(self, ratio: float, droppable: int, others: int = 0) -> float:
+        """The largest ratio that costs what this one costs, to a thousandth.
+
+        Args:
+            ratio: of the droppable tokens that stay.
+            droppable, others: tokens of a sequence that may be dropped, and that always stay.
+        """
+        kept = int(Stage(0, max(1, round(THOUSAND * ratio))).kept(droppable))
+        wanted = self.count(kept + others, droppable + others) - others
+        if wanted <= kept:
+            return ratio
+        # The smallest thousandth of which as many are left; where thousandths are too coarse, the largest below.
+        permille = -(-wanted * THOUSAND // droppable)
+        left = int(Stage(0, min(permille, THOUSAND)).kept(droppable))
+        return min(THOUSAND, permille - (left > wanted)) / THOUSAND
+
+    def ratios(self, ratios: Iterable[float], droppable: int, others: int = 0) -> tuple[float, ...]:
+        """Those of the ratios, each snapped, that still drop anything, rising and each once."""
+        snapped = {self.snap(ratio, droppable, others) for ratio in ratios}
+        return tuple(sorted(ratio for ratio in snapped if ratio < 1))
+
+
+def staircase(milliseconds: Mapping[int, float], noise: float = NOISE, tile: int = CPU_TILE) -> Staircase:
+    """The steps of measured medians by number of tokens.
+
+    From the largest count down a step goes on while a count is not faster than the step's largest by more than the
+    noise, so that no step is wider than that, however gently the curve falls. A count that measures slower than a
+    larger one is on the larger one's step.
+
+    Args:
+        milliseconds: count of tokens to median latency.
+        noise: relative difference of two medians that means nothing.
+        tile: of counts where nothing was measured.
+    """
+    tops: list[int] = []
+    lows: list[int] = []
+    for count in sorted(milliseconds, reverse=True):
+        if tops and milliseconds[count] >= milliseconds[tops[-1]] * (1 - noise):
+            lows[-1] = count
+        else:
+            tops.append(count)
+            lows.append(count)
+    return Staircase(tuple(reversed(tops)), tuple(reversed(lows)), tile)
+
+
+def measured_staircase(measured: Mapping[int, Measurement], tile: int = CPU_TILE) -> Staircase:
+    """The steps of measurements by number of tokens; the noise is that of their medians, and never below 1 %."""
+    widths = [(high - low) / one.p50 / 2 for one in measured.values() for low, high in [one.median_interval(0.9)]]
+    noise = max(NOISE, sorted(widths)[len(widths) // 2]) if widths else NOISE
+    return staircase({count: one.p50 for count, one in measured.items()}, noise, tile)
+
+
+def widths(steps: Staircase) -> tuple[int, ...]:
+    """How many tokens lie between the largest counts of neighbouring steps."""
+    return tuple(later - earlier for earlier, later in pairwise(steps.tops))
