@@ -37,7 +37,7 @@ class Reducer(StrEnum):
 
     - drop: nothing (FastV, PyramidDrop).
     - merge: each goes into its most similar neighbour, weighted by size (ToMe); not where attention is causal.
-    - recycle: they are gathered into a few contextual tokens, a tenth of what stays (VisionZip, SparseVLM).
+    - recycle: they are gathered into a few contextual tokens, 10 of 64 of what stays (VisionZip, SparseVLM).
     """
 
     DROP = "drop"
