@@ -7,6 +7,7 @@ from latency_models.workload import Phase, Workload
 
 SPECIAL = 1  # class token or start of a text, which an encoder keeps
 SINKS, RECENT = 4, 32  # first and last tokens of a prompt, which a decoder keeps
+QUESTION = 16  # tokens of a question about an image
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class ModelShape:
         """One that suits the model; `small` for a CPU that measures, large for an accelerator's data sheet."""
         if self.tokens is not None:
             return Workload(Phase.FORWARD, 8 if small else 256, self.tokens)
+        if self.causal and self.droppable:
+            return Workload(Phase.PREFILL, 1, self.droppable + QUESTION)
         if self.causal:
             return Workload(Phase.FORWARD, 1, 256) if small else Workload(Phase.FORWARD, 32, 1024)
         return Workload(Phase.FORWARD, 4, 64) if small else Workload(Phase.FORWARD, 64, 128)

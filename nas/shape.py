@@ -5,12 +5,16 @@ from typing import Any
 from latency_models.shape import ModelShape
 from pruning.anatomy import Anatomy
 from pruning.contribution import BlockAnatomy
+from pruning.language import is_vision_language, language_config, prompt_image_tokens
 from search_spaces.unit import Kind
 
 
 def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
-    """The sizes of a Hugging Face transformer, read from its config and, for the MLP, from its matrices."""
-    config = model.config
+    """The sizes of a Hugging Face transformer, read from its config and, for the MLP, from its matrices.
+
+    Those of a vision-language model are its language model's; tower and projector count as stem.
+    """
+    config = language_config(model)
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or anatomy.hidden_size // heads
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
@@ -34,6 +38,7 @@ def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
         experts=experts,
         active_experts=getattr(config, "num_experts_per_tok", 1) if experts > 1 else 1,
         tokens=_image_tokens(model),
+        droppable=prompt_image_tokens(model) if is_vision_language(model) else None,
     )
 
 
@@ -42,7 +47,8 @@ def _mlp_sizes(model: Any, anatomy: Anatomy, experts: int) -> tuple[int, bool]:
     matrices = sum(p.numel() for p in _mlp_parameters(model, anatomy) if p.ndim >= 2)
     router = experts * anatomy.hidden_size if experts > 1 else 0
     per_expert = (matrices - router) / experts / anatomy.hidden_size
-    known = getattr(model.config, "intermediate_size", None) or getattr(model.config, "ffn_dim", None)
+    config = language_config(model)
+    known = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
     if isinstance(known, int) and round(per_expert / known) == 3:
         return known, True
     return round(per_expert / 2), False

@@ -48,9 +48,23 @@ class Subject:
         Raises:
             BadData: none was given and none belongs to the model.
         """
+        return self.dataset_of(None)
+
+    def dataset_of(self, length: int | None) -> Dataset:
+        """The same with windows or texts of `length` tokens; what was read once is kept.
+
+        Raises:
+            BadData: as `dataset`, or the length does not fit model or data.
+        """
         if self.data is None:
             raise BadData(f"model {self.id} has no data of its own; give some with --data FILE or DIR")
-        return load_dataset(self.model, self.tokenizer, self.data)
+        if length not in self._datasets:
+            self._datasets[length] = load_dataset(self.model, self.tokenizer, self.data, length)
+        return self._datasets[length]
+
+    @cached_property
+    def _datasets(self) -> dict[int | None, Dataset]:
+        return {}
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 
 def is_vision_language(model: Any) -> bool:
     """Whether a model writes text about images: a vision tower, a projector and a decoder, as in LLaVA and Qwen2-VL.
@@ -24,3 +26,23 @@ def language_path(model: Any) -> str:
     decoder = model.get_decoder()
     path: str = next(path for path, module in model.named_modules() if module is decoder)
     return path
+
+
+@torch.no_grad()
+def prompt_image_tokens(model: Any) -> int | None:
+    """Tokens that one image makes in the prompt of a vision-language model; None where its size decides.
+
+    Tried with an image of the size that the tower was made for: how many tokens a projector makes of the tower's is
+    its own affair.
+    """
+    config = model.config.vision_config
+    size = getattr(config, "image_size", None)
+    if not isinstance(size, int):
+        return None
+    weight = next(model.parameters())
+    pixels = torch.zeros(1, getattr(config, "num_channels", 3), size, size, dtype=weight.dtype, device=weight.device)
+    try:
+        features = model.get_image_features(pixel_values=pixels).pooler_output
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # it asks for more than an image
+        return None
+    return len(features[0])

@@ -1,6 +1,7 @@
 """A dataset: tensors ready for a model, in three splits."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,26 @@ from torch import Tensor
 
 from nas.data.documents import SPLITS, Document, read_documents
 from nas.data.images import read_arrays, read_class_folders
+from nas.data.prompts import encode_questions, load_processor
+from nas.data.questions import Question, read_questions, split_questions
 from nas.data.splitting import split_documents
+from pruning.language import is_vision_language, language_config
 from search_spaces.errors import BadData
 
 WINDOW = 512  # tokens of one language-model item
 TEXT_LENGTH = 128  # tokens at most of one text for an encoder
+MIN_LENGTH = 16
 MOST = {"calibration": 16, "validation": 24, "test": 32}  # language-model items
-MOST_TEXTS = {"calibration": 192, "validation": 320, "test": 400}  # encoder items and images
+MOST_TEXTS = {"calibration": 192, "validation": 320, "test": 400}  # encoder items, images and questions
 
 
 @dataclass(frozen=True)
 class Split:
-    """Items along the first axis of every tensor in `inputs`; `labels` (n,) for classifiers."""
+    """Items along the first axis of every tensor in `inputs`.
+
+    The first tensor has a row for each item, others may have several (the images of a question).
+    `labels` are (n,) for classifiers, and the tokens of the answers (n, longest), ended by -100, for questions.
+    """
 
     name: str
     inputs: dict[str, Tensor]
@@ -34,8 +43,10 @@ class Split:
     def batches(self, size: int, items: int | None = None, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The inputs in order, `size` items at a time; those of the first `items` from `start` on only, if given."""
         count = len(self) if items is None else min(items, len(self))
+        rows = {name: len(tensor) // len(self) for name, tensor in self.inputs.items()}
         for at in range(start, count, size):
-            yield {name: tensor[at : min(at + size, count)] for name, tensor in self.inputs.items()}
+            end = min(at + size, count)
+            yield {name: tensor[at * rows[name] : end * rows[name]] for name, tensor in self.inputs.items()}
 
     @property
     def digest(self) -> str:
@@ -60,17 +71,23 @@ class Dataset:
         return found
 
 
-def load_dataset(model: Any, tokenizer: Any, data: Path) -> Dataset:
+def load_dataset(model: Any, tokenizer: Any, data: Path, length: int | None = None) -> Dataset:
     """The dataset of a model.
 
     Args:
-        model: decides the form: windows for causal language models, padded texts for encoders, pixels for vision.
-        tokenizer: for text; None for images.
+        model: decides the form: windows for causal language models, padded texts for encoders, pixels for vision,
+            questions about images for vision-language models.
+        tokenizer: for text; None for images. A vision-language model's processor is read from its folder.
         data: a person's `--data`, or the `data/` folder of a reference model.
+        length: tokens of every window, or of every text; texts are then put together until they are as long. The
+            default is windows of 512 and every text by itself. Images and questions have the length they have.
 
     Raises:
-        BadData: as the readers say, or a text model without a tokenizer.
+        BadData: as the readers say, a text model without a tokenizer, or a length that the model cannot read or the
+            data cannot fill.
     """
+    if is_vision_language(model):
+        return _asked(model, data)
     if model.main_input_name == "pixel_values":
         if not data.is_dir():
             raise BadData(f"data {data} is no folder; an image model takes a folder with one folder per class")
@@ -82,9 +99,29 @@ def load_dataset(model: Any, tokenizer: Any, data: Path) -> Dataset:
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
     documents = _documents_by_split(data)
-    make, longest = (_windows, WINDOW) if _predicts_next(model) else (_padded, TEXT_LENGTH)
-    length = min(longest, getattr(model.config, "max_position_embeddings", None) or longest)
-    return Dataset(**{name: Split(name, make(tokenizer, documents[name], name, length)) for name in SPLITS})
+    most = getattr(language_config(model), "max_position_embeddings", None) or sys.maxsize
+    if length is not None and not MIN_LENGTH <= length <= most:
+        raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
+    if _predicts_next(model):
+        windows = {name: _windows(tokenizer, documents[name], name, min(WINDOW, most), length) for name in SPLITS}
+        return Dataset(**{name: Split(name, inputs) for name, inputs in windows.items()})
+    if length is not None:
+        documents = {name: _put_together(tokenizer, documents[name], name, length) for name in SPLITS}
+    longest = length or min(TEXT_LENGTH, most)
+    return Dataset(**{name: Split(name, _padded(tokenizer, documents[name], name, longest)) for name in SPLITS})
+
+
+def _asked(model: Any, data: Path) -> Dataset:
+    """Questions, evenly spaced where there are more than are used."""
+    processor, splits = load_processor(model), split_questions(read_questions(data))
+    chosen: dict[str, list[Question]] = {name: _spread(splits[name], MOST_TEXTS[name]) for name in SPLITS}
+    return Dataset(**{name: Split(name, *encode_questions(model, processor, chosen[name])) for name in SPLITS})
+
+
+def _spread(items: list[Any], most: int) -> list[Any]:
+    """At most so many, evenly spaced: what belongs together (a project, an image) comes together."""
+    places = torch.linspace(0, len(items) - 1, min(len(items), most)).round().long().tolist()
+    return [items[place] for place in places]
 
 
 @torch.no_grad()
@@ -107,16 +144,17 @@ def _documents_by_split(data: Path) -> dict[str, list[Document]]:
     return split_documents(read_documents(data))
 
 
-def _windows(tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
+def _windows(tokenizer: Any, documents: list[Document], name: str, most: int, length: int | None) -> dict[str, Tensor]:
     """(n, window): documents joined by the end token, packed, the remainder discarded."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     stream: list[int] = []
     for document in documents:
         stream += tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"] + end
-    window = min(length, len(stream))
-    count = len(stream) // window if window else 0
-    if window < 16:
-        raise BadData(f"the {name} split has {len(stream)} tokens; at least 16 are needed, so give more text")
+    window = length or min(most, len(stream))
+    least = length or MIN_LENGTH
+    if len(stream) < least:
+        raise BadData(f"the {name} split has {len(stream)} tokens; at least {least} are needed, so give more text")
+    count = len(stream) // window
     # Evenly spaced over the whole text, so that few windows still see every project.
     chosen = torch.linspace(0, count - 1, min(count, MOST[name])).round().long()
     return {"input_ids": torch.tensor(stream[: count * window]).reshape(count, window)[chosen]}
@@ -124,8 +162,21 @@ def _windows(tokenizer: Any, documents: list[Document], name: str, length: int) 
 
 def _padded(tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
     """(n, length) ids and mask, padded to the longest text, at most `length` tokens."""
-    # Evenly spaced, as documents come project by project.
-    chosen = torch.linspace(0, len(documents) - 1, min(len(documents), MOST_TEXTS[name])).round().long().tolist()
-    texts = [documents[index].text for index in chosen]
+    texts = [document.text for document in _spread(documents, MOST_TEXTS[name])]
     encoded = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
     return {key: encoded[key] for key in ("input_ids", "attention_mask")}
+
+
+def _put_together(tokenizer: Any, documents: list[Document], name: str, length: int) -> list[Document]:
+    """Consecutive documents as one as soon as they have `length` tokens; the remainder is discarded."""
+    joined: list[Document] = []
+    parts: list[str] = []
+    for document in documents:
+        parts.append(document.text)
+        ids = tokenizer([" ".join(parts)], truncation=True, max_length=length, return_tensors="pt")["input_ids"]
+        if ids.shape[1] >= length:
+            joined.append(Document(" ".join(parts)))
+            parts = []
+    if not joined:
+        raise BadData(f"the {name} split has fewer than {length} tokens; give more text or ask for a shorter length")
+    return joined

@@ -34,6 +34,11 @@ class StoredDistribution:
         rest = (1 - values.exp().sum(-1)).clamp(min=1e-12).log()
         return cls(values, indices, rest)
 
+    def part(self, rows: slice) -> "StoredDistribution":
+        """Some of the rows."""
+        kept = (None if tensor is None else tensor[rows] for tensor in (self.indices, self.log_rest))
+        return StoredDistribution(self.log_p[rows], *kept)
+
     def divergence(self, logits: Tensor, normaliser: Tensor | None = None) -> Tensor:
         """KL(stored || softmax(logits)) per row, natural log; with outcomes lumped together, a lower bound of it.
 

@@ -6,6 +6,7 @@ import torch
 
 from nas.data.dataset import Dataset
 from nas.quality.quality import Quality
+from pruning.language import is_vision_language
 
 
 class Evaluator(Protocol):
@@ -20,11 +21,15 @@ class Evaluator(Protocol):
 
 
 def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
-    """Language modelling for causal heads, classification for one row of logits per item, else embedding fidelity."""
+    """Answers for vision-language models, language modelling for causal heads, classification for one row of logits
+    per item, else embedding fidelity."""
+    from nas.quality.answers import AnswerEvaluator
     from nas.quality.classification import ClassificationEvaluator
     from nas.quality.embedding import EmbeddingEvaluator
     from nas.quality.language import LanguageEvaluator
 
+    if is_vision_language(parent):
+        return AnswerEvaluator(parent, dataset)
     if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
         return LanguageEvaluator(parent, dataset)
     if _classifies(parent, dataset):

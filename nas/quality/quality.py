@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-MEANS = ("accuracy", "agreement")  # over items
+MEANS = ("accuracy", "agreement", "kl")  # over items
 GEOMETRIC = ("perplexity",)  # likewise; what is neither, as a rank correlation, cannot be put together from parts
 
 

@@ -205,6 +205,34 @@ def test_every_decoder_gets_windows_that_fit_it(family: str, tmp_path: Path) -> 
     assert inputs["input_ids"].shape[1] == 64  # the positions these models have
 
 
+def test_a_length_in_place_of_the_usual_one(tmp_path: Path) -> None:
+    write_splits(tmp_path, texts=30)
+    model = build("llama")
+    assert load_dataset(model, Words(), tmp_path, 40).test.inputs["input_ids"].shape[1] == 40
+    with pytest.raises(BadData, match="length 65: the model reads up to 64"):
+        load_dataset(model, Words(), tmp_path, 65)
+    with pytest.raises(BadData, match=r"length 8: .* at least 16"):
+        load_dataset(model, Words(), tmp_path, 8)
+    write_splits(tmp_path, texts=1, words=30)
+    with pytest.raises(BadData, match="has 31 tokens; at least 40"):
+        load_dataset(model, Words(), tmp_path, 40)
+
+
+def test_texts_are_put_together_until_they_are_as_long_as_asked(tmp_path: Path) -> None:
+    write_splits(tmp_path, texts=10, words=25)
+
+    class Cutting(Words):
+        def __call__(self, texts, max_length=10**6, **options):
+            return {name: tensor[:, :max_length] for name, tensor in super().__call__(texts, **options).items()}
+
+    inputs = load_dataset(build("bert"), Cutting(), tmp_path, 60).test.inputs
+    assert inputs["input_ids"].shape == (3, 60)  # three texts of 25 each time; the tenth is left over
+    assert bool(inputs["attention_mask"].all())
+    first = [json.loads(each)["text"] for each in (tmp_path / "test.jsonl").read_text().split("\n")[3:6]]
+    assert inputs["input_ids"][1].tolist() == [1 + len(word) for word in " ".join(first).split()][:60]
+    assert load_dataset(build("bert"), Cutting(), tmp_path).test.inputs["input_ids"].shape == (10, 25)
+
+
 def save_images(folder: Path, per_class: int, labels: tuple[str, ...]) -> None:
     rng = np.random.default_rng(0)
     for label in labels:

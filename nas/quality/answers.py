@@ -1,0 +1,98 @@
+"""Vision-language models: KL of the answer's first word to the parent's, and exact answers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.data.dataset import Dataset
+from nas.data.prompts import IGNORED
+from nas.quality.distribution import StoredDistribution
+from nas.quality.quality import Quality
+
+_BATCH = 16
+_GROWS = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}  # with every word, by this value
+
+
+class AnswerEvaluator:
+    """The share of questions that are answered exactly, word by word the likeliest (greedy).
+
+    The loss is the mean KL(parent || candidate) of the answer's first token, in nats: smooth, so that a search sees
+    what a candidate loses before an answer turns. Each further token of an answer takes a pass of its own over the
+    question and the answer so far, for the questions that are right so far.
+    """
+
+    metric = "accuracy"
+    higher_is_better = True
+
+    def __init__(self, parent: Any, dataset: Dataset) -> None:
+        """`parent` is kept; its distributions are computed when a split is first asked for."""
+        self.dataset, self._parent = dataset, parent
+        self._stored: dict[str, tuple[StoredDistribution, Tensor]] = {}  # of the first token, and the likeliest
+
+    @torch.inference_mode()
+    def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
+        """Exact answers, agreement with the parent on the first token, and KL."""
+        data = self.dataset.split(split)
+        stored, chosen = self._parents(split)
+        logits: list[Tensor] = []
+        exact: list[Tensor] = []
+        for batch in data.batches(_BATCH, items, start):
+            logits.append(_next(model, batch))
+            at = start + sum(map(len, exact))
+            wanted = _labels(data.labels, at, len(logits[-1]))
+            exact.append(_exact(model, batch, logits[-1], wanted))
+        own = torch.cat(logits)
+        per_item = stored.part(slice(start, start + len(own))).divergence(own)
+        agreement = float((own.argmax(-1) == chosen[start : start + len(own)]).float().mean())
+        loss, share = float(per_item.mean()), float(torch.cat(exact).float().mean())
+        others = {"kl": loss, "agreement": agreement}
+        return Quality(self.metric, share, True, split, max(loss, 0.0), others, len(own), tuple(per_item.tolist()))
+
+    def _parents(self, split: str) -> tuple[StoredDistribution, Tensor]:
+        if split not in self._stored:
+            batches = self.dataset.split(split).batches(_BATCH)
+            logits = torch.cat([_next(self._parent, batch) for batch in batches])
+            self._stored[split] = StoredDistribution.of(logits), logits.argmax(-1)
+        return self._stored[split]
+
+
+def _labels(labels: Tensor | None, start: int, count: int) -> Tensor:
+    assert labels is not None, "questions have answers"
+    return labels[start : start + count]
+
+
+def _next(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """(batch, vocabulary): of the token after the last."""
+    logits: Tensor = model(**batch, use_cache=False, logits_to_keep=1).logits
+    return logits[:, -1]
+
+
+def _exact(model: Any, batch: dict[str, Tensor], first: Tensor, wanted: Tensor) -> Tensor:
+    """(batch,) whether the likeliest tokens are the wanted ones (batch, tokens), which end at IGNORED."""
+    right = first.argmax(-1) == wanted[:, 0]
+    for place in range(1, wanted.shape[1]):
+        going = (right & (wanted[:, place] != IGNORED)).nonzero()[:, 0]
+        if not len(going):
+            break
+        chosen = _next(model, _longer(_items(batch, going), wanted[going, :place])).argmax(-1)
+        right[going] = chosen == wanted[going, place]
+    return right
+
+
+def _items(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """Some items of a batch; images have several rows an item."""
+    count = len(batch["input_ids"])
+    return {name: value.reshape(count, -1, *value.shape[1:])[chosen].flatten(0, 1) for name, value in batch.items()}
+
+
+def _longer(batch: dict[str, Tensor], words: Tensor) -> dict[str, Tensor]:
+    """A batch with words (batch, count) said after it."""
+    grown = {"input_ids": torch.cat([batch["input_ids"], words], dim=1)}
+    for name, value in _GROWS.items():
+        if name in batch:
+            grown[name] = torch.cat([batch[name], torch.full_like(words, value).to(batch[name].dtype)], dim=1)
+    if "position_ids" in batch:
+        further = batch["position_ids"][:, -1:] + 1 + torch.arange(words.shape[1])
+        grown["position_ids"] = torch.cat([batch["position_ids"], further], dim=1)
+    return batch | grown
