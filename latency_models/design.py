@@ -57,13 +57,15 @@ def few_schedules(
 ) -> list[Schedule]:
     """Schedules of a space that tell most of the columns of `row`; the most aggressive one is always among them.
 
+    Of a space with a fixed schedule it is that one.
+
     Args:
         row: `Terms.row` with tokens.
         count: how many; fewer where the space has no more.
     """
     units = [unit for unit in space.units if unit.kind is Kind.TOKENS]
     if not units:
-        return []
+        return [] if space.fixed is None else [space.fixed]
     rng = random.Random(seed)
     drawn = (rng.sample(units, rng.randint(1, min(_MOST_STAGES, len(units)))) for _ in range(_POOL))
     sets = [units, *([unit] for unit in units), *drawn]

@@ -68,7 +68,7 @@ class ThisMachine:
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """Files derived from the parent's export."""
         records = measure_architectures(
-            self.subject.model, self.export_of_parent.graph, list(architectures), self.workload,
+            self.subject.model, self.export_of_parent.graphs, list(architectures), self.workload,
             seconds=effort.seconds, least_rounds=effort.least_rounds,
         )  # fmt: skip
         key = environment(default_threads())

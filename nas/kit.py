@@ -20,27 +20,28 @@ from typing import Any
 
 import numpy as np
 
-from latency_models.design import design
 from latency_models.measure import LEAST_ROUNDS, PORTABLE
 from latency_models.measuring import weights
 from latency_models.measuring.plan import MODELS, PLAN
 from latency_models.profile import Profile
 from latency_models.targets import Target, find_target
-from latency_models.terms import Terms
 from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
+from nas.export.reduced import ReducedGraphs
 from nas.export.variants import ParentGraph
-from nas.latency import device_model, device_profile_path
-from nas.profiling import write_plan
+from nas.export.weights import SharedWeights
+from nas.latency import device_model, device_profile_path, tokens_name
+from nas.profiling import planned, write_plan
 from nas.progress import Progress
 from nas.subject import Subject, cache_folder
+from pruning.surgery import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, ProfileMismatch, UsageError
+from search_spaces.space import Space
 
 SECONDS = 60.0
 RANDOM_WEIGHTS = "random.data"
 _DRAWN_BYTES = 1 << 14  # tensors from this size on are drawn on the device
-_ALIGNMENT = 4096  # bytes; runtimes map tensors that begin on a page
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
 _README = """Latency of {count} variants of a model on {target}, {workload}
 
@@ -81,6 +82,7 @@ class Kit:
     Attributes:
         seconds, least_rounds: of all sittings together.
         architectures: the parent and others; the design over the latency terms where there are none.
+        space: whose token schedules the design is to cover.
 
     Raises:
         UsageError: for a target that a kit cannot be made for.
@@ -92,6 +94,7 @@ class Kit:
     seconds: float = SECONDS
     least_rounds: int = LEAST_ROUNDS
     architectures: tuple[Architecture, ...] = ()
+    space: Space | None = None
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -114,32 +117,40 @@ class Kit:
 
     def write(self, folder: Path) -> None:
         """Write the kit's files into an empty folder."""
-        graph, drawn = _draw_on_device(self.graph(), _DTYPES[self.target.precision])
-        subject, row = self.subject, Terms(self.subject.shape, self.workload).row
+        dtype, subject = _DTYPES[self.target.precision], self.subject
+        shared = _drawn(dtype)
+        graph = self.graphs(shared)
         write_plan(
             folder, target=self.target.name, precision=self.target.precision, digest=subject.digest,
             shape=subject.shape, workload=self.workload, graph=graph,
-            architectures=self.architectures or design(subject.shape.depth, row=row),
-            inputs=inputs_of(graph, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
+            architectures=self.architectures or planned(subject.shape, self.workload, self.space),
+            inputs=inputs_of(graph.parent, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
             least_rounds=self.least_rounds,
         )  # fmt: skip
+        drawn = Drawn(shared.size // np.dtype(dtype).itemsize, dtype)
         plan = json.loads((folder / PLAN).read_text())
         for candidate in plan["candidates"]:
             candidate["weight_bytes"] += drawn.bytes
         (folder / PLAN).write_text(json.dumps(plan | {weights.KEY: drawn.to_json()}, indent=1) + "\n")
         (folder / "README.txt").write_text(self._readme(len(plan["candidates"]), drawn.bytes))
 
-    def graph(self) -> ParentGraph:
-        """The export of a parent of the same structure, initialised at random."""
-        with tempfile.TemporaryDirectory(prefix="nas-") as name:
-            parent = random_like(self.subject.model)
-            path = export_for_target(parent, Path(name) / "parent.onnx", self.target, self.workload.phase)
-            return ParentGraph.read(path, self.subject.anatomy)
+    def graphs(self, drawn: SharedWeights) -> ReducedGraphs:
+        """The exports of a parent of the same structure, initialised at random, whose large weights are `drawn`."""
+        parent, anatomy = random_like(self.subject.model), self.subject.anatomy
+
+        def make(architecture: Architecture) -> ParentGraph:
+            model = prune(parent, architecture, anatomy=anatomy, share_weights=True)
+            with tempfile.TemporaryDirectory(prefix="nas-") as name:
+                path = export_for_target(model, Path(name) / "parent.onnx", self.target, self.workload.phase)
+                graph = ParentGraph.read(path, anatomy)
+            return replace(graph, proto=drawn.moved(graph.proto), schedule=architecture.tokens)
+
+        return ReducedGraphs(make(Architecture.parent(anatomy.depth)), make)
 
     def _name(self) -> str:
         """Differs where the content would."""
         runner = Path(weights.__file__).parent
-        chosen = " ".join(architecture.digest for architecture in self.architectures)
+        chosen = " ".join(a.digest for a in self.architectures) + tokens_name(self.space)
         effort = f"{self.seconds} {self.least_rounds}"
         content = hashlib.sha256(f"{self.target.name} {self.workload} {effort} {chosen} {_README}".encode())
         for name in PORTABLE:
@@ -255,20 +266,12 @@ def pack(folder: Path, path: Path) -> None:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _draw_on_device(graph: ParentGraph, dtype: str) -> tuple[ParentGraph, Drawn]:
-    """The graph with its large weights referring to a file that is not written here."""
+def _drawn(dtype: str) -> SharedWeights:
+    """Large weights in a precision, referred to in a file that is not written here."""
     import onnx
-    from onnx.external_data_helper import set_external_data
 
-    proto, offset = copy.deepcopy(graph.proto), 0
     wanted = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    for tensor in proto.graph.initializer:
-        size = len(tensor.raw_data)
-        if tensor.data_type == wanted and size >= _DRAWN_BYTES:
-            set_external_data(tensor, RANDOM_WEIGHTS, offset=offset, length=size)
-            tensor.ClearField("raw_data")
-            offset += -(-size // _ALIGNMENT) * _ALIGNMENT
-    return replace(graph, proto=proto), Drawn(offset // np.dtype(dtype).itemsize, dtype)
+    return SharedWeights(RANDOM_WEIGHTS, _DRAWN_BYTES, fits=lambda tensor: bool(tensor.data_type == wanted))
 
 
 def inputs_of(graph: ParentGraph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The latency model of a subject on a target: measured here, measured there and imported, or from the data sheet."""
 
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +17,17 @@ from latency_models.workload import Phase, Workload
 from nas.export.cached_export import cache_layers
 from nas.export.onnx_export import export_for_onnx_runtime
 from nas.export.parity import check_parity
+from nas.export.reduced import ReducedGraphs
 from nas.export.variants import ParentGraph
+from nas.export.weights import with_parent, without_parent
 from nas.profiling import SECONDS, profile_host
 from nas.progress import Progress
 from nas.subject import Subject
+from pruning.surgery import prune
+from search_spaces.architecture import Architecture
 from search_spaces.errors import BadWorkload, MeasurementError
+from search_spaces.space import Space
+from search_spaces.unit import Kind
 
 
 @dataclass(frozen=True)
@@ -38,15 +45,18 @@ class ParentExport:
         Raises:
             ExportError: the parent has no such phase, or no form of it agrees with the model.
         """
-        exporter = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
-        phase = "" if self.phase is Phase.FORWARD else f"{self.phase}-"
-        path = self.subject.cache / f"parent-{phase}{exporter}.onnx"
+        path = self._cached("parent")
         if not path.exists():
             with self.progress.stage("exporting the parent"):
                 reason = self._export(path)
             if reason:
                 self.progress.message(reason)
         return path
+
+    def _cached(self, name: str) -> Path:
+        exporter = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
+        phase = "" if self.phase is Phase.FORWARD else f"{self.phase}-"
+        return self.subject.cache / f"{name}-{phase}{exporter}.onnx"
 
     def _export(self, path: Path) -> str:
         """Write the file, complete or not at all; the weights of a large one, in a second file, are there before it."""
@@ -57,6 +67,37 @@ class ParentExport:
             for file in sorted(draft.parent.iterdir(), reverse=True):
                 file.replace(path.parent / file.name)
         return reason
+
+    @cached_property
+    def graphs(self) -> ReducedGraphs:
+        """The parent's graph and, made when they are asked for, those of its token schedules."""
+        return ReducedGraphs(self.graph, self._reduced)
+
+    def derive(self, architecture: Architecture, path: Path) -> Path:
+        """Write the file of any architecture.
+
+        Raises:
+            ExportError: the parent, or the parent with its token schedule, cannot be exported.
+        """
+        return self.graphs.derive(architecture, path)
+
+    def _reduced(self, architecture: Architecture) -> ParentGraph:
+        """The graph of a token schedule: exported and checked against the model once, kept without its weights."""
+        import onnx
+
+        path = self._cached(f"tokens-{architecture.digest}")
+        if not path.exists():
+            model = prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
+            schedule = architecture.tokens
+            with self.progress.stage(f"exporting tokens {schedule}"), tempfile.TemporaryDirectory() as folder:
+                draft = Path(folder) / path.name
+                export_for_onnx_runtime(model, draft, check_parity, self.phase)
+                light = without_parent(onnx.load(str(draft)), self.graph.proto)
+            light_draft = path.with_suffix(".draft")
+            onnx.save(light, str(light_draft))
+            light_draft.replace(path)
+        proto = with_parent(onnx.load(str(path), load_external_data=False), self.graph.proto)
+        return ParentGraph.of_proto(proto, self.subject.anatomy, architecture.tokens)
 
     @cached_property
     def graph(self) -> ParentGraph:
@@ -85,9 +126,21 @@ def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Wo
     return workload
 
 
-def profile_path(subject: Subject, workload: Workload) -> Path:
-    """Where the host's profile of a subject and workload is kept."""
-    return subject.cache / f"profile-{_file_name(str(workload))}.json"
+def profile_path(subject: Subject, workload: Workload, space: Space | None = None) -> Path:
+    """Where the host's profile of a subject and workload is kept; one for each choice of token schedules."""
+    return subject.cache / f"profile-{_file_name(str(workload))}{tokens_name(space)}.json"
+
+
+def tokens_name(space: Space | None) -> str:
+    """Names the token schedules that a space's profile is made with; empty where it has none."""
+    if space is None:
+        return ""
+    steps = Architecture(space.depth, frozenset(space.units) - frozenset(space.structure), space.reduction)
+    every = steps.with_tokens(space.fixed) if space.fixed is not None else steps
+    if not every.tokens.stages:
+        return ""
+    listed = sorted(str(unit) for unit in space.units if unit.kind is Kind.TOKENS)
+    return f"-tokens-{hashlib.sha256(f'{every.digest} {listed}'.encode()).hexdigest()[:12]}"
 
 
 def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
@@ -101,19 +154,23 @@ def _file_name(text: str) -> str:
 
 def host_profile(
     subject: Subject, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
-    fresh: bool = False,
+    fresh: bool = False, space: Space | None = None,
 ) -> Profile:  # fmt: skip
     """The host's profile: read from the cache when it was made under the same key, else measured.
 
+    Args:
+        space: whose token schedules the profile is to cover.
+
     Raises:
         MeasurementError: the workload cannot be measured here.
+        ExportError: a token schedule cannot be exported.
     """
-    path = profile_path(subject, workload)
+    path = profile_path(subject, workload, space)
     known = None if fresh else _cached(path, subject)
     if known is not None:
         progress.message(f"using the profile measured before ({path})")
         return known
-    graph = export.graph
+    graphs = export.graphs
     with progress.stage("measuring this machine", total=100) as stage:
         done = 0.0
 
@@ -123,8 +180,9 @@ def host_profile(
             done = 100 * share
 
         profile = profile_host(
-            subject.model, subject.digest, subject.shape, graph, workload, seconds=seconds, on_round=on_round
-        )
+            subject.model, subject.digest, subject.shape, graphs, workload, seconds=seconds, on_round=on_round,
+            space=space,
+        )  # fmt: skip
     profile.save(path)
     return profile
 
@@ -140,16 +198,30 @@ def _cached(path: Path, subject: Subject) -> Profile | None:
 
 
 def latency_model(
-    subject: Subject, target: Target, workload: Workload, export: ParentExport, progress: Progress
-) -> LatencyModel:
-    """The latency model of a target: of a device, its profile where one was imported, else its data sheet."""
+    subject: Subject, target: Target, workload: Workload, export: ParentExport, progress: Progress,
+    space: Space | None = None,
+) -> LatencyModel:  # fmt: skip
+    """The latency model of a target: of a device, its profile where one was imported, else its data sheet.
+
+    With a `space` that has token schedules, the profile is one that covers them.
+    """
     if target.is_host:
-        return CalibratedModel(host_profile(subject, export, workload, progress))
+        return CalibratedModel(host_profile(subject, export, workload, progress, space=space))
     path = device_profile_path(subject.cache, target, workload)
     if not path.exists():
         _say_what_is_measured(subject, target, workload, progress)
         return DataSheetModel(target, subject.shape, workload)
-    return device_model(Profile.load(path))
+    profile = Profile.load(path)
+    if not _covers(profile, space):
+        progress.message(f"{target.name} was measured without these token schedules: the data sheet is used")
+        return DataSheetModel(target, subject.shape, workload)
+    return device_model(profile)
+
+
+def _covers(profile: Profile, space: Space | None) -> bool:
+    """Whether schedules were measured that choose tokens as those of the space do, if it has any."""
+    wanted = None if space is None else space.reduction if space.fixed is None else space.fixed.reduction
+    return wanted is None or any(record.architecture.reduction == wanted for record in profile.records)
 
 
 def device_model(profile: Profile) -> CalibratedModel:

@@ -3,12 +3,13 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latency_models.design import design
+from latency_models.design import design, few_schedules
 from latency_models.measure import LEAST_ROUNDS, SITTINGS, measure_files, run_folder, write_folder
 from latency_models.measuring.plan import MODELS
 from latency_models.profile import Profile, Record
@@ -18,8 +19,10 @@ from latency_models.targets import HOST
 from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.onnx_export import workload_inputs
-from nas.export.variants import ParentGraph
+from nas.export.reduced import Graphs
+from nas.export.weights import SharedWeights
 from search_spaces.architecture import Architecture
+from search_spaces.space import Space
 
 SECONDS = 20.0
 WEIGHTS = "weights.data"  # of all variants of a parent, once, beside their graphs
@@ -29,28 +32,31 @@ def profile_host(
     model: Any,
     digest: str,
     shape: ModelShape,
-    graph: ParentGraph,
+    graph: Graphs,
     workload: Workload,
     *,
     seconds: float = SECONDS,
     seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
+    space: Space | None = None,
 ) -> Profile:
     """Measure the design of a parent in ONNX Runtime on this machine.
 
     Args:
         model: the parent, for the inputs.
         digest: names the parent's weights.
-        graph: the parent's exported file for the workload's phase.
+        graph: the parent's exported file for the workload's phase, or its file for each token schedule.
         on_round: called with the share that is done.
+        space: whose token schedules are measured too.
 
     Raises:
         MeasurementError: a file that does not run.
+        ExportError: a token schedule that cannot be exported.
     """
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         write_plan(
             Path(name), target=HOST, precision=PRECISION, digest=digest, shape=shape, workload=workload, graph=graph,
-            architectures=design(shape.depth, seed, row=Terms(shape, workload).row),
+            architectures=planned(shape, workload, space, seed),
             inputs=workload_inputs(model, workload, seed), seconds=seconds,
         )  # fmt: skip
         return Profile.load(run_folder(Path(name), on_round))
@@ -58,7 +64,7 @@ def profile_host(
 
 def measure_architectures(
     model: Any,
-    graph: ParentGraph,
+    graph: Graphs,
     architectures: list[Architecture],
     workload: Workload,
     *,
@@ -70,7 +76,7 @@ def measure_architectures(
     """Measure architectures of one parent interleaved with it, from files derived from its export.
 
     Args:
-        graph: the parent's exported file for the workload's phase.
+        graph: the parent's exported file for the workload's phase, or its file for each token schedule.
         seconds, least_rounds: for all sittings together, warm-up not counted.
         on_round: called with the share that is done.
 
@@ -99,7 +105,7 @@ def write_plan(
     digest: str,
     shape: ModelShape,
     workload: Workload,
-    graph: ParentGraph,
+    graph: Graphs,
     architectures: Sequence[Architecture],
     inputs: Mapping[str, np.ndarray],
     seconds: float,
@@ -113,7 +119,7 @@ def write_plan(
 
     Args:
         digest: names the parent's weights.
-        graph: the parent's exported file for the workload's phase.
+        graph: the parent's exported file for the workload's phase, or its file for each token schedule.
         inputs: input name to array, for the workload.
         seconds, least_rounds: for all sittings together, warm-up not counted.
         threads: intra-op threads; None for the cores that the runner finds.
@@ -137,25 +143,31 @@ def write_plan(
     write_folder(folder, plan, inputs)
 
 
-def derive_files(graph: ParentGraph, architectures: Sequence[Architecture], folder: Path) -> dict[str, Path]:
+def derive_files(graphs: Graphs, architectures: Sequence[Architecture], folder: Path) -> dict[str, Path]:
     """Write a graph for each architecture, named by its digest, all reading one file of weights beside them."""
-    sharing = _share_weights(graph, folder)
-    return {a.digest: sharing.derive(a, folder / f"{a.digest}.onnx") for a in architectures}
-
-
-def _share_weights(graph: ParentGraph, folder: Path) -> ParentGraph:
-    """The same graph with its larger weights in a file of the folder: what is derived from it only refers to them."""
-    import onnx
-
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).unlink(missing_ok=True)  # onnx appends to what is there
-    draft, proto = folder / "parent.draft", type(graph.proto)()
-    proto.CopyFrom(graph.proto)
-    onnx.save(proto, str(draft), save_as_external_data=True, location=WEIGHTS)
-    proto = onnx.load(str(draft), load_external_data=False)
-    draft.unlink()
-    return replace(graph, proto=proto)
+    (folder / WEIGHTS).unlink(missing_ok=True)  # it is appended to
+    shared = SharedWeights(WEIGHTS, folder=folder)
+    files: dict[str, Path] = {}
+    for _, group in groupby(sorted(architectures, key=_schedule), key=_schedule):
+        members = list(group)
+        graph = graphs.of(members[0])
+        sharing = replace(graph, proto=shared.moved(graph.proto))
+        files |= {each.digest: sharing.derive(each, folder / f"{each.digest}.onnx") for each in members}
+    return files
 
 
-def _parent_first(graph: ParentGraph, architectures: Sequence[Architecture]) -> list[Architecture]:
+def planned(shape: ModelShape, workload: Workload, space: Space | None = None, seed: int = 0) -> list[Architecture]:
+    """What is measured to fit the latency terms of a space: with token schedules if it has any."""
+    reduces = space is not None and (space.fixed is not None or space.reduction is not None)
+    row = Terms(shape, workload, reduces).row
+    schedules = few_schedules(space, row, seed) if space is not None and reduces else ()
+    return design(shape.depth, seed, row=row, schedules=schedules)
+
+
+def _schedule(architecture: Architecture) -> str:
+    return f"{architecture.tokens} {architecture.reduction}"
+
+
+def _parent_first(graph: Graphs, architectures: Sequence[Architecture]) -> list[Architecture]:
     return list(dict.fromkeys([Architecture.parent(graph.anatomy.depth), *architectures]))

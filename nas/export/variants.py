@@ -14,17 +14,24 @@ from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy import Anatomy
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
+from search_spaces.tokens import Schedule
 from search_spaces.unit import Kind
 
+NO_SCHEDULE = Schedule()
 _ROOT = "model."  # the exported wrapper holds the model under this name
 
 
 @dataclass
 class ParentGraph:
-    """The parent's exported file, read once; `derive` writes variants of it."""
+    """The parent's exported file, read once; `derive` writes variants of it.
+
+    Attributes:
+        schedule: the token schedule of the model that was exported; of the parent itself none.
+    """
 
     proto: Any
     anatomy: Anatomy
+    schedule: Schedule = NO_SCHEDULE
     _additions: dict[tuple[int, Kind], Any] = field(default_factory=dict)
 
     @classmethod
@@ -36,7 +43,16 @@ class ParentGraph:
         """
         import onnx
 
-        graph = cls(onnx.load(str(path)), anatomy)
+        return cls.of_proto(onnx.load(str(path)), anatomy)
+
+    @classmethod
+    def of_proto(cls, proto: Any, anatomy: Anatomy, schedule: Schedule = NO_SCHEDULE) -> "ParentGraph":
+        """The graph of a parent that was exported with a token schedule.
+
+        Raises:
+            ExportError: as `read`.
+        """
+        graph = cls(proto, anatomy, schedule)
         for block in anatomy.blocks:
             for kind in (Kind.ATTENTION, Kind.MLP):
                 last = f"{_ROOT}{anatomy.stack}.{block.index}.{block.contribution(kind).last}"
@@ -48,6 +64,19 @@ class ParentGraph:
         """Bytes of all initializers of the parent: no variant has more."""
         return _weight_bytes(self.proto)
 
+    def of(self, architecture: Architecture) -> "ParentGraph":
+        """This graph, if the architecture has its token schedule.
+
+        Raises:
+            ExportError: it has another one.
+        """
+        if architecture.tokens != self.schedule:
+            raise ExportError(
+                f"token schedule {str(architecture.tokens) or 'none'} is not that of the exported graph "
+                f"({str(self.schedule) or 'none'}); export the parent with it first"
+            )
+        return self
+
     def derive(self, architecture: Architecture, path: Path) -> Path:
         """Write the file of `architecture`; one that drops everything gives the bare stem.
 
@@ -55,8 +84,9 @@ class ParentGraph:
         Weights over 1.8 GB go into a second file beside it.
 
         Raises:
-            ExportError: never for an architecture of the parent's depth that was read before.
+            ExportError: it has another token schedule than this graph.
         """
+        self.of(architecture)
         dropped = {
             contribution
             for (layer, kind), (_, contribution) in self._additions.items()

@@ -1,0 +1,82 @@
+"""Weights of several graphs in one file: each content is written once, and the graphs refer to it."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PAGE = 4096  # bytes; runtimes map tensors that begin on a page
+_LEAST = 1024  # smaller tensors stay in the graph
+_PARENT = "parent"  # in place of a file: the tensor of this name of the parent
+
+
+@dataclass
+class SharedWeights:
+    """One file of weights beside graphs.
+
+    Attributes:
+        file: what it is called there.
+        least: bytes from which on a tensor goes into it.
+        folder: where it is written; None where its content will be drawn elsewhere.
+        fits: which tensors go into it, beside their size.
+        size: bytes so far.
+    """
+
+    file: str
+    least: int = _LEAST
+    folder: Path | None = None
+    fits: Callable[[Any], bool] = field(default=lambda tensor: True)
+    size: int = 0
+    _places: dict[bytes, int] = field(default_factory=dict)
+
+    def moved(self, proto: Any) -> Any:
+        """A copy of a graph's proto whose tensors are in the file."""
+        from onnx.external_data_helper import set_external_data
+
+        copy = type(proto)()
+        copy.CopyFrom(proto)
+        for tensor in copy.graph.initializer:
+            content = tensor.raw_data
+            if len(content) >= self.least and self.fits(tensor):
+                set_external_data(tensor, self.file, offset=self._place(content), length=len(content))
+                tensor.ClearField("raw_data")
+        return copy
+
+    def _place(self, content: bytes) -> int:
+        """Where a content begins; appended where it is not there yet."""
+        name = hashlib.sha256(content).digest()
+        if name not in self._places:
+            self._places[name] = self.size
+            self.size += -(-len(content) // PAGE) * PAGE
+            if self.folder is not None:
+                with (self.folder / self.file).open("ab") as stream:
+                    stream.write(content.ljust(self.size - self._places[name], b"\0"))
+        return self._places[name]
+
+
+def without_parent(proto: Any, parent: Any) -> Any:
+    """A copy of a reduced model's proto that refers to the parent's tensors where its own hold the same."""
+    from onnx.external_data_helper import set_external_data
+
+    known = {hashlib.sha256(tensor.raw_data).digest(): tensor.name for tensor in parent.graph.initializer}
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        name = known.get(hashlib.sha256(tensor.raw_data).digest())
+        if name is not None and len(tensor.raw_data) >= _LEAST:
+            set_external_data(tensor, _PARENT, checksum=name)
+            tensor.ClearField("raw_data")
+    return copy
+
+
+def with_parent(proto: Any, parent: Any) -> Any:
+    """The proto with the parent's tensors where `without_parent` took them out; changed in place."""
+    contents = {tensor.name: tensor.raw_data for tensor in parent.graph.initializer}
+    for tensor in proto.graph.initializer:
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        if said.get("location") == _PARENT:
+            tensor.raw_data = contents[said["checksum"]]
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+    return proto
