@@ -6,9 +6,11 @@ attention left there is no layer to read it from at all.
 """
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from pruning.anatomy import Anatomy
@@ -18,10 +20,56 @@ from search_spaces.errors import ArchitectureError
 from search_spaces.unit import Kind
 
 
-class PrunedCache(DynamicCache):  # type: ignore[misc]
-    """The key-value cache of a decoder with fewer attentions than blocks; `seen` counts its tokens."""
+@dataclass(frozen=True)
+class Left:
+    """What a stage of token reduction left in the cache of the blocks from there on.
 
-    seen: int = 0
+    Attributes:
+        length: tokens, with those that came after.
+        valid: (B, length) bool, those that are no padding; None where all are.
+        shift: (B, 1) int64, by how much their positions are lower than without the stage; None where they are not.
+    """
+
+    length: int
+    valid: Tensor | None
+    shift: Tensor | None
+
+    def longer(self, new: int, mask: Tensor | None) -> "Left":
+        """With `new` more tokens; `mask` (B, at least new) ends with theirs, None where none is padding."""
+        valid = self.valid
+        if valid is not None:
+            added = torch.ones_like(valid[:, :1]).expand(-1, new) if mask is None else mask[:, -new:].bool()
+            valid = torch.cat((valid, added), 1)
+        return Left(self.length + new, valid, self.shift)
+
+    def cropped(self, tokens: int) -> "Left":
+        """Without the last `-tokens`."""
+        valid = self.valid if self.valid is None or not tokens else self.valid[:, :tokens]
+        return Left(self.length + tokens, valid, self.shift)
+
+    def rows(self, chosen: Tensor) -> "Left":
+        """Only these rows, in this order."""
+        valid, shift = (None if tensor is None else tensor[chosen] for tensor in (self.valid, self.shift))
+        return Left(self.length, valid, shift)
+
+    def repeated(self, repeats: int) -> "Left":
+        """Every row so many times."""
+        pair = (self.valid, self.shift)
+        valid, shift = (None if tensor is None else tensor.repeat_interleave(repeats, dim=0) for tensor in pair)
+        return Left(self.length, valid, shift)
+
+
+class PrunedCache(DynamicCache):  # type: ignore[misc]
+    """The key-value cache of a decoder with fewer attentions than blocks, or fewer tokens in some of them.
+
+    `seen` counts the tokens that passed; `left` has, by the place of a stage's block, what the stage left.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As the library's cache."""
+        super().__init__(*args, **kwargs)
+        self.seen: int = 0
+        self.left: dict[int, Left] = {}
 
     @classmethod
     def adopt(cls, cache: DynamicCache, layers: list[Any]) -> "PrunedCache":
@@ -31,7 +79,7 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
         cache.layers = layers
         cache.layer_class_to_replicate = None
         assert isinstance(cache, cls)
-        cache.seen = 0
+        cache.seen, cache.left = 0, {}
         if recording:  # speculative decoding asked, before the first token, to be able to take tokens back
             cache.activate_past_recording()
         return cache
@@ -41,8 +89,8 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
         return self.seen
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """(key length, key offset) of a layer; of the tokens seen where no such layer is left."""
-        if layer_idx >= len(self.layers):
+        """(key length, key offset) of a layer; of the tokens seen where no such layer is left, or it has not all."""
+        if layer_idx >= len(self.layers) or (self.left and not self.layers[layer_idx].is_sliding):
             return self.seen + query_length, 0
         sizes: tuple[int, int] = self.layers[layer_idx].get_mask_sizes(query_length)
         return sizes
@@ -57,11 +105,27 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
             raise ValueError(f"crop({tokens_to_remove}) is not supported; give minus the number of tokens to forget")
         super().crop(tokens_to_remove)
         self.seen = max(0, self.seen + tokens_to_remove)
+        self.left = {place: left.cropped(tokens_to_remove) for place, left in self.left.items()}
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows in another order, as beam search asks."""
+        super().reorder_cache(beam_idx)
+        self.left = {place: left.rows(beam_idx) for place, left in self.left.items()}
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only these rows."""
+        super().batch_select_indices(indices)
+        self.left = {place: left.rows(indices) for place, left in self.left.items()}
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times."""
+        super().batch_repeat_interleave(repeats)
+        self.left = {place: left.repeated(repeats) for place, left in self.left.items()}
 
     def reset(self) -> None:
         """Forget every token."""
         super().reset()
-        self.seen = 0
+        self.seen, self.left = 0, {}
 
 
 class CacheKeeper:
@@ -114,10 +178,11 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
     `model` has its removed blocks taken out already. Call it once per model.
     """
     kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
-    if len(kept) == anatomy.depth:
+    reduces = bool(architecture.tokens.stages)
+    if len(kept) == anatomy.depth and not reduces:
         return
     config = language_config(model)
-    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+    if len(kept) < anatomy.depth and getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise ArchitectureError(
             "scale_attn_by_inverse_layer_idx ties an attention's scale to its place; its attentions cannot be dropped"
         )
@@ -126,7 +191,7 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
     for position, layer in enumerate(remaining):
         if layer in kept:
             _reindex(blocks[position], kept.index(layer))
-    if len(kept) == len(remaining):
+    if len(kept) == len(remaining) and not reduces:
         return  # only whole blocks are gone: the model is uniform and its own cache fits
     keeper = CacheKeeper(_cache_config(config, [remaining.index(layer) for layer in kept]))
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])

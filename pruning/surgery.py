@@ -11,6 +11,7 @@ from pruning.contribution import BlockAnatomy
 from pruning.decoding import adapt_decoding
 from pruning.dropped import Dropped
 from pruning.language import language_config
+from pruning.reduction.install import check_reduction, install, read_reducing
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.space import empty
@@ -47,7 +48,7 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
     """Refuse an architecture that is not one of this parent.
 
     Raises:
-        ArchitectureError: another depth, or everything dropped.
+        ArchitectureError: another depth, everything dropped, or tokens that this parent cannot drop in that way.
     """
     if architecture.depth != anatomy.depth:
         raise ArchitectureError(
@@ -55,6 +56,7 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
         )
     if empty(architecture):
         raise ArchitectureError(f"the architecture drops all {anatomy.depth} blocks; keep at least one unit")
+    check_reduction(anatomy, architecture)
 
 
 @torch.no_grad()
@@ -63,6 +65,7 @@ def apply(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     if anatomy.merges_blocks:
         architecture = architecture.merge_blocks()
+    reducing = read_reducing(model, anatomy, architecture)
     removed = set(architecture.removed_blocks())
     for block in anatomy.blocks:
         if block.index not in removed:
@@ -71,6 +74,8 @@ def apply(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
     setattr(model.config, RECORD, architecture.to_json())
     if anatomy.is_decoder:
         adapt_decoding(model, anatomy, architecture)
+    if reducing is not None:
+        install(model, anatomy, architecture, reducing)
 
 
 def _empty_block(module: nn.Module, block: BlockAnatomy, architecture: Architecture) -> None:

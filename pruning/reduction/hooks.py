@@ -1,0 +1,252 @@
+"""Hooks that shorten the sequence inside a model's own forward pass.
+
+The states that enter the block of a stage are ranked and cut there; every later block is given masks and positions
+of the shorter sequence. Nothing else of the model changes, so it is traced, trained and saved as any other.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.decoding import Left, PrunedCache
+from pruning.reduction.layout import TokenLayout
+from pruning.reduction.masks import shortened_mask
+from pruning.reduction.projections import Projections, Rotary
+from pruning.reduction.ranking import Ranked, rank
+from pruning.reduction.scores import best
+from pruning.reduction.sequence import Sequence, restored, take
+from search_spaces.tokens import Positions, Reduction, Stage
+
+_MASKS = ("attention_mask", "attn_mask")
+_ROTARY = "position_embeddings"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage in a pruned model.
+
+    Attributes:
+        place: of the block, among those that are left, at which it acts.
+        ranker: queries and keys that rank; None where the score needs none.
+        watched: place of the block whose input is ranked; None for the states that are cut.
+    """
+
+    place: int
+    stage: Stage
+    ranker: Projections | None
+    watched: int | None = None
+
+
+class TokenHooks:
+    """The hooks of one model and the state of its current pass."""
+
+    def __init__(
+        self,
+        layout: TokenLayout,
+        reduction: Reduction,
+        steps: tuple[Step, ...],
+        windows: tuple[int | None, ...],
+        causal: bool,
+        restores: bool,
+        cuts: bool = False,
+    ) -> None:
+        """The hooks of a model.
+
+        Args:
+            windows: of the blocks that are left.
+            restores: give the original length back after the last block.
+            cuts: take it away again after the model without its head: where that insists on the length of its input.
+        """
+        self.layout, self.reduction, self.steps = layout, reduction, {step.place: step for step in steps}
+        self.windows, self.causal, self.restores, self.cuts = windows, causal, restores, cuts
+        self.watched = {step.watched for step in steps}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the pass."""
+        self.inputs: dict[str, Any] = {}
+        self.whole: Sequence | None = None  # before any stage
+        self.now: Sequence | None = None  # None until something is dropped
+        self.stage = -1  # place of the stage in force
+        self.seen: dict[int, Ranked] = {}
+        self.turned: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.memory: dict[Any, Any] = {}  # what blocks of one stage share
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A pass begins: what the model is given."""
+        self.clear()
+        self.inputs = named(module, args, kwargs)
+
+    def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """A pass ends, or failed."""
+        if self.now is not None and self.cuts and output is not None:
+            output[0 if isinstance(output, tuple) else "last_hidden_state"] = take(output[0], self.now.places)
+        self.clear()
+        return output
+
+    def rotated(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Cosines and sines were computed: remember how."""
+        if self.reduction.positions is Positions.COMPACTED:
+            self.turned.append((module, args, kwargs, output))
+
+    def enter(
+        self, place: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A block is about to run: cut the states, and all that goes with them."""
+        given = named(module, args, kwargs)
+        first = next(iter(given))
+        hidden = given.pop(first)
+        cache = next((value for value in given.values() if isinstance(value, PrunedCache)), None)
+        if cache is not None and cache.seen > 0:
+            return (hidden,), self._continued(place, hidden, given, cache)
+        if place in self.watched:
+            self.seen[place] = self._ranked(hidden, given)
+        step = self.steps.get(place)
+        if step is not None:
+            hidden = self._cut(step, hidden, given, cache)
+        return (hidden,), given if self.now is None else self._fitting(place, hidden, given, self.now)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The last block ran: give the sequence its length back."""
+        if self.now is None or not self.restores:
+            return output
+        if isinstance(output, tuple):
+            return (restored(output[0], self.now), *output[1:])
+        return restored(output, self.now)
+
+    def _ranked(self, hidden: Tensor, given: dict[str, Any]) -> Ranked:
+        """States and the cosines and sines that go with them, as they are in this pass."""
+        rotary = given.get(_ROTARY)
+        return Ranked(hidden, rotary if self.now is None else self._rotary(hidden, rotary, self.now))
+
+    def _cut(self, step: Step, hidden: Tensor, given: dict[str, Any], cache: PrunedCache | None) -> Tensor:
+        if self.whole is None:
+            self.whole = Sequence.start(hidden, self.layout.read(self.inputs, hidden))
+        tokens = self.now or self.whole
+        keep = step.stage.kept(tokens.count)
+        if not torch.compiler.is_compiling() and (tokens.count <= 1 or keep >= tokens.left):
+            return hidden
+        ranked = self._ranked(hidden, given) if step.watched is None else self.seen[step.watched]
+        scores = rank(self.reduction, step.ranker, ranked, tokens, self.causal)
+        scores = scores.expand(hidden.shape[0], -1)
+        chosen = best(scores, tokens.protected, tokens.valid, hidden.shape[1] - tokens.left + keep)
+        shorter = tokens.of(chosen, keep)
+        if self.reduction.positions is Positions.COMPACTED and given.get(_ROTARY) is not None:
+            shorter = shorter.renumbered(given["position_ids"], self.whole.valid)
+        self.now, self.stage = shorter, step.place
+        if cache is not None:
+            cache.left[step.place] = Left(chosen.shape[1], shorter.valid, shorter.shift)
+        return take(hidden, chosen)
+
+    def _fitting(self, place: int, hidden: Tensor, given: dict[str, Any], now: Sequence) -> dict[str, Any]:
+        """The block's other arguments, of the shorter sequence."""
+        changed = dict(given)
+        shape = (hidden.shape[0], hidden.shape[1], hidden.shape[1])
+        for name in _MASKS:
+            if given.get(name) is not None:
+                key = ("mask", self.stage, self.windows[place])
+                changed[name] = self._once(
+                    key, shortened_mask, given[name], now.valid, shape, self.causal, self.windows[place]
+                )
+        if given.get("position_ids") is not None:
+            changed["position_ids"] = now.positions if now.positions is not None else self._placed(given, now)
+        if given.get(_ROTARY) is not None:
+            changed[_ROTARY] = self._rotary(hidden, given[_ROTARY], now)
+        return changed
+
+    def _placed(self, given: dict[str, Any], now: Sequence) -> Tensor:
+        numbers = given["position_ids"]
+        if numbers.ndim == 3:  # one number per axis of an image
+            return torch.stack([take(axis, now.places) for axis in numbers])
+        placed: Tensor = self._once(("ids", self.stage), take, numbers, now.places)
+        return placed
+
+    def _rotary(self, hidden: Tensor, rotary: Rotary | None, now: Sequence) -> Rotary | None:
+        if rotary is None:
+            return None
+        if now.positions is not None:
+            return self._again(hidden, rotary, now.positions)
+        cosines, sines = (
+            self._once((name, self.stage, id(values)), take, values, now.places)
+            for name, values in zip(("cos", "sin"), rotary, strict=True)
+        )
+        return cosines, sines
+
+    def _again(self, hidden: Tensor, rotary: Rotary, positions: Tensor) -> Rotary:
+        """Cosines and sines of other positions, computed as those that a block was given."""
+        key = ("again", self.stage, id(rotary))
+        if key not in self.memory:
+            module, args, kwargs = next(
+                (module, args, kwargs) for module, args, kwargs, output in self.turned if output is rotary
+            )
+            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+            bound.arguments["position_ids"] = positions
+            self.memory[key] = module.forward(*bound.args, **bound.kwargs)
+        again: Rotary = self.memory[key]
+        return again
+
+    def _continued(self, place: int, hidden: Tensor, given: dict[str, Any], cache: PrunedCache) -> dict[str, Any]:
+        """Arguments of a block that adds tokens to a cache which an earlier pass cut."""
+        stage = max((stage for stage in cache.left if stage <= place), default=-1)
+        if stage < 0:
+            return given
+        if stage != self.stage:
+            self.stage = stage
+            cache.left[stage] = cache.left[stage].longer(hidden.shape[1], self.inputs.get("attention_mask"))
+        left, window = cache.left[stage], self.windows[place]
+        changed = dict(given)
+        new = hidden.shape[1]
+        held = left.length if window is None else new + min(left.length - new, window - 1)
+        for name in _MASKS:
+            if name in given:
+                valid = None if left.valid is None else left.valid[:, left.length - held :]
+                shape = (hidden.shape[0], new, held)
+                changed[name] = self._once(
+                    ("mask", stage, window, name), self._mask, given[name], valid, shape, window, hidden.dtype
+                )
+        if left.shift is not None and given.get(_ROTARY) is not None:
+            changed["position_ids"] = given["position_ids"] - left.shift
+            changed[_ROTARY] = self._again(hidden, given[_ROTARY], changed["position_ids"])
+        return changed
+
+    def _mask(
+        self, given: Tensor | None, valid: Tensor | None, shape: tuple[int, int, int], window: int | None, dtype: Any
+    ) -> Tensor | None:
+        """A mask where padding or several new tokens need one, whatever the length that the given one is made for."""
+        if given is None and valid is None and (shape[1] == 1):
+            return None
+        return shortened_mask(given, valid, shape, True, window)
+
+    def _once(self, key: Any, function: Any, *args: Any) -> Any:
+        """What blocks of one stage share is computed once."""
+        if key not in self.memory:
+            self.memory[key] = function(*args)
+        return self.memory[key]
+
+
+class BlockEntry:
+    """The hook of one block; a function would not survive a copy of the model."""
+
+    def __init__(self, hooks: TokenHooks, place: int) -> None:
+        self.hooks, self.place = hooks, place
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As `nn.Module.register_forward_pre_hook` calls it."""
+        return self.hooks.enter(self.place, module, args, kwargs)
+
+
+def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's forward by name, in order."""
+    signature = inspect.signature(module.forward)
+    found: dict[str, Any] = {}
+    for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            found |= value
+        else:
+            found[name] = value
+    return found

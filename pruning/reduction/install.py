@@ -1,0 +1,159 @@
+"""Token reduction becomes part of a pruned model."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.cache_utils import DynamicCache
+
+from pruning.anatomy import Anatomy
+from pruning.language import language_config
+from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
+from pruning.reduction.layout import TokenLayout, token_layout
+from pruning.reduction.projections import Projections, read_projections
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError
+from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source, Stage
+
+_BLIND = (Scorer.NORM, Scorer.RANDOM)  # scores that need neither queries nor keys
+
+
+@dataclass(frozen=True)
+class Reducing:
+    """What is read from a parent before anything is taken out of it.
+
+    Attributes:
+        rankers: by index of the parent's block.
+        windows: of every block of the parent; None for all tokens.
+    """
+
+    layout: TokenLayout
+    reduction: Reduction
+    rankers: dict[int, Projections]
+    windows: tuple[int | None, ...]
+
+
+def acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], ...]:
+    """Where the stages of an architecture act: (place among the blocks that are left, stage).
+
+    A stage whose block is removed acts at the next block that is left, and not at all after the last; of two at one
+    place the one that leaves fewer tokens acts.
+    """
+    removed = set(architecture.removed_blocks())
+    left = [layer for layer in range(architecture.depth) if layer not in removed]
+    found: dict[int, Stage] = {}
+    for stage in architecture.tokens.stages:  # ratios fall
+        place = next((place for place, layer in enumerate(left) if layer >= stage.block), None)
+        if place is not None:
+            found[place] = stage
+    return tuple(sorted(found.items()))
+
+
+def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
+    """Refuse a reduction that this parent has no tokens, queries or order for.
+
+    Raises:
+        ArchitectureError: see the messages.
+    """
+    stages, reduction = architecture.tokens.stages, architecture.tokens.reduction
+    if not stages:
+        return
+    if reduction.reducer is Reducer.MERGE and anatomy.is_decoder:
+        raise ArchitectureError(
+            f"merged tokens have no place in the order of a decoder ({anatomy.family}); use the reducer drop or recycle"
+        )
+    if reduction.scorer is Scorer.CLASS and anatomy.is_decoder and reduction.source is not Source.TOWER:
+        raise ArchitectureError(f"{anatomy.family} is a decoder and has no class token to ask; use the scorer last")
+    if reduction.source is Source.PREVIOUS and stages[0].block == 0 and reduction.scorer not in _BLIND:
+        raise ArchitectureError("no block runs before block 0; rank there by the next block, or begin at block 1")
+
+
+def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> Reducing | None:
+    """What the stages of an architecture need of the parent; None where it drops no tokens. Call before surgery.
+
+    Raises:
+        ArchitectureError: from `check_reduction`.
+        UnreadableModel: no queries and keys were found.
+    """
+    check_reduction(anatomy, architecture)
+    stages, reduction = architecture.tokens.stages, architecture.tokens.reduction
+    if not stages:
+        return None
+    if reduction.positions is Positions.COMPACTED and "mrope_section" in _rope(model):
+        raise ArchitectureError(
+            f"{anatomy.family} numbers image tokens along three axes, which cannot be numbered anew; keep positions"
+        )
+    blocks = model.get_submodule(anatomy.stack)
+    rankers = {}
+    if reduction.scorer not in _BLIND:
+        for stage in stages:
+            index = _ranking_block(stage, reduction)
+            rankers[stage.block] = read_projections(blocks[index], anatomy.blocks[index])
+    return Reducing(token_layout(model, anatomy), reduction, rankers, _windows(model, anatomy))
+
+
+def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: Reducing) -> None:
+    """Register the hooks on a pruned model. `architecture` has the removed blocks that `model` lacks."""
+    removed = set(architecture.removed_blocks())
+    left = [layer for layer in range(anatomy.depth) if layer not in removed]
+    steps = tuple(
+        Step(place, stage, reducing.rankers.get(stage.block), _watched(stage, reducing.reduction, left))
+        for place, stage in acting_stages(architecture)
+    )
+    if not steps:
+        return
+    generates = anatomy.is_decoder and model.get_output_embeddings() is not None
+    insists = _insists_on_length(model.get_submodule(anatomy.stack.rpartition(".")[0]))
+    hooks = TokenHooks(
+        reducing.layout,
+        reducing.reduction,
+        steps,
+        tuple(reducing.windows[layer] for layer in left),
+        causal=anatomy.is_decoder,
+        restores=insists or not generates,
+        cuts=insists and generates,
+    )
+    _register(model, model.get_submodule(anatomy.stack), hooks)
+
+
+def _register(model: Any, blocks: nn.ModuleList, hooks: TokenHooks) -> None:
+    base = getattr(model, "base_model", model)
+    base.register_forward_pre_hook(hooks.begin, with_kwargs=True, prepend=True)
+    base.register_forward_hook(hooks.end, always_call=True)
+    first = min((*hooks.steps, *(place for place in hooks.watched if place is not None)))
+    for place in range(first, len(blocks)):
+        blocks[place].register_forward_pre_hook(BlockEntry(hooks, place), with_kwargs=True)
+    blocks[-1].register_forward_hook(hooks.leave)
+    if hooks.reduction.positions is Positions.COMPACTED:
+        for name, module in base.named_modules():
+            if name.rpartition(".")[2] == "rotary_emb":
+                module.register_forward_hook(hooks.rotated, with_kwargs=True)
+
+
+def _rope(model: Any) -> dict[str, Any]:
+    return getattr(language_config(model), "rope_parameters", None) or {}
+
+
+def _ranking_block(stage: Stage, reduction: Reduction) -> int:
+    return stage.block - 1 if reduction.source is Source.PREVIOUS else stage.block
+
+
+def _watched(stage: Stage, reduction: Reduction, left: list[int]) -> int | None:
+    """The place of the block whose input ranks, where that is an earlier one and still there."""
+    if reduction.source is not Source.PREVIOUS or reduction.scorer in _BLIND or stage.block - 1 not in left:
+        return None
+    return left.index(stage.block - 1)
+
+
+def _insists_on_length(trunk: nn.Module) -> bool:
+    """Whether a trunk gives its states the shape of its input, as GPT-2 and its relatives do."""
+    return "output_shape" in inspect.getsource(type(trunk).forward)
+
+
+def _windows(model: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
+    """Of each block's attention, as the library's own cache has them."""
+    if not anatomy.is_decoder:
+        return (None,) * anatomy.depth
+    layers = DynamicCache(config=language_config(model)).layers
+    return tuple(getattr(layer, "sliding_window", None) for layer in layers)

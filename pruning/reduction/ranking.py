@@ -1,0 +1,62 @@
+"""From the states at a stage to one score per token."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruning.reduction.projections import Projections, Rotary
+from pruning.reduction.scores import attention_weights, key_scores, norm_scores, random_scores
+from pruning.reduction.sequence import Sequence, take
+from search_spaces.tokens import Reduction, Scorer
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """States (B, T, H) whose queries and keys rank, and the cosines and sines of their positions."""
+
+    hidden: Tensor
+    rotary: Rotary | None
+
+
+@torch.no_grad()
+def rank(reduction: Reduction, ranker: Projections | None, ranked: Ranked, tokens: Sequence, causal: bool) -> Tensor:
+    """(B or 1, T) float32: how much each token matters. Has no gradient.
+
+    The attention scores are that of one query: the last token that is no padding, the first (class) token, or the
+    mean of all. The mean of queries is the query of the mean input where queries have neither positions nor norms
+    of their own; where they have, that query is taken, at the position of the last token.
+    """
+    if reduction.scorer is Scorer.RANDOM:
+        return random_scores(tokens.places)
+    if reduction.scorer is Scorer.NORM:
+        return norm_scores(ranked.hidden)
+    assert ranker is not None
+    normed = ranker.normed(ranked.hidden)
+    if reduction.scorer is Scorer.KEYS:
+        return key_scores(ranker.keys(normed), tokens.valid)
+    row, place = _query_row(reduction.scorer, normed, tokens)
+    query = ranker.queries(row, None if ranked.rotary is None else _rotary_at(ranked.rotary, place))
+    allowed = None if tokens.valid is None else tokens.valid[:, None]
+    return attention_weights(query, ranker.keys(normed, ranked.rotary), ranker.scaling, ranker.softcap, allowed)[:, 0]
+
+
+def _query_row(scorer: Scorer, normed: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor | None]:
+    """(B, 1, H) what the query is made of, and its place (B, 1); None for the last."""
+    last = tokens.last()
+    if scorer is Scorer.MEAN:
+        if tokens.valid is None:
+            return normed.mean(1, keepdim=True), None
+        weights = tokens.valid.to(normed.dtype)[..., None]
+        return (normed * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True), last
+    if scorer is Scorer.CLASS:
+        first = torch.zeros(normed.shape[0], 1, dtype=torch.long, device=normed.device)
+        if tokens.valid is not None:
+            first = tokens.valid.long().argmax(1, keepdim=True)
+        return take(normed, first), first
+    return (normed[:, -1:], None) if last is None else (take(normed, last), last)
+
+
+def _rotary_at(rotary: Rotary, place: Tensor | None) -> Rotary:
+    cosines, sines = (values[:, -1:] if place is None else take(values, place) for values in rotary)
+    return cosines, sines
