@@ -32,12 +32,14 @@ class Step:
         place: of the block, among those that are left, at which it acts.
         ranker: queries and keys that rank; None where the score needs none.
         watched: place of the block whose input is ranked; None for the states that are cut.
+        layer_type: of the block that ranks, where blocks of another type have other positions (Gemma 3).
     """
 
     place: int
     stage: Stage
     ranker: Projections | None
     watched: int | None = None
+    layer_type: str | None = None
 
 
 class TokenHooks:
@@ -60,9 +62,11 @@ class TokenHooks:
             restores: give the original length back after the last block.
             cuts: take it away again after the model without its head: where that insists on the length of its input.
         """
-        self.layout, self.reduction, self.steps = layout, reduction, {step.place: step for step in steps}
+        self.layout, self.reduction, self.acting = layout, reduction, steps
+        self.steps = {step.place: step for step in steps}  # of two at one place, the one that leaves fewer
         self.windows, self.causal, self.restores, self.cuts = windows, causal, restores, cuts
         self.watched = {step.watched for step in steps}
+        self.asking: Tensor | None = None  # (B, N) bool: in training, the tokens that ask in place of the last
         self.clear()
 
     def clear(self) -> None:
@@ -70,7 +74,7 @@ class TokenHooks:
         self.inputs: dict[str, Any] = {}
         self.whole: Sequence | None = None  # before any stage
         self.now: Sequence | None = None  # None until something is dropped
-        self.stage = -1  # place of the stage in force
+        self.stage = -1  # the stage in force, by number
         self.seen: dict[int, Ranked] = {}
         self.turned: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
         self.memory: dict[Any, Any] = {}  # what blocks of one stage share
@@ -89,8 +93,7 @@ class TokenHooks:
 
     def rotated(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Cosines and sines were computed: remember how."""
-        if self.reduction.positions is Positions.COMPACTED:
-            self.turned.append((module, args, kwargs, output))
+        self.turned.append((module, args, kwargs, output))
 
     def enter(
         self, place: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -104,9 +107,9 @@ class TokenHooks:
             return (hidden,), self._continued(place, hidden, given, cache)
         if place in self.watched:
             self.seen[place] = self._ranked(hidden, given)
-        step = self.steps.get(place)
-        if step is not None:
-            hidden = self._cut(step, hidden, given, cache)
+        for step in self.acting:
+            if step.place == place:
+                hidden = self._cut(step, hidden, given, cache)
         return (hidden,), given if self.now is None else self._fitting(place, hidden, given, self.now)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -117,9 +120,15 @@ class TokenHooks:
             return (restored(output[0], self.now), *output[1:])
         return restored(output, self.now)
 
-    def _ranked(self, hidden: Tensor, given: dict[str, Any]) -> Ranked:
+    def _ranked(self, hidden: Tensor, given: dict[str, Any], layer_type: str | None = None) -> Ranked:
         """States and the cosines and sines that go with them, as they are in this pass."""
         rotary = given.get(_ROTARY)
+        if layer_type is not None:
+            rotary = next(
+                output
+                for module, args, kwargs, output in self.turned
+                if named(module, args, kwargs).get("layer_type") == layer_type
+            )
         return Ranked(hidden, rotary if self.now is None else self._rotary(hidden, rotary, self.now))
 
     def _cut(self, step: Step, hidden: Tensor, given: dict[str, Any], cache: PrunedCache | None) -> Tensor:
@@ -129,14 +138,14 @@ class TokenHooks:
         keep = step.stage.kept(tokens.count)
         if not torch.compiler.is_compiling() and (tokens.count <= 1 or keep >= tokens.left):
             return hidden
-        ranked = self._ranked(hidden, given) if step.watched is None else self.seen[step.watched]
-        scores = rank(self.reduction, step.ranker, ranked, tokens, self.causal)
+        ranked = self._ranked(hidden, given, step.layer_type) if step.watched is None else self.seen[step.watched]
+        scores = rank(self.reduction, step.ranker, ranked, tokens, self.asking)
         scores = scores.expand(hidden.shape[0], -1)
         chosen = best(scores, tokens.protected, tokens.valid, hidden.shape[1] - tokens.left + keep)
         shorter = tokens.of(chosen, keep)
         if self.reduction.positions is Positions.COMPACTED and given.get(_ROTARY) is not None:
             shorter = shorter.renumbered(given["position_ids"], self.whole.valid)
-        self.now, self.stage = shorter, step.place
+        self.now, self.stage = shorter, self.stage + 1
         if cache is not None:
             cache.left[step.place] = Left(chosen.shape[1], shorter.valid, shorter.shift)
         return take(hidden, chosen)

@@ -12,6 +12,7 @@ from pruning.language import language_config
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
+from pruning.reduction.training import supervise
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source, Stage
@@ -26,28 +27,30 @@ class Reducing:
     Attributes:
         rankers: by index of the parent's block.
         windows: of every block of the parent; None for all tokens.
+        layer_types: of every block of the parent, where positions depend on them; None where they do not.
     """
 
     layout: TokenLayout
     reduction: Reduction
     rankers: dict[int, Projections]
     windows: tuple[int | None, ...]
+    layer_types: tuple[str, ...] | None
 
 
 def acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], ...]:
     """Where the stages of an architecture act: (place among the blocks that are left, stage).
 
-    A stage whose block is removed acts at the next block that is left, and not at all after the last; of two at one
-    place the one that leaves fewer tokens acts.
+    A stage whose block is removed acts at the next block that is left, and not at all after the last. Two at one
+    place act one after the other, as they do with the blocks between them, so the smaller ratio is left.
     """
     removed = set(architecture.removed_blocks())
     left = [layer for layer in range(architecture.depth) if layer not in removed]
-    found: dict[int, Stage] = {}
-    for stage in architecture.tokens.stages:  # ratios fall
+    found = []
+    for stage in architecture.tokens.stages:
         place = next((place for place, layer in enumerate(left) if layer >= stage.block), None)
         if place is not None:
-            found[place] = stage
-    return tuple(sorted(found.items()))
+            found.append((place, stage))
+    return tuple(found)
 
 
 def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
@@ -90,17 +93,14 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
         for stage in stages:
             index = _ranking_block(stage, reduction)
             rankers[stage.block] = read_projections(blocks[index], anatomy.blocks[index])
-    return Reducing(token_layout(model, anatomy), reduction, rankers, _windows(model, anatomy))
+    return Reducing(token_layout(model, anatomy), reduction, rankers, _windows(model, anatomy), _layer_types(model))
 
 
 def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: Reducing) -> None:
     """Register the hooks on a pruned model. `architecture` has the removed blocks that `model` lacks."""
     removed = set(architecture.removed_blocks())
     left = [layer for layer in range(anatomy.depth) if layer not in removed]
-    steps = tuple(
-        Step(place, stage, reducing.rankers.get(stage.block), _watched(stage, reducing.reduction, left))
-        for place, stage in acting_stages(architecture)
-    )
+    steps = tuple(_step(place, stage, reducing, left) for place, stage in acting_stages(architecture))
     if not steps:
         return
     generates = anatomy.is_decoder and model.get_output_embeddings() is not None
@@ -115,35 +115,49 @@ def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: 
         cuts=insists and generates,
     )
     _register(model, model.get_submodule(anatomy.stack), hooks)
+    if generates:
+        supervise(model, model.base_model, hooks)
 
 
 def _register(model: Any, blocks: nn.ModuleList, hooks: TokenHooks) -> None:
     base = getattr(model, "base_model", model)
     base.register_forward_pre_hook(hooks.begin, with_kwargs=True, prepend=True)
     base.register_forward_hook(hooks.end, always_call=True)
-    first = min((*hooks.steps, *(place for place in hooks.watched if place is not None)))
+    first = min(step.place if step.watched is None else step.watched for step in hooks.acting)
     for place in range(first, len(blocks)):
         blocks[place].register_forward_pre_hook(BlockEntry(hooks, place), with_kwargs=True)
     blocks[-1].register_forward_hook(hooks.leave)
-    if hooks.reduction.positions is Positions.COMPACTED:
-        for name, module in base.named_modules():
-            if name.rpartition(".")[2] == "rotary_emb":
-                module.register_forward_hook(hooks.rotated, with_kwargs=True)
+    for rotary in _rotaries(base):
+        rotary.register_forward_hook(hooks.rotated, with_kwargs=True)
 
 
 def _rope(model: Any) -> dict[str, Any]:
     return getattr(language_config(model), "rope_parameters", None) or {}
 
 
+def _step(place: int, stage: Stage, reducing: Reducing, left: list[int]) -> Step:
+    block = _ranking_block(stage, reducing.reduction)
+    watched = None
+    if reducing.reduction.source is Source.PREVIOUS and block in left:
+        watched = left.index(block)
+    ranker = reducing.rankers.get(stage.block)
+    kinds = reducing.layer_types if ranker is not None and watched is None else None
+    return Step(place, stage, ranker, watched if ranker is not None else None, None if kinds is None else kinds[block])
+
+
 def _ranking_block(stage: Stage, reduction: Reduction) -> int:
     return stage.block - 1 if reduction.source is Source.PREVIOUS else stage.block
 
 
-def _watched(stage: Stage, reduction: Reduction, left: list[int]) -> int | None:
-    """The place of the block whose input ranks, where that is an earlier one and still there."""
-    if reduction.source is not Source.PREVIOUS or reduction.scorer in _BLIND or stage.block - 1 not in left:
-        return None
-    return left.index(stage.block - 1)
+def _rotaries(base: nn.Module) -> list[nn.Module]:
+    return [module for name, module in base.named_modules() if name.rpartition(".")[2] == "rotary_emb"]
+
+
+def _layer_types(model: Any) -> tuple[str, ...] | None:
+    """Of each block, where cosines and sines depend on it."""
+    takes = [inspect.signature(rotary.forward).parameters for rotary in _rotaries(getattr(model, "base_model", model))]
+    types = getattr(language_config(model), "layer_types", None)
+    return tuple(types) if types and any("layer_type" in names for names in takes) else None
 
 
 def _insists_on_length(trunk: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from pruning.reduction.projections import Projections, Rotary
 from pruning.reduction.scores import attention_weights, key_scores, norm_scores, random_scores
 from pruning.reduction.sequence import Sequence, take
+from pruning.reduction.training import queries_of
 from search_spaces.tokens import Reduction, Scorer
 
 
@@ -20,12 +21,15 @@ class Ranked:
 
 
 @torch.no_grad()
-def rank(reduction: Reduction, ranker: Projections | None, ranked: Ranked, tokens: Sequence, causal: bool) -> Tensor:
+def rank(
+    reduction: Reduction, ranker: Projections | None, ranked: Ranked, tokens: Sequence, asking: Tensor | None = None
+) -> Tensor:
     """(B or 1, T) float32: how much each token matters. Has no gradient.
 
     The attention scores are that of one query: the last token that is no padding, the first (class) token, or the
     mean of all. The mean of queries is the query of the mean input where queries have neither positions nor norms
-    of their own; where they have, that query is taken, at the position of the last token.
+    of their own; where they have, that query is taken, at the position of the last token. In training `asking`
+    (B, N) bool says which tokens of the whole sequence ask in place of the last one.
     """
     if reduction.scorer is Scorer.RANDOM:
         return random_scores(tokens.places)
@@ -35,10 +39,25 @@ def rank(reduction: Reduction, ranker: Projections | None, ranked: Ranked, token
     normed = ranker.normed(ranked.hidden)
     if reduction.scorer is Scorer.KEYS:
         return key_scores(ranker.keys(normed), tokens.valid)
+    if asking is not None and reduction.scorer is Scorer.LAST:
+        return _asked_by(asking, ranker, ranked, tokens)
     row, place = _query_row(reduction.scorer, normed, tokens)
     query = ranker.queries(row, None if ranked.rotary is None else _rotary_at(ranked.rotary, place))
     allowed = None if tokens.valid is None else tokens.valid[:, None]
     return attention_weights(query, ranker.keys(normed, ranked.rotary), ranker.scaling, ranker.softcap, allowed)[:, 0]
+
+
+def _asked_by(asking: Tensor, ranker: Projections, ranked: Ranked, tokens: Sequence) -> Tensor:
+    """(B, T): the mean of the attention that several tokens of each row give, none to what comes after them."""
+    normed = ranker.normed(ranked.hidden)
+    places, weights = queries_of(asking, tokens)
+    rotary = None if ranked.rotary is None else _rotary_at(ranked.rotary, places)
+    allowed = places[..., None] >= torch.arange(normed.shape[1], device=normed.device)
+    if tokens.valid is not None:
+        allowed = allowed & tokens.valid[:, None]
+    queries, keys = ranker.queries(take(normed, places), rotary), ranker.keys(normed, ranked.rotary)
+    given = attention_weights(queries, keys, ranker.scaling, ranker.softcap, allowed)
+    return (given * weights[..., None]).sum(1)
 
 
 def _query_row(scorer: Scorer, normed: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor | None]:

@@ -193,11 +193,15 @@ def test_a_stage_moves_to_the_next_block_and_ranks_with_its_own_projections() ->
 
 
 @torch.no_grad()
-def test_of_two_stages_at_one_place_the_smaller_acts_and_after_the_last_block_none() -> None:
+def test_of_two_stages_at_one_place_both_act_and_after_the_last_block_none() -> None:
     model = build("llama")
     ids = example(model, 1, TOKENS)["input_ids"]
-    both = reduced(model, "1=0.5,2=0.25", Unit(1, Kind.BLOCK))
-    torch.testing.assert_close(both(ids).logits, reduced(model, "2=0.25", Unit(1, Kind.BLOCK))(ids).logits)
+    both = reduced(model, "1=0.5,2=0.25", Unit(1, Kind.BLOCK))(ids).logits
+    silent = build("llama")
+    silent.model.layers[1].self_attn.o_proj.weight.zero_()
+    silent.model.layers[1].mlp.down_proj.weight.zero_()
+    assert both.shape[1] == TOKENS - 12
+    torch.testing.assert_close(both, reduced(silent, "1=0.5,2=0.25")(ids).logits)
     gone = reduced(model, "3=0.25", Unit(3, Kind.BLOCK))
     assert gone(ids).logits.shape[1] == TOKENS
 
