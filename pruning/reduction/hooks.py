@@ -105,11 +105,11 @@ class TokenHooks:
         cache = next((value for value in given.values() if isinstance(value, PrunedCache)), None)
         if cache is not None and cache.seen > 0:
             return (hidden,), self._continued(place, hidden, given, cache)
-        if place in self.watched:
-            self.seen[place] = self._ranked(hidden, given)
         for step in self.acting:
             if step.place == place:
                 hidden = self._cut(step, hidden, given, cache)
+        if place in self.watched:  # what the block works on: already cut, where a stage begins here too
+            self.seen[place] = self._ranked(hidden, given)
         return (hidden,), given if self.now is None else self._fitting(place, hidden, given, self.now)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
