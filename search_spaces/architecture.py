@@ -8,7 +8,7 @@ from typing import Any
 
 from search_spaces.errors import ArchitectureError
 from search_spaces.tokens import THOUSAND, Reduction, Schedule, Stage
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Kind, Unit, implies
 
 SCHEMA_VERSION = 1  # without token reduction, as the first release wrote it
 TOKENS_VERSION = 2
@@ -65,7 +65,7 @@ class Architecture:
     def drops(self, unit: Unit) -> bool:
         """Whether `unit` is gone, by itself, with its block, or as part of a token step at least as large."""
         if unit.kind is Kind.TOKENS:
-            return any(_implies(other, unit) for other in self.dropped)
+            return any(implies(other, unit) for other in self.dropped)
         return unit in self.dropped or Unit(unit.layer, Kind.BLOCK) in self.dropped
 
     def keeps(self, layer: int, kind: Kind) -> bool:
@@ -189,11 +189,6 @@ def _parse_all(names: Iterable[Any]) -> frozenset[Unit]:
     return frozenset(Unit.parse(str(name)) for name in names)
 
 
-def _implies(unit: Unit, other: Unit) -> bool:
-    """Whether dropping the token unit `unit` leaves no more tokens anywhere than dropping `other` does."""
-    return unit.kind is Kind.TOKENS and unit.layer <= other.layer and unit.permille <= other.permille
-
-
 def _telling(tokens: set[Unit]) -> set[Unit]:
     """The token units that no other one implies."""
-    return {unit for unit in tokens if not any(other != unit and _implies(other, unit) for other in tokens)}
+    return {unit for unit in tokens if not any(other != unit and implies(other, unit) for other in tokens)}

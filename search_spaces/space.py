@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
-from search_spaces.tokens import Reduction, permille_of
+from search_spaces.tokens import Reduction, Schedule, permille_of
 from search_spaces.unit import Kind, Unit
 
 
@@ -17,28 +17,37 @@ class Space:
     `merges_blocks` says that dropping both units of a block is the same model as removing the block (every
     layout but post-norm, where the norms of dropped units stay); architectures are then written with the
     block removed, so that equal models have equal digests. Token units among `units` are its steps of token
-    reduction, and `reduction` is how tokens are chosen in all of it.
+    reduction, and `reduction` is how tokens are chosen in all of it; or `fixed` is a schedule that all of it has.
     """
 
     depth: int
     units: tuple[Unit, ...]
     merges_blocks: bool = True
     reduction: Reduction | None = None
+    fixed: Schedule | None = None
 
     def __post_init__(self) -> None:
         if not self.units:
             raise ArchitectureError("a space needs at least one removable unit; name some with --units")
         object.__setattr__(self, "units", tuple(sorted(set(self.units))))
         Architecture(self.depth, frozenset(self.units))  # refuses units out of range
+        if self.fixed is not None and self.structure != self.units:
+            raise ArchitectureError(f"schedule {self.fixed} is fixed; a space has that or token units, leave one out")
 
     @property
     def parent(self) -> Architecture:
         """The architecture that keeps everything."""
         return Architecture.parent(self.depth)
 
+    @property
+    def start(self) -> Architecture:
+        """Where a search begins: the parent, with the schedule that is fixed."""
+        return self.decode(frozenset())
+
     def canonical(self, architecture: Architecture) -> Architecture:
         """The one way this space writes an architecture."""
         chosen = Architecture(architecture.depth, architecture.dropped, self.reduction or architecture.reduction)
+        chosen = chosen if self.fixed is None else chosen.with_tokens(self.fixed)
         return chosen.merge_blocks() if self.merges_blocks else chosen
 
     def decode(self, dropped: set[Unit] | frozenset[Unit]) -> Architecture:
@@ -58,8 +67,10 @@ class Space:
             return False
         if architecture.reduction is not None and self.reduction not in (None, architecture.reduction):
             return False
-        available = set(self.units)
-        return all(unit in available or self._as_both(unit) <= available for unit in architecture.dropped)
+        if self.fixed is not None and architecture != architecture.with_tokens(self.fixed):
+            return False
+        available, asked = set(self.units), architecture if self.fixed is None else architecture.structure
+        return all(unit in available or self._as_both(unit) <= available for unit in asked.dropped)
 
     def _as_both(self, unit: Unit) -> set[Unit]:
         if unit.kind is not Kind.BLOCK or not self.merges_blocks:

@@ -62,3 +62,8 @@ class Unit:
                 "write for example attention.3 or tokens.3=0.5"
             )
         return cls(int(layer), Kind(kind))
+
+
+def implies(unit: Unit, other: Unit) -> bool:
+    """Whether dropping the token unit `unit` leaves no more tokens anywhere than dropping the token unit `other`."""
+    return unit.kind is other.kind is Kind.TOKENS and unit.layer <= other.layer and unit.permille <= other.permille

@@ -3,7 +3,8 @@
 Greedy removal by added loss per millisecond is the strongest of the published ways. Here every round scores only the
 units that the surrogate expects to be cheapest, and on few items: all candidates see the same ones, so differences are
 paired. One descent passes all budgets; its architectures seed the study, and its scores teach the surrogate what
-units do together where it matters.
+units do together where it matters. A token unit takes those that it implies along; of these steps only those are tried
+that save about as much as a part does, and few, since many are nearly the same.
 """
 
 import itertools
@@ -14,9 +15,11 @@ from nas.search.problem import Problem
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
 from search_spaces.space import empty
-from search_spaces.unit import Unit
+from search_spaces.unit import Kind, Unit
 
-WIDTH = (1 / 3, 6)  # units scored in a round: this share of them, and at least so many
+WIDTH = (1 / 3, 6)  # parts scored in a round: this share of them, and at least so many
+STEPS = 4  # token steps scored in a round
+STEP = (0.03, 0.12)  # what one saves, of where the search starts
 
 
 @dataclass
@@ -30,37 +33,51 @@ class Descent:
 
     def run(self, budget_ms: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Down to a budget, or as far as it goes before `stop` says to."""
-        space = self.problem.space
-        current = space.parent
+        current = self.problem.space.start
         while not self.problem.meets(current, budget_ms) and not stop():
-            gone, ms = _gone(space.units, current), self.problem.ms(current)
-            below = [space.decode({*gone, unit}) for unit in space.units if unit not in gone]
-            below = [a for a in below if not empty(a) and space.contains(a) and self.problem.ms(a) < ms]
-            if not below:
+            parts, steps = self._below(current)
+            if not parts and not steps:
                 return
-            current = self._cheapest(current, below)
+            current = self._cheapest(current, parts, steps)
             self.path.append(current)
             self.problem.on_trial(0, f"on the way down: {self.problem.ms(current):.2f} ms")
 
     def first_within(self, budget_ms: float) -> Architecture | None:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""
-        way = [self.problem.space.parent, *self.path]
+        way = [self.problem.space.start, *self.path]
         for place, architecture in enumerate(way):
             if self.problem.meets(architecture, budget_ms):
                 return self._restored(way[: place + 1], budget_ms)
         return None
 
-    def _cheapest(self, current: Architecture, below: list[Architecture]) -> Architecture:
+    def _below(self, current: Architecture) -> tuple[list[Architecture], list[Architecture]]:
+        """What is faster with one part less, and with one token step more."""
+        space, ms = self.problem.space, self.problem.ms(current)
+        parts: list[Architecture] = []
+        steps: list[Architecture] = []
+        for unit in (unit for unit in space.units if not current.drops(unit)):
+            architecture = space.canonical(current.drop(unit))
+            if not empty(architecture) and space.contains(architecture) and self.problem.ms(architecture) < ms:
+                (steps if unit.kind is Kind.TOKENS else parts).append(architecture)
+        whole = self.problem.ms(space.start)
+        handy = [a for a in steps if STEP[0] * whole <= ms - self.problem.ms(a) <= STEP[1] * whole]
+        return parts, handy or steps
+
+    def _cheapest(self, current: Architecture, parts: list[Architecture], steps: list[Architecture]) -> Architecture:
         """The step of least added loss per millisecond, among those that the surrogate expects to be."""
-        problem = self.problem
-        surrogate = Surrogate.fit(problem.space.units, self.library, list(self.scored.items()))
+        problem, below = self.problem, [*parts, *steps]
+        start = problem.start_loss()
+        surrogate = Surrogate.fit(problem.space.units, self.library, list(self.scored.items()), start)
         expected = dict(zip(below, surrogate.expected(below), strict=True))
-        before_ms, before = problem.ms(current), self.scored.get(current, 0.0)
+        before_ms, before = problem.ms(current), self.scored.get(current, start)
 
         def rate(architecture: Architecture, loss: float) -> tuple[float, str]:
             return (loss - before) / (before_ms - problem.ms(architecture)), architecture.digest
 
-        tried = sorted(below, key=lambda a: rate(a, expected[a]))[: self._width]
+        def promising(some: list[Architecture], width: int) -> list[Architecture]:
+            return sorted(some, key=lambda a: rate(a, expected[a]))[:width]
+
+        tried = promising(parts, self._width) + promising(steps, STEPS if parts else WIDTH[1])
         # Deepest change first, so that each resumes from the states of the one before it.
         for architecture in sorted(tried, key=lambda a: _changed(current, a), reverse=True):
             self.scored[architecture] = problem.evaluate(architecture, problem.rungs[0]).loss
@@ -69,7 +86,7 @@ class Descent:
     @property
     def _width(self) -> int:
         share, least = WIDTH
-        return max(least, round(share * len(self.problem.space.units)))
+        return max(least, round(share * len(self.problem.space.structure)))
 
     def _restored(self, way: list[Architecture], budget_ms: float) -> Architecture:
         space = self.problem.space
@@ -78,7 +95,17 @@ class Descent:
             step = _gone(space.units, later) - _gone(space.units, earlier)
             if self.problem.meets(space.decode(gone - step), budget_ms):
                 gone -= step
-        return space.decode(gone)
+        return self._with_more_tokens(gone, budget_ms)
+
+    def _with_more_tokens(self, gone: set[Unit], budget_ms: float) -> Architecture:
+        """With token units restored that no other implies while the budget is met, dearest in loss first."""
+        space = self.problem.space
+        while True:
+            outer = [unit for unit in space.decode(gone).dropped if unit in gone and unit.kind is Kind.TOKENS]
+            fits = [unit for unit in outer if self.problem.meets(space.decode(gone - {unit}), budget_ms)]
+            if not fits:
+                return space.decode(gone)
+            gone = gone - {max(fits, key=lambda unit: (self.library[unit], unit))}
 
 
 def _gone(units: tuple[Unit, ...], architecture: Architecture) -> set[Unit]:

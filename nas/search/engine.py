@@ -43,8 +43,8 @@ class Engine:
         """
         problem = self.problem
         baselines = one_shot(problem)
-        if problem.feasible(problem.space.parent) and not problem.front:
-            self.journal.queue([("parent", problem.space.parent)])
+        if problem.feasible(problem.space.start) and not problem.front:
+            self.journal.queue([("parent", problem.space.start)])
             self._trial(problem.budget_ms)
         else:
             self._explore(baselines)
@@ -55,7 +55,7 @@ class Engine:
 
     def _explore(self, baselines: dict[str, Architecture]) -> None:
         """Each budget in turn, loosest first; what was learned at one is where the next begins."""
-        problem, parent = self.problem, self.problem.space.parent
+        problem, start = self.problem, self.problem.space.start
         library = score_library(
             problem, problem.rungs[0], lambda done, of: problem.on_trial(0, f"scoring units {done}/{of}")
         )
@@ -63,10 +63,10 @@ class Engine:
         budgets = sorted({*problem.front, problem.budget_ms}, reverse=True)
         descent.run(budgets[-1], self._time_is_up)
         for number, budget in enumerate(budgets, 1):
-            if problem.meets(parent, budget):
+            if problem.meets(start, budget):
                 continue
             below = descent.first_within(budget)
-            seeds = [("parent", parent), *([("descent", below)] if below else []), *baselines.items()]
+            seeds = [("parent", start), *([("descent", below)] if below else []), *baselines.items()]
             self.journal.queue([*seeds, *self._solved(library, budget)])
             sampler = LevelSwitchSampler(problem, descent, budget)
             self.journal.sample_with(sampler)
@@ -74,12 +74,12 @@ class Engine:
 
     def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:
         problem = self.problem
-        saves, parent_ms = problem.saves_ms(), problem.ms(problem.space.parent)
+        saves, start_ms = problem.savings(), problem.ms(problem.space.start)
         return [
             ("mip", architecture)
             for share in SOLVED_BUDGETS
             for architecture in solve(
-                problem.space, library, saves, parent_ms - share * budget_ms, SOLUTIONS, limits=problem.limits
+                problem.space, library, saves, start_ms - share * budget_ms, SOLUTIONS, limits=problem.limits
             )
         ]
 

@@ -8,26 +8,25 @@ from collections.abc import Iterable
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.quality.quality import Quality
+from nas.search.levels import decode, distributions, encode
 from nas.search.outcome import Candidate
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 
-LEVELS = ("keep", "drop")
 KNOBS = "knobs"
 
 
 class Journal:
-    """An Optuna study whose trials are architectures: one categorical parameter per unit."""
+    """An Optuna study whose trials are architectures: one categorical parameter per part and per place of a stage."""
 
     def __init__(self, problem: Problem) -> None:
         """Open or continue the study; trials that an earlier run left unfinished are closed, and queued again."""
         self.problem = problem
-        self.distributions = {str(unit): CategoricalDistribution(LEVELS) for unit in problem.space.units}
+        self.distributions = distributions(problem.space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
             study_name=problem.study, storage=problem.storage, load_if_exists=True, direction="minimize"
@@ -53,8 +52,9 @@ class Journal:
     def ask(self) -> tuple[Trial, Architecture]:
         """The next trial: queued, or proposed by the sampler."""
         trial, space = self.study.ask(), self.problem.space
-        levels = {str(unit): trial.suggest_categorical(str(unit), LEVELS) for unit in space.units}
-        architecture = space.decode({unit for unit in space.units if levels[str(unit)] == "drop"})
+        choices = {name: each.choices for name, each in self.distributions.items()}
+        levels = {name: str(trial.suggest_categorical(name, these)) for name, these in choices.items()}
+        architecture = decode(space, levels)
         trial.set_user_attr("architecture", architecture.to_json())
         trial.set_user_attr("digest", architecture.digest)
         return trial, architecture
@@ -77,7 +77,7 @@ class Journal:
             return
         attributes = _identity(architecture, origin) | _outcome(quality, self.problem.ms(architecture))
         self.study.add_trial(optuna.trial.create_trial(
-            params=self.problem.space.encode(architecture), distributions=dict(self.distributions),
+            params=encode(self.problem.space, architecture), distributions=dict(self.distributions),
             value=quality.loss, user_attrs=attributes,
             constraints={"latency_ms": self.problem.ms(architecture) - self.problem.budget_ms},
         ))  # fmt: skip
@@ -109,7 +109,7 @@ class Journal:
 
     def _enqueue(self, architecture: Architecture, origin: str, knobs: dict[str, float] | None) -> None:
         attributes = _identity(architecture, origin) | ({} if knobs is None else {KNOBS: knobs})
-        self.study.enqueue_trial(dict(self.problem.space.encode(architecture)), user_attrs=attributes)
+        self.study.enqueue_trial(dict(encode(self.problem.space, architecture)), user_attrs=attributes)
 
     def _close_orphans(self) -> None:
         """Trials that were running when an earlier run died will never end: fail them, and queue them again."""

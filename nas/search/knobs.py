@@ -1,7 +1,7 @@
 """TPE over a few global knobs, with the exact solve as decoder.
 
-One categorical parameter per unit is too many for TPE: it treats them as independent. Four numbers are not: they bend
-the library's losses, and the exact solve turns the bent losses into the architecture that is best under them. What
+One categorical parameter per unit is too many for TPE: it treats them as independent. A handful of numbers is not: they
+bend the library's losses, and the exact solve turns the bent losses into the architecture that is best under them. What
 such an architecture really loses is what TPE (Bergstra et al., 2011) learns from.
 """
 
@@ -25,6 +25,7 @@ DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "exponent": FloatDistribution(0.5, 1.5),
     "pairs": FloatDistribution(0.0, 2.0),
 }
+TOKENS: dict[str, BaseDistribution] = {"tokens": FloatDistribution(0.25, 4.0, log=True)}
 TRIES = 6  # draws until one decodes to something new
 STARTUP = 4  # random draws before TPE has something to learn from
 
@@ -38,18 +39,22 @@ class Knobs:
         depth: how much more deep units count than shallow ones; a factor e between the ends at 1.
         exponent: below 1 many small losses are preferred to a large one less strongly, above 1 more.
         pairs: how far the learned pair terms are believed.
+        tokens: how much a token schedule's loss counts against that of parts.
     """
 
     attention: float
     depth: float
     exponent: float
     pairs: float
+    tokens: float = 1.0
 
     def bend(self, library: dict[Unit, float], layers: int) -> dict[Unit, float]:
-        """The library's losses, bent; the largest keeps its size."""
-        largest = max(max(library.values()), 1e-12)
+        """The library's losses, bent; the largest of a part keeps its size. Steps' are scaled only: they are sums."""
+        largest = max([1e-12, *(loss for unit, loss in library.items() if unit.kind is not Kind.TOKENS)])
 
         def bent(unit: Unit, loss: float) -> float:
+            if unit.kind is Kind.TOKENS:
+                return self.tokens * loss
             kind = self.attention if unit.kind is Kind.ATTENTION else 1.0
             slope = math.exp(self.depth * (unit.layer / max(1, layers - 1) - 0.5))
             return float(kind * slope * largest * (max(loss, 0.0) / largest) ** self.exponent)
@@ -57,8 +62,14 @@ class Knobs:
         return {unit: bent(unit, loss) for unit, loss in library.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The four numbers by name."""
+        """The numbers by name."""
         return asdict(self)
+
+
+def distributions(problem: Problem) -> dict[str, BaseDistribution]:
+    """The knobs there are in a space: the last is for schedules and parts beside each other."""
+    both = 0 < len(problem.space.structure) < len(problem.space.units)
+    return DISTRIBUTIONS | (TOKENS if both else {})
 
 
 def propose(
@@ -76,13 +87,13 @@ def propose(
     """
     sampler = optuna.samplers.TPESampler(seed=problem.seed + len(told), n_startup_trials=STARTUP)
     study = optuna.create_study(sampler=sampler)
+    ranges = distributions(problem)
     for knobs, loss in told:
-        study.add_trial(
-            optuna.trial.create_trial(params=knobs.to_json(), distributions=DISTRIBUTIONS, value=loss)
-        )  # fmt: skip
-    saves, needed = problem.saves_ms(), problem.ms(problem.space.parent) - budget_ms
+        params = {name: value for name, value in knobs.to_json().items() if name in ranges}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=loss))
+    saves, needed = problem.savings(), problem.ms(problem.space.start) - budget_ms
     for _ in range(TRIES):
-        knobs = Knobs(**study.ask(DISTRIBUTIONS).params)
+        knobs = Knobs(**study.ask(ranges).params)
         losses = knobs.bend(surrogate.library, problem.space.depth)
         pairs = {pair: knobs.pairs * value for pair, value in surrogate.pairs.items()}
         for architecture in solve(problem.space, losses, saves, needed, 1, pairs, problem.limits):

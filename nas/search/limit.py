@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Unit
+from search_spaces.unit import Kind, Unit
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,11 @@ class Limit:
 
     def of(self, architecture: Architecture) -> float:
         """How much an architecture has; what a block shares with its parts is gone only with the block."""
-        return self.parent - sum(self.saves[unit] for unit in sorted(architecture.dropped))
+        return self.parent - sum(self.saved(unit) for unit in sorted(architecture.dropped))
+
+    def saved(self, unit: Unit) -> float:
+        """How much less there is without a unit; dropped tokens change nothing."""
+        return 0.0 if unit.kind is Kind.TOKENS else self.saves[unit]
 
     def met(self, architecture: Architecture) -> bool:
         """Whether an architecture keeps to it."""

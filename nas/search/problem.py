@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from latency_models.model import LatencyModel
 from nas.quality.quality import Quality
 from nas.search.limit import Limit
+from nas.search.savings import Savings, overlaps
 from pruning.redundancy import Redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -81,8 +82,23 @@ class Problem:
         """The same for another budget."""
         return self.ms(architecture) <= budget_ms and all(limit.met(architecture) for limit in self.limits)
 
+    def start_loss(self) -> float:
+        """The loss, on the first rung, of where the search starts: nothing, but for a schedule that is fixed."""
+        return 0.0 if self.space.fixed is None else self.evaluate(self.space.start, self.rungs[0]).loss
+
+    def savings(self) -> Savings:
+        """What units save from where the search starts, as an estimate at the asked percentile."""
+        start = self.space.start
+        tail = self.ms(start) / self.latency.predict(start, 50).ms  # the latency model's own are medians
+        saved = self.latency.saves(self.space.units, self.space.reduction)
+        if self.space.fixed is not None:  # parts do less work on fewer tokens
+            saved = {unit: self._median(start) - self._median(self.space.decode({unit})) for unit in self.space.units}
+        alone = {unit: tail * saved[unit] for unit in self.space.units}
+        return Savings(alone, overlaps(self.space, alone, self.latency))
+
     def saves_ms(self) -> dict[Unit, float]:
-        """What dropping each unit alone saves, as an additive estimate at the asked percentile."""
-        parent = self.space.parent
-        tail = self.ms(parent) / self.latency.predict(parent, 50).ms  # unit_ms is a median
-        return {unit: tail * self.latency.unit_ms(unit) for unit in self.space.units}
+        """What each unit saves: a part dropped alone; a token unit beyond those that it implies."""
+        return self.savings().alone
+
+    def _median(self, architecture: Architecture) -> float:
+        return self.latency.predict(architecture, 50).ms

@@ -7,19 +7,20 @@ after an architecture with several other drops was accepted, everything around i
 """
 
 import itertools
-import math
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.descent import Descent
-from nas.search.journal import LEVELS
+from nas.search.incidence import Rows
+from nas.search.levels import distributions, encode
 from nas.search.problem import Problem
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
@@ -30,6 +31,7 @@ from search_spaces.unit import Kind, Unit
 BAND = 0.90  # proposals use at least this share of the budget
 NEARLY = 1.25  # times the budget
 STEPS = 3
+SPAN = 2  # times the ratios there are: token units that one switch changes at most
 MOST = 1000  # neighbours looked at in a step
 KEPT = 16  # neighbours of every step that may be proposed
 ELITE = 3
@@ -43,17 +45,18 @@ class LevelSwitchSampler(BaseSampler):
     def __init__(self, problem: Problem, descent: Descent, budget_ms: float) -> None:
         """`descent` has the library and what was scored on the way down; proposals stay just under `budget_ms`."""
         self._problem, self._descent, self._budget_ms = problem, descent, budget_ms
-        self._saves = problem.saves_ms()
+        self._savings = problem.savings()
+        self._incidence = self._savings.incidence
         self._ms: dict[Architecture, float] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """One categorical parameter per unit of the space."""
-        return {str(unit): CategoricalDistribution(LEVELS) for unit in self._problem.space.units}
+        """Those of the space."""
+        return dict(distributions(self._problem.space))
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The proposal of this trial: one level per unit."""
+        """The proposal of this trial: a level for every parameter."""
         rng = random.Random(f"{self._problem.seed}/{trial.number}")
         seen = self._evaluated(study)
         surrogate = self.surrogate(seen)
@@ -63,35 +66,36 @@ class LevelSwitchSampler(BaseSampler):
         pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
         best = surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
-        return dict(self._problem.space.encode(best))
+        return dict(encode(self._problem.space, best))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Keep a unit that no proposal covered."""
-        return LEVELS[0]
+        """Keep what no proposal covered."""
+        return distributions(self._problem.space)[param_name].choices[0]
 
     def _elite(self, seen: dict[Architecture, float]) -> list[Architecture]:
         """The best within the budget, and the best of those that are nearly: they need one drop more."""
         ranked = sorted(seen, key=lambda a: seen[a])
         within = [a for a in ranked if self._fits(a)]
         nearly = [a for a in ranked if not self._fits(a) and self._latency(a) <= NEARLY * self._budget_ms]
-        return within[:ELITE] + nearly[:1] or [self._problem.space.parent]
+        return within[:ELITE] + nearly[:1] or [self._problem.space.start]
 
     def surrogate(self, seen: dict[Architecture, float]) -> Surrogate:
         """Fitted to all that was scored, on the items that all of it was scored on."""
         problem = self._problem
         few = {a: problem.evaluate(a, problem.rungs[0]).loss for a in seen if a.dropped}
-        return Surrogate.fit(problem.space.units, self._descent.library, list((self._descent.scored | few).items()))
+        known, start = list((self._descent.scored | few).items()), problem.start_loss()
+        return Surrogate.fit(problem.space.units, self._descent.library, known, start)
 
     def _solved(self, surrogate: Surrogate) -> list[Architecture]:
         """The exact solve again, with the pairs that were learned."""
         if not surrogate.pairs:
             return []
-        needed = self._latency(self._problem.space.parent) - self._budget_ms
+        needed = self._latency(self._problem.space.start) - self._budget_ms
         library = self._descent.library
         limits = self._problem.limits
-        return solve(self._problem.space, library, self._saves, needed, SOLVED, surrogate.pairs, limits)
+        return solve(self._problem.space, library, self._savings, needed, SOLVED, surrogate.pairs, limits)
 
     def _climb(self, start: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
         """From a start by the switch that the surrogate likes best, until it likes none; what was best on the way."""
@@ -111,32 +115,46 @@ class LevelSwitchSampler(BaseSampler):
         All of them where there are not too many, else a random choice. The additive estimate around the architecture
         is used: the latency model is asked only about the few that are proposed, not about the thousands before them.
         """
-        space = self._problem.space
-        gone = {unit for unit in space.units if unit in architecture.dropped or self._gone_with(architecture, unit)}
+        space, incidence, savings = self._problem.space, self._incidence, self._savings
+        row = incidence.rows([architecture])[0]
+        before = savings.of(row[None])[0]
+        out, into = self._restored(row), self._dropped(architecture, row)
+        restored = before - savings.of(row & ~out.units)
+        dropped = savings.of(row | into.units) - before
+        order = sorted(range(len(dropped)), key=lambda place: (dropped[place], into.switches[place]))
+        ms = dropped[order].tolist()
         room = self._budget_ms + ROUNDING - self._latency(architecture)
-        restored = [(self._saved(gone) - self._saved(gone.difference(out)), out) for out in _at_most_two(sorted(gone))]
-        able = [unit for unit in space.units if not architecture.drops(unit)]
-        dropped = sorted((self._saved(gone.union(more)) - self._saved(gone), more) for more in _at_most_two(able))
-        ms = [saved for saved, _ in dropped]
-        share, found = max(1, MOST // len(restored)), []
         band = (1 - BAND) * self._budget_ms if not self._problem.limits else self._budget_ms  # another row may bind
-        for added, out in restored:
-            first = bisect_left(ms, added - room)
-            last = bisect_right(ms, added - room + band)
+        share, found = max(1, MOST // len(restored)), []
+        for place, added in enumerate(restored.tolist()):
+            first, last = bisect_left(ms, added - room), bisect_right(ms, added - room + band)
             places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
-            found += [space.decode(gone.difference(out).union(dropped[place][1])) for place in places]
-        return [a for a in dict.fromkeys(found) if a != architecture and not empty(a) and self._keeps_limits(a)]
+            found += [row & ~out.units[place] | into.units[order[more]] for more in places]
+        if not found:
+            return []
+        near = [space.decode(units) for units in incidence.units_of(np.array(found))]
+        return [a for a in dict.fromkeys(near) if a != architecture and not empty(a) and self._keeps_limits(a)]
 
-    def _gone_with(self, architecture: Architecture, unit: Unit) -> bool:
-        """Whether the unit is gone with a block that is none of the space's units: both its parts are."""
-        block = Unit(unit.layer, Kind.BLOCK)
-        return block in architecture.dropped and block not in self._saves
+    def _restored(self, row: Rows) -> "_Switches":
+        """Units to restore, at most two, each with those that imply it."""
+        places = np.flatnonzero(row).tolist()
+        return self._switches(places, self._incidence.closure.T[places] & row)
 
-    def _saved(self, gone: set[Unit]) -> float:
-        """Estimated ms that dropping these units saves; a unit whose block goes too is not counted beside it."""
-        blocks = {unit.layer for unit in gone if unit.kind is Kind.BLOCK}
-        counted = [unit for unit in gone if unit.kind is Kind.BLOCK or unit.layer not in blocks]
-        return math.fsum(self._saves[unit] for unit in counted)  # exact: a plain sum of a set differs between runs
+    def _dropped(self, architecture: Architecture, row: Rows) -> "_Switches":
+        """Units to drop, at most two, each with those that it implies."""
+        places = [place for place, unit in enumerate(self._incidence.units) if not architecture.drops(unit)]
+        return self._switches(places, self._incidence.closure[places] & ~row)
+
+    def _switches(self, places: list[int], changes: Rows) -> "_Switches":
+        """All pairs of those that do not change too many token units at once, every single one, and none."""
+        units = self._incidence.units
+        ratios = len({unit.permille for unit in units if unit.kind is Kind.TOKENS})
+        small = [n for n, change in enumerate(changes) if change.sum() <= max(1, SPAN * ratios)]
+        chosen = _at_most_two(small)
+        rows = np.zeros((len(chosen), len(units)), dtype=bool)
+        for row, which in zip(rows, chosen, strict=True):
+            row[:] = changes[list(which)].any(0)
+        return _Switches([tuple(units[places[n]] for n in which) for which in chosen], rows)
 
     def _evaluated(self, study: optuna.Study) -> dict[Architecture, float]:
         """Losses of the finished trials; the parent's zero included."""
@@ -159,5 +177,10 @@ class LevelSwitchSampler(BaseSampler):
         return all(limit.met(architecture) for limit in self._problem.limits)
 
 
-def _at_most_two(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
-    return [(), *((unit,) for unit in units), *itertools.combinations(units, 2)]
+class _Switches(NamedTuple):
+    switches: list[tuple[Unit, ...]]
+    units: Rows  # what each of them changes
+
+
+def _at_most_two(places: Sequence[int]) -> list[tuple[int, ...]]:
+    return [(), *((place,) for place in places), *itertools.combinations(places, 2)]

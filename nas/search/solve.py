@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.search.limit import Limit
+from nas.search.savings import Savings
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space, empty
+from search_spaces.steps import preceding
 from search_spaces.unit import Kind, Unit
 
 Pair = tuple[Unit, Unit]
@@ -23,7 +25,7 @@ _GAP_BITS = 2  # each solution differs from the earlier ones in at least so many
 def solve(
     space: Space,
     loss: dict[Unit, float],
-    saves_ms: dict[Unit, float],
+    saves_ms: dict[Unit, float] | Savings,
     needed_ms: float,
     solutions: int = 1,
     pairs: dict[Pair, float] | None = None,
@@ -33,8 +35,8 @@ def solve(
 
     Args:
         space: its units are the binary choices; a block excludes its attention and MLP.
-        loss: loss of each unit dropped alone.
-        saves_ms: what each saves.
+        loss: loss of each unit dropped alone; of a token unit, what it adds to those that it implies.
+        saves_ms: what each saves, likewise; `Savings` also has what two save less together.
         needed_ms: what must be saved.
         solutions: how many to look for, each at a Hamming distance of at least two from the others.
         pairs: what dropping both of two units adds to the sum (or takes from it).
@@ -42,15 +44,11 @@ def solve(
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    units, together = space.units, sorted((pairs or {}).items())
-    cost = np.array([max(loss[unit], 0.0) + 1e-9 for unit in units] + [value for _, value in together])
-    rows = _Rows(len(units), len(together))
-    rows.add({place: saves_ms[unit] for place, unit in enumerate(units)}, needed_ms, np.inf)
-    for limit in limits:
-        rows.add({place: limit.saves[unit] for place, unit in enumerate(units)}, limit.excess, np.inf)
-    for exclusive in _exclusive(units):
-        rows.add(dict.fromkeys(exclusive, 1.0), -np.inf, 1.0)
-    rows.link([(units.index(one), units.index(other)) for (one, other), _ in together])
+    units, more = space.units, pairs or {}
+    savings = saves_ms if isinstance(saves_ms, Savings) else Savings(saves_ms, {})
+    together = sorted(more.keys() | savings.overlap.keys())
+    cost = np.array([_cost(unit, loss[unit]) for unit in units] + [more.get(pair, 0.0) for pair in together])
+    rows = _rows(units, savings, needed_ms, together, limits)
     whole = np.array([1] * len(units) + [0] * len(together))  # a product of two choices is 0 or 1 by its rows
     found: list[Architecture] = []
     for _ in range(4 * solutions):
@@ -70,6 +68,28 @@ def solve(
         cut = {place: -1.0 if drop else 1.0 for place, drop in enumerate(chosen)}
         rows.add(cut, (_GAP_BITS if not empty(architecture) else 1) - float(chosen.sum()), np.inf)
     return found
+
+
+def _cost(unit: Unit, loss: float) -> float:
+    """A step may cost less than nothing beside those that it implies, which it takes along."""
+    return (loss if unit.kind is Kind.TOKENS else max(loss, 0.0)) + 1e-9
+
+
+def _rows(
+    units: tuple[Unit, ...], savings: Savings, needed_ms: float, together: list[Pair], limits: Sequence[Limit]
+) -> "_Rows":
+    """What every solution keeps to."""
+    rows, place = _Rows(len(units), len(together)), {unit: place for place, unit in enumerate(units)}
+    overlap = {len(units) + at: -savings.overlap[pair] for at, pair in enumerate(together) if pair in savings.overlap}
+    rows.add({place[unit]: savings.alone[unit] for unit in units} | overlap, needed_ms, np.inf)
+    for limit in limits:
+        rows.add({place[unit]: limit.saved(unit) for unit in units}, limit.excess, np.inf)
+    for exclusive in _exclusive(units):
+        rows.add(dict.fromkeys(exclusive, 1.0), -np.inf, 1.0)
+    for step, implied in preceding(units):
+        rows.add({place[step]: -1.0, place[implied]: 1.0}, 0.0, np.inf)
+    rows.link([(place[one], place[other]) for one, other in together])
+    return rows
 
 
 class _Rows:

@@ -9,6 +9,10 @@ with r made of a part that all pairs of the same kinds and distance in depth sha
 determine, and of a smaller part of the pair's own. Two fits of it: the exact solve needs it linear (ridge regression on
 the relative excess over the sum); proposals are ranked by a Gaussian process on the logarithm of that excess, which
 also knows that neighbours, architectures that differ in few units, err alike.
+
+A token schedule is one disturbance however many units it is made of: the loss of a single stage is the sum of its
+units' own, and the square root of it is spread over them in the same way (`latency_models.marginal`), so that pairs of
+token units and parts add up to r sqrt(c c') with c the stage's loss. Several stages have a term of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_models.marginal import marginal
+from nas.search.incidence import Incidence, Rows
 from nas.search.solve import Pair
 from search_spaces.architecture import Architecture
 from search_spaces.unit import Kind, Unit
@@ -35,27 +41,33 @@ Array = NDArray[np.float64]
 class Surrogate:
     """Ranks architectures by expected loss; `pairs` is what each pair of drops adds to the sum, for the exact solve."""
 
-    def __init__(self, units: Sequence[Unit], library: dict[Unit, float]) -> None:
-        """The plain sum; `library` is the loss of each unit dropped alone."""
+    def __init__(self, units: Sequence[Unit], library: dict[Unit, float], start: float = 0.0) -> None:
+        """The plain sum; `library` is what each unit adds (`score_library`) to the loss `start`."""
         self.units, self.library = tuple(units), library
         self.pairs: dict[Pair, float] = {}
-        self._design = _Design(self.units, library)
+        self._design = _Design(self.units, library, start)
         self._correction: Callable[[Array, Array], Array] | None = None
 
     @classmethod
     def fit(
-        cls, units: Sequence[Unit], library: dict[Unit, float], seen: Sequence[tuple[Architecture, float]]
+        cls,
+        units: Sequence[Unit],
+        library: dict[Unit, float],
+        seen: Sequence[tuple[Architecture, float]],
+        start: float = 0.0,
     ) -> "Surrogate":
         """Fit to evaluated architectures; each part only where leave-one-out says that it predicts better."""
-        surrogate = cls(units, library)
-        known = [(a, loss) for a, loss in seen if sum(a.drops(unit) for unit in units) > 1 and loss > 0]
+        surrogate = cls(units, library, start)
+        design = surrogate._design
+        several = design.incidence.units_of(design.incidence.rows([a for a, _ in seen]))
+        known = [pair for pair, gone in zip(seen, several, strict=True) if len(gone) > 1 and pair[1] > 0]
         if len(known) < LEAST_SEEN:
             return surrogate
-        gone = surrogate._design.gone([a for a, _ in known])
-        losses, sums = np.array([loss for _, loss in known]), surrogate._design.sums(gone)
-        features = surrogate._design.features(gone)
+        gone = design.gone([a for a, _ in known])
+        losses, sums = np.array([loss for _, loss in known]), design.sums(gone)
+        features = design.features(gone)
         surrogate._fit_pairs(features, losses / sums - 1.0)
-        surrogate._fit_correction(gone, features, np.log(losses / sums))
+        surrogate._fit_correction(design.spread(gone), features, np.log(losses / sums))
         return surrogate
 
     def rank(self, architectures: Sequence[Architecture]) -> list[Architecture]:
@@ -72,7 +84,7 @@ class Surrogate:
         sums = self._design.sums(gone)
         if self._correction is None:
             return sums
-        return np.asarray(sums * np.exp(self._correction(gone, self._design.features(gone))))
+        return np.asarray(sums * np.exp(self._correction(self._design.spread(gone), self._design.features(gone))))
 
     def _fit_pairs(self, features: Array, excess: Array) -> None:
         fit = _ridge(features @ features.T, excess)
@@ -96,38 +108,56 @@ class Surrogate:
 class _Design:
     """Architectures as numbers: what is gone, the sum of its losses, and its pairs relative to that sum."""
 
-    def __init__(self, units: tuple[Unit, ...], library: dict[Unit, float]) -> None:
-        self.units = units
-        self.alone = np.array([max(library[unit], 0.0) for unit in units])
-        self.first, self.second = np.triu_indices(len(units), 1)
-        self.scale = np.sqrt(self.alone[self.first] * self.alone[self.second])
+    def __init__(self, units: tuple[Unit, ...], library: dict[Unit, float], start: float) -> None:
+        self.units, self.start, self.incidence = units, start, Incidence(units)
+        tokens = self.incidence.tokens
+        alone = np.array([library[unit] for unit in units])
+        self.alone = np.where(tokens, alone, np.maximum(alone, 0.0))
+        self.root = _roots(self.incidence, self.alone)
+        first, second = np.triu_indices(len(units), 1)
+        apart = ~(tokens[first] & tokens[second])
+        self.first, self.second = first[apart], second[apart]
+        self.scale = self.root[self.first] * self.root[self.second]
         classes = [_class_of(units[i], units[j]) for i, j in zip(self.first, self.second, strict=True)]
         names = sorted(set(classes))
         self.shared = np.zeros((len(classes), len(names)))
         self.shared[range(len(classes)), [names.index(name) for name in classes]] = 1.0
 
     def gone(self, architectures: Sequence[Architecture]) -> Array:
-        """One row each; what is gone with a block that is a unit itself is not counted beside it."""
-        blocks = {unit.layer for unit in self.units if unit.kind is Kind.BLOCK}
-        rows = np.zeros((len(architectures), len(self.units)))
-        for row, architecture in zip(rows, architectures, strict=True):
-            dropped = architecture.dropped
-            removed = {unit.layer for unit in dropped if unit.kind is Kind.BLOCK} - blocks
-            row[:] = [unit in dropped or unit.layer in removed for unit in self.units]
-        return rows
+        """One row each, with numbers for truth values."""
+        rows: Rows = self.incidence.rows(architectures)
+        return rows.astype(np.float64)
+
+    def spread(self, gone: Array) -> Array:
+        """The rows for distances: a stage that is moved changes a unit at each of the larger ratios."""
+        ratios = len({unit.permille for unit in self.units if unit.kind is Kind.TOKENS})
+        return gone * np.where(self.incidence.tokens, 2.0 / max(ratios, 2), 1.0)
 
     def sums(self, gone: Array) -> Array:
-        return np.asarray(gone @ self.alone + TINY)
+        return np.asarray(self.start + gone @ self.alone + TINY)
 
     def features(self, gone: Array) -> Array:
-        both = gone[:, self.first] * gone[:, self.second] * self.scale / self.sums(gone)[:, None]
-        return np.hstack([both @ self.shared, OWN * both])
+        sums = self.sums(gone)[:, None]
+        both = gone[:, self.first] * gone[:, self.second] * self.scale / sums
+        parts = [both @ self.shared, OWN * both]
+        tokens = self.incidence.tokens
+        if tokens.any():
+            own = gone[:, tokens]
+            parts.append(((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])[:, None] / sums)
+        return np.hstack(parts)
 
     def pairs(self, weights: Array) -> dict[Pair, float]:
-        classes = self.shared.shape[1]
-        values = (self.shared @ weights[:classes] + OWN * weights[classes:]) * self.scale
+        classes, own = self.shared.shape[1], len(self.first)
+        values = (self.shared @ weights[:classes] + OWN * weights[classes : classes + own]) * self.scale
         named = zip(self.first, self.second, values, strict=True)
         return {(self.units[i], self.units[j]): float(value) for i, j, value in named if abs(value) > TINY}
+
+
+def _roots(incidence: Incidence, alone: Array) -> Array:
+    """Square roots of the losses; those of single stages spread over the token units they are made of."""
+    whole = np.sqrt(np.maximum(incidence.closure @ alone, 0.0))
+    roots = marginal(dict(zip(incidence.units, whole.tolist(), strict=True)))
+    return np.array(list(roots.values()))
 
 
 class _Fit(NamedTuple):
@@ -152,4 +182,7 @@ def _neighbourhood(some: Array, others: Array) -> Array:
 
 def _class_of(one: Unit, other: Unit) -> tuple[str, str, int]:
     kinds = sorted((str(one.kind), str(other.kind)))
+    if Kind.TOKENS in (one.kind, other.kind):
+        step, part = (one, other) if one.kind is Kind.TOKENS else (other, one)
+        return kinds[0], kinds[1], int(part.layer >= step.layer)
     return kinds[0], kinds[1], min(abs(one.layer - other.layer), FAR)

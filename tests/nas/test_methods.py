@@ -37,6 +37,9 @@ class Milliseconds:
     def unit_ms(self, unit: Unit) -> float:
         return {Kind.ATTENTION: 1.0, Kind.MLP: 2.0, Kind.BLOCK: 3.0}[unit.kind]
 
+    def saves(self, units, reduction=None) -> dict[Unit, float]:
+        return {unit: self.unit_ms(unit) for unit in units}
+
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         ms = 1.0 + sum(self.unit_ms(unit) for unit in LOSS if not architecture.drops(unit))
         return Prediction(ms, ms, ms, percentile)

@@ -39,6 +39,9 @@ class Additive:
     def unit_ms(self, unit: Unit) -> float:
         return sum(self.costs.values()) if unit.kind is Kind.BLOCK else self.costs[unit.kind]
 
+    def saves(self, units, reduction=None) -> dict[Unit, float]:
+        return {unit: self.unit_ms(unit) for unit in units}
+
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         ms = self.stem + sum(self.costs[u.kind] for u in UNITS if not architecture.drops(u))
         return Prediction(ms, ms, ms, percentile)
