@@ -11,8 +11,8 @@ from pruning.redundancy import Redundancy
 from search_spaces.unit import Kind
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
-_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
-_KINDS = {Kind.ATTENTION: (_BLUE, "o"), Kind.MLP: (_ORANGE, "s"), Kind.BLOCK: (_GREY, "^")}
+BLUE, ORANGE, GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
+_KINDS = {Kind.ATTENTION: (BLUE, "o"), Kind.MLP: (ORANGE, "s"), Kind.BLOCK: (_GREY, "^")}
 
 
 _TICKS = 6
@@ -30,7 +30,8 @@ class Point:
     feasible: bool
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """The drawing library, set to files only; loaded when a picture is drawn."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -41,7 +42,7 @@ def _pyplot() -> Any:
 
 def redundancy_figure(redundancy: Redundancy, path: Path, title: str) -> None:
     """Similarity of every attention, MLP and block by depth."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     layers = range(redundancy.depth)
     for kind, (colour, marker) in _KINDS.items():
@@ -70,16 +71,16 @@ def pareto_figure(
     title: str,
 ) -> None:
     """Every candidate, the budget, and the named ones: parent, winner, baselines."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    axes.axvspan(0, budget_ms, color=_GREEN, alpha=0.07)
-    axes.axvline(budget_ms, color=_GREEN, linewidth=1.2)
+    axes.axvspan(0, budget_ms, color=GREEN, alpha=0.07)
+    axes.axvline(budget_ms, color=GREEN, linewidth=1.2)
     top = _top(points, named)
     shown = [point for point in points if point.loss <= top]
     axes.scatter([p.ms for p in shown], [p.loss for p in shown], s=22, color=_GREY, alpha=0.6)
     for name, point in named.items():
         winner = name == "winner"
-        colour = _RED if winner else _BLUE
+        colour = _RED if winner else BLUE
         size, marker = (220, "*") if winner else (60, "D")
         axes.scatter([point.ms], [point.loss], s=size, color=colour, marker=marker, zorder=3)
         offset = (8, -14) if winner else (8, 6)
@@ -92,7 +93,7 @@ def pareto_figure(
     axes.set_xlabel(latency_label + (f"; {hidden} worse candidates are above the picture" if hidden else ""))
     axes.set_ylabel(loss_label)
     axes.annotate(f"budget {budget_ms:.2f} ms", (budget_ms, 0.98), xycoords=("data", "axes fraction"),
-                  textcoords="offset points", xytext=(-4, -4), ha="right", va="top", color=_GREEN)  # fmt: skip
+                  textcoords="offset points", xytext=(-4, -4), ha="right", va="top", color=GREEN)  # fmt: skip
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,12 +105,12 @@ def prediction_figure(
     predicted: Sequence[float], measured: Sequence[float], path: Path, *, title: str, words: str
 ) -> None:
     """Measured against predicted, each point predicted from the others; the band is 10 % either way."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
     low, high = min(*predicted, *measured) * 0.9, max(*predicted, *measured) * 1.1
-    axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], color=_GREEN, alpha=0.12)
-    axes.plot([low, high], [low, high], color=_GREEN, linewidth=1.2)
-    axes.scatter(predicted, measured, s=28, color=_BLUE, alpha=0.8, zorder=3)
+    axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], color=GREEN, alpha=0.12)
+    axes.plot([low, high], [low, high], color=GREEN, linewidth=1.2)
+    axes.scatter(predicted, measured, s=28, color=BLUE, alpha=0.8, zorder=3)
     ticks = [low * (high / low) ** (step / _TICKS) for step in range(_TICKS + 1)]
     for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
         scale("log")
@@ -165,14 +166,14 @@ def pareto_page(
         return 60 + 820 * (point.ms - low) / (high - low), 400 - 370 * (point.loss / worst) ** 0.5
 
     edge = 60 + 820 * (budget_ms - low) / (high - low)
-    parts = [f'<rect x="60" y="10" width="{edge - 60:.1f}" height="390" fill="{_GREEN}" opacity=".08"/>',
-             f'<text x="{edge - 6:.1f}" y="26" text-anchor="end" fill="{_GREEN}">budget {budget_ms:.2f} ms</text>',
+    parts = [f'<rect x="60" y="10" width="{edge - 60:.1f}" height="390" fill="{GREEN}" opacity=".08"/>',
+             f'<text x="{edge - 6:.1f}" y="26" text-anchor="end" fill="{GREEN}">budget {budget_ms:.2f} ms</text>',
              '<path d="M60 10V400H880" fill="none" stroke="#888"/>',
              f'<text x="880" y="430" text-anchor="end">{html.escape(latency_label)}</text>',
              f'<text x="66" y="26">{html.escape(loss_label)}</text>']  # fmt: skip
     for point, name in [(p, "") for p in points] + [(p, n) for n, p in named.items()]:
         x, y = place(point)
-        colour = _RED if name == "winner" else _BLUE if name else _GREY
+        colour = _RED if name == "winner" else BLUE if name else _GREY
         tip = html.escape(f"{name or point.label}: {point.ms:.3f} ms, {point.loss:.4f}\n{point.words}")
         radius = 8 if name == "winner" else 5
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"><title>{tip}</title></circle>')

@@ -1,21 +1,42 @@
-"""`nas analyze`: how redundant every attention, MLP and block is."""
+"""`nas analyze`: how redundant every attention, MLP and block is, and the tokens that flow through them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas.cli import options
 
-_HELP = """Measure how redundant every attention, MLP and block of a model is (cosine similarity, one pass).
+if TYPE_CHECKING:
+    from nas.progress import Progress
+    from nas.subject import Subject
+    from pruning.redundancy import Redundancy
+    from pruning.token_redundancy import TokenRedundancy
+    from search_spaces.tokens import Scorer
+
+_HELP = """Measure how redundant every attention, MLP and block of a model is (cosine similarity), and its tokens
+(how alike they are, how few of them are attended to). For models of images a picture shows which patches are left.
 
 Examples:
 
   nas analyze
 
   nas analyze --model ./my-model --data texts.jsonl --out analysis
+
+  nas analyze --model digits-vit --tokens pyramiddrop:2=0.5,4=0.25
 """
+_USUAL = "pyramiddrop"
+_ITEMS = 64  # whose tokens are looked at; every one has many
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar="PRESET",
+        help="Whose choice of image tokens is drawn: pyramiddrop, fastv, tome, visionzip, keys, norm or random, with "
+        "settings after a colon (pyramiddrop:2=0.5,4=0.25). Default: pyramiddrop.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +47,12 @@ def register(app: typer.Typer) -> None:
 def analyze(
     model: options.Model = None,
     data: options.Data = None,
+    tokens: Tokens = None,
     out: options.Out = None,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Print a table (or JSON), write redundancy.json and redundancy.png."""
+    """Print tables (or JSON), write redundancy.json/.png, tokens.json/.png and, for images, survivors.png."""
     from nas.cli import console
     from nas.figures import save_redundancy
     from nas.subject import load_subject
@@ -38,28 +60,112 @@ def analyze(
 
     progress = console.progress_for_stderr()
     subject = load_subject(model, data, trust_remote_code)
+    if tokens is not None:
+        _schedule(subject, tokens, None)  # refused before anything is measured
     batches = list(subject.dataset.calibration.batches(4))
-    with progress.stage("analysing redundancy", total=len(batches)) as stage:
-
-        def told() -> Iterator[dict[str, Any]]:
-            for batch in batches:
-                yield batch
-                stage.advance()
-
-        redundancy = measure_redundancy(subject.model, told(), subject.anatomy)
+    redundancy = measure_redundancy(subject.model, _told(progress, "analysing redundancy", batches), subject.anatomy)
+    redundant = _measure_tokens(subject, progress)
     folder = out or Path("nas-results") / f"{Path(subject.id).name}-analysis"
     save_redundancy(redundancy, folder, subject.id)
+    written = ["redundancy", *_save_tokens(subject, progress, redundant, tokens, folder)]
     if json:
-        console.emit_json({"model": subject.id, **redundancy.to_json()})
+        found = None if redundant is None else redundant.to_json()
+        console.emit_json({"model": subject.id, **redundancy.to_json(), "token_redundancy": found})
         return
+    console.emit_table(_parts_table(subject.id, redundancy))
+    if redundant is not None:
+        console.emit_table(_tokens_table(redundant))
+    console.emit_text("\n".join(f"picture  {folder / name}.png" for name in written))
+    console.emit_text("\n".join(f"numbers  {folder / name}.json" for name in written if name != "survivors"))
+
+
+def _told(progress: "Progress", title: str, batches: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The batches, with a bar."""
+    with progress.stage(title, total=len(batches)) as stage:
+        for batch in batches:
+            yield batch
+            stage.advance()
+
+
+def _measure_tokens(subject: "Subject", progress: "Progress") -> "TokenRedundancy | None":
+    """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
+    from nas.survivors import spread
+    from pruning.token_redundancy import measure_token_redundancy
+    from search_spaces.errors import BadData, UnreadableModel
+
+    split = spread(subject.dataset.calibration, _ITEMS)
+    told = _told(progress, "analysing tokens", list(split.batches(4)))
+    try:
+        return measure_token_redundancy(subject.model, told, subject.anatomy)
+    except (BadData, UnreadableModel) as error:
+        progress.message(f"tokens are not analysed: {error}")
+        return None
+
+
+def _save_tokens(
+    subject: "Subject", progress: "Progress", tokens: "TokenRedundancy | None", preset: str | None, folder: Path
+) -> Iterable[str]:
+    """The names of what is written about tokens."""
+    from nas.survivors import image_survivors, takes_whole_images
+    from nas.token_figures import save_tokens, survivors_figure
+    from search_spaces.errors import UsageError
+
+    if tokens is None:
+        return ()
+    save_tokens(tokens, folder, subject.id)
+    split = subject.dataset.calibration
+    if not takes_whole_images(split):
+        if preset is not None:
+            progress.message(f"no picture of {preset}: {subject.id} is not given whole images")
+        return ("tokens",)
+    try:
+        schedule = _schedule(subject, preset or _USUAL, tokens.scorer)
+    except UsageError:  # a few blocks only; a person's own preset was read before
+        return ("tokens",)
+    found = image_survivors(subject.model, subject.anatomy, split, schedule, subject.tokenizer)
+    if found is None:
+        progress.message(f"no picture of {preset or _USUAL}: no tokens go, or they form no grid on the images")
+        return ("tokens",)
+    title = f"{subject.id}, {preset or _USUAL}: what is left of the images"
+    survivors_figure(found.pixels, found.remains, folder / "survivors.png", title, found.captions)
+    return ("tokens", "survivors")
+
+
+def _schedule(subject: "Subject", preset: str, scorer: "Scorer | None") -> Any:
+    """A preset for this model; an encoder without a class token asks whom the analysis asked.
+
+    Raises:
+        UsageError: from `parse_preset`.
+    """
+    from search_spaces.presets import parse_preset
+
+    causal = subject.anatomy.is_decoder
+    return parse_preset(preset, subject.anatomy.depth, causal=causal, scorer=None if causal else scorer)
+
+
+def _parts_table(title: str, redundancy: "Redundancy") -> Any:
     from rich.table import Table
 
-    title = f"{subject.id}: cosine similarity of the residual stream before and after each part"
+    title = f"{title}: cosine similarity of the residual stream before and after each part"
     caption = f"{redundancy.layout}, {redundancy.tokens} tokens; higher is more redundant"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in ("block", "attention", "mlp", "whole block"):
         table.add_column(name, justify="right")
     for layer, scores in enumerate(zip(redundancy.attention, redundancy.mlp, redundancy.block, strict=True)):
         table.add_row(str(layer), *(f"{score:.4f}" for score in scores))
-    console.emit_table(table)
-    console.emit_text(f"picture  {folder / 'redundancy.png'}\nnumbers  {folder / 'redundancy.json'}")
+    return table
+
+
+def _tokens_table(tokens: "TokenRedundancy") -> Any:
+    from rich.table import Table
+
+    group = tokens.groups[0]
+    title = f"{group.name} that enter each block: {group.tokens:.0f} of an item on average"
+    caption = f"attention is that of the {tokens.query}; few that hold most of little attention are easily dropped"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for name in ("block", "like the next", "like the nearest", "attention they get", "of them hold 90 %"):
+        table.add_column(name, justify="right")
+    rows = zip(group.neighbour, group.nearest, group.mass, group.holding, strict=True)
+    for layer, (neighbour, nearest, mass, holding) in enumerate(rows):
+        table.add_row(str(layer), f"{neighbour:.3f}", f"{nearest:.3f}", f"{mass:.1%}", f"{holding:.1f}")
+    return table
