@@ -8,7 +8,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache
 
 from pruning.anatomy import Anatomy
-from pruning.language import language_config
+from pruning.language import is_vision_language, language_config
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
@@ -114,20 +114,33 @@ def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: 
         restores=insists or not generates,
         cuts=insists and generates,
     )
-    _register(model, model.get_submodule(anatomy.stack), hooks)
+    reader = _reader(model, anatomy)
+    _register(reader, model.get_submodule(anatomy.stack), hooks)
     if generates:
-        supervise(model, model.base_model, hooks)
+        supervise(model, reader, hooks)
 
 
-def _register(model: Any, blocks: nn.ModuleList, hooks: TokenHooks) -> None:
-    base = getattr(model, "base_model", model)
-    base.register_forward_pre_hook(hooks.begin, with_kwargs=True, prepend=True)
-    base.register_forward_hook(hooks.end, always_call=True)
+def _reader(model: Any, anatomy: Anatomy) -> nn.Module:
+    """The module that reads the model's inputs and runs the blocks: its pass is the pass.
+
+    For a decoder of text the one that owns the blocks, as some heads call it past the base model (OPT); for others
+    the base model, which sees masks as they were given, pixels, and ids where the owner of the blocks does not.
+    """
+    if anatomy.is_decoder and not is_vision_language(model):
+        owner: nn.Module = model.get_submodule(anatomy.stack.rpartition(".")[0])
+        return owner
+    base: nn.Module = getattr(model, "base_model", model)
+    return base
+
+
+def _register(reader: nn.Module, blocks: nn.ModuleList, hooks: TokenHooks) -> None:
+    reader.register_forward_pre_hook(hooks.begin, with_kwargs=True, prepend=True)
+    reader.register_forward_hook(hooks.end, always_call=True)
     first = min(step.place if step.watched is None else step.watched for step in hooks.acting)
     for place in range(first, len(blocks)):
         blocks[place].register_forward_pre_hook(BlockEntry(hooks, place), with_kwargs=True)
     blocks[-1].register_forward_hook(hooks.leave)
-    for rotary in _rotaries(base):
+    for rotary in _rotaries(reader):
         rotary.register_forward_hook(hooks.rotated, with_kwargs=True)
 
 
