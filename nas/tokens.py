@@ -1,0 +1,168 @@
+"""What `--tokens` means for a model: a fixed schedule, or where stages may be, how much they leave, and who chooses."""
+
+from dataclasses import replace
+
+from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase
+from latency_models.targets import Target
+from latency_models.terms import model_work
+from latency_models.workload import Phase, Workload
+from nas.quality.evaluator import Evaluator, evaluator_for
+from nas.quality.prompt import PromptEvaluator, prompts
+from nas.quality.scorer import Scorer as Judge
+from nas.subject import Subject
+from pruning.language import is_vision_language
+from search_spaces.architecture import Architecture
+from search_spaces.errors import UsageError
+from search_spaces.presets import PRESETS, parse_preset
+from search_spaces.servable import Servable
+from search_spaces.space import Space
+from search_spaces.tokens import THOUSAND, Reducer, Reduction, Schedule, Scorer, Stage
+from search_spaces.unit import Kind
+
+OFF, SEARCH = "off", "search"
+RATIOS = (0.75, 0.5, 0.35, 0.25, 0.125)
+DEEP = 16  # blocks; of more every second may have a stage before it
+TILES = 3  # a sequence of fewer tiles than this is not rounded to them
+MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
+ITEMS = 32  # on which reductions are compared
+_CLASS_TOKENS = ("cls_token", "class_embedding")
+
+
+def check_tokens(text: str) -> str:
+    """What was asked, if it is `off`, `search` or begins with the name of a preset.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    name = text.partition(":")[0].strip()
+    if name not in (OFF, SEARCH, *PRESETS) or (name in (OFF, SEARCH) and name != text):
+        raise UsageError(f"tokens {text!r} is none of {OFF}, {SEARCH}, {', '.join(PRESETS)}; for example fastv:2=0.5")
+    return text
+
+
+def check_workload(subject: Subject, workload: Workload, tokens: str) -> None:
+    """Refuse a workload in which a decoder drops nothing.
+
+    Raises:
+        UsageError: one that is not prefill.
+    """
+    if tokens != OFF and subject.anatomy.is_decoder and workload.phase is not Phase.PREFILL:
+        asked = f"batch={workload.batch},seq={workload.sequence}"
+        raise UsageError(
+            f"workload {workload}: a decoder drops tokens where it reads a prompt; write --workload prefill:{asked}"
+        )
+
+
+def workload_with_tokens(subject: Subject, usual: Workload, tokens: str) -> Workload:
+    """The workload when none was asked for: a decoder's prompt of the usual size where tokens are dropped."""
+    if tokens == OFF or not subject.anatomy.is_decoder or usual.phase is Phase.PREFILL:
+        return usual
+    return Workload(Phase.PREFILL, usual.batch, usual.sequence)
+
+
+def with_tokens(
+    space: Space, subject: Subject, target: Target, workload: Workload, tokens: str, servable: Servable = Servable.ANY
+) -> Space:
+    """The space that `tokens` asks for, with the usual reduction where stages are searched.
+
+    Raises:
+        UsageError: a preset that this model cannot have, or a rule of other engines, which drop no tokens.
+    """
+    if tokens == OFF:
+        return space
+    if servable is not Servable.ANY:
+        raise UsageError(f"--servable {servable} and --tokens {tokens}: other engines drop no tokens; leave one out")
+    if tokens != SEARCH:
+        causal, scorer = subject.anatomy.is_decoder, default_reduction(subject).scorer
+        return replace(space, fixed=parse_preset(tokens, space.depth, causal=causal, scorer=scorer))
+    ratios = _ratios(subject, target, workload)
+    if not ratios or space.depth < 2:
+        raise UsageError(f"workload {workload}: {subject.id} has no tokens to spare; take --tokens {OFF}")
+    every = 1 if space.depth <= DEEP else 2
+    return space.with_tokens(default_reduction(subject), range(every, space.depth, every), ratios)
+
+
+def tokens_only(space: Space) -> Space:
+    """The space with nothing but its token units.
+
+    Raises:
+        UsageError: it has none.
+    """
+    units = tuple(unit for unit in space.units if unit.kind is Kind.TOKENS)
+    if not units:
+        raise UsageError(f"--units none leaves nothing to search; add --tokens {SEARCH} or name units")
+    return replace(space, units=units)
+
+
+def default_reduction(subject: Subject) -> Reduction:
+    """Drop, rank by the next block: asked is a decoder's last token, an image's class token, else the mean of all."""
+    if subject.anatomy.is_decoder:
+        return Reduction(Scorer.LAST)
+    names = (name for name, _ in subject.model.named_parameters())
+    has_class = subject.tokenizer is None and any(name.endswith(_CLASS_TOKENS) for name in names)
+    return Reduction(Scorer.CLASS if has_class else Scorer.MEAN)
+
+
+def reductions(subject: Subject) -> tuple[Reduction, ...]:
+    """Ways to choose tokens that are tried before a search, the usual one first."""
+    usual = default_reduction(subject)
+    others = [replace(usual, scorer=scorer) for scorer in (Scorer.MEAN, Scorer.KEYS, Scorer.NORM)]
+    merged = [] if subject.anatomy.is_decoder else [replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]
+    return tuple(dict.fromkeys([usual, *others, *merged]))
+
+
+def best_reduction(subject: Subject, judge: Judge, workload: Workload, fraction: float | None) -> Reduction:
+    """The way to choose tokens that loses least under one schedule of about the budget.
+
+    Args:
+        judge: validation quality; a few items are enough to tell ways apart.
+        fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
+    """
+    depth = subject.anatomy.depth
+    stages = _middle(subject, workload, fraction or MIDDLE)
+
+    def loss(reduction: Reduction) -> float:
+        return judge(Architecture(depth).with_tokens(Schedule(stages, reduction)), ITEMS).loss
+
+    return min(reductions(subject), key=loss)  # of equals the first
+
+
+def _middle(subject: Subject, workload: Workload, fraction: float) -> tuple[Stage, ...]:
+    """Stages at the quarter points that leave powers of one ratio, the largest for that share of the arithmetic."""
+    depth = subject.anatomy.depth
+    blocks = sorted({max(1, part * depth // 4) for part in (1, 2, 3)} & set(range(depth)))
+    whole = model_work(subject.shape, Architecture(depth), workload).flops
+
+    def stages(permille: int) -> tuple[Stage, ...]:
+        powers = ((permille / THOUSAND) ** power for power in range(1, len(blocks) + 1))
+        return tuple(Stage(block, max(1, round(THOUSAND * p))) for block, p in zip(blocks, powers, strict=True))
+
+    for permille in range(950, 150, -25):
+        architecture = Architecture(depth).with_tokens(Schedule(stages(permille)))
+        if model_work(subject.shape, architecture, workload).flops <= fraction * whole:
+            return stages(permille)
+    return stages(200)
+
+
+def evaluator_with_tokens(subject: Subject, workload: Workload, tokens: str) -> Evaluator:
+    """Who judges candidates: where tokens go, texts are as long as the workload's and a prompt is judged at its end.
+
+    Raises:
+        BadData: the data does not fill such texts.
+    """
+    model = subject.model
+    if tokens == OFF or subject.tokenizer is None or is_vision_language(model):
+        return evaluator_for(model, subject.dataset)
+    dataset = subject.dataset_of(workload.sequence)
+    if subject.is_language_model:
+        return PromptEvaluator(model, prompts(dataset))
+    return evaluator_for(model, dataset)
+
+
+def _ratios(subject: Subject, target: Target, workload: Workload) -> tuple[float, ...]:
+    """The shares that stages may leave, at the ends of the target's usual steps."""
+    length = workload.sequence
+    droppable = subject.shape.droppable_of(length)
+    tile = CPU_TILE if target.is_host else ACCELERATOR_TILE
+    steps = Staircase(tile=tile if length >= TILES * tile else 1)
+    return steps.ratios(RATIOS, droppable, length - droppable) if droppable > 1 else ()
