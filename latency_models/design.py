@@ -106,9 +106,18 @@ def _random(depth: int, seed: int) -> list[Architecture]:
 
 
 def _crossed(pool: Sequence[Architecture], schedules: Sequence[Schedule], seed: int) -> list[Architecture]:
-    """Each structure once with all tokens and once with a random one of the schedules."""
+    """Each structure once with all tokens and once with a random one of the schedules, if all of its stages act."""
     rng = random.Random(seed)
-    return [*pool, *(structure.with_tokens(rng.choice(schedules)) for structure in pool)]
+    crossed = (structure.with_tokens(rng.choice(schedules)) for structure in pool)
+    return [*pool, *(architecture for architecture in crossed if _all_stages_act(architecture))]
+
+
+def _all_stages_act(architecture: Architecture) -> bool:
+    """Whether a block is left between every stage and the next: otherwise it needs the export of a schedule more."""
+    begins = [stage.block for stage in architecture.tokens.stages]
+    left = {unit.layer for unit in kept_units(architecture)}
+    ranges = zip(begins, [*begins[1:], architecture.depth], strict=True)
+    return all(left & set(range(begin, end)) for begin, end in ranges)
 
 
 def _relative(architectures: list[Architecture], row: Callable[[Architecture], Array]) -> Array:

@@ -20,6 +20,7 @@ from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.onnx_export import workload_inputs
 from nas.export.reduced import Graphs
+from nas.export.variants import acting_schedule
 from nas.export.weights import SharedWeights
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -149,7 +150,12 @@ def derive_files(graphs: Graphs, architectures: Sequence[Architecture], folder: 
     (folder / WEIGHTS).unlink(missing_ok=True)  # it is appended to
     shared = SharedWeights(WEIGHTS, folder=folder)
     files: dict[str, Path] = {}
-    for _, group in groupby(sorted(architectures, key=_schedule), key=_schedule):
+
+    def schedule(architecture: Architecture) -> str:
+        acting = acting_schedule(architecture, graphs.anatomy)
+        return f"{acting} {acting.reduction}"
+
+    for _, group in groupby(sorted(architectures, key=schedule), key=schedule):
         members = list(group)
         graph = graphs.of(members[0])
         sharing = replace(graph, proto=shared.moved(graph.proto))
@@ -163,10 +169,6 @@ def planned(shape: ModelShape, workload: Workload, space: Space | None = None, s
     row = Terms(shape, workload, reduces).row
     schedules = few_schedules(space, row, seed) if space is not None and reduces else ()
     return design(shape.depth, seed, row=row, schedules=schedules)
-
-
-def _schedule(architecture: Architecture) -> str:
-    return f"{architecture.tokens} {architecture.reduction}"
 
 
 def _parent_first(graph: Graphs, architectures: Sequence[Architecture]) -> list[Architecture]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from nas.export.variants import ParentGraph
+from nas.export.variants import ParentGraph, acting_schedule
 from pruning.anatomy import Anatomy
 from search_spaces.architecture import Architecture
 from search_spaces.tokens import Schedule
@@ -62,12 +62,12 @@ class ReducedGraphs:
         Raises:
             ExportError: a model with that schedule cannot be exported.
         """
-        schedule = architecture.tokens
+        schedule = acting_schedule(architecture, self.anatomy)
         if not schedule.stages:
             return self.parent
         if schedule not in self._latest:
             self._latest.clear()
-            self._latest[schedule] = self.make(whole(architecture))
+            self._latest[schedule] = self.make(Architecture.parent(architecture.depth).with_tokens(schedule))
         return self._latest[schedule]
 
     def derive(self, architecture: Architecture, path: Path) -> Path:
@@ -77,8 +77,3 @@ class ReducedGraphs:
             ExportError: a model with its token schedule cannot be exported.
         """
         return self.of(architecture).derive(architecture, path)
-
-
-def whole(architecture: Architecture) -> Architecture:
-    """The architecture with all its parts, and its token schedule."""
-    return Architecture.parent(architecture.depth).with_tokens(architecture.tokens)

@@ -5,13 +5,14 @@ its contribution into the residual stream pass the other operand through; what n
 """
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nas.export.cached_export import cache_names, is_past
 from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy import Anatomy
+from pruning.reduction.install import acting_stages
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.tokens import Schedule
@@ -70,9 +71,10 @@ class ParentGraph:
         Raises:
             ExportError: it has another one.
         """
-        if architecture.tokens != self.schedule:
+        wanted = acting_schedule(architecture, self.anatomy)
+        if wanted != self.schedule:
             raise ExportError(
-                f"token schedule {str(architecture.tokens) or 'none'} is not that of the exported graph "
+                f"token schedule {str(wanted) or 'none'} is not that of the exported graph "
                 f"({str(self.schedule) or 'none'}); export the parent with it first"
             )
         return self
@@ -132,6 +134,16 @@ class ParentGraph:
         entry = next(name for name in first.input if name != contribution)
         norms = [node for node in self.proto.graph.node if second.output[0] in node.input]
         return {node.output[0]: entry for node in norms if node.op_type == "LayerNormalization"}
+
+
+def acting_schedule(architecture: Architecture, anatomy: Anatomy) -> Schedule:
+    """The stages that are left where blocks are removed: none after the last block, of several at one place the last.
+
+    A stage before a removed block acts at the next one, as it does in a graph in which that block passes through.
+    """
+    merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
+    stages = tuple(stage for _, stage in acting_stages(merged))
+    return replace(architecture.tokens, stages=stages) if stages else NO_SCHEDULE
 
 
 def _weight_bytes(proto: Any) -> int:
