@@ -17,7 +17,7 @@ from nas.certificate import Certificate, judge
 from nas.choice import Steps, choose_winner, faster_less_pruned
 from nas.quality import Quality
 from nas.search import Candidate, Problem, SearchOutcome
-from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces import Architecture, Kind, Schedule, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate, ProfileMismatch
 
 KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
@@ -134,6 +134,31 @@ def test_pruning_that_buys_nothing_is_refused() -> None:
     assert faster_less_pruned(profile, more, [more]) is None  # the other may not be chosen
     assert faster_less_pruned(profile, less, EVERY) is None
     assert faster_less_pruned(profile, PARENT.drop(UNITS[2]), EVERY) is None  # not measured
+
+
+def test_a_schedule_that_measures_no_faster_than_a_milder_one_is_refused() -> None:
+    """PyramidDrop's published case: fewer tokens, fewer operations, more milliseconds."""
+    parent = Measurement((10.0,) * 20, HERE, (10.0,) * 20)
+
+    def reduced(text: str, *gone: Unit) -> Architecture:
+        return PARENT.with_tokens(Schedule.parse(text)).drop(*gone)
+
+    def took(ms: float) -> Measurement:
+        return Measurement((ms,) * 20, HERE, (10.0,) * 20)
+
+    mild, deep, early, other = reduced("1=0.5"), reduced("1=0.5,2=0.25"), reduced("0=0.5"), reduced("2=0.25")
+    both = reduced("0=0.25", UNITS[0])
+    times = {mild: 6.0, deep: 6.1, early: 5.0, other: 5.5, both: 6.2}
+    profile = Profile(KEY, "digest", SHAPE, HERE, (
+        Record(PARENT, parent), *(Record(architecture, took(ms)) for architecture, ms in times.items())
+    ))  # fmt: skip
+    everything = [PARENT, *times]
+    assert faster_less_pruned(profile, deep, [PARENT, mild]) == mild  # half of the tokens from block 1 on, then fewer
+    assert faster_less_pruned(profile, deep, [PARENT, early]) is None  # fewer tokens in block 0: not milder
+    assert faster_less_pruned(profile, deep, [PARENT, other]) == other  # only its last stage
+    assert faster_less_pruned(profile, early, everything) is None  # milder ones are slower
+    assert faster_less_pruned(profile, both, [PARENT, early]) == early  # parts and tokens together
+    assert faster_less_pruned(profile, mild, everything) is None
 
 
 def test_nothing_inside_the_budget_is_said_with_the_closest(tmp_path: Path) -> None:
