@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from pruning.decoding import Left, PrunedCache
 from pruning.reduction.layout import TokenLayout
 from pruning.reduction.masks import shortened_mask
+from pruning.reduction.merge import log_sizes
 from pruning.reduction.projections import Projections, Rotary
 from pruning.reduction.ranking import Ranked, rank
-from pruning.reduction.scores import best
+from pruning.reduction.reducers import metric_of, reduce_sequence
 from pruning.reduction.sequence import Sequence, restored, take
-from search_spaces.tokens import Positions, Reduction, Stage
+from pruning.reduction.tower import TowerWatch
+from search_spaces.tokens import Positions, Reducer, Reduction, Stage
 
 _MASKS = ("attention_mask", "attn_mask")
 _ROTARY = "position_embeddings"
@@ -65,7 +67,9 @@ class TokenHooks:
         self.layout, self.reduction, self.acting = layout, reduction, steps
         self.steps = {step.place: step for step in steps}  # of two at one place, the one that leaves fewer
         self.windows, self.causal, self.restores, self.cuts = windows, causal, restores, cuts
+        self.proportional = reduction.reducer is Reducer.MERGE  # a merged key has the attention of all it stands for
         self.watched = {step.watched for step in steps}
+        self.tower: TowerWatch | None = None  # where the vision tower ranks
         self.asking: Tensor | None = None  # (B, N) bool: in training, the tokens that ask in place of the last
         self.clear()
 
@@ -86,6 +90,8 @@ class TokenHooks:
 
     def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """A pass ends, or failed."""
+        if self.tower is not None:
+            self.tower.sight = None
         if self.now is not None and self.cuts and output is not None:
             output[0 if isinstance(output, tuple) else "last_hidden_state"] = take(output[0], self.now.places)
         self.clear()
@@ -138,27 +144,36 @@ class TokenHooks:
         keep = step.stage.kept(tokens.count)
         if not torch.compiler.is_compiling() and (tokens.count <= 1 or keep >= tokens.left):
             return hidden
-        ranked = self._ranked(hidden, given, step.layer_type) if step.watched is None else self.seen[step.watched]
-        scores = rank(self.reduction, step.ranker, ranked, tokens, self.asking)
-        scores = scores.expand(hidden.shape[0], -1)
-        chosen = best(scores, tokens.protected, tokens.valid, hidden.shape[1] - tokens.left + keep)
-        shorter = tokens.of(chosen, keep)
+        scores, metric = self._judged(step, hidden, given, tokens)
+        hidden, shorter = reduce_sequence(self.reduction.reducer, hidden, scores, metric, tokens, keep)
         if self.reduction.positions is Positions.COMPACTED and given.get(_ROTARY) is not None:
             shorter = shorter.renumbered(given["position_ids"], self.whole.valid)
         self.now, self.stage = shorter, self.stage + 1
         if cache is not None:
-            cache.left[step.place] = Left(chosen.shape[1], shorter.valid, shorter.shift)
-        return take(hidden, chosen)
+            cache.left[step.place] = Left(hidden.shape[1], shorter.valid, shorter.shift)
+        return hidden
+
+    def _judged(
+        self, step: Step, hidden: Tensor, given: dict[str, Any], tokens: Sequence
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What a stage ranks tokens by, and what it compares them by; None where it does not."""
+        if self.tower is not None and self.whole is not None:
+            return self.tower.told(tokens, self.whole)
+        ranked = self._ranked(hidden, given, step.layer_type) if step.watched is None else self.seen[step.watched]
+        reducer = self.reduction.reducer
+        scores = None if reducer is Reducer.MERGE else rank(self.reduction, step.ranker, ranked, tokens, self.asking)
+        return scores, metric_of(reducer, step.ranker, ranked)
 
     def _fitting(self, place: int, hidden: Tensor, given: dict[str, Any], now: Sequence) -> dict[str, Any]:
         """The block's other arguments, of the shorter sequence."""
         changed = dict(given)
         shape = (hidden.shape[0], hidden.shape[1], hidden.shape[1])
+        bias = log_sizes(now.sizes).to(hidden.dtype) if self.proportional and now.sizes is not None else None
         for name in _MASKS:
-            if given.get(name) is not None:
+            if name in given and (given[name] is not None or bias is not None):
                 key = ("mask", self.stage, self.windows[place])
                 changed[name] = self._once(
-                    key, shortened_mask, given[name], now.valid, shape, self.causal, self.windows[place]
+                    key, shortened_mask, given[name], now.valid, shape, self.causal, self.windows[place], bias
                 )
         if given.get("position_ids") is not None:
             changed["position_ids"] = now.positions if now.positions is not None else self._placed(given, now)

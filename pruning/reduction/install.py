@@ -12,6 +12,7 @@ from pruning.language import is_vision_language, language_config
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
+from pruning.reduction.tower import Tower, TowerWatch, read_tower
 from pruning.reduction.training import supervise
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
@@ -28,6 +29,7 @@ class Reducing:
         rankers: by index of the parent's block.
         windows: of every block of the parent; None for all tokens.
         layer_types: of every block of the parent, where positions depend on them; None where they do not.
+        tower: the vision tower, where it ranks.
     """
 
     layout: TokenLayout
@@ -35,6 +37,7 @@ class Reducing:
     rankers: dict[int, Projections]
     windows: tuple[int | None, ...]
     layer_types: tuple[str, ...] | None
+    tower: Tower | None = None
 
 
 def acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], ...]:
@@ -68,7 +71,9 @@ def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
         )
     if reduction.scorer is Scorer.CLASS and anatomy.is_decoder and reduction.source is not Source.TOWER:
         raise ArchitectureError(f"{anatomy.family} is a decoder and has no class token to ask; use the scorer last")
-    if reduction.source is Source.PREVIOUS and stages[0].block == 0 and reduction.scorer not in _BLIND:
+    if reduction.source is Source.TOWER and reduction.scorer is not Scorer.CLASS:
+        raise ArchitectureError(f"a vision tower is asked by its class token, not by {reduction.scorer}; use class")
+    if reduction.source is Source.PREVIOUS and stages[0].block == 0 and not _needs_nothing(reduction):
         raise ArchitectureError("no block runs before block 0; rank there by the next block, or begin at block 1")
 
 
@@ -89,11 +94,13 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
         )
     blocks = model.get_submodule(anatomy.stack)
     rankers = {}
-    if reduction.scorer not in _BLIND:
+    if reduction.source is not Source.TOWER and not _needs_nothing(reduction):
         for stage in stages:
             index = _ranking_block(stage, reduction)
             rankers[stage.block] = read_projections(blocks[index], anatomy.blocks[index])
-    return Reducing(token_layout(model, anatomy), reduction, rankers, _windows(model, anatomy), _layer_types(model))
+    tower = read_tower(model) if reduction.source is Source.TOWER else None
+    windows, kinds = _windows(model, anatomy), _layer_types(model)
+    return Reducing(token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
 
 
 def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: Reducing) -> None:
@@ -116,6 +123,9 @@ def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: 
     )
     reader = _reader(model, anatomy)
     _register(reader, model.get_submodule(anatomy.stack), hooks)
+    if reducing.tower is not None:
+        hooks.tower = TowerWatch(reducing.tower.projections)
+        reducing.tower.block.register_forward_pre_hook(hooks.tower, with_kwargs=True)
     if generates:
         supervise(model, reader, hooks)
 
@@ -142,6 +152,11 @@ def _register(reader: nn.Module, blocks: nn.ModuleList, hooks: TokenHooks) -> No
     blocks[-1].register_forward_hook(hooks.leave)
     for rotary in _rotaries(reader):
         rotary.register_forward_hook(hooks.rotated, with_kwargs=True)
+
+
+def _needs_nothing(reduction: Reduction) -> bool:
+    """Whether neither queries nor keys are needed: to rank tokens or to compare them."""
+    return reduction.scorer in _BLIND and reduction.reducer is Reducer.DROP
 
 
 def _rope(model: Any) -> dict[str, Any]:

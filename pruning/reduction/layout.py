@@ -96,9 +96,9 @@ class TokenLayout:
         if ids is None:
             raise BadData("inputs_embeds do not say which tokens are of an image; pass input_ids to drop image tokens")
         image = ids == self.image_token
-        if pixels is None:
-            return Droppable(0, ~image, valid)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # images that `generate` encoded before come without pixels: ids count
+            if pixels is None:
+                return Droppable(0, ~image, valid)
             if self.tokens_per_image is None:
                 raise BadData("images of any size have no fixed number of tokens; trace with a model that fixes it")
             return Droppable(pixels.shape[0] // ids.shape[0] * self.tokens_per_image, ~image, valid)

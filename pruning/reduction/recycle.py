@@ -10,8 +10,8 @@ _CONTEXTUAL, _OF = 10, 64  # VisionZip's 54 + 10, 108 + 20 and 162 + 30
 
 
 def contextual_of(keep: int) -> int:
-    """How many of `keep` tokens that are left are contextual: 10 of 64, as in all settings of VisionZip."""
-    return keep * _CONTEXTUAL // _OF
+    """How many of `keep` tokens that are left are contextual: 10 of 64, as in all settings of VisionZip, or one."""
+    return max(1, keep * _CONTEXTUAL // _OF)
 
 
 def recycle_tokens(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pruning.reduction.layout import Droppable
+from pruning.reduction.merge import Merged
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Sequence:
         valid: (B, T) bool, tokens that are no padding; None where all are.
         positions: (B, T) int64, the numbers they were given anew; None where they keep theirs.
         shift: (B, 1) int64, by how much later numbers are lower; of renumbered sequences only.
+        sizes: (B, T) float32, how many of the N each one stands for, 0 for padding; where tokens were joined only.
+        source: (B, N) int64, the place among the T that each of the N went into; where tokens were joined only.
     """
 
     total: Any
@@ -32,6 +35,8 @@ class Sequence:
     valid: Tensor | None
     positions: Tensor | None = None
     shift: Tensor | None = None
+    sizes: Tensor | None = None
+    source: Tensor | None = None
 
     @classmethod
     def start(cls, hidden: Tensor, droppable: Droppable) -> "Sequence":
@@ -47,6 +52,15 @@ class Sequence:
             places=take(self.places, chosen),
             protected=take(self.protected, chosen),
             valid=None if self.valid is None else take(self.valid, chosen),
+        )
+
+    def joined(self, merged: Merged, left: Any) -> "Sequence":
+        """The tokens that this sequence's were joined into."""
+        return replace(
+            self.of(merged.kept, left),
+            valid=None if self.valid is None else merged.sizes > 0,
+            sizes=merged.sizes,
+            source=merged.source if self.source is None else merged.source.gather(1, self.source),
         )
 
     def renumbered(self, numbers: Tensor, valid: Tensor | None) -> "Sequence":
@@ -95,6 +109,8 @@ def take(values: Tensor, places: Tensor) -> Tensor:
 def restored(hidden: Tensor, sequence: Sequence) -> Tensor:
     """The sequence at its original length: every dropped token gets the mean of the droppable ones that are left.
 
+    A token that went into another gets that one's state.
+
     So the mean over all tokens weighs the survivors by what they stand for.
 
     Args:
@@ -103,6 +119,8 @@ def restored(hidden: Tensor, sequence: Sequence) -> Tensor:
     Returns:
         (B, N, H).
     """
+    if sequence.source is not None:
+        return take(hidden, sequence.source)
     batch, left = hidden.shape[:2]
     places = sequence.places.expand(batch, -1)
     counts = ~sequence.protected if sequence.valid is None else ~sequence.protected & sequence.valid

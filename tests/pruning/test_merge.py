@@ -23,10 +23,13 @@ def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(one @ other) / float(one.norm() * other.norm())
 
 
-def merged_by_hand(hidden: torch.Tensor, metric: torch.Tensor, leading: int, keep: int) -> list[dict[str, Any]]:
+def merged_by_hand(
+    hidden: torch.Tensor, metric: torch.Tensor, leading: int, keep: int, sizes: list[float] | None = None
+) -> list[dict[str, Any]]:
     """One row, no padding: bipartite soft matching, edge by edge."""
+    sizes = sizes or [1.0] * len(hidden)
     tokens = [
-        {"state": state, "metric": key, "size": 1.0, "members": [place], "first": place}
+        {"state": state, "metric": key, "size": sizes[place], "members": [place], "first": place}
         for place, (state, key) in enumerate(zip(hidden, metric, strict=True))
     ]
     while len(tokens) - leading > keep:

@@ -69,7 +69,7 @@ def test_without_contextual_tokens_the_others_are_dropped() -> None:
     assert recycled.kept.tolist() == [[1, 3]]
 
 
-@pytest.mark.parametrize(("keep", "contextual"), [(64, 10), (128, 20), (192, 30), (4, 0)])
+@pytest.mark.parametrize(("keep", "contextual"), [(64, 10), (128, 20), (192, 30), (4, 1)])
 def test_the_published_settings(keep: int, contextual: int) -> None:
     assert contextual_of(keep) == contextual
 
