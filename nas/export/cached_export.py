@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from latency_models.workload import Phase
+from nas.export.images import PIXELS
 from pruning.decoding import CacheKeeper, PrunedCache
 from pruning.surgery import RECORD
 from search_spaces.architecture import Architecture
@@ -155,7 +156,8 @@ def decode_inputs(prompt: Mapping[str, Tensor], layers: Sequence[CacheLayer], se
     """
     generator = torch.Generator().manual_seed(seed)
     batch, total = prompt["attention_mask"].shape
-    inputs = {name: tensor if name == "attention_mask" else tensor[:, -1:] for name, tensor in prompt.items()}
+    given = {name: tensor for name, tensor in prompt.items() if name != PIXELS}  # an image is in the past by then
+    inputs = {name: tensor if name == "attention_mask" else tensor[:, -1:] for name, tensor in given.items()}
     for layer in layers:
         shape = (batch, layer.heads, layer.length(total - 1), layer.head_size)
         inputs |= {name: torch.randn(shape, generator=generator).to(layer.dtype) for name in layer.names("past")}
@@ -179,8 +181,9 @@ def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Traci
     Raises:
         ExportError: the model has no such phase.
     """
-    layers, names = cache_layers(model, phase), tuple(prompt)
+    layers = cache_layers(model, phase)
     inputs = decode_inputs(prompt, layers) if phase is Phase.DECODE else prompt
+    names = tuple(name for name in inputs if not is_past(name))
     axes = _decode_axes(names, layers) if phase is Phase.DECODE else _prefill_axes(names)
     presents = chain.from_iterable(layer.names("present") for layer in layers)
     return Tracing(CachedExportable(model, phase, names, layers), inputs, axes, ("logits", *presents), layers)
@@ -196,7 +199,8 @@ def axis_size(axis: str, batch: int, length: int) -> int:
 
 
 def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
-    return ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},) * len(inputs)
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+    return tuple({0: batch} if name == PIXELS else {0: batch, 1: sequence} for name in inputs)
 
 
 def _decode_axes(inputs: Sequence[str], layers: Sequence[CacheLayer]) -> tuple[dict[int, Any], ...]:

@@ -25,6 +25,8 @@ from nas.export.cached_export import (
     decode_inputs,
     read_lengths_from_mask,
 )
+from nas.export.images import PIXELS, image_tokens, images_placed, put_image
+from pruning.language import language_config
 from search_spaces.errors import ExportError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
@@ -58,7 +60,8 @@ def input_names(model: Any) -> tuple[str, ...]:
     # GPT-NeoX decoders say `is_decoder: false` as encoders do; only they can generate.
     decodes = model.can_generate() or getattr(model.config, "is_decoder", True) is not False
     is_decoder = decodes and {"past_key_values", "position_ids"} <= set(parameters)
-    return ("input_ids", "attention_mask", *(("position_ids",) if is_decoder else ()))
+    images = (PIXELS,) if image_tokens(model) else ()
+    return (*images, "input_ids", "attention_mask", *(("position_ids",) if is_decoder else ()))
 
 
 def output_name(model: Any) -> str:
@@ -68,9 +71,15 @@ def output_name(model: Any) -> str:
 
 
 def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict[str, Tensor]:
-    """Random inputs of a model: ids, mask and positions (batch, sequence), or pixels (batch, c, h, w)."""
+    """Random inputs of a model: ids, mask and positions (batch, sequence), or pixels (batch, c, h, w).
+
+    For a vision-language model both: one image in every prompt, whose tokens count among the `sequence`.
+
+    Raises:
+        ExportError: the image's tokens leave no room for a word.
+    """
     generator = torch.Generator().manual_seed(seed)
-    config = model.config
+    config = language_config(model)
     if model.main_input_name == "pixel_values":
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -82,6 +91,9 @@ def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict
         "attention_mask": torch.ones(batch, sequence, dtype=torch.long),
         "position_ids": torch.arange(sequence).expand(batch, sequence).contiguous(),
     }
+    tokens = image_tokens(model)
+    if tokens:
+        values |= put_image(model, values["input_ids"], tokens, generator)
     return {name: values[name] for name in input_names(model)}
 
 
@@ -91,7 +103,7 @@ def workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, 
     `decode` is given random keys and values of `workload.past` tokens.
 
     Raises:
-        ExportError: the model has no such phase.
+        ExportError: the model has no such phase, or the workload is too short for an image.
     """
     layers = () if workload.phase is Phase.FORWARD else cache_layers(model, workload.phase)
     tensors = example_inputs(model, workload.batch, workload.past + workload.sequence, seed)
@@ -115,7 +127,7 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(), experts_as_products(model), cache_uncounted(model):
+        with quiet(), experts_as_products(model), cache_uncounted(model), images_placed(model):
             program = torch.onnx.export(
                 tracing.module.eval(),
                 tuple(tracing.inputs.values()),
@@ -161,11 +173,12 @@ def export_for_onnx_runtime(
 
 
 def _tracing(model: Any, phase: Phase) -> Tracing:
-    inputs = example_inputs(model, *TRACE_SHAPE)
+    batches, words = TRACE_SHAPE
+    inputs = example_inputs(model, batches, words + image_tokens(model))
     if phase is not Phase.FORWARD:
         return cached_tracing(model, phase, inputs)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
-    axes = tuple({0: batch} if name == "pixel_values" else {0: batch, 1: sequence} for name in inputs)
+    axes = tuple({0: batch} if name == PIXELS else {0: batch, 1: sequence} for name in inputs)
     return Tracing(Exportable(model), inputs, axes, (output_name(model),))
 
 

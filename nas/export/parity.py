@@ -15,11 +15,12 @@ from torch import Tensor
 from latency_models.runtime_ort import default_threads, open_session
 from latency_models.workload import Phase
 from nas.export.cached_export import cache_layers
+from nas.export.images import PIXELS, image_tokens
 from nas.export.onnx_export import example_inputs, input_names
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
-SHAPES = ((1, 5), (3, 12))  # other than the traced one, batch 1 among them
+SHAPES = ((1, 5), (3, 12))  # batch and words, other than the traced ones, batch 1 among them
 STEPS = 3  # tokens decoded one after another, each from what the one before handed over
 
 
@@ -36,7 +37,8 @@ def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance
     """
     differences = {Phase.FORWARD: _forward, Phase.PREFILL: _prefill, Phase.DECODE: _decode}[phase]
     file = _File(path)
-    worst = float(np.max([differences(model, file, batch, sequence) for batch, sequence in SHAPES]))
+    image = image_tokens(model)
+    worst = float(np.max([differences(model, file, batch, words + image) for batch, words in SHAPES]))
     if not worst <= tolerance:
         raise ExportError(f"{path.name} differs from the model by {worst:.1e}, above {tolerance:.0e}; do not deploy it")
     return worst
@@ -96,12 +98,13 @@ def _prefill(model: Any, file: _File, batch: int, sequence: int) -> float:
 def _decode(model: Any, file: _File, batch: int, sequence: int) -> float:
     whole = example_inputs(model, batch, sequence + STEPS, seed=batch)
     expected = _without_cache(model, whole)
-    prompt = {name: tensor[:, :sequence] for name, tensor in whole.items()}
+    prompt = {name: tensor if name == PIXELS else tensor[:, :sequence] for name, tensor in whole.items()}
+    words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
     names = [name for layer in cache_layers(model, Phase.DECODE) for name in layer.names("past")]
     past: dict[str, Any] = dict(zip(names, _kept(model, prompt), strict=True))
     differences = []
     for place in range(sequence, sequence + STEPS):
-        new = {name: tensor[:, place : place + 1] for name, tensor in whole.items()}
+        new = {name: tensor[:, place : place + 1] for name, tensor in words.items()}
         given = file.run(new | {"attention_mask": whole["attention_mask"][:, : place + 1]} | past)
         differences.append(file.difference([given["logits"]], [expected[:, place : place + 1]]))
         past = {name: given[name.replace("past", "present", 1)] for name in names}

@@ -1,0 +1,113 @@
+"""Files of a vision-language model: an image and words in, and the same answers as the model's."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from families import IMAGE_ID, build, example
+
+from latency_models.runtime_ort import open_session
+from latency_models.workload import Phase, Workload
+from nas.export.onnx_export import TENSORRT_OPSET, example_inputs, export_onnx, input_names, workload_inputs
+from nas.export.parity import check_parity
+from nas.export.variants import ParentGraph
+from pruning.anatomy import read_anatomy
+from pruning.surgery import prune
+from search_spaces import Architecture
+from search_spaces.errors import ExportError
+
+CACHED = (Phase.PREFILL, Phase.DECODE)
+WORDS = ("mlp attn removed attn+mlp", "attn+mlp mlp mlp attn")
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A llava, its anatomy, and its files by phase."""
+    folder, model = tmp_path_factory.mktemp("llava"), build("llava")
+    files = {phase: export_onnx(model, folder / f"{phase}.onnx", phase=phase) for phase in CACHED}
+    return SimpleNamespace(model=model, anatomy=read_anatomy(model), files=files)
+
+
+def derive(parent, words: str, folder: Path) -> dict[Phase, Path]:
+    architecture = Architecture.from_words(words)
+    return {
+        phase: ParentGraph.read(path, parent.anatomy).derive(architecture, folder / f"{phase}.onnx")
+        for phase, path in parent.files.items()
+    }
+
+
+def run(path: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = open_session(path, 1)
+    feed = {node.name: feed[node.name] for node in session.get_inputs()}
+    return dict(zip([node.name for node in session.get_outputs()], session.run(None, feed), strict=True))
+
+
+def generate(files: dict[Phase, Path], prompt: dict[str, np.ndarray]) -> np.ndarray:
+    """Greedy answers from the files alone: (batch, STEPS)."""
+    mask, said = prompt["attention_mask"], []
+    positions = (mask.cumsum(-1) - 1).clip(min=0)
+    given = run(files[Phase.PREFILL], {**prompt, "position_ids": positions})
+    for _ in range(STEPS):
+        said.append(given["logits"][:, -1].argmax(-1)[:, None])
+        mask, positions = np.concatenate([mask, mask[:, :1] * 0 + 1], 1), positions[:, -1:] + 1
+        past = {name.replace("present", "past"): value for name, value in given.items() if name != "logits"}
+        new = {"input_ids": said[-1], "attention_mask": mask, "position_ids": positions}
+        given = run(files[Phase.DECODE], new | past)
+    return np.concatenate(said, 1)
+
+
+def test_files_agree_with_the_model_at_other_shapes(parent) -> None:
+    for phase, path in parent.files.items():
+        assert check_parity(parent.model, path, phase) < 1e-4
+    prefill = onnx.load(str(parent.files[Phase.PREFILL])).graph
+    assert [node.name for node in prefill.input] == ["pixel_values", "input_ids", "attention_mask", "position_ids"]
+    decode = onnx.load(str(parent.files[Phase.DECODE])).graph
+    assert "pixel_values" not in [node.name for node in decode.input]
+    # No shape that follows from values: engines take them slowly or not at all.
+    assert not {"NonZero", "ScatterND"} & {node.op_type for node in prefill.node}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_derived_files_answer_as_the_pruned_model(words: str, parent, tmp_path: Path) -> None:
+    model = prune(parent.model, Architecture.from_words(words), anatomy=parent.anatomy)
+    files = derive(parent, words, tmp_path)
+    prompt = example(model, batch=3, tokens=7)
+    prompt["input_ids"] = torch.cat([torch.zeros(3, 2, dtype=torch.long), prompt["input_ids"]], dim=1)
+    prompt["attention_mask"] = (prompt["input_ids"] != 0).long()  # padded on the left
+    settings = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    with torch.no_grad():
+        expected = model.generate(**prompt, **settings)[:, -STEPS:]
+    actual = generate(files, {name: tensor.numpy() for name, tensor in prompt.items()})
+    assert np.array_equal(actual, expected.numpy())
+
+
+def test_a_pruned_model_exports_itself_with_plain_operators(parent, tmp_path: Path) -> None:
+    model = prune(parent.model, Architecture.from_words(WORDS[0]), anatomy=parent.anatomy)
+    path = export_onnx(model, tmp_path / "pruned.onnx", TENSORRT_OPSET, Phase.PREFILL)
+    assert check_parity(model, path, Phase.PREFILL) < 1e-4
+
+
+def test_the_arrays_of_a_workload_hold_one_image_a_prompt(parent) -> None:
+    arrays = workload_inputs(parent.model, Workload.parse("prefill:batch=3,seq=25"))
+    assert arrays["pixel_values"].shape == (3, 3, 12, 12)
+    assert arrays["input_ids"].shape == (3, 25)
+    assert (arrays["input_ids"] == IMAGE_ID).sum(1).tolist() == [9] * 3
+    logits = run(parent.files[Phase.PREFILL], arrays)["logits"]
+    assert logits.shape == (3, 1, 96)
+    decode = workload_inputs(parent.model, Workload.parse("decode:batch=2,past=20"))
+    assert "pixel_values" not in decode
+    assert run(parent.files[Phase.DECODE], decode)["logits"].shape == (2, 1, 96)
+    with pytest.raises(ExportError, match="9 image tokens in a prompt of 9; give at least seq=10"):
+        workload_inputs(parent.model, Workload.parse("prefill:batch=1,seq=9"))
+
+
+def test_where_an_image_s_size_decides_the_files_take_words_only() -> None:
+    model = build("qwen2_vl")
+    assert input_names(model) == ("input_ids", "attention_mask", "position_ids")
+    inputs = example_inputs(model, 2, 5)
+    with torch.no_grad():
+        assert model(**inputs, use_cache=False).logits.shape == (2, 5, 96)
