@@ -19,10 +19,13 @@ from nas.figures import Point, pareto_figure, pareto_page
 from nas.model_card import write_card
 from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
+from nas.quality.embedding import EmbeddingEvaluator
 from nas.request import SearchRequest
 from nas.result import Entry, Result
+from nas.schedule_words import in_words
 from nas.search import Candidate, SearchOutcome
 from nas.subject import Subject
+from nas.tokens import droppable
 from nas.tracking import CandidateRun, SearchRun, log_search, tracking_uri
 from nas.worth import Worth
 from pruning.checkpoint import save
@@ -167,7 +170,14 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         },
         mlflow={},
         resume_command=request.resume_command,
+        tokens=_tokens(delivery),
     )  # fmt: skip
+
+
+def _tokens(delivery: Delivery) -> str:
+    """The winner's schedule in words; empty where it has none."""
+    schedule = delivery.outcome.winner.architecture.tokens
+    return in_words(schedule, *droppable(delivery.subject, delivery.workload)) if schedule.stages else ""
 
 
 def _comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
@@ -208,7 +218,8 @@ def _pictures(delivery: Delivery) -> None:
     outcome, p = delivery.outcome, delivery.request.percentile
     named = {"parent": outcome.parent, "winner": outcome.winner}
     named |= {name: c for name, c in outcome.baselines.items() if name == "cosine-joint"}
-    metric = "KL to the parent" if outcome.winner.quality.metric == "kl" else "1 - embedding fidelity"
+    fidelity = outcome.winner.quality.metric == EmbeddingEvaluator.metric
+    metric = "1 - embedding fidelity" if fidelity else "KL to the parent"
     labels = {
         "latency_label": f"p{p} latency, ms ({delivery.latency.label})",
         "loss_label": f"{metric}, validation split (lower is better)",
@@ -279,6 +290,7 @@ def _candidate_run(delivery: Delivery, candidate: Candidate, name: str, front: s
         "n_attention": kept[Kind.ATTENTION],
         "n_mlp": kept[Kind.MLP],
         "n_blocks_removed": sum(architecture.drops(Unit(layer, Kind.BLOCK)) for layer in range(depth)),
+        "tokens": str(architecture.tokens) or "all",
     }
     return CandidateRun(
         name, candidate.origin, architecture.words, architecture.digest, architecture.to_json(), params, metrics,

@@ -25,6 +25,7 @@ def card(result: Result, plain: bool) -> str:
     loader = 'nas.load("winner")  # parts of blocks are gone; the plain classes refuse the folder'
     if plain:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: whole blocks are gone, the rest is ordinary'
+    tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
     metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
     return f"""---
 base_model: {result.model["id"]}
@@ -47,7 +48,7 @@ Verdict: **{result.verdict}**.
 ```
 {_blocks(winner)}
 ```
-
+{tokens}
 ## Use
 
 ```python
@@ -78,4 +79,8 @@ def _row(name: str, entry: Entry) -> str:
 
 def _blocks(entry: Entry) -> str:
     words = entry.architecture.words.split()
-    return "\n".join(f"block {layer:>2}  {_SIGNS[word]}" for layer, word in enumerate(words))
+    parts = (word.partition("@") for word in words)
+    return "\n".join(
+        f"block {layer:>2}  {_SIGNS[part]}" + (f"  {float(share):g} of the tokens from here on" if at else "")
+        for layer, (part, at, share) in enumerate(parts)
+    )

@@ -41,6 +41,7 @@ class SearchRequest:
     verify_cache: bool = False
     precision: str = "auto"
     max_parameters: ParameterLimit | None = None
+    tokens: str = "off"
 
     @property
     def resume_command(self) -> str:
@@ -89,11 +90,13 @@ class SearchRequest:
 
 
 def parse_units(text: str) -> tuple[Kind, ...]:
-    """Read `attention,mlp,block`.
+    """Read `attention,mlp,block`, or `none`.
 
     Raises:
         UsageError: on an empty list or an unknown kind.
     """
+    if text.strip() == "none":
+        return ()
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in STRUCTURE]
     if unknown or not names:

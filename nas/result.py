@@ -66,6 +66,7 @@ class Result:
     search: dict[str, Any]
     mlflow: dict[str, Any]
     resume_command: str
+    tokens: str = ""  # the winner's schedule in words
 
     def to_json(self) -> dict[str, Any]:
         """The document that is written and printed."""
@@ -85,6 +86,7 @@ class Result:
                 "certified": self.certified,
                 "verdict": self.verdict,
                 "host": self.host,
+                "tokens": self.tokens,
                 "files": self.files,
             },
             "pareto": [entry.to_json() for entry in self.pareto],

@@ -1,6 +1,7 @@
 """A search from the request to the result folder: the road every part of the tool is a stretch of."""
 
 from dataclasses import dataclass, replace
+from math import comb
 from typing import Any
 
 from latency_models.model import LatencyModel
@@ -11,19 +12,32 @@ from nas.device import Device, RemoteDevice, ThisMachine
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.kit import Kit
-from nas.latency import ParentExport, device_model, latency_model, workload_for
+from nas.latency import ParentExport, default_workload, device_model, latency_model, workload_for
 from nas.progress import Progress
-from nas.quality import Evaluator, Quality, evaluator_for
+from nas.quality import Evaluator, Quality
 from nas.quality.evaluations import Evaluations
 from nas.quality.precision import choose_precision
 from nas.quality.scorer import Scorer
 from nas.remote import Account, profile_there
 from nas.request import SearchRequest
 from nas.result import Result
+from nas.schedule_words import chosen_by
+from nas.schedule_words import in_words as schedule_in_words
 from nas.search import Problem, SearchOutcome
 from nas.search.limit import Limit
 from nas.search.outcome import with_whole_front
 from nas.subject import Subject, load_subject
+from nas.tokens import (
+    OFF,
+    SEARCH,
+    best_reduction,
+    check_workload,
+    droppable,
+    evaluator_with_tokens,
+    tokens_only,
+    with_tokens,
+    workload_with_tokens,
+)  # fmt: skip
 from nas.worth import in_words, saved_ms, worth
 from pruning.prefix import GIB
 from pruning.redundancy import Redundancy, measure_redundancy
@@ -31,7 +45,8 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.servable import restrict
 from search_spaces.space import Space
-from search_spaces.unit import STRUCTURE, Unit
+from search_spaces.tokens import THOUSAND
+from search_spaces.unit import STRUCTURE, Kind, Unit
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
@@ -41,7 +56,7 @@ RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial 
 class Setting:
     """What a search works with once everything asked for has been found and loaded.
 
-    `device` is where the target is measured; None where it is not at hand.
+    `device` is where the target is measured; None where it is not at hand. `scorer` judges candidates.
     """
 
     request: SearchRequest
@@ -53,6 +68,7 @@ class Setting:
     latency: LatencyModel
     budget_ms: float
     space: Space
+    scorer: Scorer
 
 
 def prepare(request: SearchRequest, progress: Progress, account: Account | None = None) -> Setting:
@@ -68,26 +84,55 @@ def prepare(request: SearchRequest, progress: Progress, account: Account | None 
     if target.note:
         progress.message(f"target: {target.note}")
     subject = load_subject(request.model, request.data, request.trust_remote_code)
-    workload = workload_for(subject, target, request.workload)
+    workload, space = _asked(request, subject, target)
+    evaluator = evaluator_with_tokens(subject, workload, request.tokens)
+    scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision)
+    space = _with_best_reduction(request, subject, workload, space, scorer, progress)
     export = ParentExport(subject, progress, workload.phase)
-    device = _device(subject, target, workload, export, account, progress)
-    latency = latency_model(subject, target, workload, export, progress)
+    device = _device(subject, target, workload, export, account, progress, space)
+    latency = latency_model(subject, target, workload, export, progress, space)
     if isinstance(device, RemoteDevice) and not latency.measured:
         latency = device_model(profile_there(device.kit, device.account, progress))
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
-    space = restrict(subject.anatomy.space(request.units), request.servable)
     budget = request.budget.resolve(parent_ms)
     p = request.percentile
     progress.message(
         f"{subject.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
-    return Setting(request, subject, target, workload, export, device, latency, budget, space)
+    return Setting(request, subject, target, workload, export, device, latency, budget, space, scorer)
+
+
+def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Workload, Space]:
+    """The workload and the space of a request.
+
+    Raises:
+        UsageError: units, tokens, workload and servable that do not go together.
+        BadWorkload, ExportError: a workload that the model cannot run.
+    """
+    usual = workload_with_tokens(subject, default_workload(subject, target), request.tokens)
+    workload = workload_for(subject, target, request.workload or usual)
+    check_workload(subject, workload, request.tokens)
+    structure = restrict(subject.anatomy.space(request.units or STRUCTURE), request.servable)
+    space = with_tokens(structure, subject, target, workload, request.tokens, request.servable)
+    return workload, space if request.units else tokens_only(space)
+
+
+def _with_best_reduction(
+    request: SearchRequest, subject: Subject, workload: Workload, space: Space, scorer: Scorer, progress: Progress
+) -> Space:
+    """The space with the way to choose tokens that loses least, where that is searched too."""
+    if request.tokens != SEARCH:
+        return space
+    with progress.stage("comparing ways of choosing tokens"):
+        chosen = best_reduction(subject, scorer, workload, request.budget.fraction)
+    progress.message(f"tokens are chosen by {chosen_by(chosen)}")
+    return replace(space, reduction=chosen)
 
 
 def _device(
     subject: Subject, target: Target, workload: Workload, export: ParentExport, account: Account | None,
-    progress: Progress,
+    progress: Progress, space: Space,
 ) -> Device | None:  # fmt: skip
     """Where the target is measured, if it can be.
 
@@ -95,7 +140,7 @@ def _device(
         UsageError: an account for this machine, or for a target that no graphs are made for.
     """
     if account is not None:
-        return RemoteDevice(Kit(subject, target, workload), account, progress)
+        return RemoteDevice(Kit(subject, target, workload, space=space), account, progress)
     return ThisMachine(subject, export, workload, progress) if target.is_host else None
 
 
@@ -103,8 +148,7 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
     """What a search would do, without doing it (`--dry-run`); measures nothing on this machine."""
     target = find_target(request.target)
     subject = load_subject(request.model, request.data, request.trust_remote_code)
-    workload = workload_for(subject, target, request.workload)
-    space = restrict(subject.anatomy.space(request.units), request.servable)
+    workload, space = _asked(request, subject, target)
     document: dict[str, Any] = {
         "schema_version": 1,
         "model": subject.id,
@@ -117,7 +161,8 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
         "max_parameters": request.max_parameters and request.max_parameters.text,
         "percentile": request.percentile,
         "units": len(space.units),
-        "architectures": 2 ** len(space.units),
+        "tokens": _tokens_in_words(request, subject, workload, space),
+        "architectures": 2 ** len(space.structure) * _schedules(space),
         "method": request.method,
         "servable": str(request.servable),
         "trials": request.trials,
@@ -125,10 +170,29 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
         "parent_ms": None,
     }
     if not target.is_host:
-        latency = latency_model(subject, target, workload, ParentExport(subject, progress), progress)
+        latency = latency_model(
+            subject, target, workload, ParentExport(subject, progress, workload.phase), progress, space
+        )
         parent = latency.predict(space.parent, request.percentile)
         document |= {"parent_ms": round(parent.ms, 3), "latency": latency.label}
     return document
+
+
+def _tokens_in_words(request: SearchRequest, subject: Subject, workload: Workload, space: Space) -> str:
+    if space.fixed is not None:
+        return schedule_in_words(space.fixed, *droppable(subject, workload))
+    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
+    if not steps:
+        return request.tokens
+    blocks, ratios = len({unit.layer for unit in steps}), sorted({unit.permille / THOUSAND for unit in steps})
+    return f"{request.tokens}: stages before {blocks} blocks that leave {', '.join(f'{r:g}' for r in ratios)}"
+
+
+def _schedules(space: Space) -> int:
+    """How many there are: rows of shares, one a place, that never rise."""
+    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
+    blocks, ratios = len({unit.layer for unit in steps}), len({unit.permille for unit in steps})
+    return comb(blocks + ratios, ratios)
 
 
 def run(request: SearchRequest, progress: Progress, account: Account | None = None) -> Result:
@@ -147,9 +211,8 @@ def run(request: SearchRequest, progress: Progress, account: Account | None = No
     with progress.stage("analysing redundancy"):
         redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
         save_redundancy(redundancy, request.out, subject.id)
-    evaluator = evaluator_for(subject.model, subject.dataset)
-    scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision)
-    problem = _problem(setting, redundancy, scorer)
+    scorer = setting.scorer
+    problem = _problem(setting, redundancy)
     progress.message(in_words(saved_ms(problem), problem.ms(problem.space.parent)))
     finals = Finals(request, subject, setting.target, setting.workload, setting.export, setting.device, progress)
     outcome, problem, certificate = finals.play(problem)
@@ -189,7 +252,7 @@ def scorer_of(
     items: int | None = None,
 ) -> Scorer:
     """The scorer of a subject, with what earlier searches found out about it; `items` where not all will be used."""
-    content = f"{subject.digest}/{subject.dataset.validation.digest}/{evaluator.metric}"
+    content = f"{subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
     known = Evaluations(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content)
     return Scorer(
         subject.model,
@@ -199,7 +262,7 @@ def scorer_of(
         capacity=cache_bytes,
         verify=verify,
         precision=choose_precision(precision),
-        cuts=rungs(items or len(subject.dataset.validation)),
+        cuts=rungs(items or len(evaluator.dataset.validation)),
     )
 
 
@@ -208,8 +271,8 @@ def rungs(items: int) -> tuple[int, ...]:
     return tuple(sorted({*(min(items, max(least, round(share * items))) for share, least in RUNGS), items}))
 
 
-def _problem(setting: Setting, redundancy: Redundancy, scorer: Scorer) -> Problem:
-    request = setting.request
+def _problem(setting: Setting, redundancy: Redundancy) -> Problem:
+    request, scorer = setting.request, setting.scorer
     return Problem(
         space=setting.space,
         evaluate=scorer,
@@ -217,9 +280,10 @@ def _problem(setting: Setting, redundancy: Redundancy, scorer: Scorer) -> Proble
         budget_ms=setting.budget_ms,
         percentile=request.percentile,
         redundancy=redundancy,
-        rungs=rungs(len(setting.subject.dataset.validation)),
+        rungs=rungs(len(scorer.evaluator.dataset.validation)),
         storage=request.storage or f"sqlite:///{(request.out / 'study.db').resolve()}",
-        study=f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}",
+        study=f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}"
+        + ("" if request.tokens == OFF else f" tokens {request.tokens}"),
         method=request.method,
         front=_front(setting) if request.pareto else (),
         limits=_limits(setting),

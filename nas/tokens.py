@@ -159,6 +159,13 @@ def evaluator_with_tokens(subject: Subject, workload: Workload, tokens: str) -> 
     return evaluator_for(model, dataset)
 
 
+def droppable(subject: Subject, workload: Workload) -> tuple[int, str]:
+    """How many tokens of a sequence may be dropped, and what people call them."""
+    images = subject.shape.tokens is not None or is_vision_language(subject.model)
+    length = workload.past if workload.phase is Phase.DECODE else workload.sequence
+    return subject.shape.droppable_of(length), "image tokens" if images else "tokens that may go"
+
+
 def _ratios(subject: Subject, target: Target, workload: Workload) -> tuple[float, ...]:
     """The shares that stages may leave, at the ends of the target's usual steps."""
     length = workload.sequence

@@ -9,6 +9,8 @@ from statistics import mean
 from typing import Any
 
 from nas.search.problem import Problem
+from search_spaces.architecture import Architecture
+from search_spaces.tokens import THOUSAND
 from search_spaces.unit import Kind, Unit
 
 _NAMES = {Kind.ATTENTION: "an attention", Kind.MLP: "an MLP"}
@@ -37,19 +39,32 @@ class Worth:
 
 
 def saved_ms(problem: Problem) -> tuple[Worth, ...]:
-    """What every attention and MLP of the space saves; nothing is evaluated."""
-    saves = {unit: ms for unit, ms in problem.saves_ms().items() if unit.kind is not Kind.BLOCK}
-    usual = mean(saves.values()) if saves else 0.0
-    return tuple(Worth(unit, ms, buys=ms > NOTHING * usual) for unit, ms in sorted(saves.items()))
+    """What every attention and MLP of the space saves, and every stage of a token schedule; nothing is evaluated."""
+    savings = problem.savings()
+    parts = {u: ms for u, ms in savings.alone.items() if u.kind not in (Kind.BLOCK, Kind.TOKENS)}
+    steps = [unit for unit in savings.alone if unit.kind is Kind.TOKENS]
+    usual = mean(parts.values()) if parts else 0.0
+    found = [Worth(unit, ms, buys=ms > NOTHING * usual) for unit, ms in sorted(parts.items())]
+    whole = savings.of(savings.incidence.rows([_alone(problem, unit) for unit in steps])) if steps else ()
+    start_ms, depth = problem.ms(problem.space.start), problem.space.depth
+    for unit, ms in zip(steps, map(float, whole), strict=True):
+        share = (1 - unit.permille / THOUSAND) * (depth - unit.layer) / depth  # of the tokens in all blocks
+        found.append(Worth(unit, ms, buys=ms > NOTHING * share * start_ms))
+    return tuple(found)
 
 
 def worth(problem: Problem) -> tuple[Worth, ...]:
     """The same with each unit's loss on the fewest items that trials are judged on, known since it was scored."""
-    items, parent = problem.rungs[0], problem.space.parent
+    items = problem.rungs[0]
     return tuple(
-        Worth(each.unit, each.saves_ms, problem.evaluate(parent.drop(each.unit), items).loss, each.buys)
+        Worth(each.unit, each.saves_ms, problem.evaluate(_alone(problem, each.unit), items).loss, each.buys)
         for each in saved_ms(problem)
     )
+
+
+def _alone(problem: Problem, unit: Unit) -> Architecture:
+    """Dropped from where the search starts; a token unit is the one stage of a schedule then."""
+    return problem.space.canonical(problem.space.start.drop(unit))
 
 
 def in_words(units: Sequence[Worth], parent_ms: float) -> str:
@@ -61,7 +76,25 @@ def in_words(units: Sequence[Worth], parent_ms: float) -> str:
             low, high, share = min(mine), max(mine), 100 * mean(mine) / parent_ms
             span = f"{low:.3f}" if high < 1.01 * low else f"{low:.3f} to {high:.3f}"
             said.append(f"{_NAMES[kind]} saves {span} ms ({share:.1f} %)")
-    idle = [str(each.unit) for each in units if not each.buys]
-    if idle:
-        said.append(f"dropping {', '.join(idle)} will not make it faster here")
+    steps = [each for each in units if each.unit.kind is Kind.TOKENS and each.buys]
+    if steps:
+        most = max(steps, key=lambda each: each.saves_ms)
+        half = min(steps, key=lambda each: (abs(each.unit.permille - THOUSAND // 2), each.unit.layer))
+        said.append(" and ".join(_step(each, parent_ms) for each in dict.fromkeys((half, most))))
+    without = idle(units)
+    if without:
+        said.append(f"dropping {', '.join(without)} will not make it faster here")
     return "; ".join(said)
+
+
+def idle(units: Sequence[Worth]) -> list[str]:
+    """What saves next to nothing: parts, and tokens from blocks on where no stage saves anything."""
+    parts = [str(each.unit) for each in units if not each.buys and each.unit.kind is not Kind.TOKENS]
+    steps = [each for each in units if each.unit.kind is Kind.TOKENS]
+    useful = {each.unit.layer for each in steps if each.buys}
+    return parts + [f"tokens.{block}" for block in sorted({each.unit.layer for each in steps} - useful)]
+
+
+def _step(each: Worth, parent_ms: float) -> str:
+    left, part = f"{each.unit.permille / 10:g} %", each.saves_ms / parent_ms
+    return f"leaving {left} of the tokens from block {each.unit.layer} on saves {each.saves_ms:.3f} ms ({part:.1%})"

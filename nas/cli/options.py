@@ -56,7 +56,19 @@ BudgetText = Annotated[
     str | None,
     typer.Option("--budget", metavar="AMOUNT", help="20ms, or 0.6x: that fraction of the parent's latency."),
 ]
-Units = Annotated[str, typer.Option("--units", help="What may be dropped.")]
+Units = Annotated[
+    str, typer.Option("--units", help="What may be dropped: attention, mlp, block; none with --tokens search.")
+]
+Tokens = Annotated[
+    str,
+    typer.Option(
+        "--tokens",
+        metavar="HOW",
+        help="Fewer tokens between blocks: off; search, to find after which blocks how many stay, beside the units; or "
+        "a schedule that stays as it is: pyramiddrop[:8=0.5,16=0.25,24=0.125], fastv[:2=0.5], tome[:0.08], "
+        "visionzip[:0.112], keys, norm, random. A decoder drops tokens of its prompt (--workload prefill:...).",
+    ),
+]
 MaxParameters = Annotated[
     str | None,
     typer.Option(

@@ -24,6 +24,10 @@ Examples:
 
   nas search --target host --budget 0.6x --method finercut-per-ms+add-back
 
+  nas search --model digits-vit --target host --budget 0.5x --tokens search
+
+  nas search --target host --budget 0.6x --workload prefill:batch=1,seq=512 --tokens pyramiddrop:4=0.5,6=0.25
+
   nas search --resume nas-results/python-lm-host-0.6x
 """
 
@@ -40,6 +44,7 @@ def search(
     data: options.Data = None,
     workload: options.WorkloadText = None,
     units: options.Units = "attention,mlp,block",
+    tokens: options.Tokens = "off",
     percentile: options.Percentile = 90,
     max_parameters: options.MaxParameters = None,
     trials: options.Trials = 48,
@@ -64,6 +69,7 @@ def search(
     from nas.quality.precision import check_precision
     from nas.request import SearchRequest, parse_units
     from nas.search.run import check_method
+    from nas.tokens import check_tokens
     from search_spaces.errors import UsageError
     from search_spaces.servable import parse_servable
 
@@ -85,6 +91,7 @@ def search(
         data=data,
         workload=None if workload is None else Workload.parse(workload),
         units=parse_units(units),
+        tokens=check_tokens(tokens),
         percentile=percentile,
         trials=trials,
         time_limit_s=None if time_limit is None else parse_duration(time_limit),

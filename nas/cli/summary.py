@@ -9,6 +9,7 @@ from nas.cli.console import emit_table, emit_text
 from nas.export.onnx_export import file_name
 from nas.quality.comparison import Comparison
 from nas.result import Entry, Result
+from nas.worth import idle
 
 _CHEAPEST = 3  # units named
 _SHOWN = ("runner-up", "cosine-joint+add-back")
@@ -59,6 +60,7 @@ def _lines(result: Result, out: Path) -> list[str]:
     winner, host = result.winner, result.host
     lines = [
         f"blocks      {winner.architecture.words}",
+        *([f"tokens      {result.tokens}"] if result.tokens else []),
         f"parameters  {result.winner_parameters / 1e6:.2f} M of {result.model['parameters'] / 1e6:.2f} M",
         f"verdict     {result.verdict}",
     ]
@@ -92,7 +94,7 @@ def _worth(result: Result) -> list[str]:
     if best:
         said = ", ".join(f"{unit.unit} {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
         lines.append(f"cheapest    {said}")
-    idle = [str(unit.unit) for unit in result.units if not unit.buys]
-    if idle:
-        lines.append(f"no time in  {', '.join(idle)}: dropping them does not make it faster on this target")
+    without = idle(result.units)
+    if without:
+        lines.append(f"no time in  {', '.join(without)}: dropping them does not make it faster on this target")
     return lines

@@ -1,0 +1,51 @@
+"""A token schedule in plain words."""
+
+from fractions import Fraction
+
+from search_spaces.tokens import THOUSAND, Reducer, Reduction, Schedule, Scorer, Source
+
+_SHARES = {
+    Fraction(1, 8): "an eighth",
+    Fraction(1, 4): "a quarter",
+    Fraction(1, 3): "a third",
+    Fraction(1, 2): "half",
+    Fraction(2, 3): "two thirds",
+    Fraction(3, 4): "three quarters",
+}
+_PAST = {Reducer.DROP: "dropped", Reducer.MERGE: "merged into them", Reducer.RECYCLE: "gathered into a few"}
+_CHOSEN = {
+    Scorer.LAST: "attention of the last token",
+    Scorer.CLASS: "attention of the class token",
+    Scorer.MEAN: "attention of all tokens",
+    Scorer.KEYS: "how unlike their keys are to the mean key",
+    Scorer.NORM: "the size of their states",
+    Scorer.RANDOM: "chance",
+}
+
+
+def in_words(schedule: Schedule, tokens: int, noun: str) -> str:
+    """What a person reads: `from block 4 on half (128) of the 256 image tokens are left; ...`.
+
+    Args:
+        tokens: that may be dropped of a sequence.
+        noun: what they are, in the plural.
+    """
+    if not schedule.stages:
+        return f"all {noun}"
+    stages = [
+        f"from block {stage.block} on {_share(stage.permille)} ({stage.kept(tokens)})" for stage in schedule.stages
+    ]
+    first, *more = stages
+    said = ", ".join([f"{first} of the {tokens} {noun}", *more])
+    return f"{said}; chosen by {chosen_by(schedule.reduction)}"
+
+
+def chosen_by(reduction: Reduction) -> str:
+    """What ranks the tokens, and what becomes of those that are not kept."""
+    where = " in the vision tower" if reduction.source is Source.TOWER else ""
+    return f"{_CHOSEN[reduction.scorer]}{where}, the others are {_PAST[reduction.reducer]}"
+
+
+def _share(permille: int) -> str:
+    near = next((name for share, name in _SHARES.items() if abs(permille - THOUSAND * share) < 1), None)
+    return near or f"{permille / 10:g} %"
