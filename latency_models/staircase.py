@@ -12,7 +12,7 @@ from latency_models.measurement import Measurement
 from search_spaces.tokens import THOUSAND, Stage
 
 CPU_TILE, ACCELERATOR_TILE = 8, 64  # tokens: a vector register of a CPU, a tile of tensor cores
-NOISE = 0.01  # relative, of a median: the least that is taken for a difference
+NOISE, MOST_NOISE = 0.01, 0.05  # relative, of a median: what is at least taken for noise, and with what nothing is seen
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,30 @@ def staircase(milliseconds: Mapping[int, float], noise: float = NOISE, tile: int
 
 
 def measured_staircase(measured: Mapping[int, Measurement], tile: int = CPU_TILE) -> Staircase:
-    """The steps of measurements by number of tokens; the noise is that of their medians, and never below 1 %."""
-    widths = [(high - low) / one.p50 / 2 for one in measured.values() for low, high in [one.median_interval(0.9)]]
-    noise = max(NOISE, sorted(widths)[len(widths) // 2]) if widths else NOISE
-    return staircase({count: one.p50 for count, one in measured.items()}, noise, tile)
+    """The steps of measurements by number of tokens; where they have a sentinel, the ratios to it count.
+
+    The noise is that of two medians, and never below 1 %. Above 5 % no step can be told from a slope: then
+    counts are rounded to the tile, as where nothing was measured.
+    """
+    noises = sorted(_noise(one) for one in measured.values())
+    noise = max([NOISE, *noises[len(noises) // 2 :][:1]])
+    if noise > MOST_NOISE:
+        return Staircase(tile=tile)
+    return staircase(
+        {count: one.ratio() if one.sentinel_ms else one.p50 for count, one in measured.items()}, noise, tile
+    )
+
+
+def _level(one: Measurement) -> float:
+    return one.ratio() if one.sentinel_ms else one.p50
+
+
+def _noise(one: Measurement) -> float:
+    """The width of the 90 % interval of the median ratio to the sentinel, relative: two such medians are compared."""
+    sentinel = one.sentinel_ms or (1.0,) * len(one.samples_ms)
+    ratios = tuple(mine / its for mine, its in zip(one.samples_ms, sentinel, strict=True))
+    low, high = Measurement(ratios, one.workload).median_interval(0.9)
+    return (high - low) / _level(one)
 
 
 def widths(steps: Staircase) -> tuple[int, ...]:

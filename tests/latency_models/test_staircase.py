@@ -19,9 +19,13 @@ def tiled(count: int) -> float:
     return 1.0 + 0.5 * math.ceil(count / TILE)
 
 
-def noisy(count: int, rng: random.Random, samples: int = 41) -> Measurement:
-    one = tuple(tiled(count) * rng.lognormvariate(0, 0.02) for _ in range(samples))
-    return Measurement(one, Workload(Phase.FORWARD, 1, count))
+def noisy(count: int, rng: random.Random, noise: float = 0.02) -> Measurement:
+    """On a machine that is twice as slow in half of the rounds, beside 576 tokens."""
+    machine = [rng.choice((1.0, 2.0)) for _ in range(41)]
+    own, whole = (
+        tuple(ms * slow * rng.lognormvariate(0, noise) for slow in machine) for ms in (tiled(count), tiled(576))
+    )
+    return Measurement(own, Workload(Phase.FORWARD, 1, count), whole)
 
 
 def test_a_device_that_works_in_tiles_is_found_out() -> None:
@@ -36,6 +40,12 @@ def test_a_device_that_works_in_tiles_is_found_out() -> None:
     assert found.count(570, 576) == 576
     assert found.snap(280 / 576, 576) == pytest.approx(320 / 576, abs=1e-3)
     assert found.ratios((0.5, 0.45, 0.97), 576) == (0.45, 0.556)  # 559 costs what 576 does
+
+
+def test_where_noise_hides_everything_nothing_is_claimed() -> None:
+    rng = random.Random(0)
+    found = measured_staircase({count: noisy(count, rng, 0.3) for count in range(16, 577, 16)}, tile=8)
+    assert found == Staircase(tile=8)
 
 
 def test_a_smooth_device_has_no_steps_and_ratios_stay() -> None:
