@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy import Anatomy
+from pruning.reduction.install import acting_stages
 from search_spaces.architecture import Architecture
+from search_spaces.tokens import Source
 from search_spaces.unit import Kind
 
 Prefix = tuple[str, ...]
@@ -97,7 +99,8 @@ def make_resumable(candidate: Any, anatomy: Anatomy, architecture: Architecture,
     """
     store.candidate += 1
     blocks: nn.ModuleList = candidate.get_submodule(anatomy.stack)
-    shared = _Pass(store, prefixes(architecture if not anatomy.merges_blocks else architecture.merge_blocks()))
+    merged = architecture if not anatomy.merges_blocks else architecture.merge_blocks()
+    shared = _Pass(store, prefixes(merged), len(blocks))
     for position, block in enumerate(blocks):
         blocks[position] = _Step(block, position, shared)
     owner = candidate.get_submodule(anatomy.stack.rpartition(".")[0])
@@ -105,8 +108,9 @@ def make_resumable(candidate: Any, anatomy: Anatomy, architecture: Architecture,
 
 
 def prefixes(architecture: Architecture) -> list[Prefix]:
-    """For every kept block, what is kept up to and including it."""
+    """For every kept block, what is kept up to and including it; none from where tokens are ranked and dropped."""
     removed = set(architecture.removed_blocks())
+    whole = _whole_blocks(architecture)
     found: list[Prefix] = []
     so_far: Prefix = ()
     for layer in range(architecture.depth):
@@ -114,14 +118,25 @@ def prefixes(architecture: Architecture) -> list[Prefix]:
             kept = "+".join(kind for kind in (Kind.ATTENTION, Kind.MLP) if architecture.keeps(layer, kind))
             so_far = (*so_far, f"{layer}:{kept}")
             found.append(so_far)
-    return found
+    return found[:whole]
+
+
+def _whole_blocks(architecture: Architecture) -> int:
+    """How many of the kept blocks may be skipped: those before the first block whose states a stage ranks."""
+    removed, reduction = set(architecture.removed_blocks()), architecture.tokens.reduction
+    left = [layer for layer in range(architecture.depth) if layer not in removed]
+    places = [
+        left.index(stage.block - 1) if reduction.source is Source.PREVIOUS and stage.block - 1 in left else place
+        for place, stage in acting_stages(architecture)
+    ]
+    return min(places, default=len(left))
 
 
 class _Pass:
     """Where the current pass of a candidate starts, and what it leaves."""
 
-    def __init__(self, store: PrefixStore, prefixes: list[Prefix]) -> None:
-        self.store, self.prefixes = store, prefixes
+    def __init__(self, store: PrefixStore, prefixes: list[Prefix], blocks: int) -> None:
+        self.store, self.prefixes, self.blocks = store, prefixes, blocks
         self.batch, self.run, self.known = "", 0, 0
         self.state: Tensor | None = None
 
@@ -131,10 +146,12 @@ class _Pass:
         self.known, self.state = self.store.longest(self.batch, self.prefixes)
         self.run = self.store.open()
         self.store.skipped += self.known
-        self.store.computed += len(self.prefixes) - self.known
+        self.store.computed += self.blocks - self.known
 
     def leave(self, position: int, state: Tensor) -> None:
-        """The states that leave a block that ran."""
+        """The states that leave a block that ran, if all tokens are among them."""
+        if position >= len(self.prefixes):
+            return
         self.store.keep(self.run, self.batch, self.prefixes[position], state)
 
 

@@ -27,6 +27,7 @@ from nas.export.cached_export import (
 )
 from nas.export.images import PIXELS, image_tokens, images_placed, put_image
 from pruning.language import language_config
+from pruning.reduction.inspection import always_kept
 from search_spaces.errors import ExportError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
@@ -174,7 +175,7 @@ def export_for_onnx_runtime(
 
 def _tracing(model: Any, phase: Phase) -> Tracing:
     batches, words = TRACE_SHAPE
-    inputs = example_inputs(model, batches, words + image_tokens(model))
+    inputs = example_inputs(model, batches, words + image_tokens(model) + always_kept(model))
     if phase is not Phase.FORWARD:
         return cached_tracing(model, phase, inputs)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")

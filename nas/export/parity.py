@@ -17,6 +17,7 @@ from latency_models.workload import Phase
 from nas.export.cached_export import cache_layers
 from nas.export.images import PIXELS, image_tokens
 from nas.export.onnx_export import example_inputs, input_names
+from pruning.reduction.inspection import always_kept
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
@@ -37,8 +38,8 @@ def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance
     """
     differences = {Phase.FORWARD: _forward, Phase.PREFILL: _prefill, Phase.DECODE: _decode}[phase]
     file = _File(path)
-    image = image_tokens(model)
-    worst = float(np.max([differences(model, file, batch, words + image) for batch, words in SHAPES]))
+    more = image_tokens(model) + always_kept(model)
+    worst = float(np.max([differences(model, file, batch, words + more) for batch, words in SHAPES]))
     if not worst <= tolerance:
         raise ExportError(f"{path.name} differs from the model by {worst:.1e}, above {tolerance:.0e}; do not deploy it")
     return worst

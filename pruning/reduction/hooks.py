@@ -141,8 +141,8 @@ class TokenHooks:
         if self.whole is None:
             self.whole = Sequence.start(hidden, self.layout.read(self.inputs, hidden))
         tokens = self.now or self.whole
-        keep = step.stage.kept(tokens.count)
-        if not torch.compiler.is_compiling() and (tokens.count <= 1 or keep >= tokens.left):
+        keep = _kept(step.stage, tokens)
+        if isinstance(keep, int) and keep >= tokens.left:
             return hidden
         scores, metric = self._judged(step, hidden, given, tokens)
         hidden, shorter = reduce_sequence(self.reduction.reducer, hidden, scores, metric, tokens, keep)
@@ -249,6 +249,13 @@ class TokenHooks:
         if key not in self.memory:
             self.memory[key] = function(*args)
         return self.memory[key]
+
+
+def _kept(stage: Stage, tokens: Sequence) -> Any:
+    """How many droppable tokens a stage leaves: at least one, and no more than there are. May be a traced size."""
+    if isinstance(tokens.count, int):
+        return min(tokens.left, stage.kept(tokens.count)) if tokens.count > 1 else tokens.left
+    return torch.sym_min(tokens.left, torch.sym_max(1, stage.kept(tokens.count)))
 
 
 class BlockEntry:

@@ -9,7 +9,8 @@ from families import FAMILIES, build, example
 from pruning.anatomy import read_anatomy
 from pruning.prefix import PrefixStore, make_resumable, prefixes
 from pruning.surgery import prune
-from search_spaces import STRUCTURE, Architecture, Kind, Unit
+from search_spaces import STRUCTURE, Architecture, Kind, Reduction, Scorer, Unit
+from search_spaces.tokens import Source
 
 
 def outputs(model, batches) -> list[torch.Tensor]:
@@ -42,6 +43,26 @@ def test_resumed_equals_full_in_every_family(family: str) -> None:
             assert torch.equal(one, other), architecture.words
     assert store.skipped > 0
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, batches), outputs(build(family), batches), strict=True))
+
+
+@pytest.mark.parametrize("source", [Source.NEXT, Source.PREVIOUS])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "vit"])
+def test_candidates_with_fewer_tokens_resume_before_their_first_stage(family: str, source: Source) -> None:
+    model = build(family)
+    anatomy = read_anatomy(model)
+    space = anatomy.space(tuple(STRUCTURE))
+    space = space.with_tokens(Reduction(Scorer.MEAN, source=source), (1, 2, 3), (0.5, 0.25))
+    batches = [example(model, tokens=48, seed=seed) for seed in (1, 2)]
+    store, rng = PrefixStore(), random.Random(0)
+    resumed(model, anatomy, space.parent, store, batches)
+    for architecture in (space.sample(rng, 0.2) for _ in range(12)):
+        plain = outputs(prune(model, architecture, anatomy=anatomy, share_weights=True), batches)
+        before = store.skipped
+        again = resumed(model, anatomy, architecture, store, batches)
+        assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True)), architecture.words
+        places = [stage.block for stage in architecture.tokens.stages]
+        assert store.skipped - before <= 2 * min(places, default=4)
+    assert store.skipped > 0
 
 
 def test_a_one_unit_sweep_runs_half_of_the_blocks() -> None:
