@@ -17,6 +17,7 @@ _SHADE = (0.20, 0.25, 0.40)  # of dropped patches: darker than bright images, an
 _CLEAR = 0.22  # how much of a dropped patch still shows through
 _COLOURS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
 _INCHES = 1.9  # of one image
+_LETTERS = 13  # of a title, per inch
 _CAPTION = 30  # letters of a line beside an image
 
 
@@ -99,7 +100,7 @@ def survivors_figure(
             axes.spines[:].set_visible(False)
     for row, caption in enumerate(captions):
         grid[row][0].set_ylabel("\n".join(textwrap.wrap(caption, _CAPTION)), fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(title, round(_LETTERS * size[0]))), fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -27,6 +27,7 @@ Examples:
   nas analyze --model digits-vit --tokens pyramiddrop:2=0.5,4=0.25
 """
 _USUAL = "pyramiddrop"
+_FATES = {"drop": "shaded ones are gone", "merge": "shaded ones are in others", "recycle": "shaded ones are in others"}
 _ITEMS = 64  # whose tokens are looked at; every one has many
 Tokens = Annotated[
     str | None,
@@ -61,7 +62,7 @@ def analyze(
     progress = console.progress_for_stderr()
     subject = load_subject(model, data, trust_remote_code)
     if tokens is not None:
-        _schedule(subject, tokens, None)  # refused before anything is measured
+        _refuse(subject, tokens)
     batches = list(subject.dataset.calibration.batches(4))
     redundancy = measure_redundancy(subject.model, _told(progress, "analysing redundancy", batches), subject.anatomy)
     redundant = _measure_tokens(subject, progress)
@@ -126,9 +127,23 @@ def _save_tokens(
     if found is None:
         progress.message(f"no picture of {preset or _USUAL}: no tokens go, or they form no grid on the images")
         return ("tokens",)
-    title = f"{subject.id}, {preset or _USUAL}: what is left of the images"
+    fate = _FATES[schedule.reduction.reducer]
+    title = f"{Path(subject.id).name}, {preset or _USUAL}: which image tokens are left; {fate}"
     survivors_figure(found.pixels, found.remains, folder / "survivors.png", title, found.captions)
     return ("tokens", "survivors")
+
+
+def _refuse(subject: "Subject", preset: str) -> None:
+    """Before anything is measured.
+
+    Raises:
+        NasError: no such preset, or one that this model cannot follow.
+    """
+    from pruning.surgery import prune
+    from search_spaces.architecture import Architecture
+
+    architecture = Architecture.parent(subject.anatomy.depth).with_tokens(_schedule(subject, preset, None))
+    prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
 
 
 def _schedule(subject: "Subject", preset: str, scorer: "Scorer | None") -> Any:
@@ -161,7 +176,9 @@ def _tokens_table(tokens: "TokenRedundancy") -> Any:
 
     group = tokens.groups[0]
     title = f"{group.name} that enter each block: {group.tokens:.0f} of an item on average"
-    caption = f"attention is that of the {tokens.query}; few that hold most of little attention are easily dropped"
+    caption = (
+        f"attention is that of the {tokens.query}; where nearly all hold 90 % of it, it says little about which may go"
+    )
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in ("block", "like the next", "like the nearest", "attention they get", "of them hold 90 %"):
         table.add_column(name, justify="right")

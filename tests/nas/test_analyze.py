@@ -20,7 +20,7 @@ from pruning.anatomy import read_anatomy
 from pruning.checkpoint import save
 from pruning.token_redundancy import TokenRedundancy
 from search_spaces import Schedule
-from search_spaces.errors import UsageError
+from search_spaces.errors import ArchitectureError, UsageError
 
 
 def run(*arguments: str):
@@ -84,11 +84,21 @@ def test_of_text_there_is_no_picture_of_images(folders: Path, tmp_path: Path) ->
     assert (group["name"], group["tokens"]) == ("prompt tokens", 64 - 4 - 32)
 
 
-def test_a_wrong_preset_is_refused_before_anything_is_measured(folders: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("preset", "error", "says"),
+    [
+        ("fastvit", UsageError, "token preset 'fastvit' is none of"),
+        ("visionzip", ArchitectureError, "no vision tower"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_before_anything_is_measured(
+    preset: str, error: type, says: str, folders: Path, tmp_path: Path
+) -> None:
     arguments = ["--model", str(folders / "vit"), "--data", str(folders / "images"), "--out", str(tmp_path / "out")]
-    done = run(*arguments, "--tokens", "fastvit")
-    assert isinstance(done.exception, UsageError)
-    assert "token preset 'fastvit' is none of" in str(done.exception)
+    done = run(*arguments, "--tokens", preset)
+    assert isinstance(done.exception, error)
+    assert says in str(done.exception)
+    assert "analysing" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
