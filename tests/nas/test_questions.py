@@ -1,6 +1,7 @@
 """Questions about images: read, split by image, encoded as the model is asked, judged by its answers."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from transformers import (
     CLIPImageProcessorPil,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2VLImageProcessorPil,
 )
 
 from nas.data.dataset import Dataset, Split, load_dataset
-from nas.data.prompts import IGNORED
+from nas.data.prompts import IGNORED, encode_questions
 from nas.data.questions import read_questions, split_questions
 from nas.quality import evaluator_for
 from nas.quality.answers import AnswerEvaluator
@@ -196,6 +198,43 @@ def test_a_chat_template_is_followed(folder: Path, tmp_path: Path) -> None:
     words = [WORDS[place] for place in test.inputs["input_ids"][0, 10:]]
     assert words == ["are", "how", "many", "dots", "?", "red"]
     assert test.labels.tolist() == [[IDS["3"]]]
+
+
+class AnySize:
+    """A processor whose images make as many tokens as they are large (the library's own needs torchvision)."""
+
+    image_token, tokenizer = "<image>", tokenizer()
+    pictures = Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 64, "longest_edge": 4096}
+    )
+
+    def __call__(self, images, text, **options):
+        seen = self.pictures(images=[image for row in images for image in row], return_tensors="pt")
+        counts = iter((seen["image_grid_thw"].prod(-1) // 4).tolist())
+        text = ["".join(part if part != "<image>" else part * next(counts) for part in split(row)) for row in text]
+        self.tokenizer.padding_side = "left"
+        encoded = self.tokenizer(text, padding=True, return_tensors="pt")
+        return encoded | seen | {"mm_token_type_ids": (encoded["input_ids"] == IMAGE_ID).int()}
+
+
+def split(text: str) -> list[str]:
+    return re.split("(<image>)", text)
+
+
+def test_images_of_any_size_are_told_apart_by_what_they_make(tmp_path: Path) -> None:
+    model, asked = build("qwen2_vl"), AnySize()
+    write(tmp_path, [line([n, n + 1], "<image> how <image> many ?") for n in range(3)])
+    inputs, _ = encode_questions(model, asked, read_questions(tmp_path))
+    assert inputs["image_grid_thw"].shape == (6, 3)
+    tokens = int(inputs["image_grid_thw"][0].prod()) // 4
+    assert (inputs["input_ids"] == IMAGE_ID).sum(1).tolist() == [2 * tokens] * 3
+    with torch.no_grad():
+        whole = model(**inputs).logits
+        pieces = torch.cat([model(**batch).logits for batch in Split("test", inputs).batches(2)])
+    assert torch.allclose(whole, pieces, atol=1e-5)
+    Image.new("RGB", (24, 12)).save(tmp_path / "3.png")
+    with pytest.raises(BadData, match="unlike numbers of tokens; bring them to one size"):
+        encode_questions(model, asked, read_questions(tmp_path))
 
 
 def test_a_model_without_a_processor_is_told_so(tmp_path: Path) -> None:
