@@ -6,6 +6,7 @@ from typing import Any
 
 from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
+from latency_models.terms import model_work
 from latency_models.workload import Workload
 from nas.delivery import Delivery, deliver, record
 from nas.device import Device, RemoteDevice, ThisMachine
@@ -25,6 +26,7 @@ from nas.schedule_words import chosen_by
 from nas.schedule_words import in_words as schedule_in_words
 from nas.search import Problem, SearchOutcome
 from nas.search.limit import Limit
+from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
 from nas.subject import Subject, load_subject
 from nas.tokens import (
@@ -32,6 +34,7 @@ from nas.tokens import (
     SEARCH,
     best_reduction,
     check_workload,
+    default_reduction,
     droppable,
     evaluator_with_tokens,
     tokens_only,
@@ -110,6 +113,8 @@ def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wo
         UsageError: units, tokens, workload and servable that do not go together.
         BadWorkload, ExportError: a workload that the model cannot run.
     """
+    if request.method in TOKEN_METHODS and request.tokens != SEARCH:
+        raise UsageError(f"--method {request.method} drops tokens; add --tokens {SEARCH}")
     usual = workload_with_tokens(subject, default_workload(subject, target), request.tokens)
     workload = workload_for(subject, target, request.workload or usual)
     check_workload(subject, workload, request.tokens)
@@ -287,6 +292,8 @@ def _problem(setting: Setting, redundancy: Redundancy) -> Problem:
         method=request.method,
         front=_front(setting) if request.pareto else (),
         limits=_limits(setting),
+        reduction=default_reduction(setting.subject),
+        flops=lambda architecture: model_work(setting.subject.shape, architecture, setting.workload).flops,
         trials=request.trials,
         time_limit_s=request.time_limit_s,
         seed=request.seed,

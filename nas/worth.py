@@ -96,5 +96,5 @@ def idle(units: Sequence[Worth]) -> list[str]:
 
 
 def _step(each: Worth, parent_ms: float) -> str:
-    left, part = f"{each.unit.permille / 10:g} %", each.saves_ms / parent_ms
-    return f"leaving {left} of the tokens from block {each.unit.layer} on saves {each.saves_ms:.3f} ms ({part:.1%})"
+    left, part = f"{each.unit.permille / 10:g} %", f"{100 * each.saves_ms / parent_ms:.1f} %"
+    return f"leaving {left} of the tokens from block {each.unit.layer} on saves {each.saves_ms:.3f} ms ({part})"

@@ -21,6 +21,7 @@ Data = Annotated[
         metavar="FILE|DIR",
         help="Text: a .txt file (documents separated by blank lines), a .jsonl file with a 'text' and optionally a "
         "'project' per line, or a folder of text files. Images: a folder with one folder per class. "
+        "Questions about images: a folder with questions.jsonl ('image', 'question', 'answer' a line) and images. "
         "Default: the data that belongs to the reference model.",
     ),
 ]
@@ -89,7 +90,8 @@ Method = Annotated[
         metavar="NAME",
         help="nas, or a published method: cosine-joint, cosine-attention, cosine-mlp, cosine-block, reverse, random, "
         "window, sprint, sleb, sleb-per-ms, finercut, finercut-per-ms, evopress; with +add-back after its name, what "
-        "still fits the budget is restored.",
+        "still fits the budget is restored. With --tokens search also pyramiddrop, random-tokens, fastv, tome, "
+        "equal-steps, dop.",
     ),
 ]
 Pareto = Annotated[

@@ -1,7 +1,7 @@
 """What is searched, for what, with how much effort."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from latency_models.model import LatencyModel
 from nas.quality.quality import Quality
@@ -10,6 +10,7 @@ from nas.search.savings import Savings, overlaps
 from pruning.redundancy import Redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
+from search_spaces.tokens import Reduction
 from search_spaces.unit import Unit
 
 Evaluate = Callable[[Architecture, int | None], Quality]
@@ -35,6 +36,8 @@ class Problem:
         method: `nas`, or the name of a published method (`nas.search.methods`), which is then run instead.
         front: more budgets in ms: the best at each is looked for in the same study.
         limits: what else a feasible architecture keeps to.
+        reduction: how tokens are usually chosen in this model, for published schedules.
+        flops: the arithmetic of an architecture, for methods that count that.
         trials: at most, for each budget.
         patience: trials without a better one, after which a budget is settled; half as many where there are more
             budgets, which learn from each other.
@@ -53,6 +56,8 @@ class Problem:
     method: str = ENGINE
     front: tuple[float, ...] = ()
     limits: tuple[Limit, ...] = ()
+    reduction: Reduction = field(default_factory=Reduction)
+    flops: Callable[[Architecture], float] | None = None
     trials: int = 48
     patience: int = 12
     time_limit_s: float | None = None

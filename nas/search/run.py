@@ -4,7 +4,7 @@ import time
 
 from nas.search.engine import Engine
 from nas.search.journal import Journal
-from nas.search.methods import METHODS, add_back, as_published
+from nas.search.methods import METHODS, TOKEN_METHODS, add_back, as_published
 from nas.search.outcome import Candidate, SearchOutcome, closest
 from nas.search.problem import ENGINE, Problem
 from search_spaces.architecture import Architecture
@@ -28,9 +28,10 @@ def check_method(name: str) -> str:
     Raises:
         UsageError: it is none.
     """
-    if name != ENGINE and name.removesuffix(ADD_BACK) not in METHODS:
+    if name not in (ENGINE, *TOKEN_METHODS) and name.removesuffix(ADD_BACK) not in METHODS:
         raise UsageError(
-            f"method {name!r} is none of {ENGINE}, {', '.join(METHODS)}; each but {ENGINE} also with {ADD_BACK}"
+            f"method {name!r} is none of {ENGINE}, {', '.join(METHODS)} (each but {ENGINE} also with {ADD_BACK}), "
+            f"{', '.join(TOKEN_METHODS)}"
         )
     return name
 
@@ -38,11 +39,10 @@ def check_method(name: str) -> str:
 def _run_published(problem: Problem) -> SearchOutcome:
     """One published method to the budget; its own choice is the winner."""
     began, journal = time.monotonic(), Journal(problem)
-    name = problem.method.removesuffix(ADD_BACK)
-    trail = () if problem.feasible(problem.space.parent) else METHODS[name].trail(problem)
-    if trail is None:
+    winner = problem.space.start if problem.feasible(problem.space.start) else _chosen(problem)
+    if winner is None:
+        name = problem.method.removesuffix(ADD_BACK)
         raise NoFeasibleCandidate(f"{name} cannot get there: {closest(problem, journal.candidates())}")
-    winner = add_back(problem, trail) if problem.method.endswith(ADD_BACK) else as_published(problem, trail)
 
     def judged(architecture: Architecture, origin: str) -> Candidate:
         quality = problem.evaluate(architecture, None)
@@ -52,3 +52,13 @@ def _run_published(problem: Problem) -> SearchOutcome:
     parent, best = judged(problem.space.parent, "parent"), judged(winner, problem.method)
     candidates = (parent,) if best.architecture == parent.architecture else (parent, best)
     return SearchOutcome(parent, (best,), candidates, {}, len(candidates), time.monotonic() - began)
+
+
+def _chosen(problem: Problem) -> Architecture | None:
+    """What the method makes of the problem; None where it cannot meet the budget."""
+    if problem.method in TOKEN_METHODS:
+        return TOKEN_METHODS[problem.method].architecture(problem)
+    trail = METHODS[problem.method.removesuffix(ADD_BACK)].trail(problem)
+    if trail is None:
+        return None
+    return add_back(problem, trail) if problem.method.endswith(ADD_BACK) else as_published(problem, trail)

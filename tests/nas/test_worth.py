@@ -18,8 +18,9 @@ def ms(architecture: Architecture) -> float:
 
 
 LATENCY = SimpleNamespace(
-    unit_ms=SAVES.__getitem__, predict=lambda a, p=50: Prediction(ms(a) * (1.5 if p == 90 else 1.0), 0.0, 99.0, p)
-)
+    unit_ms=SAVES.__getitem__, saves=lambda units, reduction: {unit: SAVES[unit] for unit in units},
+    predict=lambda a, p=50: Prediction(ms(a) * (1.5 if p == 90 else 1.0), 0.0, 99.0, p),
+)  # fmt: skip
 
 
 def loss(architecture: Architecture, items: int | None) -> Quality:

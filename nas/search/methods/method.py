@@ -24,6 +24,17 @@ class Method(Protocol):
         """
 
 
+class TokenMethod(Protocol):
+    """A method from the literature that drops tokens, run to a latency budget."""
+
+    @property
+    def name(self) -> str:
+        """What `--method` calls it."""
+
+    def architecture(self, problem: Problem) -> Architecture | None:
+        """Its choice, which meets the budget; None where it cannot. Its ratios need not be those of the space."""
+
+
 def as_published(problem: Problem, trail: Trail) -> Architecture:
     """Everything the method dropped: the last unit usually overshoots the budget."""
     return problem.space.decode(set(trail))

@@ -1,0 +1,41 @@
+"""Equal steps down to a last share of tokens, in the number and from the block that lose least."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from nas.search.methods.schedules import most_tokens
+from nas.search.problem import Problem
+from search_spaces.architecture import Architecture
+from search_spaces.tokens import THOUSAND, Schedule, Stage
+
+STEPS = (1, 2, 3, 4)
+STARTS = 6  # first blocks that are tried, spread over the depth
+
+
+@dataclass(frozen=True)
+class EqualSteps:
+    """The token staircase of a latency-aware pruner: as many tokens go at each of some evenly spaced blocks.
+
+    After POMT (WACV 2025), which chooses how many tokens to keep from measured latency and tries few schedules. Here
+    for every first block and number of steps the most tokens that meet the budget are kept, and the loss decides.
+    """
+
+    name: str = "equal-steps"
+
+    def architecture(self, problem: Problem) -> Architecture | None:
+        """The parent with the best of those schedules; None where none meets the budget."""
+        depth, found = problem.space.depth, []
+        for first in sorted({1 + index * (depth - 1) // STARTS for index in range(STARTS)} & set(range(1, depth))):
+            for count in (count for count in STEPS if first + count <= depth):
+                architecture = most_tokens(problem, partial(_schedule, problem, first, count))
+                found += [] if architecture is None else [architecture]
+        losses = {each: problem.evaluate(each, problem.fidelity).loss for each in dict.fromkeys(found)}
+        return min(losses, key=lambda each: (losses[each], each.digest), default=None)
+
+
+def _schedule(problem: Problem, first: int, count: int, last: int) -> Schedule:
+    """`count` stages from block `first` on that leave `last` thousandths in equal steps."""
+    depth = problem.space.depth
+    blocks = [first + index * (depth - first) // count for index in range(count)]
+    left = [THOUSAND - (THOUSAND - last) * (index + 1) // count for index in range(count)]
+    return Schedule(tuple(map(Stage, blocks, left)), problem.reduction)

@@ -1,0 +1,84 @@
+"""Published token schedules, each with one knob that is turned until the budget is met."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from latency_models.workload import Phase
+from nas.search.problem import Problem
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError, UsageError
+from search_spaces.presets import fastv, pyramiddrop, tome
+from search_spaces.tokens import THOUSAND, Schedule, Scorer
+
+Family = Callable[[Problem, float], Schedule]  # a share of tokens in (0, 1): the larger, the more are left
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A family of schedules: of those that meet the budget the one that leaves most tokens. All parts stay."""
+
+    name: str
+    family: Family
+    merges: bool = False
+
+    def architecture(self, problem: Problem) -> Architecture | None:
+        """The parent with that schedule; None where none fits, or where attention is causal and tokens would merge."""
+        if self.merges and is_causal(problem):
+            return None
+
+        def schedule(permille: int) -> Schedule | None:
+            try:
+                return self.family(problem, permille / THOUSAND)
+            except (ArchitectureError, UsageError):  # too few blocks, or ratios that round to nothing
+                return None
+
+        return most_tokens(problem, schedule)
+
+
+def most_tokens(problem: Problem, schedule: Callable[[int], Schedule | None]) -> Architecture | None:
+    """The largest setting from 1 to 999 whose schedule meets the budget, by halving; None where none does."""
+    best, low, high = None, 0, THOUSAND
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = schedule(middle)
+        architecture = None if found is None else Architecture(problem.space.depth).with_tokens(found)
+        if architecture is None or problem.feasible(architecture):
+            best, low = architecture or best, middle
+        else:
+            high = middle
+    return best
+
+
+def is_causal(problem: Problem) -> bool:
+    """Whether a decoder reads a prompt: the only phase in which one drops tokens."""
+    return problem.latency.workload.phase is not Phase.FORWARD
+
+
+def _pyramid(problem: Problem, share: float) -> Schedule:
+    """PyramidDrop (Xing et al. 2025): at the quarter points powers of one ratio, in the paper a half."""
+    ratios, scorer = (share, share**2, share**3), problem.reduction.scorer
+    return pyramiddrop(problem.space.depth, ratios, causal=is_causal(problem), scorer=scorer)
+
+
+def _chance(problem: Problem, share: float) -> Schedule:
+    """The control: the same schedule, and chance ranks."""
+    found = _pyramid(problem, share)
+    return replace(found, reduction=replace(found.reduction, scorer=Scorer.RANDOM))
+
+
+def _fastv(problem: Problem, share: float) -> Schedule:
+    """FastV (Chen et al. 2024): once, after two blocks."""
+    return fastv(2, share, causal=is_causal(problem), scorer=problem.reduction.scorer)
+
+
+def _tome(problem: Problem, share: float) -> Schedule:
+    """ToMe (Bolya et al. 2023): every block merges the same number of tokens, at most half of its own."""
+    return tome(problem.space.depth, 1 - share)
+
+
+SWEPT = (
+    Swept("pyramiddrop", _pyramid),
+    Swept("random-tokens", _chance),
+    Swept("fastv", _fastv),
+    Swept("tome", _tome, merges=True),
+)

@@ -1,0 +1,163 @@
+"""Published token schedules: one contract for all, and each against what its paper draws.
+
+Eight blocks; each takes 3 ms times the share of tokens it works on, the stem 1 ms: the parent takes 25 ms.
+"""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+
+from latency_models.marginal import marginal
+from latency_models.model import Prediction
+from latency_models.workload import Phase, Workload
+from nas.quality.quality import Quality
+from nas.search import Problem, run_search
+from nas.search.methods import TOKEN_METHODS
+from nas.search.run import check_method
+from pruning.redundancy import Redundancy
+from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Scorer, Source, Space, Unit
+from search_spaces.errors import NoFeasibleCandidate, UsageError
+
+DEPTH = 8
+PARTS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
+REDUCTION = Reduction(Scorer.MEAN)
+ALIKE = tuple(0.5 + 0.05 * layer for layer in range(DEPTH))
+REDUNDANCY = Redundancy("made", "pre_norm", 1, ALIKE, ALIKE, ALIKE, ((1.0,) * (DEPTH + 1),) * (DEPTH + 1))
+SPACE = Space(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), (0.75, 0.5, 0.25))
+
+
+class Device:
+    measured, label = True, "worked by hand"
+
+    def __init__(self, phase: Phase = Phase.FORWARD) -> None:
+        self.workload = Workload(phase)
+
+    def ms(self, architecture: Architecture) -> float:
+        shares = architecture.tokens.shares(DEPTH)
+        costs = {Kind.ATTENTION: 1.0, Kind.MLP: 2.0}
+        return 1.0 + math.fsum(shares[u.layer] * costs[u.kind] for u in PARTS if not architecture.drops(u))
+
+    def unit_ms(self, unit: Unit) -> float:
+        return 25.0 - self.ms(Architecture(DEPTH, frozenset({unit})))
+
+    def saves(self, units, reduction=None) -> dict[Unit, float]:
+        return marginal({unit: self.unit_ms(unit) for unit in units})
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        ms = self.ms(architecture)
+        return Prediction(ms, ms, ms, percentile)
+
+
+def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
+    """Early tokens and early parts are worth most; a stage costs by itself."""
+    missing = [1 - share for share in architecture.tokens.shares(DEPTH)]
+    tokens = sum((DEPTH - block) * gone**2 for block, gone in enumerate(missing)) / 10
+    parts = sum(0.3 * (DEPTH - unit.layer) / DEPTH for unit in PARTS if architecture.drops(unit))
+    loss = tokens + parts + 0.01 * len(architecture.tokens.stages)
+    return Quality("kl", loss, False, "validation", loss, items=items or 4)
+
+
+def problem(budget_ms: float, phase: Phase = Phase.FORWARD, **more) -> Problem:
+    settings = {"space": SPACE, "evaluate": evaluate, "latency": Device(phase), "budget_ms": budget_ms,
+                "percentile": 90, "redundancy": REDUNDANCY, "storage": "sqlite://", "reduction": REDUCTION}  # fmt: skip
+    return Problem(**{**settings, **more})
+
+
+@pytest.mark.parametrize("budget", [22.0, 17.0, 13.0])
+@pytest.mark.parametrize("name", TOKEN_METHODS)
+def test_the_contract(name: str, budget: float) -> None:
+    asked = problem(budget)
+    found = TOKEN_METHODS[name].architecture(asked)
+    assert found is not None
+    assert asked.feasible(found)
+    assert TOKEN_METHODS[name].architecture(asked) == found
+    if name != "dop":
+        assert not found.structure.dropped
+        more = [replace(stage, permille=min(1000, stage.permille + 3)) for stage in found.tokens.stages]
+        assert asked.ms(found.with_tokens(replace(found.tokens, stages=tuple(more)))) > budget - 0.1  # none is wasted
+
+
+@pytest.mark.parametrize("name", set(TOKEN_METHODS) - {"dop"})
+def test_what_no_schedule_reaches_is_none(name: str) -> None:
+    """One block at least has all tokens."""
+    assert TOKEN_METHODS[name].architecture(problem(3.9)) is None
+
+
+def test_pyramid_drop_has_powers_of_one_ratio_at_the_quarters() -> None:
+    """Two blocks each at 1, a, a^2 and a^3: with a half 1 + 6 (1 + 1/2 + 1/4 + 1/8) = 12.25 ms."""
+    found = TOKEN_METHODS["pyramiddrop"].architecture(problem(12.25))
+    assert str(found.tokens) == "2=0.5,4=0.25,6=0.125"
+    assert found.reduction == Reduction(Scorer.MEAN, Reducer.DROP, Positions.KEPT, Source.NEXT)
+
+
+def test_the_control_is_the_same_schedule_by_chance() -> None:
+    found, control = (TOKEN_METHODS[name].architecture(problem(12.25)) for name in ("pyramiddrop", "random-tokens"))
+    assert control.tokens.stages == found.tokens.stages
+    assert control.reduction.scorer is Scorer.RANDOM
+
+
+def test_in_a_decoder_the_last_token_asks_and_positions_are_compacted() -> None:
+    asked = problem(12.25, Phase.PREFILL, reduction=Reduction(Scorer.LAST))
+    assert TOKEN_METHODS["pyramiddrop"].architecture(asked).reduction.positions is Positions.COMPACTED
+    assert TOKEN_METHODS["tome"].architecture(asked) is None  # tokens cannot merge where attention is causal
+
+
+def test_fastv_keeps_a_share_after_two_blocks() -> None:
+    """2 blocks whole, 6 at a half: 1 + 6 + 9."""
+    assert str(TOKEN_METHODS["fastv"].architecture(problem(16.0)).tokens) == "2=0.5"
+
+
+def test_tome_merges_as_many_at_every_block() -> None:
+    found = TOKEN_METHODS["tome"].architecture(problem(16.0))
+    left = [1000, *(stage.permille for stage in found.tokens.stages)]
+    steps = [earlier - later for earlier, later in itertools.pairwise(left)]
+    assert max(steps) - min(steps) <= 1  # thousandths
+    assert len(steps) == DEPTH - 1
+    assert found.reduction.reducer is Reducer.MERGE
+
+
+def test_equal_steps_is_the_best_of_its_grid() -> None:
+    """Late stages lose least here, as long as they meet the budget: others of its kind are no better."""
+    asked = problem(18.0)
+    found = TOKEN_METHODS["equal-steps"].architecture(asked)
+    assert evaluate(found).loss <= min(
+        evaluate(a).loss
+        for first in range(1, 4)
+        for share in range(5, 996, 5)
+        for a in [Architecture(DEPTH).drop(Unit(first, Kind.TOKENS, share))]
+        if asked.feasible(a) and first in (1, 2, 3)
+    ) + 1e-9  # fmt: skip
+
+
+def test_dop_counts_arithmetic_and_not_milliseconds() -> None:
+    """Where only attention is arithmetic, attentions go first whatever the device says."""
+
+    def attention(architecture: Architecture) -> float:
+        shares = architecture.tokens.shares(DEPTH)
+        return sum(shares[u.layer] for u in PARTS if u.kind is Kind.ATTENTION and not architecture.drops(u))
+
+    found = TOKEN_METHODS["dop"].architecture(problem(24.0, flops=attention))
+    assert {unit.kind for unit in found.structure.dropped} <= {Kind.ATTENTION}
+    assert problem(24.0).feasible(found)
+
+
+def test_a_token_method_runs_in_place_of_the_search() -> None:
+    outcome = run_search(problem(12.25, method="pyramiddrop"))
+    assert str(outcome.winner.architecture.tokens) == "2=0.5,4=0.25,6=0.125"
+    assert outcome.winner.origin == "pyramiddrop"
+    with pytest.raises(NoFeasibleCandidate, match="pyramiddrop cannot get there"):
+        run_search(problem(1.5, method="pyramiddrop"))
+
+
+def test_a_token_method_has_nothing_to_add_back() -> None:
+    assert check_method("dop") == "dop"
+    with pytest.raises(UsageError, match="pyramiddrop"):
+        check_method("pyramiddrop+add-back")
+
+
+def test_our_search_is_at_least_as_good_as_each() -> None:
+    ours = run_search(problem(14.0, trials=40)).winner.quality.loss
+    for name, method in TOKEN_METHODS.items():
+        assert ours <= 1.05 * evaluate(method.architecture(problem(14.0))).loss, name
