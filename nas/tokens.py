@@ -99,7 +99,7 @@ def default_reduction(subject: Subject) -> Reduction:
     if subject.anatomy.is_decoder:
         return Reduction(Scorer.LAST)
     names = (name for name, _ in subject.model.named_parameters())
-    has_class = subject.tokenizer is None and any(name.endswith(_CLASS_TOKENS) for name in names)
+    has_class = any(name.endswith(_CLASS_TOKENS) for name in names)
     return Reduction(Scorer.CLASS if has_class else Scorer.MEAN)
 
 
