@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import read_anatomy
+from pruning.reduction.ranker import NAME as RANKER
 from pruning.surgery import RECORD, apply, check_fits
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError, ModelError, UnreadableModel, UnsafeCheckpoint
@@ -127,7 +128,8 @@ def _check_describable(model: Any) -> None:
         with torch.device("meta"):
             twin = type(model)(type(model.config).from_dict(model.config.to_dict()))
         shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
-        wrong = next((name for name, tensor in model.state_dict().items() if shapes.get(name) != tensor.shape), None)
+        named = ((name, tensor.shape) for name, tensor in model.state_dict().items() if RANKER not in name)
+        wrong = next((name for name, shape in named if shapes.get(name) != shape), None)
     except (ValueError, IndexError, KeyError) as error:
         wrong = _first_line(error)
     if wrong is not None:
@@ -169,7 +171,7 @@ def _rebuild(folder: Path, document: dict[str, Any], dtype: torch.dtype) -> Any:
     model = _from_document(folder, document, dtype)
     anatomy, remaining = read_anatomy(model), _remaining(architecture)
     check_fits(anatomy, remaining)
-    apply(model, anatomy, remaining)
+    apply(model, anatomy, remaining, architecture)
     setattr(model.config, RECORD, architecture.to_json())
     try:
         result = model.load_state_dict(_read_weights(folder), strict=False)
@@ -201,9 +203,10 @@ def _mismatch(folder: Path, what: str) -> ModelError:
 
 
 def _remaining(architecture: Architecture) -> Architecture:
-    """The partial drops, counted among the blocks that are left."""
+    """The partial drops of parts, counted among the blocks that are left."""
     left = [layer for layer in range(architecture.depth) if layer not in architecture.removed_blocks()]
-    dropped = {Unit(left.index(unit.layer), unit.kind) for unit in architecture.dropped if unit.kind is not Kind.BLOCK}
+    parts = [unit for unit in architecture.structure.dropped if unit.kind is not Kind.BLOCK]
+    dropped = {Unit(left.index(unit.layer), unit.kind) for unit in parts}
     return Architecture(len(left), frozenset(dropped))
 
 

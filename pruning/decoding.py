@@ -172,13 +172,12 @@ def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     return int((args[0] if given is None else given).shape[1])
 
 
-def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
+def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, reduces: bool = False) -> None:
     """Re-index the kept attentions and keep the cache and the positions of a pruned decoder right, in place.
 
-    `model` has its removed blocks taken out already. Call it once per model.
+    `model` has its removed blocks taken out already. `reduces`: it drops tokens, too. Call it once per model.
     """
     kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
-    reduces = bool(architecture.tokens.stages)
     if len(kept) == anatomy.depth and not reduces:
         return
     config = language_config(model)

@@ -60,12 +60,20 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
 
 
 @torch.no_grad()
-def apply(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
-    """Drop units in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded."""
+def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Architecture | None = None) -> None:
+    """Drop units in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded.
+
+    Args:
+        model: changed.
+        anatomy: of `model`.
+        architecture: what to drop of it.
+        whole: of the parent, where `model` lacks the removed blocks already; its token stages are installed.
+    """
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     if anatomy.merges_blocks:
         architecture = architecture.merge_blocks()
-    reducing = read_reducing(model, anatomy, architecture)
+    whole = architecture if whole is None else whole.merge_blocks() if anatomy.merges_blocks else whole
+    reducing = read_reducing(model, anatomy, whole)
     removed = set(architecture.removed_blocks())
     for block in anatomy.blocks:
         if block.index not in removed:
@@ -73,9 +81,9 @@ def apply(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
     _remove_blocks(model, anatomy, removed)
     setattr(model.config, RECORD, architecture.to_json())
     if anatomy.is_decoder:
-        adapt_decoding(model, anatomy, architecture)
+        adapt_decoding(model, anatomy, architecture, reduces=reducing is not None)
     if reducing is not None:
-        install(model, anatomy, architecture, reducing)
+        install(model, anatomy, whole, reducing)
 
 
 def _empty_block(module: nn.Module, block: BlockAnatomy, architecture: Architecture) -> None:

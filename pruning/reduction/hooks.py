@@ -70,6 +70,7 @@ class TokenHooks:
         self.proportional = reduction.reducer is Reducer.MERGE  # a merged key has the attention of all it stands for
         self.watched = {step.watched for step in steps}
         self.tower: TowerWatch | None = None  # where the vision tower ranks
+        self.config: Any = None  # of the model: which attention it runs with
         self.asking: Tensor | None = None  # (B, N) bool: in training, the tokens that ask in place of the last
         self.clear()
 
@@ -240,8 +241,12 @@ class TokenHooks:
         self, given: Tensor | None, valid: Tensor | None, shape: tuple[int, int, int], window: int | None, dtype: Any
     ) -> Tensor | None:
         """A mask where padding or several new tokens need one, whatever the length that the given one is made for."""
-        if given is None and valid is None and (shape[1] == 1):
+        if given is None and valid is None and shape[1] == 1:
             return None
+        if given is None:
+            device = None if valid is None else valid.device
+            kinds = {"eager": torch.zeros((), dtype=dtype, device=device)}
+            given = kinds.get(self.config._attn_implementation, torch.zeros((), dtype=torch.bool, device=device))
         return shortened_mask(given, valid, shape, True, window)
 
     def _once(self, key: Any, function: Any, *args: Any) -> Any:
@@ -255,7 +260,8 @@ def _kept(stage: Stage, tokens: Sequence) -> Any:
     """How many droppable tokens a stage leaves: at least one, and no more than there are. May be a traced size."""
     if isinstance(tokens.count, int):
         return min(tokens.left, stage.kept(tokens.count)) if tokens.count > 1 else tokens.left
-    return torch.sym_min(tokens.left, torch.sym_max(1, stage.kept(tokens.count)))
+    least = torch.sym_max(1, stage.kept(tokens.count))  # type: ignore[no-untyped-call]
+    return torch.sym_min(tokens.left, least)  # type: ignore[no-untyped-call]
 
 
 class BlockEntry:

@@ -1,7 +1,8 @@
 """Token reduction becomes part of a pruned model."""
 
+import copy
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,12 +13,14 @@ from pruning.language import is_vision_language, language_config
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
+from pruning.reduction.ranker import NAME, Ranker
 from pruning.reduction.tower import Tower, TowerWatch, read_tower
 from pruning.reduction.training import supervise
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source, Stage
 
+_TYPES = "nas_rotary_types"  # in the config of a pruned model: of the parent's blocks, as those that rank may be gone
 _BLIND = (Scorer.NORM, Scorer.RANDOM)  # scores that need neither queries nor keys
 
 
@@ -26,8 +29,8 @@ class Reducing:
     """What is read from a parent before anything is taken out of it.
 
     Attributes:
-        rankers: by index of the parent's block.
-        windows: of every block of the parent; None for all tokens.
+        rankers: by the block at which a stage begins, in the parent.
+        windows: of every block that is left; None for all tokens.
         layer_types: of every block of the parent, where positions depend on them; None where they do not.
         tower: the vision tower, where it ranks.
     """
@@ -46,8 +49,7 @@ def acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], ...]:
     A stage whose block is removed acts at the next block that is left, and not at all after the last. Two at one
     place act one after the other, as they do with the blocks between them, so the smaller ratio is left.
     """
-    removed = set(architecture.removed_blocks())
-    left = [layer for layer in range(architecture.depth) if layer not in removed]
+    left = _left(architecture)
     found = []
     for stage in architecture.tokens.stages:
         place = next((place for place, layer in enumerate(left) if layer >= stage.block), None)
@@ -80,6 +82,11 @@ def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
 def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> Reducing | None:
     """What the stages of an architecture need of the parent; None where it drops no tokens. Call before surgery.
 
+    Args:
+        model: the parent, or one about to be loaded: of its shape, without the removed blocks.
+        anatomy: of `model`.
+        architecture: of the parent's depth.
+
     Raises:
         ArchitectureError: from `check_reduction`.
         UnreadableModel: no queries and keys were found.
@@ -92,37 +99,42 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
         raise ArchitectureError(
             f"{anatomy.family} numbers image tokens along three axes, which cannot be numbered anew; keep positions"
         )
-    blocks = model.get_submodule(anatomy.stack)
     rankers = {}
     if reduction.source is not Source.TOWER and not _needs_nothing(reduction):
-        for stage in stages:
-            index = _ranking_block(stage, reduction)
-            rankers[stage.block] = read_projections(blocks[index], anatomy.blocks[index])
+        for _, stage in acting_stages(architecture):
+            block = _ranking_block(stage, reduction)
+            rankers[stage.block] = _projections(model, anatomy, _where(architecture, anatomy).get(block))
     tower = read_tower(model) if reduction.source is Source.TOWER else None
-    windows, kinds = _windows(model, anatomy), _layer_types(model)
+    windows, kinds = _windows(model, anatomy, architecture), _layer_types(model)
     return Reducing(token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
 
 
 def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: Reducing) -> None:
     """Register the hooks on a pruned model. `architecture` has the removed blocks that `model` lacks."""
-    removed = set(architecture.removed_blocks())
-    left = [layer for layer in range(anatomy.depth) if layer not in removed]
-    steps = tuple(_step(place, stage, reducing, left) for place, stage in acting_stages(architecture))
+    left, blocks = _left(architecture), model.get_submodule(anatomy.stack)
+    alive = {id(module) for module in model.modules()}
+    steps = tuple(
+        _kept_alive(_step(place, stage, reducing, left), blocks, reducing.reduction, alive)
+        for place, stage in acting_stages(architecture)
+    )
     if not steps:
         return
+    if reducing.layer_types is not None:
+        setattr(language_config(model), _TYPES, list(reducing.layer_types))
     generates = anatomy.is_decoder and model.get_output_embeddings() is not None
     insists = _insists_on_length(model.get_submodule(anatomy.stack.rpartition(".")[0]))
     hooks = TokenHooks(
         reducing.layout,
         reducing.reduction,
         steps,
-        tuple(reducing.windows[layer] for layer in left),
+        reducing.windows,
         causal=anatomy.is_decoder,
         restores=insists or not generates,
         cuts=insists and generates,
     )
     reader = _reader(model, anatomy)
-    _register(reader, model.get_submodule(anatomy.stack), hooks)
+    hooks.config = language_config(model)
+    _register(reader, blocks, hooks)
     if reducing.tower is not None:
         hooks.tower = TowerWatch(reducing.tower.projections)
         reducing.tower.block.register_forward_pre_hook(hooks.tower, with_kwargs=True)
@@ -159,6 +171,37 @@ def _needs_nothing(reduction: Reduction) -> bool:
     return reduction.scorer in _BLIND and reduction.reducer is Reducer.DROP
 
 
+def _left(architecture: Architecture) -> list[int]:
+    removed = set(architecture.removed_blocks())
+    return [layer for layer in range(architecture.depth) if layer not in removed]
+
+
+def _where(architecture: Architecture, anatomy: Anatomy) -> dict[int, int]:
+    """The places of the parent's blocks in the model that `anatomy` describes."""
+    if anatomy.depth == architecture.depth:
+        return {layer: layer for layer in range(architecture.depth)}
+    return {layer: place for place, layer in enumerate(_left(architecture))}
+
+
+def _projections(model: Any, anatomy: Anatomy, place: int | None) -> Projections:
+    """Of the block at a place; with None of one that is about to be loaded, by the shape of another."""
+    blocks = model.get_submodule(anatomy.stack)
+    if place is None:
+        return read_projections(copy.deepcopy(blocks[0]), anatomy.blocks[0])
+    return read_projections(blocks[place], anatomy.blocks[place])
+
+
+def _kept_alive(step: Step, blocks: nn.ModuleList, reduction: Reduction, alive: set[int]) -> Step:
+    """Where the attention that ranks is gone, its weights become part of the block at which the stage acts."""
+    if step.ranker is None or id(step.ranker.key.module) in alive:
+        return step
+    asks = reduction.scorer is not Scorer.KEYS and reduction.reducer is not Reducer.MERGE
+    norm_stays = step.ranker.norm is None or id(step.ranker.norm) in alive
+    ranker = Ranker(step.ranker, norm_stays, asks)
+    blocks[step.place].add_module(f"{NAME}_{step.stage.block}", ranker)
+    return replace(step, ranker=ranker.taken(step.ranker))
+
+
 def _rope(model: Any) -> dict[str, Any]:
     return getattr(language_config(model), "rope_parameters", None) or {}
 
@@ -184,7 +227,8 @@ def _rotaries(base: nn.Module) -> list[nn.Module]:
 def _layer_types(model: Any) -> tuple[str, ...] | None:
     """Of each block, where cosines and sines depend on it."""
     takes = [inspect.signature(rotary.forward).parameters for rotary in _rotaries(getattr(model, "base_model", model))]
-    types = getattr(language_config(model), "layer_types", None)
+    config = language_config(model)
+    types = getattr(config, _TYPES, None) or getattr(config, "layer_types", None)
     return tuple(types) if types and any("layer_type" in names for names in takes) else None
 
 
@@ -193,9 +237,10 @@ def _insists_on_length(trunk: nn.Module) -> bool:
     return "output_shape" in inspect.getsource(type(trunk).forward)
 
 
-def _windows(model: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
-    """Of each block's attention, as the library's own cache has them."""
+def _windows(model: Any, anatomy: Anatomy, architecture: Architecture) -> tuple[int | None, ...]:
+    """Of the attention of each block that is left, as the library's own cache has them."""
+    left = _left(architecture)
     if not anatomy.is_decoder:
-        return (None,) * anatomy.depth
-    layers = DynamicCache(config=language_config(model)).layers
-    return tuple(getattr(layer, "sliding_window", None) for layer in layers)
+        return (None,) * len(left)
+    layers, where = DynamicCache(config=language_config(model)).layers, _where(architecture, anatomy)
+    return tuple(getattr(layers[where[layer]], "sliding_window", None) for layer in left)
