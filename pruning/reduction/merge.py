@@ -1,6 +1,7 @@
 """Token merging (ToMe, Bolya et al. 2023) as a pure function of tensors, with static shapes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -33,9 +34,9 @@ def merge_tokens(
     metric: torch.Tensor,
     sizes: torch.Tensor,
     droppable: torch.Tensor | int,
-    keep: int,
+    keep: Any,
     *,
-    tokens: int | None = None,
+    tokens: Any = None,
 ) -> Merged:
     """Merge similar tokens until `keep` droppable ones are left (ToMe, "Token Merging: Your ViT But Faster").
 
@@ -59,20 +60,34 @@ def merge_tokens(
     length = hidden.shape[1]
     if isinstance(droppable, int):
         tokens, droppable = length - droppable, _all_but_leading(droppable, sizes)
-    if tokens is None or not 1 <= keep <= tokens:
+    if tokens is None or not (isinstance(tokens, torch.SymInt) or 1 <= keep <= tokens):
         raise ArchitectureError(
             f"merging {tokens} tokens into {keep}: at least one and at most all are left; give both numbers"
         )
     everything = torch.arange(length, device=hidden.device).expand(hidden.shape[0], length)
     merged = Merged(hidden, metric, sizes.float(), everything, everything)
-    while tokens > keep:
-        gone = min(tokens - keep, tokens // 2)
+    for gone in rounds(tokens, keep):
         once = _merge_once(merged, droppable, gone)
         droppable = droppable.gather(1, once.kept)
         kept, source = merged.kept.gather(1, once.kept), once.source.gather(1, merged.source)
         merged = Merged(once.hidden, once.metric, once.sizes, kept, source)
-        tokens -= gone
     return merged
+
+
+def rounds(tokens: Any, keep: Any) -> list[Any]:
+    """How many tokens each round merges, at most half: `tokens` become `keep`.
+
+    How many rounds there are depends on the length. In a trace with any length there is one more than the example
+    needs, which is enough for all: to keep the share s takes at least log2(1 / s) rounds, at most one more.
+    """
+    traced = isinstance(tokens, torch.SymInt)
+    number = 1 + len(rounds(_example(tokens), _example(keep))) if traced else tokens
+    found = []
+    while len(found) < number and (traced or tokens > keep):
+        gone = torch.sym_min(tokens - keep, tokens // 2)
+        found.append(gone)
+        tokens -= gone
+    return found
 
 
 def log_sizes(sizes: torch.Tensor) -> torch.Tensor:
@@ -128,7 +143,13 @@ def split(goes: torch.Tensor, gone: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def chosen(places: torch.Tensor, length: int) -> torch.Tensor:
     """(B, length) which tokens are among `places` (B, R)."""
-    return (places[..., None] == torch.arange(length, device=places.device)).any(1)
+    same = places[..., None] == torch.arange(length, device=places.device)
+    return same.float().sum(1) > 0  # `any` of no places at all is true in some runtimes
+
+
+def _example(number: Any) -> int:
+    """A number of tokens, in a trace that of the example."""
+    return int(number.node.hint) if isinstance(number, torch.SymInt) else int(number)
 
 
 def _merge_once(tokens: Merged, droppable: torch.Tensor, gone: int) -> Merged:

@@ -1,5 +1,7 @@
 """Dropped tokens gathered into a few (the contextual tokens of VisionZip), with static shapes."""
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -9,13 +11,13 @@ from search_spaces.errors import ArchitectureError
 _CONTEXTUAL, _OF = 10, 64  # VisionZip's 54 + 10, 108 + 20 and 162 + 30
 
 
-def contextual_of(keep: int) -> int:
+def contextual_of(keep: Any) -> Any:
     """How many of `keep` tokens that are left are contextual: 10 of 64, as in all settings of VisionZip, or one."""
-    return max(1, keep * _CONTEXTUAL // _OF)
+    return torch.sym_max(1, keep * _CONTEXTUAL // _OF)
 
 
 def recycle_tokens(
-    hidden: torch.Tensor, metric: torch.Tensor, sizes: torch.Tensor, kept: torch.Tensor, contextual: int
+    hidden: torch.Tensor, metric: torch.Tensor, sizes: torch.Tensor, kept: torch.Tensor, contextual: Any
 ) -> Merged:
     """Gather the tokens that are not kept into `contextual` ones (Yang et al. 2024, VisionZip, section 3.3).
 
@@ -39,7 +41,7 @@ def recycle_tokens(
     """
     length = hidden.shape[1]
     others = length - kept.shape[1]
-    if not 0 <= contextual <= others:
+    if not isinstance(contextual, torch.SymInt) and not 0 <= contextual <= others:
         raise ArchitectureError(
             f"{contextual} contextual tokens from {others} that are not kept; ask for at most as many as those"
         )
@@ -50,14 +52,14 @@ def recycle_tokens(
         going = goes.float().topk(gone, dim=1).indices
         into = place.gather(1, partner.gather(1, going))
         source = place.gather(1, torch.where(goes, partner, torch.arange(length, device=hidden.device)))
-    if contextual == 0:
+    if isinstance(contextual, int) and contextual == 0:
         return Merged(rows(hidden, stay), rows(metric, stay), sizes.float().gather(1, stay), stay, source)
     wide, narrow = (joined(values, sizes.float(), stay, going, into) for values in (hidden, metric))
     return Merged(wide, narrow, grown(sizes.float(), stay, going, into), stay, source)
 
 
 def _groups(
-    metric: torch.Tensor, sizes: torch.Tensor, stays: torch.Tensor, others: int, contextual: int
+    metric: torch.Tensor, sizes: torch.Tensor, stays: torch.Tensor, others: Any, contextual: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, N) which tokens go, and (B, N) the place of the target that each would go into."""
     length = stays.shape[1]
@@ -65,11 +67,11 @@ def _groups(
     real = ~stays & (sizes > 0)
     ranked = torch.where(real, number, torch.where(stays, number + 2 * length, number + length))
     order = ranked.topk(others, dim=1, largest=False).indices  # the others as they stand, then their padding
-    stride = (real.float().sum(1, keepdim=True) / max(1, contextual)).floor().clamp(min=1)
-    steps = (torch.arange(contextual, device=stays.device) * stride).clamp(max=max(0, others - 1)).long()
+    stride = (real.float().sum(1, keepdim=True) / torch.sym_max(1, contextual)).floor().clamp(min=1)
+    steps = (torch.arange(contextual, device=stays.device) * stride).clamp(max=torch.sym_max(0, others - 1)).long()
     targets = order.gather(1, steps)
     goes = ~stays & ~chosen(targets, length)
-    if contextual == 0:
+    if isinstance(contextual, int) and contextual == 0:
         return goes, torch.zeros_like(goes, dtype=torch.long)
     unit = functional.normalize(metric.float(), dim=-1)
     nearest = (unit @ rows(unit, targets).mT).argmax(-1)
