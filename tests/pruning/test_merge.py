@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.reduction.merge import log_sizes, merge_tokens
+from pruning.reduction.merge import log_sizes, merge_tokens, rounds
 from search_spaces.errors import ArchitectureError
 
 torch.set_num_threads(1)
@@ -163,6 +163,14 @@ def test_it_can_be_traced_with_any_batch() -> None:
     given = torch.randn(5, 14, 5)
     for one, other in zip(traced(given), _Twice()(given), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("permille", [125, 250, 333, 500, 510, 667, 750, 900])
+def test_one_more_round_than_any_example_needs_is_enough_for_all_lengths(permille: int) -> None:
+    """What a trace with any length relies on."""
+    lengths = [tokens for tokens in range(2, 700) if 1 <= tokens * permille // 1000 < tokens]
+    needed = {len(rounds(tokens, tokens * permille // 1000)) for tokens in lengths}
+    assert max(needed) <= min(needed) + 1
 
 
 @pytest.mark.parametrize("keep", [0, 7])
