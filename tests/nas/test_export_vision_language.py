@@ -13,6 +13,7 @@ from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import TENSORRT_OPSET, example_inputs, export_onnx, input_names, workload_inputs
 from nas.export.parity import check_parity
+from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
 from nas.export.variants import ParentGraph
 from pruning.anatomy import read_anatomy
 from pruning.surgery import prune
@@ -111,3 +112,13 @@ def test_where_an_image_s_size_decides_the_files_take_words_only() -> None:
     inputs = example_inputs(model, 2, 5)
     with torch.no_grad():
         assert model(**inputs, use_cache=False).logits.shape == (2, 5, 96)
+
+
+@pytest.mark.slow
+def test_an_engine_is_built_that_takes_images(parent, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]")
+    model = prune(parent.model, Architecture.from_words(WORDS[0]), anatomy=parent.anatomy)
+    path = export_tensorrt_onnx(model, tmp_path / "prefill.onnx", Phase.PREFILL)
+    ranges = InputRange((1, 11), (2, 20), (4, 32))
+    assert build_engine(path, tmp_path / "model.engine", ranges, compute_capability="SM89").startswith("tensorrt")
+    assert (tmp_path / "model.engine").stat().st_size > 10_000
