@@ -82,9 +82,9 @@ def rounds(tokens: Any, keep: Any) -> list[Any]:
     """
     traced = isinstance(tokens, torch.SymInt)
     number = 1 + len(rounds(_example(tokens), _example(keep))) if traced else tokens
-    found = []
+    found: list[Any] = []
     while len(found) < number and (traced or tokens > keep):
-        gone = torch.sym_min(tokens - keep, tokens // 2)
+        gone = torch.sym_min(tokens - keep, tokens // 2)  # type: ignore[no-untyped-call]
         found.append(gone)
         tokens -= gone
     return found

@@ -13,7 +13,7 @@ _CONTEXTUAL, _OF = 10, 64  # VisionZip's 54 + 10, 108 + 20 and 162 + 30
 
 def contextual_of(keep: Any) -> Any:
     """How many of `keep` tokens that are left are contextual: 10 of 64, as in all settings of VisionZip, or one."""
-    return torch.sym_max(1, keep * _CONTEXTUAL // _OF)
+    return torch.sym_max(1, keep * _CONTEXTUAL // _OF)  # type: ignore[no-untyped-call]
 
 
 def recycle_tokens(
@@ -67,8 +67,10 @@ def _groups(
     real = ~stays & (sizes > 0)
     ranked = torch.where(real, number, torch.where(stays, number + 2 * length, number + length))
     order = ranked.topk(others, dim=1, largest=False).indices  # the others as they stand, then their padding
-    stride = (real.float().sum(1, keepdim=True) / torch.sym_max(1, contextual)).floor().clamp(min=1)
-    steps = (torch.arange(contextual, device=stays.device) * stride).clamp(max=torch.sym_max(0, others - 1)).long()
+    groups = torch.sym_max(1, contextual)  # type: ignore[no-untyped-call]
+    last = torch.sym_max(0, others - 1)  # type: ignore[no-untyped-call]
+    stride = (real.float().sum(1, keepdim=True) / groups).floor().clamp(min=1)
+    steps = (torch.arange(contextual, device=stays.device) * stride).clamp(max=last).long()
     targets = order.gather(1, steps)
     goes = ~stays & ~chosen(targets, length)
     if isinstance(contextual, int) and contextual == 0:
