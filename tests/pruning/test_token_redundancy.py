@@ -122,7 +122,8 @@ def test_without_a_class_token_the_mean_query_asks() -> None:
     assert actual.groups[0].holding == pytest.approx(needed)
 
 
-def test_padding_changes_nothing() -> None:
+@pytest.mark.parametrize("scorer", [Scorer.LAST, Scorer.MEAN])
+def test_padding_changes_nothing(scorer: Scorer) -> None:
     model = build("llama")
     alone = example(model, batch=1, tokens=PROMPT)
     padded = {
@@ -130,7 +131,7 @@ def test_padding_changes_nothing() -> None:
         "attention_mask": torch.tensor([[0] * 5 + [1] * PROMPT]),
         "position_ids": torch.tensor([[0] * 5 + list(range(PROMPT))]),
     }
-    one, other = (measure_token_redundancy(model, [batch]).groups[0] for batch in (alone, padded))
+    one, other = (measure_token_redundancy(model, [batch], scorer=scorer).groups[0] for batch in (alone, padded))
     assert one.tokens == other.tokens == PROMPT - SINKS - RECENT
     for measure in MEASURES:
         assert getattr(other, measure) == pytest.approx(getattr(one, measure), abs=1e-5)
