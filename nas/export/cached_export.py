@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from latency_models.workload import Phase
 from nas.export.images import PIXELS
 from pruning.decoding import CacheKeeper, PrunedCache
+from pruning.reduction.inspection import token_hooks
 from pruning.surgery import RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
@@ -179,8 +180,13 @@ def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Traci
     """A decoder in one of the cached phases, to be traced on a prompt.
 
     Raises:
-        ExportError: the model has no such phase.
+        ExportError: the model has no such phase, or the cache's layers are of unlike length as prompts lose tokens.
     """
+    if phase is Phase.DECODE and token_hooks(model) is not None:
+        raise ExportError(
+            f"decode of a model that drops tokens ({type(model).__name__}) is not exported: its caches are of unlike "
+            "length; export prefill, or decode with the library"
+        )
     layers = cache_layers(model, phase)
     inputs = decode_inputs(prompt, layers) if phase is Phase.DECODE else prompt
     names = tuple(name for name in inputs if not is_past(name))

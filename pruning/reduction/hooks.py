@@ -230,7 +230,7 @@ class TokenHooks:
                 valid = None if left.valid is None else left.valid[:, left.length - held :]
                 shape = (hidden.shape[0], new, held)
                 changed[name] = self._once(
-                    ("mask", stage, window, name), self._mask, given[name], valid, shape, window, hidden.dtype
+                    ("mask", stage, window, name), self._mask, given[name], valid, shape, window, hidden
                 )
         if left.shift is not None and given.get(_ROTARY) is not None:
             changed["position_ids"] = given["position_ids"] - left.shift
@@ -238,15 +238,16 @@ class TokenHooks:
         return changed
 
     def _mask(
-        self, given: Tensor | None, valid: Tensor | None, shape: tuple[int, int, int], window: int | None, dtype: Any
+        self, given: Tensor | None, valid: Tensor | None, shape: tuple[int, int, int], window: int | None, like: Tensor
     ) -> Tensor | None:
         """A mask where padding or several new tokens need one, whatever the length that the given one is made for."""
         if given is None and valid is None and shape[1] == 1:
             return None
+        kind = self.config._attn_implementation
+        if given is None and kind.startswith("flash"):  # reads lengths from (batch, keys), and knows the order
+            return valid
         if given is None:
-            device = None if valid is None else valid.device
-            kinds = {"eager": torch.zeros((), dtype=dtype, device=device)}
-            given = kinds.get(self.config._attn_implementation, torch.zeros((), dtype=torch.bool, device=device))
+            given = like.new_zeros((), dtype=None if kind == "eager" else torch.bool)
         return shortened_mask(given, valid, shape, True, window)
 
     def _once(self, key: Any, function: Any, *args: Any) -> Any:

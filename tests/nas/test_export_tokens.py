@@ -1,0 +1,80 @@
+"""Exported files of models that drop tokens: any batch, prompts of any length, and engines."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from families import DECODERS, ENCODERS, VISION, build
+
+from latency_models.runtime_ort import open_session
+from latency_models.workload import Phase
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, example_inputs, export_for_onnx_runtime
+from nas.export.parity import check_parity
+from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
+from pruning.surgery import prune
+from search_spaces import Architecture, Positions, Reduction, Schedule, Scorer
+from search_spaces.errors import ExportError
+
+FAST = ("llama", "vit")
+SLOW = [family for family in (*DECODERS, *ENCODERS, *VISION) if family not in FAST]
+
+
+def reduced(family: str, text: str = "1=0.5,3=0.1", **choices: object) -> object:
+    scorer = Scorer.LAST if family in DECODERS else Scorer.MEAN
+    reduction = Reduction(**{"scorer": scorer, **choices})
+    return prune(build(family), Architecture(4).with_tokens(Schedule.parse(text, reduction)))
+
+
+@pytest.mark.parametrize("family", [*FAST, *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)])
+def test_a_file_computes_what_the_model_does(family: str, tmp_path: Path) -> None:
+    """With native attention, at shapes that it was not traced at."""
+    model, phase = reduced(family), Phase.PREFILL if family in DECODERS else Phase.FORWARD
+    opset, reason = export_for_onnx_runtime(model, tmp_path / "model.onnx", check_parity, phase)
+    assert opset == ONNX_RUNTIME_OPSET, reason
+
+
+@pytest.mark.parametrize(
+    ("family", "choices"),
+    [
+        ("llama", {"positions": Positions.COMPACTED}),
+        pytest.param("gemma2", {"scorer": Scorer.RANDOM}, marks=pytest.mark.slow),
+    ],
+)
+@torch.no_grad()
+def test_a_prompt_s_file_takes_prompts_too_short_to_drop_from(
+    family: str, choices: dict[str, object], tmp_path: Path
+) -> None:
+    """How many tokens stay follows from the length in the file as it does in the model; padding is dropped first."""
+    model = reduced(family, **choices)
+    export_for_onnx_runtime(model, path := tmp_path / "model.onnx", check_parity, Phase.PREFILL)
+    session = open_session(path, 1)
+    for length in (2, 36, 37, 38, 39, 44, 60):
+        given = example_inputs(model, 2, length)
+        given["attention_mask"][1, : length // 4] = 0
+        given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        found = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
+        cache = model(**given, use_cache=True)
+        np.testing.assert_allclose(found[0], cache.logits[:, -1:].numpy(), rtol=1e-4, atol=1e-4)
+        lengths = [layer.keys.shape[2] for layer in cache.past_key_values.layers]
+        assert [keys.shape[2] for keys in found[1::2]] == lengths
+
+
+def test_decoding_after_a_shorter_prompt_is_refused_in_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="decode of a model that drops tokens"):
+        export_for_onnx_runtime(reduced("llama"), tmp_path / "model.onnx", check_parity, Phase.DECODE)
+
+
+@pytest.mark.parametrize("family", ["vit", pytest.param("llama", marks=pytest.mark.slow)])
+def test_an_engine_is_built_of_a_model_that_drops_tokens(family: str, tmp_path: Path) -> None:
+    """Without a GPU, for one that is named; prompts of 40 to 60 tokens."""
+    pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]")
+    model, phase = reduced(family), Phase.PREFILL if family in DECODERS else Phase.FORWARD
+    path = export_tensorrt_onnx(model, tmp_path / "model.onnx", phase)
+    operators = {node.op_type for node in onnx.load(str(path)).graph.node}
+    assert "TopK" in operators
+    assert "Attention" not in operators
+    assert check_parity(model, path, phase) < 1e-4
+    build_engine(path, tmp_path / "model.engine", InputRange((1, 40), (2, 48), (4, 60)), compute_capability="SM89")
+    assert (tmp_path / "model.engine").stat().st_size > 10_000
