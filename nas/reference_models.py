@@ -8,7 +8,7 @@ from search_spaces.errors import MissingExtra, ModelError
 
 DEFAULT = "python-lm"
 MINILM = "minilm"
-_SHIPPED = ("python-lm", "digits-vit", MINILM)
+_SHIPPED = ("python-lm", "digits-vit", "digits-vlm", MINILM)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageClassification, AutoTokenizer
+from PIL import Image
+from sklearn.datasets import load_digits
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from nas import reference_models
 from nas.reference_models import DEFAULT, find_reference, reference_names
@@ -49,7 +59,7 @@ def word_runs(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + 5]) for start in range(max(1, len(words) - 4))}
 
 
-@pytest.mark.parametrize("name", ["python-lm", "digits-vit"])
+@pytest.mark.parametrize("name", ["python-lm", "digits-vit", "digits-vlm"])
 def test_a_model_is_found_by_name_and_by_folder(name, monkeypatch):
     by_name = find_reference(name)
     monkeypatch.chdir(HOME.parents[1])
@@ -124,7 +134,8 @@ def test_every_text_stands_under_a_licence_that_is_shipped():
         assert f"## {project} (" in licences
     assert licences.count("Permission is hereby granted") == 4  # MIT: optuna, pytest, rich, FastAPI
     assert "PYTHON SOFTWARE FOUNDATION LICENSE" in (HOME / "minilm" / "data" / "LICENCES.md").read_text()
-    assert "CC BY 4.0" in (HOME / "digits-vit" / "data" / "LICENCES.md").read_text()
+    for name in ("digits-vit", "digits-vlm"):
+        assert "CC BY 4.0" in (HOME / name / "data" / "LICENCES.md").read_text()
 
 
 def test_the_images_are_disjoint_from_those_trained_on(monkeypatch):
@@ -151,6 +162,82 @@ def test_digits_vit_is_as_accurate_as_its_card_says(split):
     assert accuracy >= 0.97
     assert accuracy == pytest.approx(json.loads((HOME / "digits-vit" / "record.json").read_text())["accuracy"][split])
     assert f"{accuracy:.3f} |" in (HOME / "digits-vit" / "README.md").read_text()
+
+
+def grid_questions() -> list[dict[str, str]]:
+    return [json.loads(line) for line in (HOME / "digits-vlm" / "data" / "questions.jsonl").read_text().splitlines()]
+
+
+@cache
+def digit_places() -> dict[bytes, int]:
+    """The place in scikit-learn's set of each image, by its pixels in 0..255."""
+    images = (load_digits().images * 255 / 16).round().astype(np.uint8)
+    return {image.tobytes(): at for at, image in enumerate(images)}
+
+
+def cells_of(image: str) -> list[int]:
+    """The place in scikit-learn's set of the digit in each of the 16 cells of a shipped grid, -1 where it is blank."""
+    pixels = np.asarray(Image.open(HOME / "digits-vlm" / "data" / image))
+    cells = [pixels[row : row + 8, column : column + 8] for row in range(0, 32, 8) for column in range(0, 32, 8)]
+    return [digit_places()[cell.tobytes()] if cell.any() else -1 for cell in cells]
+
+
+def answer_to(question: str, digits: list[int]) -> str:
+    """Read off the (16,) digits of a grid, -1 where it is blank."""
+    words = question.split()
+    if found := re.fullmatch(r"which digit is in row (\d) column (\d) \?", question):
+        return str(digits[int(found[1]) * 4 + int(found[2]) - 5])
+    if words[:3] == ["which", "digit", "is"]:
+        return str(digits[(12 if words[3] == "bottom" else 0) + (3 if words[4] == "right" else 0)])
+    if words[2] == "digits":
+        return str(sum(digit >= 0 for digit in digits))
+    named = ["zeros", "ones", "twos", "threes", "fours", "fives", "sixes", "sevens", "eights", "nines"]
+    return str(digits.count(named.index(words[2])))
+
+
+def test_every_answer_about_a_grid_is_what_it_shows():
+    labels = load_digits().target
+    for line in grid_questions():
+        digits = [int(labels[at]) if at >= 0 else -1 for at in cells_of(line["image"])]
+        assert answer_to(line["question"], digits) == line["answer"], line
+
+
+def test_no_digit_of_a_shipped_grid_is_in_a_training_grid(monkeypatch):
+    made = script(HOME / "digits-vlm" / "grids.py", monkeypatch)
+    split = made.splits()
+    places = [place for digits in split.values() for place in digits.places.tolist()]
+    assert sorted(places) == list(range(1797))
+    shown = made.make(split["train"], 64, np.random.default_rng(0), made.Distortion()).digits
+    assert set(shown[shown >= 0]) <= set(split["train"].places)
+    for name in SPLITS:
+        images = {line["image"] for line in grid_questions() if line["split"] == name}
+        assert {at for image in images for at in cells_of(image) if at >= 0} <= set(split[name].places)
+
+
+def test_digits_vlm_answers_questions_about_grids_it_was_not_trained_on():
+    """Through AutoProcessor, with padding, so that the shipped processor and tokenizer are what it was trained with."""
+    home = HOME / "digits-vlm"
+    model, processor = AutoModelForImageTextToText.from_pretrained(home), AutoProcessor.from_pretrained(home)
+    asked = [line for line in grid_questions() if line["split"] == "test"][::7][:40]  # every kind
+    images = [Image.open(home / "data" / line["image"]) for line in asked]
+    texts = [f"<image> {line['question']}" for line in asked]
+    inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+    assert (inputs["input_ids"] == model.config.image_token_id).sum(1).eq(256).all()
+    said = model.generate(**inputs, max_new_tokens=2, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    right = [word == f"{line['answer']} <eos>" for line, word in zip(asked, processor.batch_decode(said), strict=True)]
+    assert {line["kind"] for line in asked} == {"corner", "cell", "count", "total"}
+    assert sum(right) >= 36
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_digits_vlm_answers_as_its_card_says(split, monkeypatch):
+    recipe = script(HOME / "digits-vlm" / "train.py", monkeypatch)
+    model = AutoModelForImageTextToText.from_pretrained(HOME / "digits-vlm")
+    shares = recipe.exact_shipped(model, HOME / "digits-vlm" / "data", split)
+    recorded = json.loads((HOME / "digits-vlm" / "record.json").read_text())["exact"]["shipped"][split]
+    assert shares == pytest.approx(recorded, abs=0.02)
+    assert f"{recorded['all']:.3f}" in (HOME / "digits-vlm" / "README.md").read_text()
 
 
 @pytest.mark.slow
