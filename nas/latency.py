@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from nas.export.parity import check_parity
 from nas.export.reduced import ReducedGraphs
 from nas.export.variants import ParentGraph
 from nas.export.weights import with_parent, without_parent
-from nas.profiling import SECONDS, profile_host
+from nas.profiling import SECONDS, measure_architectures, profile_host
 from nas.progress import Progress
 from nas.subject import Subject
 from pruning.surgery import prune
@@ -28,6 +29,8 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import BadWorkload, MeasurementError
 from search_spaces.space import Space
 from search_spaces.unit import Kind
+
+LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,30 @@ def host_profile(
         )  # fmt: skip
     profile.save(path)
     return profile
+
+
+def measured_ms(
+    subject: Subject, export: ParentExport, workload: Workload, architectures: Sequence[Architecture]
+) -> list[float]:
+    """Medians of a quick look at some architectures on this machine, side by side; kept, as the exports are.
+
+    Raises:
+        MeasurementError: a file that does not run.
+    """
+    path = subject.cache / f"looks-{_file_name(str(workload))}-{_name_of(architectures)}.json"
+    profile = _cached(path, subject)
+    if profile is None:
+        records = measure_architectures(
+            subject.model, export.graphs, list(architectures), workload, seconds=LOOK_SECONDS
+        )  # fmt: skip
+        profile = Profile(environment(default_threads()), subject.digest, subject.shape, workload, records)
+        profile.save(path)
+    ms = {record.architecture: record.measurement.percentile(50) for record in profile.records}
+    return [ms[architecture] for architecture in architectures]
+
+
+def _name_of(architectures: Sequence[Architecture]) -> str:
+    return hashlib.sha256(" ".join(each.digest for each in architectures).encode()).hexdigest()[:12]
 
 
 def _cached(path: Path, subject: Subject) -> Profile | None:

@@ -1,6 +1,7 @@
 """A search from the request to the result folder: the road every part of the tool is a stretch of."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import comb
 from typing import Any
 
@@ -13,7 +14,7 @@ from nas.device import Device, RemoteDevice, ThisMachine
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.kit import Kit
-from nas.latency import ParentExport, default_workload, device_model, latency_model, workload_for
+from nas.latency import ParentExport, default_workload, device_model, latency_model, measured_ms, workload_for
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
 from nas.quality.evaluations import Evaluations
@@ -90,8 +91,8 @@ def prepare(request: SearchRequest, progress: Progress, account: Account | None 
     workload, space = _asked(request, subject, target)
     evaluator = evaluator_with_tokens(subject, workload, request.tokens)
     scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision)
-    space = _with_best_reduction(request, subject, workload, space, scorer, progress)
     export = ParentExport(subject, progress, workload.phase)
+    space = _with_best_reduction(request, subject, target, workload, export, space, scorer, progress)
     device = _device(subject, target, workload, export, account, progress, space)
     latency = latency_model(subject, target, workload, export, progress, space)
     if isinstance(device, RemoteDevice) and not latency.measured:
@@ -124,13 +125,15 @@ def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wo
 
 
 def _with_best_reduction(
-    request: SearchRequest, subject: Subject, workload: Workload, space: Space, scorer: Scorer, progress: Progress
-) -> Space:
+    request: SearchRequest, subject: Subject, target: Target, workload: Workload, export: ParentExport, space: Space,
+    scorer: Scorer, progress: Progress,
+) -> Space:  # fmt: skip
     """The space with the way to choose tokens that loses least, where that is searched too."""
     if request.tokens != SEARCH:
         return space
     with progress.stage("comparing ways of choosing tokens"):
-        chosen = best_reduction(subject, scorer, workload, request.budget.fraction)
+        measure = partial(measured_ms, subject, export, workload) if target.is_host else None
+        chosen = best_reduction(subject, scorer, workload, request.budget.fraction, measure)
     progress.message(f"tokens are chosen by {chosen_by(chosen)}")
     return replace(space, reduction=chosen)
 

@@ -1,5 +1,6 @@
 """What `--tokens` means for a model: a fixed schedule, or where stages may be, how much they leave, and who chooses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase
@@ -16,7 +17,7 @@ from search_spaces.errors import UsageError
 from search_spaces.presets import PRESETS, parse_preset
 from search_spaces.servable import Servable
 from search_spaces.space import Space
-from search_spaces.tokens import THOUSAND, Reducer, Reduction, Schedule, Scorer, Stage
+from search_spaces.tokens import THOUSAND, Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 from search_spaces.unit import Kind
 
 OFF, SEARCH = "off", "search"
@@ -25,6 +26,7 @@ DEEP = 16  # blocks; of more every second may have a stage before it
 TILES = 3  # a sequence of fewer tiles than this is not rounded to them
 MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
 ITEMS = 32  # on which reductions are compared
+SAVES = 0.85  # of what the quickest reduction saves under the same schedule
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
@@ -104,27 +106,44 @@ def default_reduction(subject: Subject) -> Reduction:
 
 
 def reductions(subject: Subject) -> tuple[Reduction, ...]:
-    """Ways to choose tokens that are tried before a search, the usual one first."""
+    """Ways to choose tokens that are tried before a search, the usual one first; chance is one of them.
+
+    Those of the published methods are among them: what the block that just ran looked at (FastV), positions numbered
+    anew (PyramidDrop), merging by keys (ToMe).
+    """
     usual = default_reduction(subject)
-    others = [replace(usual, scorer=scorer) for scorer in (Scorer.MEAN, Scorer.KEYS, Scorer.NORM)]
-    merged = [] if subject.anatomy.is_decoder else [replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]
-    return tuple(dict.fromkeys([usual, *others, *merged]))
+    others = [replace(usual, scorer=scorer) for scorer in (Scorer.MEAN, Scorer.KEYS, Scorer.NORM, Scorer.RANDOM)]
+    if not subject.anatomy.is_decoder:
+        return tuple(dict.fromkeys([usual, *others, replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]))
+    published = [replace(usual, source=Source.PREVIOUS), replace(usual, positions=Positions.COMPACTED)]
+    return tuple(dict.fromkeys([usual, *published, *others]))
 
 
-def best_reduction(subject: Subject, judge: Judge, workload: Workload, fraction: float | None) -> Reduction:
-    """The way to choose tokens that loses least under one schedule of about the budget.
+def best_reduction(
+    subject: Subject,
+    judge: Judge,
+    workload: Workload,
+    fraction: float | None,
+    measure: Callable[[list[Architecture]], list[float]] | None = None,
+) -> Reduction:
+    """The way to choose tokens that loses least under one schedule of about the budget, and saves time.
+
+    Ranking and merging cost time of their own, which may be more than fewer tokens save: a way that saves much less
+    than another is not taken, whatever it loses.
 
     Args:
         judge: validation quality; a few items are enough to tell ways apart.
         fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
+        measure: milliseconds of some architectures on the target, where it is at hand.
     """
-    depth = subject.anatomy.depth
-    stages = _middle(subject, workload, fraction or MIDDLE)
-
-    def loss(reduction: Reduction) -> float:
-        return judge(Architecture(depth).with_tokens(Schedule(stages, reduction)), ITEMS).loss
-
-    return min(reductions(subject), key=loss)  # of equals the first
+    parent, stages = Architecture(subject.anatomy.depth), _middle(subject, workload, fraction or MIDDLE)
+    ways = {parent.with_tokens(Schedule(stages, reduction)): reduction for reduction in reductions(subject)}
+    quick = list(ways)
+    if measure is not None:
+        whole, *reduced = measure([parent, *ways])
+        most = whole - min(reduced)
+        quick = [way for way, ms in zip(ways, reduced, strict=True) if whole - ms >= SAVES * most]
+    return ways[min(quick, key=lambda way: judge(way, ITEMS).loss)]  # of equals the first
 
 
 def _middle(subject: Subject, workload: Workload, fraction: float) -> tuple[Stage, ...]:

@@ -10,6 +10,7 @@ from nas.search.journal import Journal
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
+from nas.search.methods.schedules import filled, shapes
 from nas.search.outcome import Candidate, SearchOutcome, closest, in_full
 from nas.search.problem import Problem
 from nas.search.sampler import BAND, LevelSwitchSampler
@@ -24,6 +25,7 @@ SOLUTIONS = 1  # at each of them
 RUNNERS_UP = 1  # judged on all items beside the best, at the budgets of a front
 ELITE = 4  # a candidate is of interest while it may be among so many
 KNOBS_EVERY = 3  # trials of a stretch without a better one
+POLISHED = 3  # of the best of a budget are given other token schedules
 CLOSE = 0.05  # or within so much of the best, relative
 
 
@@ -68,9 +70,34 @@ class Engine:
             below = descent.first_within(budget)
             seeds = [("parent", start), *([("descent", below)] if below else []), *baselines.items()]
             self.journal.queue([*seeds, *self._solved(library, budget)])
+            self._join(budget, [problem.space.parent])
             sampler = LevelSwitchSampler(problem, descent, budget)
             self.journal.sample_with(sampler)
             self._evolve(sampler, budget, problem.trials * number)
+            self._polish(budget)
+
+    def _join(self, budget_ms: float, structures: Iterable[Architecture]) -> None:
+        """Published token schedules take part on some structures, with ratios of their own."""
+        problem = replace(self.problem, budget_ms=budget_ms)
+        for structure in dict.fromkeys(structures):
+            for name, architecture in shapes(problem, structure):
+                self.journal.add(architecture, judge(problem, architecture, self._bar(budget_ms)), name)
+
+    def _polish(self, budget_ms: float) -> None:
+        """The best structures of a budget: other schedules on them, and what is left spent on more tokens."""
+        problem = replace(self.problem, budget_ms=budget_ms)
+        self._join(budget_ms, [candidate.architecture.structure for candidate in self._of_each_structure(budget_ms)])
+        for candidate in self._of_each_structure(budget_ms):
+            more = filled(problem, candidate.architecture)
+            if more is not None:
+                self.journal.add(more, judge(problem, more, self._bar(budget_ms)), "filled")
+
+    def _of_each_structure(self, budget_ms: float) -> list[Candidate]:
+        """The best candidates within a budget that differ in their parts, not in their tokens only."""
+        best: dict[Architecture, Candidate] = {}
+        for candidate in self.journal.feasible(budget_ms):
+            best.setdefault(candidate.architecture.structure, candidate)
+        return list(best.values())[:POLISHED]
 
     def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:
         problem = self.problem

@@ -118,7 +118,7 @@ def test_tokens_merge_only_where_no_order_is_kept(llama, vit) -> None:
 @pytest.mark.parametrize("fraction", [0.8, 0.5, None])
 def test_the_way_that_loses_least_under_one_schedule_is_taken(fraction: float | None, vit) -> None:
     asked: list[Architecture] = []
-    losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5}
+    losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5, Scorer.RANDOM: 0.6}
 
     def judge(architecture: Architecture, items: int) -> Quality:
         asked.append(architecture)
@@ -128,6 +128,25 @@ def test_the_way_that_loses_least_under_one_schedule_is_taken(fraction: float | 
     assert best_reduction(vit, judge, IMAGES, fraction) == Reduction(Scorer.KEYS)
     assert len({architecture.tokens.stages for architecture in asked}) == 1
     assert len(asked) == len(reductions(vit))
+
+
+def test_a_way_that_saves_little_time_is_not_taken(vit) -> None:
+    """Merging loses nothing here and takes as long as it saves; keys save less than chance, but nearly as much."""
+    slow = {Reducer.MERGE: 9.5}
+    ms = {Scorer.CLASS: 6.2, Scorer.MEAN: 6.2, Scorer.KEYS: 6.4, Scorer.NORM: 6.1, Scorer.RANDOM: 6.0}
+    losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5, Scorer.RANDOM: 0.6}
+
+    def measure(architectures: list[Architecture]) -> list[float]:
+        ways = [architecture.reduction for architecture in architectures]
+        return [10.0 if way is None else slow.get(way.reducer, ms[way.scorer]) for way in ways]
+
+    def judge(architecture: Architecture, items: int) -> Quality:
+        way = architecture.reduction
+        loss = 0.0 if way.reducer is Reducer.MERGE else losses[way.scorer]
+        return Quality("kl", loss, False, "validation", loss, items=items)
+
+    assert best_reduction(vit, judge, IMAGES, 0.6).reducer is Reducer.MERGE
+    assert best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
 
 
 def test_a_decoder_drops_tokens_of_its_prompt(llama, vit) -> None:

@@ -136,7 +136,7 @@ def test_one_engine_finds_the_optimum_of_parts_of_tokens_and_of_both(name: str, 
 def test_both_together_beat_either(everything) -> None:
     """What the joint search is for, where tokens and parts are worth as much."""
     landscape, latency = Landscape(0), Device()
-    landscape.early *= 3
+    landscape.early *= 5
     budget = 0.5 * latency.predict(Architecture(DEPTH)).ms
     found = {name: run_search(problem(space, landscape, budget)).winner.quality.loss for name, space in SPACES.items()}
     assert found["joint"] < min(found["tokens"], found["structure"])

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from latency_models.workload import Phase
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError, UsageError
 from search_spaces.presets import fastv, pyramiddrop, tome
-from search_spaces.tokens import THOUSAND, Schedule, Scorer
+from search_spaces.tokens import THOUSAND, Reduction, Schedule, Scorer, Stage, permille_of
 
+CONTROL = "random-tokens"
 Family = Callable[[Problem, float], Schedule]  # a share of tokens in (0, 1): the larger, the more are left
 
 
@@ -35,18 +37,62 @@ class Swept:
         return most_tokens(problem, schedule)
 
 
-def most_tokens(problem: Problem, schedule: Callable[[int], Schedule | None]) -> Architecture | None:
-    """The largest setting from 1 to 999 whose schedule meets the budget, by halving; None where none does."""
+def most_tokens(
+    problem: Problem, schedule: Callable[[int], Schedule | None], structure: Architecture | None = None
+) -> Architecture | None:
+    """The largest setting from 1 to 999 whose schedule meets the budget, by halving; None where none does.
+
+    Args:
+        structure: what the schedule comes on top of; all parts by default.
+    """
+    start = structure or Architecture(problem.space.depth)
     best, low, high = None, 0, THOUSAND
     while high - low > 1:
         middle = (low + high) // 2
         found = schedule(middle)
-        architecture = None if found is None else Architecture(problem.space.depth).with_tokens(found)
+        architecture = None if found is None else start.with_tokens(found)
         if architecture is None or problem.feasible(architecture):
             best, low = architecture or best, middle
         else:
             high = middle
     return best
+
+
+def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Architecture]]:
+    """The published schedules on some structure, chosen in the space's own way; as many tokens as meet the budget.
+
+    Their ratios need not be among the space's.
+    """
+    reduction = problem.space.reduction
+    if reduction is None:
+        return []
+    found = []
+    for method in SWEPT:
+        schedule = partial(_stages_of, problem, method, reduction)
+        architecture = most_tokens(problem, schedule, structure) if method.name != CONTROL else None
+        found += [] if architecture is None else [(method.name, architecture)]
+    return found
+
+
+def filled(problem: Problem, architecture: Architecture) -> Architecture | None:
+    """An architecture with what is left of the budget spent on tokens: its ratios raised to one power below 1."""
+    schedule = architecture.tokens
+    if not schedule.stages or problem.space.reduction is None:
+        return None
+
+    def raised(permille: int) -> Schedule:
+        power = 1 - permille / THOUSAND
+        stages = (Stage(stage.block, permille_of(stage.ratio**power)) for stage in schedule.stages)
+        return Schedule(tuple(stages), schedule.reduction)
+
+    return most_tokens(problem, raised, architecture.structure)
+
+
+def _stages_of(problem: Problem, method: Swept, reduction: Reduction, permille: int) -> Schedule | None:
+    try:
+        return Schedule(method.family(problem, permille / THOUSAND).stages, reduction)
+    except (ArchitectureError, UsageError):  # too few blocks, or ratios that round to nothing
+        return None
 
 
 def is_causal(problem: Problem) -> bool:
@@ -78,7 +124,7 @@ def _tome(problem: Problem, share: float) -> Schedule:
 
 SWEPT = (
     Swept("pyramiddrop", _pyramid),
-    Swept("random-tokens", _chance),
+    Swept(CONTROL, _chance),
     Swept("fastv", _fastv),
     Swept("tome", _tome, merges=True),
 )
