@@ -9,7 +9,7 @@ how many digits ?                       6 to 14
 from dataclasses import dataclass
 
 import numpy as np
-from grids import BLANK, CELLS, FILLED, SIDE
+from grids import BLANK, CELLS, SIDE
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -72,11 +72,6 @@ def count(cells: np.ndarray, rng: np.random.Generator) -> Question:
 
 def total(cells: np.ndarray) -> Question:
     return Question("total", "how many digits ?", str((cells != BLANK).sum()))
-
-
-def answers_of(kind: str) -> tuple[int, ...]:
-    """The numbers that a question of a kind may be answered with."""
-    return {"count": tuple(range(7)), "total": tuple(range(FILLED[0], FILLED[1] + 1))}.get(kind, tuple(range(10)))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

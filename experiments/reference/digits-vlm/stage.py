@@ -51,39 +51,47 @@ def run(
 ) -> None:
     """Take the steps that are left; `loss_at(step)` must depend on the step and the weights only, `report()` says how
     good the module is. Ends at once when the state in `folder` is that of the last step."""
-    state, first = folder / f"{stage.name}.pt", 0
-    optimizers = optimizers_of(module, stage)
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        module.load_state_dict(saved["module"])
-        first = saved["step"]
-        if first < stage.steps:
-            for optimizer, own in zip(optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(own)
+    state, optimizers = folder / f"{stage.name}.pt", optimizers_of(module, stage)
+    first = resume(state, stage, module, optimizers)
     began = time.perf_counter()
-    for step in range(first, stage.steps):
+    for done in range(first + 1, stage.steps + 1):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = rate_at(step, stage)
-        loss = loss_at(step)
+            group["lr"] = rate_at(done - 1, stage)
+        loss = loss_at(done - 1)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        done, last = step + 1, step + 1 == stage.steps
+        line = f"{stage.name} {done}/{stage.steps} loss {loss.item():.3f}"
         if done % 20 == 0:
-            each = (time.perf_counter() - began) / (done - first)
-            print(f"{stage.name} {done}/{stage.steps} loss {loss.item():.3f} {each:.3f} s/step", flush=True)
-        if done % stage.report_every == 0 or last:
-            line = f"{stage.name} {done}/{stage.steps} loss {loss.item():.3f} {report()}"
-            print(line, flush=True)
-            with (folder / "STATUS").open("a") as status:
-                status.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-        if done % stage.save_every == 0 or last:
-            saved = {
-                "module": module.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "step": done,
-            }
-            torch.save(saved, state.with_suffix(".new"))
-            state.with_suffix(".new").replace(state)
+            print(f"{line} {(time.perf_counter() - began) / (done - first):.3f} s/step", flush=True)
+        if done % stage.report_every == 0 or done == stage.steps:
+            note(folder / "STATUS", f"{line} {report()}")
+        if done % stage.save_every == 0 or done == stage.steps:
+            keep(state, done, module, optimizers)
+
+
+def resume(state: Path, stage: Stage, module: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
+    """Load a state where there is one; the number of steps done."""
+    if not state.exists():
+        return 0
+    saved = torch.load(state, weights_only=True)
+    module.load_state_dict(saved["module"])
+    if saved["step"] < stage.steps:
+        for optimizer, own in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+    return int(saved["step"])
+
+
+def keep(state: Path, step: int, module: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Write the state whole or not at all."""
+    own = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"module": module.state_dict(), "optimizers": own, "step": step}, state.with_suffix(".new"))
+    state.with_suffix(".new").replace(state)
+
+
+def note(status: Path, line: str) -> None:
+    print(line, flush=True)
+    with status.open("a") as lines:
+        lines.write(f"{time.strftime('%H:%M:%S')} {line}\n")
