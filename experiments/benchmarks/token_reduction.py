@@ -1,0 +1,220 @@
+"""Fewer tokens at equal measured latency: our schedules, alone and with the structure, against the published ones.
+
+    python experiments/benchmarks/token_reduction.py search  --case digits-vlm --out vlm.json
+    python experiments/benchmarks/token_reduction.py measure --case digits-vlm --out vlm.json
+    python experiments/benchmarks/token_reduction.py judge   --case digits-vlm --out vlm.json
+    python experiments/benchmarks/token_reduction.py halved  --case digits-vlm --out vlm.json
+    python experiments/benchmarks/token_reduction.py report vlm.json [...] [--figure out.png]
+    python experiments/benchmarks/tokens/accounting.py
+
+`search` finds an architecture for 0.8, 0.65 and 0.5 of the parent's latency by every method, with one latency model
+of this machine (measured first, so leave it alone then); `measure` measures all of them beside the parent in ONNX
+Runtime; `judge` gives each its quality on the test split. A method is compared with ours at the latency that ours was
+measured at: its quality is interpolated between its own measured points.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokens.cases import CASES, Bench, prepare
+from tokens.report import report
+
+from latency_models.measure import measure_files
+from nas.export.onnx_export import workload_inputs
+from nas.progress import Silent
+from nas.search import run_search
+from nas.search.methods import TOKEN_METHODS, TokenMethod
+from nas.search.methods.schedules import most_tokens
+from nas.search.problem import Problem
+from nas.service import rungs
+from search_spaces.architecture import Architecture
+from search_spaces.presets import visionzip
+from search_spaces.space import Space
+from search_spaces.tokens import THOUSAND, Schedule, Stage
+
+BUDGETS = (0.8, 0.65, 0.5)
+SECONDS = 60.0
+ROUNDS = 60
+
+
+def spaces(space: Space) -> dict[str, Space]:
+    """What each of our three searches may change."""
+    tokens = tuple(unit for unit in space.units if unit not in space.structure)
+    return {
+        "structure": replace(space, units=space.structure, reduction=None),
+        "tokens": replace(space, units=tokens),
+        "joint": space,
+    }
+
+
+def search(bench: Bench, document: dict[str, Any], save: Any) -> None:
+    """Every method at every budget; what the document has already is not done again."""
+    for name, space in spaces(bench.problem.space).items():
+        if f"nas {name}" not in document["found"]:
+            document["found"][f"nas {name}"] = ours(bench, replace(bench.problem, space=space))
+            save()
+    pictures = {"visionzip": VisionZip()} if bench.subject.anatomy.family == "llava" else {}
+    for name, method in {**TOKEN_METHODS, **pictures}.items():
+        if name not in document["found"]:
+            document["found"][name] = by_method(bench, method)
+            save()
+
+
+@dataclass(frozen=True)
+class VisionZip:
+    """Tokens dropped before the language model; the share that it is given is swept."""
+
+    name: str = "visionzip"
+
+    def architecture(self, problem: Problem) -> Architecture | None:
+        """The parent with as many tokens as meet the budget."""
+        return most_tokens(problem, lambda permille: visionzip(permille / THOUSAND))
+
+
+def ours(bench: Bench, problem: Problem) -> dict[str, Any]:
+    """All budgets in one study; the best of the final candidates within each."""
+    began = time.perf_counter()
+    levels = tuple(share * bench.parent_ms for share in BUDGETS)
+    count = len(bench.evaluator.dataset.validation)
+    with tempfile.TemporaryDirectory() as folder:
+        asked = replace(
+            problem, budget_ms=min(levels), front=levels, rungs=rungs(count), storage=f"sqlite:///{folder}/study.db"
+        )
+        pool = [candidate for candidate in run_search(asked).candidates if candidate.full]
+    cells = {}
+    for share in BUDGETS:
+        within = [c for c in pool if c.predicted_ms <= share * bench.parent_ms + 1e-9]
+        if within:
+            best = min(within, key=lambda c: c.quality.loss)
+            cells[str(share)] = cell(bench, best.architecture)
+    return {"cells": cells, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def by_method(bench: Bench, method: TokenMethod) -> dict[str, Any]:
+    """A published method at every budget."""
+    problems = {s: replace(bench.problem, budget_ms=s * bench.parent_ms) for s in BUDGETS}
+    found = {share: method.architecture(problem) for share, problem in problems.items()}
+    return {"cells": {str(share): cell(bench, each) for share, each in found.items() if each is not None}}
+
+
+def cell(bench: Bench, architecture: Architecture) -> dict[str, Any]:
+    """An architecture and its predicted latency as a share of the parent's."""
+    predicted = bench.problem.ms(architecture) / bench.parent_ms
+    return {"architecture": architecture.to_json(), "words": architecture.words, "predicted": round(predicted, 4)}
+
+
+def architectures(document: dict[str, Any]) -> dict[str, Architecture]:
+    """All that was found, by digest."""
+    every = [cell for done in document["found"].values() for cell in done["cells"].values()]
+    read = [Architecture.from_json(cell["architecture"]) for cell in every]
+    return {architecture.digest: architecture for architecture in read}
+
+
+def measure(bench: Bench, document: dict[str, Any]) -> None:
+    """Medians of all that was found, as shares of the parent's, measured interleaved in fresh processes."""
+    case, chosen = bench.case, architectures(document)
+    with tempfile.TemporaryDirectory() as name:
+        files = {"parent": bench.export.path}
+        for digest, architecture in chosen.items():
+            files[digest] = bench.export.derive(architecture, Path(name) / f"{digest}.onnx")
+            print(f"file {len(files) - 1} of {len(chosen)}", file=sys.stderr, flush=True)
+        measured = measure_files(
+            files, workload_inputs(bench.subject.model, case.workload), case.workload,
+            sentinel="parent", seconds=SECONDS, least_rounds=ROUNDS,
+        )  # fmt: skip
+    parent = measured.of["parent"].percentile(50)
+    document["parent_ms"] = parent
+    document["measured"] = {digest: measured.of[digest].percentile(50) / parent for digest in chosen}
+    document["runtime"] = measured.key
+
+
+def judge(bench: Bench, document: dict[str, Any], save: Any) -> None:
+    """Test quality of the parent and of all that was found."""
+    parent = bench.problem.space.parent
+    for digest, architecture in {"parent": parent, **architectures(document)}.items():
+        if digest not in document["tested"]:
+            quality = bench.scorer.in_full(architecture, "test")
+            document["tested"][digest] = {
+                "metric": bench.case.metric(quality),
+                "loss": quality.loss,
+                "others": quality.others,
+                "per_item": [round(value, 6) for value in quality.per_item],
+            }
+            save()
+
+
+def halved(bench: Bench, document: dict[str, Any]) -> None:
+    """A schedule that halves the tokens over all blocks, measured beside the parent."""
+    space = bench.problem.space
+    assert space.reduction is not None
+
+    shape, sequence = bench.subject.shape, bench.case.workload.sequence
+    droppable = shape.droppable_of(sequence)
+
+    def share(schedule: Schedule) -> float:
+        kept = sum(sequence - droppable + droppable * one for one in schedule.shares(space.depth))
+        return kept / (sequence * space.depth)
+
+    every = (Schedule((Stage(1, permille),), space.reduction) for permille in range(THOUSAND - 1, 0, -1))
+    schedule = next(each for each in every if share(each) <= 0.5)
+    architecture = space.parent.with_tokens(schedule)
+    with tempfile.TemporaryDirectory() as name:
+        files = {"parent": bench.export.path, "halved": bench.export.derive(architecture, Path(name) / "halved.onnx")}
+        measured = measure_files(
+            files, workload_inputs(bench.subject.model, bench.case.workload), bench.case.workload,
+            sentinel="parent", seconds=SECONDS / 3, least_rounds=2 * ROUNDS,
+        )  # fmt: skip
+    medians = {name: one.percentile(50) for name, one in measured.of.items()}
+    document["halved"] = {
+        "schedule": str(schedule), "tokens": share(schedule), "faster": medians["parent"] / medians["halved"], **medians
+    }  # fmt: skip
+    print(json.dumps(document["halved"]))
+
+
+def run(verbs: Iterable[str], name: str, out: Path) -> None:
+    """The verbs of one case, in order; the document is written as it grows."""
+    document = json.loads(out.read_text()) if out.exists() else {"case": name, "found": {}, "tested": {}}
+    bench = prepare(CASES[name], Silent())
+    way = bench.problem.space.reduction
+    assert way is not None
+    document |= {"workload": str(bench.case.workload), "metric": bench.case.metric_name, "way": way.to_json()}
+
+    def save() -> None:
+        out.write_text(json.dumps(document) + "\n")
+
+    for verb in verbs:
+        match verb:
+            case "search":
+                search(bench, document, save)
+            case "measure":
+                measure(bench, document)
+            case "judge":
+                judge(bench, document, save)
+            case "halved":
+                halved(bench, document)
+        save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("verb", help="search, measure, judge, halved (several with commas), report or prepare")
+    parser.add_argument("documents", nargs="*", type=Path)
+    parser.add_argument("--case", choices=sorted(CASES))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--figure", type=Path)
+    arguments = parser.parse_args()
+    if arguments.verb == "report":
+        print(report([json.loads(path.read_text()) for path in arguments.documents], arguments.figure))
+    else:
+        run(arguments.verb.split(","), arguments.case, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The four models of the benchmark: workload, data, and the metric that each is judged by."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from latency_models.targets import HOST, find_target
+from latency_models.terms import model_work
+from latency_models.workload import Workload
+from nas.latency import ParentExport, latency_model, measured_ms
+from nas.progress import Progress
+from nas.quality import Evaluator, Quality
+from nas.quality.scorer import Scorer
+from nas.search import Problem
+from nas.service import scorer_of
+from nas.subject import Subject, load_subject
+from nas.tokens import SEARCH, best_reduction, default_reduction, evaluator_with_tokens, with_tokens
+from pruning.redundancy import measure_redundancy
+from search_spaces.unit import Kind
+
+TEXTS = Path(__file__).parents[2] / "reference" / "python-lm" / "data"
+MIDDLE = 0.6  # of the parent's work: where ways of choosing tokens are compared
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model under one workload.
+
+    Attributes:
+        metric: of a quality, higher is better.
+        metric_name: what people call it.
+    """
+
+    name: str
+    workload: Workload
+    metric: Callable[[Quality], float]
+    metric_name: str
+    texts: Path | None = None
+
+
+def _accuracy(quality: Quality) -> float:
+    return quality.others.get("accuracy", quality.value)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("digits-vlm", Workload.parse("prefill:batch=1,seq=272"), _accuracy, "exact answers"),
+        Case("digits-vit", Workload.parse("forward:batch=8,seq=65"), _accuracy, "accuracy"),
+        Case("python-lm", Workload.parse("prefill:batch=1,seq=1024"), lambda q: -q.loss, "-KL, last position"),
+        Case("minilm", Workload.parse("forward:batch=4,seq=256"), lambda q: q.value, "embedding fidelity", TEXTS),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A case, ready to be searched on this machine; its problem's space has everything: parts and token steps."""
+
+    case: Case
+    subject: Subject
+    export: ParentExport
+    evaluator: Evaluator
+    scorer: Scorer
+    problem: Problem
+
+    @property
+    def parent_ms(self) -> float:
+        """The parent's predicted latency."""
+        return self.problem.ms(self.problem.space.parent)
+
+
+def prepare(case: Case, progress: Progress) -> Bench:
+    """Load the model, choose how it drops tokens, profile this machine for it (kept between runs)."""
+    subject, target, workload = load_subject(case.name, case.texts), find_target(HOST), case.workload
+    evaluator = evaluator_with_tokens(subject, workload, SEARCH)
+    scorer, export = scorer_of(subject, evaluator), ParentExport(subject, progress, workload.phase)
+    structure = subject.anatomy.space((Kind.ATTENTION, Kind.MLP))
+    space = with_tokens(structure, subject, target, workload, SEARCH)
+    measure = partial(measured_ms, subject, export, workload)
+    space = replace(space, reduction=best_reduction(subject, scorer, workload, MIDDLE, measure))
+    latency = latency_model(subject, target, workload, export, progress, space)
+    dataset = evaluator.dataset
+    redundancy = measure_redundancy(subject.model, dataset.calibration.batches(4), subject.anatomy)
+    problem = Problem(
+        space, scorer, latency, 0.0, 50, redundancy, "", rungs=(len(dataset.validation),),
+        reduction=default_reduction(subject), flops=lambda a: model_work(subject.shape, a, workload).flops,
+    )  # fmt: skip
+    return Bench(case, subject, export, evaluator, scorer, problem)

@@ -1,0 +1,89 @@
+"""The table and the figure of the benchmark: quality against measured latency."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from latency.accuracy import markdown
+
+OURS = ("nas tokens", "nas joint", "nas structure")
+SLACK = 1e-9
+Point = tuple[float, float]  # share of the parent's measured latency, metric
+
+
+def report(documents: Sequence[dict[str, Any]], figure: Path | None) -> str:
+    """Every cell of every case."""
+    if figure is not None:
+        draw(documents, figure)
+    return "\n\n".join(table(document) for document in documents)
+
+
+def curve(document: dict[str, Any], name: str) -> list[Point]:
+    """What a method was measured and judged at, fastest first, the parent last."""
+    points = [point(document, cell) for cell in document["found"][name]["cells"].values()]
+    return sorted([*points, (1.0, document["tested"]["parent"]["metric"])])
+
+
+def point(document: dict[str, Any], cell: Mapping[str, Any]) -> Point:
+    digest = digest_of(cell)
+    return document["measured"][digest], document["tested"][digest]["metric"]
+
+
+def digest_of(cell: Mapping[str, Any]) -> str:
+    from search_spaces.architecture import Architecture
+
+    return Architecture.from_json(dict(cell["architecture"])).digest
+
+
+def at(points: Sequence[Point], share: float) -> float | None:
+    """The metric of a method at a latency, between its points; None where it does not get there."""
+    shares, metrics = zip(*points, strict=True)
+    if share < shares[0] - SLACK:
+        return None
+    # Never credited with less than a faster one of its own points: it could be used there.
+    best = np.maximum.accumulate(metrics)
+    return float(np.interp(share, shares, best))
+
+
+def table(document: dict[str, Any]) -> str:
+    """A row per budget and searched space, a column per other method at the latency that ours was measured at."""
+    others = [name for name in document["found"] if name not in OURS]
+    curves = {name: curve(document, name) for name in [*others, *OURS] if name in document["found"]}
+    rows = []
+    for name in OURS:
+        for budget, cell in document["found"].get(name, {"cells": {}})["cells"].items():
+            share, own = point(document, cell)
+            there = [shown(at(curves[other], share)) for other in others]
+            rows.append((f"{name}, {budget}", f"{share:.3f}", f"**{own:.4f}**", *there))
+    parent = document["tested"]["parent"]["metric"]
+    head = f"**{document['case']}**, {document['workload']}: {document['metric']}; the parent has {parent:.4f}."
+    header = ("searched, budget", "measured / parent", "ours", *(f"{other}, there" for other in others))
+    return f"{head}\n\n{markdown(header, rows)}"
+
+
+def shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def draw(documents: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel per case: metric over the measured share of the parent's latency."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(documents), figsize=(4.2 * len(documents), 3.8), layout="constrained")
+    for axes, document in zip(np.atleast_1d(panels), documents, strict=True):
+        for name in document["found"]:
+            shares, metrics = zip(*curve(document, name), strict=True)
+            mine = name in OURS
+            axes.plot(shares, metrics, "o-" if mine else ".--", linewidth=2 if mine else 1, label=name, markersize=4)
+        axes.set_title(f"{document['case']}: {document['metric']}", fontsize=9)
+        axes.set_xlabel("measured latency / parent", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(panels)[0].legend(frameon=False, fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
