@@ -18,7 +18,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,15 @@ def spaces(space: Space) -> dict[str, Space]:
     }
 
 
-def search(bench: Bench, document: dict[str, Any], save: Any) -> None:
-    """Every method at every budget; what the document has already is not done again."""
+def search(bench: Bench, document: dict[str, Any], methods: Sequence[str], save: Any) -> None:
+    """Ours and some published methods at every budget; what the document has already is not done again."""
     for name, space in spaces(bench.problem.space).items():
         if f"nas {name}" not in document["found"]:
             document["found"][f"nas {name}"] = ours(bench, replace(bench.problem, space=space))
             save()
     pictures = {"visionzip": VisionZip()} if bench.subject.anatomy.family == "llava" else {}
     for name, method in {**TOKEN_METHODS, **pictures}.items():
-        if name not in document["found"]:
+        if name in methods and name not in document["found"]:
             document["found"][name] = by_method(bench, method)
             save()
 
@@ -135,12 +135,12 @@ def measure(bench: Bench, document: dict[str, Any]) -> None:
     document["runtime"] = measured.key
 
 
-def judge(bench: Bench, document: dict[str, Any], save: Any) -> None:
-    """Test quality of the parent and of all that was found."""
+def judge(bench: Bench, document: dict[str, Any], items: int | None, save: Any) -> None:
+    """Quality of the parent and of all that was found on the test split, or on its first items."""
     parent = bench.problem.space.parent
     for digest, architecture in {"parent": parent, **architectures(document)}.items():
         if digest not in document["tested"]:
-            quality = bench.scorer.in_full(architecture, "test")
+            quality = bench.scorer.in_full(architecture, "test", items)
             document["tested"][digest] = {
                 "metric": bench.case.metric(quality),
                 "loss": quality.loss,
@@ -178,7 +178,7 @@ def halved(bench: Bench, document: dict[str, Any]) -> None:
     print(json.dumps(document["halved"]))
 
 
-def run(verbs: Iterable[str], name: str, out: Path) -> None:
+def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], items: int | None) -> None:
     """The verbs of one case, in order; the document is written as it grows."""
     document = json.loads(out.read_text()) if out.exists() else {"case": name, "found": {}, "tested": {}}
     bench = prepare(CASES[name], Silent())
@@ -192,11 +192,11 @@ def run(verbs: Iterable[str], name: str, out: Path) -> None:
     for verb in verbs:
         match verb:
             case "search":
-                search(bench, document, save)
+                search(bench, document, methods, save)
             case "measure":
                 measure(bench, document)
             case "judge":
-                judge(bench, document, save)
+                judge(bench, document, items, save)
             case "halved":
                 halved(bench, document)
         save()
@@ -208,12 +208,15 @@ def main() -> None:
     parser.add_argument("documents", nargs="*", type=Path)
     parser.add_argument("--case", choices=sorted(CASES))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--methods", default=",".join((*TOKEN_METHODS, VisionZip.name)))
+    parser.add_argument("--items", type=int, help="of the test split; all by default")
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     if arguments.verb == "report":
         print(report([json.loads(path.read_text()) for path in arguments.documents], arguments.figure))
     else:
-        run(arguments.verb.split(","), arguments.case, arguments.out)
+        methods = arguments.methods.split(",")
+        run(arguments.verb.split(","), arguments.case, arguments.out, methods, arguments.items)
 
 
 if __name__ == "__main__":
