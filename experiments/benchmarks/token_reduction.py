@@ -79,9 +79,10 @@ class VisionZip:
 
 
 def ours(bench: Bench, problem: Problem) -> dict[str, Any]:
-    """All budgets in one study; the best of the final candidates within each."""
-    began = time.perf_counter()
-    levels = tuple(share * bench.parent_ms for share in BUDGETS)
+    """All budgets that can be reached in one study; the best of the final candidates within each."""
+    began, space = time.perf_counter(), problem.space
+    least = 0.0 if space.structure else problem.ms(space.decode(set(space.units)))  # fewest tokens, all parts
+    levels = tuple(ms for ms in (share * bench.parent_ms for share in BUDGETS) if ms >= least)
     count = len(bench.evaluator.dataset.validation)
     with tempfile.TemporaryDirectory() as folder:
         asked = replace(
