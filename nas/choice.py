@@ -90,8 +90,8 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
         NoFeasibleCandidate: nothing that was measured meets the budget; the closest is reported.
     """
     refused: tuple[Certificate, ...] = ()
-    if problem.feasible(problem.space.parent):
-        outcome, certificate = steps.search(problem), steps.certify(problem, problem.space.parent)
+    if problem.feasible(problem.space.start):
+        outcome, certificate = steps.search(problem), steps.certify(problem, problem.space.start)
         if certificate.certified:
             return outcome, problem, certificate
         refused = (certificate,)

@@ -28,6 +28,7 @@ from search_spaces.errors import ProfileMismatch
 CONTENDER_SECONDS = 8.0
 CONFIRM_SECONDS = 8.0
 _SMALL = 256  # tokens of a prompt or of a past, where only this machine compares
+_WORDS = 16
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,11 @@ class Finals:
     def _small(self) -> Workload:
         """A workload of the same phase that suits this machine."""
         small = self.subject.shape.default_workload(small=True)
+        images = self.subject.shape.droppable  # a prompt has room for them, and for a few words
+        length = _SMALL if images is None else images + _WORDS
         if self.workload.phase is Phase.PREFILL:
-            return Workload(Phase.PREFILL, 1, _SMALL)
-        return Workload(Phase.DECODE, 1, 1, _SMALL) if self.workload.phase is Phase.DECODE else small
+            return Workload(Phase.PREFILL, 1, length)
+        return Workload(Phase.DECODE, 1, 1, length) if self.workload.phase is Phase.DECODE else small
 
     def _budget_ms(self, problem: Problem, parent: Measurement) -> float:
         """A fraction is of the parent as measured beside the winner, whatever the machine was doing before."""

@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase
 from latency_models.targets import Target
 from latency_models.terms import model_work
 from latency_models.workload import Phase, Workload
+from nas.certificate import Certificate
 from nas.quality.evaluator import Evaluator, evaluator_for
 from nas.quality.prompt import PromptEvaluator, prompts
 from nas.quality.scorer import Scorer as Judge
 from nas.subject import Subject
 from pruning.language import is_vision_language
+from pruning.reduction.inspection import token_hooks
+from pruning.reduction.install import has_axes
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.presets import PRESETS, parse_preset
@@ -72,6 +77,11 @@ def with_tokens(
     """
     if tokens == OFF:
         return space
+    if is_vision_language(subject.model) and subject.shape.droppable is None:
+        raise UsageError(
+            f"tokens {tokens}: {subject.id} makes as many tokens of an image as its size asks for, and files need a "
+            f"fixed number; take --tokens {OFF}"
+        )
     if servable is not Servable.ANY:
         raise UsageError(f"--servable {servable} and --tokens {tokens}: other engines drop no tokens; leave one out")
     if tokens != SEARCH:
@@ -115,7 +125,9 @@ def reductions(subject: Subject) -> tuple[Reduction, ...]:
     others = [replace(usual, scorer=scorer) for scorer in (Scorer.MEAN, Scorer.KEYS, Scorer.NORM, Scorer.RANDOM)]
     if not subject.anatomy.is_decoder:
         return tuple(dict.fromkeys([usual, *others, replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]))
-    published = [replace(usual, source=Source.PREVIOUS), replace(usual, positions=Positions.COMPACTED)]
+    published = [replace(usual, source=Source.PREVIOUS)]
+    if not has_axes(subject.model):
+        published.append(replace(usual, positions=Positions.COMPACTED))
     return tuple(dict.fromkeys([usual, *published, *others]))
 
 
@@ -176,6 +188,20 @@ def evaluator_with_tokens(subject: Subject, workload: Workload, tokens: str) -> 
     if subject.is_language_model:
         return PromptEvaluator(model, prompts(dataset))
     return evaluator_for(model, dataset)
+
+
+def evaluator_of_candidate(subject: Subject, candidate: Any, folder: Path) -> Evaluator:
+    """Who judges a finished model: one that drops tokens on texts of the length that it was searched with.
+
+    Args:
+        folder: the candidate's; its certificate tells the workload.
+
+    Raises:
+        MeasurementError: a candidate that drops tokens and has no certificate that can be read.
+    """
+    if token_hooks(candidate) is None:
+        return evaluator_for(subject.model, subject.dataset)
+    return evaluator_with_tokens(subject, Certificate.load(folder / "certificate.json").workload, SEARCH)
 
 
 def droppable(subject: Subject, workload: Workload) -> tuple[int, str]:

@@ -39,9 +39,9 @@ def evaluate(
 
     from nas.cli import console
     from nas.data.documents import SPLITS
-    from nas.quality import evaluator_for
     from nas.reference_models import find_reference
     from nas.subject import load_subject
+    from nas.tokens import evaluator_of_candidate
     from pruning.checkpoint import load
     from search_spaces.errors import UsageError
 
@@ -52,7 +52,7 @@ def evaluate(
     model = load(reference.folder if reference else Path(candidate), dtype=torch.float32)
     subject = load_subject(parent, data, trust_remote_code)
     with progress.stage("evaluating"):
-        evaluator = evaluator_for(subject.model, subject.dataset)
+        evaluator = evaluator_of_candidate(subject, model, Path(candidate))
         qualities = {"candidate": evaluator.evaluate(model, split), "parent": evaluator.evaluate(subject.model, split)}
     if json:
         console.emit_json({"schema_version": 1, **{name: q.to_json() for name, q in qualities.items()}})

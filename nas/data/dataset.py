@@ -52,7 +52,8 @@ class Split:
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the content."""
         hashed = hashlib.sha256()
-        for name, tensor in sorted(self.inputs.items()):
+        labels = {} if self.labels is None else {"labels": self.labels}
+        for name, tensor in sorted((self.inputs | labels).items()):
             hashed.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return hashed.hexdigest()[:16]
 

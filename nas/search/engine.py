@@ -63,6 +63,8 @@ class Engine:
         )
         descent = Descent(problem, library)
         budgets = sorted({*problem.front, problem.budget_ms}, reverse=True)
+        if problem.space.fixed is not None:  # it may meet budgets that no other trial is made for
+            self.journal.add(start, problem.evaluate(start, problem.fidelity), "parent")
         descent.run(budgets[-1], self._time_is_up)
         for number, budget in enumerate(budgets, 1):
             if problem.meets(start, budget):

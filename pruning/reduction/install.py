@@ -95,7 +95,7 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
     stages, reduction = architecture.tokens.stages, architecture.tokens.reduction
     if not stages:
         return None
-    if reduction.positions is Positions.COMPACTED and "mrope_section" in _rope(model):
+    if reduction.positions is Positions.COMPACTED and has_axes(model):
         raise ArchitectureError(
             f"{anatomy.family} numbers image tokens along three axes, which cannot be numbered anew; keep positions"
         )
@@ -107,6 +107,11 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
     tower = read_tower(model) if reduction.source is Source.TOWER else None
     windows, kinds = _windows(model, anatomy, architecture), _layer_types(model)
     return Reducing(token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
+
+
+def has_axes(model: Any) -> bool:
+    """Whether image tokens are numbered along several axes, as in Qwen2-VL: such numbers cannot be given anew."""
+    return "mrope_section" in _rope(model)
 
 
 def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: Reducing) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pruning.anatomy import Anatomy
-from pruning.language import is_vision_language
+from pruning.language import is_vision_language, prompt_image_tokens
 from search_spaces.errors import BadData, UnreadableModel
 
 SINKS = 4  # the first tokens of a prompt, which attract attention whatever they say (StreamingLLM, Xiao et al. 2023)
@@ -124,18 +124,13 @@ def token_layout(model: Any, anatomy: Anatomy) -> TokenLayout:
             raise UnreadableModel(
                 f"{type(model).__name__}: looked for image_token_id in its config and found {token!r}"
             )
-        return TokenLayout(Group.IMAGES, image_token=token, tokens_per_image=_tokens_per_image(config))
+        return TokenLayout(Group.IMAGES, image_token=token, tokens_per_image=prompt_image_tokens(model))
     if model.main_input_name == "pixel_values":
         patch = getattr(config, "patch_size", None)
         if patch is None:
             raise UnreadableModel(f"{type(model).__name__}: looked for patch_size in its config and found none")
         return TokenLayout(Group.PATCHES, patch=(patch, patch) if isinstance(patch, int) else tuple(patch))
     return TokenLayout(Group.PROMPT if anatomy.is_decoder else Group.TEXT)
-
-
-def _tokens_per_image(config: Any) -> int | None:
-    fixed = getattr(config, "image_seq_length", None)
-    return fixed if isinstance(fixed, int) else None
 
 
 def _places(hidden: Tensor) -> Tensor:

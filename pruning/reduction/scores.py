@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ALWAYS, NEVER = 3e38, -3e38  # finite: not every runtime sorts infinities
+FAINT = 1e-7  # of the attention of a row
 _PRIME = 2**31 - 1
 
 
@@ -25,7 +26,8 @@ def attention_weights(
         allowed: (B, 1 or Q, N) bool, keys that a query sees; None for all.
 
     Returns:
-        (B, Q, N) float32; rows sum to one.
+        (B, Q, N) float32; rows sum to one. What is next to nothing is nothing: runtimes round it differently, and
+        tokens that nobody looks at are to be equal in all of them.
     """
     batch, heads, count, width = queries.shape
     groups, tokens = keys.shape[1], keys.shape[2]
@@ -35,7 +37,8 @@ def attention_weights(
         logits = torch.tanh(logits / softcap) * softcap
     if allowed is not None:
         logits = logits.masked_fill(~allowed[:, None], NEVER)
-    return logits.softmax(-1).mean(1)
+    weights = logits.softmax(-1).mean(1)
+    return torch.where(weights < FAINT, 0.0, weights)
 
 
 def key_scores(keys: Tensor, valid: Tensor | None) -> Tensor:
@@ -73,9 +76,13 @@ def best(scores: Tensor, protected: Tensor, valid: Tensor | None, keep: int) -> 
         keep: how many stay in a row, protected ones included.
 
     Returns:
-        (B, keep) int64, rising.
+        (B, keep) int64, rising; of equals the first.
     """
     if valid is not None:
         scores = scores.masked_fill(~valid, NEVER)
-    ranked = scores.masked_fill(protected, ALWAYS).topk(keep, dim=1, sorted=False).indices
+    scores = scores.masked_fill(protected, ALWAYS)
+    if torch.compiler.is_compiling():  # TopK in a file takes the first of equals, torch's own any of them
+        ranked = scores.topk(keep, dim=1, sorted=False).indices
+    else:
+        ranked = scores.sort(dim=1, descending=True, stable=True).indices[:, :keep]
     return ranked.sort(dim=1).values

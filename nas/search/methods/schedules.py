@@ -114,7 +114,7 @@ def _chance(problem: Problem, share: float) -> Schedule:
 
 def _fastv(problem: Problem, share: float) -> Schedule:
     """FastV (Chen et al. 2024): once, after two blocks."""
-    return fastv(2, share, causal=is_causal(problem), scorer=problem.reduction.scorer)
+    return fastv(min(2, problem.space.depth - 1), share, causal=is_causal(problem), scorer=problem.reduction.scorer)
 
 
 def _tome(problem: Problem, share: float) -> Schedule:
