@@ -1,10 +1,16 @@
 """Training with fewer image tokens: operations and time of a step, and what the trained model still answers.
 
-    python experiments/benchmarks/tokens/training_step.py [--schedule 2=0.5,4=0.25,6=0.125] [--steps 80] [--out x.json]
+    python experiments/benchmarks/tokens/training_step.py [questions|turns] [--schedule 2=0.5,4=0.25,6=0.125]
 
-`digits-vlm` goes on training with the recipe's own rows (many turns about one image, each seeing the image and itself
-only; the tower frozen), once with all 256 image tokens (the control) and once with the schedule in every step, from the
-same weights, on the same batches. In training the words before the answers choose the tokens, in use the last word.
+`digits-vlm` goes on training, its tower frozen as in the recipe, once with all 256 image tokens (the control) and once
+with the schedule in every step: from the same weights, on the same batches, with the same optimizers.
+
+questions   a row is an image and one question, as the model is used: the same word chooses the tokens in training and
+            in use.
+turns       the recipe's rows: 11 questions about one image, each seeing the image and itself only. The tokens are
+            chosen once a row, by the mean of what all 11 ask (Xing et al. 2025), in use by one question alone.
+
+Of each kind of rows, by its name in the results:
 
 1. Operations of forward and backward, as `torch.utils.flop_counter` counts them with attention as plain products:
    every product of every module, ranking included, no credit for a causal mask. The decoder's and the whole model's.
@@ -21,7 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +53,43 @@ import tower  # noqa: E402
 import turns  # noqa: E402
 import vlm  # noqa: E402
 
-ROWS = 16  # grids a step, as in the recipe
 FIRST = 2_000_000  # the first step's number: the recipe's own batches have lower ones
 WORDS = sum(turns.LENGTHS)
+BEFORE = [questions.IDS["<bos>"]] + [questions.IDS["<image>"]] * turns.IMAGE_TOKENS
+LONGEST = max(turns.WORDS_OF.values())
+KINDS = {"corner": 0.1, "cell": 0.2, "count": 0.35, "total": 0.35}  # of single questions: the hard ones more often
 Batch = dict[str, torch.Tensor]
 Lines = list[dict[str, str]]
 
 
-def batch_at(digits: boards.Digits, step: int) -> Batch:
-    """The rows of a step as the whole model takes them; the label of a word is the word, where it is learned."""
-    made = tower.batch_at(digits, FIRST + step, ROWS, 0)
+def turns_at(digits: boards.Digits, step: int, count: int) -> Batch:
+    """The recipe's rows as the whole model takes them; the label of a word is the word, where it is learned."""
+    made = tower.batch_at(digits, FIRST + step, count, 0)
     rows = turns.turns_of(made, np.random.default_rng([FIRST, step]))
-    before = torch.tensor([questions.IDS["<bos>"]] + [questions.IDS["<image>"]] * turns.IMAGE_TOKENS)
-    ids = torch.cat([before.expand(ROWS, -1), rows.ids], dim=1)
+    ids = torch.cat([torch.tensor(BEFORE).expand(count, -1), rows.ids], dim=1)
     labels = torch.full_like(ids, turns.IGNORED)
-    labels[:, len(before) + 1 :] = rows.wanted[:, :-1]
-    patches = torch.arange(turns.IMAGE_TOKENS).expand(ROWS, -1)
+    labels[:, len(BEFORE) + 1 :] = rows.wanted[:, :-1]
+    patches = torch.arange(turns.IMAGE_TOKENS).expand(count, -1)
     places = turns.positions(patches, closed=False)
     return {"input_ids": ids, "pixel_values": boards.to_input(made.images), "labels": labels, "position_ids": places}
+
+
+def questions_at(digits: boards.Digits, step: int, count: int) -> Batch:
+    """A question a row, padded on the right."""
+    rng = np.random.default_rng([FIRST, step])
+    made = tower.batch_at(digits, FIRST + step, count, 0)
+    pad, end, ids, labels = questions.IDS["<pad>"], questions.IDS["<eos>"], [], []
+    for cells in made.cells:
+        asked = turns.ask(cells, str(rng.choice(list(KINDS), p=list(KINDS.values()))), rng) or questions.cell(
+            cells, rng
+        )
+        words = [questions.IDS[word] for word in asked.text.split()]
+        said, rest = [questions.IDS[asked.answer], end], LONGEST - len(words)
+        ids.append(BEFORE + words + said + [pad] * rest)
+        labels.append([turns.IGNORED] * (len(BEFORE) + len(words)) + said + [turns.IGNORED] * rest)
+    found = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    mask = (found["input_ids"] != pad).long()
+    return {**found, "attention_mask": mask, "pixel_values": boards.to_input(made.images)}
 
 
 def apart(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -84,6 +110,21 @@ def turns_apart(model: Any) -> Iterator[None]:
             handle.remove()
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A kind of training rows: the batch of a step, how many rows it has, what a model needs around a pass."""
+
+    make: Callable[[boards.Digits, int, int], Batch]
+    count: int
+    around: Callable[[Any], AbstractContextManager[Any]]
+
+    def at(self, digits: boards.Digits, step: int) -> Batch:
+        return self.make(digits, step, self.count)
+
+
+ROWS = {"questions": Rows(questions_at, 32, nullcontext), "turns": Rows(turns_at, 16, turns_apart)}
+
+
 def loss_of(model: Any, batch: Batch) -> torch.Tensor:
     """As the recipe computes it: bfloat16 where that is safe."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -91,10 +132,10 @@ def loss_of(model: Any, batch: Batch) -> torch.Tensor:
     return loss
 
 
-def operations(model: Any, batch: Batch) -> dict[str, int]:
+def operations(model: Any, rows: Rows, batch: Batch) -> dict[str, int]:
     """Forward and backward, a multiply-add as two: of the whole model and of its parts."""
     names = ("", ".model.vision_tower", ".model.multi_modal_projector", ".model.language_model", ".lm_head")
-    with turns_apart(model), FlopCounterMode(display=False) as counter:
+    with rows.around(model), FlopCounterMode(display=False) as counter:
         model(**batch, use_cache=False).loss.backward()
     model.zero_grad(set_to_none=True)
     counts = counter.get_flop_counts()
@@ -103,9 +144,9 @@ def operations(model: Any, batch: Batch) -> dict[str, int]:
     return found
 
 
-def continued(steps: int) -> stages.Stage:
-    """The recipe's last stage again, with its highest rate."""
-    return stages.Stage("continued", steps, 5e-4, warmup=min(20, steps), muon=True, report_every=10**9)
+def continued(steps: int, rate: float = 5e-4) -> stages.Stage:
+    """As the recipe's last stage; the rate is the highest one."""
+    return stages.Stage("continued", steps, rate, warmup=min(20, steps), muon=True, report_every=10**9)
 
 
 def stepper(model: Any) -> Callable[[Batch], None]:
@@ -122,15 +163,15 @@ def stepper(model: Any) -> Callable[[Batch], None]:
     return step
 
 
-def seconds(models: dict[str, Any], digits: boards.Digits, rounds: int) -> dict[str, list[float]]:
+def seconds(models: dict[str, Any], rows: Rows, digits: boards.Digits, rounds: int) -> dict[str, list[float]]:
     """Of steps of copies of the models, in turn; the first two rounds only warm up."""
     copies = {name: copy.deepcopy(model) for name, model in models.items()}
     steps = {name: stepper(model) for name, model in copies.items()}
     found: dict[str, list[float]] = {name: [] for name in models}
     for number in range(-2, rounds):
-        batch = batch_at(digits, number % 8)
+        batch = rows.at(digits, number % 8)
         for name, model in copies.items():
-            with turns_apart(model):
+            with rows.around(model):
                 began = time.perf_counter()
                 steps[name](batch)
                 if number >= 0:
@@ -138,15 +179,15 @@ def seconds(models: dict[str, Any], digits: boards.Digits, rounds: int) -> dict[
     return found
 
 
-def train(model: Any, digits: boards.Digits, steps: int) -> None:
+def train(model: Any, rows: Rows, digits: boards.Digits, stage: stages.Stage) -> None:
     """Go on training a model in place; nothing is drawn at random but the batches, which the step's number decides."""
 
     def loss_at(step: int) -> torch.Tensor:
-        return loss_of(model, batch_at(digits, step))
+        return loss_of(model, rows.at(digits, step))
 
     model.train()
-    with tempfile.TemporaryDirectory() as folder, turns_apart(model):
-        stages.run(continued(steps), model, loss_at, lambda: "", Path(folder))
+    with tempfile.TemporaryDirectory() as folder, rows.around(model):
+        stages.run(stage, model, loss_at, lambda: "", Path(folder))
     model.eval()
 
 
@@ -211,45 +252,28 @@ def saved(dense: float, reduced: float) -> dict[str, float]:
     return {"dense": dense, "reduced": reduced, "saved": round(1 - reduced / dense, 4)}
 
 
-def cost(models: dict[str, Any], digits: boards.Digits, rounds: int) -> dict[str, Any]:
+def cost(models: dict[str, Any], rows: Rows, digits: boards.Digits, rounds: int) -> dict[str, Any]:
     """Operations and seconds of a step."""
-    batch = batch_at(digits, 0)
-    counts = {name: operations(model, batch) for name, model in models.items()}
+    batch = rows.at(digits, 0)
+    counts = {name: operations(model, rows, batch) for name, model in models.items()}
     for name, model in models.items():  # in the recipe it is frozen
         tower_too = copy.deepcopy(model).requires_grad_(True)
-        counts[name]["whole, tower trained too"] = operations(tower_too, batch)["whole"]
+        counts[name]["whole, tower trained too"] = operations(tower_too, rows, batch)["whole"]
     parts = {part: saved(counts["dense"][part], counts["reduced"][part]) for part in counts["dense"]}
     print(json.dumps(parts, indent=2), flush=True)
-    times = {name: statistics.median(those) for name, those in seconds(models, digits, rounds).items()}
+    times = {name: statistics.median(those) for name, those in seconds(models, rows, digits, rounds).items()}
     found = {"operations": parts, "seconds": saved(times["dense"], times["reduced"]), "rounds": rounds}
     print(json.dumps(found["seconds"]), flush=True)
     return found
 
 
-def main() -> None:
-    """Measure, train twice, judge; write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model, with its data")
-    parser.add_argument("--schedule", default="2=0.5,4=0.25,6=0.125", help="BLOCK=RATIO of the image tokens, ...")
-    parser.add_argument("--steps", type=int, default=80, help="of training, for each of the two")
-    parser.add_argument("--rounds", type=int, default=16, help="of timing")
-    parser.add_argument("--grids", type=int, default=250, help="with fresh questions, one of every kind about each")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=BENCHMARKS / "results" / "tokens-training.json")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    digits = boards.splits()
-    dense = LlavaForConditionalGeneration.from_pretrained(given.model, attn_implementation="eager").eval()
-    dense.model.vision_tower.requires_grad_(False)  # as in the recipe
-    schedule = Schedule.parse(given.schedule)
-    architecture = Architecture(len(dense.model.language_model.layers)).with_tokens(schedule)
-    reduced = prune(dense, architecture)
-    document = {"schedule": str(schedule), "reduction": schedule.reduction.to_json(), "rows": ROWS}
-    document |= {"steps": given.steps, "threads": given.threads}
-    document |= cost({"dense": dense, "reduced": reduced}, digits["train"], given.rounds)
+def compared(dense: Any, reduced: Any, rows: Rows, digits: dict[str, boards.Digits], given: Any) -> dict[str, Any]:
+    """Everything about one kind of rows: what a step costs, and what the two trained models answer."""
+    document = {"rows": rows.count, "steps": given.steps, "rate": given.rate}
+    document |= cost({"dense": dense, "reduced": reduced}, rows, digits["train"], given.rounds)
     control, taught = copy.deepcopy(dense), copy.deepcopy(reduced)
     for model in (control, taught):
-        train(model, digits["train"], given.steps)
+        train(model, rows, digits["train"], continued(given.steps, given.rate))
     models = {
         "shipped": dense,
         "shipped, used reduced": reduced,
@@ -258,9 +282,40 @@ def main() -> None:
         "reduced, used reduced": taught,
         "reduced, used whole": with_weights(dense, taught),
     }
-    sets = {"test": shipped.read(given.model / "data", "test"), "fresh": fresh_questions(digits["test"], given.grids)}
-    document["answers"] = judged(models, sets)
-    given.out.write_text(json.dumps(document, indent=2) + "\n")
+    sets = {
+        given.split: shipped.read(given.model / "data", given.split),
+        f"fresh {given.split}": fresh_questions(digits[given.split], given.grids),
+    }
+    return {**document, "answers": judged(models, sets)}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("rows", choices=ROWS, nargs="?", default="questions", help="what a training row is")
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model, with its data")
+    parser.add_argument("--schedule", default="2=0.5,4=0.25,6=0.125", help="BLOCK=RATIO of the image tokens, ...")
+    parser.add_argument("--steps", type=int, default=200, help="of training, for each of the two")
+    parser.add_argument("--rate", type=float, default=3e-4, help="highest learning rate")
+    parser.add_argument("--rounds", type=int, default=16, help="of timing")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose questions are asked")
+    parser.add_argument("--grids", type=int, default=250, help="with fresh questions, one of every kind about each")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=BENCHMARKS / "results" / "tokens-training.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, train twice, judge; the figures join those of the other kind of rows."""
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    dense = LlavaForConditionalGeneration.from_pretrained(given.model, attn_implementation="eager").eval()
+    dense.model.vision_tower.requires_grad_(False)  # as in the recipe
+    schedule = Schedule.parse(given.schedule)
+    reduced = prune(dense, Architecture(len(dense.model.language_model.layers)).with_tokens(schedule))
+    found = compared(dense, reduced, ROWS[given.rows], boards.splits(), given)
+    how = {"schedule": str(schedule), "reduction": schedule.reduction.to_json(), "threads": given.threads}
+    document = json.loads(given.out.read_text()) if given.out.exists() else {}
+    given.out.write_text(json.dumps({**document, given.rows: {**how, **found}}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
