@@ -15,6 +15,7 @@ from test_search import Redundancy
 from latency_models.marginal import marginal
 from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
+from nas.choice import Steps, choose_winner
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
 from nas.search.descent import Descent
@@ -301,3 +302,30 @@ def test_parts_are_searched_under_a_fixed_schedule(everything) -> None:
 def test_a_fixed_schedule_that_is_fast_enough_is_the_winner(tmp_path: Path) -> None:
     space = Space(DEPTH, PARTS, fixed=FIXED)
     assert run_search(problem(space, Landscape(0), 12.0)).winner.architecture == space.start
+
+
+def test_a_fixed_schedule_that_meets_every_budget_of_a_front_is_the_winner() -> None:
+    space = Space(DEPTH, PARTS, fixed=FIXED)
+    assert run_search(problem(space, Landscape(0), 12.0, front=(12.0, 11.9))).winner.architecture == space.start
+
+
+class Certified:
+    """All that the loop asks of a certificate that is one."""
+
+    certified = True
+
+
+def test_what_is_certified_where_a_fixed_schedule_is_fast_enough_has_the_schedule() -> None:
+    """Not the parent, which meets the budget too."""
+    space, certified = Space(DEPTH, PARTS, fixed=FIXED), []
+
+    def certify(_: Problem, architecture: Architecture) -> Certified:
+        certified.append(architecture)
+        return Certified()
+
+    def never(*_: object) -> None:
+        raise AssertionError("nothing is left to measure")
+
+    steps = Steps(run_search, never, certify, lambda text: None)
+    outcome, _, _ = choose_winner(steps, problem(space, Landscape(0), 50.0))
+    assert certified == [outcome.winner.architecture] == [space.start]
