@@ -30,6 +30,7 @@ from search_spaces.errors import BadWorkload, MeasurementError
 from search_spaces.space import Space
 from search_spaces.unit import Kind
 
+TOKENS_REVISION = 2  # raised when what a schedule means to a model changes: files kept from before are made anew
 LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
@@ -88,7 +89,7 @@ class ParentExport:
         """The graph of a token schedule: exported and checked against the model once, kept without its weights."""
         import onnx
 
-        path = self._cached(f"tokens-{architecture.digest}")
+        path = self._cached(f"tokens-{TOKENS_REVISION}-{architecture.digest}")
         if not path.exists():
             model = prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
             schedule = architecture.tokens
@@ -143,7 +144,7 @@ def tokens_name(space: Space | None) -> str:
     if not every.tokens.stages:
         return ""
     listed = sorted(str(unit) for unit in space.units if unit.kind is Kind.TOKENS)
-    return f"-tokens-{hashlib.sha256(f'{every.digest} {listed}'.encode()).hexdigest()[:12]}"
+    return f"-tokens-{hashlib.sha256(f'{TOKENS_REVISION} {every.digest} {listed}'.encode()).hexdigest()[:12]}"
 
 
 def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
@@ -211,7 +212,8 @@ def measured_ms(
 
 
 def _name_of(architectures: Sequence[Architecture]) -> str:
-    return hashlib.sha256(" ".join(each.digest for each in architectures).encode()).hexdigest()[:12]
+    named = " ".join([str(TOKENS_REVISION), *(each.digest for each in architectures)])
+    return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
 def _cached(path: Path, subject: Subject) -> Profile | None:

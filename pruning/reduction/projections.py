@@ -114,6 +114,11 @@ def read_projections(block: nn.Module, anatomy: BlockAnatomy) -> Projections:
         if found is not None:
             query, key, size = found
             norms = next((pair for pair in _NORMS if getattr(attention, pair[0], None) is not None), None)
+            if norms is not None and getattr(attention, norms[0]).weight.numel() != size:
+                raise UnreadableModel(
+                    f"{type(attention).__name__} normalises all heads together, which ranking does not follow; rank "
+                    "its tokens by norm or at random"
+                )
             before = anatomy.attention.before
             return Projections(
                 norm=None if before is None else block.get_submodule(before),
@@ -142,9 +147,13 @@ def _find(attention: nn.Module, config: Any) -> tuple[Rows, Rows, int] | None:
     heads = getattr(config, "num_attention_heads", 0)
     if isinstance(fused := getattr(attention, "query_key_value", None), nn.Linear):  # head by head: GPT-NeoX
         size = fused.out_features // heads // 3
+        if 3 * heads * size != fused.out_features:  # keys that heads share lie otherwise
+            return None
         return Rows(fused, 0, size, heads), Rows(fused, size, 2 * size, heads), size
     if (fused := getattr(attention, "c_attn", None)) is not None:
         width = fused.weight.shape[1] // 3
+        if 3 * width != fused.weight.shape[1] or width % heads:
+            return None
         return Rows(fused, 0, width), Rows(fused, width, 2 * width), width // heads
     if isinstance(fused := getattr(attention, "qkv_proj", None), nn.Linear):
         groups = getattr(config, "num_key_value_heads", None) or heads
