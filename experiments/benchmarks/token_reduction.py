@@ -165,17 +165,18 @@ def halved(bench: Bench, document: dict[str, Any]) -> None:
 
     every = (Schedule((Stage(1, permille),), space.reduction) for permille in range(THOUSAND - 1, 0, -1))
     schedule = next(each for each in every if share(each) <= 0.5)
-    architecture = space.parent.with_tokens(schedule)
+    architecture, model = space.parent.with_tokens(schedule), bench.subject.model
+    document["halved"] = {"schedule": str(schedule), "tokens": share(schedule)}
     with tempfile.TemporaryDirectory() as name:
         files = {"parent": bench.export.path, "halved": bench.export.derive(architecture, Path(name) / "halved.onnx")}
-        measured = measure_files(
-            files, workload_inputs(bench.subject.model, bench.case.workload), bench.case.workload,
-            sentinel="parent", seconds=SECONDS / 3, least_rounds=2 * ROUNDS,
-        )  # fmt: skip
-    medians = {name: one.percentile(50) for name, one in measured.of.items()}
-    document["halved"] = {
-        "schedule": str(schedule), "tokens": share(schedule), "faster": medians["parent"] / medians["halved"], **medians
-    }  # fmt: skip
+        for batch in (1, 8):
+            workload = replace(bench.case.workload, batch=batch)
+            measured = measure_files(
+                files, workload_inputs(model, workload), workload,
+                sentinel="parent", seconds=SECONDS / 3, least_rounds=2 * ROUNDS,
+            )  # fmt: skip
+            medians = {name: one.percentile(50) for name, one in measured.of.items()}
+            document["halved"][f"batch {batch}"] = {"faster": medians["parent"] / medians["halved"], **medians}
     print(json.dumps(document["halved"]))
 
 
