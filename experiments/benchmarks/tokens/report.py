@@ -9,6 +9,11 @@ from latency.accuracy import markdown
 
 OURS = ("nas tokens", "nas joint", "nas structure")
 SLACK = 1e-9
+COLOURS = {
+    "nas tokens": "#E69F00", "nas joint": "#0072B2", "nas structure": "#009E73", "pyramiddrop": "#D55E00",
+    "random-tokens": "#8A8A8A", "fastv": "#CC79A7", "tome": "#56B4E9", "visionzip": "#6A4C93",
+    "equal-steps": "#B8A600", "dop": "#222222",
+}  # fmt: skip
 Point = tuple[float, float]  # share of the parent's measured latency, metric
 
 
@@ -78,12 +83,15 @@ def draw(documents: Sequence[dict[str, Any]], path: Path) -> None:
         for name in document["found"]:
             shares, metrics = zip(*curve(document, name), strict=True)
             mine = name in OURS
-            axes.plot(shares, metrics, "o-" if mine else ".--", linewidth=2 if mine else 1, label=name, markersize=4)
+            axes.plot(
+                shares, metrics, "o-" if mine else ".--", color=COLOURS[name], linewidth=2 if mine else 1, label=name,
+                markersize=4,
+            )  # fmt: skip
         axes.set_title(f"{document['case']}: {document['metric']}", fontsize=9)
         axes.set_xlabel("measured latency / parent", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(panels)[0].legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
