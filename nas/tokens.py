@@ -127,7 +127,8 @@ def reductions(subject: Subject) -> tuple[Reduction, ...]:
         return tuple(dict.fromkeys([usual, *others, replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]))
     published = [replace(usual, source=Source.PREVIOUS)]
     if not has_axes(subject.model):
-        published.append(replace(usual, positions=Positions.COMPACTED))
+        anew = replace(usual, positions=Positions.COMPACTED)
+        published += [anew, replace(anew, scorer=Scorer.RANDOM)]
     return tuple(dict.fromkeys([usual, *published, *others]))
 
 
