@@ -1,6 +1,7 @@
 """Training with fewer image tokens: operations and time of a step, and what the trained model still answers.
 
-    python experiments/benchmarks/tokens/training_step.py [questions|turns] [--schedule 2=0.5,4=0.25,6=0.125]
+    python experiments/benchmarks/tokens/training_step.py questions [--schedule 2=0.5,4=0.25,6=0.125]
+    python experiments/benchmarks/tokens/training_step.py turns --steps 80 --rate 5e-4
 
 `digits-vlm` goes on training, its tower frozen as in the recipe, once with all 256 image tokens (the control) and once
 with the schedule in every step: from the same weights, on the same batches, with the same optimizers.
