@@ -9,7 +9,7 @@ from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError, UsageError
 from search_spaces.presets import fastv, pyramiddrop, tome
-from search_spaces.tokens import THOUSAND, Reduction, Schedule, Scorer, Stage, permille_of
+from search_spaces.tokens import THOUSAND, Schedule, Scorer, Stage, permille_of
 
 CONTROL = "random-tokens"
 Family = Callable[[Problem, float], Schedule]  # a share of tokens in (0, 1): the larger, the more are left
@@ -25,16 +25,14 @@ class Swept:
 
     def architecture(self, problem: Problem) -> Architecture | None:
         """The parent with that schedule; None where none fits, or where attention is causal and tokens would merge."""
-        if self.merges and is_causal(problem):
+        return None if self.merges and is_causal(problem) else most_tokens(problem, partial(self.schedule, problem))
+
+    def schedule(self, problem: Problem, permille: int) -> Schedule | None:
+        """The member of the family at a setting; None where there are too few blocks, or ratios round to nothing."""
+        try:
+            return self.family(problem, permille / THOUSAND)
+        except (ArchitectureError, UsageError):
             return None
-
-        def schedule(permille: int) -> Schedule | None:
-            try:
-                return self.family(problem, permille / THOUSAND)
-            except (ArchitectureError, UsageError):  # too few blocks, or ratios that round to nothing
-                return None
-
-        return most_tokens(problem, schedule)
 
 
 def most_tokens(
@@ -66,12 +64,17 @@ def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Archite
     reduction = problem.space.reduction
     if reduction is None:
         return []
-    found = []
-    for method in SWEPT:
-        schedule = partial(_stages_of, problem, method, reduction)
-        architecture = most_tokens(problem, schedule, structure) if method.name != CONTROL else None
-        found += [] if architecture is None else [(method.name, architecture)]
-    return found
+
+    def chosen_so(method: Swept, permille: int) -> Schedule | None:
+        schedule = method.schedule(problem, permille)
+        return None if schedule is None else replace(schedule, reduction=reduction)
+
+    brought = {
+        method.name: most_tokens(problem, partial(chosen_so, method), structure)
+        for method in SWEPT
+        if method.name != CONTROL
+    }
+    return [(name, architecture) for name, architecture in brought.items() if architecture is not None]
 
 
 def filled(problem: Problem, architecture: Architecture) -> Architecture | None:
@@ -86,13 +89,6 @@ def filled(problem: Problem, architecture: Architecture) -> Architecture | None:
         return Schedule(tuple(stages), schedule.reduction)
 
     return most_tokens(problem, raised, architecture.structure)
-
-
-def _stages_of(problem: Problem, method: Swept, reduction: Reduction, permille: int) -> Schedule | None:
-    try:
-        return Schedule(method.family(problem, permille / THOUSAND).stages, reduction)
-    except (ArchitectureError, UsageError):  # too few blocks, or ratios that round to nothing
-        return None
 
 
 def is_causal(problem: Problem) -> bool:
