@@ -8,7 +8,6 @@ biases) is of a model initialised at random too. Nothing that was trained leaves
 import copy
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 import zipfile
@@ -23,20 +22,19 @@ import numpy as np
 from latency_models.measure import LEAST_ROUNDS, PORTABLE
 from latency_models.measuring import weights
 from latency_models.measuring.plan import MODELS, PLAN
-from latency_models.profile import Profile
-from latency_models.targets import Target, find_target
+from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
 from nas.export.reduced import ReducedGraphs
 from nas.export.variants import ParentGraph
 from nas.export.weights import SharedWeights
-from nas.latency import device_model, device_profile_path, tokens_name
+from nas.latency import tokens_name
 from nas.profiling import planned, write_plan
 from nas.progress import Progress
-from nas.subject import Subject, cache_folder
+from nas.subject import Subject
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MeasurementError, ProfileMismatch, UsageError
+from search_spaces.errors import UsageError
 from search_spaces.space import Space
 
 SECONDS = 60.0
@@ -194,57 +192,6 @@ class Drawn:
     def to_json(self) -> dict[str, Any]:
         """The form in plan.json."""
         return {"file": f"{MODELS}/{RANDOM_WEIGHTS}", "dtype": self.dtype, "count": self.count, "seed": 0}
-
-
-def import_profile(path: Path, subject: Subject | None = None) -> tuple[Profile, Path]:
-    """Check a profile that a kit wrote on a device and put it where a search for that device finds it.
-
-    Args:
-        subject: the model it must be of; None for any whose kit was made here.
-
-    Returns:
-        The profile and where it is kept.
-
-    Raises:
-        UnknownTarget: it names none that is known.
-        ProfileMismatch: it is of another model, of this machine, or in another precision than its target.
-        MeasurementError: it is damaged, or holds too little for a fit.
-    """
-    profile = Profile.load(path)
-    target = find_target(profile.target)
-    missing = {"device", "runtime", "precision", "threads", "power_mode"} - set(profile.key)
-    if missing:
-        raise MeasurementError(f"{path} does not say {', '.join(sorted(missing))} of its device; run the kit again")
-    if target.is_host:
-        raise ProfileMismatch(f"{path} is of the machine it was measured on; nas profile measures this one")
-    if profile.key["precision"] != target.precision:
-        raise ProfileMismatch(
-            f"{path} was measured in {profile.key['precision']} and its target is {target.name}; make the kit anew"
-        )
-    device_model(profile)
-    kept = device_profile_path(_cache_of(path, profile, subject), target, profile.workload)
-    profile.save(kept)
-    return profile, kept
-
-
-def _cache_of(path: Path, profile: Profile, subject: Subject | None) -> Path:
-    """The folder of the profile's model.
-
-    Raises:
-        ProfileMismatch: the model is another than `subject`, or none is known by that digest.
-    """
-    if subject is None:
-        known = cache_folder() / profile.model
-        if not re.fullmatch(r"[0-9a-f]{16}", profile.model) or not known.is_dir():
-            raise ProfileMismatch(
-                f"{path} is of the model {profile.model!r}, of which no kit was made here; name it with --model"
-            )
-        return known
-    if profile.model != subject.digest or profile.shape != subject.shape:
-        raise ProfileMismatch(
-            f"{path} is of the model {profile.model!r}, and {subject.id} is {subject.digest!r}; name the model it is of"
-        )
-    return subject.cache
 
 
 def random_like(model: Any) -> Any:

@@ -15,6 +15,8 @@ from latency_models.roofline import DataSheetModel
 from latency_models.runtime_ort import default_threads, environment
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
+from nas.cache import file_words
+from nas.device_profiles import device_model, device_profile_path
 from nas.export.cached_export import cache_layers
 from nas.export.onnx_export import export_for_onnx_runtime
 from nas.export.parity import check_parity
@@ -132,7 +134,7 @@ def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Wo
 
 def profile_path(subject: Subject, workload: Workload, space: Space | None = None) -> Path:
     """Where the host's profile of a subject and workload is kept; one for each choice of token schedules."""
-    return subject.cache / f"profile-{_file_name(str(workload))}{tokens_name(space)}.json"
+    return subject.cache / f"profile-{file_words(str(workload))}{tokens_name(space)}.json"
 
 
 def tokens_name(space: Space | None) -> str:
@@ -145,15 +147,6 @@ def tokens_name(space: Space | None) -> str:
         return ""
     listed = sorted(str(unit) for unit in space.units if unit.kind is Kind.TOKENS)
     return f"-tokens-{hashlib.sha256(f'{TOKENS_REVISION} {every.digest} {listed}'.encode()).hexdigest()[:12]}"
-
-
-def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
-    """Where the profile of a device that is not this machine is kept, in the `cache` of a subject."""
-    return cache / f"device-{_file_name(f'{target.name} {workload}')}.json"
-
-
-def _file_name(text: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "." else "-" for letter in text.replace("=", ""))
 
 
 def host_profile(
@@ -199,7 +192,7 @@ def measured_ms(
     Raises:
         MeasurementError: a file that does not run.
     """
-    path = subject.cache / f"looks-{_file_name(str(workload))}-{_name_of(architectures)}.json"
+    path = subject.cache / f"looks-{file_words(str(workload))}-{_name_of(architectures)}.json"
     profile = _cached(path, subject)
     if profile is None:
         records = measure_architectures(
@@ -253,20 +246,9 @@ def _covers(profile: Profile, space: Space | None) -> bool:
     return wanted is None or any(record.architecture.reduction == wanted for record in profile.records)
 
 
-def device_model(profile: Profile) -> CalibratedModel:
-    """The fit of a device's profile, which says where it was measured.
-
-    Raises:
-        MeasurementError: the profile holds too little for a fit.
-    """
-    model = CalibratedModel(profile)
-    model.label = f"measured on {profile.target}, {profile.key['runtime']}"
-    return model
-
-
 def _say_what_is_measured(subject: Subject, target: Target, workload: Workload, progress: Progress) -> None:
     """A device that was profiled under other workloads is not silently predicted from its data sheet."""
-    found = sorted(subject.cache.glob(f"device-{_file_name(target.name)}-*.json"))
+    found = sorted(subject.cache.glob(f"device-{file_words(target.name)}-*.json"))
     if found:
         known = ", ".join(str(Profile.load(path).workload) for path in found)
         progress.message(f"{target.name} was measured under {known}, not under {workload}: the data sheet is used")

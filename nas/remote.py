@@ -18,7 +18,8 @@ from typing import IO
 from latency_models.measuring.plan import PROFILE
 from latency_models.measuring.process import ERROR
 from latency_models.profile import Profile
-from nas.kit import Kit, import_profile
+from nas.device_profiles import import_profile
+from nas.kit import Kit
 from nas.progress import Progress
 from search_spaces.errors import MeasurementError, MissingExtra, UsageError
 

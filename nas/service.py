@@ -11,10 +11,11 @@ from latency_models.terms import model_work
 from latency_models.workload import Workload
 from nas.delivery import Delivery, deliver, record
 from nas.device import Device, RemoteDevice, ThisMachine
+from nas.device_profiles import device_model
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.kit import Kit
-from nas.latency import ParentExport, default_workload, device_model, latency_model, measured_ms, workload_for
+from nas.latency import ParentExport, default_workload, latency_model, measured_ms, workload_for
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
 from nas.quality.evaluations import Evaluations
@@ -31,8 +32,6 @@ from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
 from nas.subject import Subject, load_subject
 from nas.tokens import (
-    OFF,
-    SEARCH,
     best_reduction,
     check_workload,
     default_reduction,
@@ -42,6 +41,7 @@ from nas.tokens import (
     with_tokens,
     workload_with_tokens,
 )  # fmt: skip
+from nas.vocabulary import OFF, SEARCH
 from nas.worth import in_words, saved_ms, worth
 from pruning.prefix import GIB
 from pruning.redundancy import Redundancy, measure_redundancy

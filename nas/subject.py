@@ -1,24 +1,19 @@
 """The subject of the work: a parent with everything that is known of it before anything is searched."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from latency_models.shape import ModelShape
+from nas.cache import cache_folder
 from nas.data.dataset import Dataset, load_dataset
 from nas.reference_models import DEFAULT, ReferenceModel, find_reference
 from nas.shape import shape_of
 from pruning.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load_parent
 from search_spaces.errors import BadData
-
-
-def cache_folder() -> Path:
-    """Where exports, profiles and score libraries are kept between searches: NAS_CACHE, or ~/.cache/nas."""
-    return Path(os.environ.get("NAS_CACHE") or Path.home() / ".cache" / "nas")
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from nas.quality.evaluator import Evaluator, evaluator_for
 from nas.quality.prompt import PromptEvaluator, prompts
 from nas.quality.scorer import Scorer as Judge
 from nas.subject import Subject
+from nas.vocabulary import OFF, SEARCH
 from pruning.language import is_vision_language
 from pruning.reduction.inspection import token_hooks
 from pruning.reduction.install import has_axes
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
-from search_spaces.presets import PRESETS, parse_preset
+from search_spaces.presets import parse_preset
 from search_spaces.servable import Servable
 from search_spaces.space import Space
 from search_spaces.tokens import THOUSAND, Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 from search_spaces.unit import Kind
 
-OFF, SEARCH = "off", "search"
 RATIOS = (0.75, 0.5, 0.35, 0.25, 0.125)
 DEEP = 16  # blocks; of more every second may have a stage before it
 TILES = 3  # a sequence of fewer tiles than this is not rounded to them
@@ -33,18 +33,6 @@ MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
 ITEMS = 32  # on which reductions are compared
 SAVES = 0.85  # of what the quickest reduction saves under the same schedule
 _CLASS_TOKENS = ("cls_token", "class_embedding")
-
-
-def check_tokens(text: str) -> str:
-    """What was asked, if it is `off`, `search` or begins with the name of a preset.
-
-    Raises:
-        UsageError: it is none of them.
-    """
-    name = text.partition(":")[0].strip()
-    if name not in (OFF, SEARCH, *PRESETS) or (name in (OFF, SEARCH) and name != text):
-        raise UsageError(f"tokens {text!r} is none of {OFF}, {SEARCH}, {', '.join(PRESETS)}; for example fastv:2=0.5")
-    return text
 
 
 def check_workload(subject: Subject, workload: Workload, tokens: str) -> None:

@@ -144,7 +144,7 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Print the fitted terms and their error; keep the profile."""
-    from nas.kit import import_profile
+    from nas.device_profiles import import_profile
     from nas.subject import load_subject
 
     subject = None if model is None else load_subject(model, None, trust_remote_code)

@@ -1,6 +1,5 @@
 """`nas search`: the best architecture within a budget on a target."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from nas.cli import options
 if TYPE_CHECKING:
     from nas.request import SearchRequest
 
-_INTERRUPTED = 130
 _HELP = """Find the best version of a model that meets a latency budget on a target.
 
 Examples:
@@ -68,8 +66,7 @@ def search(
     from nas.budget import Budget, ParameterLimit, parse_duration
     from nas.quality.precision import check_precision
     from nas.request import SearchRequest, parse_units
-    from nas.search.run import check_method
-    from nas.tokens import check_tokens
+    from nas.vocabulary import check_method, check_tokens
     from search_spaces.errors import UsageError
     from search_spaces.servable import parse_servable
 
@@ -112,11 +109,10 @@ def search(
 
 def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
     from nas.cli import console
-    from nas.cli.interruption import interruption
     from nas.service import plan, run
+    from search_spaces.errors import Interrupted
 
     progress = console.progress_for_stderr()
-    interruption.watch()
     if dry_run:
         document = plan(request, progress)
         console.emit_json(document) if json else console.emit_text(_lines(document))
@@ -124,8 +120,7 @@ def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
     try:
         result = run(request, progress)
     except KeyboardInterrupt:
-        print(f"nas: interrupted; go on with: {request.resume_command}", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise Interrupted(request.resume_command) from None
     if json:
         console.emit_json(result.to_json())
     else:

@@ -7,10 +7,9 @@ from nas.search.journal import Journal
 from nas.search.methods import METHODS, TOKEN_METHODS, add_back, as_published
 from nas.search.outcome import Candidate, SearchOutcome, closest
 from nas.search.problem import ENGINE, Problem
+from nas.vocabulary import ADD_BACK
 from search_spaces.architecture import Architecture
-from search_spaces.errors import NoFeasibleCandidate, UsageError
-
-ADD_BACK = "+add-back"
+from search_spaces.errors import NoFeasibleCandidate
 
 
 def run_search(problem: Problem) -> SearchOutcome:
@@ -20,20 +19,6 @@ def run_search(problem: Problem) -> SearchOutcome:
         NoFeasibleCandidate: nothing that was tried meets the budget.
     """
     return Engine(problem).run() if problem.method == ENGINE else _run_published(problem)
-
-
-def check_method(name: str) -> str:
-    """A method's name, if it is one.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if name not in (ENGINE, *TOKEN_METHODS) and name.removesuffix(ADD_BACK) not in METHODS:
-        raise UsageError(
-            f"method {name!r} is none of {ENGINE}, {', '.join(METHODS)} (each but {ENGINE} also with {ADD_BACK}), "
-            f"{', '.join(TOKEN_METHODS)}"
-        )
-    return name
 
 
 def _run_published(problem: Problem) -> SearchOutcome:

@@ -21,7 +21,8 @@ from latency_models.profile import Profile
 from latency_models.roofline import DataSheetModel
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas.kit import Kit, import_profile, pack
+from nas.device_profiles import import_profile
+from nas.kit import Kit, pack
 from nas.latency import ParentExport, latency_model
 from nas.progress import Silent
 from nas.subject import Subject, load_subject

@@ -14,7 +14,8 @@ from latency_models.measuring.plan import Plan
 from latency_models.roofline import DataSheetModel
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas.kit import Kit, import_profile
+from nas.device_profiles import import_profile
+from nas.kit import Kit
 from nas.latency import ParentExport, latency_model
 from nas.profiling import planned
 from nas.progress import Silent

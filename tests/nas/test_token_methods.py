@@ -15,7 +15,7 @@ from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
 from nas.search.methods import TOKEN_METHODS
-from nas.search.run import check_method
+from nas.vocabulary import check_method
 from pruning.redundancy import Redundancy
 from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Scorer, Source, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate, UsageError

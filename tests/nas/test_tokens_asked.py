@@ -19,7 +19,6 @@ from nas.schedule_words import in_words
 from nas.shape import shape_of
 from nas.tokens import (
     best_reduction,
-    check_tokens,
     check_workload,
     default_reduction,
     reductions,
@@ -27,6 +26,7 @@ from nas.tokens import (
     with_tokens,
     workload_with_tokens,
 )  # fmt: skip
+from nas.vocabulary import check_tokens
 from pruning.anatomy import read_anatomy
 from pruning.surgery import prune
 from search_spaces import Architecture, Kind, Reducer, Reduction, Schedule, Scorer, Unit

@@ -15,7 +15,8 @@ from nas.quality.scorer import Scorer
 from nas.search import Problem
 from nas.service import scorer_of
 from nas.subject import Subject, load_subject
-from nas.tokens import SEARCH, best_reduction, default_reduction, evaluator_with_tokens, with_tokens
+from nas.tokens import best_reduction, default_reduction, evaluator_with_tokens, with_tokens
+from nas.vocabulary import SEARCH
 from pruning.redundancy import measure_redundancy
 from search_spaces.unit import Kind
 

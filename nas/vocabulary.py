@@ -1,0 +1,41 @@
+"""The words a request may hold, checked without loading what they stand for: a server reads requests without torch."""
+
+from search_spaces.errors import UsageError
+from search_spaces.presets import PRESETS
+
+OFF, SEARCH = "off", "search"  # of --tokens, beside the presets
+ENGINE = "nas"  # the method that is none of the published ones
+ADD_BACK = "+add-back"
+
+# The names in the registries of nas.search.methods, which import what they compute with; a test compares.
+METHODS = (
+    "cosine-joint", "cosine-attention", "cosine-mlp", "cosine-block", "reverse", "random", "window", "sprint",
+    "sleb", "sleb-per-ms", "finercut", "finercut-per-ms", "evopress",
+)  # fmt: skip
+TOKEN_METHODS = ("pyramiddrop", "random-tokens", "fastv", "tome", "equal-steps", "dop")
+
+
+def check_method(name: str) -> str:
+    """A method's name, if it is one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if name not in (ENGINE, *TOKEN_METHODS) and name.removesuffix(ADD_BACK) not in METHODS:
+        raise UsageError(
+            f"method {name!r} is none of {ENGINE}, {', '.join(METHODS)} (each but {ENGINE} also with {ADD_BACK}), "
+            f"{', '.join(TOKEN_METHODS)}"
+        )
+    return name
+
+
+def check_tokens(text: str) -> str:
+    """What was asked, if it is `off`, `search` or begins with the name of a preset.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    name = text.partition(":")[0].strip()
+    if name not in (OFF, SEARCH, *PRESETS) or (name in (OFF, SEARCH) and name != text):
+        raise UsageError(f"tokens {text!r} is none of {OFF}, {SEARCH}, {', '.join(PRESETS)}; for example fastv:2=0.5")
+    return text
