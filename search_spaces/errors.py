@@ -14,7 +14,8 @@ NasError                          exit code 1
 ├── MeasurementError              exit code 1
 │   └── ProfileMismatch
 ├── ExportError                   exit code 1
-└── NoFeasibleCandidate           exit code 3   nothing met the budget; the closest is reported
+├── NoFeasibleCandidate           exit code 3   nothing met the budget; the closest is reported
+└── Interrupted                   exit code 130 stopped from outside; what was found is kept
 
 Every message names the value, the rule it breaks and the repair, in one line.
 """
@@ -88,6 +89,16 @@ class NoFeasibleCandidate(NasError):
     """No candidate meets the budget; the message reports the closest."""
 
     exit_code = 3
+
+
+class Interrupted(NasError):
+    """Stopped by Ctrl-C or SIGTERM; `resume_command` goes on with what was saved, None where there is nothing."""
+
+    exit_code = 130
+
+    def __init__(self, resume_command: str | None = None) -> None:
+        super().__init__("interrupted" if resume_command is None else f"interrupted; go on with: {resume_command}")
+        self.resume_command = resume_command
 
 
 class CacheMismatch(NasError):

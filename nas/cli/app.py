@@ -1,17 +1,19 @@
 """The `nas` program: its verbs, its exit codes, and one place where errors become one line.
 
-Exit codes: 0 done · 1 failed · 2 wrong use · 3 no candidate meets the budget · 130 interrupted.
+Exit codes: 0 done · 1 failed · 2 wrong use · 3 no candidate meets the budget · 130 interrupted (Ctrl-C or SIGTERM).
+With --json the last line of stdout is one document, of the result or of the error.
 """
 
 import os
 import sys
+import traceback
+from typing import NoReturn
 
 import typer
 
 from nas.cli import analyze, certify, evaluate, export, profile, search, targets
-from search_spaces.errors import NasError
-
-INTERRUPTED = 130
+from nas.cli.interruption import interruption
+from search_spaces.errors import Interrupted, NasError, UsageError
 
 app = typer.Typer(
     name="nas",
@@ -52,17 +54,46 @@ for _verb in (search, certify, analyze, profile, export, evaluate, targets):
 def main() -> None:
     """Run the command line and leave with its exit code."""
     _quiet_libraries()
+    interruption.watch()
     try:
         app(standalone_mode=True)
-    except NasError as error:
-        print(f"nas: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("nas: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        _end_as_typer_did(end)
+    except KeyboardInterrupt:  # between two lines of typer; it turns the others into an exit
+        _end(Interrupted())
     except BrokenPipeError:  # the reader of our output left early; that is its right
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except NasError as error:
+        _end(error)
+    except Exception as error:  # a defect of ours, or of a library
+        traceback.print_exc()
+        _end(error, told=True)
+
+
+def _end_as_typer_did(end: SystemExit) -> NoReturn:
+    """Typer has turned an exception into an exit, which keeps it as its context: wrong use, or an interruption.
+
+    Any other exit is a verb's own, which has said what there was to say.
+    """
+    reason = end.__context__
+    if isinstance(reason, typer.Exit) and isinstance(reason.__cause__, KeyboardInterrupt):
+        _end(Interrupted())
+    if isinstance(reason, typer.TyperException):
+        _end(UsageError(reason.format_message()), told=True)
+    raise end
+
+
+def _end(error: Exception, told: bool = False) -> NoReturn:
+    """Say what went wrong, to the person on stderr and with --json to the program on stdout, and leave."""
+    from nas.cli.console import emit_json, error_document
+
+    document = error_document(error)
+    if not told:
+        print(f"nas: {error}", file=sys.stderr)
+    if "--json" in sys.argv[1:]:
+        emit_json(document)
+    sys.exit(document["error"]["exit_code"])
 
 
 def _quiet_libraries() -> None:

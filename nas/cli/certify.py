@@ -1,6 +1,5 @@
 """`nas certify`: measure the winner of a search on its target and write the certificate."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,6 @@ import typer
 
 from nas.cli import options
 
-_INTERRUPTED = 130
 _HELP = """Measure a search's finalists on their target, choose again by what was measured, write the certificate.
 
 What the search evaluated is not evaluated again. The device is profiled first where it was not yet.
@@ -37,12 +35,11 @@ def certify(
     """Run the search's end once more with the device at hand, print the result."""
     from latency_models.targets import find_target
     from nas.cli import console
-    from nas.cli.interruption import interruption
     from nas.cli.summary import print_summary
     from nas.remote import Account
     from nas.request import SearchRequest
     from nas.service import run
-    from search_spaces.errors import UsageError
+    from search_spaces.errors import Interrupted, UsageError
 
     request = SearchRequest.load(folder)
     target = find_target(request.target)
@@ -50,10 +47,8 @@ def certify(
     if account is None and not target.is_host:
         raise UsageError(f"target {target.name} cannot be measured from here; give --host user@device")
     progress = console.progress_for_stderr()
-    interruption.watch()
     try:
         result = run(request, progress, account)
     except KeyboardInterrupt:
-        print(f"nas: interrupted; go on with: nas certify {folder}", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise Interrupted(f"nas certify {folder}") from None
     console.emit_json(result.to_json()) if json else print_summary(result, request.out)

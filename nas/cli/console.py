@@ -14,6 +14,7 @@ from rich.table import Table
 
 from nas.cli.interruption import interruption
 from nas.progress import Progress, Stage
+from search_spaces.errors import Interrupted, NasError
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time
 
@@ -24,9 +25,25 @@ def stderr() -> Console:
 
 
 def emit_json(document: dict[str, Any]) -> None:
-    """Print exactly one JSON document on stdout."""
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    """Print exactly one JSON document on stdout: indented on a terminal, else one line of ASCII, after all messages.
+
+    A log that takes both streams (a Ray job, a container) can then be read by its last line.
+    """
+    if sys.stdout.isatty():
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    else:
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    sys.stderr.flush()
+    print(text, flush=True)
+
+
+def error_document(error: Exception) -> dict[str, Any]:
+    """What `--json` prints in place of a result: the error's class, message and exit code."""
+    code = error.exit_code if isinstance(error, NasError) else NasError.exit_code
+    found: dict[str, Any] = {"kind": type(error).__name__, "message": str(error), "exit_code": code}
+    if isinstance(error, Interrupted):
+        found["resume_command"] = error.resume_command
+    return {"schema_version": 1, "error": found}
 
 
 def emit_table(table: Table) -> None:

@@ -1,4 +1,7 @@
-"""Ctrl-C ends a search even when it arrives where Python drops exceptions (finalizers, callbacks of libraries)."""
+"""Ctrl-C ends a search even when it arrives where Python drops exceptions (finalizers, callbacks of libraries).
+
+So does SIGTERM, by which `ray job stop`, Kubernetes, docker and batch systems end a process.
+"""
 
 import signal
 from types import FrameType
@@ -11,8 +14,9 @@ class Interruption:
         self._asked = False
 
     def watch(self) -> None:
-        """Take over SIGINT: it still raises KeyboardInterrupt where it arrives."""
-        signal.signal(signal.SIGINT, self._handle)
+        """Take over SIGINT and SIGTERM: both raise KeyboardInterrupt where they arrive."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
 
     def check(self) -> None:
         """Raise what was dropped earlier.
