@@ -108,10 +108,9 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
             if certificate.certified:
                 return _led_by(standing, best), standing.problem, certificate
             standing = _refuse(steps, standing, certificate)
-    raise NoFeasibleCandidate(
-        f"no measured candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){_closest(standing)}; "
-        "raise the budget"
-    )
+    words, closest_ms = _closest(standing)
+    said = f"no measured candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){words}; raise the budget"
+    raise NoFeasibleCandidate(said, problem.budget_ms, closest_ms)
 
 
 def _begun(steps: Steps, problem: Problem, refused: tuple[Certificate, ...]) -> Standing:
@@ -255,15 +254,16 @@ def _corrected(steps: Steps, standing: Standing, architectures: list[Architectur
     return replace(standing, problem=replace(problem, latency=CalibratedModel(merged)), tails=tails)
 
 
-def _closest(standing: Standing) -> str:
-    """What came nearest: of certificates that were not given, else of what was measured."""
+def _closest(standing: Standing) -> tuple[str, float | None]:
+    """What came nearest, in words and ms: of certificates that were not given, else of what was measured."""
     if standing.refused:
-        return f"; the closest: {min(standing.refused, key=_overshoot).reason}"
+        nearest = min(standing.refused, key=_overshoot)
+        return f"; the closest: {nearest.reason}", _overshoot(nearest) * nearest.budget_ms
     bounds = [(bound, c) for c in standing.outcome.candidates if (bound := standing.bound_ms(c.architecture))]
     if not bounds:
-        return ""
+        return "", None
     bound, candidate = min(bounds, key=lambda pair: pair[0])
-    return f"; the closest takes at most {bound:.2f} ms ({candidate.architecture.words})"
+    return f"; the closest takes at most {bound:.2f} ms ({candidate.architecture.words})", bound
 
 
 def _overshoot(certificate: Certificate) -> float:

@@ -86,9 +86,13 @@ class ExportError(NasError):
 
 
 class NoFeasibleCandidate(NasError):
-    """No candidate meets the budget; the message reports the closest."""
+    """No candidate meets the budget; the message reports the closest, and the attributes do in ms where known."""
 
     exit_code = 3
+
+    def __init__(self, message: str, budget_ms: float | None = None, closest_ms: float | None = None) -> None:
+        super().__init__(message)
+        self.budget_ms, self.closest_ms = budget_ms, closest_ms
 
 
 class Interrupted(NasError):

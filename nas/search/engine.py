@@ -11,12 +11,11 @@ from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
 from nas.search.methods.schedules import filled, shapes
-from nas.search.outcome import Candidate, SearchOutcome, closest, in_full
+from nas.search.outcome import Candidate, SearchOutcome, in_full, infeasible
 from nas.search.problem import Problem
 from nas.search.sampler import BAND, LevelSwitchSampler
 from nas.search.solve import solve
 from search_spaces.architecture import Architecture
-from search_spaces.errors import NoFeasibleCandidate
 from search_spaces.space import empty
 from search_spaces.unit import Unit
 
@@ -52,7 +51,7 @@ class Engine:
             self._explore(baselines)
         ranked = self._ranked(self.journal.feasible(problem.budget_ms)[: problem.finalists])
         if not ranked:
-            raise NoFeasibleCandidate(closest(problem, self.journal.candidates()))
+            raise infeasible(problem, self.journal.candidates())
         return self._outcome(ranked, baselines)
 
     def _explore(self, baselines: dict[str, Architecture]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from nas.quality.quality import Quality
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
+from search_spaces.errors import NoFeasibleCandidate
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,13 @@ def in_full(problem: Problem, candidate: Candidate) -> Candidate:
     return replace(candidate, quality=problem.evaluate(candidate.architecture, None), full=True)
 
 
-def closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
-    """One line on the fastest that was tried, for a budget that nothing meets."""
+def infeasible(problem: Problem, candidates: Sequence[Candidate], said: str = "") -> NoFeasibleCandidate:
+    """The error for a budget that nothing meets: what was `said` before it, and the fastest that was tried."""
+    closest_ms = min((candidate.predicted_ms for candidate in candidates), default=None)
+    return NoFeasibleCandidate(said + _closest(problem, candidates), problem.budget_ms, closest_ms)
+
+
+def _closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
     limits = "".join(f" with at most {limit.most:,.0f} {limit.name}" for limit in problem.limits)
     said = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){limits}"
     if not candidates:

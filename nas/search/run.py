@@ -5,11 +5,10 @@ import time
 from nas.search.engine import Engine
 from nas.search.journal import Journal
 from nas.search.methods import METHODS, TOKEN_METHODS, add_back, as_published
-from nas.search.outcome import Candidate, SearchOutcome, closest
+from nas.search.outcome import Candidate, SearchOutcome, infeasible
 from nas.search.problem import ENGINE, Problem
 from nas.vocabulary import ADD_BACK
 from search_spaces.architecture import Architecture
-from search_spaces.errors import NoFeasibleCandidate
 
 
 def run_search(problem: Problem) -> SearchOutcome:
@@ -27,7 +26,7 @@ def _run_published(problem: Problem) -> SearchOutcome:
     winner = problem.space.start if problem.feasible(problem.space.start) else _chosen(problem)
     if winner is None:
         name = problem.method.removesuffix(ADD_BACK)
-        raise NoFeasibleCandidate(f"{name} cannot get there: {closest(problem, journal.candidates())}")
+        raise infeasible(problem, journal.candidates(), f"{name} cannot get there: ")
 
     def judged(architecture: Architecture, origin: str) -> Candidate:
         quality = problem.evaluate(architecture, None)
