@@ -14,6 +14,8 @@ NasError                          exit code 1
 ├── MeasurementError              exit code 1
 │   └── ProfileMismatch
 ├── ExportError                   exit code 1
+├── StorageUnavailable            exit code 1   the place where studies are kept does not answer
+├── TrackingError                 exit code 1
 ├── NoFeasibleCandidate           exit code 3   nothing met the budget; the closest is reported
 └── Interrupted                   exit code 130 stopped from outside; what was found is kept
 
@@ -83,6 +85,14 @@ class ProfileMismatch(MeasurementError):
 
 class ExportError(NasError):
     """The exported file could not be made or does not compute what the model computes."""
+
+
+class TrackingError(NasError):
+    """A tracking server did not take what a person asked it to keep."""
+
+
+class StorageUnavailable(NasError):
+    """The place where a study is kept cannot be reached, refuses, or stayed away for longer than a search waits."""
 
 
 class NoFeasibleCandidate(NasError):

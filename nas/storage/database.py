@@ -1,0 +1,131 @@
+"""Studies in a database: Optuna's, made to outlive a server that dies in mid-search.
+
+Every operation is repeated until the server is back. One that was carried out though its answer got lost must then
+not be carried out twice; for most, Optuna's statements see to that (attributes are upserts, parameters are unique),
+and the two others are changed here: a new trial carries a ticket, and a new state is looked for before it is set again.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from functools import wraps
+from itertools import count
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import uuid4
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from nas.storage.patience import PATIENCE_S, causes, patiently
+from nas.uri import without_password
+
+TICKET = "nas:ticket"  # the system attribute by which a repeated creation finds what an earlier attempt made
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _patient(
+    method: Callable[Concatenate[RDBStorage, _P], _T],
+) -> Callable[Concatenate["Database", _P], _T]:
+    """The method, repeated while the database is away."""
+
+    @wraps(method)
+    def patient(self: "Database", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self.patiently(lambda: method(self, *args, **kwargs))
+
+    return patient
+
+
+class Database(RDBStorage):
+    """Optuna's database storage with patience. `optuna.create_study` puts its cache before it, as before its own."""
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience_s: float = PATIENCE_S) -> None:
+        """Connect, and create the tables where there are none."""
+        self._place, self._patience_s = without_password(url), patience_s
+        self._open_tickets: set[str] = set()
+        literal = url.replace("{", "{{").replace("}", "}}")  # Optuna formats the URL: a password may hold braces
+        super().__init__(literal, engine_kwargs)
+
+    def patiently(self, call: Callable[[], _T]) -> _T:
+        """Repeat a call while the database is away.
+
+        Raises:
+            StorageUnavailable: it stayed away.
+        """
+        return patiently(call, _passes, self._place, self._patience_s)
+
+    create_new_study = _patient(RDBStorage.create_new_study)
+    set_study_user_attr = _patient(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _patient(RDBStorage.set_study_system_attr)
+    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
+    get_study_directions = _patient(RDBStorage.get_study_directions)
+    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
+    get_all_studies = _patient(RDBStorage.get_all_studies)
+    get_trial_id_from_study_id_trial_number = _patient(RDBStorage.get_trial_id_from_study_id_trial_number)
+    get_trial_param = _patient(RDBStorage.get_trial_param)
+    get_trial_user_attrs = _patient(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _patient(RDBStorage.get_trial_system_attrs)
+    get_trial = _patient(RDBStorage.get_trial)
+    set_trial_intermediate_value = _patient(RDBStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _patient(RDBStorage.set_trial_user_attr)
+    set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr)
+    _set_trial_param = _patient(RDBStorage._set_trial_param)
+    _get_trials = _patient(RDBStorage._get_trials)
+    _get_best_trial_id = _patient(RDBStorage._get_best_trial_id)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's. A study has one driver: what a repeated attempt finds done, an earlier attempt of ours did."""
+        attempts = count()
+
+        def attempt() -> bool:
+            if next(attempts):
+                trial = RDBStorage.get_trial(self, trial_id)
+                if trial.state is state and (values is None or trial.values == list(values)):
+                    return True
+            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+
+        return self.patiently(attempt)
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        """As Optuna's, which repeats the creation by itself too, but with a ticket that makes it happen once."""
+        template = copy.copy(template_trial) if template_trial else create_trial(state=TrialState.RUNNING)
+        ticket = uuid4().hex
+        template.system_attrs = {**template.system_attrs, TICKET: ticket}
+        try:
+            return self.patiently(lambda: RDBStorage._create_new_trial(self, study_id, template))
+        finally:
+            self._open_tickets.discard(ticket)
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Session
+    ) -> models.TrialModel:
+        """Runs while the study's row is locked: nobody else creates a trial of the study meanwhile."""
+        assert template_trial is not None  # see _create_new_trial
+        ticket = template_trial.system_attrs[TICKET]
+        made = self._made(study_id, ticket, session) if ticket in self._open_tickets else None
+        self._open_tickets.add(ticket)
+        return made or super()._get_prepared_new_trial(study_id, template_trial, session)
+
+    def _made(self, study_id: int, ticket: str, session: Session) -> models.TrialModel | None:
+        attribute = models.TrialSystemAttributeModel
+        found: models.TrialModel | None = (
+            session.query(models.TrialModel)
+            .join(attribute)
+            .filter(models.TrialModel.study_id == study_id)
+            .filter(attribute.key == TICKET, attribute.value_json == json.dumps(ticket))
+            .one_or_none()
+        )
+        return found
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it is about the connection or the server, not about what was asked of it."""
+    known = isinstance(error, StorageInternalError | OperationalError | InterfaceError)
+    return known and any(isinstance(each, OperationalError | InterfaceError) for each in causes(error))

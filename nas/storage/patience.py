@@ -1,0 +1,67 @@
+"""A storage that goes away and comes back must not cost a search: wait for it, for a bounded time."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from search_spaces.errors import StorageUnavailable
+
+PATIENCE_S = 120.0  # a server that restarts is back by then
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+
+_T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+
+
+def patiently(call: Callable[[], _T], passes: Callable[[Exception], bool], place: str, seconds: float) -> _T:
+    """What a call returns; it is repeated while it fails with errors that may pass.
+
+    The call must be safe to repeat after an attempt that was carried out and whose answer was lost.
+
+    Args:
+        passes: whether an error may be gone a little later.
+        place: what is waited for, as people may see it.
+        seconds: how long, by the clock that nobody sets.
+
+    Raises:
+        StorageUnavailable: it did not come back.
+    """
+    deadline, pause = None, _FIRST_PAUSE_S
+    while True:
+        try:
+            result = call()
+        except Exception as error:
+            if not passes(error):
+                raise
+            reason = reason_of(error)
+            if deadline is None:
+                deadline = time.monotonic() + seconds
+                _logger.warning("storage %s does not answer (%s); waiting up to %.0f s for it", place, reason, seconds)
+            elif time.monotonic() > deadline:
+                raise StorageUnavailable(
+                    f"storage {place} was away for more than {seconds:.0f} s ({reason}); "
+                    "repair it and run the same command again: finished trials are kept"
+                ) from None
+        else:
+            if deadline is not None:
+                _logger.warning("storage %s is back", place)
+            return result
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what it was raised from, outermost first."""
+    found, below = [error], error.__cause__ or error.__context__
+    while below is not None and below not in found:
+        found.append(below)
+        below = below.__cause__ or below.__context__
+    return found
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    innermost = causes(error)[-1]
+    lines = str(innermost).strip().splitlines()
+    return lines[0][:300] if lines else type(innermost).__name__
