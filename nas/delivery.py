@@ -1,6 +1,6 @@
 """The result folder: the winner's files, the pictures, the record, and MLflow."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,28 @@ from nas.model_card import write_card
 from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
 from nas.quality.embedding import EmbeddingEvaluator
+from nas.recording import search_run
+from nas.report import REPORT, write_report
 from nas.request import SearchRequest
 from nas.result import Entry, Result
 from nas.schedule_words import in_words
 from nas.search import Candidate, SearchOutcome
 from nas.subject import Subject
 from nas.tokens import droppable
-from nas.tracking import CandidateRun, SearchRun, log_search, tracking_uri
+from nas.tracking import log_search, tracking_uri, without_password
 from nas.worth import Worth
 from pruning.checkpoint import save
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Kind
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Everything that goes into a result folder. `held_out` is test quality by architecture digest."""
+    """Everything that goes into a result folder.
+
+    `held_out` is test quality by architecture digest, `data` the digest of every split by its name.
+    """
 
     request: SearchRequest
     subject: Subject
@@ -50,6 +55,7 @@ class Delivery:
     held_out: dict[str, Quality]
     evaluations: int  # computed in this run, others were known
     worth: tuple[Worth, ...]
+    data: dict[str, str] = field(default_factory=dict)
 
     @property
     def winner_folder(self) -> Path:
@@ -107,9 +113,11 @@ def _export(delivery: Delivery, winner: Any) -> None:
 
 
 def record(result: Result, delivery: Delivery) -> Result:
-    """Log to MLflow, then write `result.json` with where it was logged."""
+    """Write the report, log to MLflow, then write `result.json` with where it was logged."""
     out = delivery.request.out
-    logged = log_search(_search_run(result, delivery), tracking_uri(delivery.request.tracking_uri, out), out)
+    result.save(out)
+    write_report([out], out / REPORT)
+    logged = log_search(search_run(result, delivery), tracking_uri(delivery.request.tracking_uri, out), out)
     result = replace(result, mlflow=logged)
     result.save(out)
     return result
@@ -169,11 +177,13 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         units=delivery.worth,
         search={
             "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
-            "seed": request.seed, "storage": request.storage or "study.db",
+            "seed": request.seed, "storage": without_password(request.storage or "study.db"),
         },
         mlflow={},
         resume_command=request.resume_command,
         tokens=_tokens(delivery),
+        parent_memory=delivery.memory(outcome.parent.architecture),
+        parent_joules=delivery.joules(outcome.parent.architecture),
     )  # fmt: skip
 
 
@@ -230,6 +240,7 @@ def _pictures(delivery: Delivery) -> None:
     }
     points = [_point(delivery, c) for c in outcome.candidates]
     marked = {name: _point(delivery, c) for name, c in named.items()}
+    _write_json(delivery.request.out / "candidates.json", {"candidates": [asdict(point) for point in points]})
     pareto_figure(points, marked, delivery.planned_ms, delivery.request.out / "pareto.png", **labels)
     pareto_page(points, marked, delivery.planned_ms, delivery.request.out / "pareto.html", **labels)
 
@@ -238,64 +249,3 @@ def _point(delivery: Delivery, candidate: Candidate) -> Point:
     ms, label = candidate.predicted_ms, f"{candidate.origin} · trial {candidate.trial}"
     words = candidate.architecture.words
     return Point(ms, candidate.quality.loss, label, words, ms <= delivery.planned_ms)
-
-
-def _search_run(result: Result, delivery: Delivery) -> SearchRun:
-    outcome, out = delivery.outcome, delivery.request.out
-    winner, budget = result.winner, f"{delivery.budget_ms:.2f}ms p{result.percentile}"
-    note = (
-        f"**{result.model['id']}** on **{result.target['name']}** ({result.target['label']}), `{result.workload}`, "
-        f"budget {budget}.\n\nWinner: {winner.quality.metric} {winner.quality.value:.4f} on the test split, "
-        f"{winner.predicted_ms:.2f} ms. {result.verdict}.\n\n`{winner.architecture.words}`"
-    )
-    front = {c.architecture for c in outcome.pareto}
-    runs = [_candidate_run(delivery, c, f"baseline {name}", front) for name, c in outcome.baselines.items()]
-    runs += [_candidate_run(delivery, c, f"trial {c.trial:03d} · {c.origin}", front) for c in outcome.candidates]
-    runs.append(_candidate_run(delivery, outcome.winner, "winner", front))
-    pictures = [out / name for name in ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html")]
-    params = {"budget_ms": round(delivery.budget_ms, 4), "percentile": result.percentile, "workload": result.workload,
-              "seed": delivery.request.seed, "trials": outcome.trials}  # fmt: skip
-    metrics = {
-        f"winner.{result.winner.quality.metric}": winner.quality.value,
-        "winner.latency_ms": winner.predicted_ms,
-        "winner.params_m": result.winner_parameters / 1e6,
-        "search.seconds": outcome.seconds,
-        "search.evaluations": float(delivery.evaluations),
-    }
-    return SearchRun(
-        result.model["id"], result.target["name"], delivery.request.budget.text, note, params, metrics, runs,
-        pictures, {"winner": delivery.winner_folder},
-    )  # fmt: skip
-
-
-def _candidate_run(delivery: Delivery, candidate: Candidate, name: str, front: set[Architecture]) -> CandidateRun:
-    architecture, latency, depth = candidate.architecture, delivery.latency, delivery.subject.anatomy.depth
-    parameters = delivery.pruned(architecture).num_parameters()
-    kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
-    shape, held = delivery.subject.shape, delivery.memory(architecture)
-    cached = 2 * shape.kv_heads * shape.head_dim * kept[Kind.ATTENTION] * delivery.target.bytes_per_element
-    joules = delivery.joules(architecture)
-    at50, at90 = latency.predict(architecture, 50), latency.predict(architecture, 90)
-    metrics = {
-        "latency_ms.predicted_p50": at50.ms,
-        "latency_ms.predicted_p90": at90.ms,
-        **({"latency_ms.p50": at50.ms, "latency_ms.p90": at90.ms} if at50.exact else {}),
-        "quality.loss": candidate.quality.loss,
-        f"quality.{candidate.quality.metric}": candidate.quality.value,
-        **{f"quality.{key}": value for key, value in candidate.quality.others.items()},
-        "params_m": parameters / 1e6,
-        "weights_mib": parameters * delivery.target.bytes_per_element / 2**20,
-        "kv_bytes_per_token": float(cached if shape.causal else 0),
-        "memory_mib": held.total / 2**20,
-        **({} if joules is None else {"energy_j": joules}),
-    }
-    params = {
-        "n_attention": kept[Kind.ATTENTION],
-        "n_mlp": kept[Kind.MLP],
-        "n_blocks_removed": sum(architecture.drops(Unit(layer, Kind.BLOCK)) for layer in range(depth)),
-        "tokens": str(architecture.tokens) or "all",
-    }
-    return CandidateRun(
-        name, candidate.origin, architecture.words, architecture.digest, architecture.to_json(), params, metrics,
-        candidate.predicted_ms <= delivery.planned_ms, architecture in front,
-    )  # fmt: skip

@@ -9,11 +9,10 @@ from typing import Any
 from latency_models.memory import Memory
 from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
+from nas.result_folder import RESULT, SCHEMA_VERSION
 from nas.worth import Worth
 from search_spaces.architecture import Architecture
 
-SCHEMA_VERSION = 1
-FILE = "result.json"
 _PACKAGES = ("nas", "torch", "transformers", "optuna", "mlflow", "onnx", "onnxruntime", "scipy")
 
 
@@ -67,6 +66,8 @@ class Result:
     mlflow: dict[str, Any]
     resume_command: str
     tokens: str = ""  # the winner's schedule in words
+    parent_memory: Memory | None = None
+    parent_joules: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document that is written and printed."""
@@ -77,7 +78,12 @@ class Result:
             "workload": self.workload,
             "percentile": self.percentile,
             "budget_ms": round(self.budget_ms, 4),
-            "parent": self.parent.to_json(),
+            "parent": {
+                **self.parent.to_json(),
+                "parameters": self.model["parameters"],
+                "memory_bytes": None if self.parent_memory is None else asdict(self.parent_memory),
+                "joules": self.parent_joules,
+            },
             "winner": {
                 **self.winner.to_json(),
                 "parameters": self.winner_parameters,
@@ -101,9 +107,9 @@ class Result:
 
     def save(self, folder: Path) -> None:
         """Write `result.json`; it is complete or not there."""
-        draft = folder / f"{FILE}.draft"
+        draft = folder / f"{RESULT}.draft"
         draft.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        draft.replace(folder / FILE)
+        draft.replace(folder / RESULT)
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
 from latency_models.terms import model_work
 from latency_models.workload import Workload
+from nas.data.documents import SPLITS
 from nas.delivery import Delivery, deliver, record
 from nas.device import Device, RemoteDevice, ThisMachine
 from nas.device_profiles import device_model
@@ -233,6 +234,7 @@ def run(request: SearchRequest, progress: Progress, account: Account | None = No
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
         setting.budget_ms, outcome,
         certificate, held_out, scorer.evaluations, worth(problem),
+        {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
     with progress.stage("writing the result folder and MLflow"):
         result = record(deliver(delivery), delivery)

@@ -1,0 +1,40 @@
+"""A result folder, as what comes after a search reads it: without loading the model or the libraries that made it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from search_spaces.errors import UsageError
+
+RESULT, REQUEST = "result.json", "request.json"
+SCHEMA_VERSION = 1
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a finished search, as `Result.to_json` wrote it.
+
+    Raises:
+        UsageError: the folder is none of a finished search, or the result is damaged or of another version.
+    """
+    path = folder / RESULT
+    try:
+        document = json.loads(path.read_text())
+        version = document["schema_version"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(_missing(folder)) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not a result ({error}); go on with: nas search --resume {folder}") from None
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema_version {version!r} and this nas reads {SCHEMA_VERSION}; use the nas that wrote it, "
+            f"or go on with: nas search --resume {folder}"
+        )
+    return dict(document)
+
+
+def _missing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} is no folder; give the result folder of a search"
+    if (folder / REQUEST).exists():
+        return f"the search in {folder} is not finished; go on with: nas search --resume {folder}"
+    return f"{folder} holds no {RESULT}; give the result folder of a search"

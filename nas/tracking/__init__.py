@@ -1,0 +1,20 @@
+"""Every search in MLflow: a parent run for the search, a child run per candidate, flat keys that compare.
+
+A tracker that cannot be reached never stops a search: the record is kept in the result folder and sent later. The
+best winner of the same model, target and budget is a registered model's `champion`.
+"""
+
+from nas.tracking.address import tracking_uri, without_password
+from nas.tracking.log import log_page, log_search, send_pending
+from nas.tracking.record import CandidateRun, SearchRun, Winner
+
+__all__ = [
+    "CandidateRun",
+    "SearchRun",
+    "Winner",
+    "log_page",
+    "log_search",
+    "send_pending",
+    "tracking_uri",
+    "without_password",
+]

@@ -1,0 +1,97 @@
+"""What is logged of a search: plain data, which is kept as JSON until it is sent."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CandidateRun:
+    """What is logged of one candidate: flat numbers under the same keys for all, and words to find it by."""
+
+    name: str
+    method: str
+    words: str
+    digest: str
+    architecture: dict[str, Any]
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    feasible: bool
+    pareto: bool
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The winner as a version of a registered model.
+
+    Attributes:
+        model: the registered model's name; winners under one name can be compared with each other.
+        loss: on held-out data; lower is better.
+        ms: measured, or predicted for a target that was not at hand.
+        certified: measured on the target inside the budget.
+        feasible: certified, or predicted inside the budget; else it never becomes champion.
+        tags: what else is worth knowing of the version.
+    """
+
+    model: str
+    loss: float
+    ms: float
+    certified: bool
+    feasible: bool
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """What is logged of a search. `data` holds the digest of each split; `winner` None is not registered."""
+
+    model: str
+    target: str
+    budget: str
+    note: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    candidates: Sequence[CandidateRun]
+    files: Sequence[Path] = ()
+    folders: dict[str, Path] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    winner: Winner | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A search's run with what makes sending it twice the same as sending it once.
+
+    Attributes:
+        id: the tag `nas.record` of its run.
+        created_ms: since the epoch; the time of its runs and metrics, whenever they are sent.
+        tracking_uri: where it belongs, without a password.
+    """
+
+    id: str
+    created_ms: int
+    tracking_uri: str
+    run: SearchRun
+
+    def to_json(self, out: Path) -> dict[str, Any]:
+        """The JSON form; files of the result folder are named from there, so that it may be moved."""
+        run = asdict(self.run)
+        run["files"] = [_relative(path, out) for path in self.run.files]
+        run["folders"] = {name: _relative(path, out) for name, path in self.run.folders.items()}
+        return {"id": self.id, "created_ms": self.created_ms, "tracking_uri": self.tracking_uri, "run": run}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any], out: Path) -> "Record":
+        """Read what `to_json` writes; KeyError, TypeError or AttributeError where it is something else."""
+        run = dict(document["run"])
+        run["candidates"] = [CandidateRun(**candidate) for candidate in run["candidates"]]
+        run["files"] = [out / path for path in run["files"]]
+        run["folders"] = {name: out / path for name, path in run["folders"].items()}
+        run["winner"] = run["winner"] and Winner(**run["winner"])
+        return cls(document["id"], document["created_ms"], document["tracking_uri"], SearchRun(**run))
+
+
+def _relative(path: Path, out: Path) -> str:
+    path, out = path.resolve(), out.resolve()
+    return str(path.relative_to(out) if path.is_relative_to(out) else path)

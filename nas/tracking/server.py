@@ -1,0 +1,72 @@
+"""The connection to MLflow: patience in seconds, and what searches that begin at once create together."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nas.tracking.address import artifact_location
+
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # finds out if anybody answers
+WORKING = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}  # with MLflow's 120 s, which uploads may need
+LOST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+
+
+def connect(uri: str) -> Any:
+    """A client; the first request it makes finds out whether anybody answers."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import logging
+
+    from mlflow.tracking import MlflowClient
+
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # the import sets their levels
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def patience(settings: dict[str, str]) -> Iterator[None]:
+    """Give up on a server after seconds: MLflow's own retries take four minutes. What the user set stays."""
+    mine = {key: value for key, value in settings.items() if key not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for key in mine:
+            os.environ.pop(key, None)
+
+
+def experiment_of(client: Any, name: str, uri: str, out: Path) -> str:
+    """The id of the experiment; made where it is not there yet, by whoever comes first."""
+    with patience(FIRST):
+        found = client.get_experiment_by_name(name)
+    if found is None:
+        made = unless_exists(lambda: client.create_experiment(name, artifact_location=artifact_location(uri, out)))
+        return str(made or client.get_experiment_by_name(name).experiment_id)
+    return str(found.experiment_id)
+
+
+def unless_exists(create: Callable[[], Any]) -> Any:
+    """What was created; None where another was first."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return create()
+    except MlflowException as error:
+        if error.error_code != EXISTS:
+            raise
+        return None
+
+
+def every_run(client: Any, experiment_id: str, condition: str) -> list[Any]:
+    """All active runs that meet a condition on their tags."""
+    found, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], condition, page_token=token)
+        found += list(page)
+        token = page.token
+        if not token:
+            return found
