@@ -107,12 +107,13 @@ class Finals:
 
     def _small(self) -> Workload:
         """A workload of the same phase that suits this machine."""
-        small = self.subject.shape.default_workload(small=True)
         images = self.subject.shape.droppable  # a prompt has room for them, and for a few words
         length = _SMALL if images is None else images + _WORDS
-        if self.workload.phase is Phase.PREFILL:
-            return Workload(Phase.PREFILL, 1, length)
-        return Workload(Phase.DECODE, 1, 1, length) if self.workload.phase is Phase.DECODE else small
+        if self.workload.phase is Phase.DECODE:
+            return Workload(Phase.DECODE, 1, 1, length)
+        if self.workload.phase is Phase.FORWARD and images is None:
+            return self.subject.shape.default_workload(small=True)
+        return Workload(self.workload.phase, 1, length)
 
     def _budget_ms(self, problem: Problem, parent: Measurement) -> float:
         """A fraction is of the parent as measured beside the winner, whatever the machine was doing before."""

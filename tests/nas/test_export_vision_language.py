@@ -10,17 +10,23 @@ import torch
 from families import IMAGE_ID, build, example
 
 from latency_models.runtime_ort import open_session
+from latency_models.targets import HOST, find_target
 from latency_models.workload import Phase, Workload
+from nas.export.cached_export import is_past
 from nas.export.onnx_export import TENSORRT_OPSET, example_inputs, export_onnx, input_names, workload_inputs
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
 from nas.export.variants import ParentGraph
+from nas.shape import shape_of
+from nas.tokens import with_tokens
 from pruning.anatomy import read_anatomy
+from pruning.reduction.layout import token_layout
 from pruning.surgery import prune
-from search_spaces import Architecture
-from search_spaces.errors import ExportError
+from search_spaces import Architecture, Kind, Reduction, Schedule
+from search_spaces.errors import BadData, ExportError, UsageError
 
 CACHED = (Phase.PREFILL, Phase.DECODE)
+HALF = Schedule.parse("1=0.5", Reduction())
 WORDS = ("mlp attn removed attn+mlp", "attn+mlp mlp mlp attn")
 STEPS = 4
 
@@ -112,6 +118,36 @@ def test_where_an_image_s_size_decides_the_files_take_words_only() -> None:
     inputs = example_inputs(model, 2, 5)
     with torch.no_grad():
         assert model(**inputs, use_cache=False).logits.shape == (2, 5, 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.PREFILL])
+def test_files_of_words_only_are_those_of_the_model(phase: Phase, tmp_path: Path) -> None:
+    """Whole, and with a schedule: it drops image tokens, of which there are none."""
+    model = build("qwen2_vl")
+    for each in (model, prune(model, Architecture(4).with_tokens(HALF))):
+        path = export_onnx(each, tmp_path / "model.onnx", phase=phase)
+        assert check_parity(each, path, phase) < 1e-4
+        given = {node.name for node in onnx.load(str(path)).graph.input if not is_past(node.name)}
+        assert given == {"input_ids", "attention_mask", "position_ids"}
+
+
+def test_dropping_tokens_of_images_of_any_size_is_refused_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the search, before anything is measured; and by the model, should somebody trace it with an image."""
+    model = build("qwen2_vl")
+    anatomy = read_anatomy(model)
+    subject = SimpleNamespace(id="qwen2_vl", model=model, anatomy=anatomy, shape=shape_of(model, anatomy))
+    space, prompt = anatomy.space((Kind.ATTENTION,)), Workload.parse("prefill:batch=1,seq=60")
+    for tokens in ("search", "fastv:2=0.5"):
+        with pytest.raises(UsageError, match="files need a fixed number; take --tokens off"):
+            with_tokens(space, subject, find_target(HOST), prompt, tokens)
+    reduced = prune(model, Architecture(4).with_tokens(HALF))
+    given = example(model, batch=2, tokens=4)
+    assert reduced(**given).logits.shape[1] == given["input_ids"].shape[1] - 5  # in PyTorch 4 of 9 stay
+    layout = token_layout(model, anatomy)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with pytest.raises(BadData, match="no fixed number of tokens; trace with a model that fixes it"):
+        layout.read(given, torch.zeros(2, given["input_ids"].shape[1], 32))
 
 
 @pytest.mark.slow
