@@ -30,9 +30,9 @@ from pruning.surgery import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import BadWorkload, MeasurementError
 from search_spaces.space import Space
+from search_spaces.tokens import TOKENS_REVISION
 from search_spaces.unit import Kind
 
-TOKENS_REVISION = 2  # raised when what a schedule means to a model changes: files kept from before are made anew
 LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 

@@ -9,7 +9,7 @@ _STEP = 1 << 16
 
 
 def append(path: Path, data: bytes, sync: bool = False) -> None:
-    """Append whole lines; the caller holds the lock of the file's writers, and the file exists.
+    """Append whole lines, to a new file where there is none; the caller holds the lock of the file's writers.
 
     What a writer that died left behind its last whole line goes. Readers that take no lock must stop at the last line
     end they see: then they never meet half a record.
@@ -21,7 +21,7 @@ def append(path: Path, data: bytes, sync: bool = False) -> None:
     Raises:
         OSError: nothing was appended: the disk is full, say.
     """
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         end = _end_of_lines(file)
         os.ftruncate(file, end)

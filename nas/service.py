@@ -19,7 +19,7 @@ from nas.kit import Kit
 from nas.latency import ParentExport, default_workload, latency_model, measured_ms, workload_for
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
-from nas.quality.evaluations import Evaluations
+from nas.quality.evaluations import evaluations_for
 from nas.quality.precision import choose_precision
 from nas.quality.scorer import Scorer
 from nas.remote import Account, profile_there
@@ -91,7 +91,9 @@ def prepare(request: SearchRequest, progress: Progress, account: Account | None 
     subject = load_subject(request.model, request.data, request.trust_remote_code)
     workload, space = _asked(request, subject, target)
     evaluator = evaluator_with_tokens(subject, workload, request.tokens)
-    scorer = scorer_of(subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision)
+    scorer = scorer_of(
+        subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision, storage=request.storage
+    )
     export = ParentExport(subject, progress, workload.phase)
     space = _with_best_reduction(request, subject, target, workload, export, space, scorer, progress)
     device = _device(subject, target, workload, export, account, progress, space)
@@ -260,10 +262,16 @@ def scorer_of(
     verify: bool = False,
     precision: str = "auto",
     items: int | None = None,
+    storage: str | None = None,
 ) -> Scorer:
-    """The scorer of a subject, with what earlier searches found out about it; `items` where not all will be used."""
+    """The scorer of a subject, with what other searches found out about it.
+
+    Args:
+        items: of the validation split, where not all will be used.
+        storage: where the study is kept; evaluations are kept there too where machines share it.
+    """
     content = f"{subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
-    known = Evaluations(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content)
+    known = evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
     return Scorer(
         subject.model,
         subject.anatomy,

@@ -26,7 +26,7 @@ from nas.data.dataset import Dataset, Split
 from nas.latency import ParentExport, default_workload, latency_model
 from nas.progress import Silent
 from nas.quality import Evaluator, Quality, evaluator_for
-from nas.quality.evaluations import Evaluations
+from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision
 from nas.quality.scorer import Scorer
 from nas.search import Problem, run_search
@@ -106,7 +106,7 @@ class Bench:
     folder: Path
 
     def scorer(self, how: How, cuts: tuple[int, ...] = ()) -> Scorer:
-        known = Evaluations(self.folder / f"{time.monotonic_ns()}.jsonl", "benchmark")
+        known = FileEvaluations(self.folder / f"{time.monotonic_ns()}.jsonl", "benchmark")
         return Scorer(
             self.subject.model, self.subject.anatomy, self.evaluator, known,
             capacity=how.capacity, precision=how.precision, cuts=cuts,

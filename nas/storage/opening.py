@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL, make_url
@@ -41,6 +42,7 @@ def open_storage(url: str) -> BaseStorage:
         MissingExtra: no driver for PostgreSQL.
         StorageUnavailable: the server is not there or refuses; the message does not hold the password.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     scheme, separator, rest = url.partition("://")
     if separator and scheme == JOURNAL:
         return open_log(_log_path(url, rest))

@@ -9,7 +9,7 @@ from families import build
 from test_quality import dataset
 
 from nas.quality import evaluator_for
-from nas.quality.evaluations import Evaluations
+from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision, choose_precision
 from nas.quality.scorer import Scorer
 from pruning.anatomy import read_anatomy
@@ -27,7 +27,7 @@ def parts(request):
 
 def scorer(parts, path: Path, content: str = "a", **more) -> Scorer:
     model, anatomy, data = parts
-    return Scorer(model, anatomy, evaluator_for(model, data), Evaluations(path, content), **more)
+    return Scorer(model, anatomy, evaluator_for(model, data), FileEvaluations(path, content), **more)
 
 
 def candidates(depth: int) -> list[Architecture]:

@@ -1,0 +1,35 @@
+"""Evaluations in the storage of the studies: machines that share no disk share them, and so does a restarted driver."""
+
+import math
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState, create_trial
+
+from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, from_entry, to_entry
+from nas.quality.quality import Quality
+
+
+class StoredEvaluations(Evaluations):
+    """An Optuna study of its own, with one finished trial per evaluation."""
+
+    def __init__(self, storage: BaseStorage, content: str) -> None:
+        """Open or begin the study of a content, which names weights, data and metric, and read what is there."""
+        super().__init__()
+        name = f"evaluations {SCHEMA_VERSION} {content}"
+        self._study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+        self._read = 0
+        self._look()
+
+    def _look(self) -> None:
+        # Every trial is finished when it appears, and they appear in order of their numbers.
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials[self._read :]:
+            found = from_entry(trial.user_attrs)
+            if found is not None:
+                self._keep(*found)
+        self._read = len(trials)
+
+    def _write(self, key: Key, quality: Quality) -> None:
+        loss = math.inf if math.isnan(quality.loss) else quality.loss  # Optuna has no trial without a number
+        self._study.add_trial(create_trial(state=TrialState.COMPLETE, value=loss, user_attrs=to_entry(key, quality)))
