@@ -65,9 +65,12 @@ class TokenLayout:
             hidden: (B, N, H) states that enter the first block.
 
         Raises:
-            BadData: a mask that is not (B, N), a row that is all padding, or rows with unlike numbers of images.
+            BadData: a mask that is not (B, N), a row that is all padding or holds several sequences, or rows with
+                unlike numbers of images.
         """
         tokens = hidden.shape[1]
+        if self.group in (Group.PROMPT, Group.IMAGES):
+            _refuse_packed(inputs.get("position_ids"), inputs.get("attention_mask"))
         valid = self._valid(inputs.get("attention_mask"), hidden)
         if self.group is Group.IMAGES:
             return self._images(inputs, hidden, valid)
@@ -131,6 +134,26 @@ def token_layout(model: Any, anatomy: Anatomy) -> TokenLayout:
             raise UnreadableModel(f"{type(model).__name__}: looked for patch_size in its config and found none")
         return TokenLayout(Group.PATCHES, patch=(patch, patch) if isinstance(patch, int) else tuple(patch))
     return TokenLayout(Group.PROMPT if anatomy.is_decoder else Group.TEXT)
+
+
+def _refuse_packed(numbers: Any, mask: Any) -> None:
+    """Without a mask the library keeps tokens apart whose numbers do not rise by one; a shorter sequence has gaps.
+
+    How many tokens of each sequence of a row may go, and who asks in it, would depend on values.
+    """
+    if mask is not None or not isinstance(numbers, Tensor) or torch.compiler.is_compiling():
+        return
+    rows = numbers[0] if numbers.ndim == 3 and len(numbers) == 4 else numbers  # of text; the others are of an image
+    if rows.ndim != 2:
+        return
+    breaks = (rows.diff(dim=1) != 1).nonzero()
+    if len(breaks):
+        row, place = breaks[0].tolist()
+        before, after = rows[row, place : place + 2].tolist()
+        raise BadData(
+            f"position_ids of row {row} go from {before} to {after} at token {place + 1}: sequences packed into one "
+            "row would see each other where tokens are dropped; give each a row of its own, padded, with attention_mask"
+        )
 
 
 def _places(hidden: Tensor) -> Tensor:

@@ -242,6 +242,30 @@ def test_too_short_to_drop_from() -> None:
     torch.testing.assert_close(reduced(model)(ids).logits, model(ids).logits)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen2_vl"])
+@torch.no_grad()
+def test_sequences_packed_into_one_row_are_refused_and_told_how_to_be_given(family: str) -> None:
+    """The parent keeps them apart by their numbers; here each has a row of its own, and computes as it does alone."""
+    model = build(family)
+    small = reduced(model, scorer=Scorer.RANDOM)
+    apart = torch.randint(10, 96, (2, TOKENS), generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(TOKENS).expand(2, -1)
+    packed = {"input_ids": apart.reshape(1, -1), "position_ids": numbers.reshape(1, -1), "use_cache": False}
+    if family == "qwen2_vl":  # the first of four axes numbers the text
+        packed["position_ids"] = packed["position_ids"].expand(4, 1, -1)
+    separate = model(**packed).logits.reshape(2, TOKENS, -1)
+    torch.testing.assert_close(separate, model(apart).logits, rtol=1e-4, atol=2e-5)
+    says = rf"position_ids of row 0 go from {TOKENS - 1} to 0 at token {TOKENS}: .*; give each a row of its own, padded"
+    with pytest.raises(BadData, match=says):
+        small(**packed)
+    with pytest.raises(BadData, match=says):
+        small(**{**packed, "use_cache": True})
+    together = small(apart, attention_mask=torch.ones_like(apart)).logits
+    assert together.shape[1] == (TOKENS if family == "qwen2_vl" else TOKENS - 12)  # no word of the former may go
+    for row, alone in enumerate(apart):
+        torch.testing.assert_close(together[row], small(alone[None]).logits[0], rtol=1e-4, atol=2e-5)
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     model = build("llama")
     with pytest.raises(ArchitectureError, match="no place in the order"):
