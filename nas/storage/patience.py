@@ -52,7 +52,7 @@ def patiently(call: Callable[[], _T], passes: Callable[[Exception], bool], place
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """An error and what it was raised from, outermost first."""
+    """An error, what it was raised from and what it was raised in the handling of, outermost first."""
     found, below = [error], error.__cause__ or error.__context__
     while below is not None and below not in found:
         found.append(below)
@@ -61,7 +61,8 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The innermost cause in one line."""
-    innermost = causes(error)[-1]
-    lines = str(innermost).strip().splitlines()
-    return lines[0][:300] if lines else type(innermost).__name__
+    """The innermost error that this one was raised from on purpose, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
