@@ -21,7 +21,7 @@ from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
 from nas.quality.embedding import EmbeddingEvaluator
 from nas.recording import search_run
-from nas.report import REPORT, write_report
+from nas.report import CANDIDATES, REPORT, write_report
 from nas.request import SearchRequest
 from nas.result import Entry, Result
 from nas.schedule_words import in_words
@@ -240,7 +240,11 @@ def _pictures(delivery: Delivery) -> None:
     }
     points = [_point(delivery, c) for c in outcome.candidates]
     marked = {name: _point(delivery, c) for name, c in named.items()}
-    _write_json(delivery.request.out / "candidates.json", {"candidates": [asdict(point) for point in points]})
+    drawn = {
+        "candidates": [asdict(point) for point in points], "named": {name: asdict(p) for name, p in marked.items()},
+        "budget_ms": delivery.planned_ms, **labels,
+    }  # fmt: skip
+    _write_json(delivery.request.out / CANDIDATES, drawn)
     pareto_figure(points, marked, delivery.planned_ms, delivery.request.out / "pareto.png", **labels)
     pareto_page(points, marked, delivery.planned_ms, delivery.request.out / "pareto.html", **labels)
 

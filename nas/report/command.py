@@ -1,0 +1,37 @@
+"""What a person types to search for the same again."""
+
+import shlex
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from nas.request import SearchRequest
+
+_PLACES = ("out", "storage", "tracking_uri")  # where things are kept says nothing of the search, and holds passwords
+_FLAGS = {"time_limit_s": "time-limit", "prefix_cache_bytes": "prefix-cache"}
+
+
+def command(request: SearchRequest) -> str:
+    """`nas search` with every flag that is not at its default."""
+    words = ["nas", "search"]
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name not in _PLACES and value != _default(field):
+            words += [f"--{_FLAGS.get(field.name, field.name).replace('_', '-')}", *_written(field.name, value)]
+    return shlex.join(words)
+
+
+def _default(field: "Field[Any]") -> Any:
+    return None if field.default is MISSING else field.default
+
+
+def _written(name: str, value: Any) -> list[str]:
+    """The value as the flag takes it; a switch takes none."""
+    if value is True:
+        return []
+    if name == "time_limit_s":
+        return [f"{value:g}s"]
+    if name == "prefix_cache_bytes":
+        return [str(value >> 20)]
+    if isinstance(value, tuple):
+        return [",".join(str(each) for each in value) or "none"]
+    return [str(getattr(value, "text", value))]

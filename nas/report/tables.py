@@ -1,0 +1,144 @@
+"""The page's tables: rows of words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from latency_models.measurement import Measurement
+from nas.certificate import Certificate
+from nas.report.drawing import Block, strip
+from nas.report.words import MISSING, energy, figure, metric, millions, ms, ratio, size
+
+Row = tuple[str, ...]
+
+
+def latency(entry: dict[str, Any]) -> float:
+    """Milliseconds at the asked percentile: measured where there are any, else predicted."""
+    found = entry["predicted_ms"] if entry["measured_ms"] is None else entry["measured_ms"]
+    return float(found)
+
+
+def beside_parent(result: dict[str, Any], certificate: Certificate | None) -> tuple[Row, ...]:
+    """What is asked of a model, of the parent, of the winner, and how many times the parent's that is."""
+    parent, winner = result["parent"], result["winner"]
+    rows = [*_latencies(result, certificate), *_qualities(parent["quality"], winner["quality"])]
+    before, after = result["model"]["parameters"], winner["parameters"]
+    rows.append(("parameters", millions(before), millions(after), ratio(after, before)))
+    held = [None if (each := entry.get("memory_bytes")) is None else sum(each.values()) for entry in (parent, winner)]
+    rows.append(("memory, by arithmetic", size(held[0]), size(held[1]), ratio(held[1], held[0])))
+    joules = [entry.get("joules") for entry in (parent, winner)]
+    if joules[1] is not None:
+        rows.append(("energy of one inference", energy(joules[0]), energy(joules[1]), ratio(joules[1], joules[0])))
+    return tuple(rows)
+
+
+def _latencies(result: dict[str, Any], certificate: Certificate | None) -> list[Row]:
+    parent, winner, p = result["parent"], result["winner"], result["percentile"]
+    one, other = latency(winner), latency(parent)
+    measured = winner["measured_ms"] is not None
+    kind = "measured on the target" if measured else "predicted"
+    rows = [(f"latency p{p}, {kind}", ms(other), ms(one), ratio(one, other))]
+    if not measured:
+        rows.append(("between", _between(parent["interval_ms"]), _between(winner["interval_ms"]), ""))
+    if certificate is None or certificate.winner is None or certificate.parent is None:
+        return rows
+    place = "" if certificate.on_target else " of the exported files, not on the target"
+    for name, part in (("p50", 50), ("p90", 90)):
+        if not (measured and part == p):
+            mine, theirs = certificate.winner.percentile(part), certificate.parent.percentile(part)
+            rows.append((f"{name}{place or ', measured'}", ms(theirs), ms(mine), ratio(mine, theirs)))
+    spans = [_between(each.median_interval()) for each in (certificate.parent, certificate.winner)]
+    rows.append((f"median between (90 %){place}", *spans, ""))
+    if measured:
+        rows.append((f"p{p} at most (99 %)", MISSING, ms(certificate.bound_ms), ""))
+    return rows
+
+
+def _between(interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{ms(low).removesuffix(' ms')} – {ms(high)}"
+
+
+def _qualities(parent: dict[str, Any], winner: dict[str, Any]) -> list[Row]:
+    """The headline metric and the others, of the held-out items."""
+    name, arrow = winner["metric"], "↑" if winner["higher_is_better"] else "↓"
+    rows = [(f"{metric(name)} {arrow}", figure(parent["value"]), figure(winner["value"]), "")]
+    own = ("metric", "value", "higher_is_better", "split", "loss", "items")
+    others = [key for key in winner if key not in own]
+    return rows + [(metric(key), figure(parent.get(key)), figure(winner[key]), "") for key in others]
+
+
+def certificate_rows(certificate: Certificate) -> tuple[Row, ...]:
+    """What the certificate says, apart from its samples."""
+    rows = [
+        ("target", certificate.target),
+        ("workload", str(certificate.workload)),
+        ("verdict", f"{certificate.verdict}: {certificate.reason}"),
+        ("budget", f"{ms(certificate.budget_ms)} at p{certificate.percentile}"),
+        ("measured on the target", "yes" if certificate.on_target else "no"),
+    ]
+    for name, measured in (("winner", certificate.winner), ("parent", certificate.parent)):
+        if measured is not None:
+            rows.append((f"samples of the {name}", _samples(measured)))
+    if certificate.drift > 1:
+        rows.append(("drift since the target was profiled", f"{certificate.drift:.3f} ×"))
+    if certificate.parent_change is not None:
+        rows.append(("parent, second half against first", f"{100 * certificate.parent_change:+.1f} %"))
+    rows += [(key.replace("_", " "), value) for key, value in certificate.environment.items()]
+    return (*rows, ("sha256 of the file", certificate.file_sha256))
+
+
+def _samples(measured: Measurement) -> str:
+    processes = f" in {len(measured.sittings)} processes" if len(measured.sittings) > 1 else ""
+    return f"{len(measured.samples_ms)}{processes}, p50 {ms(measured.p50)}, p90 {ms(measured.p90)}"
+
+
+def comparison_rows(comparisons: Sequence[dict[str, Any]]) -> tuple[Row, ...]:
+    """The paired tests: against whom, the difference in loss, its interval, the p value, the verdict."""
+    return tuple(
+        (
+            each["against"], f"{each['difference']:+.4f}", _interval(each["interval"]), f"{each['p_value']:.2g}",
+            str(each["items"]), each["verdict"],
+        )
+        for each in comparisons
+    )  # fmt: skip
+
+
+def _interval(bounds: Sequence[float | None]) -> str:
+    low, high = (MISSING if bound is None else f"{bound:+.4f}" for bound in bounds)
+    return f"{low} … {high}"
+
+
+def entry_rows(result: dict[str, Any]) -> tuple[tuple[str, str, str, str, tuple[Block, ...]], ...]:
+    """Parent, winner and baselines: quality on held-out items, predicted and measured latency, what is left."""
+    named = [("parent", result["parent"]), ("winner", result["winner"])]
+    named += [(entry["method"], entry) for entry in result["baselines"]]
+    return tuple(
+        (
+            name,
+            figure(entry["quality"]["value"]),
+            ms(entry["predicted_ms"]),
+            ms(entry["measured_ms"]),
+            strip(entry["words"]),
+        )
+        for name, entry in named
+    )
+
+
+def unit_rows(units: Sequence[dict[str, Any]], blocks: Sequence[Block]) -> tuple[Row, ...]:
+    """What dropping each unit alone saves and costs; the best bargain first; whether the winner dropped it."""
+    ranked = sorted(units, key=lambda unit: -(unit["ms_per_loss"] or 0.0))
+    rows = []
+    for unit in ranked:
+        bargain = MISSING if unit["ms_per_loss"] is None else f"{unit['ms_per_loss']:.3g}"
+        fate = _fate(unit["unit"], blocks) if unit["buys_time"] else "saves no time"
+        rows.append((unit["unit"], ms(unit["saves_ms"]), figure(unit["loss"]), bargain, fate))
+    return tuple(rows)
+
+
+def _fate(unit: str, blocks: Sequence[Block]) -> str:
+    kind, _, place = unit.partition(".")
+    if kind not in ("attention", "mlp") or not place.isdigit() or int(place) >= len(blocks):
+        return ""
+    block = blocks[int(place)]
+    kept = block.attention if kind == "attention" else block.mlp
+    return "kept" if kept and not block.removed else "dropped"

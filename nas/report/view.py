@@ -1,0 +1,179 @@
+"""A finished search in the words and numbers of the page; the template only places them."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from nas.report.command import command
+from nas.report.drawing import Block, Chart, pareto_chart, redundancy_chart, strip
+from nas.report.finished import Finished
+from nas.report.tables import (
+    Row,
+    beside_parent,
+    certificate_rows,
+    comparison_rows,
+    entry_rows,
+    latency,
+    unit_rows,
+)
+from nas.report.words import energy, figure, metric, millions, ms, ratio, size
+from search_spaces.errors import UsageError
+
+_PICTURE = "data:image/png;base64,"
+
+
+@dataclass(frozen=True)
+class View:
+    """One search on the page. Rows are tuples of cells, the first names the row; tiles are name, value, beside.
+
+    `look` is certified, predicted or refused; `files` are name, size, digest and whether the certificate is of it;
+    `picture` is a data: URI, for folders that do not hold the numbers of the chart.
+    """
+
+    title: str
+    subtitle: str
+    verdict: str
+    reason: str
+    look: str
+    tiles: tuple[Row, ...]
+    facts: tuple[Row, ...]
+    blocks: tuple[Block, ...]
+    tokens: str
+    charts: tuple[Chart, ...]
+    picture: str
+    certificate: tuple[Row, ...]
+    files: tuple[tuple[str, str, str, bool], ...]
+    comparisons: tuple[Row, ...]
+    entries: tuple[tuple[str, str, str, str, tuple[Block, ...]], ...]
+    metric: str
+    units: tuple[Row, ...]
+    command: str
+    resume: str
+    versions: tuple[Row, ...]
+    overview: Row
+
+
+def view(finished: Finished) -> View:
+    """What the page shows of a search.
+
+    Raises:
+        UsageError: the result does not hold what a result holds.
+    """
+    try:
+        return _view(finished)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{finished.folder} holds a damaged result ({reason}); go on with: nas search --resume {finished.folder}"
+        ) from None
+
+
+def headline(finished: Finished) -> dict[str, Any]:
+    """A search among others, for programs; latencies in ms at the result's percentile."""
+    result, winner = finished.result, finished.result["winner"]
+    return {
+        "out": str(finished.folder),
+        "model": result["model"]["id"],
+        "target": result["target"]["name"],
+        "workload": result["workload"],
+        "percentile": result["percentile"],
+        "budget_ms": result["budget_ms"],
+        "parent_ms": latency(result["parent"]),
+        "winner_ms": latency(winner),
+        "measured": winner["measured_ms"] is not None,
+        "quality": winner["quality"],
+        "parameters": winner["parameters"],
+        "certified": winner["certified"],
+        "verdict": winner["verdict"],
+        "words": winner["words"],
+    }
+
+
+def _view(finished: Finished) -> View:
+    result, certificate, winner = finished.result, finished.certificate, finished.result["winner"]
+    blocks, model, target = strip(winner["words"]), result["model"]["id"], result["target"]["name"]
+    verdict, _, reason = winner["verdict"].partition(": ")
+    measured = certificate.file_sha256 if certificate is not None and certificate.winner is not None else None
+    charts = [redundancy_chart(finished.redundancy, blocks)] if finished.redundancy else []
+    charts += [pareto_chart(finished.candidates)] if finished.candidates else []
+    return View(
+        title=f"{model} on {target}",
+        subtitle=f"{result['workload']} · {_asked(finished)} · {result['target']['label']}",
+        verdict=verdict,
+        reason=reason,
+        look=_look(winner, verdict),
+        tiles=_tiles(result),
+        facts=beside_parent(result, certificate),
+        blocks=blocks,
+        tokens=winner["tokens"],
+        charts=tuple(charts),
+        picture="" if finished.candidates else _picture(finished.pareto),
+        certificate=() if certificate is None else certificate_rows(certificate),
+        files=tuple((file.name, size(file.size), file.sha256, file.sha256 == measured) for file in finished.files),
+        comparisons=comparison_rows(result["comparisons"]),
+        entries=entry_rows(result),
+        metric=metric(winner["quality"]["metric"]),
+        units=unit_rows(result["units"], blocks),
+        command="" if finished.request is None else command(finished.request),
+        resume=f"nas search --resume {finished.folder}",
+        versions=tuple(sorted(result["versions"].items())) + _search(result),
+        overview=_overview(finished, verdict),
+    )
+
+
+def _asked(finished: Finished) -> str:
+    """The budget as asked and as resolved."""
+    resolved = f"{ms(finished.result['budget_ms'])} at p{finished.result['percentile']}"
+    asked = finished.request.budget.text if finished.request else ""
+    return f"budget {asked} = {resolved}" if asked.endswith("x") else f"budget {resolved}"
+
+
+def _look(winner: dict[str, Any], verdict: str) -> str:
+    if winner["certified"]:
+        return "certified"
+    return "predicted" if verdict.startswith("predicted") else "refused"
+
+
+def _tiles(result: dict[str, Any]) -> tuple[Row, ...]:
+    """The headline: latency, quality, parameters, memory, energy where it is known."""
+    winner, parent = result["winner"], result["parent"]
+    one, other, quality = latency(winner), latency(parent), winner["quality"]
+    kind = "predicted" if winner["measured_ms"] is None else "measured"
+    tiles = [
+        (f"p{result['percentile']} latency, {kind}", ms(one), f"{ratio(one, other)} the parent's {ms(other)}"),
+        (
+            metric(quality["metric"]), figure(quality["value"]),
+            f"on {quality['items']} held-out items; {'higher' if quality['higher_is_better'] else 'lower'} is better",
+        ),
+        ("parameters", millions(winner["parameters"]), f"of {millions(result['model']['parameters'])}"),
+        ("memory", size(sum(winner["memory_bytes"].values())), "weights, cache, activations"),
+    ]  # fmt: skip
+    if winner["joules"] is not None:
+        tiles.append(("energy", energy(winner["joules"]), "of one inference"))
+    return tuple(tiles)
+
+
+def _picture(png: bytes | None) -> str:
+    return "" if png is None else _PICTURE + base64.b64encode(png).decode()
+
+
+def _search(result: dict[str, Any]) -> tuple[Row, ...]:
+    search = result["search"]
+    return (
+        ("trials", str(search["trials"])),
+        ("evaluations", str(search["evaluations"])),
+        ("seconds of search", str(search["seconds"])),
+        ("seed", str(search["seed"])),
+    )
+
+
+def _overview(finished: Finished, verdict: str) -> Row:
+    """The search as one row among others."""
+    result = finished.result
+    winner, parent = result["winner"], result["parent"]
+    one, quality = latency(winner), winner["quality"]
+    return (
+        result["model"]["id"], result["target"]["name"], result["workload"], ms(result["budget_ms"]), ms(one),
+        ratio(one, latency(parent)), f"{metric(quality['metric'])} {figure(quality['value'])}",
+        millions(winner["parameters"]), verdict,
+    )  # fmt: skip

@@ -1,0 +1,51 @@
+"""Numbers as people read them."""
+
+MISSING = "–"
+_METRICS = {
+    "kl": "KL to the parent",
+    "next_token_kl": "KL of the next token to the parent",
+    "embedding_fidelity": "embedding fidelity",
+}
+_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def metric(name: str) -> str:
+    """A metric's name; one without words of its own as it is written."""
+    return _METRICS.get(name, name.replace("_", " "))
+
+
+def ms(value: float | None) -> str:
+    """Milliseconds; short ones with three decimals."""
+    if value is None:
+        return MISSING
+    return f"{value:.2f} ms" if value >= 1 else f"{value:.3f} ms"
+
+
+def figure(value: float | None) -> str:
+    """A quality or a loss."""
+    return MISSING if value is None else f"{value:.4f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes."""
+    if count is None:
+        return MISSING
+    unit, name = next(((unit, name) for unit, name in _SIZES if count >= unit), (1, "bytes"))
+    return f"{count / unit:.3g} {name}"
+
+
+def millions(count: float) -> str:
+    """Parameters."""
+    return f"{count / 1e6:.2f} M"
+
+
+def energy(joules: float | None) -> str:
+    """Of one inference."""
+    if joules is None:
+        return MISSING
+    return f"{joules:.3g} J" if joules >= 1 else f"{1000 * joules:.3g} mJ"
+
+
+def ratio(one: float | None, other: float | None) -> str:
+    """How many times the parent's."""
+    return f"{one / other:.2f} ×" if one is not None and other else MISSING
