@@ -153,7 +153,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
     return Result(
         model={
             "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
-            "parameters": subject.model.num_parameters(),
+            "parameters": subject.model.num_parameters(), "data": delivery.data,
         },
         target={
             "name": delivery.target.name, "runtime": delivery.target.runtime, "precision": delivery.target.precision,
