@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.update(
@@ -9,8 +10,13 @@ os.environ.update(
 )
 sys.path.insert(0, str(Path(__file__).parent / "pruning"))  # the tiny models of every family
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from postgres import Postgres
 
 torch.set_num_threads(1)
 
@@ -18,3 +24,12 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Postgres]":
+    """A PostgreSQL server of this test process; who kills it starts it again."""
+    from postgres import server
+
+    with server() as running:
+        yield running
