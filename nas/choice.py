@@ -129,7 +129,7 @@ def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]
     """
     problem = standing.problem
     may = [c for c in standing.outcome.candidates if _may_meet(standing, c) and _better(c, best)]
-    judged = [c if c.full else in_full(problem, c) for c in sorted(may, key=_loss)[:MEASURED]]
+    judged = in_full(problem, sorted(may, key=_loss)[:MEASURED])
     return [c.architecture for c in sorted(judged, key=_loss) if _better(c, best)]
 
 
@@ -144,7 +144,7 @@ def best_measured(standing: Standing) -> Candidate | None:
         if _inside(standing, candidate.architecture)
         and faster_less_pruned(profile, candidate.architecture, allowed) is None
     ]
-    judged = [c if c.full else in_full(problem, c) for c in sorted(measured, key=_loss)[:MEASURED]]
+    judged = in_full(problem, sorted(measured, key=_loss)[:MEASURED])
     return min(judged, key=_loss, default=None)
 
 

@@ -79,7 +79,9 @@ class Descent:
 
         tried = promising(parts, self._width) + promising(steps, STEPS if parts else WIDTH[1])
         # Deepest change first, so that each resumes from the states of the one before it.
-        for architecture in sorted(tried, key=lambda a: _changed(current, a), reverse=True):
+        tried.sort(key=lambda a: _changed(current, a), reverse=True)
+        problem.ahead([(architecture, problem.rungs[0]) for architecture in tried])
+        for architecture in tried:
             self.scored[architecture] = problem.evaluate(architecture, problem.rungs[0]).loss
         return min(tried, key=lambda a: rate(a, self.scored[a]))
 

@@ -1,12 +1,12 @@
 """Our own method: library, descent, exact solve, then level-switch evolution on the real loss, in one Optuna study."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nas.search.descent import Descent
-from nas.search.halving import CLEARLY, Bar, against, judge
-from nas.search.journal import Journal
+from nas.search.halving import CLEARLY, Bar, against, judge_all
+from nas.search.journal import Journal, Proposal
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
@@ -46,7 +46,7 @@ class Engine:
         baselines = one_shot(problem)
         if problem.feasible(problem.space.start) and not problem.front:
             self.journal.queue([("parent", problem.space.start)])
-            self._trial(problem.budget_ms)
+            self._trials(problem.budget_ms)
         else:
             self._explore(baselines)
         ranked = self._ranked(self.journal.feasible(problem.budget_ms)[: problem.finalists])
@@ -81,17 +81,20 @@ class Engine:
         """Published token schedules take part on some structures, with ratios of their own."""
         problem = replace(self.problem, budget_ms=budget_ms)
         for structure in dict.fromkeys(structures):
-            for name, architecture in shapes(problem, structure):
-                self.journal.add(architecture, judge(problem, architecture, self._bar(budget_ms)), name)
+            self._add(budget_ms, shapes(problem, structure))
 
     def _polish(self, budget_ms: float) -> None:
         """The best structures of a budget: other schedules on them, and what is left spent on more tokens."""
         problem = replace(self.problem, budget_ms=budget_ms)
         self._join(budget_ms, [candidate.architecture.structure for candidate in self._of_each_structure(budget_ms)])
-        for candidate in self._of_each_structure(budget_ms):
-            more = filled(problem, candidate.architecture)
-            if more is not None:
-                self.journal.add(more, judge(problem, more, self._bar(budget_ms)), "filled")
+        fuller = (filled(problem, candidate.architecture) for candidate in self._of_each_structure(budget_ms))
+        self._add(budget_ms, [("filled", architecture) for architecture in fuller if architecture is not None])
+
+    def _add(self, budget_ms: float, proposed: Sequence[tuple[str, Architecture]]) -> None:
+        """Judge what somebody else proposed, all against the same bar."""
+        qualities = judge_all(self.problem, [architecture for _, architecture in proposed], self._bar(budget_ms))
+        for (name, architecture), quality in zip(proposed, qualities, strict=True):
+            self.journal.add(architecture, quality, name)
 
     def _of_each_structure(self, budget_ms: float) -> list[Candidate]:
         """The best candidates within a budget that differ in their parts, not in their tokens only."""
@@ -116,39 +119,44 @@ class Engine:
 
         A time limit never costs the seeds a first feasible one.
         """
-        best, since = float("inf"), 0
-        while len(self.journal.finished()) < trials:
+        while (left := trials - len(self.journal.finished())) > 0:
             if self._time_is_up() and (self.journal.feasible(self.problem.budget_ms) or not self.journal.queued()):
                 return
-            seeded = self.journal.queued()
-            if not seeded and since % KNOBS_EVERY == KNOBS_EVERY - 1:
-                self._turn_knobs(sampler, budget_ms)
-            self._trial(budget_ms)
-            found = self.journal.feasible(budget_ms)
-            better = bool(found) and found[0].quality.loss < best
-            best, since = (found[0].quality.loss, 0) if better else (best, since + (not seeded and bool(found)))
+            since = self.journal.since_better(budget_ms)
             if since >= self.problem.settled_after:
                 return
+            self._trials(
+                budget_ms, left, [] if self.journal.queued() else self._by_knobs(sampler, budget_ms, since, left)
+            )
 
-    def _turn_knobs(self, sampler: LevelSwitchSampler, budget_ms: float) -> None:
-        """Let TPE propose the next trial."""
+    def _by_knobs(self, sampler: LevelSwitchSampler, budget_ms: float, since: int, left: int) -> list[Proposal]:
+        """TPE's share of the next batch."""
         seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.candidates()}
         told = [(Knobs(**knobs), loss) for knobs, loss in self.journal.knobs(BAND * budget_ms, budget_ms)]
-        found = propose(self.problem, sampler.surrogate(seen), budget_ms, told, seen)
-        if found is not None:
-            self.journal.queue([("knobs", found[1])], found[0].to_json())
+        proposed: list[Proposal] = []
+        for turn in range(since, since + min(self.problem.batch, left)):
+            if turn % KNOBS_EVERY == KNOBS_EVERY - 1:
+                known = {*seen, *(each.architecture for each in proposed)}
+                found = propose(self.problem, sampler.surrogate(seen), budget_ms, told, known)
+                if found is not None:
+                    proposed.append(Proposal("knobs", found[1], found[0].to_json()))
+        return proposed
 
     def _time_is_up(self) -> bool:
         limit = self.problem.time_limit_s
         return limit is not None and time.monotonic() - self.began > limit
 
-    def _trial(self, budget_ms: float) -> None:
-        trial, architecture = self.journal.ask()
-        if empty(architecture):
-            self.journal.fail(trial)
-            return
-        self.journal.tell(trial, architecture, judge(self.problem, architecture, self._bar(budget_ms)))
-        self.problem.on_trial(1, self._best_note())
+    def _trials(self, budget_ms: float, most: int = 1, given: Sequence[Proposal] = ()) -> None:
+        """A batch: proposed together, judged against the same bar, told in order."""
+        asked = self.journal.ask(budget_ms, most, given)
+        models = [architecture for _, architecture in asked if not empty(architecture)]
+        qualities = dict(zip(models, judge_all(self.problem, models, self._bar(budget_ms)), strict=True))
+        for trial, architecture in asked:
+            if architecture in qualities:
+                self.journal.tell(trial, architecture, qualities[architecture])
+                self.problem.on_trial(1, self._best_note())
+            else:
+                self.journal.fail(trial)
 
     def _bar(self, budget_ms: float) -> Bar | None:
         feasible = self.journal.feasible(budget_ms)
@@ -173,13 +181,14 @@ class Engine:
 
     def _ranked(self, chosen: Iterable[Candidate]) -> tuple[Candidate, ...]:
         """Judged on all items, best first."""
-        judged = [in_full(self.problem, candidate) for candidate in chosen]
+        judged = in_full(self.problem, chosen)
         return tuple(sorted(judged, key=lambda c: (c.quality.loss, c.predicted_ms, c.architecture.digest)))
 
     def _outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
         problem, everything = self.problem, {c.architecture: c for c in self._on_one_level(ranked[0])}
         fronts = [candidate for budget in problem.front for candidate in self._ranked(self._leaders(budget))]
-        parent = in_full(problem, self._named(problem.space.parent, "parent", 0))
+        problem.ahead([(architecture, problem.fidelity) for architecture in baselines.values()])
+        parent = in_full(problem, [self._named(problem.space.parent, "parent", 0)])[0]
         everything |= {candidate.architecture: candidate for candidate in (parent, *fronts, *ranked)}
 
         def baseline(architecture: Architecture, name: str) -> Candidate:

@@ -8,6 +8,7 @@ incumbent's plus the mean difference.
 """
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nas.quality.quality import Quality
@@ -30,12 +31,35 @@ def judge(problem: Problem, architecture: Architecture, bar: Bar | None) -> Qual
 
     `Quality.items` says how many were used.
     """
-    if bar is not None and architecture != bar.incumbent and architecture.dropped:
-        for rung in problem.rungs[:-2]:
-            estimate, error = against(problem, architecture, bar.incumbent, rung)
-            if estimate - CLEARLY * error > problem.evaluate(bar.incumbent, problem.fidelity).loss + bar.margin:
-                return replace(problem.evaluate(architecture, rung), loss=estimate)
-    return problem.evaluate(architecture, problem.fidelity)
+    return judge_all(problem, [architecture], bar)[0]
+
+
+def judge_all(problem: Problem, architectures: Sequence[Architecture], bar: Bar | None) -> list[Quality]:
+    """Each judged against the same bar; those that are left at a rung go on together."""
+    judged: dict[Architecture, Quality] = {}
+    left = list(dict.fromkeys(architectures))
+    for rung in problem.rungs[:-2] if bar is not None else ():
+        assert bar is not None
+        problem.ahead([(architecture, rung) for architecture in left if _is_judged_by(bar, architecture)])
+        judged |= {a: found for a in left if (found := _below(problem, a, bar, rung)) is not None}
+        left = [architecture for architecture in left if architecture not in judged]
+    problem.ahead([(architecture, problem.fidelity) for architecture in left])
+    judged |= {architecture: problem.evaluate(architecture, problem.fidelity) for architecture in left}
+    return [judged[architecture] for architecture in architectures]
+
+
+def _below(problem: Problem, architecture: Architecture, bar: Bar, rung: int | None) -> Quality | None:
+    """An estimate for one that does not reach the bar, as the items of a rung show; None for the others."""
+    if not _is_judged_by(bar, architecture):
+        return None
+    estimate, error = against(problem, architecture, bar.incumbent, rung)
+    if estimate - CLEARLY * error <= problem.evaluate(bar.incumbent, problem.fidelity).loss + bar.margin:
+        return None
+    return replace(problem.evaluate(architecture, rung), loss=estimate)
+
+
+def _is_judged_by(bar: Bar, architecture: Architecture) -> bool:
+    return architecture != bar.incumbent and bool(architecture.dropped)
 
 
 def against(

@@ -4,7 +4,8 @@ Whether a trial is feasible is decided from those whenever it is asked, so a cor
 stale verdict; the constraint that Optuna keeps is a record of what was thought at the time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -15,21 +16,35 @@ from nas.quality.quality import Quality
 from nas.search.levels import decode, distributions, encode
 from nas.search.outcome import Candidate
 from nas.search.problem import Problem
+from nas.storage import open_storage
 from search_spaces.architecture import Architecture
 
-KNOBS = "knobs"
+KNOBS, BATCH, SIZE, BUDGET, LOST = "knobs", "batch", "batch_size", "budget", "lost"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture that is asked for next; `knobs` are what it was decoded from."""
+
+    origin: str
+    architecture: Architecture
+    knobs: dict[str, float] | None = None
 
 
 class Journal:
-    """An Optuna study whose trials are architectures: one categorical parameter per part and per place of a stage."""
+    """An Optuna study whose trials are architectures: one categorical parameter per part and per place of a stage.
+
+    Everything that decides how the search goes on is read from the study, so that a search whose process died goes on
+    as if it had not: trials that were running are closed, marked as lost, and asked for again in the same batches.
+    """
 
     def __init__(self, problem: Problem) -> None:
-        """Open or continue the study; trials that an earlier run left unfinished are closed, and queued again."""
+        """Open or continue the study."""
         self.problem = problem
         self.distributions = distributions(problem.space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
-            study_name=problem.study, storage=problem.storage, load_if_exists=True, direction="minimize"
+            study_name=problem.study, storage=open_storage(problem.storage), load_if_exists=True, direction="minimize"
         )
         self._close_orphans()
 
@@ -37,27 +52,45 @@ class Journal:
         """Who proposes what was not queued."""
         self.study.sampler = sampler
 
-    def queue(self, seeds: Iterable[tuple[str, Architecture]], knobs: dict[str, float] | None = None) -> None:
-        """Queue what no run of this study has tried or queued; `knobs` are what they were decoded from."""
+    def queue(self, seeds: Iterable[tuple[str, Architecture]]) -> None:
+        """Queue what no run of this study has tried or queued."""
         known = {trial.user_attrs.get("digest") for trial in self.study.get_trials(deepcopy=False)}
         for origin, architecture in seeds:
             if architecture.digest not in known and self.problem.space.contains(architecture):
                 known.add(architecture.digest)
-                self._enqueue(architecture, origin, knobs)
+                self._enqueue(architecture, {"origin": origin})
 
     def queued(self) -> bool:
         """Whether the next trial is one that was queued."""
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        return bool(self._waiting())
 
-    def ask(self) -> tuple[Trial, Architecture]:
-        """The next trial: queued, or proposed by the sampler."""
-        trial, space = self.study.ask(), self.problem.space
-        choices = {name: each.choices for name, each in self.distributions.items()}
-        levels = {name: str(trial.suggest_categorical(name, these)) for name, these in choices.items()}
-        architecture = decode(space, levels)
-        trial.set_user_attr("architecture", architecture.to_json())
-        trial.set_user_attr("digest", architecture.digest)
-        return trial, architecture
+    def ask(self, budget_ms: float, most: int, given: Sequence[Proposal] = ()) -> list[tuple[Trial, Architecture]]:
+        """The next batch, at most so many: of what was queued; else what is given, and then the sampler's proposals."""
+        size, batch = self._next_batch(min(self.problem.batch, most))
+        marks = {BATCH: batch, SIZE: size, BUDGET: self._name_of(budget_ms)}
+        asked: list[tuple[Trial, Architecture]] = []
+        for place in range(size):
+            if place < len(given):
+                knobs = given[place].knobs
+                attributes = {"origin": given[place].origin, **({} if knobs is None else {KNOBS: knobs})}
+                self._enqueue(given[place].architecture, attributes | marks)
+            trial = self.study.ask()
+            asked.append((trial, self._architecture(trial, marks)))
+        return asked
+
+    def since_better(self, budget_ms: float) -> int:
+        """Proposals that ended at a budget since the best within it, seeds not counted; 0 before there is one."""
+        name, best, since, begun = self._name_of(budget_ms), float("inf"), 0, False
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+            if LOST in trial.user_attrs:
+                continue
+            here, loss = trial.user_attrs.get(BUDGET) == name, self._loss_within(trial, budget_ms)
+            if loss < best or (here and not begun):
+                best, since = min(loss, best), 0
+            elif here and best < float("inf") and trial.user_attrs.get("origin") in (None, KNOBS):
+                since += 1
+            begun = begun or here
+        return since
 
     def tell(self, trial: Trial, architecture: Architecture, quality: Quality) -> None:
         """The outcome of a trial."""
@@ -75,7 +108,7 @@ class Journal:
         """A finished trial that somebody else proposed; once."""
         if architecture.digest in {trial.user_attrs["digest"] for trial in self.finished()}:
             return
-        attributes = _identity(architecture, origin) | _outcome(quality, self.problem.ms(architecture))
+        attributes = {"origin": origin} | _identity(architecture) | _outcome(quality, self.problem.ms(architecture))
         self.study.add_trial(optuna.trial.create_trial(
             params=encode(self.problem.space, architecture), distributions=dict(self.distributions),
             value=quality.loss, user_attrs=attributes,
@@ -107,23 +140,70 @@ class Journal:
         quality, ms = Quality.from_json(attributes["quality"]), self.problem.ms(architecture)
         return Candidate(architecture, quality, ms, attributes.get("origin", "evolution"), trial.number)
 
-    def _enqueue(self, architecture: Architecture, origin: str, knobs: dict[str, float] | None) -> None:
-        attributes = _identity(architecture, origin) | ({} if knobs is None else {KNOBS: knobs})
-        self.study.enqueue_trial(dict(encode(self.problem.space, architecture)), user_attrs=attributes)
+    def _architecture(self, trial: Trial, marks: dict[str, Any]) -> Architecture:
+        """What a trial that was just asked for stands for; noted in it with the marks of its batch."""
+        choices = {name: each.choices for name, each in self.distributions.items()}
+        levels = {name: str(trial.suggest_categorical(name, these)) for name, these in choices.items()}
+        architecture = decode(self.problem.space, levels)
+        for key, value in (marks | _identity(architecture)).items():
+            trial.set_user_attr(key, value)
+        return architecture
+
+    def _next_batch(self, size: int) -> tuple[int, int]:
+        """How many belong to the next batch, and its name: of one that was begun before, what is left of it."""
+        waiting, every = self._waiting(), self.study.get_trials(deepcopy=False)
+        name = len(every) - len(waiting) - sum(LOST in trial.user_attrs for trial in every)
+        if not waiting:
+            return size, name
+        begun = waiting[0].user_attrs.get(BATCH)
+        if begun is None:
+            return min(size, len(waiting)), name
+        if any(trial.user_attrs.get(BATCH) == begun for trial in self.finished()):  # so all of it had been proposed
+            return sum(trial.user_attrs.get(BATCH) == begun for trial in waiting), begun
+        return waiting[0].user_attrs[SIZE], begun
+
+    def _name_of(self, budget_ms: float) -> str:
+        """Names a budget under the latency model as it is now: once that is corrected, the search begins anew."""
+        space = self.problem.space
+        edges = (space.parent, space.decode({space.units[0]}), space.decode({space.units[-1]}))
+        return " ".join(f"{ms:.9g}" for ms in (budget_ms, *map(self.problem.ms, edges)))
+
+    def _loss_within(self, trial: FrozenTrial, budget_ms: float) -> float:
+        """The loss of a trial that keeps to a budget; infinite for others."""
+        if "loss" not in trial.user_attrs:
+            return float("inf")
+        architecture = Architecture.from_json(trial.user_attrs["architecture"])
+        return trial.user_attrs["loss"] if self.problem.meets(architecture, budget_ms) else float("inf")
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+    def _enqueue(self, architecture: Architecture, attributes: dict[str, Any]) -> None:
+        params = dict(encode(self.problem.space, architecture))
+        self.study.enqueue_trial(params, user_attrs=attributes | _identity(architecture))
 
     def _close_orphans(self) -> None:
-        """Trials that were running when an earlier run died will never end: fail them, and queue them again."""
+        """Trials that ran when an earlier process died never end: close them, and queue them before what waits."""
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            return
+        while self.queued():
+            self.study.ask()  # takes what waits, so that it is queued again behind
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            Trial(self.study, trial._trial_id).set_user_attr(LOST, True)
             self.study.tell(trial.number, state=TrialState.FAIL)
-            # An unfinished proposal of the sampler has no architecture yet: the next proposal replaces it.
+            # A proposal that the sampler had not finished has no architecture: the next proposal replaces it.
             if "architecture" in trial.user_attrs:
-                architecture = Architecture.from_json(trial.user_attrs["architecture"])
-                attributes = trial.user_attrs
-                self._enqueue(architecture, attributes.get("origin", "evolution"), attributes.get(KNOBS))
+                self._enqueue(Architecture.from_json(trial.user_attrs["architecture"]), dict(trial.user_attrs))
 
 
-def _identity(architecture: Architecture, origin: str) -> dict[str, Any]:
-    return {"origin": origin, "digest": architecture.digest, "architecture": architecture.to_json()}
+def turn_of(study: optuna.Study, trial: FrozenTrial) -> int:
+    """A trial's number as if no process had died: lost trials do not count."""
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return trial.number - sum(LOST in other.user_attrs for other in failed)
+
+
+def _identity(architecture: Architecture) -> dict[str, Any]:
+    return {"digest": architecture.digest, "architecture": architecture.to_json()}
 
 
 def _outcome(quality: Quality, ms: float) -> dict[str, Any]:

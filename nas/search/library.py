@@ -26,7 +26,9 @@ def score_library(
     units, losses = sorted(space.units, key=lambda unit: -unit.layer), {}
     problem.evaluate(space.start, items)  # its states are the prefix of all of them
     before = 0.0 if space.fixed is None else problem.evaluate(space.start, items).loss
+    without = {unit: space.canonical(space.start.drop(unit)) for unit in units}
+    problem.ahead([(architecture, items) for architecture in without.values()])
     for done, unit in enumerate(units, 1):
-        losses[unit] = problem.evaluate(space.canonical(space.start.drop(unit)), items).loss - before
+        losses[unit] = problem.evaluate(without[unit], items).loss - before
         on_unit(done, len(units))
     return marginal(rising({unit: losses[unit] for unit in space.units}))

@@ -62,12 +62,15 @@ def with_whole_front(problem: Problem, outcome: SearchOutcome) -> SearchOutcome:
         front = {candidate.architecture for candidate in front_of(candidates) if not candidate.full}
         if not front:
             return replace(outcome, candidates=candidates)
-        candidates = tuple(in_full(problem, c) if c.architecture in front else c for c in candidates)
+        chosen = iter(in_full(problem, [c for c in candidates if c.architecture in front]))
+        candidates = tuple(next(chosen) if c.architecture in front else c for c in candidates)
 
 
-def in_full(problem: Problem, candidate: Candidate) -> Candidate:
-    """The candidate judged on all items."""
-    return replace(candidate, quality=problem.evaluate(candidate.architecture, None), full=True)
+def in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates judged on all items."""
+    chosen = list(candidates)
+    problem.ahead([(c.architecture, None) for c in chosen if not c.full])
+    return [c if c.full else replace(c, quality=problem.evaluate(c.architecture, None), full=True) for c in chosen]
 
 
 def infeasible(problem: Problem, candidates: Sequence[Candidate], said: str = "") -> NoFeasibleCandidate:

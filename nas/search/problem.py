@@ -1,6 +1,6 @@
 """What is searched, for what, with how much effort."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from latency_models.model import LatencyModel
@@ -13,6 +13,7 @@ from search_spaces.space import Space
 from search_spaces.tokens import Reduction
 from search_spaces.unit import Unit
 
+Asked = tuple[Architecture, int | None]  # on the first items, or on all with None
 Evaluate = Callable[[Architecture, int | None], Quality]
 
 ENGINE = "nas"  # the method that is none of the published ones
@@ -22,6 +23,10 @@ def _silent(trial: int, note: str) -> None:
     """Nobody is told."""
 
 
+def _one_by_one(asked: Sequence[Asked]) -> None:
+    """Each is computed when it is asked for."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One search.
@@ -29,6 +34,8 @@ class Problem:
     Attributes:
         evaluate: the validation quality of an architecture on the first items, or on all with None.
         latency: predicts ms; `percentile` is the one that must meet `budget_ms`.
+        ahead: told what will be asked for next, all of it at once, so that several machines can share the work. What is
+            asked for does not depend on whether anybody listens.
         redundancy: of the parent; orders the one-shot baselines.
         rungs: growing numbers of validation items. A candidate that is clearly worse than the best stops at an early
             one, the others at the last but one; the choice among those left is made on the last, all there are.
@@ -39,6 +46,8 @@ class Problem:
         reduction: how tokens are usually chosen in this model, for published schedules.
         flops: the arithmetic of an architecture, for methods that count that.
         trials: at most, for each budget.
+        batch: trials that are proposed together, none knowing how the others end, and evaluated at once. It is not the
+            number of machines: the same batch finds the same winner on any number of them.
         patience: trials without a better one, after which a budget is settled; half as many where there are more
             budgets, which learn from each other.
         on_trial: told how many trials ended since the last call, and the best so far.
@@ -59,10 +68,12 @@ class Problem:
     reduction: Reduction = field(default_factory=Reduction)
     flops: Callable[[Architecture], float] | None = None
     trials: int = 48
+    batch: int = 1
     patience: int = 12
     time_limit_s: float | None = None
     seed: int = 0
     finalists: int = 4
+    ahead: Callable[[Sequence[Asked]], None] = _one_by_one
     on_trial: Callable[[int, str], None] = _silent
 
     @property

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.descent import Descent
 from nas.search.incidence import Rows
+from nas.search.journal import turn_of
 from nas.search.levels import distributions, encode
 from nas.search.problem import Problem
 from nas.search.solve import solve
@@ -57,12 +58,13 @@ class LevelSwitchSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The proposal of this trial: a level for every parameter."""
-        rng = random.Random(f"{self._problem.seed}/{trial.number}")
+        rng = random.Random(f"{self._problem.seed}/{turn_of(study, trial)}")
         seen = self._evaluated(study)
         surrogate = self.surrogate(seen)
         starts = [*self._elite(seen), *self._solved(surrogate)]
         found = [a for start in dict.fromkeys(starts) for a in self._climb(start, surrogate, rng)]
-        fresh = [a for a in dict.fromkeys(found) if a not in seen]
+        tried = seen.keys() | _running(study)
+        fresh = [a for a in dict.fromkeys(found) if a not in tried]
         pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
         best = surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
@@ -159,11 +161,7 @@ class LevelSwitchSampler(BaseSampler):
     def _evaluated(self, study: optuna.Study) -> dict[Architecture, float]:
         """Losses of the finished trials; the parent's zero included."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return {
-            Architecture.from_json(t.user_attrs["architecture"]): t.user_attrs["loss"]
-            for t in trials
-            if "architecture" in t.user_attrs
-        }
+        return {Architecture.from_json(t.user_attrs["architecture"]): t.user_attrs["loss"] for t in trials}
 
     def _latency(self, architecture: Architecture) -> float:
         if architecture not in self._ms:
@@ -175,6 +173,12 @@ class LevelSwitchSampler(BaseSampler):
 
     def _keeps_limits(self, architecture: Architecture) -> bool:
         return all(limit.met(architecture) for limit in self._problem.limits)
+
+
+def _running(study: optuna.Study) -> set[Architecture]:
+    """What the trials of the same batch propose that came before."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return {Architecture.from_json(t.user_attrs["architecture"]) for t in trials if "architecture" in t.user_attrs}
 
 
 class _Switches(NamedTuple):

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import pytest
 from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
-from nas.search import Problem, run_search
+from nas.search import Problem, SearchOutcome, run_search
 from nas.search.limit import Limit
+from nas.search.problem import Asked
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
 from pruning.redundancy import Redundancy
@@ -218,26 +220,67 @@ def test_a_resumed_search_repeats_nothing_and_loses_nothing(tmp_path: Path) -> N
     assert "RUNNING" not in states
 
 
-@pytest.mark.parametrize("suggestion", [1, 6, 13, 18, 150, 366])
-def test_a_search_killed_while_it_asks_loses_no_seed(suggestion: int, tmp_path: Path, monkeypatch) -> None:
-    asked, real = itertools.count(1), optuna.trial.Trial.suggest_categorical
+TRIALS = 30
 
-    def dying(trial: optuna.Trial, name: str, choices: tuple[str, ...]) -> str:
-        if next(asked) == suggestion:
+
+def sequence(outcome: SearchOutcome) -> list[tuple[str, str, float]]:
+    """Everything that was told, in order."""
+    return [(c.architecture.digest, c.origin, c.quality.loss) for c in outcome.candidates]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[tuple[str, str, float]]]:
+    """The same search without an interruption, by size of its batches."""
+    return {
+        batch: sequence(run_search(problem(tmp_path_factory.mktemp("whole"), Landscape(2), 9.0, **asked_for(batch))))
+        for batch in (1, 4)
+    }
+
+
+def asked_for(batch: int) -> dict[str, int]:
+    return {"trials": TRIALS, "batch": batch}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [("suggest_categorical", n) for n in (1, 6, 100, 190, 290)] + [("set_constraint", n) for n in (1, 6, 19, 22)],
+)
+def test_a_search_that_dies_goes_on_as_if_it_had_not(
+    where: str, call: int, batch: int, undisturbed, tmp_path: Path, monkeypatch
+) -> None:
+    """While proposals are asked for and while outcomes are told."""
+    calls, real = itertools.count(1), getattr(optuna.trial.Trial, where)
+
+    def dying(trial: optuna.Trial, *arguments: object) -> object:
+        if next(calls) == call:
             raise KeyboardInterrupt
-        return real(trial, name, choices)
+        return real(trial, *arguments)
 
-    monkeypatch.setattr(optuna.trial.Trial, "suggest_categorical", dying)
+    monkeypatch.setattr(optuna.trial.Trial, where, dying)
     with pytest.raises(KeyboardInterrupt):
-        run_search(problem(tmp_path, Landscape(2), 9.0, trials=32))
+        run_search(problem(tmp_path, Landscape(2), 9.0, **asked_for(batch)))
     monkeypatch.undo()
-    study = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db")
-    attributes = [trial.user_attrs for trial in study.trials]
-    seeds = {a["digest"]: a["origin"] for a in attributes if "origin" in a}
-    outcome = run_search(problem(tmp_path, Landscape(2), 9.0, trials=32))
-    found = {candidate.architecture.digest: candidate.origin for candidate in outcome.candidates}
-    assert len(found) == outcome.trials == 32
-    assert {digest: origin for digest, origin in found.items() if origin != "evolution"} == seeds
+    outcome = run_search(problem(tmp_path, Landscape(2), 9.0, **asked_for(batch)))
+    assert outcome.trials == TRIALS
+    assert sequence(outcome) == undisturbed[batch]
+
+
+def test_a_batch_is_asked_for_ahead_and_finds_the_optimum(everything, tmp_path: Path) -> None:
+    """What is asked for one by one later was announced before, in stretches that machines can share."""
+    landscape, announced, stretches = Landscape(1), set(), []
+
+    def ahead(asked: Sequence[Asked]) -> None:
+        new = [each for each in asked if each not in landscape.known and each not in announced]
+        announced.update(new)
+        stretches.append(len(new))
+
+    budget = 0.5 * Additive().predict(SPACE.parent).ms
+    best = min(landscape.loss(a) for a in everything if Additive().predict(a).ms <= budget)
+    outcome = run_search(problem(tmp_path, landscape, budget, trials=80, batch=8, ahead=ahead))
+    assert outcome.winner.quality.loss <= 1.02 * best
+    assert len(announced & landscape.known.keys()) >= 0.95 * landscape.calls
+    assert sum(n for n in stretches if n >= 4) >= 0.7 * landscape.calls
 
 
 def test_a_time_limit_that_is_over_at_once_still_gives_a_feasible_seed(tmp_path: Path) -> None:

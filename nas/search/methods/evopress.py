@@ -66,6 +66,7 @@ class EvoPress:
         return child if fits else set(parent)
 
     def _order(self, problem: Problem, dropped: set[Unit]) -> Trail:
+        problem.ahead([(problem.space.decode(dropped - {unit}), problem.fidelity) for unit in sorted(dropped)])
         gains = {unit: loss_of(problem, dropped - {unit}) for unit in sorted(dropped)}
         return tuple(sorted(gains, key=lambda unit: (-gains[unit], unit)))
 
@@ -77,6 +78,7 @@ def _both(layers: range) -> set[Unit]:
 def _least(problem: Problem, candidates: list[set[Unit]], share: float) -> list[set[Unit]]:
     """The candidates by loss on a share of the items, least first."""
     items = problem.fidelity if problem.fidelity is None else max(1, round(share * problem.fidelity))
+    problem.ahead([(problem.space.decode(units), items) for units in candidates])
 
     def loss(units: set[Unit]) -> float:
         return problem.evaluate(problem.space.decode(units), items).loss

@@ -52,7 +52,9 @@ def remove_greedily(problem: Problem, units: Trail, per_ms: bool) -> Trail | Non
         if not rest:
             return None
         # Deepest first, so that each resumes from the states of the one before it.
-        scores = {unit: _score(problem, trail, unit, per_ms) for unit in sorted(rest, reverse=True)}
+        rest.sort(reverse=True)
+        problem.ahead([(problem.space.decode({*trail, unit}), problem.fidelity) for unit in rest])
+        scores = {unit: _score(problem, trail, unit, per_ms) for unit in rest}
         trail.append(min(rest, key=lambda unit: (scores[unit], unit)))
     return tuple(trail)
 
