@@ -11,7 +11,7 @@ from pruning.contribution import BlockAnatomy
 from pruning.decoding import adapt_decoding
 from pruning.dropped import Dropped
 from pruning.language import language_config
-from pruning.reduction.install import check_reduction, install, read_reducing
+from pruning.reduction.install import check_ranking, check_reduction, install, read_reducing
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.space import empty
@@ -34,10 +34,11 @@ def prune(
 
     Raises:
         ArchitectureError: another depth than the parent's, or nothing would be left.
-        UnreadableModel: from `read_anatomy`.
+        UnreadableModel: from `read_anatomy`, or tokens cannot be ranked by the parent's attention.
     """
     anatomy = anatomy or read_anatomy(model)
     check_fits(anatomy, architecture)
+    check_ranking(model, anatomy, architecture)
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())} if share_weights else {}
     pruned = copy.deepcopy(model, dict(shared))
     apply(pruned, anatomy, architecture)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pruning import token_alikeness as alikeness
 from pruning.anatomy import Anatomy, read_anatomy
+from pruning.reduction.agreement import check_attention
 from pruning.reduction.layout import Group, TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
 from pruning.token_attention import query_attention, states_of
@@ -107,13 +108,15 @@ def measure_token_redundancy(
             token of an encoder (its first), and the mean where a vision model has no class token.
 
     Raises:
-        UnreadableModel: no queries and keys are found in its attention, or not which tokens may go.
+        UnreadableModel: no queries and keys are found in its attention, or not all that it does with them; or not
+            which tokens may go.
         BadData: no item has a token that may be dropped; or as `TokenLayout.read` says.
         ValueError: another scorer.
     """
     if scorer is not None and scorer not in _QUERIES:
         raise ValueError(f"scorer {scorer} asks no token for attention; take one of {', '.join(_QUERIES)}")
     anatomy = anatomy or read_anatomy(model)
+    check_attention(model, anatomy, range(anatomy.depth))
     tally = _Tally(anatomy, token_layout(model, anatomy), scorer)
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     handles = [

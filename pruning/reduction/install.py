@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache
 
 from pruning.anatomy import Anatomy
 from pruning.language import is_vision_language, language_config
+from pruning.reduction.agreement import check_attention
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
@@ -21,6 +22,7 @@ from search_spaces.errors import ArchitectureError
 from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source, Stage
 
 _TYPES = "nas_rotary_types"  # in the config of a pruned model: of the parent's blocks, as those that rank may be gone
+_ASKING = (Scorer.LAST, Scorer.CLASS, Scorer.MEAN)  # scores that are attention
 _BLIND = (Scorer.NORM, Scorer.RANDOM)  # scores that need neither queries nor keys
 
 
@@ -77,6 +79,24 @@ def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
         raise ArchitectureError(f"a vision tower is asked by its class token, not by {reduction.scorer}; use class")
     if reduction.source is Source.PREVIOUS and stages[0].block == 0 and not _needs_nothing(reduction):
         raise ArchitectureError("no block runs before block 0; rank there by the next block, or begin at block 1")
+
+
+def check_ranking(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
+    """Refuse to rank by the attention of blocks that compute another one than is read from them.
+
+    Args:
+        model: the parent; what comes of it is not asked again. On the meta device there is nothing to ask.
+
+    Raises:
+        UnreadableModel: from `check_attention`.
+    """
+    reduction = architecture.tokens.reduction
+    asks = (
+        reduction.scorer in _ASKING and reduction.source is not Source.TOWER and reduction.reducer is not Reducer.MERGE
+    )
+    if asks and not next(model.parameters()).is_meta:
+        stages = acting_stages(architecture.merge_blocks() if anatomy.merges_blocks else architecture)
+        check_attention(model, anatomy, (_ranking_block(stage, reduction) for _, stage in stages))
 
 
 def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> Reducing | None:

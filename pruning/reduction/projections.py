@@ -17,6 +17,7 @@ from search_spaces.errors import UnreadableModel
 
 _SEPARATE = (("q_proj", "k_proj"), ("query", "key"), ("q_lin", "k_lin"))
 _NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
+_UNSCALED = ("gpt_neo",)
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (B or 1, N, D)
 
 
@@ -90,9 +91,10 @@ class Projections:
         return self._heads(self.key(normed), self.key_norm, rotary)
 
     def _heads(self, rows: Tensor, norm: nn.Module | None, rotary: Rotary | None) -> Tensor:
-        heads = rows.reshape(*rows.shape[:2], -1, self.head_size).transpose(1, 2)
-        if norm is not None:
+        heads = rows.reshape(*rows.shape[:2], -1, self.head_size)
+        if norm is not None:  # with a weight for each head or one for all of them
             heads = _run(norm, heads)
+        heads = heads.transpose(1, 2)
         if rotary is None or self.rotate is None:
             return heads
         width = rotary[0].shape[-1]
@@ -113,12 +115,7 @@ def read_projections(block: nn.Module, anatomy: BlockAnatomy) -> Projections:
         found = _find(attention, config)
         if found is not None:
             query, key, size = found
-            norms = next((pair for pair in _NORMS if getattr(attention, pair[0], None) is not None), None)
-            if norms is not None and getattr(attention, norms[0]).weight.numel() != size:
-                raise UnreadableModel(
-                    f"{type(attention).__name__} normalises all heads together, which ranking does not follow; rank "
-                    "its tokens by norm or at random"
-                )
+            norms = _norms(attention, size)
             before = anatomy.attention.before
             return Projections(
                 norm=None if before is None else block.get_submodule(before),
@@ -127,9 +124,9 @@ def read_projections(block: nn.Module, anatomy: BlockAnatomy) -> Projections:
                 head_size=size,
                 scaling=_scaling(attention, size),
                 softcap=getattr(attention, "attn_logit_softcapping", None),
-                query_norm=None if norms is None else getattr(attention, norms[0]),
-                key_norm=None if norms is None else getattr(attention, norms[1]),
-                rotate=getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None),
+                query_norm=norms[0],
+                key_norm=norms[1],
+                rotate=_rotation(attention),
             )
     raise UnreadableModel(
         f"{type(block).__name__}: looked for queries and keys (q_proj, query, q_lin, query_key_value, c_attn, "
@@ -162,6 +159,35 @@ def _find(attention: nn.Module, config: Any) -> tuple[Rows, Rows, int] | None:
     return None
 
 
+def _norms(attention: nn.Module, size: int) -> tuple[nn.Module | None, nn.Module | None]:
+    """Of queries and of keys, each head by itself.
+
+    Raises:
+        UnreadableModel: they look at all heads at once, or are modules of another form.
+    """
+    for names in _NORMS:
+        pair = tuple(getattr(attention, name, None) for name in names)
+        if all(isinstance(norm, nn.Module) for norm in pair):
+            weights = [getattr(norm, "weight", None) for norm in pair]
+            if not all(isinstance(weight, Tensor) and weight.shape[-1] == size for weight in weights):
+                raise UnreadableModel(
+                    f"{type(attention).__name__} normalises all heads together, or each in a way of its own, which "
+                    "ranking does not follow; rank its tokens by norm or at random"
+                )
+            return pair[0], pair[1]
+    return None, None
+
+
+def _rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """The family's own function; None where it has none, or where this block goes without (SmolLM3)."""
+    if not getattr(attention, "use_rope", True):
+        return None
+    found: Callable[..., tuple[Tensor, Tensor]] | None = getattr(
+        sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None
+    )
+    return found
+
+
 def _head_size(attention: nn.Module, config: Any, width: int) -> int:
     for name in ("head_dim", "attention_head_size", "head_size"):
         if isinstance(size := getattr(attention, name, None), int):
@@ -170,6 +196,8 @@ def _head_size(attention: nn.Module, config: Any, width: int) -> int:
 
 
 def _scaling(attention: nn.Module, size: int) -> float:
+    if getattr(getattr(attention, "config", None), "model_type", None) in _UNSCALED:
+        return 1.0
     for name in ("scaling", "scale"):
         if isinstance(factor := getattr(attention, name, None), int | float):
             return float(factor)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy import read_anatomy
+from pruning.reduction.agreement import check_attention
 from pruning.reduction.projections import Projections, read_projections
 from pruning.reduction.scores import attention_weights
 from pruning.reduction.sequence import Sequence, take
@@ -57,6 +58,7 @@ def read_tower(model: Any) -> Tower:
 
     Raises:
         ArchitectureError: no tower, no class token in it, or not exactly its patches become tokens.
+        UnreadableModel: from `check_attention`.
     """
     base = model.base_model
     tower = next((getattr(base, name) for name in _TOWERS if getattr(base, name, None) is not None), None)
@@ -72,6 +74,7 @@ def read_tower(model: Any) -> Tower:
         )
     anatomy = read_anatomy(tower)
     index = anatomy.depth + layer if layer < 0 else layer - 1
+    check_attention(tower, anatomy, [index])
     block = tower.get_submodule(anatomy.stack)[index]
     return Tower(block, read_projections(block, anatomy.blocks[index]))
 

@@ -1,5 +1,6 @@
 """Tiny random models of every family, built from configs, so that errors show: no weight is zero or one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -121,11 +122,16 @@ def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in keys}
 
 
-@torch.no_grad()
 def build(family: str, seed: int = 0) -> Any:
     """A seeded model in eval mode; matrices are large enough that every unit matters, vectors are random."""
+    return filled(lambda: make(family), seed)
+
+
+@torch.no_grad()
+def filled(made: Callable[[], Any], seed: int = 0) -> Any:
+    """What `made` gives, with such weights."""
     torch.manual_seed(seed)
-    model = make(family).eval()
+    model = made().eval()
     for parameter in model.parameters():
         if parameter.ndim >= 2:
             parameter.normal_(0.0, 0.12)
