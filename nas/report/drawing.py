@@ -140,7 +140,8 @@ def _apart(marks: Sequence[Mark]) -> list[Mark]:
     placed: list[Mark] = []
     for mark in sorted(marks, key=lambda each: each.y):
         lowest = max((each.label_y for each in placed if abs(each.x - mark.x) < WIDTH / 3), default=-math.inf)
-        placed.append(replace(mark, label_y=max(mark.y + 4, lowest + _CLOSE)))
+        beside = mark.y + 4 if mark.y < HEIGHT - _BOTTOM - _CLOSE else mark.y - 8  # not across the axis
+        placed.append(replace(mark, label_y=max(beside, lowest + _CLOSE)))
     return placed
 
 

@@ -105,7 +105,7 @@ def comparison_rows(comparisons: Sequence[dict[str, Any]]) -> tuple[Row, ...]:
 
 def _interval(bounds: Sequence[float | None]) -> str:
     low, high = (MISSING if bound is None else f"{bound:+.4f}" for bound in bounds)
-    return f"{low} … {high}"
+    return f"{low}\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}{high}"
 
 
 def entry_rows(result: dict[str, Any]) -> tuple[tuple[str, str, str, str, tuple[Block, ...]], ...]:

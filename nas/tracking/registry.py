@@ -26,7 +26,7 @@ def model_name(parts: Sequence[str], compared: Sequence[str]) -> str:
     """
     digest = hashlib.sha256("\n".join([*parts, *compared]).encode()).hexdigest()[:8]
     words = [re.sub(r"[^A-Za-z0-9_.=,@-]+", "-", part).strip("-.") for part in parts]
-    return f"{'.'.join(word for word in words if word)[:_LONGEST_NAME]}.{digest}"
+    return f"{'_'.join(word for word in words if word)[:_LONGEST_NAME]}_{digest}"
 
 
 def register(client: Any, record_id: str, run_id: str, winner: Winner) -> dict[str, Any]:

@@ -1,15 +1,21 @@
-"""What is logged to MLflow can be compared: one parent run, children with the same keys, artifacts in their place."""
+"""What is logged to MLflow can be compared, is there once however often it is sent, and is kept until it arrived."""
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nas.tracking import CandidateRun, SearchRun, log_search, tracking_uri, without_password
+from nas.tracking import CandidateRun, SearchRun, Winner, log_search, send_pending, tracking_uri, without_password
+from nas.tracking.outbox import FILE, pending
+from nas.tracking.registry import best_version, model_name
+from search_spaces.errors import UsageError
 
 
 def candidate(number: int) -> CandidateRun:
@@ -20,8 +26,18 @@ def candidate(number: int) -> CandidateRun:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> SearchRun:
+def run(tmp_path: Path, empty: Path) -> SearchRun:
+    """A search whose result folder is `tmp_path`, with an empty database where one is looked for by default."""
+    shutil.copy(empty, tmp_path / "mlflow.db")
     (tmp_path / "pareto.png").write_bytes(b"picture")
     (tmp_path / "winner").mkdir()
     (tmp_path / "winner" / "model.onnx").write_bytes(b"graph")
@@ -49,6 +65,7 @@ def test_children_hang_under_the_search_with_the_same_keys(run: SearchRun, tmp_p
     assert all(r.info.status == "FINISHED" for r in runs)
     paths = {item.path for item in client.list_artifacts(where["run_id"])}
     assert paths == {"architectures.json", "pareto.png", "winner"}
+    assert pending(tmp_path) is None
     written = Path(client.download_artifacts(where["run_id"], "architectures.json", str(tmp_path)))
     assert set(json.loads(written.read_text())) == {r.data.tags["nas.arch_hash"] for r in children}
     assert not list(elsewhere.iterdir())  # nothing lands in the current folder
@@ -97,11 +114,17 @@ def test_nobody_waits_for_a_server_that_does_not_answer(run: SearchRun, tmp_path
     assert where["run_id"] is None
     assert "secret" not in json.dumps(where)
     assert {key for key in os.environ if "HTTP_REQUEST" in key} == {key for key in before if "HTTP_REQUEST" in key}
+    assert f"nas track {tmp_path}" in where["problem"]
+    kept = pending(tmp_path)
+    assert kept is not None
+    assert kept.run == run
+    assert "secret" not in (tmp_path / FILE).read_text()
 
 
-def test_artifacts_lie_beside_the_database_they_belong_to(run: SearchRun, tmp_path: Path) -> None:
+def test_artifacts_lie_beside_the_database_they_belong_to(run: SearchRun, tmp_path: Path, empty: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
+    shutil.copy(empty, shared / "all.db")
     where = log_search(run, f"sqlite:///{shared}/all.db", tmp_path / "out")
     experiment = MlflowClient(where["tracking_uri"]).get_experiment_by_name(where["experiment"])
     assert experiment.artifact_location == (shared / "mlartifacts").as_uri()
@@ -113,7 +136,234 @@ def test_artifacts_lie_beside_the_database_they_belong_to(run: SearchRun, tmp_pa
         ("postgresql://me:pa@ss@db:5432/runs", "postgresql://me:***@db:5432/runs"),
         ("http://server:5000", "http://server:5000"),
         ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+        (
+            "postgresql://db/runs?user=me&password=pa%20ss&sslmode=on",
+            "postgresql://db/runs?user=me&password=***&sslmode=on",
+        ),
+        ("https://server/?access_token=abc", "https://server/?access_token=***"),
+        ("http://[::1", "http://[::1"),
     ],
 )
 def test_passwords_are_not_shown(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+def children(client: MlflowClient, where: dict[str, Any]) -> list[Any]:
+    experiment = client.get_run(where["run_id"]).info.experiment_id
+    return list(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{where['run_id']}'"))
+
+
+def searches(client: MlflowClient, where: dict[str, Any]) -> list[Any]:
+    experiment = client.get_experiment_by_name(where["experiment"]).experiment_id
+    return [each for each in client.search_runs([experiment]) if "mlflow.parentRunId" not in each.data.tags]
+
+
+def is_there_once(where: dict[str, Any], run: SearchRun) -> None:
+    """One finished run of the search, under it every candidate once with its own numbers."""
+    client = MlflowClient(where["tracking_uri"])
+    (search,) = searches(client, where)
+    assert (search.info.run_id, search.info.status) == (where["run_id"], "FINISHED")
+    found = {
+        (each.data.tags["mlflow.runName"], each.data.tags["nas.arch_hash"]): each for each in children(client, where)
+    }
+    assert len(found) == len(children(client, where)) == len(run.candidates)
+    for one in run.candidates:
+        child = found[one.name, one.digest]
+        assert child.info.status == "FINISHED"
+        assert child.data.metrics == {**one.metrics, "feasible": float(one.feasible)}
+        assert [len(client.get_metric_history(child.info.run_id, key)) for key in one.metrics] == [1] * len(one.metrics)
+
+
+def test_what_broke_off_is_completed_not_doubled(run: SearchRun, tmp_path: Path) -> None:
+    broken = replace(run, files=[*run.files, tmp_path / "later.png"])
+    first = log_search(broken, tracking_uri(None, tmp_path), tmp_path)
+    assert first["problem"]
+    (tmp_path / "result.json").write_text(json.dumps({"mlflow": first, "model": "x"}))
+    (tmp_path / "later.png").write_bytes(b"late")
+    sent = send_pending(tmp_path)
+    assert sent == {key: first[key] for key in ("tracking_uri", "experiment", "run_id")}
+    is_there_once(sent, run)
+    assert json.loads((tmp_path / "result.json").read_text()) == {"mlflow": sent, "model": "x"}
+    assert send_pending(tmp_path) is None
+
+
+@pytest.mark.parametrize("call", [1, 3], ids=["the search", "a candidate"])
+def test_an_answer_that_was_lost_doubles_nothing(
+    call: int, run: SearchRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, calls = MlflowClient.create_run, []
+
+    def answer_lost(client: MlflowClient, *arguments: Any, **options: Any) -> Any:
+        made = create(client, *arguments, **options)
+        calls.append(made)
+        if len(calls) == call:
+            raise ConnectionError("connection reset")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "create_run", answer_lost)
+    assert "connection reset" in log_search(run, tracking_uri(None, tmp_path), tmp_path)["problem"]
+    sent = send_pending(tmp_path)
+    assert sent is not None
+    is_there_once(sent, run)
+    assert len(calls) == 1 + len(run.candidates)  # what the lost answer was about was found again
+
+
+def test_a_request_that_was_repeated_leaves_one_run(run: SearchRun, tmp_path: Path, monkeypatch) -> None:
+    create = MlflowClient.create_run
+
+    def twice(client: MlflowClient, *arguments: Any, **options: Any) -> Any:
+        create(client, *arguments, **options)
+        return create(client, *arguments, **options)
+
+    broken = replace(run, files=[*run.files, tmp_path / "later.png"])
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "create_run", twice)
+        log_search(broken, tracking_uri(None, tmp_path), tmp_path)
+    (tmp_path / "later.png").write_bytes(b"late")
+    sent = send_pending(tmp_path)
+    assert sent is not None
+    is_there_once(sent, run)
+
+
+def test_a_search_that_is_resumed_replaces_what_it_could_not_send(run: SearchRun, tmp_path: Path) -> None:
+    """Its numbers may differ; what was sent of the first attempt goes."""
+    uri = tracking_uri(None, tmp_path)
+    log_search(replace(run, files=[tmp_path / "no-such.png"]), uri, tmp_path)
+    again = replace(run, params={"seed": 1}, candidates=[candidate(number) for number in range(3, 8)])
+    is_there_once(log_search(again, uri, tmp_path), again)
+
+
+def test_a_folder_that_was_moved_is_sent_from_where_it_is(run: SearchRun, tmp_path: Path, empty: Path) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    out.mkdir()
+    for name in ("pareto.png", "winner"):
+        shutil.move(tmp_path / name, out / name)
+    there = replace(run, files=[out / "pareto.png"], folders={"winner": out / "winner"})
+    assert log_search(there, f"sqlite:///{out}/pareto.png/no.db", out)["problem"]
+    out.rename(moved)
+    sent = send_pending(moved, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert sent is not None
+    assert "problem" not in sent
+    names = {item.path for item in MlflowClient(sent["tracking_uri"]).list_artifacts(sent["run_id"])}
+    assert names == {"architectures.json", "pareto.png", "winner"}
+
+
+def test_a_password_that_was_not_kept_is_asked_for(run: SearchRun, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    log_search(run, "http://someone:secret@127.0.0.1:9", tmp_path)
+    with pytest.raises(UsageError, match=r"someone:\*\*\*@127.0.0.1:9 needs .* --tracking-uri"):
+        send_pending(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    sent = send_pending(tmp_path)
+    assert sent is not None
+    is_there_once(sent, run)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "holds no result.json and nothing to send"),
+        ("{", "is not a record of a search"),
+        ('{"schema_version": 1, "id": "x"}', "is not a record of a search"),
+        ('{"schema_version": 7}', "another version"),
+    ],
+)
+def test_what_cannot_be_sent_is_said(content: str | None, says: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_text(content)
+    with pytest.raises(UsageError, match=says):
+        send_pending(tmp_path)
+
+
+def winner(loss: float, certified: bool = True, feasible: bool = True) -> Winner:
+    return Winner("m_host_0.6x_0123", loss, 5.0, certified, feasible, {"nas.metric": "kl"})
+
+
+def test_the_best_winner_is_champion_whatever_comes_after_it(run: SearchRun, tmp_path: Path) -> None:
+    uri, champions = tracking_uri(None, tmp_path), []
+    order = [winner(0.4, certified=False), winner(0.3, feasible=False), winner(0.5), winner(0.6), winner(0.2)]
+    order.append(winner(0.1, certified=False))
+    for each in order:
+        logged = log_search(replace(run, candidates=[], winner=each), uri, tmp_path)
+        client = MlflowClient(uri)
+        champions.append(int(client.get_model_version_by_alias(each.model, "champion").version))
+        assert logged["registered_model"]["champion"] == (champions[-1] == int(logged["registered_model"]["version"]))
+    # Predicted; one that breaks the budget; certified; worse; better; better but only predicted.
+    assert champions == [1, 1, 3, 3, 5, 5]
+    best = client.get_model_version_by_alias(winner(0).model, "champion")
+    assert (best.tags["nas.quality"], best.tags["nas.ms"], best.tags["nas.certified"]) == ("0.2", "5.0", "true")
+    from mlflow.artifacts import download_artifacts
+
+    folder = download_artifacts(best.source, dst_path=str(tmp_path), tracking_uri=uri)
+    assert (Path(folder) / "model.onnx").read_bytes() == b"graph"
+
+
+def test_a_registry_that_fails_is_a_problem_and_the_winner_is_registered_later(
+    run: SearchRun, tmp_path: Path, monkeypatch
+) -> None:
+    with_winner = replace(run, winner=winner(0.4))
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "set_registered_model_alias", lambda *_: 1 / 0)
+        where = log_search(with_winner, tracking_uri(None, tmp_path), tmp_path)
+    assert "the winner was not registered" in where["problem"]
+    is_there_once(where, run)
+    sent = send_pending(tmp_path)
+    assert sent is not None
+    assert sent["registered_model"] == {"name": winner(0).model, "version": "1", "champion": True}
+    is_there_once(sent, run)
+
+
+def test_names_of_registered_models_are_allowed_and_never_meet() -> None:
+    from mlflow.utils.validation import _validate_model_name
+
+    given = ["org/my: model", "jetson@maxn/fp16", "forward:batch=1,seq=64", "0.6x-p90"]
+    name = model_name(given, ["weights", "data", "kl"])
+    _validate_model_name(name)
+    assert name.startswith("org-my-model_jetson@maxn-fp16_forward-batch=1,seq=64_0.6x-p90_")
+    others = [
+        model_name(["org-my-model", *given[1:]], ["weights", "data", "kl"]),
+        model_name(given, ["w", "data", "kl"]),
+    ]
+    long = [model_name(["x" * 400, *given[1:]], ["1"]), model_name(["x" * 401, *given[1:]], ["1"])]
+    assert len({name, *others, *long}) == 5
+    assert max(map(len, long)) < 256
+
+
+def test_equal_winners_leave_the_older_one_champion() -> None:
+    def version(number: str, loss: str, certified: str = "true", feasible: str = "true") -> Any:
+        tags = {"nas.quality": loss, "nas.certified": certified, "nas.feasible": feasible}
+        return SimpleNamespace(version=number, tags=tags)
+
+    assert best_version([version("10", "0.5"), version("9", "0.5")]) == "9"
+    assert best_version([version("1", "0.1", feasible="false"), SimpleNamespace(version="2", tags={})]) is None
+
+
+def test_the_data_are_inputs_of_the_run(run: SearchRun, tmp_path: Path) -> None:
+    where = log_search(
+        replace(run, data={"test": "00ff", "validation": "11ee"}), tracking_uri(None, tmp_path), tmp_path
+    )
+    found = MlflowClient(where["tracking_uri"]).get_run(where["run_id"])
+    assert {(each.tags[0].value, each.dataset.digest) for each in found.inputs.dataset_inputs} == {
+        ("test", "00ff"), ("validation", "11ee"),
+    }  # fmt: skip
+    assert found.data.tags["nas.data.test"] == "00ff"
+
+
+def test_a_better_winner_that_registers_in_between_is_champion_in_the_end(
+    run: SearchRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, others = tracking_uri(None, tmp_path), []
+    point = MlflowClient.set_registered_model_alias
+
+    def too_late(client: MlflowClient, *arguments: Any) -> None:
+        if not others:  # between looking and pointing another search comes and goes
+            others.append(None)
+            others[0] = log_search(replace(run, candidates=[], winner=winner(0.1)), uri, tmp_path / "other")
+        point(client, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", too_late)
+    mine = log_search(replace(run, candidates=[], winner=winner(0.2)), uri, tmp_path)
+    champion = MlflowClient(uri).get_model_version_by_alias(winner(0).model, "champion")
+    assert champion.run_id == others[0]["run_id"]
+    assert not mine["registered_model"]["champion"]
