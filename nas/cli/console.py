@@ -14,7 +14,7 @@ from rich.table import Table
 
 from nas.cli.interruption import interruption
 from nas.progress import Progress, Stage
-from search_spaces.errors import Interrupted, NasError
+from search_spaces.errors import NasError
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time
 
@@ -38,11 +38,11 @@ def emit_json(document: dict[str, Any]) -> None:
 
 
 def error_document(error: Exception) -> dict[str, Any]:
-    """What `--json` prints in place of a result: the error's class, message and exit code."""
-    code = error.exit_code if isinstance(error, NasError) else NasError.exit_code
-    found: dict[str, Any] = {"kind": type(error).__name__, "message": str(error), "exit_code": code}
-    if isinstance(error, Interrupted):
-        found["resume_command"] = error.resume_command
+    """What `--json` prints in place of a result: the error's class, message, exit code and what else it carries."""
+    found = {"kind": type(error).__name__, "message": str(error), "exit_code": NasError.exit_code}
+    if isinstance(error, NasError):
+        carried = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+        found |= {"exit_code": error.exit_code, **carried}
     return {"schema_version": 1, "error": found}
 
 

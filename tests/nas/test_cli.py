@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -70,6 +71,66 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], code: int, 
     assert says.removeprefix("./") in line
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind", "says"),
+    [
+        (["search", "--target", "host", "--budget", "20", "--json"], 2, "BadBudget", "budget '20' has no unit"),
+        (["search", "--budget", "5ms", "--json"], 2, "UsageError", "--target is missing"),
+        (["search", "--nothing", "--json"], 2, "UsageError", "No such option: --nothing"),
+        (["search", "--seed", "one", "--json"], 2, "UsageError", "Invalid value for '--seed'"),
+        (["serch", "--json"], 2, "UsageError", "Did you mean 'search'"),
+        (["evaluate", "./nowhere", "--json"], 2, "ModelError", "no folder here"),
+    ],
+)  # fmt: skip
+def test_with_json_a_failure_is_the_one_document_on_stdout(arguments, code, kind, says, tmp_path: Path) -> None:
+    done = nas(*arguments, cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["schema_version"] == 1
+    assert (done.returncode, document["error"]["exit_code"], document["error"]["kind"]) == (code, code, kind)
+    assert says in document["error"]["message"]
+    assert says.split()[0] in done.stderr  # the person is told as well
+    assert done.stdout.count("\n") == 1
+
+
+def broken(instead: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run `nas` with what lists the targets replaced."""
+    code = f"import os, latency_models.targets as t; t.all_targets = lambda: {instead}; import nas.cli; nas.cli.main()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_defect_shows_where_it_is_and_is_a_document_too() -> None:
+    done = broken("1 / 0", "targets", "--json")
+    error = {"kind": "ZeroDivisionError", "message": "division by zero", "exit_code": 1}
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"schema_version": 1, "error": error})
+    assert "Traceback" in done.stderr
+    assert broken("1 / 0", "targets").returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_any_verb_can_be_stopped(number: int) -> None:
+    done = broken(f"os.kill(os.getpid(), {int(number)})", "targets", "--json")
+    error = {"kind": "Interrupted", "message": "interrupted", "exit_code": 130, "resume_command": None}
+    assert (done.returncode, json.loads(done.stdout)) == (130, {"schema_version": 1, "error": error})
+    assert done.stderr == "nas: interrupted\n"
+
+
+def test_json_is_indented_on_a_terminal_and_a_line_of_ascii_elsewhere(capsys) -> None:
+    from nas.cli.console import emit_json
+
+    text = "Größe\u2028\x85"  # two of these end a line for str.splitlines
+    emit_json({"text": text})
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["text"] == text
+    assert printed.isascii()
+    assert len(printed.splitlines()) == 1
+    ours, theirs = pty.openpty()
+    code = f"from nas.cli.console import emit_json; emit_json({{'text': {text!r}}})"
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, check=True)
+    shown = os.read(ours, 1000).decode()
+    assert json.loads(shown)["text"] == text
+    assert shown.replace("\r\n", "\n").startswith('{\n  "text": "Größe')
 
 
 def test_help_and_version() -> None:
@@ -182,10 +243,14 @@ def test_nothing_feasible_is_exit_code_3(tiny: Path, tmp_path: Path) -> None:
     arguments = search_arguments(
         tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "0.01x", "--trials", "6"
     )
-    done = nas(*arguments)
+    done = nas(*arguments, "--json")
     assert done.returncode == 3
     assert "no candidate meets" in done.stderr
     assert "closest takes" in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert (error["kind"], error["exit_code"]) == ("NoFeasibleCandidate", 3)
+    assert error["message"] in done.stderr
+    assert error["closest_ms"] > error["budget_ms"] > 0
 
 
 def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
@@ -195,19 +260,23 @@ def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_prints_the_resume_command_and_resuming_finishes(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_prints_the_resume_command_and_resuming_finishes(number: int, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x", "--trials", "5000")
+    arguments = search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x", "--trials", "5000", "--json")
     command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(1800):
         time.sleep(0.1)
         if (out / "study.db").exists() and _finished(out) >= 3:
             break
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=180)
-    assert process.returncode == 130, stderr
-    assert f"nas search --resume {out}" in stderr
+    process.send_signal(number)
+    log, _ = process.communicate(timeout=180)
+    assert process.returncode == 130, log
+    person, program = log.splitlines()[-2:]
+    assert person == f"nas: interrupted; go on with: nas search --resume {out}"
+    error = json.loads(program)["error"]
+    assert (error["exit_code"], error["resume_command"]) == (130, f"nas search --resume {out}")
     before = _finished(out)
     assert before >= 3
     request = json.loads((out / "request.json").read_text())
