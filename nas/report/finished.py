@@ -30,7 +30,7 @@ class Finished:
     result: dict[str, Any]
     request: SearchRequest | None
     certificate: Certificate | None
-    redundancy: dict[str, list[float]] | None  # similarity by kind, one number a block
+    redundancy: dict[str, Any] | None
     candidates: dict[str, Any] | None
     pareto: bytes | None  # the picture, PNG
     files: tuple[WinnerFile, ...]
@@ -45,13 +45,12 @@ def read_finished(folder: Path) -> Finished:
     result = read_result(folder)
     pareto, winner = folder / PARETO, folder / "winner"
     kept = sorted(path for path in winner.iterdir() if path.is_file()) if winner.is_dir() else []
-    redundancy = _document(folder / REDUNDANCY)
     return Finished(
         folder,
         result,
         _request(folder),
         _certificate(winner / "certificate.json"),
-        redundancy and redundancy["similarity"],
+        _document(folder / REDUNDANCY),
         _document(folder / CANDIDATES),
         pareto.read_bytes() if pareto.is_file() else None,
         tuple(WinnerFile(path.name, path.stat().st_size, sha256(path)) for path in kept),

@@ -20,7 +20,7 @@ def latency(entry: dict[str, Any]) -> float:
 def beside_parent(result: dict[str, Any], certificate: Certificate | None) -> tuple[Row, ...]:
     """What is asked of a model, of the parent, of the winner, and how many times the parent's that is."""
     parent, winner = result["parent"], result["winner"]
-    rows = [*_latencies(result, certificate), *_qualities(parent["quality"], winner["quality"])]
+    rows: list[Row] = [*_latencies(result, certificate), *_qualities(parent["quality"], winner["quality"])]
     before, after = result["model"]["parameters"], winner["parameters"]
     rows.append(("parameters", millions(before), millions(after), ratio(after, before)))
     held = [None if (each := entry.get("memory_bytes")) is None else sum(each.values()) for entry in (parent, winner)]
@@ -36,7 +36,7 @@ def _latencies(result: dict[str, Any], certificate: Certificate | None) -> list[
     one, other = latency(winner), latency(parent)
     measured = winner["measured_ms"] is not None
     kind = "measured on the target" if measured else "predicted"
-    rows = [(f"latency p{p}, {kind}", ms(other), ms(one), ratio(one, other))]
+    rows: list[Row] = [(f"latency p{p}, {kind}", ms(other), ms(one), ratio(one, other))]
     if not measured:
         rows.append(("between", _between(parent["interval_ms"]), _between(winner["interval_ms"]), ""))
     if certificate is None or certificate.winner is None or certificate.parent is None:
@@ -61,7 +61,7 @@ def _between(interval: Sequence[float]) -> str:
 def _qualities(parent: dict[str, Any], winner: dict[str, Any]) -> list[Row]:
     """The headline metric and the others, of the held-out items."""
     name, arrow = winner["metric"], "↑" if winner["higher_is_better"] else "↓"
-    rows = [(f"{metric(name)} {arrow}", figure(parent["value"]), figure(winner["value"]), "")]
+    rows: list[Row] = [(f"{metric(name)} {arrow}", figure(parent["value"]), figure(winner["value"]), "")]
     own = ("metric", "value", "higher_is_better", "split", "loss", "items")
     others = [key for key in winner if key not in own]
     return rows + [(metric(key), figure(parent.get(key)), figure(winner[key]), "") for key in others]

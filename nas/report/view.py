@@ -94,8 +94,8 @@ def _view(finished: Finished) -> View:
     blocks, model, target = strip(winner["words"]), result["model"]["id"], result["target"]["name"]
     verdict, _, reason = winner["verdict"].partition(": ")
     measured = certificate.file_sha256 if certificate is not None and certificate.winner is not None else None
-    charts = [redundancy_chart(finished.redundancy, blocks)] if finished.redundancy else []
-    charts += [pareto_chart(finished.candidates)] if finished.candidates else []
+    charts = [] if finished.redundancy is None else [redundancy_chart(finished.redundancy["similarity"], blocks)]
+    charts += [] if finished.candidates is None else [pareto_chart(finished.candidates)]
     return View(
         title=f"{model} on {target}",
         subtitle=f"{result['workload']} · {_asked(finished)} · {result['target']['label']}",
@@ -107,7 +107,7 @@ def _view(finished: Finished) -> View:
         blocks=blocks,
         tokens=winner["tokens"],
         charts=tuple(charts),
-        picture="" if finished.candidates else _picture(finished.pareto),
+        picture=_picture(finished.pareto) if finished.candidates is None else "",
         certificate=() if certificate is None else certificate_rows(certificate),
         files=tuple((file.name, size(file.size), file.sha256, file.sha256 == measured) for file in finished.files),
         comparisons=comparison_rows(result["comparisons"]),
