@@ -139,9 +139,14 @@ class _Pass:
         self.store, self.prefixes, self.blocks = store, prefixes, blocks
         self.batch, self.run, self.known = "", 0, 0
         self.state: Tensor | None = None
+        self.caching = False  # the current pass reads or leaves keys and values
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A new batch: look up how far it is known."""
+        """A new batch: look up how far it is known. What a cache holds is not in the inputs: such a pass runs in full."""
+        self.caching = bool(kwargs.get("use_cache")) or kwargs.get("past_key_values") is not None
+        if self.caching:
+            self.known, self.state = 0, None
+            return
         self.batch = _digest([*args, *kwargs.values()])
         self.known, self.state = self.store.longest(self.batch, self.prefixes)
         self.run = self.store.open()
@@ -150,7 +155,7 @@ class _Pass:
 
     def leave(self, position: int, state: Tensor) -> None:
         """The states that leave a block that ran, if all tokens are among them."""
-        if position >= len(self.prefixes):
+        if self.caching or position >= len(self.prefixes):
             return
         self.store.keep(self.run, self.batch, self.prefixes[position], state)
 

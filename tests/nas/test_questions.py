@@ -25,8 +25,9 @@ from nas.quality.answers import AnswerEvaluator
 from nas.shape import shape_of
 from nas.subject import load_subject
 from pruning.anatomy import read_anatomy
+from pruning.prefix import PrefixStore, make_resumable
 from pruning.surgery import prune
-from search_spaces import Architecture
+from search_spaces import Architecture, Reduction, Schedule, Scorer
 from search_spaces.errors import BadData
 
 WORDS = [
@@ -279,6 +280,43 @@ def test_exact_answers_are_those_that_generating_gives(family: str) -> None:
     assert isinstance(evaluator, AnswerEvaluator)
     quality = evaluator.evaluate(candidate, "test")
     assert (quality.metric, quality.value, quality.items) == ("accuracy", pytest.approx(3 / 6), 6)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("scorer", [Scorer.LAST, Scorer.MEAN, Scorer.KEYS])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_what_stays_is_decided_once_by_the_question(family: str, scorer: Scorer, resumed: bool) -> None:
+    """Answers of five words are those of `generate`, whoever ranks; also where passes resume from another candidate."""
+    model = build(family)
+    model.lm_head.weight.data[:8] = 0
+    architecture = Architecture(4).with_tokens(Schedule.parse("2=0.12", Reduction(scorer)))
+    candidate = prune(model, architecture)
+    answers = said(candidate, questions(model, torch.zeros(6, 5)), 5)
+    answers[0, 4] += 1
+    answers[1, 2:] = IGNORED
+    dataset = questions(model, answers)
+    evaluator = AnswerEvaluator(model, dataset)
+    if resumed:
+        store, anatomy = PrefixStore(), read_anatomy(model)
+        for each in (Architecture(4), architecture):
+            candidate = prune(model, each, anatomy=anatomy)
+            make_resumable(candidate, anatomy, each, store)
+            quality = evaluator.evaluate(candidate, "test")
+        assert store.skipped > 0
+    quality = evaluator.evaluate(candidate, "test")
+    assert quality.value == pytest.approx(5 / 6)
+
+
+def test_what_a_model_would_rather_say_does_not_count() -> None:
+    """A penalty for words that were said already is not the likeliest word; afterwards it is as it was."""
+    model = build("llava")
+    model.lm_head.weight.data[:8] = 0
+    answers = said(model, questions(model, torch.zeros(6, 4)), 4)
+    model.generation_config.repetition_penalty = 50.0
+    model.generation_config.eos_token_id = int(answers[0, 1])
+    dataset = questions(model, answers)
+    assert AnswerEvaluator(model, dataset).evaluate(model, "test").value == 1
+    assert model.generation_config.repetition_penalty == 50.0
 
 
 def test_the_loss_is_the_divergence_of_the_first_word() -> None:
