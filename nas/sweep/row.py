@@ -1,0 +1,131 @@
+"""One line of a sweep's table: what a cell's search found, or why it found nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latency_models.targets import find_target
+from nas.sweep.cell import Cell
+from nas.sweep.outcome import Outcome, reached_ms, read_result
+
+# Metrics that say the same of every model, where the data is the same; the others compare a model with its own parent.
+ABSOLUTE = {"accuracy": True, "perplexity": False}  # whether higher is better
+
+
+@dataclass(frozen=True)
+class Score:
+    """A quality that may be set beside another.
+
+    Attributes:
+        metric: `accuracy` or `perplexity` where there is one, else the metric that the search reports.
+        absolute: whether it means the same for models of different parents.
+        items: of the test split.
+    """
+
+    metric: str
+    value: float
+    higher_is_better: bool
+    absolute: bool
+    items: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model on the target: the parent, or what was cut out of it. `ms` is measured where it was, else predicted."""
+
+    ms: float
+    predicted_ms: float
+    measured_ms: float | None
+    parameters: int
+    score: Score
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell. Where there is no winner, `budget_ms`, `parent` and `winner` may be None and `reason` says why.
+
+    Attributes:
+        target: the full name; the cell has it as the person gave it.
+        data: the digest of the test split; empty where the result does not tell.
+        pilot: whether it was the first of its model, which the others waited for.
+    """
+
+    cell: Cell
+    folder: Path
+    pilot: bool
+    target: str
+    outcome: Outcome
+    workload: str = ""
+    data: str = ""
+    budget_ms: float | None = None
+    parent: Model | None = None
+    winner: Model | None = None
+    certified: bool = False
+    evaluations: int = 0
+    run_id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form; ms at the searches' percentile."""
+        return {
+            **self.cell.params,
+            "target_name": self.target,
+            "workload": self.workload,
+            "state": self.outcome.state,
+            "reason": self.outcome.reason,
+            "budget_ms": self.budget_ms,
+            "closest_ms": self.outcome.closest_ms,
+            "parent_ms": self.parent and self.parent.ms,
+            "parent": self.parent and _model_json(self.parent),
+            "winner": self.winner and {**_model_json(self.winner), "certified": self.certified},
+            "data": self.data,
+            "seconds": round(self.outcome.seconds, 1),
+            "pilot": self.pilot,
+            "evaluations": self.evaluations,
+            "folder": str(self.folder),
+            "run_id": self.run_id,
+        }
+
+
+def row_of(cell: Cell, folder: Path, outcome: Outcome, pilot: bool) -> Row:
+    """The row of a cell that has ended."""
+    target = find_target(cell.target).name
+    result = read_result(folder) if outcome.state == "winner" else None
+    if result is None:
+        return Row(cell, folder, pilot, target, outcome, budget_ms=outcome.budget_ms)
+    return Row(
+        cell, folder, pilot, target, outcome,
+        workload=result["workload"], data=result["model"].get("data", {}).get("test", ""),
+        budget_ms=result["budget_ms"],
+        parent=_model(result["parent"], result["model"]["parameters"]),
+        winner=_model(result["winner"], result["winner"]["parameters"]),
+        certified=result["winner"]["certified"], evaluations=result["search"]["evaluations"],
+        run_id=result["mlflow"].get("run_id"),
+    )  # fmt: skip
+
+
+def _model(entry: dict[str, Any], parameters: int) -> Model:
+    score = _score(entry["quality"])
+    return Model(reached_ms(entry), entry["predicted_ms"], entry["measured_ms"], parameters, score)
+
+
+def _score(quality: dict[str, Any]) -> Score:
+    """The absolute metric of a quality, the headline or one beside it; else the headline."""
+    for metric, higher in ABSOLUTE.items():
+        value = quality["value"] if quality["metric"] == metric else quality.get(metric)
+        if value is not None:
+            return Score(metric, value, higher, True, quality["items"])
+    return Score(quality["metric"], quality["value"], quality["higher_is_better"], False, quality["items"])
+
+
+def _model_json(model: Model) -> dict[str, Any]:
+    score = model.score
+    return {
+        "predicted_ms": model.predicted_ms,
+        "measured_ms": model.measured_ms,
+        "parameters": model.parameters,
+        "metric": score.metric,
+        "value": score.value,
+        "higher_is_better": score.higher_is_better,
+        "comparable_across_models": score.absolute,
+        "items": score.items,
+    }

@@ -1,0 +1,145 @@
+"""Running a sweep: every cell a trial of Ray Tune, one Optuna study over all of them, resumed where it was."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+from nas.progress import Progress
+from nas.sweep.cell import pilots_of
+from nas.sweep.cluster import bundles_of, connected, need_ray
+from nas.sweep.order import PilotsFirst
+from nas.sweep.outcome import CELL, LOSS, OVER_MS, REASON, Outcome, read_outcome, told
+from nas.sweep.request import Sweep
+from nas.sweep.result import SweepResult
+from nas.sweep.row import Row, row_of
+from nas.sweep.telling import Teller
+from nas.sweep.trial import run_cell
+
+RAY = "ray"  # Ray's own folder in that of the sweep
+RETRIES = 2  # after a worker's death
+_SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a search's paths are the person's
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the searches' own folders say more
+    "TUNE_MAX_PENDING_TRIALS_PG": "8",  # a trial that waits for a device must not hold back the others
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other one prints a table to stdout at any verbosity
+}
+
+
+def run_sweep(sweep: Sweep, progress: Progress) -> SweepResult:
+    """Run what has not ended yet; the sweep's folder is complete when it returns.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        UsageError: the cluster cannot be reached, or has no room for a trial.
+        KeyboardInterrupt: the person stopped it; what has ended stays, and the rest goes on with `--resume`.
+    """
+    died: dict[str, str] = {}
+    if any(read_outcome(sweep.folder(cell)) is None for cell in sweep.cells):
+        need_ray()
+        teller = Teller(sweep, progress)
+        with connected(sweep.cpus), _quiet(), teller.listening(), _stoppable():
+            _tuner(sweep).fit()
+        died = teller.died
+    return SweepResult(sweep, tuple(_rows(sweep, died)))
+
+
+def _rows(sweep: Sweep, died: dict[str, str]) -> Iterator[Row]:
+    """A row for every cell; of one whose workers died nothing is kept, so that a resumed sweep tries it again."""
+    pilots = pilots_of(sweep.cells)
+    for cell in sweep.cells:
+        outcome = read_outcome(sweep.folder(cell))
+        if outcome is None and cell.name not in died:
+            raise KeyboardInterrupt
+        outcome = outcome or Outcome("failed", 0.0, died[cell.name])
+        yield row_of(cell, sweep.folder(cell), outcome, cell in pilots)
+
+
+def _tuner(sweep: Sweep) -> Any:
+    """A new tuner, or the one that an earlier driver left."""
+    from ray import tune
+
+    trainable = tune.with_resources(_trainable(sweep), _resources(sweep))
+    folder = str(sweep.out / RAY)
+    if tune.Tuner.can_restore(folder):
+        return tune.Tuner.restore(folder, trainable, resume_errored=True)
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(sweep), num_samples=-1, max_concurrent_trials=sweep.concurrent, reuse_actors=True,
+            trial_dirname_creator=_trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=RAY, storage_path=str(sweep.out), verbose=0, callbacks=[Teller.callback()],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )  # fmt: skip
+
+
+def _trial_id(trial: Any) -> str:
+    """Ray's own folder of a trial; by default its name has all params, paths too."""
+    return str(trial.trial_id)
+
+
+def _searcher(sweep: Sweep) -> Any:
+    from optuna.distributions import CategoricalDistribution
+
+    from nas.sweep.searcher import StudySearcher
+
+    names = ("model", "target", "budget", "seed")
+    space = {name: CategoricalDistribution(tuple({c.params[name]: 0 for c in sweep.cells})) for name in names}
+    return StudySearcher(
+        *sweep.study, space, LOSS, constraints=[OVER_MS], kept=[CELL, REASON], queue=PilotsFirst(sweep.cells)
+    )
+
+
+def _trainable(sweep: Sweep) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What a worker runs: the search of the cell that the params name."""
+    folders = {cell.name: sweep.folder(cell) for cell in sweep.cells}
+    names = {tuple(cell.params.items()): cell.name for cell in sweep.cells}
+
+    def cell(config: dict[str, Any]) -> dict[str, Any]:
+        name = names[tuple((key, config[key]) for key in ("model", "target", "budget", "seed"))]
+        return {CELL: name, **told(folders[name], run_cell(folders[name]))}
+
+    return cell
+
+
+def _resources(sweep: Sweep) -> Callable[[dict[str, Any]], Any]:
+    from ray.tune import PlacementGroupFactory
+
+    bundles = bundles_of(tuple({cell.target: 0 for cell in sweep.cells}), sweep.cpus)
+    return lambda config: PlacementGroupFactory([bundles[config["target"]]])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray's own words stay away, and off stdout; what matters is told by ours."""
+    os.environ.update(_SETTINGS)
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Tune saves its state and ends at SIGINT; at SIGTERM, by which clusters stop a job, it does the same."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
