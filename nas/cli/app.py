@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from nas.cli import analyze, certify, evaluate, export, profile, report, search, sweep, targets, track
+from nas.cli import analyze, certify, evaluate, export, profile, report, search, serve, sweep, targets, token, track
 from nas.cli.interruption import interruption
 from search_spaces.errors import Interrupted, NasError, UsageError
 
@@ -47,7 +47,7 @@ def _root(
     pass
 
 
-for _verb in (search, sweep, certify, analyze, profile, export, evaluate, report, track, targets):
+for _verb in (search, sweep, certify, analyze, profile, export, evaluate, report, track, serve, token, targets):
     _verb.register(app)
 
 

@@ -1,0 +1,86 @@
+"""`nas token`: the tokens of `nas serve`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas.cli import options
+
+if TYPE_CHECKING:
+    from nas.serving.tokens import TokenFile
+
+_HELP = """Make, list and take out the tokens of `nas serve`. A server that runs sees the change at once.
+
+Roles: read looks; submit also starts and cancels searches; device hands in profiles and certificates, and no more.
+
+Examples:
+
+  nas token create ci --role submit --tokens tokens.toml
+
+  nas token create board-7 --role device --expires 2030-01-31 --tokens tokens.toml
+
+  nas token list --tokens tokens.toml
+
+  nas token revoke ci --tokens tokens.toml
+"""
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What logs call it.")]
+File = Annotated[Path, typer.Option("--tokens", metavar="FILE", help="The tokens file.")]
+Roles = Annotated[list[str], typer.Option("--role", metavar="ROLE", help="read, submit or device. Can be repeated.")]
+Expires = Annotated[
+    str | None, typer.Option("--expires", metavar="DATE", help="The day from which it is refused: 2030-01-31 (UTC).")
+]
+_USUAL = Path("tokens.toml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    group = typer.Typer(help=_HELP, no_args_is_help=True)
+    group.command("create", help="Make a token and print it, once. Only its SHA-256 is kept.")(create)
+    group.command("list", help="Show names, roles and ends.")(show)
+    group.command("revoke", help="Take a token out.")(revoke)
+    app.add_typer(group, name="token")
+
+
+def create(name: Name, role: Roles, expires: Expires = None, tokens: File = _USUAL) -> None:
+    """Print the token on stdout, alone."""
+    from datetime import UTC, datetime
+
+    from nas.serving.tokens import Role
+    from search_spaces.errors import UsageError
+
+    unknown = [word for word in role if word not in set(Role)]
+    if unknown:
+        raise UsageError(f"role {unknown[0]!r} is none of {', '.join(Role)}")
+    try:
+        end = None if expires is None else datetime.strptime(expires, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise UsageError(f"expires {expires!r} is no day; write for example 2030-01-31") from None
+    print(_file(tokens).add(name, [Role(word) for word in role], end))
+
+
+def show(tokens: File = _USUAL, json: options.Json = False) -> None:
+    """Print what is known of each."""
+    from nas.cli import console
+
+    known = _file(tokens).tokens()
+    if json:
+        rows = [
+            {"name": t.name, "roles": sorted(t.roles), "expires": t.expires and t.expires.isoformat()} for t in known
+        ]
+        console.emit_json({"schema_version": 1, "tokens": rows})
+        return
+    lines = (f"{t.name:<24} {', '.join(sorted(t.roles)):<24} {t.expires or 'no end'}" for t in known)
+    console.emit_text("\n".join(lines))
+
+
+def revoke(name: Name, tokens: File = _USUAL) -> None:
+    """Say nothing where it worked."""
+    _file(tokens).remove(name)
+
+
+def _file(path: Path) -> "TokenFile":
+    from nas.serving.tokens import TokenFile
+
+    return TokenFile(path)

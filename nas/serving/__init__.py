@@ -1,0 +1,1 @@
+"""Searches as a service: an HTTP API over jobs that run elsewhere. Nothing here imports torch."""

@@ -1,0 +1,136 @@
+"""What devices hand in: profiles, which searches then predict with, and certificates of a search's winner."""
+
+import json
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from latency_models.fit import CalibratedModel
+from nas.budget import Budget
+from nas.certificate import Certificate, Verdict, sha256
+from nas.device_profiles import import_profile
+from nas.serving.errors import Refusal
+from nas.serving.searches import Searches
+from nas.serving.views import CertificateReceipt, ProfileReceipt
+from search_spaces.architecture import Architecture
+from search_spaces.errors import MeasurementError, NasError
+
+_FOLDER = "certificates"  # in the result folder
+_ROUNDING = 1e-3  # ms; results are written with four decimals
+_T = TypeVar("_T")
+
+
+class Devices:
+    """Takes documents that came over the network: nothing in them is believed before it was checked."""
+
+    def __init__(self, searches: Searches) -> None:
+        self._searches, self._lock = searches, threading.Lock()
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    def profile(self, document: bytes) -> ProfileReceipt:
+        """Keep a device's profile where searches for that device find it.
+
+        Raises:
+            NasError: it is none, or of a model or device that is not known here.
+        """
+        with self._lock:
+            profile, _ = _checked(document, "profile.json", import_profile)
+        fitted = CalibratedModel(profile)
+        return ProfileReceipt(
+            target=profile.target, model=profile.model, workload=str(profile.workload), records=len(profile.records),
+            parent_p50_ms=fitted.predict(Architecture.parent(profile.shape.depth), 50).ms,
+            leave_one_out_error=fitted.error,
+        )  # fmt: skip
+
+    def certificate(self, id: str, document: bytes, sender: str) -> CertificateReceipt:
+        """Keep a certificate of a search's winner beside its result.
+
+        Args:
+            sender: the name of the token that it came with.
+
+        Raises:
+            Refusal: the search is not known or has no result, or the certificate is not of its winner.
+            MeasurementError: it is none.
+        """
+        certificate = _checked(document, "certificate.json", Certificate.load)
+        out = self._searches.folder(id)
+        self._of_the_winner(certificate, self._searches.result(id), out)
+        now = datetime.now(UTC)
+        path = out / _FOLDER / f"{now:%Y%m%d-%H%M%S%f}-{sender}.json"
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_suffix(".draft")
+        certificate.save(draft)
+        draft.replace(path)
+        return CertificateReceipt(
+            artifact=path.relative_to(out).as_posix(), verdict=str(certificate.verdict), reason=certificate.reason,
+            certified=certificate.certified,
+        )  # fmt: skip
+
+    def _of_the_winner(self, certificate: Certificate, result: dict[str, Any], out: Path) -> None:
+        """Whether a certificate says something of this search's winner, under what the search was asked.
+
+        Raises:
+            Refusal: it does not.
+        """
+        winner = Architecture.from_json(result["winner"]["architecture"])
+        wrong = [
+            name
+            for name, same in (
+                ("target", certificate.target == result["target"]["name"]),
+                ("workload", str(certificate.workload) == result["workload"]),
+                ("percentile", certificate.percentile == result["percentile"]),
+                ("architecture", certificate.architecture == winner),
+                ("budget", _budget_holds(certificate, out, result)),
+                ("place of measurement", certificate.on_target or certificate.verdict is not Verdict.CERTIFIED),
+                ("file (sha256)", certificate.file_sha256 in self._exported(out)),
+            )
+            if not same
+        ]
+        if wrong:
+            raise Refusal(
+                422, "not_of_the_winner",
+                f"not of this search's winner: {', '.join(wrong)} differ; certify the file of its artifacts",
+            )  # fmt: skip
+
+    def _exported(self, out: Path) -> set[str]:
+        """Digests of the winner's files, taken once each."""
+        found = set()
+        for path in (out / "winner").glob("*.onnx"):
+            stat = path.stat()
+            key = (str(path), stat.st_mtime_ns, stat.st_size)
+            if key not in self._digests:
+                self._digests[key] = sha256(path)
+            found.add(self._digests[key])
+        return found
+
+
+def _budget_holds(certificate: Certificate, out: Path, result: dict[str, Any]) -> bool:
+    """Whether it was judged against the budget that was asked for: a fraction is of the parent measured beside it."""
+    asked = Budget.parse(json.loads((out / "request.json").read_text())["budget"])
+    if asked.fraction is None:
+        wanted = asked.milliseconds or 0.0
+    elif certificate.parent is not None:
+        wanted = asked.resolve(certificate.parent.percentile(certificate.percentile))
+    else:
+        wanted = float(result["budget_ms"])
+    return abs(certificate.budget_ms - wanted) <= _ROUNDING
+
+
+def _checked(document: bytes, name: str, read: Callable[[Path], _T]) -> _T:
+    """What a reader of files makes of a document; its messages name the document, not the file.
+
+    Raises:
+        NasError: the reader's own, or a MeasurementError for a document that it trips over.
+    """
+    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+        path = Path(folder) / name
+        path.write_bytes(document)
+        try:
+            return read(path)
+        except NasError as error:
+            raise type(error)(str(error).replace(f"{folder}/", "")) from None
+        except Exception as error:  # made to be read by us or to trip us up: both are refused
+            raise MeasurementError(f"{name} cannot be read ({type(error).__name__}); make it again") from None
