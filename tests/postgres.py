@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Postgres:
     def __init__(self, folder: Path, binaries: Path) -> None:
         self._folder, self._binaries = folder, binaries
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -45,7 +47,11 @@ class Postgres:
         assert made.returncode == 0, made.stderr
 
     def start(self) -> None:
-        """Start it and wait until it answers; after `kill` it recovers first."""
+        """Start it where it is not running and wait until it answers; after `kill` it recovers first."""
+        with self._starting:
+            self._start()
+
+    def _start(self) -> None:
         settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         deadline = time.monotonic() + WAIT_S

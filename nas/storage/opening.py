@@ -9,11 +9,11 @@ import optuna
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from nas.storage.database import Database
 from nas.storage.log import open_log
-from nas.storage.patience import reason_of
+from nas.storage.patience import PATIENCE_S, causes, patiently, reason_of
 from nas.uri import without_password, without_secrets
 from search_spaces.errors import MissingExtra, StorageUnavailable, UsageError
 
@@ -27,7 +27,9 @@ _LIBPQ: dict[str, Any] = {  # a host that is gone without a word is noticed with
     "connect_timeout": 10, "keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
     "tcp_user_timeout": 30_000, "application_name": "nas",
 }  # fmt: skip
-_RACES = 5  # processes that find a new database empty at once create its tables at once; all but one fail
+_RACES = 5
+_MADE_MEANWHILE = ("already exists", "UNIQUE constraint", "duplicate key")
+_BETWEEN = ("server closed the connection", "starting up", "shutting down", "recovery mode", "terminating connection")
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -58,7 +60,7 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def _log_path(url: str, rest: str) -> Path:
-    path = Path(rest)
+    path = Path("/" + rest.lstrip("/")) if rest.startswith("/") else Path(rest)
     if not path.is_absolute() or not path.name:
         raise UsageError(f"storage {url!r}: a log is named by its whole path; write journal:///path/to/study.log")
     if not path.parent.is_dir():
@@ -90,22 +92,43 @@ def _open_database(parsed: URL) -> Database:
     url = parsed.render_as_string(hide_password=False)
     shown = without_password(url)
     server = parsed.get_backend_name() != _SQLITE
-    for attempt in range(_RACES):
+    try:
+        return patiently(lambda: _connected(url, parsed), _Restarting().passes, shown, PATIENCE_S)
+    except (ImportError, NoSuchModuleError) as error:
+        raise UsageError(
+            f"storage {shown!r} needs a driver that is not installed ({reason_of(error)}); install one, "
+            "or name another in the URL, as in mysql+pymysql://"
+        ) from None
+    except (SQLAlchemyError, OptunaError, RuntimeError) as error:
+        raise StorageUnavailable(
+            f"storage {shown!r} cannot be opened ({without_secrets(reason_of(error), url)}); "
+            + ("check that it runs and that user, password and database are right" if server else _FILE)
+        ) from None
+
+
+class _Restarting:
+    """Tells a server that is between two lives, which is waited for, from a wrong address, which is said at once."""
+
+    def __init__(self) -> None:
+        self._met = False
+
+    def passes(self, error: Exception) -> bool:
+        """Whether the server answered so far, and is about to again."""
+        lost = any(isinstance(each, OperationalError | InterfaceError) for each in causes(error))
+        self._met = self._met or (lost and any(words in str(each) for each in causes(error) for words in _BETWEEN))
+        return self._met and lost
+
+
+def _connected(url: str, parsed: URL) -> Database:
+    """A connection; several that find a new database empty at once make its tables at once, and all but one fail."""
+    for _ in range(_RACES):
         try:
             return Database(url, _engine(parsed))
-        except (ImportError, NoSuchModuleError) as error:
-            raise UsageError(
-                f"storage {shown!r} needs a driver that is not installed ({reason_of(error)}); install one, "
-                "or name another in the URL, as in mysql+pymysql://"
-            ) from None
-        except (SQLAlchemyError, OptunaError, RuntimeError) as error:
-            if attempt == _RACES - 1 or ("already exists" not in str(error) and "UNIQUE" not in str(error)):
-                raise StorageUnavailable(
-                    f"storage {shown!r} cannot be opened ({without_secrets(reason_of(error), url)}); "
-                    + ("check that it runs and that user, password and database are right" if server else _FILE)
-                ) from None
-        time.sleep(0.2 * (attempt + 1))
-    raise AssertionError("the last attempt returns or raises")
+        except (SQLAlchemyError, OptunaError) as error:
+            if not any(words in str(each) for each in causes(error) for words in _MADE_MEANWHILE):
+                raise
+        time.sleep(0.2)
+    return Database(url, _engine(parsed))
 
 
 def _engine(parsed: URL) -> dict[str, Any]:
