@@ -8,6 +8,7 @@ from latency_models.workload import Workload
 from nas.cli.console import emit_table, emit_text
 from nas.export.onnx_export import file_name
 from nas.quality.comparison import Comparison
+from nas.report import REPORT
 from nas.result import Entry, Result
 from nas.worth import idle
 
@@ -74,9 +75,14 @@ def _lines(result: Result, out: Path) -> list[str]:
         )
     lines += [
         f"result      {out / 'result.json'}",
+        f"report      {out / REPORT}",
         f"deploy      {_deployed(result, out)}",
         f"compare     mlflow ui --backend-store-uri {result.mlflow['tracking_uri']}",
     ]
+    registered = result.mlflow.get("registered_model")
+    if registered is not None:
+        champion = ", its champion" if registered["champion"] else "; its champion is better"
+        lines.append(f"registered  version {registered['version']} of {registered['name']}{champion}")
     return lines
 
 

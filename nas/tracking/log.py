@@ -11,15 +11,16 @@ from filelock import FileLock
 
 from nas.result_folder import RESULT, read_result
 from nas.tracking import outbox
-from nas.tracking.address import HIDDEN, without_password, without_passwords
 from nas.tracking.record import Record, SearchRun
 from nas.tracking.registry import register
 from nas.tracking.sending import FINISHED, fill, open_run
 from nas.tracking.server import FIRST, LOST, WORKING, connect, experiment_of, patience
+from nas.uri import without_password, without_secrets
 from search_spaces.errors import TrackingError, UsageError
 
 EXPERIMENT = "nas · {model} · {target}"
 _LOCK = ".mlflow-pending.lock"
+_HIDDEN = "***"  # what stands for a password
 
 
 def log_search(run: SearchRun, uri: str, out: Path) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _known(kept: str) -> str:
     Raises:
         UsageError: one is needed.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") if HIDDEN in kept else kept
+    uri = os.environ.get("MLFLOW_TRACKING_URI") if _HIDDEN in kept else kept
     if not uri:
         raise UsageError(f"{kept} needs what was not kept in a file; give --tracking-uri or set MLFLOW_TRACKING_URI")
     return uri
@@ -129,7 +130,7 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
 def _reason(error: Exception, uri: str) -> str:
     """The first line of what a library says, without passwords."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return without_passwords(lines[0], uri)[:200]
+    return without_secrets(lines[0], uri)[:200]
 
 
 def _mark_failed(client: Any, run_id: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.tracking.record import Winner
 from nas.tracking.sending import RECORD
-from nas.tracking.server import unless_exists
+from nas.tracking.server import among_others, unless_exists
 from search_spaces.errors import TrackingError
 
 CHAMPION = "champion"
@@ -40,8 +40,9 @@ def register(client: Any, record_id: str, run_id: str, winner: Winner) -> dict[s
         TrackingError: the alias did not come to rest.
     """
     unless_exists(lambda: client.create_registered_model(winner.model))
-    version = _version(client, record_id, run_id, winner)
-    return {"name": winner.model, "version": version, "champion": _crown(client, winner.model) == version}
+    version = among_others(lambda: _version(client, record_id, run_id, winner))
+    champion = among_others(lambda: _crown(client, winner.model))
+    return {"name": winner.model, "version": version, "champion": champion == version}
 
 
 def _version(client: Any, record_id: str, run_id: str, winner: Winner) -> str:

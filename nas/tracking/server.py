@@ -1,14 +1,17 @@
 """The connection to MLflow: patience in seconds, and what searches that begin at once create together."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nas.tracking.address import artifact_location
 
-EXISTS = "RESOURCE_ALREADY_EXISTS"
+EXISTS, _UNKNOWN = "RESOURCE_ALREADY_EXISTS", "INTERNAL_ERROR"
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)  # s
+_T = TypeVar("_T")
 FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # finds out if anybody answers
 WORKING = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}  # with MLflow's 120 s, which uploads may need
 LOST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
@@ -17,6 +20,7 @@ LOST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "
 def connect(uri: str) -> Any:
     """A client; the first request it makes finds out whether anybody answers."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it is our result that goes there
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import logging
 
@@ -59,6 +63,24 @@ def unless_exists(create: Callable[[], Any]) -> Any:
         if error.error_code != EXISTS:
             raise
         return None
+
+
+def among_others(step: Callable[[], _T]) -> _T:
+    """A step that the server refuses when another client takes the same one in that moment, taken again.
+
+    It looks at what is there before it does anything, so that taking it twice is as good as once.
+    """
+    from mlflow.exceptions import MlflowException, RestException
+
+    for pause in _PAUSES:
+        try:
+            return step()
+        except MlflowException as error:
+            answered = isinstance(error, RestException) or error.error_code != _UNKNOWN
+            if not answered:  # it is gone, and has been waited for
+                raise
+            time.sleep(pause)
+    return step()
 
 
 def every_run(client: Any, experiment_id: str, condition: str) -> list[Any]:

@@ -27,9 +27,10 @@ AT_ONCE = 6
 
 @dataclass
 class Server:
-    """`mlflow server` with a SQLite backend and its own artifact store, on a free port of this machine."""
+    """`mlflow server` with a database and its own artifact store, on a free port of this machine."""
 
     folder: Path
+    backend: str
     port: int
     log: Any
     process: "subprocess.Popen[bytes] | None" = None
@@ -38,8 +39,7 @@ class Server:
     def __post_init__(self) -> None:
         self.command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--serve-artifacts",
-            "--artifacts-destination", str(self.folder / "artifacts"),
+            "--serve-artifacts", "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
 
     @property
@@ -47,9 +47,9 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        settings = {"MLFLOW_BACKEND_STORE_URI": self.backend, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.process = subprocess.Popen(
-            self.command, cwd=self.folder, env=os.environ | quiet, stdout=self.log, stderr=self.log,
+            self.command, cwd=self.folder, env=os.environ | settings, stdout=self.log, stderr=self.log,
             start_new_session=True,
         )  # fmt: skip
         end = time.monotonic() + 120
@@ -73,14 +73,17 @@ class Server:
             self.process = None
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
+    backend = f"sqlite:///{folder / 'server.db'}"
+    if request.param == "postgres":
+        backend = request.getfixturevalue("postgres").database().replace("postgresql:", "postgresql+psycopg:")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with (folder / "log").open("wb") as log:
-        running = Server(folder, port, log)
+        running = Server(folder, backend, port, log)
         running.start()
         yield running
         running.kill()
@@ -114,7 +117,9 @@ def children(client: MlflowClient, where: dict[str, Any]) -> list[Any]:
     return list(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{where['run_id']}'"))
 
 
-def test_searches_that_log_to_one_new_experiment_at_once_do_not_mix(server: Server, tmp_path: Path) -> None:
+def test_searches_that_log_to_one_new_experiment_at_once_do_not_mix(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     together = threading.Barrier(AT_ONCE)
 
     def log(number: int) -> dict[str, Any]:
@@ -126,6 +131,7 @@ def test_searches_that_log_to_one_new_experiment_at_once_do_not_mix(server: Serv
     with ThreadPoolExecutor(AT_ONCE) as pool:
         logged = list(pool.map(log, range(AT_ONCE)))
     assert [where.get("problem") for where in logged] == [None] * AT_ONCE
+    assert capsys.readouterr().out == ""  # where a program reads the result
     client = MlflowClient(server.uri)
     assert len({where["run_id"] for where in logged}) == AT_ONCE
     assert len([each for each in client.search_experiments() if "at-once" in each.name]) == 1
