@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -40,8 +40,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray carries no types
 
     def __init__(
         self, storage: str, study: str, space: Mapping[str, BaseDistribution], metric: str, *,
-        constraints: Sequence[str] = (), kept: Sequence[str] = (), direction: str = "minimize",
-        queue: Queue | None = None, sampler: BaseSampler | None = None,
+        constraints: Sequence[str] = (), kept: Sequence[str] = (),
+        direction: Literal["minimize", "maximize"] = "minimize", queue: Queue | None = None,
+        sampler: BaseSampler | None = None,
     ) -> None:  # fmt: skip
         # Ray is not told the metric: it would refuse the reports of trials that have no value.
         super().__init__()
@@ -124,7 +125,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray carries no types
         trials = reversed(self._trials())
         frozen = next((trial for trial in trials if trial.user_attrs.get(TUNE_TRIAL) == trial_id), None)
         if frozen is None or not frozen.state.is_finished():
-            return frozen and self._as_trial(frozen)
+            return None if frozen is None else self._as_trial(frozen)
         again = frozen.state is TrialState.FAIL and not failed
         return self._begin(frozen.params, trial_id) if again else None
 
