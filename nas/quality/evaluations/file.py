@@ -65,6 +65,9 @@ class FileEvaluations(Evaluations):
                     return b""
                 file.seek(self._end)
                 read = file.read()
+        except FileNotFoundError:
+            self._identity, self._end = None, 0
+            return b""
         except OSError:
             return b""
         lines = read[: read.rfind(b"\n") + 1]
