@@ -22,6 +22,8 @@ from nas.tracking import CandidateRun, SearchRun, Winner, log_page, log_search, 
 from nas.tracking.outbox import pending
 from nas.tracking.registry import CHAMPION
 
+pytestmark = pytest.mark.xdist_group("mlflow-server")  # one server for the file
+
 AT_ONCE = 6
 
 
