@@ -10,35 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from families import build
-
-from pruning.checkpoint import save
+from small_search import NAS, finished, make, search_arguments
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """A tiny image classifier with class folders of noise: a search in it takes seconds."""
-    import numpy as np
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("tiny")
-    save(build("vit"), folder / "model")
-    rng = np.random.default_rng(0)
-    for label in range(2):
-        (folder / "data" / f"LABEL_{label}").mkdir(parents=True)
-        for number in range(30):
-            pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "data" / f"LABEL_{label}" / f"{number}.png")
-    return folder
+    return make(tmp_path_factory.mktemp("tiny"))
 
 
 def nas(*arguments: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, **options)
-
-
-def search_arguments(tiny: Path, out: Path, *more: str) -> list[str]:
-    return ["search", "--model", str(tiny / "model"), "--data", str(tiny / "data"), "--out", str(out), *more]
+    return subprocess.run([*NAS, *arguments], capture_output=True, text=True, timeout=900, check=False, **options)
 
 
 @pytest.mark.parametrize(
@@ -264,11 +245,10 @@ def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
 def test_stopping_prints_the_resume_command_and_resuming_finishes(number: int, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x", "--trials", "5000", "--json")
-    command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen([*NAS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(1800):
         time.sleep(0.1)
-        if (out / "study.db").exists() and _finished(out) >= 3:
+        if (out / "study.db").exists() and finished(out) >= 3:
             break
     process.send_signal(number)
     log, _ = process.communicate(timeout=180)
@@ -277,25 +257,13 @@ def test_stopping_prints_the_resume_command_and_resuming_finishes(number: int, t
     assert person == f"nas: interrupted; go on with: nas search --resume {out}"
     error = json.loads(program)["error"]
     assert (error["exit_code"], error["resume_command"]) == (130, f"nas search --resume {out}")
-    before = _finished(out)
+    before = finished(out)
     assert before >= 3
     request = json.loads((out / "request.json").read_text())
     (out / "request.json").write_text(json.dumps({**request, "trials": before + 4}))
     done = nas("search", "--resume", str(out), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["search"]["trials"] == before + 4
-
-
-def _finished(out: Path) -> int:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        name = optuna.get_all_study_names(f"sqlite:///{out}/study.db")[0]
-        trials = optuna.load_study(study_name=name, storage=f"sqlite:///{out}/study.db").get_trials(deepcopy=False)
-    except Exception:  # the database is being made
-        return 0
-    return sum(trial.state.name == "COMPLETE" for trial in trials)
 
 
 def test_an_unreachable_tracker_does_not_stop_a_search(tiny: Path, tmp_path: Path) -> None:
