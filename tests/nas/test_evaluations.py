@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from nas.quality.evaluations import Evaluations, FileEvaluations, Key, base, evaluations_for
-from nas.quality.evaluations.stored import StoredEvaluations
+from nas.quality.evaluations.stored import ENTRY, StoredEvaluations
 from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from nas.storage import open_storage
@@ -110,7 +110,7 @@ def insert(known: Evaluations, damage: dict[str, object]) -> None:
         with known._path.open("a") as file:
             file.write(json.dumps(damage) + "\n")
     else:
-        trial = create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=damage)
+        trial = create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs={ENTRY: damage})
         known._study.add_trial(trial)
 
 

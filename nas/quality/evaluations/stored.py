@@ -9,6 +9,8 @@ from optuna.trial import TrialState, create_trial
 from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, from_entry, to_entry
 from nas.quality.quality import Quality
 
+ENTRY = "evaluation"  # one attribute for all of it: each costs a server several statements
+
 
 class StoredEvaluations(Evaluations):
     """An Optuna study of its own, with one finished trial per evaluation."""
@@ -25,11 +27,12 @@ class StoredEvaluations(Evaluations):
         # Every trial is finished when it appears, and they appear in order of their numbers.
         trials = self._study.get_trials(deepcopy=False)
         for trial in trials[self._read :]:
-            found = from_entry(trial.user_attrs)
+            found = from_entry(trial.user_attrs.get(ENTRY))
             if found is not None:
                 self._keep(*found)
         self._read = len(trials)
 
     def _write(self, key: Key, quality: Quality) -> None:
         loss = math.inf if math.isnan(quality.loss) else quality.loss  # Optuna has no trial without a number
-        self._study.add_trial(create_trial(state=TrialState.COMPLETE, value=loss, user_attrs=to_entry(key, quality)))
+        entry = {ENTRY: to_entry(key, quality)}
+        self._study.add_trial(create_trial(state=TrialState.COMPLETE, value=loss, user_attrs=entry))
