@@ -1,0 +1,153 @@
+"""A Ray cluster that evaluates: actors that hold the parent, found by address or started on this machine.
+
+The driver keeps the study and everything that was found out; actors keep nothing that is missed when they die. Weights
+go through the object store, once per node; every actor of a node reads the same memory.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas.execution.packing import Packed, pack, unpack
+from nas.execution.sharing import Shares
+from nas.execution.task import Pieces, Task
+from nas.execution.worker import Bench, Worker
+from search_spaces.errors import ExecutionError, MissingExtra, NasError
+
+IN_FLIGHT = 2  # tasks an actor has at a time, so that it never waits for the driver
+DEATHS = 3  # of actors, over one task: then it is the task
+_CPU, _GPU = "CPU", "GPU"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where to evaluate and what to ask for.
+
+    Attributes:
+        workers: actors; None for as many as the cluster has room for beside the driver.
+        resources: of one actor: `CPU`, `GPU`, or any name that nodes were started with.
+    """
+
+    workers: int | None = None
+    resources: dict[str, float] = field(default_factory=lambda: {_CPU: 1.0})
+
+    def executor(self, bench: Bench) -> "RayExecutor":
+        """Connect, and start the actors.
+
+        Raises:
+            MissingExtra: Ray is not installed.
+            ExecutionError: the cluster cannot be reached, or has no room for one actor.
+        """
+        connect()
+        return RayExecutor(bench, self.workers or self._room(), self.resources)
+
+    def _room(self) -> int:
+        import ray
+
+        every: dict[str, float] = ray.cluster_resources()
+        fits = min(int(every.get(name, 0.0) / amount) for name, amount in self.resources.items() if amount > 0)
+        if fits < 1:
+            asked = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
+            raise ExecutionError(f"no node of the cluster offers {asked}; ask for less with --worker-resources")
+        return fits
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS, or start one on this machine; once per process.
+
+    Raises:
+        MissingExtra, ExecutionError: no Ray, or nobody answers.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtra("--executor ray needs Ray; install it with: pip install 'nas[ray]'") from None
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ExecutionError(f"Ray at {address or 'this machine'}: {reason}; check RAY_ADDRESS and its token") from None
+
+
+class RayExecutor:
+    """Tasks on actors. One that dies is restarted where there is room, and what it had is run again."""
+
+    def __init__(self, bench: Bench, workers: int, resources: dict[str, float]) -> None:
+        """Put the parent into the object store and ask for actors; they start while the driver goes on."""
+        import ray
+
+        special = {name: amount for name, amount in resources.items() if name not in (_CPU, _GPU)}
+        options = {
+            "num_cpus": resources.get(_CPU, 0.0), "num_gpus": resources.get(_GPU, 0.0), "resources": special,
+            "max_restarts": -1, "max_task_retries": DEATHS,
+        }  # fmt: skip
+        self._packed = ray.put(pack(bench))  # kept: an actor that is restarted asks for it again
+        threads = max(1, int(resources.get(_CPU, 1.0)))
+        actor = ray.remote(**options)(Evaluating)
+        self._actors = [actor.remote(self._packed, threads) for _ in range(workers)]
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
+        """As they end.
+
+        Raises:
+            NasError: what an evaluation raised there.
+            ExecutionError: a task whose workers die again and again.
+        """
+        import ray
+
+        shares, running = Shares(tasks, len(self._actors)), {}
+        for _ in range(IN_FLIGHT):
+            for worker in range(len(self._actors)):
+                self._give(worker, shares, tasks, running)
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1)
+            place, worker = running.pop(done[0])
+            self._give(worker, shares, tasks, running)
+            yield place, _result(done[0], tasks[place])
+
+    def close(self) -> None:
+        """End the actors."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def _give(self, worker: int, shares: Shares, tasks: Sequence[Task], running: dict[Any, tuple[int, int]]) -> None:
+        place = shares.next(worker)
+        if place is not None:
+            running[self._actors[worker].run.remote(tasks[place])] = place, worker
+
+
+class Evaluating:
+    """The actor: a worker over memory of its node's object store."""
+
+    def __init__(self, packed: Packed, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._worker = Worker(unpack(packed))
+
+    def run(self, task: Task) -> Pieces:
+        """Judge a task."""
+        return self._worker.run(task)
+
+
+def _result(reference: Any, task: Task) -> Pieces:
+    import ray
+
+    try:
+        pieces: Pieces = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, NasError) else error) from None
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ExecutionError(
+            f"{task.architecture.words}: {DEATHS + 1} workers died over its evaluation ({reason}); "
+            "give a worker more memory, or fewer workers to a node"
+        ) from None
+    return pieces

@@ -1,0 +1,104 @@
+"""One evaluation: the parent without some of its parts, judged on some items."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas.execution.task import Pieces, Task
+from nas.quality.evaluator import Evaluator
+from nas.quality.precision import Precision
+from nas.quality.quality import Quality
+from pruning.anatomy import Anatomy
+from pruning.prefix import GIB, PrefixStore, make_resumable
+from pruning.surgery import prune
+from search_spaces.architecture import Architecture
+from search_spaces.errors import CacheMismatch
+
+TOLERANCE = 1e-6  # of a loss, absolute and per item: resumed and full passes do the same arithmetic
+SAMPLED = 8  # with verification, every eighth evaluation is repeated in full
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that evaluating takes: what a worker elsewhere is sent.
+
+    Attributes:
+        precision: that of most evaluations; the others are in fp32.
+        capacity: of the prefix cache, in bytes; 0 runs every pass in full.
+        verify: repeat a sample of the evaluations without the cache.
+    """
+
+    parent: Any
+    anatomy: Anatomy
+    evaluator: Evaluator
+    precision: Precision = Precision.FP32
+    capacity: int = GIB
+    verify: bool = False
+
+
+@dataclass
+class Worker:
+    """Evaluates tasks one after another; passes resume where candidates agree (`pruning.prefix`).
+
+    Attributes:
+        stores: the prefix cache of each precision, with its counts of blocks computed and skipped.
+        pieces: how many were judged.
+    """
+
+    bench: Bench
+    stores: dict[Precision, PrefixStore] = field(default_factory=dict)
+    pieces: int = 0
+
+    def __post_init__(self) -> None:
+        used = {self.bench.precision, Precision.FP32}
+        self.stores |= {each: PrefixStore(self.bench.capacity // len(used)) for each in used}
+
+    def run(self, task: Task) -> Pieces:
+        """Judge a task.
+
+        Raises:
+            CacheMismatch: when verifying, where a resumed evaluation is not the full one.
+        """
+        if not task.cuts:
+            return (self.bench.evaluator.evaluate(self._pruned(task.architecture), task.split),)
+        pairs = zip(task.cuts, task.cuts[1:], strict=False)
+        return tuple(self._piece(task, start, end) for start, end in pairs)
+
+    def _piece(self, task: Task, start: int, end: int) -> Quality:
+        candidate, store = self._pruned(task.architecture), self.stores[task.precision]
+        if store.capacity:
+            make_resumable(candidate, self.bench.anatomy, task.architecture, store)
+        quality = self.bench.evaluator.evaluate(task.precision.of(candidate), task.split, end, start)
+        if self.bench.verify and self.pieces % SAMPLED == 0:
+            self._compare(task, start, end, quality)
+        self.pieces += 1
+        return quality
+
+    def _pruned(self, architecture: Architecture) -> Any:
+        return prune(self.bench.parent, architecture, anatomy=self.bench.anatomy, share_weights=True)
+
+    def _compare(self, task: Task, start: int, end: int, quality: Quality) -> None:
+        model = task.precision.of(self._pruned(task.architecture))
+        full = self.bench.evaluator.evaluate(model, task.split, end, start)
+        pairs = zip(quality.per_item, full.per_item, strict=True)
+        worst = max(abs(one - other) for one, other in pairs)
+        if worst > TOLERANCE:
+            raise CacheMismatch(
+                f"{task.architecture.words}: resumed and full evaluation differ by {worst:.2g} (at most "
+                f"{TOLERANCE:g}); run with --prefix-cache 0 and report the model"
+            )
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """This process, one task after another."""
+
+    worker: Worker
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
+        """In order."""
+        for place, task in enumerate(tasks):
+            yield place, self.worker.run(task)
+
+    def close(self) -> None:
+        """It holds nothing."""

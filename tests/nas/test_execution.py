@@ -1,0 +1,183 @@
+"""Executors: whoever evaluates, the same qualities; and a search on a cluster is the search of one process."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from families import build
+from test_quality import dataset
+from torch import nn
+
+from nas.execution.cluster import Cluster, RayExecutor
+from nas.execution.packing import pack, unpack
+from nas.execution.sharing import Shares
+from nas.execution.task import Executor, Task
+from nas.execution.worker import Bench, LocalExecutor, Worker
+from nas.quality import evaluator_for
+from nas.request import parse_resources
+from pruning.anatomy import read_anatomy
+from pruning.surgery import prune
+from search_spaces import Architecture, Kind, Unit
+from search_spaces.errors import ExecutionError, UsageError
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def bench(family: str = "llama") -> Bench:
+    model = build(family)
+    return Bench(model, read_anatomy(model), evaluator_for(model, dataset(family)))
+
+
+def tasks(depth: int) -> list[Task]:
+    """Single drops on few items, one on more, one in full on another split."""
+    parent = Architecture.parent(depth)
+    units = [Unit(layer, kind) for layer in range(depth) for kind in (Kind.ATTENTION, Kind.MLP)]
+    single = [Task(parent.drop(unit), (0, 4)) for unit in units]
+    return [*single, Task(parent.drop(*units[:2]), (2, 4, 8)), Task(parent.drop(units[1]), split="test")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def on_ray(cluster: None) -> Iterator[RayExecutor]:
+    made = Cluster(workers=2).executor(bench())
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """Every implementation, under one contract."""
+    return request.getfixturevalue("on_ray") if request.param == "ray" else LocalExecutor(Worker(bench()))
+
+
+def test_every_task_gives_what_a_plain_evaluation_gives(executor: Executor) -> None:
+    plain, asked = bench(), tasks(4)
+    found = dict(executor.run(asked))
+    assert sorted(found) == list(range(len(asked)))
+    for place, task in enumerate(asked):
+        model = prune(plain.parent, task.architecture)
+        if not task.cuts:
+            assert found[place] == (plain.evaluator.evaluate(model, "test"),)
+        for start, end, piece in zip(task.cuts, task.cuts[1:], found[place], strict=False):
+            expected = plain.evaluator.evaluate(model, "validation", end, start)
+            assert piece.per_item == pytest.approx(expected.per_item, abs=1e-6)
+            assert piece.items == end - start
+    assert list(executor.run([])) == []
+
+
+def test_what_an_evaluation_raises_arrives(executor: Executor) -> None:
+    with pytest.raises(Exception, match="another parent"):
+        list(executor.run([Task(Architecture.parent(7), (0, 4))]))
+
+
+def pids(executor: RayExecutor) -> list[int]:
+    return [ray.get(actor.__ray_call__.remote(lambda self: os.getpid())) for actor in executor._actors]
+
+
+def test_killed_workers_cost_nothing(on_ray: RayExecutor) -> None:
+    asked = tasks(4) * 8
+    expected = dict(LocalExecutor(Worker(bench())).run(tasks(4)))
+    found, victims = {}, pids(on_ray)
+    for place, pieces in on_ray.run(asked):
+        assert place not in found
+        found[place] = pieces
+        if victims:
+            os.kill(victims.pop(), signal.SIGKILL)
+    assert not victims
+    assert len(found) == len(asked)
+    for place, pieces in found.items():
+        assert [p.per_item for p in pieces] == [
+            pytest.approx(q.per_item, abs=1e-6) for q in expected[place % len(expected)]
+        ]
+
+
+class Deadly:
+    """An evaluator whose process dies over it."""
+
+    metric, higher_is_better, dataset = "kl", False, None
+
+    def evaluate(self, *arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_kills_its_workers_is_said(cluster: None) -> None:
+    model = build("llama")
+    executor = Cluster(workers=1).executor(Bench(model, read_anatomy(model), Deadly()))
+    with pytest.raises(ExecutionError, match="workers died over its evaluation"):
+        list(executor.run([Task(Architecture.parent(4), (0, 4))]))
+    executor.close()
+
+
+def test_more_than_the_cluster_has_is_refused_with_the_repair(cluster: None) -> None:
+    with pytest.raises(ExecutionError, match=r"no node of the cluster offers 64 CPU.*--worker-resources"):
+        Cluster(resources={"CPU": 64.0}).executor(bench())
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3, 3, bias=False)
+        self.other = nn.Linear(3, 3, bias=False)
+        self.other.weight = self.one.weight
+        self.register_buffer("half", torch.arange(6, dtype=torch.bfloat16).reshape(2, 3), persistent=False)
+        self.scalar, self.empty = torch.tensor(3.5), torch.empty(0, 4)
+        self.turned = torch.arange(6.0).reshape(2, 3).T
+
+
+def test_packing_keeps_values_ties_and_memory() -> None:
+    before = Tied()
+    packed = pack(before)
+    after = unpack(packed)
+    assert after.one.weight is after.other.weight
+    assert isinstance(after.one.weight, nn.Parameter)
+    for name in ("half", "scalar", "empty", "turned"):
+        assert torch.equal(getattr(after, name), getattr(before, name))
+        assert getattr(after, name).dtype == getattr(before, name).dtype
+    assert torch.equal(after.one.weight, before.one.weight)
+    assert sum(array.nbytes for array in packed.arrays) == 4 * 9 + 2 * 6 + 4 + 4 * 6
+    address = packed.arrays[0].__array_interface__["data"][0]
+    assert address <= after.one.weight.data_ptr() < address + packed.arrays[0].nbytes
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 50])
+def test_shares_give_every_task_once_and_neighbours_to_one_worker(workers: int) -> None:
+    asked = tasks(6)
+    shares = Shares(asked, workers)
+    given: list[tuple[int, int]] = []
+    left = True
+    while left:
+        turn = [(worker, place) for worker in range(workers) if (place := shares.next(worker)) is not None]
+        given, left = given + turn, bool(turn)
+    assert sorted(place for _, place in given) == list(range(len(asked)))
+    if workers == 2:  # the first of the validation split drop late parts, the last early ones
+        own = [[asked[place].architecture for worker, place in given if worker == each] for each in range(2)]
+        depths = [sorted(min(u.layer for u in a.dropped) for a in some[:4]) for some in own]
+        assert depths[0] != depths[1]
+
+
+def test_an_idle_worker_takes_from_the_busiest() -> None:
+    shares = Shares(tasks(6), 2)
+    taken = [shares.next(0) for _ in range(len(tasks(6)))]
+    assert sorted(place for place in taken if place is not None) == list(range(len(tasks(6))))
+    assert shares.next(1) is None
+
+
+@pytest.mark.parametrize("text", ["", "2", "[]", "{}", '{"CPU": 0}', '{"CPU": "2"}', '{"CPU": -1}', '{"CPU": true}'])
+def test_worker_resources_are_checked(text: str) -> None:
+    with pytest.raises(UsageError, match="worker resources"):
+        parse_resources(text)
+
+
+def test_worker_resources_are_read() -> None:
+    assert parse_resources('{"CPU": 2, "big": 0.5}') == {"CPU": 2.0, "big": 0.5}
