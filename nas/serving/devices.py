@@ -1,6 +1,7 @@
 """What devices hand in: profiles, which searches then predict with, and certificates of a search's winner."""
 
 import json
+import math
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, NasError
 
 _FOLDER = "certificates"  # in the result folder
+_LONGEST = 1000  # characters of a reason
 _ROUNDING = 1e-3  # ms; results are written with four decimals
 _T = TypeVar("_T")
 
@@ -55,7 +57,7 @@ class Devices:
             Refusal: the search is not known or has no result, or the certificate is not of its winner.
             MeasurementError: it is none.
         """
-        certificate = _checked(document, "certificate.json", Certificate.load)
+        certificate = _checked(document, "certificate.json", _certificate)
         out = self._searches.folder(id)
         self._of_the_winner(certificate, self._searches.result(id), out)
         now = datetime.now(UTC)
@@ -105,6 +107,21 @@ class Devices:
                 self._digests[key] = sha256(path)
             found.add(self._digests[key])
         return found
+
+
+def _certificate(path: Path) -> Certificate:
+    """A certificate whose values are of the kinds that they are compared as; a drift below 1 would flatter it.
+
+    Raises:
+        MeasurementError: it is none.
+    """
+    certificate = Certificate.load(path)
+    words = (certificate.target, certificate.reason, certificate.file_sha256)
+    numbers = (certificate.budget_ms, certificate.predicted_ms, certificate.drift)
+    kinds = all(isinstance(word, str) for word in words) and all(isinstance(number, float) for number in numbers)
+    if not kinds or not all(map(math.isfinite, numbers)) or certificate.drift < 1 or len(certificate.reason) > _LONGEST:
+        raise MeasurementError("certificate.json holds what nas does not write; take it as nas certify made it")
+    return certificate
 
 
 def _budget_holds(certificate: Certificate, out: Path, result: dict[str, Any]) -> bool:

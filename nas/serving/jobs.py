@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 _PIECE = 1 << 16  # bytes; a longer line is told in pieces
-_CHUNK = 1 << 18  # bytes of a log that are read at a time
+CHUNK = 1 << 18  # bytes of a log that are told at a time
 _DOCUMENT = '{"schema_version"'  # how the line begins that `nas search --json` writes last
 
 
@@ -46,10 +46,16 @@ class Job:
 
 @dataclass(frozen=True)
 class LogPart:
-    """Lines of a log, each with the offset in bytes after it; `offset` is where the next part begins."""
+    """Lines of a log, each with the offset in bytes after it.
+
+    Attributes:
+        offset: where the next part begins.
+        more: whether it is there already.
+    """
 
     lines: tuple[tuple[str, int], ...]
     offset: int
+    more: bool = False
 
 
 class Jobs(Protocol):
@@ -111,8 +117,8 @@ def cut(data: bytes, offset: int, ended: bool) -> LogPart:
         data: from `offset` on.
         ended: whether nothing follows, so that a line without an end is one too.
     """
-    lines, position = [], 0
-    data = data[:_CHUNK]
+    lines, position, more = [], 0, len(data) > CHUNK
+    data, ended = data[:CHUNK], ended and not more
     while position < len(data):
         end = data.find(b"\n", position)
         stop = len(data) if end < 0 else end + 1
@@ -122,7 +128,7 @@ def cut(data: bytes, offset: int, ended: bool) -> LogPart:
         text = data[position:stop].decode(errors="replace").rstrip("\r\n")
         position = stop
         lines.append((text, offset + position))
-    return LogPart(tuple(lines), offset + position)
+    return LogPart(tuple(lines), offset + position, more)
 
 
 def is_document(line: str) -> bool:

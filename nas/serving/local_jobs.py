@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.serving.errors import Refusal, unavailable
-from nas.serving.jobs import Job, LogPart, State, cut, last_words
+from nas.serving.jobs import CHUNK, Job, LogPart, State, cut, last_words
 
 _RECORD, _LOG, _EXIT = "job.json", "log.txt", "exit"
 _TAIL = 1 << 16  # bytes of a log in which the last words are looked for
-_READ = 1 << 18
 _LOOK_S = 0.1  # between two looks at a process
 _INTERRUPTED = 130
 # The shell outlives a Ctrl-C to write down how the command ended, which a server that was started since then can read.
@@ -110,11 +109,10 @@ class LocalJobs:
             with (self._folder / id / _LOG).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(min(offset, size))
-                data = file.read(_READ)
+                data = file.read(CHUNK + 1)
         except FileNotFoundError:
             return LogPart((), 0)
-        start = min(offset, size)
-        return cut(data, start, ended and start + len(data) >= size)
+        return cut(data, min(offset, size), ended)
 
     def cancel(self, id: str) -> None:
         """Take it out of the queue, or end it."""

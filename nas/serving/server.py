@@ -5,7 +5,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,7 +45,8 @@ def serve(settings: Settings, address: Address, jobs: Jobs, tokens: Callable[[],
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=_DRAIN_S,
         ssl_certfile=address.certificate, ssl_keyfile=address.key,
     )  # fmt: skip
-    uvicorn.Server(config).run()
+    with suppress(KeyboardInterrupt):  # the signal that ended it, which it passes on when everything is done
+        uvicorn.Server(config).run()
 
 
 def jobs_of(place: str, settings: Settings, running: int, queued: int) -> Jobs:

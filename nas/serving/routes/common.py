@@ -34,9 +34,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {s: {"model": ErrorView, "description": _WORDS[s]} for s in sorted({401, 403, 413, 422, 429, *statuses})}
 
 
-def answers(media_type: str, description: str, **schema: str) -> dict[int | str, dict[str, Any]]:
-    """A successful answer that is no JSON."""
-    return {200: {"content": {media_type: {"schema": {"type": "string", **schema}}}, "description": description}}
+def answers(media_type: str, description: str, **schema: Any) -> dict[int | str, dict[str, Any]]:
+    """A successful answer that is no JSON: a string unless its schema says else."""
+    return {200: {"content": {media_type: {"schema": {"type": "string"} | schema}}, "description": description}}
 
 
 def guarded() -> APIRouter:

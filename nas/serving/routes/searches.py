@@ -1,10 +1,9 @@
 """Searches: submit, list, look, follow, cancel, resume. Those that block are plain functions, which run in threads."""
 
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from anyio import to_thread
+from anyio import Event, to_thread
 from fastapi import Header, Query
 from fastapi.responses import FileResponse, Response
 from sse_starlette import EventSourceResponse, JSONServerSentEvent
@@ -13,7 +12,7 @@ from nas.serving.access import needs
 from nas.serving.artifacts import find_artifact, list_artifacts
 from nas.serving.errors import Refusal
 from nas.serving.events import LAST_ID, follow, parse_last_id
-from nas.serving.jobs import State
+from nas.serving.jobs import LogPart, State
 from nas.serving.metrics import Metrics
 from nas.serving.routes.common import (
     TheLimiter,
@@ -30,9 +29,17 @@ from nas.serving.tokens import Role
 from nas.serving.views import ArtifactList, SearchPage, SearchView
 
 router = guarded()
-_HEARTBEAT_S, _SLOW_S = 15, 30
+_HEARTBEAT_S, _SLOW_S, _FAREWELL_S = 15, 30, 5
 _ONE = "/v1/searches/{id}"
-_STREAM = answers("text/event-stream", "Events, until the search has ended")
+_EVENT = {
+    "event": {"type": "string", "enum": ["state", "log", "document", "end"]},
+    "id": {"type": "string", "pattern": f"^{LAST_ID}$"},
+    "data": {"type": "string", "contentMediaType": "application/json"},
+}
+_STREAM = answers(
+    "text/event-stream", "Events, until the search has ended", type="object", properties=_EVENT,
+    required=["event", "id", "data"],
+)  # fmt: skip
 _FILE = answers("application/octet-stream", "The file", format="binary")
 
 
@@ -83,15 +90,19 @@ async def events(
 ) -> EventSourceResponse:  # fmt: skip
     """Follow a search: `state`, `log`, `document` and, last, `end`; goes on after Last-Event-ID."""
 
-    async def in_thread(call: Callable[[], Any]) -> Any:
-        return await to_thread.run_sync(call, limiter=limiter)
-
     run, offset = parse_last_id(last_event_id)
-    await in_thread(partial(searches.get, id))
+    await to_thread.run_sync(searches.get, id, limiter=limiter)
     if metrics.following >= settings.limits.followers:
         raise Refusal(429, "too_many_followers", "too many clients follow searches; try again", {"Retry-After": "30"})
-    told = _counted(follow(searches, id, run, offset, in_thread), metrics)
-    return EventSourceResponse(told, ping=_HEARTBEAT_S, send_timeout=_SLOW_S)
+
+    async def look(run: int, offset: int) -> tuple[SearchView, int, LogPart]:
+        return await to_thread.run_sync(searches.log, id, run, offset, limiter=limiter)
+
+    ending = Event()
+    return EventSourceResponse(
+        _counted(follow(look, run, offset, ending), metrics), ping=_HEARTBEAT_S, send_timeout=_SLOW_S,
+        shutdown_event=ending, shutdown_grace_period=_FAREWELL_S,
+    )  # fmt: skip
 
 
 async def _counted(
