@@ -333,6 +333,15 @@ def test_every_name_of_postgres_is_read(name: str, postgres: Postgres) -> None:
     assert [study.study_name for study in open_storage(url).get_all_studies()] == ["one"]
 
 
+def test_a_password_may_be_left_to_the_environment(postgres: Postgres, monkeypatch) -> None:
+    url = postgres.database().replace(f":{QUOTED}@", "@")
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    assert open_storage(f"{url}?application_name=mine").get_all_studies() == []
+    monkeypatch.setenv("PGPASSWORD", "another")
+    with pytest.raises(StorageUnavailable, match="password authentication failed"):
+        open_storage(url)
+
+
 def test_a_missing_driver_names_the_extra(monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'nas\[postgres\]'"):
