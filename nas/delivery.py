@@ -145,20 +145,12 @@ def _validated(delivery: Delivery, candidate: Candidate, measured: float | None 
 
 
 def _result(delivery: Delivery, parameters: int) -> Result:
-    request, subject, outcome, certificate = (
-        delivery.request, delivery.subject, delivery.outcome, delivery.certificate,
-    )  # fmt: skip
+    request, outcome, certificate = delivery.request, delivery.outcome, delivery.certificate
     measured = _measured(certificate, request.percentile) if certificate.on_target else (None, None)
     files = {path.name: str(path) for path in sorted(delivery.winner_folder.iterdir()) if path.is_file()}
     return Result(
-        model={
-            "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
-            "parameters": subject.model.num_parameters(), "data": delivery.data,
-        },
-        target={
-            "name": delivery.target.name, "runtime": delivery.target.runtime, "precision": delivery.target.precision,
-            "measured": delivery.latency.measured, "label": delivery.latency.label, "note": delivery.target.note,
-        },
+        model=_model(delivery),
+        target=_target(delivery),
         workload=str(delivery.workload),
         percentile=request.percentile,
         budget_ms=delivery.budget_ms,
@@ -185,6 +177,22 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         parent_memory=delivery.memory(outcome.parent.architecture),
         parent_joules=delivery.joules(outcome.parent.architecture),
     )  # fmt: skip
+
+
+def _model(delivery: Delivery) -> dict[str, Any]:
+    subject = delivery.subject
+    return {
+        "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
+        "parameters": subject.model.num_parameters(), "data": delivery.data,
+    }  # fmt: skip
+
+
+def _target(delivery: Delivery) -> dict[str, Any]:
+    target, latency = delivery.target, delivery.latency
+    return {
+        "name": target.name, "runtime": target.runtime, "precision": target.precision,
+        "measured": latency.measured, "label": latency.label, "note": target.note,
+    }  # fmt: skip
 
 
 def _tokens(delivery: Delivery) -> str:
