@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.update(
-    HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true", RAY_USAGE_STATS_ENABLED="0", TOKENIZERS_PARALLELISM="false"
+    HF_HUB_OFFLINE="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    RAY_USAGE_STATS_ENABLED="0",
+    TOKENIZERS_PARALLELISM="false",
+    RAY_worker_niceness="0",  # beside other test processes, nice workers hardly get a turn
 )
 sys.path.insert(0, str(Path(__file__).parent / "pruning"))  # the tiny models of every family
 
