@@ -257,6 +257,18 @@ def test_a_log_goes_on_behind_the_half_line_of_a_writer_that_died(kept: int, tmp
     assert list(Log(path).read_logs(0)) == [*whole, whole[0]]
 
 
+def test_the_lock_of_a_writer_that_died_is_broken(tmp_path: Path, monkeypatch) -> None:
+    path, seconds, slept = tmp_path / "study.log", itertools.count(), []
+    log, record = Log(path), {"op_code": 0, "worker_id": "a", "study_name": "one", "directions": [1]}
+    Path(f"{path}.lock").touch()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    log.append_logs([record])
+    assert list(log.read_logs(0)) == [record]
+    assert not Path(f"{path}.lock").exists()
+    assert slept  # it was waited for first
+
+
 class Jumping(datetime):
     """A wall clock that is set back and forth by a day with every look."""
 
