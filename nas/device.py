@@ -1,4 +1,4 @@
-"""Where a target is measured: this machine, or a device that ssh reaches, in the form of file that it takes."""
+"""Where a target is measured: this machine, or a device that kits are carried to, in the form of file it takes."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from nas.kit import Kit, export_for_target, inputs_of, pack
 from nas.latency import ParentExport
 from nas.profiling import measure_architectures
 from nas.progress import Progress
-from nas.remote import Account, run_kit
+from nas.remote import Carrier
 from nas.subject import Subject
 from search_spaces.architecture import Architecture
 
@@ -96,10 +96,10 @@ class ThisMachine:
 
 @dataclass(frozen=True)
 class RemoteDevice:
-    """A device over ssh. Contenders go there without their weights, the winner as it will be deployed."""
+    """A device that kits are carried to. Contenders go without their weights, the winner as it will be deployed."""
 
     kit: Kit
-    account: Account
+    carrier: Carrier
     progress: Progress
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
@@ -137,6 +137,6 @@ class RemoteDevice:
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
             packed = Path(name) / "kit.zip"
             pack(folder, packed)
-            document = run_kit(packed, self.account, self.progress)
+            document = self.carrier.run(packed, self.progress)
         (folder / PROFILE).write_bytes(document)
         return folder / PROFILE

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from latency_models.measuring.plan import PROFILE
 from latency_models.measuring.process import ERROR
@@ -48,6 +48,10 @@ class Account:
         if not self.host or self.host.startswith("-") or any(letter.isspace() for letter in self.host):
             raise UsageError(f"host {self.host!r} is no ssh destination; write for example user@device")
 
+    def run(self, kit: Path, progress: Progress) -> bytes:
+        """`run_kit` there."""
+        return run_kit(kit, self, progress)
+
     def start(self, script: str, **pipes: IO[bytes] | int | None) -> subprocess.Popen[bytes]:
         """Start a script of the POSIX shell there.
 
@@ -66,13 +70,24 @@ class Account:
             ) from None
 
 
-def profile_there(kit: Kit, account: Account, progress: Progress) -> Profile:
+class Carrier(Protocol):
+    """Takes kits to a device, and brings back what they measured."""
+
+    def run(self, kit: Path, progress: Progress) -> bytes:
+        """The content of `profile.json`.
+
+        Raises:
+            MeasurementError: the device cannot be reached, or the runner failed there.
+        """
+
+
+def profile_there(kit: Kit, carrier: Carrier, progress: Progress) -> Profile:
     """Measure a kit on its device and keep the profile for searches for that device.
 
     Raises:
-        MeasurementError: as `run_kit`, or the profile that came back cannot be used.
+        MeasurementError: as `Carrier.run`, or the profile that came back cannot be used.
     """
-    document = run_kit(kit.build(progress), account, progress)
+    document = carrier.run(kit.build(progress), progress)
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         path = Path(name) / PROFILE
         path.write_bytes(document)

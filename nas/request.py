@@ -14,6 +14,8 @@ from search_spaces.unit import STRUCTURE, Kind
 
 FILE = "request.json"
 SCHEMA_VERSION = 1
+BATCH = 4  # trials proposed together: what docs/search.md says about it was measured
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class SearchRequest:
     precision: str = "auto"
     max_parameters: ParameterLimit | None = None
     tokens: str = "off"
+    batch: int = BATCH
+    executor: str = "local"
+    workers: int | None = None
+    worker_resources: dict[str, float] | None = None
+    id: str = ""  # of this search among all, given when it begins
+
+    def same_search(self, other: "SearchRequest") -> bool:
+        """Whether the other asks for the same: who evaluates, and where the folder is, make no difference."""
+        return self._anywhere() == other._anywhere()
+
+    def _anywhere(self) -> "SearchRequest":
+        return dataclasses.replace(self, out=Path(), executor="local", workers=None, worker_resources=None, id="")
 
     @property
     def resume_command(self) -> str:
@@ -87,6 +101,38 @@ class SearchRequest:
             raise UsageError(f"{folder} holds no {FILE}; --resume takes the result folder of a search") from None
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path} is not a search request ({error}); start the search again") from None
+
+
+def parse_resources(text: str) -> dict[str, float]:
+    """Read what one worker asks for, such as `{"CPU": 2, "big": 1}`.
+
+    Raises:
+        UsageError: no JSON object of positive numbers.
+    """
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        document = None
+    numbers = isinstance(document, dict) and all(
+        isinstance(amount, int | float) and not isinstance(amount, bool) and 0 < amount < float("inf")
+        for amount in document.values()
+    )
+    if not numbers or not document:
+        raise UsageError(
+            f'worker resources {text!r}: a JSON object of positive amounts; write for example {{"CPU": 2}}'
+        )
+    return {str(name): float(amount) for name, amount in document.items()}
+
+
+def check_executor(name: str) -> str:
+    """An executor's name, if it is one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if name not in EXECUTORS:
+        raise UsageError(f"executor {name!r} is none of {', '.join(EXECUTORS)}")
+    return name
 
 
 def parse_units(text: str) -> tuple[Kind, ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import comb
 from typing import Any
+from uuid import uuid4
 
 from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
@@ -13,6 +14,9 @@ from nas.data.documents import SPLITS
 from nas.delivery import Delivery, deliver, record
 from nas.device import Device, RemoteDevice, ThisMachine
 from nas.device_profiles import device_model
+from nas.execution.cluster import Cluster, resources_offered
+from nas.execution.node import Node
+from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.kit import Kit
@@ -22,7 +26,8 @@ from nas.quality import Evaluator, Quality
 from nas.quality.evaluations import evaluations_for
 from nas.quality.precision import choose_precision
 from nas.quality.scorer import Scorer
-from nas.remote import Account, profile_there
+from nas.remote import Carrier, profile_there
+from nas.request import FILE as REQUEST
 from nas.request import SearchRequest
 from nas.result import Result
 from nas.schedule_words import chosen_by
@@ -31,6 +36,7 @@ from nas.search import Problem, SearchOutcome
 from nas.search.limit import Limit
 from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
+from nas.search.problem import nobody_ahead
 from nas.subject import Subject, load_subject
 from nas.tokens import (
     best_reduction,
@@ -76,11 +82,11 @@ class Setting:
     scorer: Scorer
 
 
-def prepare(request: SearchRequest, progress: Progress, account: Account | None = None) -> Setting:
+def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None = None) -> Setting:
     """Load the parent, get the latency model, resolve the budget.
 
     Args:
-        account: where the target is measured over ssh; it is profiled first where it was not yet.
+        carrier: to the target, where it is at hand; it is profiled first where it was not yet.
 
     Raises:
         NasError: any of its kinds, for what the user gave.
@@ -92,14 +98,15 @@ def prepare(request: SearchRequest, progress: Progress, account: Account | None 
     workload, space = _asked(request, subject, target)
     evaluator = evaluator_with_tokens(subject, workload, request.tokens)
     scorer = scorer_of(
-        subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision, storage=request.storage
-    )
+        subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
+        storage=request.storage, cluster=cluster_of(request),
+    )  # fmt: skip
     export = ParentExport(subject, progress, workload.phase)
     space = _with_best_reduction(request, subject, target, workload, export, space, scorer, progress)
-    device = _device(subject, target, workload, export, account, progress, space)
+    device = _device(subject, target, workload, export, carrier or _node(request, target), progress, space)
     latency = latency_model(subject, target, workload, export, progress, space)
     if isinstance(device, RemoteDevice) and not latency.measured:
-        latency = device_model(profile_there(device.kit, device.account, progress))
+        latency = device_model(profile_there(device.kit, device.carrier, progress))
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
     budget = request.budget.resolve(parent_ms)
     p = request.percentile
@@ -142,17 +149,26 @@ def _with_best_reduction(
 
 
 def _device(
-    subject: Subject, target: Target, workload: Workload, export: ParentExport, account: Account | None,
+    subject: Subject, target: Target, workload: Workload, export: ParentExport, carrier: Carrier | None,
     progress: Progress, space: Space,
 ) -> Device | None:  # fmt: skip
     """Where the target is measured, if it can be.
 
     Raises:
-        UsageError: an account for this machine, or for a target that no graphs are made for.
+        UsageError: a carrier for this machine, or for a target that no graphs are made for.
     """
-    if account is not None:
-        return RemoteDevice(Kit(subject, target, workload, space=space), account, progress)
+    if carrier is not None:
+        return RemoteDevice(Kit(subject, target, workload, space=space), carrier, progress)
     return ThisMachine(subject, export, workload, progress) if target.is_host else None
+
+
+def _node(request: SearchRequest, target: Target) -> Carrier | None:
+    """A node of the cluster that has the target, under its own name or the one that was asked for."""
+    if cluster_of(request) is None or target.is_host:
+        return None
+    offered = resources_offered()
+    names = [name for name in (target.name, request.target) if offered.get(name, 0.0) >= 1]
+    return Node(names[0]) if names else None
 
 
 def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
@@ -177,6 +193,8 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
         "method": request.method,
         "servable": str(request.servable),
         "trials": request.trials,
+        "batch": request.batch,
+        "executor": request.executor,
         "out": str(request.out),
         "parent_ms": None,
     }
@@ -206,19 +224,26 @@ def _schedules(space: Space) -> int:
     return comb(blocks + ratios, ratios)
 
 
-def run(request: SearchRequest, progress: Progress, account: Account | None = None) -> Result:
+def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = None) -> Result:
     """The whole road; the result folder is complete when it returns.
 
     Args:
-        account: where the target is measured over ssh, for one that is not this machine.
+        carrier: to the target, for one that is not this machine; None asks the cluster for a node that has it.
 
     Raises:
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
     """
-    setting = prepare(request, progress, account)
-    _refuse_another_s_folder(request)
+    request = _as_begun(request)
+    setting = prepare(request, progress, carrier)
     request.save()
-    subject = setting.subject
+    try:
+        return _searched(setting, progress)
+    finally:
+        setting.scorer.executor.close()
+
+
+def _searched(setting: Setting, progress: Progress) -> Result:
+    request, subject = setting.request, setting.subject
     with progress.stage("analysing redundancy"):
         redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
         save_redundancy(redundancy, request.out, subject.id)
@@ -245,14 +270,17 @@ def run(request: SearchRequest, progress: Progress, account: Account | None = No
     return result
 
 
-def _refuse_another_s_folder(request: SearchRequest) -> None:
-    """A folder may be continued by the same request only."""
-    if (request.out / "request.json").exists():
+def _as_begun(request: SearchRequest) -> SearchRequest:
+    """The request as it is kept in its folder, which may be continued by the same one only."""
+    identity = request.id
+    if (request.out / REQUEST).exists():
         earlier = SearchRequest.load(request.out)
-        if replace(earlier, out=request.out) != request:
+        if not earlier.same_search(request):
             raise UsageError(
                 f"{request.out} holds another search; choose another --out, or go on with it: {earlier.resume_command}"
             )
+        identity = earlier.id
+    return replace(request, id=identity or uuid4().hex[:12])
 
 
 def scorer_of(
@@ -263,25 +291,21 @@ def scorer_of(
     precision: str = "auto",
     items: int | None = None,
     storage: str | None = None,
+    cluster: Cluster | None = None,
 ) -> Scorer:
     """The scorer of a subject, with what other searches found out about it.
 
     Args:
         items: of the validation split, where not all will be used.
         storage: where the study is kept; evaluations are kept there too where machines share it.
+        cluster: who evaluates; this process where there is none.
     """
     content = f"{subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
     known = evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
-    return Scorer(
-        subject.model,
-        subject.anatomy,
-        evaluator,
-        known,
-        capacity=cache_bytes,
-        verify=verify,
-        precision=choose_precision(precision),
-        cuts=rungs(items or len(evaluator.dataset.validation)),
-    )
+    chosen = choose_precision(precision)
+    bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify)
+    executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.executor(bench)
+    return Scorer(evaluator, known, executor, chosen, rungs(items or len(evaluator.dataset.validation)))
 
 
 def rungs(items: int) -> tuple[int, ...]:
@@ -300,17 +324,33 @@ def _problem(setting: Setting, redundancy: Redundancy) -> Problem:
         redundancy=redundancy,
         rungs=rungs(len(scorer.evaluator.dataset.validation)),
         storage=request.storage or f"sqlite:///{(request.out / 'study.db').resolve()}",
-        study=f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}"
-        + ("" if request.tokens == OFF else f" tokens {request.tokens}"),
+        study=_study_name(setting),
         method=request.method,
         front=_front(setting) if request.pareto else (),
         limits=_limits(setting),
         reduction=default_reduction(setting.subject),
         flops=lambda architecture: model_work(setting.subject.shape, architecture, setting.workload).flops,
         trials=request.trials,
+        batch=request.batch,
+        ahead=nobody_ahead if cluster_of(request) is None else scorer.ahead,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
     )
+
+
+def _study_name(setting: Setting) -> str:
+    """Words for people, and the search's own name: in a database of many, equal requests of two people never mix."""
+    request = setting.request
+    tokens = "" if request.tokens == OFF else f" tokens {request.tokens}"
+    words = f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}"
+    return f"{words}{tokens} {request.id}"
+
+
+def cluster_of(request: SearchRequest) -> Cluster | None:
+    """Who evaluates; None for this process."""
+    if request.executor == "local":
+        return None
+    return Cluster(request.workers, request.worker_resources or {"CPU": 1.0})
 
 
 def _limits(setting: Setting) -> tuple[Limit, ...]:
@@ -333,5 +373,5 @@ def _front(setting: Setting) -> tuple[float, ...]:
 def _held_out(outcome: SearchOutcome, scorer: Scorer) -> dict[str, Quality]:
     """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest."""
     named = [outcome.parent, *outcome.ranked[:2], *outcome.baselines.values()]
-    architectures = dict.fromkeys(candidate.architecture for candidate in named)
-    return {architecture.digest: scorer.in_full(architecture, "test") for architecture in architectures}
+    judged = scorer.all_in_full((candidate.architecture for candidate in named), "test")
+    return {architecture.digest: quality for architecture, quality in judged.items()}

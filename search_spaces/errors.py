@@ -91,6 +91,10 @@ class TrackingError(NasError):
     """A tracking server did not take what a person asked it to keep."""
 
 
+class ExecutionError(NasError):
+    """A cluster cannot be reached, has no room, or its workers die again and again."""
+
+
 class StorageUnavailable(NasError):
     """The place where a study is kept cannot be reached, refuses, or stayed away for longer than a search waits."""
 

@@ -23,6 +23,8 @@ import torch
 
 from latency_models.targets import find_target
 from nas.data.dataset import Dataset, Split
+from nas.execution.worker import Bench as Equipment
+from nas.execution.worker import LocalExecutor, Worker
 from nas.latency import ParentExport, default_workload, latency_model
 from nas.progress import Silent
 from nas.quality import Evaluator, Quality, evaluator_for
@@ -107,10 +109,8 @@ class Bench:
 
     def scorer(self, how: How, cuts: tuple[int, ...] = ()) -> Scorer:
         known = FileEvaluations(self.folder / f"{time.monotonic_ns()}.jsonl", "benchmark")
-        return Scorer(
-            self.subject.model, self.subject.anatomy, self.evaluator, known,
-            capacity=how.capacity, precision=how.precision, cuts=cuts,
-        )  # fmt: skip
+        equipment = Equipment(self.subject.model, self.subject.anatomy, self.evaluator, how.precision, how.capacity)
+        return Scorer(self.evaluator, known, LocalExecutor(Worker(equipment)), how.precision, cuts)
 
     def search(self, how: How, base: Problem) -> Run:
         items = len(self.evaluator.dataset.validation)
@@ -120,7 +120,7 @@ class Bench:
         problem = replace(base, evaluate=timed, rungs=steps, storage=storage, on_trial=timed.on_trial)
         winner = run_search(problem).winner
         test = timed.scorer.in_full(winner.architecture, "test").loss
-        peak = max(store.nbytes for store in timed.scorer.stores.values()) / (1 << 20)
+        peak = max(store.nbytes for store in timed.scorer.executor.worker.stores.values()) / (1 << 20)
         evaluations, seconds = timed.scorer.evaluations, timed.before + timed.trials
         return Run(seconds, timed.trials, evaluations, timed.asked, winner.quality.loss, test, peak)
 

@@ -79,6 +79,37 @@ MaxParameters = Annotated[
         "one, so this is how to fit a memory.",
     ),
 ]
+Batch = Annotated[
+    int,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Trials that are proposed together and evaluated at once. The same batch finds the same winner on any "
+        "number of workers; about as many as there are workers keeps them busy.",
+    ),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="WHO",
+        help="Who evaluates: local, this process; ray, the cluster of RAY_ADDRESS or one here.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="With --executor ray: how many. Default: as many as the cluster has room for."
+    ),
+]
+WorkerResources = Annotated[
+    str | None,
+    typer.Option(
+        "--worker-resources",
+        metavar="JSON",
+        help='With --executor ray: what each asks of its node, as \'{"CPU": 2, "big-memory": 1}\'. Default: one CPU.',
+    ),
+]
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Most trials, for each budget.")]
 TimeLimit = Annotated[
     str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")

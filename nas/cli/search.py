@@ -26,6 +26,8 @@ Examples:
 
   nas search --target host --budget 0.6x --workload prefill:batch=1,seq=512 --tokens pyramiddrop:4=0.5,6=0.25
 
+  nas search --target jetson-orin --budget 20ms --executor ray --workers 8
+
   nas search --resume nas-results/python-lm-host-0.6x
 """
 
@@ -54,6 +56,10 @@ def search(
     prefix_cache: options.PrefixCache = 1024,
     verify_cache: options.VerifyCache = False,
     precision: options.TrialPrecision = "auto",
+    batch: options.Batch = 4,
+    executor: options.Executor = "local",
+    workers: options.Workers = None,
+    worker_resources: options.WorkerResources = None,
     storage: options.Storage = None,
     tracking_uri: options.TrackingUri = None,
     out: options.Out = None,
@@ -65,7 +71,7 @@ def search(
     """Parse the flags into a request, run it, print the result."""
     from nas.budget import Budget, ParameterLimit, parse_duration
     from nas.quality.precision import check_precision
-    from nas.request import SearchRequest, parse_units
+    from nas.request import SearchRequest, check_executor, parse_resources, parse_units
     from nas.vocabulary import check_method, check_tokens
     from search_spaces.errors import UsageError
     from search_spaces.servable import parse_servable
@@ -103,6 +109,10 @@ def search(
         verify_cache=verify_cache,
         precision=check_precision(precision),
         max_parameters=None if max_parameters is None else ParameterLimit.parse(max_parameters),
+        batch=batch,
+        executor=check_executor(executor),
+        workers=workers,
+        worker_resources=None if worker_resources is None else parse_resources(worker_resources),
     )
     _run(request, dry_run, json)
 

@@ -43,14 +43,24 @@ class Cluster:
         return RayExecutor(bench, self.workers or self._room(), self.resources)
 
     def _room(self) -> int:
-        import ray
-
-        every: dict[str, float] = ray.cluster_resources()
+        every = resources_offered()
         fits = min(int(every.get(name, 0.0) / amount) for name, amount in self.resources.items() if amount > 0)
         if fits < 1:
             asked = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
             raise ExecutionError(f"no node of the cluster offers {asked}; ask for less with --worker-resources")
         return fits
+
+
+def resources_offered() -> dict[str, float]:
+    """What the nodes of the cluster have together, by name.
+
+    Raises:
+        MissingExtra, ExecutionError: as `connect`.
+    """
+    connect()
+    import ray
+
+    return dict(ray.cluster_resources())
 
 
 def connect() -> None:
@@ -66,6 +76,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: the work is why it is started
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

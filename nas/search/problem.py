@@ -23,7 +23,7 @@ def _silent(trial: int, note: str) -> None:
     """Nobody is told."""
 
 
-def _one_by_one(asked: Sequence[Asked]) -> None:
+def nobody_ahead(asked: Sequence[Asked]) -> None:
     """Each is computed when it is asked for."""
 
 
@@ -73,7 +73,7 @@ class Problem:
     time_limit_s: float | None = None
     seed: int = 0
     finalists: int = 4
-    ahead: Callable[[Sequence[Asked]], None] = _one_by_one
+    ahead: Callable[[Sequence[Asked]], None] = nobody_ahead
     on_trial: Callable[[int, str], None] = _silent
 
     @property

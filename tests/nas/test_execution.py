@@ -2,7 +2,9 @@
 
 import os
 import signal
+import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,16 +14,18 @@ from test_quality import dataset
 from torch import nn
 
 from nas.execution.cluster import Cluster, RayExecutor
+from nas.execution.node import Node
 from nas.execution.packing import pack, unpack
 from nas.execution.sharing import Shares
 from nas.execution.task import Executor, Task
 from nas.execution.worker import Bench, LocalExecutor, Worker
+from nas.progress import Silent
 from nas.quality import evaluator_for
 from nas.request import parse_resources
 from pruning.anatomy import read_anatomy
 from pruning.surgery import prune
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.errors import ExecutionError, UsageError
+from search_spaces.errors import ExecutionError, MeasurementError, UsageError
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")
@@ -42,7 +46,10 @@ def tasks(depth: int) -> list[Task]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local", num_cpus=2, resources={"made-up-board": 1}, include_dashboard=False, log_to_driver=False,
+        logging_level="ERROR",
+    )  # fmt: skip
     yield
     ray.shutdown()
 
@@ -130,7 +137,7 @@ class Tied(nn.Module):
         self.one = nn.Linear(3, 3, bias=False)
         self.other = nn.Linear(3, 3, bias=False)
         self.other.weight = self.one.weight
-        self.register_buffer("half", torch.arange(6, dtype=torch.bfloat16).reshape(2, 3), persistent=False)
+        self.register_buffer("small", torch.arange(6, dtype=torch.bfloat16).reshape(2, 3), persistent=False)
         self.scalar, self.empty = torch.tensor(3.5), torch.empty(0, 4)
         self.turned = torch.arange(6.0).reshape(2, 3).T
 
@@ -141,13 +148,13 @@ def test_packing_keeps_values_ties_and_memory() -> None:
     after = unpack(packed)
     assert after.one.weight is after.other.weight
     assert isinstance(after.one.weight, nn.Parameter)
-    for name in ("half", "scalar", "empty", "turned"):
+    for name in ("small", "scalar", "empty", "turned"):
         assert torch.equal(getattr(after, name), getattr(before, name))
         assert getattr(after, name).dtype == getattr(before, name).dtype
     assert torch.equal(after.one.weight, before.one.weight)
     assert sum(array.nbytes for array in packed.arrays) == 4 * 9 + 2 * 6 + 4 + 4 * 6
-    address = packed.arrays[0].__array_interface__["data"][0]
-    assert address <= after.one.weight.data_ptr() < address + packed.arrays[0].nbytes
+    spans = [(array.__array_interface__["data"][0], array.nbytes) for array in packed.arrays]
+    assert any(start <= after.one.weight.data_ptr() < start + nbytes for start, nbytes in spans)  # not copied
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 50])
@@ -181,3 +188,28 @@ def test_worker_resources_are_checked(text: str) -> None:
 
 def test_worker_resources_are_read() -> None:
     assert parse_resources('{"CPU": 2, "big": 0.5}') == {"CPU": 2.0, "big": 0.5}
+
+
+def kit_of(path: Path, source: str) -> Path:
+    with zipfile.ZipFile(path, "w") as kit:
+        kit.writestr("run.py", source)
+    return path
+
+
+def test_kits_queue_for_the_node_that_has_the_device(cluster: None, tmp_path: Path) -> None:
+    """The only node offers one unit: two kits at once are measured one after the other."""
+    source = (
+        "import time; began = time.time(); time.sleep(0.3);open('profile.json', 'w').write(f'{began} {time.time()}')"
+    )
+    kit, node = kit_of(tmp_path / "kit.zip", source), Node("made-up-board")
+    with ThreadPoolExecutor() as pool:
+        spans = sorted(
+            tuple(map(float, document.split())) for document in pool.map(node.run, [kit] * 2, [Silent()] * 2)
+        )
+    assert spans[0][1] <= spans[1][0]
+
+
+def test_what_fails_on_a_node_is_what_its_runner_said(cluster: None, tmp_path: Path) -> None:
+    failing = kit_of(tmp_path / "kit.zip", 'import sys; sys.exit("error: no runtime here; install onnxruntime")')
+    with pytest.raises(MeasurementError, match="node with made-up-board: no runtime here; install onnxruntime"):
+        Node("made-up-board").run(failing, Silent())

@@ -8,6 +8,7 @@ import torch
 from families import build
 from test_quality import dataset
 
+from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.quality import evaluator_for
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision, choose_precision
@@ -27,7 +28,9 @@ def parts(request):
 
 def scorer(parts, path: Path, content: str = "a", **more) -> Scorer:
     model, anatomy, data = parts
-    return Scorer(model, anatomy, evaluator_for(model, data), FileEvaluations(path, content), **more)
+    evaluator, cuts = evaluator_for(model, data), more.pop("cuts", ())
+    executor = LocalExecutor(Worker(Bench(model, anatomy, evaluator, **more)))
+    return Scorer(evaluator, FileEvaluations(path, content), executor, more.get("precision", Precision.FP32), cuts)
 
 
 def candidates(depth: int) -> list[Architecture]:
@@ -44,7 +47,7 @@ def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) ->
         expected = plain.evaluate(prune(model, architecture), "validation")
         assert tested(architecture) == expected
         assert tested(architecture).per_item == expected.per_item
-    assert (tested.stores[Precision.FP32].skipped > 0) == (capacity > 0)
+    assert (tested.executor.worker.stores[Precision.FP32].skipped > 0) == (capacity > 0)
 
 
 @pytest.mark.parametrize("cuts", [(), (2, 5)])
@@ -101,7 +104,7 @@ def test_verification_finds_a_cache_that_lies(parts, tmp_path: Path) -> None:
     for architecture in candidates(parts[1].depth):
         honest(architecture)
     lying = scorer(parts, tmp_path / "b.jsonl", verify=True)
-    store = lying.stores[Precision.FP32]
+    store = lying.executor.worker.stores[Precision.FP32]
     keep = store.keep
 
     def corrupt(run: int, batch: str, prefix: tuple[str, ...], state: torch.Tensor) -> None:
