@@ -3,6 +3,7 @@
 // The page of `nas serve`. Whatever the server says is shown as text, never as markup.
 
 const KEY = "nas-token", POLL_MS = 5000, PAGE = 25, MOST_LINES = 5000;
+const COPIES = "mlartifacts/"; // of files that are there already, where a search logged into its own folder
 const RESUMABLE = ["interrupted", "lost", "cancelled", "failed"];
 const $ = (id) => document.getElementById(id);
 let chosen = null, following = null, pages = 1, timer = null;
@@ -234,7 +235,7 @@ async function told(id, event) {
     list().catch(() => {});
   }
   if (event.event !== "end") return false;
-  await outcome(id);
+  await outcome(id, event.data.state === "succeeded");
   return true;
 }
 
@@ -245,10 +246,10 @@ function write(line) {
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
-async function outcome(id) {
+async function outcome(id, done) {
   const base = `/v1/searches/${encodeURIComponent(id)}`;
-  const result = await json(`${base}/result`).catch((error) => { if (error.status !== 404) throw error; return null; });
-  const { artifacts } = await json(`${base}/artifacts`);
+  const result = done ? await json(`${base}/result`) : null;
+  const artifacts = (await json(`${base}/artifacts`)).artifacts.filter(({ name }) => !name.startsWith(COPIES));
   if (id !== chosen) return;
   $("files").hidden = artifacts.length === 0;
   $("artifacts").replaceChildren(...artifacts.map((artifact) => fileEntry(base, artifact)));
