@@ -98,12 +98,9 @@ def deliver(delivery: Delivery) -> Result:
 
 
 def _export(delivery: Delivery, winner: Any) -> None:
-    """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases.
-
-    After a prefill that drops tokens each stage has a past of its own length, which no decode file takes yet.
-    """
-    folder, reduced = delivery.winner_folder, delivery.outcome.winner.architecture.tokens.stages
-    cached = [] if delivery.workload.phase is Phase.FORWARD else [Phase.PREFILL, *([] if reduced else [Phase.DECODE])]
+    """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases."""
+    folder = delivery.winner_folder
+    cached = () if delivery.workload.phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE)
     for phase in (Phase.FORWARD, *cached):
         path = folder / file_name(phase)
         if not path.exists() or sha256(path) != delivery.certificate.file_sha256:

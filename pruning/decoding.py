@@ -6,7 +6,8 @@ attention left there is no layer to read it from at all.
 """
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,11 +29,25 @@ class Left:
         length: tokens, with those that came after.
         valid: (B, length) bool, those that are no padding; None where all are.
         shift: (B, 1) int64, by how much their positions are lower than without the stage; None where they are not.
+        held: by window, how many of them a cache within it holds, where that is no number (in a trace).
     """
 
     length: int
     valid: Tensor | None
     shift: Tensor | None
+    held: Mapping[int, Any] = field(default_factory=dict)
+
+    def within(self, window: int | None, new: int) -> Any:
+        """How many tokens the last `new` of these see, themselves included."""
+        if window is None:
+            return self.length
+        return new + (self.held[window] if window in self.held else min(self.length - new, window - 1))
+
+    def last(self, count: Any) -> Tensor | None:
+        """(B, count) bool, `valid` of the last so many; read by place, as a slice would ask a trace which is larger."""
+        if self.valid is None:
+            return None
+        return self.valid.index_select(1, torch.arange(count, device=self.valid.device) + (self.length - count))
 
     def longer(self, new: int, mask: Tensor | None) -> "Left":
         """With `new` more tokens; `mask` (B, at least new) ends with theirs, None where none is padding."""
@@ -40,7 +55,7 @@ class Left:
         if valid is not None:
             added = torch.ones_like(valid[:, :1]).expand(-1, new) if mask is None else mask[:, -new:].bool()
             valid = torch.cat((valid, added), 1)
-        return Left(self.length + new, valid, self.shift)
+        return replace(self, length=self.length + new, valid=valid)
 
     def cropped(self, tokens: int) -> "Left":
         """Without the last `-tokens`."""

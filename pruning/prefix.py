@@ -142,7 +142,7 @@ class _Pass:
         self.caching = False  # the current pass reads or leaves keys and values
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A new batch: look up how far it is known. What a cache holds is not in the inputs: such a pass runs in full."""
+        """A new batch: look up how far it is known. A pass with a cache runs in full: its inputs do not tell all."""
         self.caching = bool(kwargs.get("use_cache")) or kwargs.get("past_key_values") is not None
         if self.caching:
             self.known, self.state = 0, None

@@ -4,6 +4,7 @@ The cache crosses the border of the file as `past.{block}.key` and `.value` (in)
 (out), each (batch, key-value heads, tokens, head size), one pair per attention that is left; {block} is the block's
 index in the parent. An attention with a sliding window of w tokens hands over the last w - 1 only, which is all that
 the next token can see. `present` of one call is `past` of the next. Prompts of unlike length are padded on the left.
+A model that drops tokens hands over more beside them (`stage_cache`); keys and values are fewer from a stage on.
 """
 
 import contextlib
@@ -19,14 +20,15 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from latency_models.workload import Phase
 from nas.export.images import PIXELS
+from nas.export.stage_cache import CacheStage, cache_stages, lefts, stage_tensors
 from pruning.decoding import CacheKeeper, PrunedCache
-from pruning.reduction.inspection import token_hooks
 from pruning.surgery import RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.unit import Kind
 
 _TOKENS = 2  # axis of keys and values that counts tokens
+_PAST = "past"  # names the axis that counts the tokens before this call, with a stage's block after it those left
 _HELD = "held_"  # names, with the window after it, the axis of keys and values within a window
 
 
@@ -47,6 +49,7 @@ class CacheLayer:
     Attributes:
         block: index in the parent; by it the file's inputs and outputs are named.
         window: tokens that a token sees, itself included; None for all.
+        stage: the parent's block from which on tokens are dropped, the last one before it; None where all are there.
     """
 
     block: int
@@ -54,10 +57,18 @@ class CacheLayer:
     head_size: int
     window: int | None
     dtype: torch.dtype = torch.float32
+    stage: int | None = None
 
     def names(self, prefix: str) -> tuple[str, str]:
         """Names of keys and values; `prefix` is past or present."""
         return cache_names(prefix, self.block)
+
+    @property
+    def axis(self) -> str:
+        """Names the axis that counts tokens: windows of one size share one, as how full they are and what was seen
+        differ; so do the layers of one stage."""
+        name = _PAST if self.window is None else f"{_HELD}{self.window}"
+        return name if self.stage is None else f"{name}_{self.stage}"
 
     def length(self, past: int) -> int:
         """How many of `past` tokens are handed over."""
@@ -103,24 +114,44 @@ class TracedLayer(DynamicLayer):  # type: ignore[misc]
 class CachedExportable(nn.Module):
     """A decoder in one of the cached phases: logits of the last token, then every present key and value."""
 
-    def __init__(self, model: Any, phase: Phase, inputs: Sequence[str], layers: Sequence[CacheLayer]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        phase: Phase,
+        inputs: Sequence[str],
+        layers: Sequence[CacheLayer],
+        stages: Sequence[CacheStage] = (),
+    ) -> None:
         """`inputs` names the tensors that are not of the cache; they come first."""
         super().__init__()
-        self.model, self.phase, self.inputs, self.layers = model, phase, tuple(inputs), tuple(layers)
+        self.model, self.phase, self.inputs = model, phase, tuple(inputs)
+        self.layers, self.stages = tuple(layers), tuple(stages)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(batch, 1, vocabulary), and two tensors per layer."""
+        """(batch, 1, vocabulary), two tensors per layer, and those of the stages."""
         given = dict(zip(self.inputs, tensors, strict=False))
         pasts = tensors[len(self.inputs) :]
-        seen = given["attention_mask"].shape[1] - 1 if self.phase is Phase.DECODE else 0
+        mask = given["attention_mask"]
+        seen = mask.shape[1] - 1 if self.phase is Phase.DECODE else 0
         cache = PrunedCache()  # it counts the tokens itself, so it fits a decoder with any attentions left
         cache.seen = seen
         cache.layers = [
             TracedLayer(layer.window, seen, *pasts[2 * place : 2 * place + 2])
             for place, layer in enumerate(self.layers)
         ]
+        if self.phase is Phase.DECODE:
+            cache.left = lefts(self.stages, pasts[2 * len(self.layers) :], self._held(cache.layers))
         logits = self.model(**given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        return logits, *chain.from_iterable((layer.keys, layer.values) for layer in cache.layers)
+        kept = chain.from_iterable((layer.keys, layer.values) for layer in cache.layers)
+        return logits, *kept, *stage_tensors(cache, self.stages, mask)
+
+    def _held(self, layers: Sequence[TracedLayer]) -> dict[int, dict[int, Any]]:
+        """How many tokens the windows of every stage hold."""
+        found: dict[int, dict[int, Any]] = {stage.block: {} for stage in self.stages}
+        for described, layer in zip(self.layers, layers, strict=True):
+            if described.stage is not None and described.window is not None and layer.keys is not None:
+                found[described.stage][described.window] = layer.keys.shape[_TOKENS]
+        return found
 
 
 @torch.no_grad()
@@ -141,28 +172,57 @@ def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
         raise ExportError(
             f"{name} keeps {', '.join(sorted(other))}; {phase} is exported for plain keys and values, use forward"
         )
+    stages = [stage.block for stage in cache_stages(model)]
     return tuple(
         CacheLayer(
-            block, layer.keys.shape[1], layer.keys.shape[3], getattr(layer, "sliding_window", None), layer.keys.dtype
+            block, layer.keys.shape[1], layer.keys.shape[3], getattr(layer, "sliding_window", None), layer.keys.dtype,
+            max((stage for stage in stages if stage <= block), default=None),
         )
         for block, layer in zip(_kept_attentions(model, len(held)), held, strict=True)
-    )
+    )  # fmt: skip
 
 
-def decode_inputs(prompt: Mapping[str, Tensor], layers: Sequence[CacheLayer], seed: int = 0) -> dict[str, Tensor]:
+def decode_inputs(
+    model: Any, prompt: Mapping[str, Tensor], layers: Sequence[CacheLayer], seed: int = 0
+) -> dict[str, Tensor]:
     """The last token of a prompt after random keys and values of the tokens before it.
+
+    Where the model drops tokens, those that it keeps of them itself: how many depends on the stages.
 
     Args:
         prompt: the inputs of `forward`, each (batch, past + 1).
     """
+    words = {name: tensor for name, tensor in prompt.items() if name != PIXELS}  # an image is in the past by then
+    inputs = {name: tensor if name == "attention_mask" else tensor[:, -1:] for name, tensor in words.items()}
+    if cache_stages(model):
+        before = {name: tensor if name == PIXELS else tensor[:, :-1] for name, tensor in prompt.items()}
+        with torch.no_grad():
+            cache = model(**before, use_cache=True).past_key_values
+        return inputs | past_of(model, cache, layers, before["attention_mask"])
     generator = torch.Generator().manual_seed(seed)
     batch, total = prompt["attention_mask"].shape
-    given = {name: tensor for name, tensor in prompt.items() if name != PIXELS}  # an image is in the past by then
-    inputs = {name: tensor if name == "attention_mask" else tensor[:, -1:] for name, tensor in given.items()}
     for layer in layers:
         shape = (batch, layer.heads, layer.length(total - 1), layer.head_size)
         inputs |= {name: torch.randn(shape, generator=generator).to(layer.dtype) for name in layer.names("past")}
     return inputs
+
+
+def past_of(model: Any, cache: Any, layers: Sequence[CacheLayer], mask: Tensor) -> dict[str, Tensor]:
+    """What a file of `decode` takes of a model's own cache, by input name.
+
+    Args:
+        mask: (batch, tokens) of all tokens that the cache has seen.
+    """
+    stages = cache_stages(model)
+    names = _names("past", layers, stages)
+    kept = chain.from_iterable((layer.keys, layer.values) for layer in cache.layers)
+    return dict(zip(names, (*kept, *(stage_tensors(cache, stages, mask) if stages else ())), strict=True))
+
+
+def _names(prefix: str, layers: Sequence[CacheLayer], stages: Sequence[CacheStage]) -> list[str]:
+    """Of all that crosses the border of a file, in order."""
+    kept = [name for layer in layers for name in layer.names(prefix)]
+    return kept + [name for stage in stages for name in stage.names(prefix)]
 
 
 @dataclass(frozen=True)
@@ -180,27 +240,27 @@ def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Traci
     """A decoder in one of the cached phases, to be traced on a prompt.
 
     Raises:
-        ExportError: the model has no such phase, or the cache's layers are of unlike length as prompts lose tokens.
+        ExportError: the model has no such phase.
     """
-    if phase is Phase.DECODE and token_hooks(model) is not None:
-        raise ExportError(
-            f"decode of a model that drops tokens ({type(model).__name__}) is not exported: its caches are of unlike "
-            "length; export prefill, or decode with the library"
-        )
-    layers = cache_layers(model, phase)
-    inputs = decode_inputs(prompt, layers) if phase is Phase.DECODE else prompt
+    layers, stages = cache_layers(model, phase), cache_stages(model)
+    inputs = decode_inputs(model, prompt, layers) if phase is Phase.DECODE else prompt
     names = tuple(name for name in inputs if not is_past(name))
-    axes = _decode_axes(names, layers) if phase is Phase.DECODE else _prefill_axes(names)
-    presents = chain.from_iterable(layer.names("present") for layer in layers)
-    return Tracing(CachedExportable(model, phase, names, layers), inputs, axes, ("logits", *presents), layers)
+    axes = _decode_axes(names, layers, stages) if phase is Phase.DECODE else _prefill_axes(names)
+    presents = _names("present", layers, stages)
+    module = CachedExportable(model, phase, names, layers, stages)
+    derived = () if stages else layers  # parts of a graph in which layers are of unlike length are not dropped later
+    return Tracing(module, inputs, axes, ("logits", *presents), derived)
 
 
 def axis_size(axis: str, batch: int, length: int) -> int:
-    """The size of a named dynamic axis; `length` is the sequence, or the past of `decode`."""
+    """The size of a named dynamic axis; `length` is the sequence, or the past of `decode`.
+
+    Of tokens that a stage left it is the most: how many are left is the schedule's affair.
+    """
     if axis == "batch":
         return batch
     if axis.startswith(_HELD):
-        return min(length, int(axis.removeprefix(_HELD)) - 1)
+        return min(length, int(axis.removeprefix(_HELD).partition("_")[0]) - 1)
     return length + 1 if axis == "past + 1" else length
 
 
@@ -209,12 +269,18 @@ def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
     return tuple({0: batch} if name == PIXELS else {0: batch, 1: sequence} for name in inputs)
 
 
-def _decode_axes(inputs: Sequence[str], layers: Sequence[CacheLayer]) -> tuple[dict[int, Any], ...]:
-    """Windows of one size share an axis of their own: how full a window is and how much was seen differ."""
-    batch, past = torch.export.Dim("batch"), torch.export.Dim("past")
-    held = {layer.window: torch.export.Dim(f"{_HELD}{layer.window}") for layer in layers} | {None: past}
+def _decode_axes(
+    inputs: Sequence[str], layers: Sequence[CacheLayer], stages: Sequence[CacheStage]
+) -> tuple[dict[int, Any], ...]:
+    batch, past = torch.export.Dim("batch"), torch.export.Dim(_PAST)
+    counted = {layer.axis for layer in layers} | {f"{_PAST}_{stage.block}" for stage in stages}
+    tokens = {axis: torch.export.Dim(axis) for axis in sorted(counted)} | {_PAST: past}
     axes = [{0: batch, 1: past + 1} if name == "attention_mask" else {0: batch} for name in inputs]
-    return *axes, *({0: batch, _TOKENS: held[layer.window]} for layer in layers for _ in layer.names("past"))
+    axes += [{0: batch, _TOKENS: tokens[layer.axis]} for layer in layers for _ in layer.names("past")]
+    for stage in stages:
+        mask: dict[int, Any] = {0: batch, 1: tokens[f"{_PAST}_{stage.block}"]}
+        axes += [mask, {0: batch}][: len(stage.names("past"))]
+    return tuple(axes)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, 
     layers = () if workload.phase is Phase.FORWARD else cache_layers(model, workload.phase)
     tensors = example_inputs(model, workload.batch, workload.past + workload.sequence, seed)
     if workload.phase is Phase.DECODE:
-        tensors = decode_inputs(tensors, layers, seed)
+        tensors = decode_inputs(model, tensors, layers, seed)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 

@@ -1,7 +1,8 @@
 """An exported file is only as good as its agreement with the model it came from.
 
-The truth is always the model without a cache: what `prefill` and `decode` give after a prompt is compared with one
-pass over all tokens. Keys and values are compared with those that the model itself keeps.
+The truth is the model without a cache: what `prefill` and `decode` give after a prompt is compared with one pass over
+all tokens. Keys and values are compared with those that the model itself keeps. Where tokens are dropped, decoding is
+compared with the model's own, as one pass over all tokens would drop others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from latency_models.runtime_ort import default_threads, open_session
 from latency_models.workload import Phase
-from nas.export.cached_export import cache_layers
+from nas.export.cached_export import cache_layers, past_of
 from nas.export.images import PIXELS, image_tokens
 from nas.export.onnx_export import example_inputs, input_names
 from pruning.reduction.inspection import always_kept, token_hooks
@@ -93,10 +94,10 @@ def _without_cache(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return output
 
 
-def _kept(model: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Keys and values that the model keeps of its inputs, in the order of the file's outputs."""
-    layers = model(**inputs, use_cache=True).past_key_values.layers
-    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+def _past(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the model keeps of its inputs, under the names that a file of `decode` takes it by."""
+    cache = model(**inputs, use_cache=True).past_key_values
+    return past_of(model, cache, cache_layers(model, Phase.PREFILL), inputs["attention_mask"])
 
 
 def _forward(model: Any, file: _File, batch: int, sequence: int, seed: int) -> float:
@@ -106,23 +107,44 @@ def _forward(model: Any, file: _File, batch: int, sequence: int, seed: int) -> f
 
 def _prefill(model: Any, file: _File, batch: int, sequence: int, seed: int) -> float:
     inputs = example_inputs(model, batch, sequence, seed=batch + 10 * seed)
-    presents = [name for layer in cache_layers(model, Phase.PREFILL) for name in layer.names("present")]
+    past = _past(model, inputs)
     given = file.run(inputs)
-    actual = [given.get(name, np.zeros(0)) for name in ("logits", *presents)]
-    return file.difference(actual, [_without_cache(model, inputs)[:, -1:], *_kept(model, inputs)])
+    actual = [given.get(name, np.zeros(0)) for name in ("logits", *map(_handed_over, past))]
+    return file.difference(actual, [_without_cache(model, inputs)[:, -1:], *past.values()])
 
 
 def _decode(model: Any, file: _File, batch: int, sequence: int, seed: int) -> float:
     whole = example_inputs(model, batch, sequence + STEPS, seed=batch + 10 * seed)
-    expected = _without_cache(model, whole)
+    expected = _after(model, whole, sequence)
     prompt = {name: tensor if name == PIXELS else tensor[:, :sequence] for name, tensor in whole.items()}
     words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
-    names = [name for layer in cache_layers(model, Phase.DECODE) for name in layer.names("past")]
-    past: dict[str, Any] = dict(zip(names, _kept(model, prompt), strict=True))
+    past: dict[str, Any] = dict(_past(model, prompt))
     differences = []
     for place in range(sequence, sequence + STEPS):
         new = {name: tensor[:, place : place + 1] for name, tensor in words.items()}
         given = file.run(new | {"attention_mask": whole["attention_mask"][:, : place + 1]} | past)
-        differences.append(file.difference([given["logits"]], [expected[:, place : place + 1]]))
-        past = {name: given[name.replace("past", "present", 1)] for name in names}
+        differences.append(file.difference([given["logits"]], [expected[:, place - sequence][:, None]]))
+        past = {name: given[_handed_over(name)] for name in past}
     return float(np.max(differences))
+
+
+def _after(model: Any, whole: Mapping[str, Tensor], prompt: int) -> Tensor:
+    """(batch, STEPS, vocabulary) after each token that follows a prompt.
+
+    From one pass over all tokens; where tokens are dropped from the model's own cache, as that pass would drop of the
+    tokens that follow, too.
+    """
+    if token_hooks(model) is None:
+        return _without_cache(model, whole)[:, prompt:]
+    words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
+    given = {name: tensor if name == PIXELS else tensor[:, :prompt] for name, tensor in whole.items()}
+    cache, logits = model(**given, use_cache=True).past_key_values, []
+    for place in range(prompt, prompt + STEPS):
+        new = {name: tensor[:, place : place + 1] for name, tensor in words.items()}
+        new |= {"attention_mask": whole["attention_mask"][:, : place + 1]}
+        logits.append(model(**new, past_key_values=cache, use_cache=True).logits[:, -1])
+    return torch.stack(logits, 1)
+
+
+def _handed_over(name: str) -> str:
+    return name.replace("past", "present", 1)

@@ -224,10 +224,10 @@ class TokenHooks:
         left, window = cache.left[stage], self.windows[place]
         changed = dict(given)
         new = hidden.shape[1]
-        held = left.length if window is None else new + min(left.length - new, window - 1)
+        held = left.within(window, new)
         for name in _MASKS:
             if name in given:
-                valid = None if left.valid is None else left.valid[:, left.length - held :]
+                valid = left.valid if window is None else left.last(held)
                 shape = (hidden.shape[0], new, held)
                 changed[name] = self._once(
                     ("mask", stage, window, name), self._mask, given[name], valid, shape, window, hidden

@@ -49,22 +49,20 @@ def delivery(folder: Path, architecture: Architecture, workload: Workload, measu
     )  # fmt: skip
 
 
-def test_a_prompt_that_loses_tokens_is_delivered_without_a_decode_file(
-    exported: list[tuple[Phase, str]], tmp_path: Path
-) -> None:
-    _export(delivery(tmp_path, Architecture(4).with_tokens(SCHEDULE), PROMPT), "reduced")
-    files = {"model.onnx", "model-prefill.onnx", "model-prefill.tensorrt.onnx"}
-    assert {path.name for path in tmp_path.iterdir()} == files == {name for _, name in exported}
-    assert {phase for phase, _ in exported} == {Phase.FORWARD, Phase.PREFILL}
-
-
+@pytest.mark.parametrize("schedule", [Schedule(), SCHEDULE], ids=str)
 @pytest.mark.parametrize("workload", [PROMPT, STEP], ids=str)
-def test_a_decoder_with_all_tokens_is_delivered_in_every_phase(
-    workload: Workload, exported: list[tuple[Phase, str]], tmp_path: Path
+def test_a_decoder_is_delivered_in_every_phase(
+    workload: Workload, schedule: Schedule, exported: list[tuple[Phase, str]], tmp_path: Path
 ) -> None:
-    _export(delivery(tmp_path, Architecture(4), workload), "whole")
+    """With all its tokens or with fewer."""
+    _export(delivery(tmp_path, Architecture(4).with_tokens(schedule), workload), "model")
     asked = {(Phase.FORWARD, "model.onnx"), (Phase.PREFILL, "model-prefill.onnx"), (Phase.DECODE, "model-decode.onnx")}
     assert set(exported) == asked | {(workload.phase, f"model-{workload.phase}.tensorrt.onnx")}
+
+
+def test_what_keeps_no_cache_is_delivered_as_one_file(exported: list[tuple[Phase, str]], tmp_path: Path) -> None:
+    _export(delivery(tmp_path, Architecture(4).with_tokens(SCHEDULE), Workload.parse("forward:batch=8,seq=10")), "vit")
+    assert [name for _, name in exported] == ["model.onnx", "model.tensorrt.onnx"]
 
 
 def test_a_file_that_was_certified_is_not_written_again(exported: list[tuple[Phase, str]], tmp_path: Path) -> None:

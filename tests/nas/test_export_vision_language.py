@@ -121,7 +121,7 @@ def test_where_an_image_s_size_decides_the_files_take_words_only() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.PREFILL])
+@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.PREFILL, Phase.DECODE])
 def test_files_of_words_only_are_those_of_the_model(phase: Phase, tmp_path: Path) -> None:
     """Whole, and with a schedule: it drops image tokens, of which there are none."""
     model = build("qwen2_vl")
