@@ -65,7 +65,9 @@ class SearchRequest:
     def save(self) -> None:
         """Write the request into its result folder."""
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / FILE).write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        path = self.out / FILE
+        path.touch(mode=0o600)  # a URL in it may hold a password
+        path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form; `load` reads it."""

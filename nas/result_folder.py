@@ -1,13 +1,33 @@
 """A result folder, as what comes after a search reads it: without loading the model or the libraries that made it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from search_spaces.errors import UsageError
 
-RESULT, REQUEST = "result.json", "request.json"
+RESULT, REQUEST, LOCK = "result.json", "request.json", ".search.lock"
 SCHEMA_VERSION = 1
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else searches in a folder meanwhile: two drivers of one study would end each other's trials.
+
+    Raises:
+        UsageError: somebody does.
+    """
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            yield
+    except Timeout:
+        raise UsageError(
+            f"{folder}: another process searches there now; wait for it, or choose another --out"
+        ) from None
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A search from the request to the result folder: the road every part of the tool is a stretch of."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from math import comb
 from typing import Any
 from uuid import uuid4
@@ -20,7 +19,7 @@ from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.kit import Kit
-from nas.latency import ParentExport, default_workload, latency_model, measured_ms, workload_for
+from nas.latency import ParentExport, default_workload, latency_model, workload_for
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
 from nas.quality.evaluations import evaluations_for
@@ -30,7 +29,7 @@ from nas.remote import Carrier, profile_there
 from nas.request import FILE as REQUEST
 from nas.request import SearchRequest
 from nas.result import Result
-from nas.schedule_words import chosen_by
+from nas.result_folder import alone_in
 from nas.schedule_words import in_words as schedule_in_words
 from nas.search import Problem, SearchOutcome
 from nas.search.limit import Limit
@@ -38,8 +37,8 @@ from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
 from nas.search.problem import nobody_ahead
 from nas.subject import Subject, load_subject
+from nas.token_profile import with_best_reduction
 from nas.tokens import (
-    best_reduction,
     check_workload,
     default_reduction,
     droppable,
@@ -102,7 +101,9 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
         storage=request.storage, cluster=cluster_of(request),
     )  # fmt: skip
     export = ParentExport(subject, progress, workload.phase)
-    space = _with_best_reduction(request, subject, target, workload, export, space, scorer, progress)
+    if request.tokens == SEARCH:
+        fraction = request.budget.fraction
+        space = with_best_reduction(space, subject, target, export, workload, scorer, fraction, progress)
     device = _device(subject, target, workload, export, carrier or _node(request, target), progress, space)
     latency = latency_model(subject, target, workload, export, progress, space)
     if isinstance(device, RemoteDevice) and not latency.measured:
@@ -132,20 +133,6 @@ def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wo
     structure = restrict(subject.anatomy.space(request.units or STRUCTURE), request.servable)
     space = with_tokens(structure, subject, target, workload, request.tokens, request.servable)
     return workload, space if request.units else tokens_only(space)
-
-
-def _with_best_reduction(
-    request: SearchRequest, subject: Subject, target: Target, workload: Workload, export: ParentExport, space: Space,
-    scorer: Scorer, progress: Progress,
-) -> Space:  # fmt: skip
-    """The space with the way to choose tokens that loses least, where that is searched too."""
-    if request.tokens != SEARCH:
-        return space
-    with progress.stage("comparing ways of choosing tokens"):
-        measure = partial(measured_ms, subject, export, workload) if target.is_host else None
-        chosen = best_reduction(subject, scorer, workload, request.budget.fraction, measure)
-    progress.message(f"tokens are chosen by {chosen_by(chosen)}")
-    return replace(space, reduction=chosen)
 
 
 def _device(
@@ -236,10 +223,11 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
     request = _as_begun(request)
     setting = prepare(request, progress, carrier)
     request.save()
-    try:
-        return _searched(setting, progress)
-    finally:
-        setting.scorer.executor.close()
+    with alone_in(request.out):
+        try:
+            return _searched(setting, progress)
+        finally:
+            setting.scorer.executor.close()
 
 
 def _searched(setting: Setting, progress: Progress) -> Result:

@@ -273,3 +273,18 @@ def test_an_unreachable_tracker_does_not_stop_a_search(tiny: Path, tmp_path: Pat
     assert done.returncode == 0
     assert "not logged to MLflow" in json.loads(done.stdout)["mlflow"]["problem"]
     assert "not logged to MLflow" in done.stderr
+
+
+def test_two_processes_never_search_in_one_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        code = (
+            "import sys; from pathlib import Path; from nas.result_folder import alone_in\n"
+            "with alone_in(Path(sys.argv[1])): print('in')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert "another process searches there now" in done.stderr
+        assert not done.stdout
+    with alone_in(tmp_path):  # once it has ended, the next may
+        pass
