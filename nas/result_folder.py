@@ -21,13 +21,15 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: somebody does.
     """
+    lock = FileLock(folder / LOCK)
     try:
-        with FileLock(folder / LOCK, blocking=False):
-            yield
+        lock.acquire(blocking=False)
     except Timeout:
-        raise UsageError(
-            f"{folder}: another process searches there now; wait for it, or choose another --out"
-        ) from None
+        raise UsageError(f"{folder}: another process searches there; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_result(folder: Path) -> dict[str, Any]:
