@@ -12,7 +12,7 @@ from latency_models.workload import Phase, Workload
 from nas.certificate import Certificate
 from nas.quality.evaluator import Evaluator, evaluator_for
 from nas.quality.prompt import PromptEvaluator, prompts
-from nas.quality.scorer import Scorer as Judge
+from nas.quality.quality import Quality
 from nas.subject import Subject
 from nas.vocabulary import OFF, SEARCH
 from pruning.language import is_vision_language
@@ -122,7 +122,7 @@ def reductions(subject: Subject) -> tuple[Reduction, ...]:
 
 def best_reduction(
     subject: Subject,
-    judge: Judge,
+    judge: Callable[[Architecture, int], Quality],
     workload: Workload,
     fraction: float | None,
     measure: Callable[[list[Architecture]], list[float]] | None = None,
@@ -133,7 +133,7 @@ def best_reduction(
     than another is not taken, whatever it loses.
 
     Args:
-        judge: validation quality; a few items are enough to tell ways apart.
+        judge: validation quality on the first items; a few are enough to tell ways apart.
         fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
         measure: milliseconds of some architectures on the target, where it is at hand.
     """

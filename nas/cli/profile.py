@@ -18,6 +18,8 @@ Examples:
 
   nas profile --target host --model ./my-model --workload forward:batch=4,seq=128 --seconds 60
 
+  nas profile --model digits-vit --tokens search
+
   nas profile --target jetson-orin --host user@device
 
   nas profile kit --target jetson-orin --model ./my-model -o kit.zip
@@ -60,7 +62,9 @@ def profile(
     context: typer.Context,
     target: options.Target = "host",
     model: options.Model = None,
+    data: options.Data = None,
     workload: options.WorkloadText = None,
+    tokens: options.Tokens = "off",
     seconds: Seconds = None,
     host: options.Host = None,
     python: options.Python = "python3",
@@ -78,13 +82,16 @@ def profile(
     from nas.cli import console
     from nas.kit import SECONDS as KIT_SECONDS
     from nas.kit import Kit
-    from nas.latency import ParentExport, host_profile, workload_for
+    from nas.latency import ParentExport, host_profile
     from nas.profiling import SECONDS
     from nas.remote import Account, profile_there
     from nas.subject import load_subject
+    from nas.token_profile import profiled
+    from nas.vocabulary import check_tokens
     from search_spaces.errors import UsageError
 
     found, wanted = find_target(target), None if workload is None else Workload.parse(workload)
+    reducing = check_tokens(tokens)
     account = None if host is None else Account(host, python, port, ssh_config)
     if account is None and not found.is_host:
         raise UsageError(
@@ -92,13 +99,14 @@ def profile(
             f"(nas profile kit --target {target} -o kit.zip)"
         )
     progress = console.progress_for_stderr()
-    subject = load_subject(model, None, trust_remote_code)
-    chosen = workload_for(subject, found, wanted)
+    subject = load_subject(model, data, trust_remote_code)
+    chosen, space = profiled(subject, found, wanted, reducing, progress)
     if account is None:
         export = ParentExport(subject, progress, chosen.phase)
-        measured = host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True)
+        measured = host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
     else:
-        measured = profile_there(Kit(subject, found, chosen, seconds or KIT_SECONDS), account, progress)
+        kit = Kit(subject, found, chosen, seconds or KIT_SECONDS, space=space)
+        measured = profile_there(kit, account, progress)
     file = (out or Path("nas-results") / f"{Path(subject.id).name}-profile") / "profile.json"
     measured.save(file)
     _show(measured, subject.id, file, json)
@@ -107,7 +115,9 @@ def profile(
 def kit(
     target: options.SearchTarget = None,
     model: options.Model = None,
+    data: options.Data = None,
     workload: options.WorkloadText = None,
+    tokens: options.Tokens = "off",
     seconds: Seconds = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.zip", help="The file to write.")] = Path("kit.zip"),
     trust_remote_code: options.TrustRemoteCode = False,
@@ -119,16 +129,19 @@ def kit(
     from latency_models.workload import Workload
     from nas.cli import console
     from nas.kit import SECONDS, Kit, check_target
-    from nas.latency import workload_for
     from nas.subject import load_subject
+    from nas.token_profile import profiled
+    from nas.vocabulary import check_tokens
     from search_spaces.errors import UsageError
 
     if target is None:
         raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
     found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
+    reducing = check_tokens(tokens)
     progress = console.progress_for_stderr()
-    subject = load_subject(model, None, trust_remote_code)
-    made = Kit(subject, found, workload_for(subject, found, wanted), seconds or SECONDS)
+    subject = load_subject(model, data, trust_remote_code)
+    chosen, space = profiled(subject, found, wanted, reducing, progress)
+    made = Kit(subject, found, chosen, seconds or SECONDS, space=space)
     shutil.copyfile(made.build(progress), out)
     console.emit_text(
         f"{out}  {out.stat().st_size / 1e6:.1f} MB, {subject.id} on {found.name}, {made.workload}; no trained weights\n"
@@ -162,6 +175,7 @@ def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
     whole = Architecture.parent(measured.shape.depth)
     parent = fitted.predict(whole, 50)
     terms = {str(kind): fitted.unit_ms(Unit(0, kind)) for kind in (Kind.ATTENTION, Kind.MLP)}
+    schedules = sorted({str(record.architecture.tokens) for record in measured.records} - {""})
     document = {
         "schema_version": 1,
         "model": name,
@@ -174,6 +188,7 @@ def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
         "constant_p50_ms": float(fitted.coefficients[0]),
         "leave_one_out_error": fitted.error,
         "records": len(measured.records),
+        "schedules": schedules,
         "file": str(file),
     }
     if json:
@@ -188,5 +203,6 @@ def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
         f"mlp         {terms['mlp']:.3f} ms p50 in block 0\n"
         f"the rest    {document['constant_p50_ms']:.3f} ms p50\n"
         f"error       {100 * fitted.error:.1f} % (median, each of {len(measured.records)} records from the others)\n"
-        f"profile     {file}"
+        + (f"tokens      {'; '.join(schedules)}\n" if schedules else "")
+        + f"profile     {file}"
     )
