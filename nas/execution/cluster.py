@@ -5,7 +5,10 @@ go through the object store, once per node; every actor of a node reads the same
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,10 +81,25 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: the work is why it is started
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+        with own_handlers():
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ExecutionError(f"Ray at {address or 'this machine'}: {reason}; check RAY_ADDRESS and its token") from None
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts, to end with a stack trace: here it stays what it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 class RayExecutor:
@@ -110,7 +128,8 @@ class RayExecutor:
         """
         import ray
 
-        shares, running = Shares(tasks, len(self._actors)), {}
+        shares = Shares(tasks, len(self._actors))
+        running: dict[Any, tuple[int, int]] = {}  # what an actor has: the task's place, and the actor
         for _ in range(IN_FLIGHT):
             for worker in range(len(self._actors)):
                 self._give(worker, shares, tasks, running)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from nas.execution.task import Task
-from pruning.prefix import prefixes
+from pruning.prefix import Prefix, prefixes
 
 
 class Shares:
@@ -24,6 +24,6 @@ class Shares:
         return longest.pop() if longest else None
 
 
-def _alike(task: Task, place: int) -> tuple[str, tuple[str, ...], int]:
+def _alike(task: Task, place: int) -> tuple[str, tuple[Prefix, ...], int]:
     """Sorts architectures by what they keep, block by block; latest changes first, equal ones in the given order."""
     return task.split, tuple(prefixes(task.architecture)), -place
