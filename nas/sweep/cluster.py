@@ -1,16 +1,17 @@
 """The Ray cluster of a sweep, and what each of its trials asks for."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from latency_models.targets import HOST, find_target
+from latency_models.targets import find_target
+from nas.execution.cluster import connect
 from search_spaces.errors import MissingExtra, UsageError
 
-_FORWARDED = ("NAS_CACHE", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE")
+_HEAD = "node:__internal_head__"
 
 
 def need_ray() -> Any:
@@ -28,48 +29,23 @@ def need_ray() -> Any:
 
 
 @contextmanager
-def connected(cpus: int) -> Iterator[None]:
+def connected() -> Iterator[None]:
     """A connection for the time of a sweep: one that is there, the cluster of RAY_ADDRESS, else a local one.
-
-    Args:
-        cpus: that a local cluster has at least.
 
     Raises:
         MissingExtra: Ray is not installed.
-        UsageError: nothing answers at RAY_ADDRESS.
+        ExecutionError: nothing answers at RAY_ADDRESS.
     """
-    ray, address = need_ray(), os.environ.get("RAY_ADDRESS")
+    ray = need_ray()
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     with _own_handlers():
-        if address:
-            _connect(ray, address, **quiet, runtime_env=_environment())
-        else:
-            cores = max(cpus, len(os.sched_getaffinity(0)))
-            ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
+        connect()
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _connect(ray: Any, address: str, **options: Any) -> None:
-    try:
-        ray.init(address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"RAY_ADDRESS {address!r}: {reason}; start the cluster, or unset it for one on this machine"
-        ) from None
-
-
-def _environment() -> dict[str, Any] | None:
-    """What workers of another machine must know; a job was submitted with an environment of its own."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return None
-    return {"env_vars": {name: os.environ[name] for name in _FORWARDED if name in os.environ}}
 
 
 @contextmanager
@@ -86,8 +62,21 @@ def _own_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def bundles_of(targets: Sequence[str], cpus: int) -> dict[str, dict[str, float]]:
-    """What a trial of each target asks the connected cluster for.
+@dataclass(frozen=True)
+class Place:
+    """Where a trial of one target runs, and where it measures.
+
+    Attributes:
+        bundle: what the trial asks for of one node.
+        device: the resource by which the cluster has the target; None where nothing of the cluster is one.
+    """
+
+    bundle: dict[str, float]
+    device: str | None
+
+
+def places_of(targets: Sequence[str], cpus: int) -> dict[str, Place]:
+    """The place for each target in the connected cluster.
 
     Raises:
         UsageError: no node has so many CPUs.
@@ -95,45 +84,40 @@ def bundles_of(targets: Sequence[str], cpus: int) -> dict[str, dict[str, float]]
     ray = need_ray()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
-    return {
-        target: bundle(target, cpus, [node["Resources"] for node in nodes], _own(nodes, here)) for target in targets
-    }
+    own: Mapping[str, float] = next((node["Resources"] for node in nodes if node["NodeID"] == here), {})
+    return {target: place(target, cpus, [node["Resources"] for node in nodes], own) for target in targets}
 
 
-def bundle(target: str, cpus: int, nodes: Sequence[Mapping[str, float]], own: Mapping[str, float]) -> dict[str, float]:
-    """The resources of one trial.
+def place(target: str, cpus: int, nodes: Sequence[Mapping[str, float]], own: Mapping[str, float]) -> Place:
+    """The place for one target.
 
-    A device that the cluster has as a resource of its name is asked for, so that it measures one model at a time. On
-    this machine a trial measures too: it takes every CPU of its node, so that nothing beside it disturbs the timings.
+    A search for a device runs anywhere; only its measurements are queued for the device, which is a resource of the
+    cluster by its name. A search for `host` measures where it runs. It takes every CPU of its node, so that nothing
+    beside it disturbs the timings, and always the same node: one with a resource `host`, else that of the driver.
 
     Args:
         target: as the person gave it; its full name will do as the resource's too.
-        nodes: the resources of every node; `own` those of this one.
+        nodes: the resources of every node; `own` those of the driver's.
 
     Raises:
         UsageError: no node has so many CPUs.
     """
-    names = (target, find_target(target).name)
+    found = find_target(target)
+    names = (target, found.name)
     device = next((name for name in names if any(name in node for node in nodes)), None)
-    asked = {} if device is None else {device: 1.0}
-    if find_target(target).is_host:
-        node = own if device is None else next(node for node in nodes if device in node)
-        asked |= {name: 0.001 for name in node if name.startswith("node:") and name != "node:__internal_head__"}
-        return _with_cpus(asked, node.get("CPU", 0), [node])
-    return _with_cpus(asked, cpus, nodes)
+    if not found.is_host:
+        return Place(_fitting({"CPU": float(cpus)}, nodes), device)
+    node = own if device is None else next(node for node in nodes if device in node)
+    address = {name: 0.001 for name in node if name.startswith("node:") and name != _HEAD}
+    return Place(_fitting({"CPU": max(1.0, node.get("CPU", 0.0)), **address}, [node]), None)
 
 
-def _with_cpus(asked: dict[str, float], cpus: float, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    most = max((node.get("CPU", 0) for node in nodes if all(name in node for name in asked)), default=0)
-    if not 1 <= cpus <= most:
-        where = f" for {HOST}" if any(name.startswith("node:") for name in asked) else ""
+def _fitting(bundle: dict[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+    if bundle["CPU"] > most:
+        which = "this one" if len(nodes) == 1 else "none"
         raise UsageError(
-            f"a trial{where} asks for {max(cpus, 1):g} CPUs and no node that fits has more than {most:g}; "
-            "ask for fewer with --cpus, or start nodes with more"
+            f"a trial asks for {bundle['CPU']:g} CPUs of a node and {which} has more than {most:g}; "
+            "ask for fewer with --cpus, or start a node with more"
         )
-    return {"CPU": float(cpus), **asked}
-
-
-def _own(nodes: Sequence[Mapping[str, Any]], here: str) -> Mapping[str, float]:
-    found: Mapping[str, float] = next((node["Resources"] for node in nodes if node["NodeID"] == here), {})
-    return found
+    return bundle

@@ -89,8 +89,8 @@ def _line(axes: Any, rows: Sequence[Row], colour: str, marker: str) -> None:
         [_x(whole)], [_y(whole)], marker, color=colour, markersize=9, markerfacecolor="white", markeredgewidth=1.6
     )
     for model, budget in winners:
-        axes.annotate(budget, (_x(model), _y(model)), textcoords="offset points", xytext=(6, -11), fontsize=8,
-                      color=colour)  # fmt: skip
+        free = (6, -11) if model.score.higher_is_better else (7, 5)  # the side on which the line is not
+        axes.annotate(budget, (_x(model), _y(model)), textcoords="offset points", xytext=free, fontsize=8, color=colour)
 
 
 def _x(model: Model) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.progress import Progress
 from nas.sweep.cell import pilots_of
-from nas.sweep.cluster import bundles_of, connected, need_ray
+from nas.sweep.cluster import Place, connected, need_ray, places_of
 from nas.sweep.order import PilotsFirst
 from nas.sweep.outcome import CELL, LOSS, OVER_MS, REASON, Outcome, read_outcome, told
 from nas.sweep.request import Sweep
@@ -35,14 +35,15 @@ def run_sweep(sweep: Sweep, progress: Progress) -> SweepResult:
 
     Raises:
         MissingExtra: Ray is not installed.
-        UsageError: the cluster cannot be reached, or has no room for a trial.
+        ExecutionError: the cluster cannot be reached.
+        UsageError: no node of it has so many CPUs.
         KeyboardInterrupt: the person stopped it; what has ended stays, and the rest goes on with `--resume`.
     """
     died: dict[str, str] = {}
     if any(read_outcome(sweep.folder(cell)) is None for cell in sweep.cells):
         need_ray()
         teller = Teller(sweep, progress)
-        with connected(sweep.cpus), _quiet(), teller.listening(), _stoppable():
+        with connected(), _quiet(), teller.listening(), _stoppable():
             _tuner(sweep).fit()
         died = teller.died
     return SweepResult(sweep, tuple(_rows(sweep, died)))
@@ -63,7 +64,8 @@ def _tuner(sweep: Sweep) -> Any:
     """A new tuner, or the one that an earlier driver left."""
     from ray import tune
 
-    trainable = tune.with_resources(_trainable(sweep), _resources(sweep))
+    places = places_of(tuple({cell.target: 0 for cell in sweep.cells}), sweep.cpus)
+    trainable = tune.with_resources(_trainable(sweep, places), _resources(places))
     folder = str(sweep.out / RAY)
     if tune.Tuner.can_restore(folder):
         return tune.Tuner.restore(folder, trainable, resume_errored=True)
@@ -97,23 +99,22 @@ def _searcher(sweep: Sweep) -> Any:
     )
 
 
-def _trainable(sweep: Sweep) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _trainable(sweep: Sweep, places: dict[str, Place]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What a worker runs: the search of the cell that the params name."""
     folders = {cell.name: sweep.folder(cell) for cell in sweep.cells}
     names = {tuple(cell.params.items()): cell.name for cell in sweep.cells}
 
     def cell(config: dict[str, Any]) -> dict[str, Any]:
         name = names[tuple((key, config[key]) for key in ("model", "target", "budget", "seed"))]
-        return {CELL: name, **told(folders[name], run_cell(folders[name]))}
+        return {CELL: name, **told(folders[name], run_cell(folders[name], places[config["target"]].device))}
 
     return cell
 
 
-def _resources(sweep: Sweep) -> Callable[[dict[str, Any]], Any]:
+def _resources(places: dict[str, Place]) -> Callable[[dict[str, Any]], Any]:
     from ray.tune import PlacementGroupFactory
 
-    bundles = bundles_of(tuple({cell.target: 0 for cell in sweep.cells}), sweep.cpus)
-    return lambda config: PlacementGroupFactory([bundles[config["target"]]])
+    return lambda config: PlacementGroupFactory([places[config["target"]].bundle])
 
 
 @contextmanager

@@ -14,11 +14,14 @@ from search_spaces.errors import NasError, NoFeasibleCandidate
 LOG = "log.txt"
 
 
-def run_cell(folder: Path) -> Outcome:
+def run_cell(folder: Path, device: str | None = None) -> Outcome:
     """The search of a folder's request; of one that has ended its outcome, at once.
 
     Whatever the search raises is an outcome too. Only the worker's death is left to Ray, which tries again; the search
     then goes on where it was.
+
+    Args:
+        device: the resource of the node that measures, if the cluster has one.
     """
     from filelock import FileLock
 
@@ -26,17 +29,18 @@ def run_cell(folder: Path) -> Outcome:
     with FileLock(folder / "cell.lock"):
         outcome = read_outcome(folder)
         if outcome is None:
-            outcome = _searched(folder)
+            outcome = _searched(folder, device)
             outcome.save(folder)
         return outcome
 
 
-def _searched(folder: Path) -> Outcome:
+def _searched(folder: Path, device: str | None) -> Outcome:
+    from nas.execution.node import Node
     from nas.service import run
 
     began, log = time.monotonic(), Log(folder / LOG)
     try:
-        run(SearchRequest.load(folder), log)
+        run(SearchRequest.load(folder), log, None if device is None else Node(device))
     except NoFeasibleCandidate as error:
         seconds = time.monotonic() - began
         return Outcome("infeasible", seconds, str(error), error.budget_ms, error.closest_ms)

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from nas.budget import Budget
 from nas.request import SearchRequest
 from nas.sweep.cell import Cell, cells_of, pilots_of
-from nas.sweep.cluster import bundle
+from nas.sweep.cluster import Place, place
 from nas.sweep.figure import sweep_figure
 from nas.sweep.order import PilotsFirst
 from nas.sweep.outcome import Outcome
@@ -279,23 +279,21 @@ NODE = {"CPU": 8.0, "memory": 1e9, "node:10.0.0.1": 1.0, "node:__internal_head__
 JETSONS = {"CPU": 12.0, "jetson-orin": 1.0, "node:10.0.0.2": 1.0}
 
 
-def test_this_machine_is_taken_whole_and_a_device_one_at_a_time() -> None:
-    assert bundle("l4", 2, [NODE, JETSONS], NODE) == {"CPU": 2.0}
-    assert bundle("jetson-orin", 1, [NODE, JETSONS], NODE) == {"CPU": 1.0, "jetson-orin": 1.0}
-    assert bundle("host", 1, [NODE, JETSONS], NODE) == {"CPU": 8.0, "node:10.0.0.1": 0.001}
+def test_this_machine_is_taken_whole_and_a_device_for_its_measurements_only() -> None:
+    assert place("l4", 2, [NODE, JETSONS], NODE) == Place({"CPU": 2.0}, None)
+    assert place("jetson-orin", 1, [NODE, JETSONS], NODE) == Place({"CPU": 1.0}, "jetson-orin")
+    assert place("host", 1, [NODE, JETSONS], NODE) == Place({"CPU": 8.0, "node:10.0.0.1": 0.001}, None)
     named = JETSONS | {"host": 1.0}
-    assert bundle("host", 1, [NODE, named], NODE) == {"CPU": 12.0, "host": 1.0, "node:10.0.0.2": 0.001}
-    full_name = {"CPU": 4.0, "jetson-agx-orin-64gb@maxn/fp16": 1.0}
-    assert bundle("jetson-orin", 1, [full_name], NODE) == {"CPU": 1.0, "jetson-agx-orin-64gb@maxn/fp16": 1.0}
+    assert place("host", 1, [NODE, named], NODE) == Place({"CPU": 12.0, "node:10.0.0.2": 0.001}, None)
+    full_name = "jetson-agx-orin-64gb@maxn/fp16"
+    assert place("jetson-orin", 1, [NODE, {full_name: 1.0}], NODE) == Place({"CPU": 1.0}, full_name)
 
 
 def test_what_no_node_has_is_refused() -> None:
-    with pytest.raises(UsageError, match="asks for 9 CPUs and no node that fits has more than 8"):
-        bundle("l4", 9, [NODE], NODE)
-    with pytest.raises(UsageError, match="asks for 10 CPUs and no node that fits has more than 8"):
-        bundle("l4", 10, [NODE, {"CPU": 8.0}], NODE)
-    with pytest.raises(UsageError, match="for host asks for 1 CPUs and no node that fits has more than 0"):
-        bundle("host", 1, [NODE], {"node:10.0.0.9": 1.0})
+    with pytest.raises(UsageError, match="asks for 13 CPUs of a node and none has more than 12"):
+        place("l4", 13, [NODE, JETSONS], NODE)
+    with pytest.raises(UsageError, match="asks for 1 CPUs of a node and this one has more than 0"):
+        place("host", 1, [NODE, JETSONS], {"node:10.0.0.9": 1.0})
 
 
 # Right-sizing.

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 from optuna.trial import TrialState
 from test_cli import nas, tiny  # noqa: F401  (a fixture)
 
+from latency_models.measuring.plan import ENTRY, PROFILE
 from nas.budget import Budget
+from nas.execution.node import Node
 from nas.progress import Silent
 from nas.request import SearchRequest
 from nas.sweep.outcome import Outcome, read_outcome
@@ -33,22 +36,27 @@ def cluster() -> Iterator[None]:
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, resources={"jetson-orin": 1}, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], Outcome]], None]:
-    """Play the searches of the workers."""
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[[Path], Outcome]], None]:
+    """Play the searches of the workers, and a kit that every search for jetson-orin runs on the node that is one."""
+    kit = tmp_path / "kit.zip"
+    with zipfile.ZipFile(kit, "w") as packed:
+        packed.writestr(ENTRY, f"from pathlib import Path; Path({PROFILE!r}).write_text('{{}}')")
 
     def played(search: Callable[[Path], Outcome]) -> None:
-        def run_cell(folder: Path) -> Outcome:
+        def run_cell(folder: Path, device: str | None) -> Outcome:
             known = read_outcome(folder)
             if known is not None:
                 return known
             began = time.time()
+            if device is not None:
+                assert Node(device).run(kit, Silent()) == b"{}", "a trial's own place must not hold it back"
             outcome = search(folder)
             (folder / "span.json").write_text(json.dumps([began, time.time()]))
             outcome.save(folder)
