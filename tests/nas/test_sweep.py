@@ -13,6 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
+from test_cli import nas
 
 from nas.budget import Budget
 from nas.request import SearchRequest
@@ -426,3 +427,34 @@ def test_the_picture_has_a_plot_for_each_target_and_kind_of_metric(tmp_path: Pat
     with Image.open(one) as small, Image.open(four) as large:
         assert large.width > 1.7 * small.width
         assert large.height > 1.7 * small.height
+
+
+# The command line, before Ray is started.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--targets", "l4"], "--budgets is missing"),
+        (["--budgets", "20ms"], "--targets is missing"),
+        (["--targets", "l4", "--budgets", "20"], "has no unit"),
+        (["--targets", "l4", "--budgets", "20ms", "--units", "heads"], "units 'heads'"),
+        (["--targets", "l4", "--budgets", "20ms", "--workload", "run"], "phase 'run'"),
+        (["--resume", "."], "holds no sweep-request.json"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = nas("sweep", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr.strip().splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_lists_the_searches_and_starts_nothing(tmp_path: Path) -> None:
+    asked = ["sweep", "--targets", "l4,host", "--budgets", "0.8x,9ms", "--models", "digits-vit", "--dry-run"]
+    document = json.loads(nas(*asked, "--json", cwd=tmp_path).stdout)
+    assert [(cell["target"], cell["budget"], cell["pilot"]) for cell in document["cells"]] == [
+        ("l4", "0.8x", True), ("l4", "9ms", False), ("host", "0.8x", False), ("host", "9ms", False)
+    ]  # fmt: skip
+    assert "4 searches" in nas(*asked, cwd=tmp_path).stdout
+    assert not list(tmp_path.iterdir())
