@@ -1,7 +1,5 @@
 """The Ray cluster of a sweep, and what each of its trials asks for."""
 
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,26 +38,11 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with _own_handlers():
-        connect()
+    connect()
     try:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Ray takes SIGTERM for itself when it starts; the person's Ctrl-C and the system's stop stay ours."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
