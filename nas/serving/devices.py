@@ -125,11 +125,14 @@ def _certificate(path: Path) -> Certificate:
 
 
 def _budget_holds(certificate: Certificate, out: Path, result: dict[str, Any]) -> bool:
-    """Whether it was judged against the budget that was asked for: a fraction is of the parent measured beside it."""
+    """Whether it was judged against the budget that was asked for.
+
+    A fraction is of the parent that was measured beside the winner; where the target was not, of the predicted one.
+    """
     asked = Budget.parse(json.loads((out / "request.json").read_text())["budget"])
     if asked.fraction is None:
         wanted = asked.milliseconds or 0.0
-    elif certificate.parent is not None:
+    elif certificate.on_target and certificate.parent is not None:
         wanted = asked.resolve(certificate.parent.percentile(certificate.percentile))
     else:
         wanted = float(result["budget_ms"])

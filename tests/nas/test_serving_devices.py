@@ -195,6 +195,9 @@ def test_a_fraction_is_of_the_parent_that_was_measured_beside_it(finished: tuple
     refused = send(finished, certificate(tmp_path, budget_ms=0.8 * p90))
     assert refused.status_code == 422
     assert "budget" in refused.json()["error"]["message"]
+    predicted = send(finished, certificate(tmp_path, budget_ms=6.9, on_target=False))
+    assert predicted.status_code == 201, predicted.text
+    assert predicted.json()["certified"] is False
 
 
 @pytest.mark.parametrize(

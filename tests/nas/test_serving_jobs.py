@@ -302,15 +302,14 @@ def test_a_cluster_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_a_cluster_lets_nobody_in_without_its_token(dashboard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_lets_nobody_in_without_its_token(dashboard: str) -> None:
     from ray._private.authentication_test_utils import reset_auth_token_state
 
     RayJobs(dashboard).check()
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
-    reset_auth_token_state()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", "another")
+        reset_auth_token_state()
         with pytest.raises(Refusal, match="does not do it"):
             RayJobs(dashboard).check()
-    finally:
-        monkeypatch.undo()
-        reset_auth_token_state()
+    reset_auth_token_state()
+    RayJobs(dashboard).check()

@@ -44,32 +44,35 @@ def guarded() -> APIRouter:
     return APIRouter(route_class=GuardedRoute, dependencies=_IN_DOCUMENT)
 
 
-def _searches(request: Request) -> Searches:
+# Coroutines, since FastAPI runs plain functions in threads, and these have nothing to wait for.
+
+
+async def _searches(request: Request) -> Searches:
     searches: Searches = request.app.state.searches
     return searches
 
 
-def _devices(request: Request) -> Devices:
+async def _devices(request: Request) -> Devices:
     devices: Devices = request.app.state.devices
     return devices
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 
 
-def _token(request: Request) -> Token:
+async def _token(request: Request) -> Token:
     token: Token = request.state.token
     return token
 
 
-def _limiter(request: Request) -> CapacityLimiter:
+async def _limiter(request: Request) -> CapacityLimiter:
     limiter: CapacityLimiter = request.app.state.limiter
     return limiter
 
