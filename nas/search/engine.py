@@ -73,7 +73,7 @@ class Engine:
             self.journal.queue([*seeds, *self._solved(library, budget)])
             self._join(budget, [problem.space.parent])
             sampler = LevelSwitchSampler(problem, descent, budget)
-            self.journal.sample_with(sampler)
+            self.journal.sample_with(sampler.propose)
             self._evolve(sampler, budget, problem.trials * number)
             self._polish(budget)
 

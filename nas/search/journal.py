@@ -4,16 +4,15 @@ Whether a trial is feasible is decided from those whenever it is asked, so a cor
 stale verdict; the constraint that Optuna keeps is a record of what was thought at the time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.quality.quality import Quality
-from nas.search.levels import decode, distributions, encode
+from nas.search.levels import distributions, encode
 from nas.search.outcome import Candidate
 from nas.search.problem import Problem
 from nas.storage import open_storage
@@ -34,12 +33,15 @@ class Proposal:
 class Journal:
     """An Optuna study whose trials are architectures: one categorical parameter per part and per place of a stage.
 
-    Everything that decides how the search goes on is read from the study, so that a search whose process died goes on
-    as if it had not: trials that were running are closed, marked as lost, and asked for again in the same batches.
+    What decides how the search goes on is read from the study, so that a search whose process died goes on as if it had
+    not: trials that were running are closed, marked as lost, and asked for again in the same batches. What is queued
+    is not in the study: seeds do not depend on chance, and are queued again.
     """
 
     def __init__(self, problem: Problem) -> None:
         """Open or continue the study."""
+        self._queue: list[_Queued] = []
+        self._propose: Callable[[optuna.Study, int], Architecture] | None = None
         self.problem = problem
         self.distributions = distributions(problem.space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -48,34 +50,31 @@ class Journal:
         )
         self._close_orphans()
 
-    def sample_with(self, sampler: BaseSampler) -> None:
-        """Who proposes what was not queued."""
-        self.study.sampler = sampler
+    def sample_with(self, propose: Callable[[optuna.Study, int], Architecture]) -> None:
+        """Who proposes what was not queued: told the study, and how many trials went before."""
+        self._propose = propose
 
     def queue(self, seeds: Iterable[tuple[str, Architecture]]) -> None:
         """Queue what no run of this study has tried or queued."""
         known = {trial.user_attrs.get("digest") for trial in self.study.get_trials(deepcopy=False)}
+        known |= {queued.architecture.digest for queued in self._queue}
         for origin, architecture in seeds:
             if architecture.digest not in known and self.problem.space.contains(architecture):
                 known.add(architecture.digest)
-                self._enqueue(architecture, {"origin": origin})
+                self._queue.append(_Queued(architecture, {"origin": origin}))
 
     def queued(self) -> bool:
         """Whether the next trial is one that was queued."""
-        return bool(self._waiting())
+        return bool(self._queue)
 
     def ask(self, budget_ms: float, most: int, given: Sequence[Proposal] = ()) -> list[tuple[Trial, Architecture]]:
-        """The next batch, at most so many: of what was queued; else what is given, and then the sampler's proposals."""
+        """The next batch, at most so many: of what was queued; else what is given, and then who proposes decides."""
         size, batch = self._next_batch(min(self.problem.batch, most))
         marks = {BATCH: batch, SIZE: size, BUDGET: self._name_of(budget_ms)}
         asked: list[tuple[Trial, Architecture]] = []
         for place in range(size):
-            if place < len(given):
-                knobs = given[place].knobs
-                attributes = {"origin": given[place].origin, **({} if knobs is None else {KNOBS: knobs})}
-                self._enqueue(given[place].architecture, attributes | marks)
-            trial = self.study.ask()
-            asked.append((trial, self._architecture(trial, marks)))
+            chosen = self._next(given[place] if place < len(given) else None)
+            asked.append((self._begin(chosen.architecture, chosen.attributes | marks), chosen.architecture))
         return asked
 
     def since_better(self, budget_ms: float) -> int:
@@ -140,27 +139,39 @@ class Journal:
         quality, ms = Quality.from_json(attributes["quality"]), self.problem.ms(architecture)
         return Candidate(architecture, quality, ms, attributes.get("origin", "evolution"), trial.number)
 
-    def _architecture(self, trial: Trial, marks: dict[str, Any]) -> Architecture:
-        """What a trial that was just asked for stands for; noted in it with the marks of its batch."""
-        choices = {name: each.choices for name, each in self.distributions.items()}
-        levels = {name: str(trial.suggest_categorical(name, these)) for name, these in choices.items()}
-        architecture = decode(self.problem.space, levels)
-        for key, value in (marks | _identity(architecture)).items():
-            trial.set_user_attr(key, value)
-        return architecture
+    def _next(self, given: Proposal | None) -> "_Queued":
+        if self._queue:
+            return self._queue.pop(0)
+        if given is not None:
+            knobs = {} if given.knobs is None else {KNOBS: given.knobs}
+            return _Queued(given.architecture, {"origin": given.origin, **knobs})
+        assert self._propose is not None
+        return _Queued(self._propose(self.study, self._turn()), {})
+
+    def _begin(self, architecture: Architecture, attributes: dict[str, Any]) -> Trial:
+        """A trial that runs: it is in the study as a whole, or not at all."""
+        self.study.add_trial(optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=encode(self.problem.space, architecture),
+            distributions=dict(self.distributions), user_attrs=attributes | _identity(architecture),
+        ))  # fmt: skip
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        found = next(trial for trial in reversed(running) if trial.user_attrs["digest"] == architecture.digest)
+        return Trial(self.study, found._trial_id)
 
     def _next_batch(self, size: int) -> tuple[int, int]:
         """How many belong to the next batch, and its name: of one that was begun before, what is left of it."""
-        waiting, every = self._waiting(), self.study.get_trials(deepcopy=False)
-        name = len(every) - len(waiting) - sum(LOST in trial.user_attrs for trial in every)
-        if not waiting:
-            return size, name
-        begun = waiting[0].user_attrs.get(BATCH)
+        if not self._queue:
+            return size, self._turn()
+        begun = self._queue[0].attributes.get(BATCH)
         if begun is None:
-            return min(size, len(waiting)), name
+            return min(size, len(self._queue)), self._turn()
         if any(trial.user_attrs.get(BATCH) == begun for trial in self.finished()):  # so all of it had been proposed
-            return sum(trial.user_attrs.get(BATCH) == begun for trial in waiting), begun
-        return waiting[0].user_attrs[SIZE], begun
+            return sum(queued.attributes.get(BATCH) == begun for queued in self._queue), begun
+        return self._queue[0].attributes[SIZE], begun
+
+    def _turn(self) -> int:
+        """How many trials went before, as if no process had died."""
+        return sum(LOST not in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
 
     def _name_of(self, budget_ms: float) -> str:
         """Names a budget under the latency model as it is now: once that is corrected, the search begins anew."""
@@ -175,31 +186,21 @@ class Journal:
         architecture = Architecture.from_json(trial.user_attrs["architecture"])
         return trial.user_attrs["loss"] if self.problem.meets(architecture, budget_ms) else float("inf")
 
-    def _waiting(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-
-    def _enqueue(self, architecture: Architecture, attributes: dict[str, Any]) -> None:
-        params = dict(encode(self.problem.space, architecture))
-        self.study.enqueue_trial(params, user_attrs=attributes | _identity(architecture))
-
     def _close_orphans(self) -> None:
-        """Trials that ran when an earlier process died never end: close them, and queue them before what waits."""
-        if not self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            return
-        while self.queued():
-            self.study.ask()  # takes what waits, so that it is queued again behind
+        """Trials that ran when an earlier process died never end: close them, and queue them before all else."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             Trial(self.study, trial._trial_id).set_user_attr(LOST, True)
             self.study.tell(trial.number, state=TrialState.FAIL)
-            # A proposal that the sampler had not finished has no architecture: the next proposal replaces it.
-            if "architecture" in trial.user_attrs:
-                self._enqueue(Architecture.from_json(trial.user_attrs["architecture"]), dict(trial.user_attrs))
+            architecture = Architecture.from_json(trial.user_attrs["architecture"])
+            self._queue.append(_Queued(architecture, dict(trial.user_attrs)))
 
 
-def turn_of(study: optuna.Study, trial: FrozenTrial) -> int:
-    """A trial's number as if no process had died: lost trials do not count."""
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return trial.number - sum(LOST in other.user_attrs for other in failed)
+@dataclass(frozen=True)
+class _Queued:
+    """An architecture that waits for its turn, with what its trial will say of it."""
+
+    architecture: Architecture
+    attributes: dict[str, Any]
 
 
 def _identity(architecture: Architecture) -> dict[str, Any]:

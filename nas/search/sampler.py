@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.descent import Descent
 from nas.search.incidence import Rows
-from nas.search.journal import turn_of
 from nas.search.levels import distributions, encode
 from nas.search.problem import Problem
 from nas.search.solve import solve
@@ -58,7 +57,11 @@ class LevelSwitchSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The proposal of this trial: a level for every parameter."""
-        rng = random.Random(f"{self._problem.seed}/{turn_of(study, trial)}")
+        return dict(encode(self._problem.space, self.propose(study, trial.number)))
+
+    def propose(self, study: optuna.Study, turn: int) -> Architecture:
+        """What a trial that so many went before should try."""
+        rng = random.Random(f"{self._problem.seed}/{turn}")
         seen = self._evaluated(study)
         surrogate = self.surrogate(seen)
         starts = [*self._elite(seen), *self._solved(surrogate)]
@@ -67,8 +70,7 @@ class LevelSwitchSampler(BaseSampler):
         fresh = [a for a in dict.fromkeys(found) if a not in tried]
         pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
-        best = surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
-        return dict(encode(self._problem.space, best))
+        return surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
