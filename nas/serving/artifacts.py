@@ -4,6 +4,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nas.result_folder import REQUEST
 from nas.serving.errors import unknown
 from nas.serving.views import ArtifactView
 
@@ -17,7 +18,7 @@ def list_artifacts(folder: Path) -> list[ArtifactView]:
         folders.sort()
         for name in sorted(files):
             path = Path(place) / name
-            if path.is_symlink() or not path.is_file():
+            if path.is_symlink() or not path.is_file() or _private(path.relative_to(folder)):
                 continue
             stat = path.stat()
             modified = datetime.fromtimestamp(stat.st_mtime, UTC)
@@ -38,8 +39,13 @@ def find_artifact(folder: Path, name: str) -> Path:
     try:
         home = folder.resolve(strict=True)
         path = (home / name).resolve(strict=True)
-        if path.is_relative_to(home) and path.is_file():
+        if path.is_relative_to(home) and path.is_file() and not _private(path.relative_to(home)):
             return path
     except (OSError, ValueError, RuntimeError):  # nothing there, a name that is none, a loop of links
         pass
     raise unknown(f"artifact {name[:80]!r}")
+
+
+def _private(name: Path) -> bool:
+    """The request may hold the operator's database with its password; what begins with a dot is the program's own."""
+    return name == Path(REQUEST) or any(part.startswith(".") for part in name.parts)

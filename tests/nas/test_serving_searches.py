@@ -214,10 +214,10 @@ def test_a_model_elsewhere_is_refused_over_http(tmp_path: Path, serve: Serve) ->
     [
         "../search.json", "..%2fsearch.json", "%2e%2e/search.json", "..%5csearch.json", "winner/../../search.json",
         "%2fetc%2fpasswd", "/etc/passwd", "//etc/passwd", "link", "folder-link/hosts", "winner", "", "%2e", "a%00b",
-        "x" * 5000, "winner/%252e%252e/%252e%252e/search.json", "loop",
+        "x" * 5000, "winner/%252e%252e/%252e%252e/search.json", "loop", "request.json", "winner/../request.json", ".hidden",
     ],
 )  # fmt: skip
-def test_no_file_outside_the_result_folder_is_given_away(tmp_path: Path, serve: Serve, name: str) -> None:
+def test_no_file_outside_the_result_folder_and_no_private_one_is_given_away(tmp_path: Path, serve: Serve, name: str) -> None:
     served = serve(tmp_path)
     client = served.client("read")
     id = submit(served.client())
@@ -226,6 +226,8 @@ def test_no_file_outside_the_result_folder_is_given_away(tmp_path: Path, serve: 
     (out / "link").symlink_to("/etc/hosts")
     (out / "folder-link").symlink_to("/etc")
     (out / "loop").symlink_to(out / "loop")
+    (out / "request.json").write_text('{"storage": "postgresql://nas:secret@db/nas"}')
+    (out / ".hidden").write_text("the program's own")
     answer = client.get(f"/v1/searches/{id}/artifacts/{name}")
     assert answer.status_code == 404
     with pytest.raises(Refusal):
