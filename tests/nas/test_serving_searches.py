@@ -214,10 +214,11 @@ def test_a_model_elsewhere_is_refused_over_http(tmp_path: Path, serve: Serve) ->
     [
         "../search.json", "..%2fsearch.json", "%2e%2e/search.json", "..%5csearch.json", "winner/../../search.json",
         "%2fetc%2fpasswd", "/etc/passwd", "//etc/passwd", "link", "folder-link/hosts", "winner", "", "%2e", "a%00b",
-        "x" * 5000, "winner/%252e%252e/%252e%252e/search.json", "loop", "request.json", "winner/../request.json", ".hidden",
+        "x" * 5000, "winner/%252e%252e/%252e%252e/search.json", "loop", "request.json",
+        "winner/../request.json", ".hidden",
     ],
 )  # fmt: skip
-def test_no_file_outside_the_result_folder_and_no_private_one_is_given_away(tmp_path: Path, serve: Serve, name: str) -> None:
+def test_no_file_outside_the_folder_and_no_private_one_is_given_away(tmp_path: Path, serve: Serve, name: str) -> None:
     served = serve(tmp_path)
     client = served.client("read")
     id = submit(served.client())
