@@ -223,10 +223,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all validation losses")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--batch", type=int, default=1, help="trials of ours that are proposed together")
     parser.add_argument("--digits", type=int, default=3, help="of the share of latency that makes a level of its own")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     bench = prepare(arguments.model, arguments.target, arguments.items, arguments.data, arguments.precision)
+    bench = replace(bench, base=replace(bench.base, batch=arguments.batch))
     if arguments.verb == "optima":
         optima(bench, arguments.target, arguments.out)
     else:
