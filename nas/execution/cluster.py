@@ -20,6 +20,8 @@ from search_spaces.errors import ExecutionError, MissingExtra, NasError
 
 IN_FLIGHT = 2  # tasks an actor has at a time, so that it never waits for the driver
 DEATHS = 3  # of actors, over one task: then it is the task
+START_S = 600.0  # until the first worker has started: nodes may have to be bought first
+STALLED_S = 30.0  # without anything that ended, until idle workers take over
 _CPU, _GPU = "CPU", "GPU"
 
 
@@ -28,7 +30,7 @@ class Cluster:
     """Where to evaluate and what to ask for.
 
     Attributes:
-        workers: actors; None for as many as the cluster has room for beside the driver.
+        workers: actors; None for as many as the cluster has room for.
         resources: of one actor: `CPU`, `GPU`, or any name that nodes were started with.
     """
 
@@ -46,11 +48,14 @@ class Cluster:
         return RayExecutor(bench, self.workers or self._room(), self.resources)
 
     def _room(self) -> int:
-        every = resources_offered()
-        fits = min(int(every.get(name, 0.0) / amount) for name, amount in self.resources.items() if amount > 0)
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        asked = [(name, amount) for name, amount in self.resources.items() if amount > 0]
+        fits = sum(int(min(node.get(name, 0.0) / amount for name, amount in asked)) for node in nodes)
         if fits < 1:
-            asked = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items())
-            raise ExecutionError(f"no node of the cluster offers {asked}; ask for less with --worker-resources")
+            words = ", ".join(f"{amount:g} {name}" for name, amount in asked)
+            raise ExecutionError(f"no node of the cluster offers {words}; ask for less with --worker-resources")
         return fits
 
 
@@ -118,26 +123,19 @@ class RayExecutor:
         threads = max(1, int(resources.get(_CPU, 1.0)))
         actor = ray.remote(**options)(Evaluating)
         self._actors = [actor.remote(self._packed, threads) for _ in range(workers)]
+        self._starting = {actor.ready.remote(): worker for worker, actor in enumerate(self._actors)}
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
         """As they end.
 
         Raises:
             NasError: what an evaluation raised there.
-            ExecutionError: a task whose workers die again and again.
+            ExecutionError: a task whose workers die again and again, or no worker that starts.
         """
-        import ray
-
-        shares = Shares(tasks, len(self._actors))
-        running: dict[Any, tuple[int, int]] = {}  # what an actor has: the task's place, and the actor
-        for _ in range(IN_FLIGHT):
-            for worker in range(len(self._actors)):
-                self._give(worker, shares, tasks, running)
-        while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            place, worker = running.pop(done[0])
-            self._give(worker, shares, tasks, running)
-            yield place, _result(done[0], tasks[place])
+        sitting = _Sitting(tasks, self._actors, self._starting)
+        while sitting.left:
+            for place, reference in sitting.ended():
+                yield place, _result(reference, tasks[place])
 
     def close(self) -> None:
         """End the actors."""
@@ -145,12 +143,67 @@ class RayExecutor:
 
         for actor in self._actors:
             ray.kill(actor)
-        self._actors = []
+        self._actors, self._starting = [], {}
 
-    def _give(self, worker: int, shares: Shares, tasks: Sequence[Task], running: dict[Any, tuple[int, int]]) -> None:
-        place = shares.next(worker)
+
+class _Sitting:
+    """Who has which of some tasks. Workers that are still starting have none, and those that hang lose theirs."""
+
+    def __init__(self, tasks: Sequence[Task], actors: Sequence[Any], starting: dict[Any, int]) -> None:
+        self._tasks, self._actors, self._starting = tasks, actors, starting
+        self._shares = Shares(tasks, len(actors))
+        self._running: dict[Any, tuple[int, int]] = {}  # what an actor has: the task's place, and the actor
+        self.left = set(range(len(tasks)))
+        for _ in range(IN_FLIGHT):
+            for worker in set(range(len(actors))) - set(starting.values()):
+                self._give(worker)
+
+    def ended(self) -> list[tuple[int, Any]]:
+        """Wait until a task has ended, or a worker has started: what ended for the first time."""
+        import ray
+
+        done, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=self._patience_s)
+        if not done:
+            self._pass_on()
+            return []
+        if done[0] in self._starting:
+            ray.get(done[0])
+            worker = self._starting.pop(done[0])
+            for _ in range(IN_FLIGHT):
+                self._give(worker)
+            return []
+        place, worker = self._running.pop(done[0])
+        self._give(worker)
+        first = place in self.left
+        self.left.discard(place)
+        return [(place, done[0])] if first else []
+
+    @property
+    def _patience_s(self) -> float:
+        return STALLED_S if self._running else START_S
+
+    def _give(self, worker: int) -> None:
+        place = self._shares.next(worker)
         if place is not None:
-            running[self._actors[worker].run.remote(tasks[place])] = place, worker
+            self._running[self._actors[worker].run.remote(self._tasks[place])] = place, worker
+
+    def _pass_on(self) -> None:
+        """Nothing has ended for long: idle workers take over what others have, whose nodes may be gone.
+
+        Raises:
+            ExecutionError: nobody has started at all.
+        """
+        if not self._running:
+            raise ExecutionError(
+                f"no worker has started within {START_S / 60:.0f} min; see what the cluster has with `ray status`, and "
+                "ask for less with --worker-resources"
+            )
+        busy = {worker for _, worker in self._running.values()} | set(self._starting.values())
+        idle = [worker for worker in range(len(self._actors)) if worker not in busy]
+        held = [place for place, _ in self._running.values()]
+        stuck = [place for place in dict.fromkeys(held) if held.count(place) == 1 and place in self.left]
+        for worker, place in zip(idle, stuck, strict=False):
+            self._running[self._actors[worker].run.remote(self._tasks[place])] = place, worker
 
 
 class Evaluating:
@@ -161,6 +214,9 @@ class Evaluating:
 
         torch.set_num_threads(threads)
         self._worker = Worker(unpack(packed))
+
+    def ready(self) -> None:
+        """Returns once it has started."""
 
     def run(self, task: Task) -> Pieces:
         """Judge a task."""

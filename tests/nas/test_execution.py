@@ -47,7 +47,7 @@ def tasks(depth: int) -> list[Task]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray.init(
-        address="local", num_cpus=2, resources={"made-up-board": 1}, include_dashboard=False, log_to_driver=False,
+        address="local", num_cpus=4, resources={"made-up-board": 1}, include_dashboard=False, log_to_driver=False,
         logging_level="ERROR",
     )  # fmt: skip
     yield
@@ -87,8 +87,9 @@ def test_what_an_evaluation_raises_arrives(executor: Executor) -> None:
         list(executor.run([Task(Architecture.parent(7), (0, 4))]))
 
 
-def pids(executor: RayExecutor) -> list[int]:
-    return [ray.get(actor.__ray_call__.remote(lambda self: os.getpid())) for actor in executor._actors]
+def pids(executor: RayExecutor, running: int | None = None) -> list[int]:
+    asked = [actor.__ray_call__.remote(lambda self: os.getpid()) for actor in executor._actors]
+    return ray.get(ray.wait(asked, num_returns=running or len(asked))[0])
 
 
 def test_killed_workers_cost_nothing(on_ray: RayExecutor) -> None:
@@ -115,6 +116,31 @@ class Deadly:
 
     def evaluate(self, *arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_more_workers_than_there_is_room_for_are_not_waited_for(cluster: None, monkeypatch) -> None:
+    """Three where two fit beside those of the other tests: the third never starts. Then a node's workers hang: idle ones take over what they have."""
+    executor = Cluster(workers=3).executor(bench())
+    expected = dict(LocalExecutor(Worker(bench())).run(tasks(4)))
+    found = dict(executor.run(tasks(4)))
+    assert found.keys() == expected.keys()
+    monkeypatch.setattr("nas.execution.cluster.STALLED_S", 0.5)
+    hung = pids(executor, 2)[0]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        found = list(executor.run(tasks(4)))
+    finally:
+        os.kill(hung, signal.SIGKILL)
+        executor.close()
+    assert sorted(place for place, _ in found) == sorted(expected)
+
+
+def test_a_cluster_without_a_worker_is_said(cluster: None, monkeypatch) -> None:
+    monkeypatch.setattr("nas.execution.cluster.START_S", 0.5)
+    executor = Cluster(workers=1, resources={"CPU": 1.0, "unheard-of": 1.0}).executor(bench())
+    with pytest.raises(ExecutionError, match=r"no worker has started.*--worker-resources"):
+        list(executor.run(tasks(4)))
+    executor.close()
 
 
 @pytest.mark.slow
