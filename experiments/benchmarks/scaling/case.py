@@ -1,0 +1,75 @@
+"""One model and one search at default settings, as `nas search --target jetson-orin --budget 0.6x` would run it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from latency_models.targets import find_target
+from nas.execution.sharing import Shares
+from nas.execution.task import Executor, Task
+from nas.execution.worker import Bench
+from nas.latency import ParentExport, default_workload, latency_model
+from nas.progress import Silent
+from nas.quality import evaluator_for
+from nas.quality.evaluations import FileEvaluations
+from nas.quality.precision import choose_precision
+from nas.quality.scorer import Scorer
+from nas.request import BATCH
+from nas.search.problem import Problem
+from nas.service import rungs
+from nas.subject import Subject, load_subject
+from pruning.redundancy import measure_redundancy
+from search_spaces.unit import STRUCTURE
+
+TARGET, BUDGET, PERCENTILE = "jetson-orin", 0.6, 90  # data sheet: the same everywhere
+
+
+@dataclass(frozen=True)
+class Case:
+    """What every verb works with; `base` lacks who evaluates and where the study is."""
+
+    subject: Subject
+    bench: Bench
+    base: Problem
+
+    @property
+    def content(self) -> str:
+        """Names weights, data and metric."""
+        evaluator = self.bench.evaluator
+        return f"{self.subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
+
+    def scorer(self, executor: Executor, evaluations: Path) -> Scorer:
+        """With the evaluations of a file for a memory."""
+        known = FileEvaluations(evaluations, "benchmark")
+        return Scorer(self.bench.evaluator, known, executor, self.bench.precision, tuple(filter(None, self.base.rungs)))
+
+    def problem(self, scorer: Scorer, study: Path, batch: int = BATCH, trials: int | None = None) -> Problem:
+        """A search as `--executor ray` makes it, its study in SQLite."""
+        changes = {"evaluate": scorer, "ahead": scorer.ahead, "storage": f"sqlite:///{study}", "batch": batch}
+        return replace(self.base, **changes, trials=self.base.trials if trials is None else trials)
+
+
+def prepare(model: str) -> Case:
+    subject, target = load_subject(model), find_target(TARGET)
+    evaluator = evaluator_for(subject.model, subject.dataset)
+    evaluator.evaluate(subject.model, "validation")  # the parent's outputs are stored once
+    workload, export = default_workload(subject, target), ParentExport(subject, Silent())
+    latency = latency_model(subject, target, workload, export, Silent())
+    space = subject.anatomy.space(STRUCTURE)
+    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
+    budget = BUDGET * latency.predict(space.parent, PERCENTILE).ms
+    steps = rungs(len(subject.dataset.validation))
+    base = Problem(space, evaluator.evaluate, latency, budget, PERCENTILE, redundancy, "", steps, batch=BATCH)
+    return Case(subject, Bench(subject.model, subject.anatomy, evaluator, choose_precision("auto")), base)
+
+
+def in_shared_order(tasks: Sequence[Task]) -> list[Task]:
+    """As one worker of a cluster gets them: each resumes from the one before."""
+    shares = Shares(tasks, 1)
+    places = (shares.next(0) for _ in tasks)
+    return [tasks[place] for place in places if place is not None]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
