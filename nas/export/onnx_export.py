@@ -27,11 +27,12 @@ from nas.export.cached_export import (
 )
 from nas.export.images import PIXELS, image_tokens, images_placed, put_image
 from pruning.language import language_config
-from pruning.reduction.inspection import always_kept
+from pruning.reduction.inspection import always_kept, words_to_trace
 from search_spaces.errors import ExportError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
 TENSORRT_OPSET = 18  # TensorRT takes attention as plain operators
+_OFFSET = 2  # of learned positions, which some count from two on
 TRACE_SHAPE = (2, 7)  # every dynamic axis is traced at 2 or more: a size of 1 would be baked in
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note on a node: the modules it came from
 LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
@@ -175,7 +176,10 @@ def export_for_onnx_runtime(
 
 def _tracing(model: Any, phase: Phase) -> Tracing:
     batches, words = TRACE_SHAPE
-    inputs = example_inputs(model, batches, words + image_tokens(model) + always_kept(model))
+    others = image_tokens(model) + always_kept(model)
+    most = getattr(language_config(model), "max_position_embeddings", None) or 1 << 20
+    words = max(words, min(words_to_trace(model), most - others - _OFFSET))
+    inputs = example_inputs(model, batches, words + others)
     if phase is not Phase.FORWARD:
         return cached_tracing(model, phase, inputs)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")

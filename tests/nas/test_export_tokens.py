@@ -14,7 +14,7 @@ from nas.export.onnx_export import ONNX_RUNTIME_OPSET, example_inputs, export_fo
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
 from pruning.surgery import prune
-from search_spaces import Architecture, Positions, Reduction, Schedule, Scorer
+from search_spaces import Architecture, Positions, Reducer, Reduction, Schedule, Scorer
 
 FAST = ("llama", "vit")
 SLOW = [family for family in (*DECODERS, *ENCODERS, *VISION) if family not in FAST]
@@ -58,6 +58,33 @@ def test_a_prompt_s_file_takes_prompts_too_short_to_drop_from(
         np.testing.assert_allclose(found[0], cache.logits[:, -1:].numpy(), rtol=1e-4, atol=1e-4)
         lengths = [layer.keys.shape[2] for layer in cache.past_key_values.layers]
         assert [keys.shape[2] for keys in found[1::2]] == lengths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "reducer", "stages"),
+    [
+        ("bert", Reducer.RECYCLE, "1=0.5,3=0.2"),
+        ("bert", Reducer.MERGE, "1=0.9,3=0.6"),
+        ("llama", Reducer.RECYCLE, "1=0.9,3=0.5"),
+    ],
+)
+@torch.no_grad()
+def test_joined_tokens_are_right_at_any_length(family: str, reducer: Reducer, stages: str, tmp_path: Path) -> None:
+    """Where stages gather or merge one token, two, or many."""
+    model, phase = reduced(family, stages, reducer=reducer), Phase.PREFILL if family in DECODERS else Phase.FORWARD
+    export_for_onnx_runtime(model, path := tmp_path / "model.onnx", check_parity, phase)
+    session = open_session(path, 1)
+    for length in (2, 5, 8, 14, 21, 27, 37, 42, 50, 63):
+        given = example_inputs(model, 2, length)
+        given["attention_mask"][1, : length // 5] = 0
+        if "position_ids" in given:
+            given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        found = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})[0]
+        expected = model(**given).logits.numpy()
+        real = given["attention_mask"].bool().numpy() if family in ENCODERS else (slice(None), slice(-1, None))
+        found = found[real] if family in ENCODERS else found
+        np.testing.assert_allclose(found, expected[real], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["vit", pytest.param("llama", marks=pytest.mark.slow)])
