@@ -49,7 +49,7 @@ class CacheLayer:
     Attributes:
         block: index in the parent; by it the file's inputs and outputs are named.
         window: tokens that a token sees, itself included; None for all.
-        stage: the parent's block from which on tokens are dropped, the last one before it; None where all are there.
+        stage: the block of the schedule's last stage before it; None where all tokens are there.
     """
 
     block: int

@@ -2,7 +2,7 @@
 
 From a stage on keys and values are of fewer tokens. Beside them `prefill` hands over, and `decode` takes and hands on,
 `past.{block}.mask` (batch, tokens): which of them are no padding; and `past.{block}.shift` (batch, 1), by how much the
-positions of what comes are lower, where they are numbered anew. {block} is the parent's block at which the stage acts.
+positions of what comes are lower, where they are numbered anew. {block} is the one that the schedule names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,6 @@ from nas.export.images import image_tokens
 from pruning.decoding import Left, PrunedCache
 from pruning.reduction.inspection import token_hooks
 from pruning.reduction.layout import Group
-from pruning.surgery import RECORD
-from search_spaces.architecture import Architecture
 from search_spaces.tokens import Positions
 
 
@@ -26,8 +24,8 @@ class CacheStage:
     """One stage.
 
     Attributes:
-        block: in the parent, at which it acts; by it inputs and outputs are named.
-        place: of that block among those that are left.
+        block: of the parent, that the schedule names; by it inputs and outputs are named.
+        place: of the block at which it acts, among those that are left.
         shifts: whether positions are numbered anew.
     """
 
@@ -46,11 +44,8 @@ def cache_stages(model: Any) -> tuple[CacheStage, ...]:
     hooks = token_hooks(model)
     if hooks is None or (hooks.layout.group is Group.IMAGES and not image_tokens(model)):
         return ()
-    architecture = Architecture.from_json(getattr(model.config, RECORD))
-    removed = set(architecture.removed_blocks())
-    blocks = [layer for layer in range(architecture.depth) if layer not in removed]
     shifts = hooks.reduction.positions is Positions.COMPACTED
-    return tuple(CacheStage(blocks[place], place, shifts) for place in sorted(hooks.steps))
+    return tuple(CacheStage(hooks.steps[place].stage.block, place, shifts) for place in sorted(hooks.steps))
 
 
 def stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: Tensor) -> list[Tensor]:

@@ -81,7 +81,7 @@ def test_other_families_too_and_stages_that_no_longer_act(family: str, tmp_path:
 def test_a_prompt_is_reduced_in_its_file_too(tmp_path: Path) -> None:
     export = ParentExport(subject_of("llama", tmp_path), Silent(), Phase.PREFILL)
     schedule = Schedule.parse("1=0.5,3=0.25", Reduction(Scorer.LAST))
-    for words in (FEWER, "mlp mlp mlp mlp", "attn+mlp attn mlp removed"):
+    for words in (FEWER, "mlp mlp mlp mlp", "attn+mlp attn mlp removed", "attn+mlp removed attn+mlp attn"):
         assert_equal(export, scheduled(words, schedule), tmp_path / "model.onnx")
 
 
