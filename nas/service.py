@@ -22,8 +22,8 @@ from nas.kit import Kit
 from nas.latency import ParentExport, default_workload, latency_model, workload_for
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
-from nas.quality.evaluations import evaluations_for
-from nas.quality.precision import choose_precision
+from nas.quality.evaluations import Evaluations, evaluations_for
+from nas.quality.precision import Precision, choose_precision
 from nas.quality.scorer import Scorer
 from nas.remote import Carrier, profile_there
 from nas.request import FILE as REQUEST
@@ -244,7 +244,8 @@ def _searched(setting: Setting, progress: Progress) -> Result:
         with progress.stage("judging the front on all items"):
             outcome = with_whole_front(problem, outcome)
     with progress.stage("judging on the test split"):
-        held_out = _held_out(outcome, scorer)
+        known = known_of(subject, scorer.evaluator, "test", request.storage)
+        held_out = _held_out(outcome, scorer, known)
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
         setting.budget_ms, outcome,
@@ -288,12 +289,17 @@ def scorer_of(
         storage: where the study is kept; evaluations are kept there too where machines share it.
         cluster: who evaluates; this process where there is none.
     """
-    content = f"{subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
-    known = evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
+    known = known_of(subject, evaluator, "validation", storage)
     chosen = choose_precision(precision)
     bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify)
     executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.executor(bench)
     return Scorer(evaluator, known, executor, chosen, rungs(items or len(evaluator.dataset.validation)))
+
+
+def known_of(subject: Subject, evaluator: Evaluator, split: str, storage: str | None) -> Evaluations:
+    """What other searches found out about a subject on a split."""
+    content = f"{subject.digest}/{evaluator.dataset.split(split).digest}/{evaluator.metric}"
+    return evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
 
 
 def rungs(items: int) -> tuple[int, ...]:
@@ -358,8 +364,14 @@ def _front(setting: Setting) -> tuple[float, ...]:
     return tuple(share * parent_ms for share in FRONT)
 
 
-def _held_out(outcome: SearchOutcome, scorer: Scorer) -> dict[str, Quality]:
-    """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest."""
+def _held_out(outcome: SearchOutcome, scorer: Scorer, known: Evaluations) -> dict[str, Quality]:
+    """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest.
+
+    What another search had judged is not judged again; no search reads what is known of the test split.
+    """
     named = [outcome.parent, *outcome.ranked[:2], *outcome.baselines.values()]
-    judged = scorer.all_in_full((candidate.architecture for candidate in named), "test")
-    return {architecture.digest: quality for architecture, quality in judged.items()}
+    keys = {c.architecture: (c.architecture, len(scorer.evaluator.dataset.test), Precision.FP32) for c in named}
+    new = [architecture for architecture, key in keys.items() if key not in known]
+    for architecture, quality in scorer.all_in_full(new, "test").items():
+        known.add(keys[architecture], quality)
+    return {architecture.digest: known[key] for architecture, key in keys.items()}
