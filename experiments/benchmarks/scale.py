@@ -13,7 +13,8 @@ Ray is what the same batches take longer on one actor than here, or what tasks t
 `workers` gives two actors and two plain processes the same tasks, in turns.
 `simulate` plays searches on a virtual clock: each evaluation takes what it was recorded to take, less what the states
 save that this worker still has; the driver takes what it was measured to take, and hands out one task after another, at
-a cost that grows with the tasks on their way. Evaluations are recorded in a file, so that a repetition is quick.
+a cost that depends on the tasks on their way. Both are times of a thread: neither other work nor the disk counts.
+Evaluations are recorded in a file, so that a repetition is quick; batches may be simulated in several runs.
 """
 
 import argparse

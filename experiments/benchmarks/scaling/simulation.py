@@ -39,28 +39,20 @@ def simulate(
 
 
 def record(case: Case, durations: Durations, batch: int, trials: int) -> tuple[dict[str, Any], tuple[Call, ...]]:
-    """A search with its calls; repeated where it evaluated anything, so that the driver's time is its own."""
-    before = durations.evaluated
-    search, calls = _search(case, durations, batch, trials)
-    if durations.evaluated > before:
-        say(f"batch {batch}: {durations.evaluated - before} pieces evaluated for real")
-        search, calls = _search(case, durations, batch, trials)
-    return search | {"stages": _stages(calls)}, calls
-
-
-def _search(case: Case, durations: Durations, batch: int, trials: int) -> tuple[dict[str, Any], tuple[Call, ...]]:
-    began = time.perf_counter()
+    """A search with its calls; what nobody evaluated before is evaluated for real, which the driver's time is not."""
+    began, before = time.perf_counter(), durations.evaluated
     with tempfile.TemporaryDirectory() as folder:
         trace = Trace(durations)
         scorer = case.scorer(trace, Path(folder) / "evaluations.jsonl")
         problem = case.problem(scorer, Path(folder) / "study.db", batch, trials)
         outcome, calls = Staged(problem, trace).run(), trace.end()
-    winner = outcome.winner
-    say(f"batch {batch}: {outcome.trials} trials, loss {winner.quality.loss:.4f}, {time.perf_counter() - began:.1f} s")
+    winner, seconds = outcome.winner, time.perf_counter() - began
+    told = f"{outcome.trials} trials, {durations.evaluated - before} pieces evaluated for real, {seconds:.1f} s"
+    say(f"batch {batch}: loss {winner.quality.loss:.4f}, {told}")
     return {
         "batch": batch, "most_trials": trials, "trials": outcome.trials, "evaluations": scorer.evaluations,
         "items": scorer.items, "loss": winner.quality.loss, "ms": winner.predicted_ms,
-        "words": winner.architecture.words,
+        "words": winner.architecture.words, "stages": _stages(calls),
     }, calls  # fmt: skip
 
 
