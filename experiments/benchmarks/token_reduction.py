@@ -35,6 +35,7 @@ from nas.search.methods.schedules import most_tokens
 from nas.search.problem import Problem
 from nas.service import rungs
 from search_spaces.architecture import Architecture
+from search_spaces.errors import ExportError
 from search_spaces.presets import visionzip
 from search_spaces.space import Space
 from search_spaces.tokens import THOUSAND, Schedule, Stage
@@ -124,7 +125,10 @@ def measure(bench: Bench, document: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as name:
         files = {"parent": bench.export.path}
         for digest, architecture in chosen.items():
-            files[digest] = bench.export.derive(architecture, Path(name) / f"{digest}.onnx")
+            try:
+                files[digest] = bench.export.derive(architecture, Path(name) / f"{digest}.onnx")
+            except ExportError as error:  # a file that does not compute what the model does is no candidate
+                document.setdefault("refused", {})[str(architecture.tokens)] = str(error)
             print(f"file {len(files) - 1} of {len(chosen)}", file=sys.stderr, flush=True)
         measured = measure_files(
             files, workload_inputs(bench.subject.model, case.workload), case.workload,
@@ -132,7 +136,7 @@ def measure(bench: Bench, document: dict[str, Any]) -> None:
         )  # fmt: skip
     parent = measured.of["parent"].percentile(50)
     document["parent_ms"] = parent
-    document["measured"] = {digest: measured.of[digest].percentile(50) / parent for digest in chosen}
+    document["measured"] = {digest: measured.of[digest].percentile(50) / parent for digest in chosen if digest in files}
     document["runtime"] = measured.key
 
 

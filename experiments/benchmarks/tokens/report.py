@@ -26,7 +26,8 @@ def report(documents: Sequence[dict[str, Any]], figure: Path | None) -> str:
 
 def curve(document: dict[str, Any], name: str) -> list[Point]:
     """What a method was measured and judged at, fastest first, the parent last."""
-    points = [point(document, cell) for cell in document["found"][name]["cells"].values()]
+    cells = document["found"][name]["cells"].values()
+    points = [point(document, cell) for cell in cells if digest_of(cell) in document["measured"]]
     return sorted([*points, (1.0, document["tested"]["parent"]["metric"])])
 
 
@@ -61,10 +62,11 @@ def table(document: dict[str, Any]) -> str:
             share, own = point(document, cell)
             there = [shown(at(curves[other], share)) for other in others]
             rows.append((f"{name}, {budget}", f"{share:.3f}", f"**{own:.4f}**", *there))
+    refused = [f" {words}: {reason}." for words, reason in document.get("refused", {}).items()]
     parent = document["tested"]["parent"]["metric"]
     head = f"**{document['case']}**, {document['workload']}: {document['metric']}; the parent has {parent:.4f}."
     header = ("searched, budget", "measured / parent", "ours", *(f"{other}, there" for other in others))
-    return f"{head}\n\n{markdown(header, rows)}"
+    return "\n\n".join([head + "".join(refused), markdown(header, rows)])
 
 
 def shown(value: float | None) -> str:
