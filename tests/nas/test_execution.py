@@ -119,7 +119,7 @@ class Deadly:
 
 
 def test_more_workers_than_there_is_room_for_are_not_waited_for(cluster: None, monkeypatch) -> None:
-    """Three where two fit beside those of the other tests: the third never starts. Then a node's workers hang: idle ones take over what they have."""
+    """Three where two fit: the third never starts. Then a node's workers hang: idle ones take over what they have."""
     executor = Cluster(workers=3).executor(bench())
     expected = dict(LocalExecutor(Worker(bench())).run(tasks(4)))
     found = dict(executor.run(tasks(4)))

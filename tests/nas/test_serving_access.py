@@ -138,7 +138,8 @@ def test_headers_for_browsers_are_at_every_answer(served: Service) -> None:
 def test_the_page_is_three_files_of_this_site_without_script_in_the_page() -> None:
     static = Path(server.__file__).parent / "static"
     page = (static / "index.html").read_text()
-    assert set(re.findall(r'(?:src|href)="(?!#)([^"]*)"', page)) == {"/static/icon.svg", "/static/page.css", "/static/page.js"}
+    links = set(re.findall(r'(?:src|href)="(?!#)([^"]*)"', page))
+    assert links == {"/static/icon.svg", "/static/page.css", "/static/page.js"}
     assert not re.search(r"<script(?![^>]*src=)|\son\w+=|\sstyle=|<style", page)
     script, style = (static / "page.js").read_text(), (static / "page.css").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|localStorage", script)
