@@ -63,6 +63,28 @@ class Incidence:
                     if place is not None:
                         row[place] = True
 
+    def canonical(self, rows: Rows, merges_blocks: bool) -> Rows:
+        """(n, units): each row as it would be read from the architecture that drops it, so that equal ones are equal.
+
+        Args:
+            merges_blocks: as in the space; a block that loses both its parts is then a removed one.
+        """
+        found = rows.astype(np.float32) @ self.closure.astype(np.float32) > 0 if self.tokens.any() else rows.copy()
+        for block, parts in self._wholes:
+            if merges_blocks and len(parts) == 2:
+                found[:, block] |= found[:, parts].all(1)
+            found[:, parts] &= ~found[:, [block]]
+        return found
+
+    @cached_property
+    def _wholes(self) -> list[tuple[int, list[int]]]:
+        """The column of every block that is a unit, and those of its parts that are units too."""
+        parts = {layer: [Unit(layer, kind) for kind in (Kind.ATTENTION, Kind.MLP)] for layer in sorted(self._blocks)}
+        return [
+            (self._places[Unit(layer, Kind.BLOCK)], [self._places[unit] for unit in units if unit in self._places])
+            for layer, units in parts.items()
+        ]
+
     def units_of(self, rows: Rows) -> list[set[Unit]]:
         """What to drop for each row; token units that others imply are left out, which is quicker to read."""
         strictly = (self.closure & ~np.eye(len(self.units), dtype=bool)).astype(np.float32)

@@ -105,7 +105,7 @@ class LevelSwitchSampler(BaseSampler):
         """From a start by the switch that the surrogate likes best, until it likes none; what was best on the way."""
         current, found = start, [start]
         for _ in range(STEPS):
-            near = surrogate.rank(self._neighbours(current, rng))[:KEPT]
+            near = self._nearest(current, surrogate, rng)
             found += near
             expected = surrogate.expected([current, *near[:1]])
             if not near or (expected[1] >= expected[0] and self._fits(current)):
@@ -113,13 +113,31 @@ class LevelSwitchSampler(BaseSampler):
             current = near[0]
         return found
 
-    def _neighbours(self, architecture: Architecture, rng: random.Random) -> list[Architecture]:
+    def _nearest(self, current: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
+        """The neighbours that the surrogate expects to lose least, best first.
+
+        Of a thousand rows the few that are kept become architectures; equals are in the order of their digests.
+        """
+        rows = self._neighbours(current, rng)
+        assert surrogate.incidence.units == self._incidence.units
+        expected = surrogate.expected_of(rows)
+        order = np.argsort(expected, kind="stable")
+        kept: list[Architecture] = []
+        for _, equals in itertools.groupby(order.tolist(), key=lambda place: expected[place]):
+            near = [self._problem.space.decode(units) for units in self._incidence.units_of(rows[list(equals)])]
+            fitting = [a for a in near if a != current and not empty(a) and self._keeps_limits(a)]
+            kept += sorted(fitting, key=lambda a: a.digest)
+            if len(kept) >= KEPT:
+                break
+        return kept[:KEPT]
+
+    def _neighbours(self, architecture: Architecture, rng: random.Random) -> Rows:
         """Those that differ by at most two units out and two in, and whose estimated latency is in the band.
 
         All of them where there are not too many, else a random choice. The additive estimate around the architecture
         is used: the latency model is asked only about the few that are proposed, not about the thousands before them.
         """
-        space, incidence, savings = self._problem.space, self._incidence, self._savings
+        incidence, savings = self._incidence, self._savings
         row = incidence.rows([architecture])[0]
         before = savings.of(row[None])[0]
         out, into = self._restored(row), self._dropped(architecture, row)
@@ -129,15 +147,13 @@ class LevelSwitchSampler(BaseSampler):
         ms = dropped[order].tolist()
         room = self._budget_ms + ROUNDING - self._latency(architecture)
         band = (1 - BAND) * self._budget_ms if not self._problem.limits else self._budget_ms  # another row may bind
-        share, found = max(1, MOST // len(restored)), []
+        share, found = max(1, MOST // len(restored)), [row[None][:0]]
         for place, added in enumerate(restored.tolist()):
             first, last = bisect_left(ms, added - room), bisect_right(ms, added - room + band)
             places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
-            found += [row & ~out.units[place] | into.units[order[more]] for more in places]
-        if not found:
-            return []
-        near = [space.decode(units) for units in incidence.units_of(np.array(found))]
-        return [a for a in dict.fromkeys(near) if a != architecture and not empty(a) and self._keeps_limits(a)]
+            found.append(row & ~out.units[place] | into.units[[order[more] for more in places]])
+        rows = incidence.canonical(np.concatenate(found), self._problem.space.merges_blocks)
+        return np.unique(rows, axis=0)
 
     def _restored(self, row: Rows) -> "_Switches":
         """Units to restore, at most two, each with those that imply it."""

@@ -1,0 +1,40 @@
+"""Architectures as rows: what is written as a row is read from it again, however it was written."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from nas.search.incidence import Incidence
+from search_spaces import Kind, Space, Unit
+from search_spaces.presets import parse_preset
+from search_spaces.tokens import Reduction
+
+DEPTH = 4
+KINDS = [
+    (Kind.ATTENTION, Kind.MLP), (Kind.ATTENTION, Kind.MLP, Kind.BLOCK), (Kind.ATTENTION, Kind.BLOCK), (Kind.BLOCK,),
+]  # fmt: skip
+
+
+def space_of(kinds: tuple[Kind, ...], merges: bool, tokens: str) -> Space:
+    space = Space(DEPTH, tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in kinds), merges)
+    if tokens == "searched":
+        return space.with_tokens(Reduction(), (1, 3), (0.75, 0.5))
+    if tokens == "fixed":
+        return Space(DEPTH, space.units, merges, fixed=parse_preset("pyramiddrop:2=0.5", DEPTH, causal=True))
+    return space
+
+
+@pytest.mark.parametrize("tokens", ["none", "searched", "fixed"])
+@pytest.mark.parametrize("merges", [True, False])
+@pytest.mark.parametrize("kinds", KINDS)
+def test_a_canonical_row_is_that_of_the_architecture_it_drops(kinds, merges: bool, tokens: str) -> None:
+    space, rng = space_of(kinds, merges, tokens), random.Random(0)
+    incidence = Incidence(space.units)
+    pairs = itertools.chain(itertools.combinations(range(len(space.units)), 2), [()])
+    more = (tuple(rng.sample(range(len(space.units)), rng.randint(3, len(space.units)))) for _ in range(200))
+    for places in [*pairs, *more]:
+        row = np.isin(np.arange(len(space.units)), places)
+        expected = incidence.rows([space.decode({space.units[place] for place in places})])
+        assert np.array_equal(incidence.canonical(row[None], merges), expected)
