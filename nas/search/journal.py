@@ -150,13 +150,13 @@ class Journal:
 
     def _begin(self, architecture: Architecture, attributes: dict[str, Any]) -> Trial:
         """A trial that runs: it is in the study as a whole, or not at all."""
-        self.study.add_trial(optuna.trial.create_trial(
+        begun = optuna.trial.create_trial(
             state=TrialState.RUNNING, params=encode(self.problem.space, architecture),
             distributions=dict(self.distributions), user_attrs=attributes | _identity(architecture),
-        ))  # fmt: skip
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        found = next(trial for trial in reversed(running) if trial.user_attrs["digest"] == architecture.digest)
-        return Trial(self.study, found._trial_id)
+        )  # fmt: skip
+        # `Study.add_trial` does the same and does not say which trial it made.
+        made = self.study._storage.create_new_trial(self.study._study_id, template_trial=begun)
+        return Trial(self.study, made)
 
     def _next_batch(self, size: int) -> tuple[int, int]:
         """How many belong to the next batch, and its name: of one that was begun before, what is left of it."""

@@ -75,6 +75,7 @@ class Problem:
     finalists: int = 4
     ahead: Callable[[Sequence[Asked]], None] = nobody_ahead
     on_trial: Callable[[int, str], None] = _silent
+    _ms: dict[Architecture, float] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def fidelity(self) -> int | None:
@@ -87,8 +88,10 @@ class Problem:
         return self.patience // 2 if self.front else self.patience
 
     def ms(self, architecture: Architecture) -> float:
-        """Predicted latency at the asked percentile."""
-        return self.latency.predict(architecture, self.percentile).ms
+        """Predicted latency at the asked percentile; asked of the latency model once."""
+        if architecture not in self._ms:
+            self._ms[architecture] = self.latency.predict(architecture, self.percentile).ms
+        return self._ms[architecture]
 
     def feasible(self, architecture: Architecture) -> bool:
         """Whether the prediction meets the budget, and the limits are kept."""

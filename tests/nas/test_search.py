@@ -16,6 +16,7 @@ from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, SearchOutcome, run_search
+from nas.search.journal import Journal
 from nas.search.limit import Limit
 from nas.search.problem import Asked
 from nas.search.solve import solve
@@ -243,25 +244,23 @@ def asked_for(batch: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("carried_out", [False, True])
-@pytest.mark.parametrize(
-    ("where", "call"), [("add_trial", 1), ("add_trial", 7), ("add_trial", 15), ("tell", 2), ("tell", 14)]
-)
+@pytest.mark.parametrize(("where", "call"), [("_begin", 1), ("_begin", 7), ("_begin", 15), ("tell", 2), ("tell", 14)])
 def test_a_search_that_dies_goes_on_as_if_it_had_not(
     where: str, call: int, carried_out: bool, batch: int, undisturbed, tmp_path: Path, monkeypatch
 ) -> None:
     """While proposals are asked for and while outcomes are told, before and after the study has them."""
-    calls, real = itertools.count(1), getattr(optuna.Study, where)
+    calls, real = itertools.count(1), getattr(Journal, where)
 
-    def dying(study: optuna.Study, *arguments: object, **more: object) -> object:
+    def dying(journal: Journal, *arguments: object) -> object:
         last = next(calls) == call
         if last and not carried_out:
             raise KeyboardInterrupt
-        done = real(study, *arguments, **more)
+        done = real(journal, *arguments)
         if last:
             raise KeyboardInterrupt
         return done
 
-    monkeypatch.setattr(optuna.Study, where, dying)
+    monkeypatch.setattr(Journal, where, dying)
     with pytest.raises(KeyboardInterrupt):
         run_search(problem(tmp_path, Landscape(2), 9.0, **asked_for(batch)))
     monkeypatch.undo()
