@@ -122,7 +122,7 @@ class RayExecutor:
         self._packed = ray.put(pack(bench))  # kept: an actor that is restarted asks for it again
         threads = max(1, int(resources.get(_CPU, 1.0)))
         actor = ray.remote(**options)(Evaluating)
-        self._actors = [actor.remote([self._packed], threads) for _ in range(workers)]
+        self._actors = [actor.remote(self._packed, threads) for _ in range(workers)]
         self._starting = {actor.ready.remote(): worker for worker, actor in enumerate(self._actors)}
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
@@ -209,14 +209,11 @@ class _Sitting:
 class Evaluating:
     """The actor: a worker over memory of its node's object store."""
 
-    def __init__(self, packed: list[Any], threads: int) -> None:
-        """`packed` holds the reference: one that is an argument itself makes Ray warn that a restart may miss it."""
-        import ray
+    def __init__(self, packed: Packed, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        found: Packed = ray.get(packed[0])
-        self._worker = Worker(unpack(found))
+        self._worker = Worker(unpack(packed))
 
     def ready(self) -> None:
         """Returns once it has started."""
