@@ -167,8 +167,12 @@ class _Sitting:
             self._pass_on()
             return []
         if done[0] in self._starting:
-            ray.get(done[0])
             worker = self._starting.pop(done[0])
+            try:
+                ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1][:200]
+                raise ExecutionError(f"a worker did not start ({reason}); every node needs this package") from None
             for _ in range(IN_FLIGHT):
                 self._give(worker)
             return []

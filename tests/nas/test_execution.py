@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import torch
 from families import build
@@ -145,6 +147,7 @@ def test_a_cluster_without_a_worker_is_said(cluster: None, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_an_evaluation_that_kills_its_workers_is_said(cluster: None) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[Deadly.__module__])  # workers cannot import a test
     model = build("llama")
     executor = Cluster(workers=1).executor(Bench(model, read_anatomy(model), Deadly()))
     with pytest.raises(ExecutionError, match="workers died over its evaluation"):
