@@ -7,9 +7,12 @@ go through the object store, once per node; every actor of a node reads the same
 import os
 import signal
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from nas.execution.packing import Packed, pack, unpack
@@ -22,6 +25,7 @@ IN_FLIGHT = 2  # tasks an actor has at a time, so that it never waits for the dr
 DEATHS = 3  # of actors, over one task: then it is the task
 START_S = 600.0  # until the first worker has started: nodes may have to be bought first
 STALLED_S = 30.0  # without anything that ended, until idle workers take over
+AGAIN_S = 1.0  # between questions whether a worker whose node is gone has found another
 _CPU, _GPU = "CPU", "GPU"
 
 
@@ -81,6 +85,7 @@ def connect() -> None:
         import ray
     except ImportError:
         raise MissingExtra("--executor ray needs Ray; install it with: pip install 'nas[ray]'") from None
+    _messages_to_stderr()
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
@@ -91,6 +96,15 @@ def connect() -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ExecutionError(f"Ray at {address or 'this machine'}: {reason}; check RAY_ADDRESS and its token") from None
+
+
+@cache
+def _messages_to_stderr() -> None:
+    """Ray prints what it has to say of workers and nodes that died to stdout, where our document belongs."""
+    from ray._private import worker
+
+    said = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, **more: said({**data, "is_err": True}, **more)
 
 
 @contextmanager
@@ -108,7 +122,7 @@ def own_handlers() -> Iterator[None]:
 
 
 class RayExecutor:
-    """Tasks on actors. One that dies is restarted where there is room, and what it had is run again."""
+    """Tasks on actors. One that dies is started again where there is room; what it had goes to who is there."""
 
     def __init__(self, bench: Bench, workers: int, resources: dict[str, float]) -> None:
         """Put the parent into the object store and ask for actors; they start while the driver goes on."""
@@ -117,7 +131,7 @@ class RayExecutor:
         special = {name: amount for name, amount in resources.items() if name not in (_CPU, _GPU)}
         options = {
             "num_cpus": resources.get(_CPU, 0.0), "num_gpus": resources.get(_GPU, 0.0), "resources": special,
-            "max_restarts": -1, "max_task_retries": DEATHS,
+            "max_restarts": -1,
         }  # fmt: skip
         self._packed = ray.put(pack(bench))  # kept: an actor that is restarted asks for it again
         threads = max(1, int(resources.get(_CPU, 1.0)))
@@ -133,9 +147,11 @@ class RayExecutor:
             ExecutionError: a task whose workers die again and again, or no worker that starts.
         """
         sitting = _Sitting(tasks, self._actors, self._starting)
-        while sitting.left:
-            for place, reference in sitting.ended():
-                yield place, _result(reference, tasks[place])
+        try:
+            while sitting.left:
+                yield from sitting.ended()
+        finally:
+            sitting.leave()
 
     def close(self) -> None:
         """End the actors."""
@@ -147,49 +163,127 @@ class RayExecutor:
 
 
 class _Sitting:
-    """Who has which of some tasks. Workers that are still starting have none, and those that hang lose theirs."""
+    """Who has which of some tasks. Workers that are starting have none; what one had that died or hangs, others get.
+
+    Ray could retry a lost task by itself, but only on the same actor: while that waits for a new node, every retry
+    fails at once.
+    """
 
     def __init__(self, tasks: Sequence[Task], actors: Sequence[Any], starting: dict[Any, int]) -> None:
         self._tasks, self._actors, self._starting = tasks, actors, starting
         self._shares = Shares(tasks, len(actors))
-        self._running: dict[Any, tuple[int, int]] = {}  # what an actor has: the task's place, and the actor
+        self._running: dict[Any, tuple[int, int]] = {}  # what an actor has, first given first: the place, and the actor
+        self._homeless: set[int] = set()  # actors that wait for a node
+        self._deaths: Counter[int] = Counter()
+        self._heard = time.monotonic()
         self.left = set(range(len(tasks)))
-        for _ in range(IN_FLIGHT):
-            for worker in set(range(len(actors))) - set(starting.values()):
-                self._give(worker)
+        self._give()
 
-    def ended(self) -> list[tuple[int, Any]]:
-        """Wait until a task has ended, or a worker has started: what ended for the first time."""
-        import ray
+    def ended(self) -> list[tuple[int, Pieces]]:
+        """Wait until something happens: what ended by it for the first time."""
+        reference = self._wait()
+        if reference is None:
+            for worker in self._homeless:
+                self._restarts(worker)
+            self._homeless.clear()
+            if time.monotonic() - self._heard >= self._patience_s:
+                self._pass_on()
+            return []
+        found = self._started(reference) if reference in self._starting else self._result(reference)
+        self._give()
+        return found
 
-        done, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=self._patience_s)
-        if not done:
-            self._pass_on()
-            return []
-        if done[0] in self._starting:
-            worker = self._starting.pop(done[0])
-            try:
-                ray.get(done[0])
-            except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1][:200]
-                raise ExecutionError(f"a worker did not start ({reason}); every node needs this package") from None
-            for _ in range(IN_FLIGHT):
-                self._give(worker)
-            return []
-        place, worker = self._running.pop(done[0])
-        self._give(worker)
-        first = place in self.left
-        self.left.discard(place)
-        return [(place, done[0])] if first else []
+    def leave(self) -> None:
+        """Who still has a task, which somebody else has done, gets no other before it is through with it."""
+        for worker in {worker for _, worker in self._running.values()} | self._homeless:
+            self._restarts(worker)
 
     @property
     def _patience_s(self) -> float:
         return STALLED_S if self._running else START_S
 
-    def _give(self, worker: int) -> None:
-        place = self._shares.next(worker)
-        if place is not None:
-            self._running[self._actors[worker].run.remote(self._tasks[place])] = place, worker
+    def _wait(self) -> Any:
+        """What ended; None if nothing has for long, or it is time to ask again."""
+        import ray
+
+        seconds = max(0.0, self._heard + self._patience_s - time.monotonic())
+        seconds = min(seconds, AGAIN_S) if self._homeless else seconds
+        references = [*self._running, *self._starting]
+        if not references:
+            time.sleep(seconds)
+            return None
+        done, _ = ray.wait(references, num_returns=1, timeout=seconds)
+        return done[0] if done else None
+
+    def _started(self, reference: Any) -> list[tuple[int, Pieces]]:
+        import ray
+
+        worker = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.ActorUnavailableError:
+            self._homeless.add(worker)
+        except ray.exceptions.RayError as error:
+            raise ExecutionError(f"a worker did not start ({_reason(error)}); every node needs this package") from None
+        else:
+            self._heard = time.monotonic()
+        return []
+
+    def _result(self, reference: Any) -> list[tuple[int, Pieces]]:
+        import ray
+
+        place = self._running[reference][0]
+        try:
+            pieces: Pieces = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, NasError) else error) from None
+        except ray.exceptions.RayError as error:
+            self._lost(reference, _reason(error))
+            return []
+        del self._running[reference]
+        self._heard = time.monotonic()
+        first = place in self.left
+        self.left.discard(place)
+        return [(place, pieces)] if first else []
+
+    def _lost(self, reference: Any, reason: str) -> None:
+        """A worker or its node died: over the task that it was at, not over the one that waited there.
+
+        Raises:
+            ExecutionError: too many died over it.
+        """
+        place, worker = self._running[reference]
+        at = next(each for each in self._running if self._running[each][1] == worker)
+        self._deaths[place] += reference is at
+        if self._deaths[place] > DEATHS:
+            raise ExecutionError(
+                f"{self._tasks[place].architecture.words}: {self._deaths[place]} workers died over its evaluation "
+                f"({reason}); give a worker more memory, or fewer workers to a node"
+            )
+        del self._running[reference]
+        if place in self.left:
+            self._shares.put_back(place, worker)
+        self._restarts(worker)
+
+    def _restarts(self, worker: int) -> None:
+        if worker not in self._starting.values():
+            self._starting[self._actors[worker].ready.remote()] = worker
+
+    def _give(self) -> None:
+        """Fill up who has started, one task each at a time."""
+        away = self._homeless.union(self._starting.values())
+        loads = Counter(worker for _, worker in self._running.values())
+        for most in range(1, IN_FLIGHT + 1):
+            for worker in range(len(self._actors)):
+                if worker not in away and loads[worker] < most:
+                    place = self._shares.next(worker)
+                    if place is None:
+                        return
+                    loads[worker] += 1
+                    self._run(place, worker)
+
+    def _run(self, place: int, worker: int) -> None:
+        self._running[self._actors[worker].run.remote(self._tasks[place])] = place, worker
 
     def _pass_on(self) -> None:
         """Nothing has ended for long: idle workers take over what others have, whose nodes may be gone.
@@ -202,12 +296,18 @@ class _Sitting:
                 f"no worker has started within {START_S / 60:.0f} min; see what the cluster has with `ray status`, and "
                 "ask for less with --worker-resources"
             )
-        busy = {worker for _, worker in self._running.values()} | set(self._starting.values())
+        self._heard = time.monotonic()
+        busy = {worker for _, worker in self._running.values()} | self._homeless.union(self._starting.values())
         idle = [worker for worker in range(len(self._actors)) if worker not in busy]
         held = [place for place, _ in self._running.values()]
         stuck = [place for place in dict.fromkeys(held) if held.count(place) == 1 and place in self.left]
         for worker, place in zip(idle, stuck, strict=False):
-            self._running[self._actors[worker].run.remote(self._tasks[place])] = place, worker
+            self._run(place, worker)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].strip()[:200]
 
 
 class Evaluating:
@@ -225,19 +325,3 @@ class Evaluating:
     def run(self, task: Task) -> Pieces:
         """Judge a task."""
         return self._worker.run(task)
-
-
-def _result(reference: Any, task: Task) -> Pieces:
-    import ray
-
-    try:
-        pieces: Pieces = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, NasError) else error) from None
-    except ray.exceptions.RayError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ExecutionError(
-            f"{task.architecture.words}: {DEATHS + 1} workers died over its evaluation ({reason}); "
-            "give a worker more memory, or fewer workers to a node"
-        ) from None
-    return pieces

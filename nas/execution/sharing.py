@@ -23,6 +23,10 @@ class Shares:
         longest = max(self._stretches, key=len)
         return longest.pop() if longest else None
 
+    def put_back(self, place: int, worker: int) -> None:
+        """A task that was given to a worker and not done: the next of its stretch."""
+        self._stretches[worker].appendleft(place)
+
 
 def _alike(task: Task, place: int) -> tuple[str, tuple[Prefix, ...], int]:
     """Sorts architectures by what they keep, block by block; latest changes first, equal ones in the given order."""

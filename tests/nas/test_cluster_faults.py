@@ -145,7 +145,7 @@ def test_a_node_that_dies_in_mid_search_changes_nothing(alone: tuple[SearchOutco
         timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout)  # what Ray says of the node is not in it
     assert found["winner"] == alone[0].winner.architecture.digest
     assert found["trials"] == [list(each[:2]) for each in sequence(alone[0])]
     assert found["evaluations"] == alone[1]

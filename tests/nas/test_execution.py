@@ -209,6 +209,16 @@ def test_an_idle_worker_takes_from_the_busiest() -> None:
     assert shares.next(1) is None
 
 
+def test_what_is_put_back_is_given_again_first() -> None:
+    shares = Shares(tasks(6), 2)
+    lost = shares.next(0)
+    assert lost is not None
+    shares.put_back(lost, 0)
+    given = [shares.next(0)] + [shares.next(worker) for worker in [1, 0] * len(tasks(6))]
+    assert given[0] == lost
+    assert sorted(place for place in given if place is not None) == list(range(len(tasks(6))))
+
+
 @pytest.mark.parametrize("text", ["", "2", "[]", "{}", '{"CPU": 0}', '{"CPU": "2"}', '{"CPU": -1}', '{"CPU": true}'])
 def test_worker_resources_are_checked(text: str) -> None:
     with pytest.raises(UsageError, match="worker resources"):
