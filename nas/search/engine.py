@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from nas.search.descent import Descent
 from nas.search.halving import CLEARLY, Bar, against, judge_all
-from nas.search.journal import Journal, Proposal
+from nas.search.journal import Given, Journal, Proposal, nobody
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
@@ -119,15 +120,13 @@ class Engine:
 
         A time limit never costs the seeds a first feasible one.
         """
-        while (left := trials - len(self.journal.finished())) > 0:
+        while (left := trials - len(self.journal.candidates())) > 0:
             if self._time_is_up() and (self.journal.feasible(self.problem.budget_ms) or not self.journal.queued()):
                 return
             since = self.journal.since_better(budget_ms)
             if since >= self.problem.settled_after:
                 return
-            self._trials(
-                budget_ms, left, [] if self.journal.queued() else self._by_knobs(sampler, budget_ms, since, left)
-            )
+            self._trials(budget_ms, left, partial(self._by_knobs, sampler, budget_ms, since, left))
 
     def _by_knobs(self, sampler: LevelSwitchSampler, budget_ms: float, since: int, left: int) -> list[Proposal]:
         """TPE's share of the next batch."""
@@ -146,14 +145,14 @@ class Engine:
         limit = self.problem.time_limit_s
         return limit is not None and time.monotonic() - self.began > limit
 
-    def _trials(self, budget_ms: float, most: int = 1, given: Sequence[Proposal] = ()) -> None:
+    def _trials(self, budget_ms: float, most: int = 1, given: Given = nobody) -> None:
         """A batch: proposed together, judged against the same bar, told in order."""
         asked = self.journal.ask(budget_ms, most, given)
         models = [architecture for _, architecture in asked if not empty(architecture)]
         qualities = dict(zip(models, judge_all(self.problem, models, self._bar(budget_ms)), strict=True))
         for trial, architecture in asked:
             if architecture in qualities:
-                self.journal.tell(trial, architecture, qualities[architecture])
+                self.journal.tell(trial, qualities[architecture])
                 self.problem.on_trial(1, self._best_note())
             else:
                 self.journal.fail(trial)
@@ -200,7 +199,7 @@ class Engine:
             ranked=ranked,
             candidates=tuple(everything.values()),
             baselines={name: baseline(architecture, name) for name, architecture in baselines.items()},
-            trials=len(self.journal.finished()),
+            trials=len(self.journal.candidates()),
             seconds=time.monotonic() - self.began,
         )
 

@@ -4,12 +4,13 @@ Whether a trial is feasible is decided from those whenever it is asked, so a cor
 stale verdict; the constraint that Optuna keeps is a record of what was thought at the time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.quality.quality import Quality
 from nas.search.levels import distributions, encode
@@ -18,7 +19,7 @@ from nas.search.problem import Problem
 from nas.storage import open_storage
 from search_spaces.architecture import Architecture
 
-KNOBS, BATCH, SIZE, BUDGET, LOST = "knobs", "batch", "batch_size", "budget", "lost"
+KNOBS, BATCH, SIZE, BUDGET, LOST, QUALITY = "knobs", "batch", "batch_size", "budget", "lost", "quality"
 
 
 @dataclass(frozen=True)
@@ -30,102 +31,117 @@ class Proposal:
     knobs: dict[str, float] | None = None
 
 
+# Told the losses of what was judged, what else is in the batch, and for each trial how many go before it.
+Propose = Callable[[Mapping[Architecture, float], Set[Architecture], Sequence[int]], Sequence[Architecture]]
+Given = Callable[[], Sequence[Proposal]]
+
+
+def nobody() -> Sequence[Proposal]:
+    """Gives nothing."""
+    return ()
+
+
 class Journal:
     """An Optuna study whose trials are architectures: one categorical parameter per part and per place of a stage.
 
-    What decides how the search goes on is read from the study, so that a search whose process died goes on as if it had
+    What decides how the search goes on is in the study, so that a search whose process died goes on as if it had
     not: trials that were running are closed, marked as lost, and asked for again in the same batches. What is queued
-    is not in the study: seeds do not depend on chance, and are queued again.
+    is not in the study: seeds do not depend on chance, and are queued again. The study is read once, when it is
+    opened: nobody else writes it.
     """
 
     def __init__(self, problem: Problem) -> None:
         """Open or continue the study."""
         self._queue: list[_Queued] = []
-        self._propose: Callable[[optuna.Study, int], Architecture] | None = None
+        self._propose: Propose | None = None
         self.problem = problem
         self.distributions = distributions(problem.space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(
-            study_name=problem.study, storage=open_storage(problem.storage), load_if_exists=True, direction="minimize"
+        self._storage = optuna.storages.get_storage(open_storage(problem.storage))
+        study = optuna.create_study(
+            study_name=problem.study, storage=self._storage, load_if_exists=True, direction="minimize"
         )
-        self._close_orphans()
+        self._study = self._storage.get_study_id_from_name(study.study_name)
+        trials = [trial for trial in study.get_trials(deepcopy=False) if "architecture" in trial.user_attrs]
+        self._trials = {trial.number: self._read(trial) for trial in trials}
+        self._close_orphans(study)
 
-    def sample_with(self, propose: Callable[[optuna.Study, int], Architecture]) -> None:
-        """Who proposes what was not queued: told the study, and how many trials went before."""
+    def sample_with(self, propose: Propose) -> None:
+        """Who proposes what was not queued."""
         self._propose = propose
 
     def queue(self, seeds: Iterable[tuple[str, Architecture]]) -> None:
         """Queue what no run of this study has tried or queued."""
-        known = {trial.user_attrs.get("digest") for trial in self.study.get_trials(deepcopy=False)}
-        known |= {queued.architecture.digest for queued in self._queue}
+        known = {entry.architecture for entry in self._trials.values()}
+        known |= {queued.architecture for queued in self._queue}
         for origin, architecture in seeds:
-            if architecture.digest not in known and self.problem.space.contains(architecture):
-                known.add(architecture.digest)
+            if architecture not in known and self.problem.space.contains(architecture):
+                known.add(architecture)
                 self._queue.append(_Queued(architecture, {"origin": origin}))
 
     def queued(self) -> bool:
         """Whether the next trial is one that was queued."""
         return bool(self._queue)
 
-    def ask(self, budget_ms: float, most: int, given: Sequence[Proposal] = ()) -> list[tuple[Trial, Architecture]]:
-        """The next batch, at most so many: of what was queued; else what is given, and then who proposes decides."""
+    def ask(self, budget_ms: float, most: int, given: Given = nobody) -> list[tuple[int, Architecture]]:
+        """The next batch, at most so many: of what was queued; else what is given, and then who proposes decides.
+
+        Args:
+            given: the first places of a batch for somebody else; asked only where the queue does not fill them.
+        """
         size, batch = self._next_batch(min(self.problem.batch, most))
         marks = {BATCH: batch, SIZE: size, BUDGET: self._name_of(budget_ms)}
-        asked: list[tuple[Trial, Architecture]] = []
-        for place in range(size):
-            chosen = self._next(given[place] if place < len(given) else None)
-            asked.append((self._begin(chosen.architecture, chosen.attributes | marks), chosen.architecture))
-        return asked
+        chosen, self._queue = self._queue[:size], self._queue[size:]
+        if len(chosen) < size:
+            chosen += [_queued(proposal) for proposal in given()[len(chosen) : size]]
+            chosen += self._proposed(size - len(chosen), [each.architecture for each in chosen])
+        return [(self._begin(each.architecture, each.attributes | marks), each.architecture) for each in chosen]
 
     def since_better(self, budget_ms: float) -> int:
         """Proposals that ended at a budget since the best within it, seeds not counted; 0 before there is one."""
         name, best, since, begun = self._name_of(budget_ms), float("inf"), 0, False
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-            if LOST in trial.user_attrs:
+        for entry in self._trials.values():
+            if LOST in entry.attributes or entry.state is TrialState.RUNNING:
                 continue
-            here, loss = trial.user_attrs.get(BUDGET) == name, self._loss_within(trial, budget_ms)
+            here, loss = entry.attributes.get(BUDGET) == name, self._loss_within(entry, budget_ms)
             if loss < best or (here and not begun):
                 best, since = min(loss, best), 0
-            elif here and best < float("inf") and trial.user_attrs.get("origin") in (None, KNOBS):
+            elif here and best < float("inf") and entry.attributes.get("origin") in (None, KNOBS):
                 since += 1
             begun = begun or here
         return since
 
-    def tell(self, trial: Trial, architecture: Architecture, quality: Quality) -> None:
-        """The outcome of a trial."""
-        ms = self.problem.ms(architecture)
-        for key, value in _outcome(quality, ms).items():
-            trial.set_user_attr(key, value)
-        trial.set_constraint("latency_ms", ms - self.problem.budget_ms)
-        self.study.tell(trial, quality.loss)
+    def tell(self, number: int, quality: Quality) -> None:
+        """The outcome of a trial; one whose loss is no number has failed."""
+        if math.isnan(quality.loss):
+            self.fail(number)
+            return
+        trial = self._storage.get_trial_id_from_study_id_trial_number(self._study, number)
+        self._storage.set_trial_user_attr(trial, QUALITY, quality.to_json())
+        self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [quality.loss])
+        self._trials[number] = self._told(number, self._trials[number], quality)
 
-    def fail(self, trial: Trial) -> None:
+    def fail(self, number: int) -> None:
         """A trial that is no model."""
-        self.study.tell(trial, state=TrialState.FAIL)
+        trial = self._storage.get_trial_id_from_study_id_trial_number(self._study, number)
+        self._storage.set_trial_state_values(trial, TrialState.FAIL)
+        self._trials[number] = replace(self._trials[number], state=TrialState.FAIL)
 
     def add(self, architecture: Architecture, quality: Quality, origin: str) -> None:
         """A finished trial that somebody else proposed; once."""
-        if architecture.digest in {trial.user_attrs["digest"] for trial in self.finished()}:
-            return
-        attributes = {"origin": origin} | _identity(architecture) | _outcome(quality, self.problem.ms(architecture))
-        self.study.add_trial(optuna.trial.create_trial(
-            params=encode(self.problem.space, architecture), distributions=dict(self.distributions),
-            value=quality.loss, user_attrs=attributes,
-            constraints={"latency_ms": self.problem.ms(architecture) - self.problem.budget_ms},
-        ))  # fmt: skip
-
-    def finished(self) -> list[FrozenTrial]:
-        """The trials that ended with a loss."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if all(candidate.architecture != architecture for candidate in self.candidates()):
+            attributes = {"origin": origin, QUALITY: quality.to_json()}
+            number = self._create(architecture, attributes, TrialState.COMPLETE, quality.loss)
+            self._trials[number] = self._told(number, self._trials[number], quality)
 
     def knobs(self, low_ms: float, high_ms: float) -> list[tuple[dict[str, float], float]]:
         """The settings of the knobs that led to latencies in a band, with the losses they led to."""
-        tried = [trial.user_attrs for trial in self.finished() if KNOBS in trial.user_attrs]
-        return [(found[KNOBS], found["loss"]) for found in tried if low_ms <= found["predicted_ms"] <= high_ms]
+        tried = [(entry.attributes[KNOBS], entry.told) for entry in self._trials.values() if KNOBS in entry.attributes]
+        return [(knobs, told.quality.loss) for knobs, told in tried if told and low_ms <= told.predicted_ms <= high_ms]
 
     def candidates(self) -> list[Candidate]:
-        """Every finished trial with the latency that is predicted now."""
-        return [self._as_candidate(trial) for trial in self.finished()]
+        """Every trial that ended with a loss."""
+        return [entry.told for entry in self._trials.values() if entry.told is not None]
 
     def feasible(self, budget_ms: float) -> list[Candidate]:
         """Those within a budget, best first."""
@@ -133,30 +149,39 @@ class Journal:
         fitting = [c for c in candidates.values() if self.problem.meets(c.architecture, budget_ms)]
         return sorted(fitting, key=lambda c: (c.quality.loss, c.architecture.digest))
 
-    def _as_candidate(self, trial: FrozenTrial) -> Candidate:
-        attributes: dict[str, Any] = trial.user_attrs
-        architecture = Architecture.from_json(attributes["architecture"])
-        quality, ms = Quality.from_json(attributes["quality"]), self.problem.ms(architecture)
-        return Candidate(architecture, quality, ms, attributes.get("origin", "evolution"), trial.number)
+    def _told(self, number: int, entry: "_Entry", quality: Quality) -> "_Entry":
+        """As it is when the study is read again."""
+        kept, ms = Quality.from_json(quality.to_json()), self.problem.ms(entry.architecture)
+        told = Candidate(entry.architecture, kept, ms, entry.attributes.get("origin", "evolution"), number)
+        return replace(entry, state=TrialState.COMPLETE, told=told)
 
-    def _next(self, given: Proposal | None) -> "_Queued":
-        if self._queue:
-            return self._queue.pop(0)
-        if given is not None:
-            knobs = {} if given.knobs is None else {KNOBS: given.knobs}
-            return _Queued(given.architecture, {"origin": given.origin, **knobs})
+    def _proposed(self, count: int, taken: Sequence[Architecture]) -> list["_Queued"]:
+        if not count:
+            return []
         assert self._propose is not None
-        return _Queued(self._propose(self.study, self._turn()), {})
+        seen = {candidate.architecture: candidate.quality.loss for candidate in self.candidates()}
+        first = self._turn() + len(taken)
+        found = self._propose(seen, set(taken), range(first, first + count))
+        return [_Queued(architecture, {}) for architecture in found]
 
-    def _begin(self, architecture: Architecture, attributes: dict[str, Any]) -> Trial:
+    def _begin(self, architecture: Architecture, attributes: dict[str, Any]) -> int:
         """A trial that runs: it is in the study as a whole, or not at all."""
-        begun = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=encode(self.problem.space, architecture),
-            distributions=dict(self.distributions), user_attrs=attributes | _identity(architecture),
+        return self._create(architecture, attributes, TrialState.RUNNING)
+
+    def _create(
+        self, architecture: Architecture, attributes: dict[str, Any], state: TrialState, loss: float | None = None
+    ) -> int:
+        ms = self.problem.ms(architecture)
+        known = {"digest": architecture.digest, "architecture": architecture.to_json(), "predicted_ms": ms}
+        template = optuna.trial.create_trial(
+            state=state, value=loss, params=encode(self.problem.space, architecture),
+            distributions=dict(self.distributions), user_attrs=attributes | known,
+            constraints={"latency_ms": ms - self.problem.budget_ms},
         )  # fmt: skip
-        # `Study.add_trial` does the same and does not say which trial it made.
-        made = self.study._storage.create_new_trial(self.study._study_id, template_trial=begun)
-        return Trial(self.study, made)
+        trial = self._storage.create_new_trial(self._study, template_trial=template)
+        number = self._storage.get_trial_number_from_id(trial)
+        self._trials[number] = _Entry(architecture, attributes, state)
+        return number
 
     def _next_batch(self, size: int) -> tuple[int, int]:
         """How many belong to the next batch, and its name: of one that was begun before, what is left of it."""
@@ -165,13 +190,13 @@ class Journal:
         begun = self._queue[0].attributes.get(BATCH)
         if begun is None:
             return min(size, len(self._queue)), self._turn()
-        if any(trial.user_attrs.get(BATCH) == begun for trial in self.finished()):  # so all of it had been proposed
+        if any(e.told and e.attributes.get(BATCH) == begun for e in self._trials.values()):  # all had been proposed
             return sum(queued.attributes.get(BATCH) == begun for queued in self._queue), begun
         return self._queue[0].attributes[SIZE], begun
 
     def _turn(self) -> int:
         """How many trials went before, as if no process had died."""
-        return sum(LOST not in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
+        return sum(LOST not in entry.attributes for entry in self._trials.values())
 
     def _name_of(self, budget_ms: float) -> str:
         """Names a budget under the latency model as it is now: once that is corrected, the search begins anew."""
@@ -179,20 +204,38 @@ class Journal:
         edges = (space.parent, space.decode({space.units[0]}), space.decode({space.units[-1]}))
         return " ".join(f"{ms:.9g}" for ms in (budget_ms, *map(self.problem.ms, edges)))
 
-    def _loss_within(self, trial: FrozenTrial, budget_ms: float) -> float:
+    def _loss_within(self, entry: "_Entry", budget_ms: float) -> float:
         """The loss of a trial that keeps to a budget; infinite for others."""
-        if "loss" not in trial.user_attrs:
-            return float("inf")
-        architecture = Architecture.from_json(trial.user_attrs["architecture"])
-        return trial.user_attrs["loss"] if self.problem.meets(architecture, budget_ms) else float("inf")
+        meets = entry.told and self.problem.meets(entry.architecture, budget_ms)
+        return entry.told.quality.loss if entry.told and meets else float("inf")
 
-    def _close_orphans(self) -> None:
+    def _read(self, trial: FrozenTrial) -> "_Entry":
+        architecture = Architecture.from_json(trial.user_attrs["architecture"])
+        entry = _Entry(architecture, dict(trial.user_attrs), trial.state)
+        if trial.state is not TrialState.COMPLETE:
+            return entry
+        return self._told(trial.number, entry, Quality.from_json(trial.user_attrs[QUALITY]))
+
+    def _close_orphans(self, study: optuna.Study) -> None:
         """Trials that ran when an earlier process died never end: close them, and queue them before all else."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            Trial(self.study, trial._trial_id).set_user_attr(LOST, True)
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            architecture = Architecture.from_json(trial.user_attrs["architecture"])
-            self._queue.append(_Queued(architecture, dict(trial.user_attrs)))
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            entry = self._trials.get(trial.number)
+            if entry is None:
+                continue
+            self._storage.set_trial_user_attr(trial._trial_id, LOST, True)
+            self._queue.append(_Queued(entry.architecture, entry.attributes))
+            self._trials[trial.number] = replace(entry, attributes=entry.attributes | {LOST: True})
+            self.fail(trial.number)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A trial: what it was asked with, and the candidate that it turned out to be if it ended with a loss."""
+
+    architecture: Architecture
+    attributes: dict[str, Any]
+    state: TrialState
+    told: Candidate | None = None
 
 
 @dataclass(frozen=True)
@@ -203,9 +246,6 @@ class _Queued:
     attributes: dict[str, Any]
 
 
-def _identity(architecture: Architecture) -> dict[str, Any]:
-    return {"digest": architecture.digest, "architecture": architecture.to_json()}
-
-
-def _outcome(quality: Quality, ms: float) -> dict[str, Any]:
-    return {"quality": quality.to_json(), "loss": quality.loss, "predicted_ms": ms}
+def _queued(proposal: Proposal) -> _Queued:
+    knobs = {} if proposal.knobs is None else {KNOBS: proposal.knobs}
+    return _Queued(proposal.architecture, {"origin": proposal.origin, **knobs})

@@ -31,7 +31,7 @@ def _run_published(problem: Problem) -> SearchOutcome:
     def judged(architecture: Architecture, origin: str) -> Candidate:
         quality = problem.evaluate(architecture, None)
         journal.add(architecture, quality, origin)
-        return Candidate(architecture, quality, problem.ms(architecture), origin, len(journal.finished()) - 1, True)
+        return Candidate(architecture, quality, problem.ms(architecture), origin, len(journal.candidates()) - 1, True)
 
     parent, best = judged(problem.space.parent, "parent"), judged(winner, problem.method)
     candidates = (parent,) if best.architecture == parent.architecture else (parent, best)

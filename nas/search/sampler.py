@@ -9,7 +9,7 @@ after an architecture with several other drops was accepted, everything around i
 import itertools
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,17 +57,32 @@ class LevelSwitchSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The proposal of this trial: a level for every parameter."""
-        return dict(encode(self._problem.space, self.propose(study, trial.number)))
+        proposal = self.propose(_evaluated(study), _running(study), [trial.number])[0]
+        return dict(encode(self._problem.space, proposal))
 
-    def propose(self, study: optuna.Study, turn: int) -> Architecture:
-        """What a trial that so many went before should try."""
+    def propose(
+        self, seen: Mapping[Architecture, float], running: Set[Architecture], turns: Sequence[int]
+    ) -> list[Architecture]:
+        """What the next trials should try.
+
+        Args:
+            seen: what was judged, with the losses; the parent included.
+            running: what is being judged.
+            turns: for each of the trials, how many go before it.
+        """
+        surrogate, taken = self.surrogate(seen), {*seen, *running}
+        starts = list(dict.fromkeys([*self._elite(seen), *self._solved(surrogate)]))
+        proposed: list[Architecture] = []
+        for turn in turns:
+            proposed.append(self._proposal(starts, surrogate, taken.union(proposed), turn))
+        return proposed
+
+    def _proposal(
+        self, starts: Sequence[Architecture], surrogate: Surrogate, taken: set[Architecture], turn: int
+    ) -> Architecture:
         rng = random.Random(f"{self._problem.seed}/{turn}")
-        seen = self._evaluated(study)
-        surrogate = self.surrogate(seen)
-        starts = [*self._elite(seen), *self._solved(surrogate)]
-        found = [a for start in dict.fromkeys(starts) for a in self._climb(start, surrogate, rng)]
-        tried = seen.keys() | _running(study)
-        fresh = [a for a in dict.fromkeys(found) if a not in tried]
+        found = [a for start in starts for a in self._climb(start, surrogate, rng)]
+        fresh = [a for a in dict.fromkeys(found) if a not in taken]
         pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
         return surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
@@ -78,14 +93,14 @@ class LevelSwitchSampler(BaseSampler):
         """Keep what no proposal covered."""
         return distributions(self._problem.space)[param_name].choices[0]
 
-    def _elite(self, seen: dict[Architecture, float]) -> list[Architecture]:
+    def _elite(self, seen: Mapping[Architecture, float]) -> list[Architecture]:
         """The best within the budget, and the best of those that are nearly: they need one drop more."""
         ranked = sorted(seen, key=lambda a: seen[a])
         within = [a for a in ranked if self._fits(a)]
         nearly = [a for a in ranked if not self._fits(a) and self._latency(a) <= NEARLY * self._budget_ms]
         return within[:ELITE] + nearly[:1] or [self._problem.space.start]
 
-    def surrogate(self, seen: dict[Architecture, float]) -> Surrogate:
+    def surrogate(self, seen: Mapping[Architecture, float]) -> Surrogate:
         """Fitted to all that was scored, on the items that all of it was scored on."""
         problem = self._problem
         few = {a: problem.evaluate(a, problem.rungs[0]).loss for a in seen if a.dropped}
@@ -176,11 +191,6 @@ class LevelSwitchSampler(BaseSampler):
             row[:] = changes[list(which)].any(0)
         return _Switches([tuple(units[places[n]] for n in which) for which in chosen], rows)
 
-    def _evaluated(self, study: optuna.Study) -> dict[Architecture, float]:
-        """Losses of the finished trials; the parent's zero included."""
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return {Architecture.from_json(t.user_attrs["architecture"]): t.user_attrs["loss"] for t in trials}
-
     def _latency(self, architecture: Architecture) -> float:
         if architecture not in self._ms:
             self._ms[architecture] = self._problem.ms(architecture)
@@ -193,8 +203,14 @@ class LevelSwitchSampler(BaseSampler):
         return all(limit.met(architecture) for limit in self._problem.limits)
 
 
+def _evaluated(study: optuna.Study) -> dict[Architecture, float]:
+    """Losses of the finished trials."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return {Architecture.from_json(t.user_attrs["architecture"]): t.values[0] for t in trials}
+
+
 def _running(study: optuna.Study) -> set[Architecture]:
-    """What the trials of the same batch propose that came before."""
+    """What the running trials propose."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return {Architecture.from_json(t.user_attrs["architecture"]) for t in trials if "architecture" in t.user_attrs}
 

@@ -16,6 +16,7 @@ token units and parts add up to r sqrt(c c') with c the stage's loss. Several st
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Surrogate:
         """The plain sum; `library` is what each unit adds (`score_library`) to the loss `start`."""
         self.units, self.library = tuple(units), library
         self.pairs: dict[Pair, float] = {}
-        self._design = _Design(self.units, library, start)
+        self._design = _design(self.units, tuple(library[unit] for unit in self.units), start)
         self._correction: Callable[[Array, Array], Array] | None = None
 
     @classmethod
@@ -117,10 +118,9 @@ class Surrogate:
 class _Design:
     """Architectures as numbers: what is gone, the sum of its losses, and its pairs relative to that sum."""
 
-    def __init__(self, units: tuple[Unit, ...], library: dict[Unit, float], start: float) -> None:
+    def __init__(self, units: tuple[Unit, ...], losses: tuple[float, ...], start: float) -> None:
         self.units, self.start, self.incidence = units, start, Incidence(units)
-        tokens = self.incidence.tokens
-        alone = np.array([library[unit] for unit in units])
+        tokens, alone = self.incidence.tokens, np.array(losses)
         self.alone = np.where(tokens, alone, np.maximum(alone, 0.0))
         self.root = _roots(self.incidence, self.alone)
         first, second = np.triu_indices(len(units), 1)
@@ -160,6 +160,12 @@ class _Design:
         values = (self.shared @ weights[:classes] + OWN * weights[classes : classes + own]) * self.scale
         named = zip(self.first, self.second, values, strict=True)
         return {(self.units[i], self.units[j]): float(value) for i, j, value in named if abs(value) > TINY}
+
+
+@lru_cache(maxsize=4)
+def _design(units: tuple[Unit, ...], losses: tuple[float, ...], start: float) -> _Design:
+    """The same for all fits of a search."""
+    return _Design(units, losses, start)
 
 
 def _roots(incidence: Incidence, alone: Array) -> Array:

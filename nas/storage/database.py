@@ -8,18 +8,19 @@ and the two others are changed here: a new trial carries a ticket, and a new sta
 import copy
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from functools import wraps
 from itertools import count
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
+from sqlalchemy import event, insert
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -51,6 +52,7 @@ class Database(RDBStorage):
         """Connect, and create the tables where there are none."""
         self._place, self._patience_s = without_password(url), patience_s
         self._open_tickets: set[str] = set()
+        self._distributions: dict[int, dict[str, BaseDistribution]] = {}  # of each study, known to be its own
         literal = url.replace("{", "{{").replace("}", "}}")  # Optuna formats the URL: a password may hold braces
         super().__init__(literal, engine_kwargs)
         if self.engine.name == "sqlite" and self.engine.url.database not in (None, "", ":memory:"):
@@ -117,7 +119,24 @@ class Database(RDBStorage):
         ticket = template_trial.system_attrs[TICKET]
         made = self._made(study_id, ticket, session) if ticket in self._open_tickets else None
         self._open_tickets.add(ticket)
-        return made or super()._get_prepared_new_trial(study_id, template_trial, session)
+        return made or self._prepared(study_id, template_trial, session)
+
+    def _prepared(self, study_id: int, template: FrozenTrial, session: Session) -> models.TrialModel:
+        """As Optuna's, but all parameters and attributes in three statements instead of three for each of them.
+
+        Optuna compares a parameter with those of the trials before; here that is done once per process.
+        """
+        known = self._distributions.setdefault(study_id, {})
+        bare = copy.copy(template)
+        bare.user_attrs, bare.system_attrs = {}, {}
+        bare.params = {name: value for name, value in template.params.items() if known.get(name) != _of(template, name)}
+        bare.distributions = {name: _of(template, name) for name in bare.params}
+        trial = super()._get_prepared_new_trial(study_id, bare, session)
+        known |= bare.distributions
+        for model, rows in _rows(template, set(bare.params)):
+            if rows:
+                session.execute(insert(model), [{"trial_id": trial.trial_id, **row} for row in rows])
+        return trial
 
     def _made(self, study_id: int, ticket: str, session: Session) -> models.TrialModel | None:
         attribute = models.TrialSystemAttributeModel
@@ -129,6 +148,32 @@ class Database(RDBStorage):
             .one_or_none()
         )
         return found
+
+
+def _of(trial: FrozenTrial, name: str) -> BaseDistribution:
+    return trial.distributions[name]
+
+
+def _rows(trial: FrozenTrial, written: Set[str]) -> list[tuple[type[Any], list[dict[str, Any]]]]:
+    """By table, what a new trial consists of; parameters without those that are written already."""
+    params = [
+        {
+            "param_name": name,
+            "param_value": _of(trial, name).to_internal_repr(value),
+            "distribution_json": distribution_to_json(_of(trial, name)),
+        }
+        for name, value in trial.params.items()
+        if name not in written
+    ]
+    user, system = (
+        [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
+        for attributes in (trial.user_attrs, trial.system_attrs)
+    )
+    return [
+        (models.TrialParamModel, params),
+        (models.TrialUserAttributeModel, user),
+        (models.TrialSystemAttributeModel, system),
+    ]
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
