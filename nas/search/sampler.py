@@ -168,7 +168,7 @@ class LevelSwitchSampler(BaseSampler):
             places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
             found.append(row & ~out.units[place] | into.units[[order[more] for more in places]])
         rows = incidence.canonical(np.concatenate(found), self._problem.space.merges_blocks)
-        return np.unique(rows, axis=0)
+        return _unlike(rows)
 
     def _restored(self, row: Rows) -> "_Switches":
         """Units to restore, at most two, each with those that imply it."""
@@ -213,6 +213,13 @@ def _running(study: optuna.Study) -> set[Architecture]:
     """What the running trials propose."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return {Architecture.from_json(t.user_attrs["architecture"]) for t in trials if "architecture" in t.user_attrs}
+
+
+def _unlike(rows: Rows) -> Rows:
+    """Each row once; compared as bits, which is quicker than truth value by truth value."""
+    bits = np.packbits(rows, axis=1)
+    whole = np.ascontiguousarray(bits).view(np.dtype((np.void, bits.shape[1]))).ravel()
+    return rows[np.unique(whole, return_index=True)[1]]
 
 
 class _Switches(NamedTuple):

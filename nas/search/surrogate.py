@@ -47,7 +47,7 @@ class Surrogate:
         self.units, self.library = tuple(units), library
         self.pairs: dict[Pair, float] = {}
         self._design = _design(self.units, tuple(library[unit] for unit in self.units), start)
-        self._correction: Callable[[Array, Array], Array] | None = None
+        self._correction: Callable[[Array], Array] | None = None
 
     @classmethod
     def fit(
@@ -68,7 +68,7 @@ class Surrogate:
         losses, sums = np.array([loss for _, loss in known]), design.sums(gone)
         features = design.features(gone)
         surrogate._fit_pairs(features, losses / sums - 1.0)
-        surrogate._fit_correction(design.spread(gone), features, np.log(losses / sums))
+        surrogate._fit_correction(gone, features, np.log(losses / sums))
         return surrogate
 
     @property
@@ -93,7 +93,7 @@ class Surrogate:
         gone = rows.astype(np.float64)
         expected = self._design.sums(gone)
         if self._correction is not None:
-            expected = expected * np.exp(self._correction(self._design.spread(gone), self._design.features(gone)))
+            expected = expected * np.exp(self._correction(gone))
         return np.asarray(expected.round(12))
 
     def _fit_pairs(self, features: Array, excess: Array) -> None:
@@ -103,14 +103,15 @@ class Surrogate:
             self.pairs = dict(sorted(pairs.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:STRONGEST])
 
     def _fit_correction(self, gone: Array, features: Array, excess: Array) -> None:
-        mean = float(excess.mean())
-        fit = _ridge(features @ features.T + _neighbourhood(gone, gone), excess - mean)
+        design, mean = self._design, float(excess.mean())
+        known = design.spread(gone)
+        fit = _ridge(features @ features.T + _neighbourhood(known, known), excess - mean)
         if fit.error >= float(np.abs(excess - np.median(excess)).mean()):
             return
+        by_pairs = design.weighted(features.T @ fit.dual)
 
-        def correction(others: Array, theirs: Array) -> Array:
-            kernel = theirs @ features.T + _neighbourhood(others, gone)
-            return np.asarray(mean + kernel @ fit.dual)
+        def correction(others: Array) -> Array:
+            return np.asarray(mean + by_pairs(others) + _neighbourhood(design.spread(others), known) @ fit.dual)
 
         self._correction = correction
 
@@ -138,9 +139,9 @@ class _Design:
         return rows.astype(np.float64)
 
     def spread(self, gone: Array) -> Array:
-        """The rows for distances: a stage that is moved changes a unit at each of the larger ratios."""
+        """Rows whose squared distances count units: a stage that is moved changes one at each of the larger ratios."""
         ratios = len({unit.permille for unit in self.units if unit.kind is Kind.TOKENS})
-        return gone * np.where(self.incidence.tokens, 2.0 / max(ratios, 2), 1.0)
+        return gone * np.sqrt(np.where(self.incidence.tokens, 2.0 / max(ratios, 2), 1.0))
 
     def sums(self, gone: Array) -> Array:
         return np.asarray(self.start + gone @ self.alone + TINY)
@@ -155,11 +156,28 @@ class _Design:
             parts.append(((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])[:, None] / sums)
         return np.hstack(parts)
 
+    def weighted(self, weights: Array) -> Callable[[Array], Array]:
+        """What `features(gone) @ weights` is for any rows, as a quadratic form: a thousand rows have many features."""
+        matrix, tokens = np.zeros((len(self.units), len(self.units))), self.incidence.tokens
+        matrix[self.first, self.second] = self._terms(weights)
+
+        def apply(gone: Array) -> Array:
+            found = ((gone @ matrix) * gone).sum(1)
+            if tokens.any():
+                own = gone[:, tokens]
+                found += weights[-1] * ((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])
+            return np.asarray(found / self.sums(gone))
+
+        return apply
+
     def pairs(self, weights: Array) -> dict[Pair, float]:
-        classes, own = self.shared.shape[1], len(self.first)
-        values = (self.shared @ weights[:classes] + OWN * weights[classes : classes + own]) * self.scale
-        named = zip(self.first, self.second, values, strict=True)
+        named = zip(self.first, self.second, self._terms(weights), strict=True)
         return {(self.units[i], self.units[j]): float(value) for i, j, value in named if abs(value) > TINY}
+
+    def _terms(self, weights: Array) -> Array:
+        """What each pair adds."""
+        classes, own = self.shared.shape[1], len(self.first)
+        return np.asarray((self.shared @ weights[:classes] + OWN * weights[classes : classes + own]) * self.scale)
 
 
 @lru_cache(maxsize=4)
@@ -191,7 +209,7 @@ def _ridge(kernel: Array, wanted: Array) -> _Fit:
 
 
 def _neighbourhood(some: Array, others: Array) -> Array:
-    distance = np.abs(some[:, None, :] - others[None, :, :]).sum(-1)
+    distance = (some**2).sum(1)[:, None] + (others**2).sum(1)[None, :] - 2 * (some @ others.T)
     return np.asarray(ALIKE * np.exp(-distance / REACH))
 
 

@@ -25,7 +25,7 @@ from nas.search.levels import decode, encode
 from nas.search.library import score_library
 from nas.search.limit import Limit
 from nas.search.solve import solve
-from nas.search.surrogate import Surrogate
+from nas.search.surrogate import ALIKE, REACH, Surrogate, _design, _neighbourhood
 from search_spaces import Architecture, Kind, Reduction, Schedule, Scorer, Space, Unit
 from search_spaces.errors import ArchitectureError
 from search_spaces.space import empty
@@ -120,6 +120,20 @@ def test_there_are_as_many_as_there_should_be(everything) -> None:
     assert {name: len(found) for name, found in everything.items()} == {
         "structure": 2**8 - 1, "tokens": 20, "joint": 20 * (2**8 - 1),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_weighing_rows_at_once_is_weighing_their_features(name: str) -> None:
+    units, rng = SPACES[name].units, np.random.default_rng(0)
+    design = _design(units, tuple(rng.uniform(0, 1, len(units))), 0.1)
+    gone = design.gone([SPACES[name].sample(random.Random(seed), 0.4) for seed in range(40)])
+    features = design.features(gone)
+    weights = rng.normal(size=features.shape[1])
+    assert design.weighted(weights)(gone) == pytest.approx(features @ weights, abs=1e-12)
+    rows = design.spread(gone)
+    scale = np.where(design.incidence.tokens, 2 / len(RATIOS), 1.0)
+    apart = [[np.abs(scale * (one - other)).sum() for other in gone] for one in gone]  # units, stages counted less
+    assert _neighbourhood(rows, rows) == pytest.approx(ALIKE * np.exp(-np.array(apart) / REACH), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", SPACES)
