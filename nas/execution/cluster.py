@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -133,11 +133,11 @@ class RayExecutor:
             "num_cpus": resources.get(_CPU, 0.0), "num_gpus": resources.get(_GPU, 0.0), "resources": special,
             "max_restarts": -1,
         }  # fmt: skip
-        self._packed = ray.put(pack(bench))  # kept: an actor that is restarted asks for it again
+        self._packed = ray.put(pack(bench))
         threads = max(1, int(resources.get(_CPU, 1.0)))
         actor = ray.remote(**options)(Evaluating)
-        self._actors = [actor.remote(self._packed, threads) for _ in range(workers)]
-        self._starting = {actor.ready.remote(): worker for worker, actor in enumerate(self._actors)}
+        self._actors = [actor.remote(threads) for _ in range(workers)]
+        self._starting = {self._start(worker): worker for worker in range(workers)}
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
         """As they end.
@@ -146,12 +146,16 @@ class RayExecutor:
             NasError: what an evaluation raised there.
             ExecutionError: a task whose workers die again and again, or no worker that starts.
         """
-        sitting = _Sitting(tasks, self._actors, self._starting)
+        sitting = _Sitting(tasks, self._actors, self._starting, self._start)
         try:
             while sitting.left:
                 yield from sitting.ended()
         finally:
             sitting.leave()
+
+    def _start(self, worker: int) -> Any:
+        """Answered once the actor runs and has the parent; one that was restarted is given it again."""
+        return self._actors[worker].ready.remote(self._packed)
 
     def close(self) -> None:
         """End the actors."""
@@ -169,8 +173,10 @@ class _Sitting:
     fails at once.
     """
 
-    def __init__(self, tasks: Sequence[Task], actors: Sequence[Any], starting: dict[Any, int]) -> None:
-        self._tasks, self._actors, self._starting = tasks, actors, starting
+    def __init__(
+        self, tasks: Sequence[Task], actors: Sequence[Any], starting: dict[Any, int], start: Callable[[int], Any]
+    ) -> None:
+        self._tasks, self._actors, self._starting, self._start = tasks, actors, starting, start
         self._shares = Shares(tasks, len(actors))
         self._running: dict[Any, tuple[int, int]] = {}  # what an actor has, first given first: the place, and the actor
         self._homeless: set[int] = set()  # actors that wait for a node
@@ -236,7 +242,10 @@ class _Sitting:
         try:
             pieces: Pieces = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, NasError) else error) from None
+            if not isinstance(error.cause, Restarted):
+                raise (error.cause if isinstance(error.cause, NasError) else error) from None
+            self._lost(reference, "restarted")
+            return []
         except ray.exceptions.RayError as error:
             self._lost(reference, _reason(error))
             return []
@@ -267,7 +276,7 @@ class _Sitting:
 
     def _restarts(self, worker: int) -> None:
         if worker not in self._starting.values():
-            self._starting[self._actors[worker].ready.remote()] = worker
+            self._starting[self._start(worker)] = worker
 
     def _give(self) -> None:
         """Fill up who has started, one task each at a time."""
@@ -310,18 +319,29 @@ def _reason(error: Exception) -> str:
     return lines[0].strip()[:200]
 
 
+class Restarted(Exception):
+    """An actor that died since it was last asked, and has no parent yet."""
+
+
 class Evaluating:
     """The actor: a worker over memory of its node's object store."""
 
-    def __init__(self, packed: Packed, threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._worker = Worker(unpack(packed))
+        self._worker: Worker | None = None
 
-    def ready(self) -> None:
-        """Returns once it has started."""
+    def ready(self, packed: Packed) -> None:
+        """Returns once it can evaluate."""
+        self._worker = self._worker or Worker(unpack(packed))
 
     def run(self, task: Task) -> Pieces:
-        """Judge a task."""
+        """Judge a task.
+
+        Raises:
+            Restarted: it is not ready.
+        """
+        if self._worker is None:
+            raise Restarted
         return self._worker.run(task)

@@ -1,12 +1,17 @@
 """What can be asked about the token reduction of a model."""
 
+import itertools
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 from pruning.reduction.hooks import BlockEntry, TokenHooks
 from pruning.reduction.layout import Group
+from pruning.reduction.merge import rounds
 from pruning.reduction.recycle import contextual_of
-from search_spaces.tokens import Reducer
+from search_spaces.tokens import THOUSAND, Reducer, Stage
+
+LENGTHS = 4096  # looked through for the most rounds: few tokens take the most, as shares are rounded down
 
 
 def token_hooks(model: Any) -> TokenHooks | None:
@@ -24,14 +29,36 @@ def always_kept(model: Any) -> int:
 
 
 def words_to_trace(model: Any) -> int:
-    """How many words beside those that always stay a trace needs, so that every stage recycles into two tokens or more.
+    """How many words beside those that always stay a trace needs, so that its file is right at every length.
 
-    A single one would be taken for a size that is fixed. 0 where nothing is recycled, or the number of tokens is fixed.
+    Every stage has to recycle into two tokens or more, as a single one would be taken for a size that is fixed; and to
+    merge in as many rounds as any length takes, but for the one that a trace adds. 0 where neither is done, or the
+    number of tokens is fixed.
     """
     hooks = token_hooks(model)
-    if hooks is None or hooks.reduction.reducer is not Reducer.RECYCLE:
+    if hooks is None or hooks.layout.group in (Group.IMAGES, Group.PATCHES):
         return 0
-    if hooks.layout.group in (Group.IMAGES, Group.PATCHES):
-        return 0
-    smallest = min((step.stage for step in hooks.acting), key=lambda stage: stage.permille)
-    return 1 + next(words for words in count(1) if contextual_of(smallest.kept(words)) > 1)
+    stages = sorted((step.stage for step in hooks.acting), key=lambda stage: stage.block)
+    match hooks.reduction.reducer:
+        case Reducer.RECYCLE:
+            return 1 + next(words for words in count(1) if contextual_of(stages[-1].kept(words)) > 1)
+        case Reducer.MERGE:
+            return 1 + _words_to_merge(stages)
+        case _:
+            return 0
+
+
+def _words_to_merge(stages: Sequence[Stage]) -> int:
+    """The fewest of which every stage leaves two or more, in at most one round less than the most that there are."""
+
+    def numbers(words: int) -> list[int]:
+        left = [words, *(stage.kept(words) for stage in stages)]
+        return [len(rounds(before, after)) for before, after in itertools.pairwise(left)]
+
+    most = [max(each) for each in zip(*map(numbers, range(1, LENGTHS)), strict=True)]
+    return next(
+        words
+        for words in count(1)
+        if words * stages[-1].permille >= 2 * THOUSAND
+        and all(here + 1 >= need for here, need in zip(numbers(words), most, strict=True))
+    )

@@ -67,6 +67,7 @@ def test_a_prompt_s_file_takes_prompts_too_short_to_drop_from(
     [
         ("bert", Reducer.RECYCLE, "1=0.5,3=0.2"),
         ("bert", Reducer.MERGE, "1=0.9,3=0.6"),
+        ("bert", Reducer.MERGE, "1=0.658,2=0.329,3=0.164"),  # halves, and a second round at some lengths
         ("llama", Reducer.RECYCLE, "1=0.9,3=0.5"),
     ],
 )

@@ -1,5 +1,6 @@
 """Merging tokens: what the paper says in words, as a slow loop, and what must hold for any input."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pruning.reduction.inspection import _words_to_merge
 from pruning.reduction.merge import log_sizes, merge_tokens, rounds
 from search_spaces.errors import ArchitectureError
+from search_spaces.tokens import Stage
 
 torch.set_num_threads(1)
 
@@ -171,6 +174,22 @@ def test_one_more_round_than_any_example_needs_is_enough_for_all_lengths(permill
     lengths = [tokens for tokens in range(2, 700) if 1 <= tokens * permille // 1000 < tokens]
     needed = {len(rounds(tokens, tokens * permille // 1000)) for tokens in lengths}
     assert max(needed) <= min(needed) + 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(20, 950), min_size=1, max_size=4, unique=True))
+def test_a_trace_that_merges_has_rounds_for_all_lengths(permilles: list[int]) -> None:
+    """And leaves two tokens or more: one would be taken for a size that is fixed."""
+    stages = [Stage(block, permille) for block, permille in enumerate(sorted(permilles, reverse=True), 1)]
+
+    def taken(tokens: int) -> list[int]:
+        left = [tokens, *(stage.kept(tokens) for stage in stages)]
+        return [len(rounds(before, after)) for before, after in itertools.pairwise(left)]
+
+    words = _words_to_merge(stages)
+    assert stages[-1].kept(words) >= 2
+    for tokens in (*range(1, 300), *range(4000, 9000, 97)):
+        assert all(need <= traced + 1 for need, traced in zip(taken(tokens), taken(words), strict=True))
 
 
 @pytest.mark.parametrize("keep", [0, 7])

@@ -38,10 +38,10 @@ def own_cluster(cpus: int) -> Iterator[None]:
 class Idle:
     """Stands for the actor: answers at once."""
 
-    def __init__(self, packed: object, threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         self.answer = (Quality("kl", 0.5, False, "validation", 0.5, {}, ITEMS, (0.5,) * ITEMS),)
 
-    def ready(self) -> None:
+    def ready(self, packed: object) -> None:
         """It is."""
 
     def run(self, task: Task) -> Pieces:
