@@ -8,7 +8,7 @@ from typing import Any
 from search_spaces.errors import ArchitectureError
 
 THOUSAND = 1000
-TOKENS_REVISION = 3  # raised when what a schedule means to a model changes: what was kept from before is made anew
+TOKENS_REVISION = 4  # raised when what a schedule means to a model changes: what was kept from before is made anew
 
 
 class Scorer(StrEnum):

@@ -1,5 +1,6 @@
 """Token merging (ToMe, Bolya et al. 2023) as a pure function of tensors, with static shapes."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,12 +83,13 @@ def rounds(tokens: Any, keep: Any) -> list[Any]:
     """
     traced = isinstance(tokens, torch.SymInt)
     number = 1 + len(rounds(_example(tokens), _example(keep))) if traced else tokens
-    found: list[Any] = []
-    while len(found) < number and (traced or tokens > keep):
-        gone = torch.sym_min(tokens - keep, tokens // 2)  # type: ignore[no-untyped-call]
-        found.append(gone)
-        tokens -= gone
-    return found
+    left: list[Any] = [tokens]
+    while len(left) <= number and (traced or left[-1] > keep):
+        # Halves rounded up, from the whole number: a trace of each from the one before would grow with every round.
+        # (Runtimes divide towards zero, so only what is positive is divided.)
+        parts = 2 ** len(left)
+        left.append(torch.sym_max(keep, (tokens + parts - 1) // parts))  # type: ignore[no-untyped-call]
+    return [before - after for before, after in itertools.pairwise(left)]
 
 
 def log_sizes(sizes: torch.Tensor) -> torch.Tensor:

@@ -80,8 +80,11 @@ def draw(documents: Sequence[dict[str, Any]], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(documents), figsize=(4.2 * len(documents), 3.8), layout="constrained")
-    for axes, document in zip(np.atleast_1d(panels), documents, strict=True):
+    rows, columns = -(-len(documents) // 2), min(2, len(documents))
+    figure, panels = plt.subplots(rows, columns, figsize=(5 * columns, 3.8 * rows), layout="constrained", squeeze=False)
+    for axes in panels.flat[len(documents) :]:
+        axes.set_visible(False)
+    for axes, document in zip(panels.flat, documents, strict=False):
         for name in document["found"]:
             shares, metrics = zip(*curve(document, name), strict=True)
             mine = name in OURS
