@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nas.execution.memory import keep_memory
 from nas.execution.task import Pieces, Task
 from nas.quality.evaluator import Evaluator
 from nas.quality.precision import Precision
@@ -50,6 +51,7 @@ class Worker:
     pieces: int = 0
 
     def __post_init__(self) -> None:
+        keep_memory()
         used = {self.bench.precision, Precision.FP32}
         self.stores |= {each: PrefixStore(self.bench.capacity // len(used)) for each in used}
 

@@ -1,7 +1,10 @@
 """Executors: whoever evaluates, the same qualities; and a search on a cluster is the search of one process."""
 
 import os
+import platform
+import resource
 import signal
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -207,6 +210,26 @@ def test_an_idle_worker_takes_from_the_busiest() -> None:
     taken = [shares.next(0) for _ in range(len(tasks(6)))]
     assert sorted(place for place in taken if place is not None) == list(range(len(tasks(6))))
     assert shares.next(1) is None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_memory_of_an_evaluation_is_there_for_the_next(keeps: bool) -> None:
+    """Counted in a process of its own: page faults of three tensors of 30 MB, again and again."""
+    code = f"""
+import resource, torch
+from nas.execution.memory import keep_memory
+if {keeps}: keep_memory()
+def use():
+    return sum(tensor.sum() for tensor in [torch.ones(7_500_000) for _ in range(3)])
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    pages = 10 * 3 * 30_000_000 / resource.getpagesize()
+    assert (int(done.stdout) < 0.1 * pages) == keeps
 
 
 def test_what_is_put_back_is_given_again_first() -> None:
