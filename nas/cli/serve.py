@@ -38,6 +38,9 @@ AllowHub = Annotated[bool, typer.Option("--allow-hub", help="Take ids of the Hug
 Mlflow = Annotated[
     str | None, typer.Option("--mlflow", metavar="URL", help="The tracking server where searches are logged.")
 ]
+MlflowLink = Annotated[
+    str | None, typer.Option("--mlflow-link", metavar="URL", help="Where a browser finds it; default: the same.")
+]
 Running = Annotated[int, typer.Option("--running", min=1, help="Searches at a time on this machine.")]
 Queued = Annotated[int, typer.Option("--queued", min=1, help="Searches that may wait on this machine.")]
 PerMinute = Annotated[int, typer.Option("--requests-per-minute", min=1, help="Of one token.")]
@@ -62,6 +65,7 @@ def serve(
     model_root: ModelRoots = None,
     allow_hub: AllowHub = False,
     mlflow: Mlflow = None,
+    mlflow_link: MlflowLink = None,
     running: Running = 1,
     queued: Queued = 100,
     requests_per_minute: PerMinute = 600,
@@ -83,6 +87,7 @@ def serve(
     settings = Settings(
         root.resolve(), Roots.of(tuple(model_root or ()), allow_hub), server.check_mlflow(mlflow),
         tuple(shlex.split(search_arguments)), Limits(per_minute=requests_per_minute),
+        server.check_mlflow(mlflow_link),
     )  # fmt: skip
     with server.lock(settings.root):
         backend = server.jobs_of(jobs, settings, running, queued)

@@ -1,6 +1,6 @@
 """Architectures as the parameters of a study: `keep` or `drop` for each part, the share of tokens for each stage.
 
-One parameter for each place a stage may be, not for each token unit: every parameter of a trial is a transaction.
+One parameter for each place a stage may be, not for each token unit, of which most say what others say already.
 """
 
 from collections.abc import Mapping

@@ -30,6 +30,7 @@ class Settings:
     root: where everything is kept.
     mlflow: the tracking server: searches log there, and the page links to it.
     search_arguments: what is added to every search.
+    mlflow_link: where a browser finds that server, if not under the address that searches use.
     """
 
     root: Path
@@ -37,6 +38,7 @@ class Settings:
     mlflow: str | None = None
     search_arguments: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    mlflow_link: str | None = None
 
     @property
     def searches(self) -> Path:
@@ -51,7 +53,8 @@ class Settings:
     @property
     def mlflow_page(self) -> str | None:
         """Where a browser finds MLflow; None for a database."""
-        return self.mlflow if self.mlflow is not None and self.mlflow.startswith(("http://", "https://")) else None
+        link = self.mlflow_link or self.mlflow
+        return link if link is not None and link.startswith(("http://", "https://")) else None
 
     @property
     def extra_arguments(self) -> tuple[str, ...]:

@@ -177,7 +177,7 @@ def _rows(trial: FrozenTrial, written: Set[str]) -> list[tuple[type[Any], list[d
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
-    """SQLite waits for the disk at every commit, some fifty a trial, unless it writes ahead.
+    """SQLite waits for the disk at every commit, three a trial, unless it writes ahead.
 
     A process that is killed loses nothing by that; a machine that loses its power may lose the last trials, which are
     then judged again. Where a file system knows no shared memory, SQLite stays as it is.

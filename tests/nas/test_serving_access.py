@@ -17,7 +17,7 @@ from starlette.routing import Mount
 
 from nas.serving import server
 from nas.serving.access import GuardedRoute
-from nas.serving.settings import Limits
+from nas.serving.settings import Limits, Settings
 from nas.serving.tokens import Role, TokenFile, find, new_token
 from search_spaces.errors import UsageError
 
@@ -322,6 +322,15 @@ def test_an_address_of_mlflow_is_one_of_a_server_and_holds_no_password(url: str)
     assert "secret" not in str(refused.value)
 
 
+def test_the_page_links_to_where_a_browser_finds_mlflow(tmp_path: Path) -> None:
+    inside, outside = "http://mlflow:5000", "https://mlflow.example"
+    assert Settings(tmp_path).mlflow_page is None
+    assert Settings(tmp_path, mlflow=inside).mlflow_page == inside
+    settings = Settings(tmp_path, mlflow=inside, mlflow_link=outside)
+    assert settings.mlflow_page == outside
+    assert settings.extra_arguments == (f"--tracking-uri={inside}",)
+
+
 def nas(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd)
@@ -350,6 +359,7 @@ def test_tokens_on_the_command_line(tmp_path: Path) -> None:
         (["--jobs", "ftp://head"], "neither local nor the address"),
         (["--model-root", "nowhere"], "is no folder"),
         (["--mlflow", "sqlite:///x.db"], "no address of a server"),
+        (["--mlflow-link", "127.0.0.1:5000"], "no address of a server"),
     ],
 )
 def test_a_server_refuses_to_start_so(tmp_path: Path, arguments: list[str], says: str) -> None:
