@@ -31,6 +31,7 @@ DEEP = 16  # blocks; of more every second may have a stage before it
 TILES = 3  # a sequence of fewer tiles than this is not rounded to them
 MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
 ITEMS = 32  # on which reductions are compared
+LEAST_MS = 1e-6  # where nothing saves time, the least loss decides
 SAVES = 0.85  # of what the quickest reduction saves under the same schedule
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 
@@ -127,24 +128,29 @@ def best_reduction(
     fraction: float | None,
     measure: Callable[[list[Architecture]], list[float]] | None = None,
 ) -> Reduction:
-    """The way to choose tokens that loses least under one schedule of about the budget, and saves time.
+    """The way to choose tokens that loses least for the time it saves, tried with one schedule of about the budget.
 
-    Ranking and merging cost time of their own, which may be more than fewer tokens save: a way that saves much less
-    than another is not taken, whatever it loses.
+    Ranking and merging cost time of their own, so under the same schedule ways do not save the same. A slower one needs
+    a stronger schedule for the same time; as losses grow with the square of a disturbance, to second order, ways are
+    compared by what they lose over the square of what they save.
 
     Args:
         judge: validation quality on the first items; a few are enough to tell ways apart.
         fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
-        measure: milliseconds of some architectures on the target, where it is at hand.
+        measure: milliseconds of some architectures on the target, where it is at hand; without it all save the same.
     """
     parent, stages = Architecture(subject.anatomy.depth), _middle(subject, workload, fraction or MIDDLE)
     ways = {parent.with_tokens(Schedule(stages, reduction)): reduction for reduction in reductions(subject)}
-    quick = list(ways)
+    saved = dict.fromkeys(ways, 1.0)
     if measure is not None:
         whole, *reduced = measure([parent, *ways])
-        most = whole - min(reduced)
-        quick = [way for way, ms in zip(ways, reduced, strict=True) if whole - ms >= SAVES * most]
-    return ways[min(quick, key=lambda way: judge(way, ITEMS).loss)]  # of equals the first
+        saved = {way: whole - ms for way, ms in zip(ways, reduced, strict=True)}
+    quick = [way for way in ways if saved[way] >= SAVES * max(saved.values())]
+
+    def loss_for_time(way: Architecture) -> float:
+        return judge(way, ITEMS).loss / max(saved[way], LEAST_MS) ** 2
+
+    return ways[min(quick, key=loss_for_time)]  # of equals the first
 
 
 def _middle(subject: Subject, workload: Workload, fraction: float) -> tuple[Stage, ...]:

@@ -222,14 +222,14 @@ from nas.execution.memory import keep_memory
 if {keeps}: keep_memory()
 def use():
     return sum(tensor.sum() for tensor in [torch.ones(7_500_000) for _ in range(3)])
-use()
+for _ in range(3): use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10): use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     pages = 10 * 3 * 30_000_000 / resource.getpagesize()
-    assert (int(done.stdout) < 0.1 * pages) == keeps
+    assert (int(done.stdout) < 0.3 * pages) == keeps  # a block may still move once
 
 
 def test_what_is_put_back_is_given_again_first() -> None:
