@@ -147,11 +147,9 @@ class RayExecutor:
             ExecutionError: a task whose workers die again and again, or no worker that starts.
         """
         sitting = _Sitting(tasks, self._actors, self._starting, self._start)
-        try:
-            while sitting.left:
-                yield from sitting.ended()
-        finally:
-            sitting.leave()
+        while sitting.left:
+            yield from sitting.ended()
+        sitting.leave()
 
     def _start(self, worker: int) -> Any:
         """Answered once the actor runs and has the parent; one that was restarted is given it again."""

@@ -189,7 +189,7 @@ def test_a_server_that_stays_away_ends_the_search_with_one_clear_error(postgres:
 
 @pytest.mark.parametrize("carried_out", [True, False])
 def test_an_operation_whose_answer_is_lost_is_carried_out_once(
-    carried_out: bool, expected: Told, tmp_path: Path, monkeypatch, quick: None
+    carried_out: bool, tmp_path: Path, monkeypatch, quick: None
 ) -> None:
     """The connection breaks at every other commit, by chance: before or after the database did what it was asked."""
     dialect, chance, lost = sqlalchemy.create_engine("sqlite://").dialect.__class__, random.Random(0), itertools.count()
@@ -204,9 +204,12 @@ def test_an_operation_whose_answer_is_lost_is_carried_out_once(
             raise sqlite3.OperationalError("server closed the connection unexpectedly")
 
     url = f"sqlite:///{tmp_path}/study.db"
-    outcome = search(url, Disturbed(lambda: monkeypatch.setattr(dialect, "do_commit", commit), at=(1,)))
+    long = {"trials": 5 * TRIALS, "patience": 5 * TRIALS}
+    expected = told(run_search(problem(Path(), Landscape(SEED), BUDGET_MS, storage="sqlite://", **long)))
+    breaking = Disturbed(lambda: monkeypatch.setattr(dialect, "do_commit", commit), at=(1,))
+    outcome = run_search(problem(Path(), breaking, BUDGET_MS, storage=url, **long))
     monkeypatch.setattr(dialect, "do_commit", real)
-    assert next(lost) > TRIALS
+    assert next(lost) > 50
     assert told(outcome) == expected
     check_trials(url)
 
