@@ -37,12 +37,12 @@ class Staircase:
     def count(self, tokens: int, most: int) -> int:
         """The largest number of tokens, at most `most`, that takes no longer than `tokens`.
 
-        Between two steps it is not known where the second begins: such a count stays as it is.
+        Between two steps it is not known where the second begins: such a count is rounded up to a tile first.
         """
-        if not self.tops:
-            return min(most, -(-tokens // self.tile) * self.tile)
-        within = (top for low, top in zip(self.lows, self.tops, strict=True) if low <= tokens <= top)
-        return min(most, next(within, tokens))
+        whole = -(-tokens // self.tile) * self.tile
+        steps = list(zip(self.lows, self.tops, strict=True))
+        tops = (top for count in (tokens, whole) for low, top in steps if low <= count <= top)
+        return min(most, next(tops, whole))
 
     def snap(self, ratio: float, droppable: int, others: int = 0) -> float:
         """The largest ratio that costs what this one costs, to a thousandth.

@@ -1,6 +1,5 @@
 """Which token schedules a profile covers: those that a search with the same `--tokens` will ask about."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,8 +10,8 @@ from nas.progress import Progress
 from nas.quality import Quality
 from nas.schedule_words import chosen_by
 from nas.subject import Subject
+from nas.token_steps import measure_steps
 from nas.tokens import (
-    best_reduction,
     check_workload,
     default_reduction,
     evaluator_with_tokens,
@@ -20,13 +19,12 @@ from nas.tokens import (
     workload_with_tokens,
 )  # fmt: skip
 from nas.vocabulary import OFF, SEARCH
+from nas.ways import Judge, best_reduction
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
 from search_spaces.tokens import Reduction
 from search_spaces.unit import STRUCTURE
-
-Judge = Callable[[Architecture, int], Quality]
 
 
 def profiled(
@@ -34,8 +32,9 @@ def profiled(
 ) -> tuple[Workload, Space | None]:
     """The workload that is measured, and the space whose schedules are in the design; None where no tokens go.
 
-    Where stages are searched, tokens are chosen as a search chooses them, which takes data; without any in the usual
-    way, and a search that finds a better one measures again.
+    Where stages are searched, it is measured first which numbers of tokens take as long, and tokens are chosen as a
+    search chooses them, which takes data; without any in the usual way, and a search that finds a better one measures
+    again.
 
     Args:
         asked: the workload, if any; else the usual one, of a decoder that drops tokens a prompt.
@@ -50,6 +49,8 @@ def profiled(
     check_workload(subject, workload, tokens)
     if tokens == OFF:
         return workload, None
+    if tokens == SEARCH:  # before the space: its ratios are at the ends of the steps
+        measure_steps(ParentExport(subject, progress, workload.phase), target, workload, progress)
     space = with_tokens(subject.anatomy.space(STRUCTURE), subject, target, workload, tokens)
     return workload, space if tokens != SEARCH else _searched(space, subject, target, workload, progress)
 

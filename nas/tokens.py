@@ -2,37 +2,30 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase
 from latency_models.targets import Target
-from latency_models.terms import model_work
 from latency_models.workload import Phase, Workload
 from nas.certificate import Certificate
 from nas.quality.evaluator import Evaluator, evaluator_for
 from nas.quality.prompt import PromptEvaluator, prompts
-from nas.quality.quality import Quality
+from nas.search.problem import as_it_is
 from nas.subject import Subject
+from nas.token_steps import known_steps
 from nas.vocabulary import OFF, SEARCH
 from pruning.language import is_vision_language
 from pruning.reduction.inspection import token_hooks
-from pruning.reduction.install import has_axes
-from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.presets import parse_preset
 from search_spaces.servable import Servable
 from search_spaces.space import Space
-from search_spaces.tokens import THOUSAND, Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
+from search_spaces.tokens import Reduction, Scorer
 from search_spaces.unit import Kind
 
 RATIOS = (0.75, 0.5, 0.35, 0.25, 0.125)
 DEEP = 16  # blocks; of more every second may have a stage before it
-TILES = 3  # a sequence of fewer tiles than this is not rounded to them
-MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
-ITEMS = 32  # on which reductions are compared
-LEAST_MS = 1e-6  # where nothing saves time, the least loss decides
-SAVES = 0.85  # of what the quickest reduction saves under the same schedule
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
@@ -104,72 +97,6 @@ def default_reduction(subject: Subject) -> Reduction:
     return Reduction(Scorer.CLASS if has_class else Scorer.MEAN)
 
 
-def reductions(subject: Subject) -> tuple[Reduction, ...]:
-    """Ways to choose tokens that are tried before a search, the usual one first; chance is one of them.
-
-    Those of the published methods are among them: what the block that just ran looked at (FastV), positions numbered
-    anew (PyramidDrop), merging by keys (ToMe).
-    """
-    usual = default_reduction(subject)
-    others = [replace(usual, scorer=scorer) for scorer in (Scorer.MEAN, Scorer.KEYS, Scorer.NORM, Scorer.RANDOM)]
-    if not subject.anatomy.is_decoder:
-        return tuple(dict.fromkeys([usual, *others, replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]))
-    published = [replace(usual, source=Source.PREVIOUS)]
-    if not has_axes(subject.model):
-        anew = replace(usual, positions=Positions.COMPACTED)
-        published += [anew, replace(anew, scorer=Scorer.RANDOM)]
-    return tuple(dict.fromkeys([usual, *published, *others]))
-
-
-def best_reduction(
-    subject: Subject,
-    judge: Callable[[Architecture, int], Quality],
-    workload: Workload,
-    fraction: float | None,
-    measure: Callable[[list[Architecture]], list[float]] | None = None,
-) -> Reduction:
-    """The way to choose tokens that loses least for the time it saves, tried with one schedule of about the budget.
-
-    Ranking and merging cost time of their own, so under the same schedule ways do not save the same. A slower one needs
-    a stronger schedule for the same time; as losses grow with the square of a disturbance, to second order, ways are
-    compared by what they lose over the square of what they save.
-
-    Args:
-        judge: validation quality on the first items; a few are enough to tell ways apart.
-        fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
-        measure: milliseconds of some architectures on the target, where it is at hand; without it all save the same.
-    """
-    parent, stages = Architecture(subject.anatomy.depth), _middle(subject, workload, fraction or MIDDLE)
-    ways = {parent.with_tokens(Schedule(stages, reduction)): reduction for reduction in reductions(subject)}
-    saved = dict.fromkeys(ways, 1.0)
-    if measure is not None:
-        whole, *reduced = measure([parent, *ways])
-        saved = {way: whole - ms for way, ms in zip(ways, reduced, strict=True)}
-    quick = [way for way in ways if saved[way] >= SAVES * max(saved.values())]
-
-    def loss_for_time(way: Architecture) -> float:
-        return judge(way, ITEMS).loss / max(saved[way], LEAST_MS) ** 2
-
-    return ways[min(quick, key=loss_for_time)]  # of equals the first
-
-
-def _middle(subject: Subject, workload: Workload, fraction: float) -> tuple[Stage, ...]:
-    """Stages at the quarter points that leave powers of one ratio, the largest for that share of the arithmetic."""
-    depth = subject.anatomy.depth
-    blocks = sorted({max(1, part * depth // 4) for part in (1, 2, 3)} & set(range(depth)))
-    whole = model_work(subject.shape, Architecture(depth), workload).flops
-
-    def stages(permille: int) -> tuple[Stage, ...]:
-        powers = ((permille / THOUSAND) ** power for power in range(1, len(blocks) + 1))
-        return tuple(Stage(block, max(1, round(THOUSAND * p))) for block, p in zip(blocks, powers, strict=True))
-
-    for permille in range(950, 150, -25):
-        architecture = Architecture(depth).with_tokens(Schedule(stages(permille)))
-        if model_work(subject.shape, architecture, workload).flops <= fraction * whole:
-            return stages(permille)
-    return stages(200)
-
-
 def evaluator_with_tokens(subject: Subject, workload: Workload, tokens: str) -> Evaluator:
     """Who judges candidates: where tokens go, texts are as long as the workload's and a prompt is judged at its end.
 
@@ -206,10 +133,18 @@ def droppable(subject: Subject, workload: Workload) -> tuple[int, str]:
     return subject.shape.droppable_of(length), "image tokens" if images else "tokens that may go"
 
 
+def snapping(subject: Subject, target: Target, workload: Workload) -> Callable[[float], float]:
+    """The largest share of the tokens that takes no longer than a share, by the steps that are known of the target."""
+    steps, length = known_steps(subject, target, workload), workload.sequence
+    droppable = subject.shape.droppable_of(length)
+    if droppable <= 1:
+        return as_it_is
+    return partial(steps.snap, droppable=droppable, others=length - droppable)
+
+
 def _ratios(subject: Subject, target: Target, workload: Workload) -> tuple[float, ...]:
-    """The shares that stages may leave, at the ends of the target's usual steps."""
+    """The shares that stages may leave, at the ends of the target's steps."""
     length = workload.sequence
     droppable = subject.shape.droppable_of(length)
-    tile = CPU_TILE if target.is_host else ACCELERATOR_TILE
-    steps = Staircase(tile=tile if length >= TILES * tile else 1)
+    steps = known_steps(subject, target, workload)
     return steps.ratios(RATIOS, droppable, length - droppable) if droppable > 1 else ()

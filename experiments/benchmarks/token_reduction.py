@@ -4,13 +4,14 @@
     python experiments/benchmarks/token_reduction.py measure --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py judge   --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py halved  --case digits-vlm --out vlm.json
+    python experiments/benchmarks/token_reduction.py parts   --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py report vlm.json [...] [--figure out.png]
     python experiments/benchmarks/tokens/accounting.py
 
 `search` finds an architecture for 0.8, 0.65 and 0.5 of the parent's latency by every method, with one latency model
-of this machine (measured first, so leave it alone then); `measure` measures all of them beside the parent in ONNX
-Runtime; `judge` gives each its quality on the test split. A method is compared with ours at the latency that ours was
-measured at: its quality is interpolated between its own measured points.
+of this machine; ours, as `nas search` does, by measuring what might win, so leave the machine alone. `measure` measures
+all of them beside the parent in ONNX Runtime; `judge` gives each its quality on the test split. A method is compared
+with ours at the latency that ours was measured at: its quality is interpolated between its own measured points.
 """
 
 import argparse
@@ -27,20 +28,26 @@ from tokens.cases import CASES, Bench, prepare
 from tokens.report import report
 
 from latency_models.measure import measure_files
+from latency_models.targets import HOST, find_target
+from nas.budget import Budget
+from nas.device import ThisMachine
 from nas.export.onnx_export import workload_inputs
+from nas.finalists import Finals
 from nas.progress import Silent
+from nas.request import SearchRequest
 from nas.search import run_search
 from nas.search.methods import TOKEN_METHODS, TokenMethod
-from nas.search.methods.schedules import most_tokens
+from nas.search.methods.schedules import filled, most_tokens
 from nas.search.problem import Problem
 from nas.service import rungs
 from search_spaces.architecture import Architecture
-from search_spaces.errors import ExportError
+from search_spaces.errors import ExportError, NoFeasibleCandidate
 from search_spaces.presets import visionzip
 from search_spaces.space import Space
 from search_spaces.tokens import THOUSAND, Schedule, Stage
 
 BUDGETS = (0.8, 0.65, 0.5)
+MEDIAN = 50
 SECONDS = 60.0
 ROUNDS = 60
 
@@ -80,23 +87,35 @@ class VisionZip:
 
 
 def ours(bench: Bench, problem: Problem) -> dict[str, Any]:
-    """All budgets that can be reached in one study; the best of the final candidates within each."""
+    """The winner at every budget, as a person gets it: chosen by measurement among what one study found.
+
+    What was measured for one budget is known at the next.
+    """
     began, space = time.perf_counter(), problem.space
     least = 0.0 if space.structure else problem.ms(space.decode(set(space.units)))  # fewest tokens, all parts
-    levels = tuple(ms for ms in (share * bench.parent_ms for share in BUDGETS) if ms >= least)
-    count = len(bench.evaluator.dataset.validation)
-    with tempfile.TemporaryDirectory() as folder:
-        asked = replace(
-            problem, budget_ms=min(levels), front=levels, rungs=rungs(count), storage=f"sqlite:///{folder}/study.db"
-        )
-        pool = [candidate for candidate in run_search(asked).candidates if candidate.full]
+    levels = {share: share * bench.parent_ms for share in BUDGETS if share * bench.parent_ms >= least}
     cells = {}
-    for share in BUDGETS:
-        within = [c for c in pool if c.predicted_ms <= share * bench.parent_ms + 1e-9]
-        if within:
-            best = min(within, key=lambda c: c.quality.loss)
-            cells[str(share)] = cell(bench, best.architecture)
+    with tempfile.TemporaryDirectory() as folder:
+        items = len(bench.evaluator.dataset.validation)
+        study = replace(problem, rungs=rungs(items), storage=f"sqlite:///{folder}/study.db")
+        run_search(replace(study, budget_ms=min(levels.values()), front=tuple(levels.values())))
+        for share, budget_ms in levels.items():
+            try:
+                outcome, corrected, _ = finals(bench, share, Path(folder)).play(replace(study, budget_ms=budget_ms))
+            except NoFeasibleCandidate as error:
+                print(error, file=sys.stderr)
+                continue
+            study = replace(study, latency=corrected.latency)
+            cells[str(share)] = cell(bench, outcome.winner.architecture)
     return {"cells": cells, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def finals(bench: Bench, share: float, folder: Path) -> Finals:
+    """The finals of a search for a share of the parent's median on this machine."""
+    subject, workload, progress = bench.subject, bench.case.workload, Silent()
+    request = SearchRequest(HOST, Budget(f"{share:g}x", fraction=share), folder, percentile=MEDIAN)
+    device = ThisMachine(subject, bench.export, workload, progress)
+    return Finals(request, subject, find_target(HOST), workload, bench.export, device, progress)
 
 
 def by_method(bench: Bench, method: TokenMethod) -> dict[str, Any]:
@@ -134,9 +153,8 @@ def measure(bench: Bench, document: dict[str, Any]) -> None:
             files, workload_inputs(bench.subject.model, case.workload), case.workload,
             sentinel="parent", seconds=SECONDS, least_rounds=ROUNDS,
         )  # fmt: skip
-    parent = measured.of["parent"].percentile(50)
-    document["parent_ms"] = parent
-    document["measured"] = {digest: measured.of[digest].percentile(50) / parent for digest in chosen if digest in files}
+    document["parent_ms"] = measured.of["parent"].p50
+    document["measured"] = {digest: measured.of[digest].ratio() for digest in chosen if digest in files}
     document["runtime"] = measured.key
 
 
@@ -153,6 +171,23 @@ def judge(bench: Bench, document: dict[str, Any], items: int | None, save: Any) 
                 "per_item": [round(value, 6) for value in quality.per_item],
             }
             save()
+
+
+def parts(bench: Bench, document: dict[str, Any]) -> None:
+    """Whether any part is worth dropping: each, with what it saves spent on tokens, against the tokens alone.
+
+    Validation losses of all items, at equal predicted latency; of the tokens alone, and the least with a part dropped.
+    """
+    document["parts"] = {}
+    for budget, found in document["found"]["nas tokens"]["cells"].items():
+        alone = Architecture.from_json(found["architecture"])
+        problem = replace(bench.problem, budget_ms=bench.problem.ms(alone))
+        spent = {unit: filled(problem, alone.drop(unit)) for unit in bench.problem.space.structure}
+        losses = {str(unit): bench.scorer.in_full(each, "validation").loss for unit, each in spent.items() if each}
+        best = min(losses, key=lambda unit: losses[unit])
+        own = bench.scorer.in_full(alone, "validation").loss
+        document["parts"][budget] = {"alone": own, "best": losses[best], "without": best, "tried": len(losses)}
+    print(json.dumps(document["parts"]))
 
 
 def halved(bench: Bench, document: dict[str, Any]) -> None:
@@ -203,6 +238,8 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
                 measure(bench, document)
             case "judge":
                 judge(bench, document, items, save)
+            case "parts":
+                parts(bench, document)
             case "halved":
                 halved(bench, document)
         save()
@@ -210,7 +247,7 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verb", help="search, measure, judge, halved (several with commas), report or prepare")
+    parser.add_argument("verb", help="search, measure, judge, halved, parts (several with commas), report or prepare")
     parser.add_argument("documents", nargs="*", type=Path)
     parser.add_argument("--case", choices=sorted(CASES))
     parser.add_argument("--out", type=Path)

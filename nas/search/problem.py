@@ -27,6 +27,11 @@ def nobody_ahead(asked: Sequence[Asked]) -> None:
     """Each is computed when it is asked for."""
 
 
+def as_it_is(ratio: float) -> float:
+    """Any share of tokens has a latency of its own."""
+    return ratio
+
+
 @dataclass(frozen=True)
 class Problem:
     """One search.
@@ -45,6 +50,7 @@ class Problem:
         limits: what else a feasible architecture keeps to.
         reduction: how tokens are usually chosen in this model, for published schedules.
         flops: the arithmetic of an architecture, for methods that count that.
+        snap: the largest share of tokens that takes no longer than a share (`Staircase.snap`), for our own schedules.
         trials: at most, for each budget.
         batch: trials that are proposed together, none knowing how the others end, and evaluated at once. It is not the
             number of machines: the same batch finds the same winner on any number of them.
@@ -67,6 +73,7 @@ class Problem:
     limits: tuple[Limit, ...] = ()
     reduction: Reduction = field(default_factory=Reduction)
     flops: Callable[[Architecture], float] | None = None
+    snap: Callable[[float], float] = as_it_is
     trials: int = 48
     batch: int = 1
     patience: int = 12

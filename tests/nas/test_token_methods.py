@@ -15,9 +15,10 @@ from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
 from nas.search.methods import TOKEN_METHODS
+from nas.search.methods.schedules import filled, shapes, snapped
 from nas.vocabulary import check_method
 from pruning.redundancy import Redundancy
-from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Scorer, Source, Space, Unit
+from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Schedule, Scorer, Source, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate, UsageError
 
 DEPTH = 8
@@ -161,3 +162,32 @@ def test_our_search_is_at_least_as_good_as_each() -> None:
     ours = run_search(problem(14.0, trials=40)).winner.quality.loss
     for name, method in TOKEN_METHODS.items():
         assert ours <= 1.05 * evaluate(method.architecture(problem(14.0))).loss, name
+
+
+def whole_eighths(ratio: float) -> float:
+    """A device that works on an eighth of the tokens at a time."""
+    return math.ceil(8 * ratio) / 8
+
+
+def test_our_own_schedules_end_on_the_steps_of_the_device() -> None:
+    """Raised to one power, both ratios of 1=0.5,4=0.25 are rounded up: the most of all such powers in the budget."""
+    asked = problem(15.0, snap=whole_eighths)
+    start = Architecture(DEPTH).with_tokens(Schedule.parse("1=0.5,4=0.25", REDUCTION))
+
+    def at(power: float) -> Architecture:
+        ratios = [whole_eighths(ratio**power) for ratio in (0.5, 0.25)]
+        return Architecture(DEPTH).with_tokens(Schedule.parse(f"1={ratios[0]},4={ratios[1]}", REDUCTION))
+
+    best = max((at(k / 1000) for k in range(1, 1001) if asked.feasible(at(k / 1000))), key=asked.ms)
+    assert filled(asked, start) == best
+    proposed = shapes(asked, Architecture(DEPTH))
+    assert {name for name, _ in proposed} == {"pyramiddrop", "fastv", "tome"}
+    for _, architecture in proposed:
+        assert asked.feasible(architecture)
+        assert all(stage.permille % 125 == 0 for stage in architecture.tokens.stages)
+
+
+def test_a_step_that_takes_as_long_as_all_tokens_is_no_stage() -> None:
+    """0.9 is rounded up to everything, 0.45 and 0.4 to one half: one stage is left of three."""
+    snapped_to = snapped(problem(15.0, snap=whole_eighths), Schedule.parse("1=0.9,3=0.45,5=0.4", REDUCTION))
+    assert str(snapped_to) == "3=0.5"

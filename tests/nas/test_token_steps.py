@@ -6,13 +6,20 @@ import pytest
 from test_export_reduced import subject_of
 
 from latency_models import shape
-from latency_models.staircase import Staircase, staircase
+from latency_models.measurement import Measurement
+from latency_models.staircase import Staircase
+from latency_models.targets import HOST, find_target
 from latency_models.workload import Workload
 from nas import token_steps
 from nas.latency import ParentExport
 from nas.progress import Silent
-from nas.token_steps import image_staircase, measured_counts
+from nas.token_steps import image_counts, in_words, known_steps, measure_steps, measured_counts, usual_steps
+from nas.tokens import snapping, with_tokens
 from pruning.reduction import layout
+from search_spaces.unit import STRUCTURE, Kind
+
+THIS_MACHINE = find_target(HOST)
+TEXT = Workload.parse("forward:batch=2,seq=128")
 
 
 def test_each_number_of_tokens_is_measured_beside_the_whole_sequence(
@@ -44,18 +51,67 @@ def test_each_number_of_tokens_is_measured_beside_the_whole_sequence(
 def test_images_are_measured_through_exports_that_drop_before_the_first_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export, asked = ParentExport(subject_of("vit", tmp_path), Silent()), {}
-
-    def seen(milliseconds, tile=8) -> Staircase:
-        asked.update(milliseconds)
-        return staircase({count: float(count) for count in milliseconds})
-
+    export = ParentExport(subject_of("vit", tmp_path), Silent())
     monkeypatch.setattr(token_steps, "_COUNTS", 2)
-    monkeypatch.setattr(token_steps, "measured_staircase", seen)
     tokens = export.subject.shape.tokens
-    found = image_staircase(export, Workload.parse(f"forward:batch=1,seq={tokens}"), seconds=0.0)
-    assert sorted(asked) == [1 + (tokens - 1) // 2, tokens]  # the class token, and half of the patches
-    assert found.smooth
+    found = image_counts(export, Workload.parse(f"forward:batch=1,seq={tokens}"), seconds=0.0)
+    assert sorted(found) == [1 + (tokens - 1) // 2, tokens]  # the class token, and half of the patches
+
+
+def tiled(counts: list[int]) -> dict[int, Measurement]:
+    """A machine that works on 32 tokens at a time: ms of each count beside the whole sequence."""
+    return {
+        count: Measurement((1.0 + -(-count // 32),) * 30, TEXT, (1.0 + TEXT.sequence // 32,) * 30)
+        for count in {*counts, TEXT.sequence}
+    }
+
+
+@pytest.fixture
+def stepped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ParentExport:
+    """A text encoder whose steps are known: 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
+    monkeypatch.setattr(token_steps, "measured_counts", lambda export, workload, counts: tiled(counts))
+    export = ParentExport(subject_of("bert", tmp_path), Silent())
+    measure_steps(export, THIS_MACHINE, TEXT, Silent())
+    return export
+
+
+def test_what_was_measured_is_known_from_then_on(stepped: ParentExport) -> None:
+    found = known_steps(stepped.subject, THIS_MACHINE, TEXT)
+    assert found == Staircase((32, 64, 96, 128), (8, 40, 72, 104), 8)
+    others = [known_steps(stepped.subject, find_target("jetson-orin"), TEXT),
+              known_steps(stepped.subject, THIS_MACHINE, Workload.parse("forward:batch=1,seq=128"))]  # fmt: skip
+    assert others == [usual_steps(find_target("jetson-orin"), TEXT), Staircase(tile=8)]
+
+
+def test_ratios_end_on_the_measured_steps(stepped: ParentExport) -> None:
+    """The first of 128 tokens stays: 95 of 127 are left where 96 take as long as 73."""
+    subject = stepped.subject
+    space = with_tokens(subject.anatomy.space(STRUCTURE), subject, THIS_MACHINE, TEXT, "search")
+    left = {1 + 127 * unit.permille // 1000 for unit in space.units if unit.kind is Kind.TOKENS}
+    assert left == {32, 64, 96}
+    assert 1 + 127 * round(1000 * snapping(subject, THIS_MACHINE, TEXT)(0.6)) // 1000 == 96
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"steps": {"tops": [8]}}', "another key"])
+def test_what_cannot_be_read_or_was_measured_elsewhere_is_not_used(stepped: ParentExport, damaged: str) -> None:
+    (file,) = stepped.subject.cache.glob("steps-*.json")
+    file.write_text(file.read_text().replace('"threads"', '"thread"') if damaged == "another key" else damaged)
+    assert known_steps(stepped.subject, THIS_MACHINE, TEXT) == Staircase(tile=8)
+
+
+def test_short_sequences_and_prompts_with_images_are_not_measured(tmp_path: Path) -> None:
+    """Their exports are not even asked for."""
+    short = ParentExport(subject_of("bert", tmp_path / "bert"), Silent())
+    assert measure_steps(short, THIS_MACHINE, Workload.parse("forward:batch=1,seq=20"), Silent()) == Staircase(tile=1)
+    images = ParentExport(subject_of("llava", tmp_path / "llava"), Silent())
+    assert measure_steps(images, THIS_MACHINE, Workload.parse("prefill:batch=1,seq=64"), Silent()) == Staircase(tile=8)
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_steps_in_words() -> None:
+    assert in_words(Staircase((32, 64), (8, 64))) == "numbers of tokens, 2 steps: take as long: 8 to 32"
+    assert in_words(Staircase((32, 64), (32, 64))).endswith("all take less time than larger ones")
+    assert in_words(Staircase()).endswith("multiples of 8 are taken")
 
 
 def test_latency_counts_as_droppable_what_surgery_drops() -> None:

@@ -13,15 +13,12 @@ from latency_models.workload import Phase, Workload
 from nas.budget import Budget
 from nas.data.dataset import Dataset, Split
 from nas.quality.prompt import PROMPTS, PromptEvaluator, prompts
-from nas.quality.quality import Quality
 from nas.request import SearchRequest, parse_units
 from nas.schedule_words import in_words
 from nas.shape import shape_of
 from nas.tokens import (
-    best_reduction,
     check_workload,
     default_reduction,
-    reductions,
     tokens_only,
     with_tokens,
     workload_with_tokens,
@@ -29,7 +26,7 @@ from nas.tokens import (
 from nas.vocabulary import check_tokens
 from pruning.anatomy import read_anatomy
 from pruning.surgery import prune
-from search_spaces import Architecture, Kind, Reducer, Reduction, Schedule, Scorer, Unit
+from search_spaces import Architecture, Kind, Reduction, Schedule, Scorer, Unit
 from search_spaces.errors import UsageError
 from search_spaces.servable import Servable
 
@@ -41,7 +38,9 @@ def subject(family: str) -> SimpleNamespace:
     """What of a subject is asked for here."""
     model = build(family)
     anatomy = read_anatomy(model)
-    return SimpleNamespace(id=family, model=model, anatomy=anatomy, shape=shape_of(model, anatomy), tokenizer=None)
+    return SimpleNamespace(
+        id=family, model=model, anatomy=anatomy, shape=shape_of(model, anatomy), tokenizer=None, cache=Path("none")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,61 +107,6 @@ def test_too_short_a_text_has_no_tokens_to_spare(llama) -> None:
 )
 def test_who_is_asked_for_attention(family: str, scorer: str) -> None:
     assert default_reduction(subject(family)).scorer == scorer
-
-
-def test_tokens_merge_only_where_no_order_is_kept(llama, vit) -> None:
-    assert Reducer.MERGE not in {each.reducer for each in reductions(llama)}
-    assert Reducer.MERGE in {each.reducer for each in reductions(vit)}
-
-
-@pytest.mark.parametrize("fraction", [0.8, 0.5, None])
-def test_the_way_that_loses_least_under_one_schedule_is_taken(fraction: float | None, vit) -> None:
-    asked: list[Architecture] = []
-    losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5, Scorer.RANDOM: 0.6}
-
-    def judge(architecture: Architecture, items: int) -> Quality:
-        asked.append(architecture)
-        loss = losses[architecture.reduction.scorer] + 0.1 * (architecture.reduction.reducer is Reducer.MERGE)
-        return Quality("kl", loss, False, "validation", loss, items=items)
-
-    assert best_reduction(vit, judge, IMAGES, fraction) == Reduction(Scorer.KEYS)
-    assert len({architecture.tokens.stages for architecture in asked}) == 1
-    assert len(asked) == len(reductions(vit))
-
-
-def test_a_way_that_saves_little_time_is_not_taken(vit) -> None:
-    """Merging loses nothing here and takes as long as it saves; keys save less than chance, but nearly as much."""
-    slow = {Reducer.MERGE: 9.5}
-    ms = {Scorer.CLASS: 6.2, Scorer.MEAN: 6.2, Scorer.KEYS: 6.4, Scorer.NORM: 6.1, Scorer.RANDOM: 6.0}
-    losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5, Scorer.RANDOM: 0.6}
-
-    def measure(architectures: list[Architecture]) -> list[float]:
-        ways = [architecture.reduction for architecture in architectures]
-        return [10.0 if way is None else slow.get(way.reducer, ms[way.scorer]) for way in ways]
-
-    def judge(architecture: Architecture, items: int) -> Quality:
-        way = architecture.reduction
-        loss = 0.0 if way.reducer is Reducer.MERGE else losses[way.scorer]
-        return Quality("kl", loss, False, "validation", loss, items=items)
-
-    assert best_reduction(vit, judge, IMAGES, 0.6).reducer is Reducer.MERGE
-    assert best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
-
-
-def test_a_way_that_saves_more_may_lose_more(vit) -> None:
-    """At equal time the slower way needs the stronger schedule: 0.17 for 3.5 ms is more than 0.20 for 4 ms."""
-    ms = {Scorer.CLASS: 6.5, Scorer.KEYS: 6.0}
-    losses = {Scorer.CLASS: 0.17, Scorer.KEYS: 0.2}
-
-    def measure(architectures: list[Architecture]) -> list[float]:
-        ways = [architecture.reduction for architecture in architectures]
-        return [10.0 if way is None or way.reducer is Reducer.MERGE else ms.get(way.scorer, 9.0) for way in ways]
-
-    def judge(architecture: Architecture, items: int) -> Quality:
-        loss = losses[architecture.reduction.scorer]
-        return Quality("kl", loss, False, "validation", loss, items=items)
-
-    assert best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
 
 
 def test_a_decoder_drops_tokens_of_its_prompt(llama, vit) -> None:

@@ -15,8 +15,9 @@ from nas.quality.scorer import Scorer
 from nas.search import Problem
 from nas.service import scorer_of
 from nas.subject import Subject, load_subject
-from nas.tokens import best_reduction, default_reduction, evaluator_with_tokens, with_tokens
+from nas.tokens import default_reduction, evaluator_with_tokens, snapping, with_tokens
 from nas.vocabulary import SEARCH
+from nas.ways import best_reduction
 from pruning.redundancy import measure_redundancy
 from search_spaces.unit import Kind
 
@@ -87,5 +88,6 @@ def prepare(case: Case, progress: Progress) -> Bench:
     problem = Problem(
         space, scorer, latency, 0.0, 50, redundancy, "", rungs=(len(dataset.validation),),
         reduction=default_reduction(subject), flops=lambda a: model_work(subject.shape, a, workload).flops,
+        snap=snapping(subject, target, workload),
     )  # fmt: skip
     return Bench(case, subject, export, evaluator, scorer, problem)

@@ -59,7 +59,7 @@ def most_tokens(
 def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Architecture]]:
     """The published schedules on some structure, chosen in the space's own way; as many tokens as meet the budget.
 
-    Their ratios need not be among the space's.
+    Their ratios need not be among the space's; they are at the ends of the target's steps.
     """
     reduction = problem.space.reduction
     if reduction is None:
@@ -67,7 +67,7 @@ def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Archite
 
     def chosen_so(method: Swept, permille: int) -> Schedule | None:
         schedule = method.schedule(problem, permille)
-        return None if schedule is None else replace(schedule, reduction=reduction)
+        return None if schedule is None else replace(snapped(problem, schedule), reduction=reduction)
 
     brought = {
         method.name: most_tokens(problem, partial(chosen_so, method), structure)
@@ -86,9 +86,20 @@ def filled(problem: Problem, architecture: Architecture) -> Architecture | None:
     def raised(permille: int) -> Schedule:
         power = 1 - permille / THOUSAND
         stages = (Stage(stage.block, permille_of(stage.ratio**power)) for stage in schedule.stages)
-        return Schedule(tuple(stages), schedule.reduction)
+        return snapped(problem, Schedule(tuple(stages), schedule.reduction))
 
     return most_tokens(problem, raised, architecture.structure)
+
+
+def snapped(problem: Problem, schedule: Schedule) -> Schedule:
+    """The schedule that leaves most tokens among those that take as long; stages that then drop nothing are gone."""
+    found, least = list[Stage](), THOUSAND
+    for stage in schedule.stages:
+        permille = permille_of(problem.snap(stage.ratio))
+        if permille < least:
+            found.append(Stage(stage.block, permille))
+            least = permille
+    return Schedule(tuple(found), schedule.reduction)
 
 
 def is_causal(problem: Problem) -> bool:
