@@ -1,9 +1,10 @@
 """The parent is measured on as many tokens as is said, and the latency model's shape agrees with what surgery drops."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from test_export_reduced import subject_of
+from test_export_reduced import Subject, subject_of
 
 from latency_models import shape
 from latency_models.measurement import Measurement
@@ -13,9 +14,11 @@ from latency_models.workload import Workload
 from nas import token_steps
 from nas.latency import ParentExport
 from nas.progress import Silent
+from nas.token_profile import profiled
 from nas.token_steps import image_counts, in_words, known_steps, measure_steps, measured_counts, usual_steps
 from nas.tokens import snapping, with_tokens
 from pruning.reduction import layout
+from search_spaces.space import Space
 from search_spaces.unit import STRUCTURE, Kind
 
 THIS_MACHINE = find_target(HOST)
@@ -67,36 +70,51 @@ def tiled(counts: list[int]) -> dict[int, Measurement]:
 
 
 @pytest.fixture
-def stepped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ParentExport:
-    """A text encoder whose steps are known: 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
+def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    """A text encoder for which 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
     monkeypatch.setattr(token_steps, "measured_counts", lambda export, workload, counts: tiled(counts))
-    export = ParentExport(subject_of("bert", tmp_path), Silent())
-    measure_steps(export, THIS_MACHINE, TEXT, Silent())
-    return export
+    return subject_of("bert", tmp_path)
 
 
-def test_what_was_measured_is_known_from_then_on(stepped: ParentExport) -> None:
-    found = known_steps(stepped.subject, THIS_MACHINE, TEXT)
+@pytest.fixture
+def stepped(encoder: Subject) -> Subject:
+    """The same, whose steps have been measured."""
+    measure_steps(ParentExport(encoder, Silent()), THIS_MACHINE, TEXT, Silent())
+    return encoder
+
+
+def left(space: Space) -> set[int]:
+    """Tokens of a text that stages may leave; the first of 128 always stays."""
+    return {1 + 127 * unit.permille // 1000 for unit in space.units if unit.kind is Kind.TOKENS}
+
+
+def test_what_was_measured_is_known_from_then_on(stepped: Subject) -> None:
+    found = known_steps(stepped, THIS_MACHINE, TEXT)
     assert found == Staircase((32, 64, 96, 128), (8, 40, 72, 104), 8)
-    others = [known_steps(stepped.subject, find_target("jetson-orin"), TEXT),
-              known_steps(stepped.subject, THIS_MACHINE, Workload.parse("forward:batch=1,seq=128"))]  # fmt: skip
+    others = [known_steps(stepped, find_target("jetson-orin"), TEXT),
+              known_steps(stepped, THIS_MACHINE, Workload.parse("forward:batch=1,seq=128"))]  # fmt: skip
     assert others == [usual_steps(find_target("jetson-orin"), TEXT), Staircase(tile=8)]
 
 
-def test_ratios_end_on_the_measured_steps(stepped: ParentExport) -> None:
-    """The first of 128 tokens stays: 95 of 127 are left where 96 take as long as 73."""
-    subject = stepped.subject
-    space = with_tokens(subject.anatomy.space(STRUCTURE), subject, THIS_MACHINE, TEXT, "search")
-    left = {1 + 127 * unit.permille // 1000 for unit in space.units if unit.kind is Kind.TOKENS}
-    assert left == {32, 64, 96}
-    assert 1 + 127 * round(1000 * snapping(subject, THIS_MACHINE, TEXT)(0.6)) // 1000 == 96
+def test_ratios_end_on_the_measured_steps(stepped: Subject) -> None:
+    """95 of the 127 that may go are left where 96 take as long as 73."""
+    space = with_tokens(stepped.anatomy.space(STRUCTURE), stepped, THIS_MACHINE, TEXT, "search")
+    assert left(space) == {32, 64, 96}
+    assert 1 + 127 * round(1000 * snapping(stepped, THIS_MACHINE, TEXT)(0.6)) // 1000 == 96
+
+
+def test_a_profile_measures_steps_before_it_takes_ratios(encoder: Subject) -> None:
+    without_data = SimpleNamespace(**vars(encoder), id="bert", data=None)
+    _, space = profiled(without_data, THIS_MACHINE, TEXT, "search", Silent())
+    assert space is not None
+    assert left(space) == {32, 64, 96}
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", '{"steps": {"tops": [8]}}', "another key"])
-def test_what_cannot_be_read_or_was_measured_elsewhere_is_not_used(stepped: ParentExport, damaged: str) -> None:
-    (file,) = stepped.subject.cache.glob("steps-*.json")
+def test_what_cannot_be_read_or_was_measured_elsewhere_is_not_used(stepped: Subject, damaged: str) -> None:
+    (file,) = stepped.cache.glob("steps-*.json")
     file.write_text(file.read_text().replace('"threads"', '"thread"') if damaged == "another key" else damaged)
-    assert known_steps(stepped.subject, THIS_MACHINE, TEXT) == Staircase(tile=8)
+    assert known_steps(stepped, THIS_MACHINE, TEXT) == Staircase(tile=8)
 
 
 def test_short_sequences_and_prompts_with_images_are_not_measured(tmp_path: Path) -> None:
