@@ -2,8 +2,9 @@
 
 The budget is kept by measurement, not by prediction: the best of many predictions is one that erred on the fast side.
 Whatever could be better than the best measured candidate and might meet the budget (the lower end of its interval does)
-is measured, the fit is corrected, the search chooses again. When nothing such is left, the best is certified: measured
-anew and judged on the upper bound of the asked percentile. A refusal narrows what is accepted and the search goes on.
+is measured, the fit is corrected, the search chooses again. When nothing such is left, or this has gone on for long
+enough, the best is certified: measured anew and judged on the upper bound of the asked percentile. A refusal narrows
+what is accepted and the search goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from search_spaces.errors import NoFeasibleCandidate
 
 MEASURED = 4  # contenders measured together in a round
 ROUNDS = 12  # of measuring contenders or certifying one
+LAST = 4  # of them, that are left for certifying what was measured inside the budget, whoever else might be better
 MORE_TRIALS = 12
 AIM = 0.97  # of what is accepted: the bound of a percentile lies a few per cent above the percentile
 _MARGIN = 0.995  # a refusal narrows by its overshoot and as much,
@@ -96,9 +98,9 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
             return outcome, problem, certificate
         refused = (certificate,)
     standing = _begun(steps, problem, refused)
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         best = best_measured(standing)
-        unknown = contenders(standing, best)
+        unknown = contenders(standing, best) if best is None or turn < ROUNDS - LAST else []
         if unknown:
             standing = _again(steps, _corrected(steps, standing, unknown))
         elif best is None:

@@ -94,16 +94,17 @@ def forms(subject: Subject, workload: Workload, fraction: float) -> list[tuple[S
     quarters = sorted({max(1, part * depth // 4) for part in (1, 2, 3)} & set(range(depth)))
     whole = model_work(subject.shape, Architecture(depth), workload).flops
 
-    def leaves(stages: tuple[Stage, ...]) -> float:
-        architecture = Architecture(depth).with_tokens(Schedule(stages))
-        return model_work(subject.shape, architecture, workload).flops / whole
+    def mildest(blocks: Sequence[int]) -> tuple[Stage, ...] | None:
+        for permille in range(950, 150, -25):
+            stages = _powers(blocks, permille)
+            reduced = Architecture(depth).with_tokens(Schedule(stages))
+            if model_work(subject.shape, reduced, workload).flops <= fraction * whole:
+                return stages
+        return None
 
-    found: list[tuple[Stage, ...]] = []
-    for blocks in (quarters, quarters[:1], [max(1, depth // 2)]):
-        every = (_powers(blocks, permille) for permille in range(950, 150, -25))
-        within = next((stages for stages in every if leaves(stages) <= fraction), None)
-        found += [within] if within else [] if found else [_powers(blocks, 200)]
-    return list(dict.fromkeys(found))
+    little_by_little = mildest(quarters) or _powers(quarters, 200)
+    at_once = (mildest([block]) for block in (quarters[0], max(1, depth // 2)))
+    return list(dict.fromkeys([little_by_little, *(stages for stages in at_once if stages)]))
 
 
 def _powers(blocks: Sequence[int], permille: int) -> tuple[Stage, ...]:

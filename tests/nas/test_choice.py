@@ -3,7 +3,9 @@
 import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
+from nas import choice
 from nas.certificate import Certificate, judge
 from nas.choice import Steps, choose_winner, faster_less_pruned
 from nas.quality import Quality
@@ -123,6 +126,27 @@ def test_certified_winners_keep_the_budget_where_picking_by_prediction_breaks_it
     assert broken == 0
     assert naive_broken >= 15  # a quarter and more
     assert sorted(regrets)[30] <= 0.10  # the median pays for certainty with a few per cent
+
+
+def test_contenders_without_end_do_not_keep_a_measured_one_from_being_certified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units explain so little here that everything might be quick enough; one contender is measured at a time."""
+    monkeypatch.setattr(choice, "MEASURED", 1)
+    for seed in range(6):
+        device = Device(seed, odd=0.6)
+        rounds: list[list[Architecture]] = []
+        device.measure = partial(counted, device.measure, rounds)  # type: ignore[method-assign]
+        winner, _, limit = chosen(device, tmp_path)
+        assert len(rounds) - 1 <= choice.ROUNDS - choice.LAST  # the first was the profile
+        assert device.true_p90(winner) <= limit
+
+
+def counted(
+    measure: Callable[[list[Architecture]], Profile], rounds: list[list[Architecture]], asked: list[Architecture]
+) -> Profile:
+    rounds.append(asked)
+    return measure(asked)
 
 
 def test_pruning_that_buys_nothing_is_refused() -> None:
