@@ -61,9 +61,10 @@ class Staircase:
         return min(THOUSAND, permille - (left > wanted)) / THOUSAND
 
     def ratios(self, ratios: Iterable[float], droppable: int, others: int = 0) -> tuple[float, ...]:
-        """Those of the ratios, each snapped, that still drop anything, rising and each once."""
-        snapped = {self.snap(ratio, droppable, others) for ratio in ratios}
-        return tuple(sorted(ratio for ratio in snapped if ratio < 1))
+        """Those of the ratios, each snapped, that still drop anything, rising; one for each number of tokens."""
+        snapped = sorted({self.snap(ratio, droppable, others) for ratio in ratios})
+        counts = {int(Stage(0, round(THOUSAND * ratio)).kept(droppable)): ratio for ratio in snapped if ratio < 1}
+        return tuple(counts.values())
 
 
 def staircase(milliseconds: Mapping[int, float], noise: float = NOISE, tile: int = CPU_TILE) -> Staircase:

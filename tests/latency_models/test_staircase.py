@@ -85,3 +85,8 @@ def test_without_measurements_counts_are_multiples_of_a_tile(
 
 def test_ratios_that_drop_nothing_any_more_are_left_out() -> None:
     assert Staircase(tile=64).ratios((0.25, 0.3, 0.5, 0.9), 128) == (0.5,)
+
+
+def test_two_ratios_that_leave_as_many_tokens_are_one() -> None:
+    """Of 47 and one more: a half and 0.35 both leave 24, the end of a tile."""
+    assert Staircase(tile=8).ratios((0.5, 0.35), 47, 1) == (0.5,)
