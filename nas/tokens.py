@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from search_spaces.errors import UsageError
 from search_spaces.presets import parse_preset
 from search_spaces.servable import Servable
 from search_spaces.space import Space
-from search_spaces.tokens import Reduction, Scorer
+from search_spaces.tokens import THOUSAND, Reduction, Scorer, Stage, permille_of
 from search_spaces.unit import Kind
 
 RATIOS = (0.75, 0.5, 0.35, 0.25, 0.125)
@@ -134,12 +133,22 @@ def droppable(subject: Subject, workload: Workload) -> tuple[int, str]:
 
 
 def snapping(subject: Subject, target: Target, workload: Workload) -> Callable[[float], float]:
-    """The largest share of the tokens that takes no longer than a share, by the steps that are known of the target."""
+    """The largest share of the tokens that takes no longer than a share, by the steps that are known of the target.
+
+    Shares that leave as many tokens are one: that of the space's own levels, else the smallest in thousandths. Two
+    names of one model would be measured against each other, and the slower by chance refused.
+    """
     steps, length = known_steps(subject, target, workload), workload.sequence
     droppable = subject.shape.droppable_of(length)
     if droppable <= 1:
         return as_it_is
-    return partial(steps.snap, droppable=droppable, others=length - droppable)
+
+    def left(ratio: float) -> int:
+        return int(Stage(0, permille_of(ratio)).kept(droppable))
+
+    thousandths = (permille / THOUSAND for permille in range(THOUSAND, 0, -1))
+    names = {left(ratio): ratio for ratio in (*thousandths, *_ratios(subject, target, workload))}
+    return lambda ratio: names[left(steps.snap(ratio, droppable, length - droppable))]
 
 
 def _ratios(subject: Subject, target: Target, workload: Workload) -> tuple[float, ...]:
