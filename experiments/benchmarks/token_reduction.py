@@ -4,7 +4,6 @@
     python experiments/benchmarks/token_reduction.py measure --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py judge   --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py halved  --case digits-vlm --out vlm.json
-    python experiments/benchmarks/token_reduction.py parts   --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py report vlm.json [...] [--figure out.png]
     python experiments/benchmarks/tokens/accounting.py
 
@@ -37,7 +36,7 @@ from nas.progress import Silent
 from nas.request import SearchRequest
 from nas.search import run_search
 from nas.search.methods import TOKEN_METHODS, TokenMethod
-from nas.search.methods.schedules import filled, most_tokens
+from nas.search.methods.schedules import most_tokens
 from nas.search.problem import Problem
 from nas.service import rungs
 from search_spaces.architecture import Architecture
@@ -173,23 +172,6 @@ def judge(bench: Bench, document: dict[str, Any], items: int | None, save: Any) 
             save()
 
 
-def parts(bench: Bench, document: dict[str, Any]) -> None:
-    """Whether any part is worth dropping: each, with what it saves spent on tokens, against the tokens alone.
-
-    Validation losses of all items, at equal predicted latency; of the tokens alone, and the least with a part dropped.
-    """
-    document["parts"] = {}
-    for budget, found in document["found"]["nas tokens"]["cells"].items():
-        alone = Architecture.from_json(found["architecture"])
-        problem = replace(bench.problem, budget_ms=bench.problem.ms(alone))
-        spent = {unit: filled(problem, alone.drop(unit)) for unit in bench.problem.space.structure}
-        losses = {str(unit): bench.scorer.in_full(each, "validation").loss for unit, each in spent.items() if each}
-        best = min(losses, key=lambda unit: losses[unit])
-        own = bench.scorer.in_full(alone, "validation").loss
-        document["parts"][budget] = {"alone": own, "best": losses[best], "without": best, "tried": len(losses)}
-    print(json.dumps(document["parts"]))
-
-
 def halved(bench: Bench, document: dict[str, Any]) -> None:
     """A schedule that halves the tokens over all blocks, measured beside the parent."""
     space = bench.problem.space
@@ -238,8 +220,6 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
                 measure(bench, document)
             case "judge":
                 judge(bench, document, items, save)
-            case "parts":
-                parts(bench, document)
             case "halved":
                 halved(bench, document)
         save()
@@ -247,7 +227,7 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verb", help="search, measure, judge, halved, parts (several with commas), report or prepare")
+    parser.add_argument("verb", help="search, measure, judge, halved (several with commas), report or prepare")
     parser.add_argument("documents", nargs="*", type=Path)
     parser.add_argument("--case", choices=sorted(CASES))
     parser.add_argument("--out", type=Path)
