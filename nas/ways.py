@@ -60,7 +60,8 @@ def best_reduction(
         return min(judge(architecture, ITEMS).loss / max(ms, LEAST_MS) ** 2 for architecture, ms in tried)
 
     most = max(ms[schedules[0]] for ms in saved.values())
-    return min((way for way, ms in saved.items() if ms[schedules[0]] >= SAVES * most), key=loss_for_time)
+    enough = min(SAVES * most, most)  # where all are slower than the parent, the quickest is left
+    return min((way for way, ms in saved.items() if ms[schedules[0]] >= enough), key=loss_for_time)
 
 
 def _saved(

@@ -144,3 +144,14 @@ def test_what_a_way_takes_of_its_own_it_takes_at_every_stage(loss: float, chosen
         return quality(losses.get(architecture.reduction.scorer, 9.0))
 
     assert best_reduction(vit, judge, IMAGES, 0.6, measure).scorer is chosen
+
+
+def test_where_no_way_saves_time_the_quickest_is_taken(vit) -> None:
+    """A model so small that a stage costs more than fewer tokens save."""
+    ms = {Scorer.NORM: 1.1}
+
+    def measure(architectures: list[Architecture]) -> list[float]:
+        ways = [architecture.reduction for architecture in architectures]
+        return [1.0 if way is None else ms.get(way.scorer, 1.5) for way in ways]
+
+    assert best_reduction(vit, lambda architecture, items: quality(0.1), IMAGES, 0.6, measure).scorer is Scorer.NORM
