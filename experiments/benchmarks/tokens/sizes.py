@@ -1,0 +1,43 @@
+"""How long MiniLM takes with one stage before its second block, by the number of tokens that it leaves of 256.
+
+python experiments/benchmarks/tokens/sizes.py 176 180 184 188 192 196 200 203 208 216 224
+"""
+
+import argparse
+
+from cases import CASES
+
+from nas.latency import ParentExport
+from nas.profiling import measure_architectures
+from nas.progress import Silent
+from nas.subject import load_subject
+from search_spaces.architecture import Architecture
+from search_spaces.tokens import THOUSAND, Reduction, Schedule, Scorer, Stage
+
+SECONDS, ROUNDS = 90.0, 40
+
+
+def main() -> None:
+    """Print the ratio to the parent, medians of interleaved runs in two processes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sizes", nargs="+", type=int, help="tokens that are left, the first one among them")
+    sizes, case = parser.parse_args().sizes, CASES["minilm"]
+    subject, workload = load_subject(case.name, case.texts), case.workload
+    parent, droppable = Architecture(subject.anatomy.depth), subject.shape.droppable_of(workload.sequence)
+
+    def leaving(size: int) -> Architecture:
+        permille = -(-(size - workload.sequence + droppable) * THOUSAND // droppable)
+        return parent.with_tokens(Schedule((Stage(1, permille),), Reduction(Scorer.KEYS)))
+
+    export = ParentExport(subject, Silent(), workload.phase)
+    chosen = [leaving(size) for size in sizes]
+    records = measure_architectures(
+        subject.model, export.graphs, chosen, workload, seconds=SECONDS, least_rounds=ROUNDS
+    )  # fmt: skip
+    ratios = {record.architecture: record.measurement.ratio() for record in records}
+    for size, architecture in zip(sizes, chosen, strict=True):
+        print(f"{size} tokens ({architecture.tokens}): {ratios[architecture]:.3f} of the parent")
+
+
+if __name__ == "__main__":
+    main()
