@@ -14,6 +14,7 @@ from latency_models.fit import CalibratedModel
 from latency_models.profile import Profile
 from nas.certificate import Certificate
 from nas.search import Candidate, Problem, SearchOutcome
+from nas.search.halving import undecided
 from nas.search.outcome import in_full
 from search_spaces.architecture import Architecture
 from search_spaces.errors import NoFeasibleCandidate
@@ -130,9 +131,9 @@ def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]
     May meet: the lower end of the interval at the asked percentile does.
     """
     problem = standing.problem
-    may = [c for c in standing.outcome.candidates if _may_meet(standing, c) and _better(c, best)]
-    judged = in_full(problem, sorted(may, key=_loss)[:MEASURED])
-    return [c.architecture for c in sorted(judged, key=_loss) if _better(c, best)]
+    may = sorted((c for c in standing.outcome.candidates if _may_meet(standing, c)), key=_loss)
+    judged = in_full(problem, undecided(problem, may, MEASURED))
+    return [c.architecture for c in sorted(judged, key=_loss) if _better(c, best)][:MEASURED]
 
 
 def best_measured(standing: Standing) -> Candidate | None:
@@ -146,7 +147,7 @@ def best_measured(standing: Standing) -> Candidate | None:
         if _inside(standing, candidate.architecture)
         and faster_less_pruned(profile, candidate.architecture, allowed) is None
     ]
-    judged = in_full(problem, sorted(measured, key=_loss)[:MEASURED])
+    judged = in_full(problem, undecided(problem, sorted(measured, key=_loss), MEASURED))
     return min(judged, key=_loss, default=None)
 
 

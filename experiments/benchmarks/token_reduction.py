@@ -4,6 +4,7 @@
     python experiments/benchmarks/token_reduction.py measure --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py judge   --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py halved  --case digits-vlm --out vlm.json
+    python experiments/benchmarks/token_reduction.py parts   --case digits-vlm --out vlm.json
     python experiments/benchmarks/token_reduction.py report vlm.json [...] [--figure out.png]
     python experiments/benchmarks/tokens/accounting.py
 
@@ -36,7 +37,7 @@ from nas.progress import Silent
 from nas.request import SearchRequest
 from nas.search import run_search
 from nas.search.methods import TOKEN_METHODS, TokenMethod
-from nas.search.methods.schedules import most_tokens
+from nas.search.methods.schedules import filled, most_tokens
 from nas.search.problem import Problem
 from nas.service import rungs
 from search_spaces.architecture import Architecture
@@ -201,6 +202,24 @@ def halved(bench: Bench, document: dict[str, Any]) -> None:
     print(json.dumps(document["halved"]))
 
 
+def parts(bench: Bench, document: dict[str, Any]) -> None:
+    """What a part is worth beside tokens: dropped, and the time it takes spent on more tokens in the same stages.
+
+    Validation loss on all items at the same predicted latency, of the schedule found alone and of every such exchange.
+    """
+    document["exchanged"] = {}
+    for share, found in document["found"]["nas tokens"]["cells"].items():
+        alone = Architecture.from_json(found["architecture"])
+        problem = replace(bench.problem, budget_ms=bench.problem.ms(alone))
+        loss = {"": bench.scorer(alone).loss}
+        for unit in bench.problem.space.structure:
+            exchanged = filled(problem, alone.drop(unit))
+            if exchanged is not None:
+                loss[str(unit)] = bench.scorer(exchanged).loss
+        document["exchanged"][share] = dict(sorted(loss.items(), key=lambda pair: pair[1]))
+    print(json.dumps(document["exchanged"]))
+
+
 def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], items: int | None) -> None:
     """The verbs of one case, in order; the document is written as it grows."""
     document = json.loads(out.read_text()) if out.exists() else {"case": name, "found": {}, "tested": {}}
@@ -222,12 +241,14 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
                 judge(bench, document, items, save)
             case "halved":
                 halved(bench, document)
+            case "parts":
+                parts(bench, document)
         save()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verb", help="search, measure, judge, halved (several with commas), report or prepare")
+    parser.add_argument("verb", help="search, measure, judge, halved, parts (several with commas), report or prepare")
     parser.add_argument("documents", nargs="*", type=Path)
     parser.add_argument("--case", choices=sorted(CASES))
     parser.add_argument("--out", type=Path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from nas.search.descent import Descent
-from nas.search.halving import CLEARLY, Bar, against, judge_all
+from nas.search.halving import CLEARLY, CLOSE, Bar, against, judge_all, undecided
 from nas.search.journal import Given, Journal, Proposal, nobody
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
@@ -23,10 +23,9 @@ from search_spaces.unit import Unit
 SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
 SOLUTIONS = 1  # at each of them
 RUNNERS_UP = 1  # judged on all items beside the best, at the budgets of a front
-ELITE = 4  # a candidate is of interest while it may be among so many
+ELITE = 4  # a candidate is of interest while it may be among so many, or within CLOSE of the best
 KNOBS_EVERY = 3  # trials of a stretch without a better one
 POLISHED = 3  # of the best of a budget are given other token schedules
-CLOSE = 0.05  # or within so much of the best, relative
 
 
 class Engine:
@@ -50,7 +49,7 @@ class Engine:
             self._trials(problem.budget_ms)
         else:
             self._explore(baselines)
-        ranked = self._ranked(self.journal.feasible(problem.budget_ms)[: problem.finalists])
+        ranked = self._ranked(undecided(problem, self.journal.feasible(problem.budget_ms), problem.finalists))
         if not ranked:
             raise infeasible(problem, self.journal.candidates())
         return self._outcome(ranked, baselines)

@@ -10,12 +10,16 @@ incumbent's plus the mean difference.
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from nas.quality.quality import Quality
+from nas.search.outcome import Candidate
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 
 CLEARLY = 1.5  # standard errors beyond the margin
+CLOSE = 0.05  # a difference that matters, relative to the best
+CONTESTED = 16  # at most so many are judged on all items, however little fewer items tell them apart
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,24 @@ def against(
         return level + one.loss - other.loss, 0.0
     error = statistics.stdev(differences) / len(differences) ** 0.5
     return max(level + statistics.fmean(differences), 0.0), error
+
+
+def undecided(problem: Problem, candidates: Sequence[Candidate], sure: int) -> list[Candidate]:
+    """Who is worth all items: the first `sure`, and those behind them that may well be better than the first.
+
+    Where a few items carry most of a loss, the best of many trials is best by luck, and others are not known to be
+    worse: all whose loss may be less by a difference that matters are taken, `CONTESTED` at most.
+
+    Args:
+        candidates: best first, as trials saw them.
+    """
+    behind = (c for c in candidates[sure:] if _may_lead(problem, c, candidates[0]))
+    return [*candidates[:sure], *islice(behind, max(0, CONTESTED - sure))]
+
+
+def _may_lead(problem: Problem, candidate: Candidate, first: Candidate) -> bool:
+    seen = problem.evaluate(first.architecture, problem.fidelity)
+    if candidate.quality.items < seen.items:  # clearly worse on fewer
+        return False
+    estimate, error = against(problem, candidate.architecture, first.architecture, problem.fidelity)
+    return estimate - CLEARLY * error < (1 - CLOSE) * seen.loss
