@@ -189,6 +189,8 @@ def measured_ms(
 ) -> list[float]:
     """Medians of a quick look at some architectures on this machine, side by side; kept, as the exports are.
 
+    Each is its ratio to the parent beside it, in the parent's median: few samples, and a machine may change meanwhile.
+
     Raises:
         MeasurementError: a file that does not run.
     """
@@ -200,8 +202,10 @@ def measured_ms(
         )  # fmt: skip
         profile = Profile(environment(default_threads()), subject.digest, subject.shape, workload, records)
         profile.save(path)
-    ms = {record.architecture: record.measurement.percentile(50) for record in profile.records}
-    return [ms[architecture] for architecture in architectures]
+    parent = profile.of(Architecture(subject.anatomy.depth))
+    assert parent is not None
+    ratios = {record.architecture: record.measurement.ratio() for record in profile.records}
+    return [parent.p50 * ratios[architecture] for architecture in architectures]
 
 
 def _name_of(architectures: Sequence[Architecture]) -> str:

@@ -74,7 +74,7 @@ def _searched(space: Space, subject: Subject, target: Target, workload: Workload
         return replace(space, reduction=usual)
     evaluator = evaluator_with_tokens(subject, workload, SEARCH)
 
-    def judge(architecture: Architecture, items: int) -> Quality:
+    def judge(architecture: Architecture, items: int | None) -> Quality:
         candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
         return evaluator.evaluate(candidate, items=items)
 

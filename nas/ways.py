@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from latency_models.terms import model_work
 from latency_models.workload import Workload
 from nas.quality.quality import Quality
+from nas.search.halving import clearly_more
 from nas.subject import Subject
 from nas.tokens import default_reduction
 from pruning.reduction.install import has_axes
@@ -13,11 +15,12 @@ from search_spaces.architecture import Architecture
 from search_spaces.tokens import THOUSAND, Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 
 MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
-ITEMS = 32  # on which ways are compared
+ITEMS = 32  # on which ways are compared first
+LEFT = 2  # at least, on all items: few may happen to be easy ones
 LEAST_MS = 1e-6  # where nothing saves time, the least loss decides
 SAVES = 0.85  # of what the quickest way saves under the same schedule
 
-Judge = Callable[[Architecture, int], Quality]
+Judge = Callable[[Architecture, int | None], Quality]
 Measure = Callable[[list[Architecture]], list[float]]
 
 
@@ -45,23 +48,30 @@ def best_reduction(
 
     Some ways are best little by little, others all at once, so each is tried with all of `forms` and has the one that
     suits it. As losses grow with the square of a disturbance, to second order, and a slower way needs a stronger
-    schedule for the same time, what counts is the loss over the square of the time saved.
+    schedule for the same time, what counts is the loss over the square of the time saved. The best two on few items,
+    and ways that these do not tell from the best, are compared on all: where a few items carry most of a loss, few
+    items leave it to chance.
 
     Args:
-        judge: validation quality on the first items; a few are enough to tell ways apart.
+        judge: validation quality on the first items, or on all with None.
         fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
         measure: milliseconds of some architectures on the target, where it is at hand; without it all save the same.
     """
     parent, schedules = Architecture(subject.anatomy.depth), forms(subject, workload, fraction or MIDDLE)
     saved = _saved(parent, reductions(subject), schedules, measure)
 
-    def loss_for_time(way: Reduction) -> float:
-        tried = ((parent.with_tokens(Schedule(stages, way)), ms) for stages, ms in saved[way].items())
-        return min(judge(architecture, ITEMS).loss / max(ms, LEAST_MS) ** 2 for architecture, ms in tried)
+    def losses_for_time(way: Reduction, items: int | None) -> list[float]:
+        """Of every item, with the schedule that suits the way."""
+        tried = ((parent.with_tokens(Schedule(stages, way)), max(ms, LEAST_MS)) for stages, ms in saved[way].items())
+        each = [[loss / ms**2 for loss in judge(architecture, items).per_item] for architecture, ms in tried]
+        return min(each, key=fmean)
 
     most = max(ms[schedules[0]] for ms in saved.values())
     enough = min(SAVES * most, most)  # where all are slower than the parent, the quickest is left
-    return min((way for way, ms in saved.items() if ms[schedules[0]] >= enough), key=loss_for_time)
+    few = {way: losses_for_time(way, ITEMS) for way, ms in saved.items() if ms[schedules[0]] >= enough}
+    ranked = sorted(few, key=lambda way: fmean(few[way]))
+    left = [*ranked[:LEFT], *(way for way in ranked[LEFT:] if not clearly_more(few[way], few[ranked[0]]))]
+    return min(left, key=lambda way: fmean(losses_for_time(way, None)))
 
 
 def _saved(

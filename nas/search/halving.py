@@ -75,11 +75,23 @@ def against(
     """
     level = problem.evaluate(incumbent, problem.fidelity).loss
     one, other = problem.evaluate(architecture, items), problem.evaluate(incumbent, items)
-    differences = [mine - its for mine, its in zip(one.per_item, other.per_item, strict=True)]
-    if len(differences) < 2:
+    if len(one.per_item) < 2:
         return level + one.loss - other.loss, 0.0
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    return max(level + statistics.fmean(differences), 0.0), error
+    difference, error = _paired(one.per_item, other.per_item)
+    return max(level + difference, 0.0), error
+
+
+def clearly_more(losses: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether losses of the same items are more on average, beyond what these items leave to chance."""
+    difference, error = _paired(losses, others)
+    return difference > CLEARLY * error
+
+
+def _paired(losses: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """The mean difference and its standard error; 0 where a single item leaves that open."""
+    differences = [mine - its for mine, its in zip(losses, others, strict=True)]
+    spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
+    return statistics.fmean(differences), spread / len(differences) ** 0.5
 
 
 def undecided(problem: Problem, candidates: Sequence[Candidate], sure: int) -> list[Candidate]:

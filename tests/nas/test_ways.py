@@ -9,7 +9,7 @@ from latency_models.terms import model_work
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.shape import shape_of
-from nas.ways import MIDDLE, best_reduction, forms, reductions
+from nas.ways import LEFT, MIDDLE, best_reduction, forms, reductions
 from pruning.anatomy import read_anatomy
 from search_spaces import Architecture, Reducer, Reduction, Schedule, Scorer
 
@@ -29,7 +29,7 @@ def vit() -> SimpleNamespace:
 
 
 def quality(loss: float) -> Quality:
-    return Quality("kl", loss, False, "validation", loss, items=32)
+    return Quality("kl", loss, False, "validation", loss, items=32, per_item=(loss,) * 32)
 
 
 def test_tokens_merge_only_where_no_order_is_kept(vit) -> None:
@@ -65,7 +65,7 @@ def test_the_way_that_loses_least_is_taken(fraction: float | None, vit) -> None:
     asked: list[Architecture] = []
     losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5, Scorer.RANDOM: 0.6}
 
-    def judge(architecture: Architecture, items: int) -> Quality:
+    def judge(architecture: Architecture, items: int | None) -> Quality:
         asked.append(architecture)
         loss = losses[architecture.reduction.scorer] + 0.1 * (architecture.reduction.reducer is Reducer.MERGE)
         return quality(loss)
@@ -73,7 +73,8 @@ def test_the_way_that_loses_least_is_taken(fraction: float | None, vit) -> None:
     assert best_reduction(vit, judge, IMAGES, fraction) == Reduction(Scorer.KEYS)
     schedules = {architecture.tokens.stages for architecture in asked}
     assert schedules == set(forms(vit, IMAGES, fraction or MIDDLE))
-    assert len(asked) == len(set(asked)) == len(schedules) * len(reductions(vit))
+    assert len(set(asked)) == len(schedules) * len(reductions(vit))
+    assert len(asked) == len(schedules) * (len(reductions(vit)) + LEFT)  # the best two on all items, too
 
 
 def test_a_way_that_saves_little_time_is_not_taken(vit) -> None:
@@ -86,7 +87,7 @@ def test_a_way_that_saves_little_time_is_not_taken(vit) -> None:
         ways = [architecture.reduction for architecture in architectures]
         return [10.0 if way is None else slow.get(way.reducer, ms[way.scorer]) for way in ways]
 
-    def judge(architecture: Architecture, items: int) -> Quality:
+    def judge(architecture: Architecture, items: int | None) -> Quality:
         way = architecture.reduction
         loss = 0.0 if way.reducer is Reducer.MERGE else losses[way.scorer]
         return quality(loss)
@@ -107,7 +108,7 @@ def test_a_way_that_saves_more_may_lose_more(vit) -> None:
         ways = [architecture.reduction for architecture in architectures]
         return [10.0 if way is None or way.reducer is Reducer.MERGE else ms.get(way.scorer, 9.0) for way in ways]
 
-    def judge(architecture: Architecture, items: int) -> Quality:
+    def judge(architecture: Architecture, items: int | None) -> Quality:
         return quality(losses[architecture.reduction.scorer] if len(architecture.tokens.stages) > 1 else 9.0)
 
     assert best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
@@ -117,7 +118,7 @@ def test_a_way_is_judged_with_the_schedule_that_suits_it(vit) -> None:
     """Norms are best of all little by little; keys lose still less all at once."""
     several, once = {Scorer.NORM: 0.2, Scorer.KEYS: 0.3}, {Scorer.KEYS: 0.1}
 
-    def judge(architecture: Architecture, items: int) -> Quality:
+    def judge(architecture: Architecture, items: int | None) -> Quality:
         losses = several if len(architecture.tokens.stages) > 1 else once
         merges = architecture.reduction.reducer is Reducer.MERGE
         return quality(1.0 if merges else losses.get(architecture.reduction.scorer, 1.0))
@@ -138,7 +139,7 @@ def test_what_a_way_takes_of_its_own_it_takes_at_every_stage(loss: float, chosen
         ways = [architecture.reduction for architecture in architectures]
         return [10.0 if way is None or way.reducer is Reducer.MERGE else ms.get(way.scorer, 9.0) for way in ways]
 
-    def judge(architecture: Architecture, items: int) -> Quality:
+    def judge(architecture: Architecture, items: int | None) -> Quality:
         one = len(architecture.tokens.stages) == 1
         losses = {Scorer.KEYS: 0.19 if one else 9.0, Scorer.NORM: 9.0 if one else loss}
         return quality(losses.get(architecture.reduction.scorer, 9.0))
@@ -155,3 +156,23 @@ def test_where_no_way_saves_time_the_quickest_is_taken(vit) -> None:
         return [1.0 if way is None else ms.get(way.scorer, 1.5) for way in ways]
 
     assert best_reduction(vit, lambda architecture, items: quality(0.1), IMAGES, 0.6, measure).scorer is Scorer.NORM
+
+
+def test_ways_that_few_items_do_not_tell_apart_are_compared_on_all(vit) -> None:
+    """Of the first 32 items one more is heavy for norms than for keys; of all 240 keys lose twice as much.
+
+    Chance loses plainly more on every item: nobody asks for more of them.
+    """
+    asked: list[tuple[Scorer, int | None]] = []
+    heavy = {Scorer.KEYS: {3, 40, 50, 60, 70, 80, 90, 100}, Scorer.NORM: {3, 5, 40, 41}}
+
+    def judge(architecture: Architecture, items: int | None) -> Quality:
+        way = architecture.reduction
+        asked.append((way.scorer, items))
+        plainly = 1.0 if way.scorer not in heavy or way.reducer is Reducer.MERGE else 0.01
+        every = [plainly + 6.0 * (place in heavy.get(way.scorer, ())) for place in range(240)][:items]
+        mean = sum(every) / len(every)
+        return Quality("kl", mean, False, "validation", mean, items=len(every), per_item=tuple(every))
+
+    assert best_reduction(vit, judge, IMAGES, 0.6) == Reduction(Scorer.NORM)
+    assert {scorer for scorer, items in asked if items is None} == {Scorer.KEYS, Scorer.NORM}
