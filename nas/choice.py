@@ -23,6 +23,8 @@ MEASURED = 4  # contenders measured together in a round
 ROUNDS = 12  # of measuring contenders or certifying one
 LAST = 4  # of them, that are left for certifying what was measured inside the budget, whoever else might be better
 MORE_TRIALS = 12
+MATTERS = 0.01  # of the best measured loss: what a contender has to be better by to be worth measuring,
+LEAST = 0.001  # and in the loss's own units (nats of divergence, mostly), where the best loses next to nothing
 AIM = 0.97  # of what is accepted: the bound of a percentile lies a few per cent above the percentile
 _MARGIN = 0.995  # a refusal narrows by its overshoot and as much,
 _MOST = 0.9  # and at most to this share: a bound that is far above tells of a disturbed machine
@@ -128,12 +130,14 @@ def _begun(steps: Steps, problem: Problem, refused: tuple[Certificate, ...]) -> 
 def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]:
     """The unmeasured candidates that may meet the budget and are better than the best measured one, best first.
 
-    May meet: the lower end of the interval at the asked percentile does.
+    May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth exporting
+    and measuring it, for that may take a minute each.
     """
     problem = standing.problem
     may = sorted((c for c in standing.outcome.candidates if _may_meet(standing, c)), key=_loss)
     judged = in_full(problem, undecided(problem, may, MEASURED))
-    return [c.architecture for c in sorted(judged, key=_loss) if _better(c, best)][:MEASURED]
+    enough = float("inf") if best is None else _loss(best) - max(MATTERS * _loss(best), LEAST)
+    return [c.architecture for c in sorted(judged, key=_loss) if _loss(c) < enough][:MEASURED]
 
 
 def best_measured(standing: Standing) -> Candidate | None:
@@ -197,10 +201,6 @@ def _allowed(problem: Problem, architecture: Architecture) -> bool:
 
 def _loss(candidate: Candidate) -> float:
     return candidate.quality.loss
-
-
-def _better(candidate: Candidate, best: Candidate | None) -> bool:
-    return best is None or _loss(candidate) < _loss(best)
 
 
 def _led_by(standing: Standing, winner: Candidate) -> SearchOutcome:
