@@ -1,10 +1,10 @@
 """Choosing a winner by measurement: measure, correct the latency model, choose again, certify.
 
 The budget is kept by measurement, not by prediction: the best of many predictions is one that erred on the fast side.
-Whatever could be better than the best measured candidate and might meet the budget (the lower end of its interval does)
-is measured, the fit is corrected, the search chooses again. When nothing such is left, or this has gone on for long
-enough, the best is certified: measured anew and judged on the upper bound of the asked percentile. A refusal narrows
-what is accepted and the search goes on.
+Whatever is better than the best measured candidate, by a difference that matters, and might meet the budget (the lower
+end of its interval does) is measured, the fit is corrected, the search chooses again. When nothing such is left, or
+this has gone on for long enough, the best is certified: measured anew and judged on the upper bound of the asked
+percentile. A refusal narrows what is accepted and the search goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -130,14 +130,20 @@ def _begun(steps: Steps, problem: Problem, refused: tuple[Certificate, ...]) -> 
 def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]:
     """The unmeasured candidates that may meet the budget and are better than the best measured one, best first.
 
-    May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth exporting
-    and measuring it, for that may take a minute each.
+    May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth an
+    export, which may take a minute, and measuring it. Those that are predicted to meet it come first: one that does
+    spares the others that it is better than.
     """
     problem = standing.problem
     may = sorted((c for c in standing.outcome.candidates if _may_meet(standing, c)), key=_loss)
-    judged = in_full(problem, undecided(problem, may, MEASURED))
+    likely = [c for c in may if problem.ms(c.architecture) <= standing.accepted_ms]
     enough = float("inf") if best is None else _loss(best) - max(MATTERS * _loss(best), LEAST)
-    return [c.architecture for c in sorted(judged, key=_loss) if _loss(c) < enough][:MEASURED]
+    for group in (likely, may):
+        judged = in_full(problem, undecided(problem, group, MEASURED))
+        better = [c.architecture for c in sorted(judged, key=_loss) if _loss(c) < enough]
+        if better:
+            return better[:MEASURED]
+    return []
 
 
 def best_measured(standing: Standing) -> Candidate | None:

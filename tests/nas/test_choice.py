@@ -142,6 +142,25 @@ def test_contenders_without_end_do_not_keep_a_measured_one_from_being_certified(
         assert device.true_p90(winner) <= limit
 
 
+def test_where_all_lose_next_to_nothing_hardly_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same devices, every loss a ten-thousandth: what is inside the budget is not worth improving."""
+    monkeypatch.setattr(choice, "MEASURED", 1)
+
+    def measured(share: float) -> int:
+        rounds: list[list[Architecture]] = []
+        for seed in range(6):
+            device = Device(seed, odd=0.6)
+            device.loss = {architecture: share * loss for architecture, loss in device.loss.items()}
+            device.measure = partial(counted, device.measure, rounds)  # type: ignore[method-assign]
+            winner, _, limit = chosen(device, tmp_path)
+            assert device.true_p90(winner) <= limit
+        return len(rounds) - 6  # the first of each was the profile
+
+    assert measured(1e-4) < 0.5 * measured(1.0)
+
+
 def counted(
     measure: Callable[[list[Architecture]], Profile], rounds: list[list[Architecture]], asked: list[Architecture]
 ) -> Profile:
