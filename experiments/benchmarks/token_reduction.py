@@ -62,11 +62,11 @@ def spaces(space: Space) -> dict[str, Space]:
     }
 
 
-def search(bench: Bench, document: dict[str, Any], methods: Sequence[str], save: Any) -> None:
+def search(bench: Bench, document: dict[str, Any], methods: Sequence[str], predicted: bool, save: Any) -> None:
     """Ours and some published methods at every budget; what the document has already is not done again."""
     for name, space in spaces(bench.problem.space).items():
         if f"nas {name}" not in document["found"]:
-            document["found"][f"nas {name}"] = ours(bench, replace(bench.problem, space=space))
+            document["found"][f"nas {name}"] = ours(bench, replace(bench.problem, space=space), predicted)
             save()
     pictures = {"visionzip": VisionZip()} if bench.subject.anatomy.family == "llava" else {}
     for name, method in {**TOKEN_METHODS, **pictures}.items():
@@ -86,10 +86,13 @@ class VisionZip:
         return most_tokens(problem, lambda permille: visionzip(permille / THOUSAND))
 
 
-def ours(bench: Bench, problem: Problem) -> dict[str, Any]:
+def ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, Any]:
     """The winner at every budget, as a person gets it: chosen by measurement among what one study found.
 
     What was measured for one budget is known at the next.
+
+    Args:
+        predicted: take what the study ranks first instead, as for a target that cannot be measured.
     """
     began, space = time.perf_counter(), problem.space
     least = 0.0 if space.structure else problem.ms(space.decode(set(space.units)))  # fewest tokens, all parts
@@ -101,7 +104,9 @@ def ours(bench: Bench, problem: Problem) -> dict[str, Any]:
         run_search(replace(study, budget_ms=min(levels.values()), front=tuple(levels.values())))
         for share, budget_ms in levels.items():
             try:
-                outcome, corrected, _ = finals(bench, share, Path(folder)).play(replace(study, budget_ms=budget_ms))
+                at = replace(study, budget_ms=budget_ms)
+                play = (run_search(at), at, None) if predicted else finals(bench, share, Path(folder)).play(at)
+                outcome, corrected, _ = play
             except NoFeasibleCandidate as error:
                 print(error, file=sys.stderr)
                 continue
@@ -220,7 +225,7 @@ def parts(bench: Bench, document: dict[str, Any]) -> None:
     print(json.dumps(document["exchanged"]))
 
 
-def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], items: int | None) -> None:
+def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], items: int | None, predicted: bool) -> None:
     """The verbs of one case, in order; the document is written as it grows."""
     document = json.loads(out.read_text()) if out.exists() else {"case": name, "found": {}, "tested": {}}
     bench = prepare(CASES[name], Silent())
@@ -234,7 +239,7 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
     for verb in verbs:
         match verb:
             case "search":
-                search(bench, document, methods, save)
+                search(bench, document, methods, predicted, save)
             case "measure":
                 measure(bench, document)
             case "judge":
@@ -254,13 +259,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--methods", default=",".join((*TOKEN_METHODS, VisionZip.name)))
     parser.add_argument("--items", type=int, help="of the test split; all by default")
+    parser.add_argument("--predicted", action="store_true", help="ours are not chosen by measuring (saves exports)")
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     if arguments.verb == "report":
         print(report([json.loads(path.read_text()) for path in arguments.documents], arguments.figure))
     else:
         methods = arguments.methods.split(",")
-        run(arguments.verb.split(","), arguments.case, arguments.out, methods, arguments.items)
+        verbs, predicted = arguments.verb.split(","), arguments.predicted
+        run(verbs, arguments.case, arguments.out, methods, arguments.items, predicted)
 
 
 if __name__ == "__main__":
