@@ -131,19 +131,13 @@ def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]
     """The unmeasured candidates that may meet the budget and are better than the best measured one, best first.
 
     May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth an
-    export, which may take a minute, and measuring it. Those that are predicted to meet it come first: one that does
-    spares the others that it is better than.
+    export, which may take a minute, and measuring it.
     """
     problem = standing.problem
     may = sorted((c for c in standing.outcome.candidates if _may_meet(standing, c)), key=_loss)
-    likely = [c for c in may if problem.ms(c.architecture) <= standing.accepted_ms]
+    judged = in_full(problem, undecided(problem, may, MEASURED))
     enough = float("inf") if best is None else _loss(best) - max(MATTERS * _loss(best), LEAST)
-    for group in (likely, may):
-        judged = in_full(problem, undecided(problem, group, MEASURED))
-        better = [c.architecture for c in sorted(judged, key=_loss) if _loss(c) < enough]
-        if better:
-            return better[:MEASURED]
-    return []
+    return [c.architecture for c in sorted(judged, key=_loss) if _loss(c) < enough][:MEASURED]
 
 
 def best_measured(standing: Standing) -> Candidate | None:
