@@ -10,8 +10,9 @@
 
 `search` finds an architecture for 0.8, 0.65 and 0.5 of the parent's latency by every method, with one latency model
 of this machine; ours, as `nas search` does, by measuring what might win, so leave the machine alone (with `--predicted`
-as the search ranks them). `measure` measures all of them beside the parent in ONNX Runtime; `judge` gives each its quality on the test split. A method is compared
-with ours at the latency that ours was measured at: its quality is interpolated between its own measured points.
+as the search ranks them). `measure` measures all of them beside the parent in ONNX Runtime; `judge` gives each its
+quality on the test split. A method is compared with ours at the latency that ours was measured at: its quality is
+interpolated between its own measured points.
 """
 
 import argparse
