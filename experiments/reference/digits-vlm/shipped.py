@@ -10,7 +10,7 @@ from PIL import Image
 from questions import Question
 from turns import ask
 
-GRIDS = {"calibration": 48, "validation": 80, "test": 128}
+GRIDS = {"calibration": 48, "validation": 240, "test": 128}
 
 
 def three(cells: np.ndarray, number: int, rng: np.random.Generator) -> list[Question]:
