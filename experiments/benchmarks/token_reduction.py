@@ -38,7 +38,7 @@ from nas.progress import Silent
 from nas.request import SearchRequest
 from nas.search import run_search
 from nas.search.methods import TOKEN_METHODS, TokenMethod
-from nas.search.methods.schedules import filled, most_tokens
+from nas.search.methods.schedules import fitted, most_tokens
 from nas.search.problem import Problem
 from nas.service import rungs
 from search_spaces.architecture import Architecture
@@ -219,7 +219,7 @@ def parts(bench: Bench, document: dict[str, Any]) -> None:
         problem = replace(bench.problem, budget_ms=bench.problem.ms(alone))
         loss = {"": bench.scorer(alone).loss}
         for unit in bench.problem.space.structure:
-            exchanged = filled(problem, alone.drop(unit))
+            exchanged = fitted(problem, alone.drop(unit))
             if exchanged is not None:
                 loss[str(unit)] = bench.scorer(exchanged).loss
         document["exchanged"][share] = dict(sorted(loss.items(), key=lambda pair: pair[1]))

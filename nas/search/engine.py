@@ -11,7 +11,7 @@ from nas.search.journal import Given, Journal, Proposal, nobody
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
-from nas.search.methods.schedules import filled, shapes
+from nas.search.methods.schedules import exchanged, fitted, shapes
 from nas.search.outcome import Candidate, SearchOutcome, in_full, infeasible
 from nas.search.problem import Problem
 from nas.search.sampler import BAND, LevelSwitchSampler
@@ -26,6 +26,9 @@ RUNNERS_UP = 1  # judged on all items beside the best, at the budgets of a front
 ELITE = 4  # a candidate is of interest while it may be among so many, or within CLOSE of the best
 KNOBS_EVERY = 3  # trials of a stretch without a better one
 POLISHED = 3  # of the best of a budget are given other token schedules
+EXCHANGES = 3  # rounds of parts for tokens
+EXCHANGED = 12  # judged in each of them
+EXCHANGE = "exchange"
 
 
 class Engine:
@@ -76,6 +79,7 @@ class Engine:
             self.journal.sample_with(sampler.propose)
             self._evolve(sampler, budget, problem.trials * number)
             self._polish(budget)
+            self._exchange(budget, sampler)
 
     def _join(self, budget_ms: float, structures: Iterable[Architecture]) -> None:
         """Published token schedules take part on some structures, with ratios of their own."""
@@ -87,8 +91,29 @@ class Engine:
         """The best structures of a budget: other schedules on them, and what is left spent on more tokens."""
         problem = replace(self.problem, budget_ms=budget_ms)
         self._join(budget_ms, [candidate.architecture.structure for candidate in self._of_each_structure(budget_ms)])
-        fuller = (filled(problem, candidate.architecture) for candidate in self._of_each_structure(budget_ms))
+        fuller = (fitted(problem, candidate.architecture) for candidate in self._of_each_structure(budget_ms))
         self._add(budget_ms, [("filled", architecture) for architecture in fuller if architecture is not None])
+
+    def _exchange(self, budget_ms: float, sampler: LevelSwitchSampler) -> None:
+        """Parts for tokens, on from the best, as long as that leads to a better one.
+
+        A switch of levels moves few stages at a time; here all of them make up for a part.
+        """
+        if not self.problem.space.structure or self.problem.space.reduction is None:
+            return
+        problem, best = replace(self.problem, budget_ms=budget_ms), self._best_before(budget_ms)
+        for _ in range(EXCHANGES):
+            if best is None or self._time_is_up():
+                return
+            seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.candidates()}
+            near = sampler.surrogate(seen).rank(exchanged(problem, best.architecture))[:EXCHANGED]
+            self._add(budget_ms, [(EXCHANGE, architecture) for architecture in near])
+            better = self.journal.feasible(budget_ms)[0]
+            best = better if better.quality.loss < best.quality.loss else None
+
+    def _best_before(self, budget_ms: float) -> Candidate | None:
+        """The best that no exchange led to: a search that goes on after its process died begins there again."""
+        return next((c for c in self.journal.feasible(budget_ms) if c.origin != EXCHANGE), None)
 
     def _add(self, budget_ms: float, proposed: Sequence[tuple[str, Architecture]]) -> None:
         """Judge what somebody else proposed, all against the same bar."""

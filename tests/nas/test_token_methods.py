@@ -15,7 +15,7 @@ from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
 from nas.search.methods import TOKEN_METHODS
-from nas.search.methods.schedules import filled, shapes, snapped
+from nas.search.methods.schedules import exchanged, fitted, shapes, snapped
 from nas.vocabulary import check_method
 from pruning.redundancy import Redundancy
 from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Schedule, Scorer, Source, Space, Unit
@@ -179,12 +179,66 @@ def test_our_own_schedules_end_on_the_steps_of_the_device() -> None:
         return Architecture(DEPTH).with_tokens(Schedule.parse(f"1={ratios[0]},4={ratios[1]}", REDUCTION))
 
     best = max((at(k / 1000) for k in range(1, 1001) if asked.feasible(at(k / 1000))), key=asked.ms)
-    assert filled(asked, start) == best
+    assert fitted(asked, start) == best
     proposed = shapes(asked, Architecture(DEPTH))
     assert {name for name, _ in proposed} == {"pyramiddrop", "fastv", "tome"}
     for _, architecture in proposed:
         assert asked.feasible(architecture)
         assert all(stage.permille % 125 == 0 for stage in architecture.tokens.stages)
+
+
+def test_what_is_too_slow_has_its_tokens_reduced_until_it_fits() -> None:
+    """One block whole and seven at a share s: 1 + 3 + 21 s, so 14.5 ms leave a half."""
+    asked = problem(14.5)
+    start = Architecture(DEPTH).with_tokens(Schedule.parse("1=0.9", REDUCTION))
+    assert str(fitted(asked, start).tokens) == "1=0.5"
+    assert fitted(asked, Architecture(DEPTH)) is None  # has no stages
+    assert fitted(problem(3.9), start) is None  # no share is small enough
+
+
+def test_each_exchange_changes_one_part_and_spends_its_time_on_tokens() -> None:
+    """1 + 3 + 2 + 18 s without attention 1 and from block 2 on at s; the attention of a block takes a third of it."""
+    start = Architecture(DEPTH).drop(Unit(1, Kind.ATTENTION)).with_tokens(Schedule.parse("2=0.5", REDUCTION))
+    asked = problem(15.0)
+    assert asked.ms(start) == 15.0
+    found = {each.structure.dropped ^ start.structure.dropped: each for each in exchanged(asked, start)}
+    assert set(found) == {frozenset({part}) for part in PARTS if part != Unit(1, Kind.MLP)} | {
+        frozenset({Unit(1, Kind.ATTENTION), Unit(1, Kind.BLOCK)})  # both are gone: the block is
+    }
+    shares = {
+        Unit(1, Kind.ATTENTION): 8 / 18,  # back: 1 + 6 + 18 s
+        Unit(0, Kind.MLP): 11 / 18,  # gone: 1 + 1 + 2 + 18 s
+        Unit(7, Kind.MLP): 9 / 16,  # gone: 1 + 3 + 2 + 16 s
+    }
+    for part, share in shares.items():
+        assert found[frozenset({part})].tokens.stages[0].ratio == pytest.approx(share, abs=0.002)
+    assert all(14.95 < asked.ms(each) <= 15.0 for each in found.values())
+
+
+def dear_parts_and_one_cheap(architecture: Architecture, items: int | None = None) -> Quality:
+    """The last MLP loses next to nothing; tokens lose by how many are gone, any other part by itself."""
+    gone = sum(1 - share for share in architecture.tokens.shares(DEPTH))
+    parts = sum(0.001 if unit == Unit(7, Kind.MLP) else 2.0 for unit in PARTS if architecture.drops(unit))
+    loss = gone**2 / 10 + parts
+    return Quality("kl", loss, False, "validation", loss, items=items or 4)
+
+
+def test_a_search_exchanges_parts_for_tokens_between_the_shares_of_its_space() -> None:
+    coarse = Space(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), (0.5,))
+    asked = problem(13.0, space=coarse, evaluate=dear_parts_and_one_cheap)
+    outcome = run_search(asked)
+    within = [candidate for candidate in outcome.candidates if asked.feasible(candidate.architecture)]
+    without = min(candidate.quality.loss for candidate in within if candidate.origin != "exchange")
+    assert outcome.winner.origin == "exchange"
+    assert outcome.winner.quality.loss < without
+    assert outcome.winner.architecture.structure.dropped == {Unit(7, Kind.MLP)}
+    assert run_search(asked).winner == outcome.winner
+    assert not any(c.origin == "exchange" for c in run_search(replace(asked, space=alone(coarse))).candidates)
+
+
+def alone(space: Space) -> Space:
+    """Its tokens, without its parts."""
+    return replace(space, units=tuple(unit for unit in space.units if unit.kind is Kind.TOKENS))
 
 
 def test_a_step_that_takes_as_long_as_all_tokens_is_no_stage() -> None:

@@ -9,6 +9,7 @@ from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError, UsageError
 from search_spaces.presets import fastv, pyramiddrop, tome
+from search_spaces.space import empty
 from search_spaces.tokens import THOUSAND, Schedule, Scorer, Stage, permille_of
 
 CONTROL = "random-tokens"
@@ -77,18 +78,33 @@ def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Archite
     return [(name, architecture) for name, architecture in brought.items() if architecture is not None]
 
 
-def filled(problem: Problem, architecture: Architecture) -> Architecture | None:
-    """An architecture with what is left of the budget spent on tokens: its ratios raised to one power below 1."""
+def fitted(problem: Problem, architecture: Architecture) -> Architecture | None:
+    """An architecture with as many tokens in its stages as meet the budget; None where none do, or without stages.
+
+    Its ratios are raised to one power: below 1 for more tokens, above it for fewer.
+    """
     schedule = architecture.tokens
     if not schedule.stages or problem.space.reduction is None:
         return None
 
-    def raised(permille: int) -> Schedule:
-        power = 1 - permille / THOUSAND
-        stages = (Stage(stage.block, permille_of(stage.ratio**power)) for stage in schedule.stages)
+    def raised(permille: int) -> Schedule | None:
+        power = (THOUSAND - permille) / permille
+        ratios = [stage.ratio**power for stage in schedule.stages]
+        if min(ratios) * THOUSAND < 1:
+            return None
+        stages = (Stage(s.block, permille_of(ratio)) for s, ratio in zip(schedule.stages, ratios, strict=True))
         return snapped(problem, Schedule(tuple(stages), schedule.reduction))
 
     return most_tokens(problem, raised, architecture.structure)
+
+
+def exchanged(problem: Problem, architecture: Architecture) -> list[Architecture]:
+    """Parts for tokens: one part more dropped, or one brought back, and as many tokens as then meet the budget."""
+    space, structure = problem.space, architecture.structure
+    fewer = [space.canonical(architecture.drop(unit)) for unit in space.structure if not structure.drops(unit)]
+    more = [architecture.restore(unit) for unit in sorted(structure.dropped)]
+    found = dict.fromkeys(fitted(problem, each) for each in (*fewer, *more) if not empty(each))
+    return [each for each in found if each is not None]
 
 
 def snapped(problem: Problem, schedule: Schedule) -> Schedule:
