@@ -74,58 +74,60 @@ class Engine:
             below = descent.first_within(budget)
             seeds = [("parent", start), *([("descent", below)] if below else []), *baselines.items()]
             self.journal.queue([*seeds, *self._solved(library, budget)])
-            self._join(budget, [problem.space.parent])
+            self._join(budget)
             sampler = LevelSwitchSampler(problem, descent, budget)
             self.journal.sample_with(sampler.propose)
             self._evolve(sampler, budget, problem.trials * number)
-            self._polish(budget)
-            self._exchange(budget, sampler)
+            self._polish(budget, sampler)
 
-    def _join(self, budget_ms: float, structures: Iterable[Architecture]) -> None:
-        """Published token schedules take part on some structures, with ratios of their own."""
+    def _join(self, budget_ms: float) -> None:
+        """Published token schedules take part, with ratios of their own."""
         problem = replace(self.problem, budget_ms=budget_ms)
-        for structure in dict.fromkeys(structures):
-            self._add(budget_ms, shapes(problem, structure))
+        self._add(budget_ms, shapes(problem, problem.space.parent))
 
-    def _polish(self, budget_ms: float) -> None:
-        """The best structures of a budget: other schedules on them, and what is left spent on more tokens."""
+    def _polish(self, budget_ms: float, sampler: LevelSwitchSampler) -> None:
+        """The best structures of a budget: other schedules, what is left spent on more tokens, parts for tokens.
+
+        It starts from what the trials found, whatever it added before: a search that is run again ends as it did.
+        """
         problem = replace(self.problem, budget_ms=budget_ms)
-        self._join(budget_ms, [candidate.architecture.structure for candidate in self._of_each_structure(budget_ms)])
-        fuller = (fitted(problem, candidate.architecture) for candidate in self._of_each_structure(budget_ms))
-        self._add(budget_ms, [("filled", architecture) for architecture in fuller if architecture is not None])
+        best = self._of_each_structure(budget_ms)
+        for structure in dict.fromkeys(architecture.structure for architecture in best):
+            self._add(budget_ms, shapes(problem, structure), polish=True)
+        fuller = (fitted(problem, architecture) for architecture in best)
+        self._add(budget_ms, [("filled", each) for each in fuller if each is not None], polish=True)
+        if problem.space.structure and problem.space.reduction is not None:
+            self._exchange(problem, sampler)
 
-    def _exchange(self, budget_ms: float, sampler: LevelSwitchSampler) -> None:
+    def _exchange(self, problem: Problem, sampler: LevelSwitchSampler) -> None:
         """Parts for tokens, on from the best, as long as that leads to a better one.
 
         A switch of levels moves few stages at a time; here all of them make up for a part.
         """
-        if not self.problem.space.structure or self.problem.space.reduction is None:
-            return
-        problem, best = replace(self.problem, budget_ms=budget_ms), self._best_before(budget_ms)
+        seen = {each.architecture: each.quality.loss for each in self.journal.unpolished(problem.budget_ms)}
+        surrogate, feasible = sampler.surrogate(seen), self.journal.feasible(problem.budget_ms)
+        best = next((candidate for candidate in feasible if candidate.origin != EXCHANGE), None)
         for _ in range(EXCHANGES):
             if best is None or self._time_is_up():
                 return
-            seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.candidates()}
-            near = sampler.surrogate(seen).rank(exchanged(problem, best.architecture))[:EXCHANGED]
-            self._add(budget_ms, [(EXCHANGE, architecture) for architecture in near])
-            better = self.journal.feasible(budget_ms)[0]
+            near = surrogate.rank(exchanged(problem, best.architecture))[:EXCHANGED]
+            self._add(problem.budget_ms, [(EXCHANGE, architecture) for architecture in near], polish=True)
+            found = (each for each in self.journal.feasible(problem.budget_ms) if each.architecture in near)
+            better = next(found, best)
             best = better if better.quality.loss < best.quality.loss else None
 
-    def _best_before(self, budget_ms: float) -> Candidate | None:
-        """The best that no exchange led to: a search that goes on after its process died begins there again."""
-        return next((c for c in self.journal.feasible(budget_ms) if c.origin != EXCHANGE), None)
-
-    def _add(self, budget_ms: float, proposed: Sequence[tuple[str, Architecture]]) -> None:
+    def _add(self, budget_ms: float, proposed: Sequence[tuple[str, Architecture]], polish: bool = False) -> None:
         """Judge what somebody else proposed, all against the same bar."""
         qualities = judge_all(self.problem, [architecture for _, architecture in proposed], self._bar(budget_ms))
         for (name, architecture), quality in zip(proposed, qualities, strict=True):
-            self.journal.add(architecture, quality, name)
+            self.journal.add(architecture, quality, name, budget_ms if polish else None)
 
-    def _of_each_structure(self, budget_ms: float) -> list[Candidate]:
-        """The best candidates within a budget that differ in their parts, not in their tokens only."""
-        best: dict[Architecture, Candidate] = {}
-        for candidate in self.journal.feasible(budget_ms):
-            best.setdefault(candidate.architecture.structure, candidate)
+    def _of_each_structure(self, budget_ms: float) -> list[Architecture]:
+        """The best within a budget that differ in their parts, not in their tokens only."""
+        within = [c for c in self.journal.unpolished(budget_ms) if self.problem.meets(c.architecture, budget_ms)]
+        best: dict[Architecture, Architecture] = {}
+        for candidate in sorted(within, key=lambda c: (c.quality.loss, c.architecture.digest)):
+            best.setdefault(candidate.architecture.structure, candidate.architecture)
         return list(best.values())[:POLISHED]
 
     def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:

@@ -20,6 +20,7 @@ from nas.storage import open_storage
 from search_spaces.architecture import Architecture
 
 KNOBS, BATCH, SIZE, BUDGET, LOST, QUALITY = "knobs", "batch", "batch_size", "budget", "lost", "quality"
+POLISH = "polish"
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ class Journal:
         """Proposals that ended at a budget since the best within it, seeds not counted; 0 before there is one."""
         name, best, since, begun = self._name_of(budget_ms), float("inf"), 0, False
         for entry in self._trials.values():
-            if LOST in entry.attributes or entry.state is TrialState.RUNNING:
-                continue
+            if LOST in entry.attributes or entry.state is TrialState.RUNNING or entry.attributes.get(POLISH) == name:
+                continue  # a budget that was polished is settled
             here, loss = entry.attributes.get(BUDGET) == name, self._loss_within(entry, budget_ms)
             if loss < best or (here and not begun):
                 best, since = min(loss, best), 0
@@ -127,10 +128,15 @@ class Journal:
         self._storage.set_trial_state_values(trial, TrialState.FAIL)
         self._trials[number] = replace(self._trials[number], state=TrialState.FAIL)
 
-    def add(self, architecture: Architecture, quality: Quality, origin: str) -> None:
-        """A finished trial that somebody else proposed; once."""
+    def add(self, architecture: Architecture, quality: Quality, origin: str, polishes: float | None = None) -> None:
+        """A finished trial that somebody else proposed; once.
+
+        Args:
+            polishes: the budget in ms whose best it was made of, after the trials there.
+        """
         if all(candidate.architecture != architecture for candidate in self.candidates()):
             attributes = {"origin": origin, QUALITY: quality.to_json()}
+            attributes |= {} if polishes is None else {POLISH: self._name_of(polishes)}
             number = self._create(architecture, attributes, TrialState.COMPLETE, quality.loss)
             self._trials[number] = self._told(number, self._trials[number], quality)
 
@@ -142,6 +148,11 @@ class Journal:
     def candidates(self) -> list[Candidate]:
         """Every trial that ended with a loss."""
         return [entry.told for entry in self._trials.values() if entry.told is not None]
+
+    def unpolished(self, budget_ms: float) -> list[Candidate]:
+        """Every trial that ended with a loss, but those that polished a budget: what its polish starts from, always."""
+        name = self._name_of(budget_ms)
+        return [e.told for e in self._trials.values() if e.told is not None and e.attributes.get(POLISH) != name]
 
     def feasible(self, budget_ms: float) -> list[Candidate]:
         """Those within a budget, best first."""

@@ -3,6 +3,7 @@
 Eight blocks; each takes 3 ms times the share of tokens it works on, the stem 1 ms: the parent takes 25 ms.
 """
 
+import contextlib
 import itertools
 import math
 from dataclasses import replace
@@ -14,6 +15,7 @@ from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
+from nas.search.journal import Journal
 from nas.search.methods import TOKEN_METHODS
 from nas.search.methods.schedules import exchanged, fitted, shapes, snapped
 from nas.vocabulary import check_method
@@ -234,6 +236,27 @@ def test_a_search_exchanges_parts_for_tokens_between_the_shares_of_its_space() -
     assert outcome.winner.architecture.structure.dropped == {Unit(7, Kind.MLP)}
     assert run_search(asked).winner == outcome.winner
     assert not any(c.origin == "exchange" for c in run_search(replace(asked, space=alone(coarse))).candidates)
+
+
+@pytest.mark.parametrize("died_after", [1, 12, 99])
+@pytest.mark.parametrize("budget", [9.0, 16.0])
+def test_a_search_that_died_while_it_polished_ends_as_if_it_had_not(budget, died_after, tmp_path, monkeypatch) -> None:
+    """99: it was done, and is asked for again."""
+    expected = run_search(problem(budget))
+    asked, add, added = problem(budget, storage=f"sqlite:///{tmp_path}/study.db"), Journal.add, []
+
+    def mortal(journal: Journal, *given, **named) -> None:
+        if len(added) == died_after:
+            raise KeyboardInterrupt
+        added.append(given)
+        add(journal, *given, **named)
+
+    monkeypatch.setattr(Journal, "add", mortal)
+    with contextlib.suppress(KeyboardInterrupt):
+        run_search(asked)
+    monkeypatch.setattr(Journal, "add", add)
+    again = run_search(asked)
+    assert (again.winner.architecture, again.trials) == (expected.winner.architecture, expected.trials)
 
 
 def alone(space: Space) -> Space:
