@@ -90,15 +90,62 @@ def test_token_schedules_that_meant_something_else_are_judged_anew(opened: Open,
     assert opened("a")[with_tokens].loss == 0.75
 
 
-def test_damage_and_foreign_entries_are_passed_over(opened: Open) -> None:
+def test_what_is_damaged_is_passed_over_and_said(opened: Open, caplog) -> None:
     known = opened("a")
     known.add(key(1), quality(0.5))
     for damage in ({}, {"architecture": 3}, {"quality": None, "per_item": None}, {**entry(7), "asked": "many"}):
         insert(known, damage)
     known.add(key(2), quality(0.25))
+    caplog.clear()
     again = opened("a")
     assert len(again) == 2
     assert key(2) in again
+    assert "4 of the evaluations kept there do not match their digest" in caplog.text
+
+
+def test_a_changed_figure_is_evaluated_again_and_replaced(opened: Open, caplog) -> None:
+    """What made another candidate the winner: one digit of a loss, everything else in order."""
+    known = opened("a")
+    known.add(key(1), quality(0.5))
+    insert(known, {**entry(3), "quality": {**quality(0.5).to_json(), "loss": 0.05}})
+    insert(known, {**entry(4), "per_item": [0.5, 0.5, 0.5, 0.05]})
+    insert(known, {("digesu" if name == "digest" else name): value for name, value in entry(5).items()})
+    search = opened("a")
+    assert not any(key(number) in search for number in (3, 4, 5))
+    assert "3 of the evaluations" in caplog.text
+    search.add(key(3), quality(0.5))
+    caplog.clear()
+    later = opened("a")
+    assert later[key(3)] == quality(0.5)
+    assert "3 of the evaluations" in caplog.text  # nothing is rewritten
+
+
+def test_entries_of_versions_without_a_digest_are_read(opened: Open, caplog) -> None:
+    known = opened("a")
+    known.add(key(1), quality(0.5))
+    insert(known, {name: value for name, value in entry(3).items() if name != "digest"})
+    later = opened("a")
+    assert (later[key(3)], later[key(3)].per_item) == (quality(0.5), (0.5,) * 4)
+    assert not caplog.records
+
+
+def test_no_flipped_bit_is_taken_for_a_value(tmp_path: Path, caplog) -> None:
+    place = tmp_path / "e.jsonl"
+    truth = {number: quality(0.1 * number) for number in (1, 2)}
+    first = FileEvaluations(place, "a")
+    for number, found in truth.items():
+        first.add(key(number), found)
+    whole = place.read_bytes()
+    for bit in range(0, 8 * (len(whole) - 1), 7):  # every byte, every bit of a byte
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        place.write_bytes(flipped)
+        caplog.clear()
+        known = FileEvaluations(place, "a")
+        read = {number for number in truth if key(number) in known}
+        assert len(known) == len(read)
+        assert all(known[key(number)] == truth[number] for number in read), bytes(flipped)
+        assert read == set(truth) or caplog.records, bytes(flipped)
 
 
 def entry(number: int) -> dict[str, object]:

@@ -4,7 +4,11 @@ A score does not depend on device, workload or budget: another target or budget 
 without touching the model.
 """
 
+import hashlib
+import json
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 from nas.quality.precision import Precision
@@ -16,6 +20,10 @@ from search_spaces.tokens import TOKENS_REVISION
 SCHEMA_VERSION = 1
 
 Key = tuple[Architecture, int, Precision]  # on how many items, in which arithmetic
+
+_DIGEST = "digest"
+_NAMES = {"architecture", "asked", "precision", "quality", "per_item", "tokens_revision", _DIGEST}
+_logger = logging.getLogger(__name__)
 
 
 class Evaluations(ABC):
@@ -60,13 +68,31 @@ class Evaluations(ABC):
     def _write(self, key: Key, quality: Quality) -> None:
         """Let others have it."""
 
+    def _take(self, entries: Iterable[object], where: str) -> None:
+        """Keep what `to_entry` wrote; what is damaged is left out, so that it is evaluated again, and is said."""
+        damaged = 0
+        for entry in entries:
+            try:
+                found = from_entry(entry)
+            except ValueError:
+                damaged += 1
+                continue
+            if found is not None:
+                self._keep(*found)
+        if damaged:
+            _logger.warning(
+                "%s: %d of the evaluations kept there do not match their digest or cannot be read; they are made again",
+                where,
+                damaged,
+            )
+
     def _keep(self, key: Key, quality: Quality) -> None:
         self._known.setdefault(key, quality)
         self._items.setdefault((key[0], key[2]), set()).add(key[1])
 
 
 def to_entry(key: Key, quality: Quality) -> dict[str, Any]:
-    """The JSON form of an evaluation; `from_entry` reads it."""
+    """The JSON form of an evaluation, with a digest of the rest; `from_entry` reads it."""
     architecture, asked, precision = key
     entry = {
         "architecture": architecture.to_json(),
@@ -75,16 +101,35 @@ def to_entry(key: Key, quality: Quality) -> dict[str, Any]:
         "quality": quality.to_json(),
         "per_item": list(quality.per_item),
     }
-    return {**entry, "tokens_revision": TOKENS_REVISION} if architecture.tokens.stages else entry
+    if architecture.tokens.stages:
+        entry["tokens_revision"] = TOKENS_REVISION
+    return {**entry, _DIGEST: _digest(entry)}
 
 
-def from_entry(entry: Any) -> tuple[Key, Quality] | None:
-    """An evaluation; None where it is damaged, or of token schedules as another version carried them out."""
+def from_entry(entry: object) -> tuple[Key, Quality] | None:
+    """An evaluation; None for one of token schedules as another version carried them out.
+
+    Entries without a digest were written by versions that had none, and are taken as they are.
+
+    Raises:
+        ValueError: it is damaged: not what its digest is of, or not in the form of `to_entry`.
+    """
+    if not isinstance(entry, dict) or not entry.keys() <= _NAMES:
+        raise ValueError("not the form of an evaluation")
+    rest = {name: value for name, value in entry.items() if name != _DIGEST}
+    if _DIGEST in entry and entry[_DIGEST] != _digest(rest):
+        raise ValueError("not what the digest is of")
     try:
         quality = Quality.from_json(entry["quality"], tuple(entry["per_item"]))
         architecture = Architecture.from_json(entry["architecture"])
-        if architecture.tokens.stages and entry.get("tokens_revision") != TOKENS_REVISION:
-            return None
-        return (architecture, int(entry["asked"]), Precision(entry["precision"])), quality
-    except (AttributeError, KeyError, NasError, TypeError, ValueError):
+        key = architecture, int(entry["asked"]), Precision(entry["precision"])
+    except (AttributeError, KeyError, NasError, TypeError) as error:
+        raise ValueError(f"not the form of an evaluation: {error}") from error
+    if architecture.tokens.stages and entry.get("tokens_revision") != TOKENS_REVISION:
         return None
+    return key, quality
+
+
+def _digest(entry: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that name the content, however it is spaced and ordered."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]

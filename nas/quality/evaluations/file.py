@@ -1,7 +1,8 @@
 """Evaluations in a file of the cache: for the searches of one machine, or of several that share a file system.
 
 One JSON document per line, appended as soon as it is known, under a lock that only writers take. Nothing is ever
-rewritten: readers follow the file's end, and a file of other content is left alone.
+rewritten: readers follow the file's end, and a file of other content is left alone. A line that does not match its
+digest counts as not there.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nas.lines import append
-from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, from_entry, to_entry
+from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, to_entry
 from nas.quality.quality import Quality
 
 _LOCK_S = 10.0  # an append takes milliseconds: a lock that is held longer is stuck
@@ -39,19 +40,26 @@ class FileEvaluations(Evaluations):
         self._look()
 
     def _look(self) -> None:
-        begins = self._end == 0
         lines = self._new_lines()
-        if begins and lines and not lines.startswith(self._header):
-            digest = hashlib.sha256(self._header).hexdigest()[:8]
-            self._path = self._path.with_name(f"{self._path.stem}-{digest}{self._path.suffix}")
-            self._identity, self._end = None, 0
-            return self._look()
-        for line in lines.splitlines():
-            found = from_entry(_document(line))
-            if found is not None:
-                self._keep(*found)
-                self._unwritten.pop(found[0], None)
-        return None
+        if lines and self._end == len(lines):  # from the file's beginning
+            if not lines.startswith(self._header):
+                return self._look_beside()
+            lines = lines[len(self._header) :]
+        return self._take(map(_document, lines.splitlines()), str(self._path))
+
+    def _look_beside(self) -> None:
+        """Use a file of another name: this one is of other content, or nobody can tell of which it is."""
+        digest = hashlib.sha256(self._header).hexdigest()[:8]
+        other = self._path.with_name(f"{self._path.stem}-{digest}{self._path.suffix}")
+        _logger.warning(
+            "%s holds evaluations of something else, or its first line is damaged; %s is used", self._path, other
+        )
+        self._path, self._identity, self._end = other, None, 0
+        self._look()
+
+    def _keep(self, key: Key, quality: Quality) -> None:
+        super()._keep(key, quality)
+        self._unwritten.pop(key, None)
 
     def _new_lines(self) -> bytes:
         """The whole lines behind those that were read; all of another file that took the place of this one."""

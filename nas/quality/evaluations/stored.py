@@ -6,7 +6,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
-from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, from_entry, to_entry
+from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, to_entry
 from nas.quality.quality import Quality
 
 ENTRY = "evaluation"  # one attribute for all of it: each costs a server several statements
@@ -26,10 +26,7 @@ class StoredEvaluations(Evaluations):
     def _look(self) -> None:
         # Every trial is finished when it appears, and they appear in order of their numbers.
         trials = self._study.get_trials(deepcopy=False)
-        for trial in trials[self._read :]:
-            found = from_entry(trial.user_attrs.get(ENTRY))
-            if found is not None:
-                self._keep(*found)
+        self._take((trial.user_attrs.get(ENTRY) for trial in trials[self._read :]), "the studies' storage")
         self._read = len(trials)
 
     def _write(self, key: Key, quality: Quality) -> None:
