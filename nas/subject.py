@@ -9,6 +9,7 @@ from typing import Any
 from latency_models.shape import ModelShape
 from nas.cache import cache_folder
 from nas.data.dataset import Dataset, load_dataset
+from nas.data.tokenizer import load_tokenizer
 from nas.reference_models import DEFAULT, ReferenceModel, find_reference
 from nas.shape import shape_of
 from pruning.anatomy import Anatomy, read_anatomy
@@ -25,6 +26,7 @@ class Subject:
         folder: where its files are; None for a hub id.
         data: the data that belongs to it or that was given; None where there is none.
         digest: names its weights.
+        trust_remote_code: whether code that the model, its tokenizer or its processor carries may run.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Subject:
     shape: ModelShape
     digest: str
     reference: ReferenceModel | None
+    trust_remote_code: bool = False
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -54,7 +57,7 @@ class Subject:
         if self.data is None:
             raise BadData(f"model {self.id} has no data of its own; give some with --data FILE or DIR")
         if length not in self._datasets:
-            self._datasets[length] = load_dataset(self.model, self.tokenizer, self.data, length)
+            self._datasets[length] = load_dataset(self.model, self.tokenizer, self.data, length, self.trust_remote_code)
         return self._datasets[length]
 
     @cached_property
@@ -63,15 +66,14 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Its tokenizer; None for images, and where the folder has none."""
+        """Its tokenizer; None for images, and where the folder has none.
+
+        Raises:
+            ModelError: it cannot be read, or needs code that was not allowed.
+        """
         if self.model.main_input_name != "input_ids":
             return None
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder or self.id, local_files_only=self.folder is not None)
-        except (OSError, ValueError, KeyError):
-            return None
+        return load_tokenizer(self.folder or self.id, self.trust_remote_code)
 
     @property
     def is_language_model(self) -> bool:
@@ -105,7 +107,8 @@ def load_subject(source: str | None, data: Path | None = None, trust_remote_code
     chosen = data or own
     digest = weights_digest(model)
     shown = reference.name if reference else name
-    return Subject(shown, folder, chosen, model, anatomy, shape_of(model, anatomy), digest, reference)
+    shape = shape_of(model, anatomy)
+    return Subject(shown, folder, chosen, model, anatomy, shape, digest, reference, trust_remote_code)
 
 
 def weights_digest(model: Any) -> str:

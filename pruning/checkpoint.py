@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import read_anatomy
 from pruning.reduction.ranker import NAME as RANKER
+from pruning.remote_code import never_ask
 from pruning.surgery import RECORD, apply, check_fits
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError, ModelError, UnreadableModel, UnsafeCheckpoint
@@ -49,6 +50,7 @@ def load_parent(source: str | Path, dtype: torch.dtype = torch.float32, trust_re
         UnsafeCheckpoint: pickled weights only, or code that was not allowed.
         UnreadableModel: an encoder-decoder model.
     """
+    never_ask()
     local = _local(source)
     config = _read_config(source, local, trust_remote_code)
     if getattr(config, "is_encoder_decoder", False):
@@ -139,12 +141,13 @@ def _check_describable(model: Any) -> None:
         )
 
 
-def load(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
+def load(folder: str | Path, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
     """The model in a folder that `save` wrote, or any other Hugging Face folder; in eval mode.
 
     Args:
         folder: the result folder's `winner/`, or any model folder.
         dtype: convert the weights; None keeps them as they are on disk.
+        trust_remote_code: run the Python code that the folder carries.
 
     Raises:
         ModelError: as `load_parent`.
@@ -155,7 +158,7 @@ def load(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     document = _read_json(local / "config.json")
     stored = _stored_dtype(document) if dtype is None else dtype
     if RECORD not in document:
-        return load_parent(local, dtype=stored)
+        return load_parent(local, dtype=stored, trust_remote_code=trust_remote_code)
     return _rebuild(local, document, stored)
 
 

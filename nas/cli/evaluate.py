@@ -49,7 +49,8 @@ def evaluate(
         raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}")
     progress = console.progress_for_stderr()
     reference = find_reference(candidate)
-    model = load(reference.folder if reference else Path(candidate), dtype=torch.float32)
+    place = reference.folder if reference else Path(candidate)
+    model = load(place, dtype=torch.float32, trust_remote_code=trust_remote_code)
     subject = load_subject(parent, data, trust_remote_code)
     with progress.stage("evaluating"):
         evaluator = evaluator_of_candidate(subject, model, Path(candidate))

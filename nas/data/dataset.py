@@ -72,7 +72,9 @@ class Dataset:
         return found
 
 
-def load_dataset(model: Any, tokenizer: Any, data: Path, length: int | None = None) -> Dataset:
+def load_dataset(
+    model: Any, tokenizer: Any, data: Path, length: int | None = None, trust_remote_code: bool = False
+) -> Dataset:
     """The dataset of a model.
 
     Args:
@@ -82,13 +84,14 @@ def load_dataset(model: Any, tokenizer: Any, data: Path, length: int | None = No
         data: a person's `--data`, or the `data/` folder of a reference model.
         length: tokens of every window, or of every text; texts are then put together until they are as long. The
             default is windows of 512 and every text by itself. Images and questions have the length they have.
+        trust_remote_code: run the Python code that a processor carries.
 
     Raises:
         BadData: as the readers say, a text model without a tokenizer, or a length that the model cannot read or the
             data cannot fill.
     """
     if is_vision_language(model):
-        return _asked(model, data)
+        return _asked(model, data, trust_remote_code)
     if model.main_input_name == "pixel_values":
         if not data.is_dir():
             raise BadData(f"data {data} is no folder; an image model takes a folder with one folder per class")
@@ -112,9 +115,9 @@ def load_dataset(model: Any, tokenizer: Any, data: Path, length: int | None = No
     return Dataset(**{name: Split(name, _padded(tokenizer, documents[name], name, longest)) for name in SPLITS})
 
 
-def _asked(model: Any, data: Path) -> Dataset:
+def _asked(model: Any, data: Path, trust_remote_code: bool) -> Dataset:
     """Questions, evenly spaced where there are more than are used."""
-    processor, splits = load_processor(model), split_questions(read_questions(data))
+    processor, splits = load_processor(model, trust_remote_code), split_questions(read_questions(data))
     chosen: dict[str, list[Question]] = {name: _spread(splits[name], MOST_TEXTS[name]) for name in SPLITS}
     return Dataset(**{name: Split(name, *encode_questions(model, processor, chosen[name])) for name in SPLITS})
 

@@ -9,29 +9,39 @@ import torch
 from torch import Tensor
 
 from nas.data.questions import Question
+from nas.data.tokenizer import first_line
 from pruning.language import language_config
+from pruning.remote_code import never_ask, refuse_carried_code
 from search_spaces.errors import BadData
 
 IGNORED = -100  # behind the answer's last token
 _FIRST = ("input_ids", "attention_mask")
 
 
-def load_processor(model: Any) -> Any:
+def load_processor(model: Any, trust_remote_code: bool = False) -> Any:
     """The processor (tokenizer and images) in the model's folder.
 
+    Args:
+        trust_remote_code: run the Python code that it carries.
+
     Raises:
+        UnsafeCheckpoint: it carries code, which was not allowed.
         BadData: there is none.
     """
     from transformers import AutoProcessor, ProcessorMixin
 
     folder = str(getattr(model, "name_or_path", "") or "")
+    never_ask()
+    if not trust_remote_code:
+        refuse_carried_code(folder)
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=Path(folder).is_dir())
+        processor = AutoProcessor.from_pretrained(
+            folder, local_files_only=Path(folder).is_dir(), trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # it looks into many files, each with errors of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadData(
-            f"model {folder!r} has no processor that can be read ({reason}); put processor_config.json and the "
-            "tokenizer files beside the weights"
+            f"model {folder!r} has no processor that can be read ({first_line(error)}); put processor_config.json and "
+            "the tokenizer files beside the weights"
         ) from None
     if not isinstance(processor, ProcessorMixin):
         raise BadData(
