@@ -19,9 +19,9 @@ from nas.figures import Point, pareto_figure, pareto_page
 from nas.model_card import write_card
 from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
-from nas.quality.embedding import EmbeddingEvaluator
 from nas.recording import search_run
 from nas.report import CANDIDATES, REPORT, write_report
+from nas.report.words import loss
 from nas.request import SearchRequest
 from nas.result import Entry, Result
 from nas.schedule_words import in_words
@@ -236,11 +236,9 @@ def _pictures(delivery: Delivery) -> None:
     outcome, p = delivery.outcome, delivery.request.percentile
     named = {"parent": outcome.parent, "winner": outcome.winner}
     named |= {name: c for name, c in outcome.baselines.items() if name == "cosine-joint"}
-    fidelity = outcome.winner.quality.metric == EmbeddingEvaluator.metric
-    metric = "1 - embedding fidelity" if fidelity else "KL to the parent"
     labels = {
         "latency_label": f"p{p} latency, ms ({delivery.latency.label})",
-        "loss_label": f"{metric}, validation split (lower is better)",
+        "loss_label": f"{loss(outcome.winner.quality.metric)}, validation split (lower is better)",
         "title": f"{delivery.subject.id} on {delivery.target.name}, {delivery.workload}",
     }
     points = [_point(delivery, c) for c in outcome.candidates]

@@ -7,7 +7,7 @@ import typer
 
 from nas.cli import options
 
-_HELP = """Compare a pruned model with its parent: KL and perplexity, embedding fidelity, or KL and accuracy.
+_HELP = """Compare a pruned model with its parent: by the measure that suits its head.
 
 Examples:
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.data.documents import SPLITS
+from nas.problem_type import ProblemType, problem_type_of
 from search_spaces.errors import BadData
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -46,7 +47,8 @@ def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dic
     """(pixels, labels) per split from a folder with one folder of images per class, at most `most` of each.
 
     Folders named as the model's classes (`label2id`) are those classes; folders with other names are the classes in
-    the order of their names, and then there must be as many as the model has. The split of an image and its place
+    the order of their names, and then there must be as many as the model has. Where the model chooses no class
+    (regression, independent labels, no head) any folders will do. The split of an image and its place
     in it follow from its bytes: copies of one image count once, and every split sees every class.
 
     Raises:
@@ -75,7 +77,8 @@ def _labels(folder: Path, model: Any) -> dict[Path, int]:
     known = {str(name): int(index) for name, index in (getattr(model.config, "label2id", None) or {}).items()}
     if entries and all(entry.name in known for entry in entries):
         return {entry: known[entry.name] for entry in entries}
-    classes = getattr(model.config, "num_labels", len(entries)) if hasattr(model, "classifier") else len(entries)
+    chooses = hasattr(model, "classifier") and problem_type_of(model.config) is ProblemType.CLASSES
+    classes = getattr(model.config, "num_labels", len(entries)) if chooses else len(entries)
     if not entries or len(entries) != classes:
         names = ", ".join(list(known)[:5])
         raise BadData(

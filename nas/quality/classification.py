@@ -3,13 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nas.data.dataset import Dataset
 from nas.quality.distribution import StoredDistribution
+from nas.quality.outputs import HeadOutputs
 from nas.quality.quality import Quality
-
-_BATCH = 64
 
 
 class ClassificationEvaluator:
@@ -20,25 +18,16 @@ class ClassificationEvaluator:
 
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its distributions are computed when a split is first asked for."""
-        self.dataset, self._parent = dataset, parent
-        self._stored: dict[str, Tensor] = {}
+        self.dataset, self._outputs = dataset, HeadOutputs(parent, dataset)
 
     @torch.inference_mode()
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """KL, accuracy and agreement with the parent of `model`."""
-        data = self.dataset.split(split)
-        if split not in self._stored:
-            self._stored[split] = self._logits(self._parent, split, None, 0)
-        logits = self._logits(model, split, items, start)
-        parent = self._stored[split][start : start + len(logits)]
-        per_item = StoredDistribution.of(parent).divergence(logits)
-        chosen = logits.argmax(-1)
+        own, parent = self._outputs.pair(model, split, items, start)
+        per_item = StoredDistribution.of(parent).divergence(own)
+        chosen, labels = own.argmax(-1), self.dataset.split(split).labels
         others = {"agreement": float((chosen == parent.argmax(-1)).float().mean())}
-        if data.labels is not None:
-            others["accuracy"] = float((chosen == data.labels[start : start + len(logits)]).float().mean())
+        if labels is not None:
+            others["accuracy"] = float((chosen == labels[start : start + len(own)]).float().mean())
         loss = float(per_item.mean())
-        return Quality("kl", loss, False, split, loss, others, len(per_item), tuple(per_item.tolist()))
-
-    def _logits(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
-        batches = self.dataset.split(split).batches(_BATCH, items, start)
-        return torch.cat([model(**batch).logits for batch in batches])
+        return Quality(self.metric, loss, False, split, loss, others, len(own), tuple(per_item.tolist()))

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from nas.data.dataset import Dataset
 from nas.quality.quality import Quality
+from nas.quality.ranks import rank_correlation
 
 _BATCH = 32
 
@@ -51,11 +52,6 @@ def embed(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _spearman(own: Tensor, parent: Tensor) -> float:
-    """1.0 when there are fewer than three pairs: nothing can be out of order."""
-    if len(own) < 3:
-        return 1.0
-    from scipy.stats import spearmanr
-
+    """Of the similarities of all pairs; 1.0 when there are fewer than three."""
     above = torch.triu_indices(len(own), len(own), offset=1)
-    pairs = [(e @ e.T)[above[0], above[1]].numpy() for e in (own, parent)]
-    return float(spearmanr(*pairs).statistic)
+    return rank_correlation(*((e @ e.T)[above[0], above[1]] for e in (own, parent)))

@@ -5,8 +5,12 @@ from typing import Any, Protocol
 import torch
 
 from nas.data.dataset import Dataset
+from nas.problem_type import ProblemType, problem_type_of
 from nas.quality.quality import Quality
 from pruning.language import is_vision_language
+from search_spaces.errors import ModelError, UnreadableModel
+
+_EMBEDDINGS = {"last_hidden_state", "pooler_output", "text_embeds", "image_embeds"}  # outputs of models without a head
 
 
 class Evaluator(Protocol):
@@ -21,10 +25,16 @@ class Evaluator(Protocol):
 
 
 def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
-    """Answers for vision-language models, language modelling for causal heads, classification for one row of logits
-    per item, else embedding fidelity."""
+    """The evaluator of a parent, by what its head gives.
+
+    Answers for vision-language models, language modelling for causal heads, embedding fidelity for models without a
+    head and for masked language models; for one row of outputs per item what the config's `problem_type` and
+    `num_labels` say, for one per token the classes of tokens.
+
+    Raises:
+        ModelError: a head of which nothing is known: any measure of it would be a guess.
+    """
     from nas.quality.answers import AnswerEvaluator
-    from nas.quality.classification import ClassificationEvaluator
     from nas.quality.embedding import EmbeddingEvaluator
     from nas.quality.language import LanguageEvaluator
 
@@ -32,14 +42,58 @@ def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
         return AnswerEvaluator(parent, dataset)
     if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
         return LanguageEvaluator(parent, dataset)
-    if _classifies(parent, dataset):
-        return ClassificationEvaluator(parent, dataset)
-    return EmbeddingEvaluator(parent, dataset)
+    if parent.get_output_embeddings() is not None:  # a masked language model
+        return EmbeddingEvaluator(parent, dataset)
+    given = _given(parent, dataset)
+    if "logits" in given:
+        return _head_evaluator(parent, dataset, given)
+    if _EMBEDDINGS & given.keys():
+        return EmbeddingEvaluator(parent, dataset)
+    raise _unknown(parent, given)
+
+
+def _head_evaluator(parent: Any, dataset: Dataset, given: dict[str, tuple[int, ...]]) -> Evaluator:
+    from nas.quality.classification import ClassificationEvaluator
+    from nas.quality.labels import LabelEvaluator
+    from nas.quality.scores import ScoreEvaluator
+    from nas.quality.token_labels import TokenLabelEvaluator
+
+    outputs = getattr(parent.config, "num_labels", None)
+    if given["logits"] == (1, outputs):
+        match problem_type_of(parent.config):
+            case ProblemType.CLASSES:
+                return ClassificationEvaluator(parent, dataset)
+            case ProblemType.LABELS:
+                return LabelEvaluator(parent, dataset)
+            case ProblemType.SCORES:
+                return ScoreEvaluator(parent, dataset)
+    mask = dataset.calibration.inputs.get("attention_mask")
+    if mask is not None and given["logits"] == (1, mask.shape[1], outputs):
+        return TokenLabelEvaluator(parent, dataset)
+    raise _unknown(parent, given)
 
 
 @torch.inference_mode()
-def _classifies(parent: Any, dataset: Dataset) -> bool:
-    """Whether it gives (items, classes), as sequence and image classifiers do and masked language models do not."""
-    output = parent(**next(dataset.calibration.batches(1)))
-    logits = getattr(output, "logits", None)
-    return logits is not None and logits.ndim == 2
+def _given(parent: Any, dataset: Dataset) -> dict[str, tuple[int, ...]]:
+    """The shapes of a parent's outputs for one item, by name.
+
+    Raises:
+        UnreadableModel: it takes other inputs.
+    """
+    try:
+        output = parent(**next(dataset.calibration.batches(1)))
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UnreadableModel(
+            f"{type(parent).__name__} does not take items one by one, as they are judged ({reason}); give a model that "
+            "reads single texts or images"
+        ) from error
+    return {name: tuple(value.shape) for name, value in output.items() if isinstance(value, torch.Tensor)}
+
+
+def _unknown(parent: Any, given: dict[str, tuple[int, ...]]) -> ModelError:
+    shapes = ", ".join(f"{name} {shape}" for name, shape in given.items())
+    return UnreadableModel(
+        f"{type(parent).__name__} gives {shapes} for one item, outputs of which nothing is known by which to compare "
+        "them; give a classifier, a regression, reward or language model, or its trunk, saved with AutoModel"
+    )
