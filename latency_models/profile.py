@@ -1,6 +1,7 @@
 """A profile: what was measured on a target for one parent and workload, raw samples included, on disk as JSON."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class Profile:
             ],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
+        draft = path.with_name(f"{path.name}.{os.getpid()}.draft")  # two processes may write the same profile
         draft.write_text(json.dumps(document, indent=1) + "\n")
         draft.replace(path)
 
@@ -112,7 +113,7 @@ class Profile:
             raise MeasurementError(f"{path} does not exist; make it with nas profile") from None
         except OSError as error:
             raise MeasurementError(f"{path} cannot be read ({error.strerror}); make it with nas profile") from None
-        except (NasError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (NasError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise MeasurementError(f"{path} is no profile ({error}); make it again with nas profile") from None
 
     @classmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from latency_models.nonnegative import Array, fit_nonnegative, fit_without_each
 
 COVERAGE = 0.9
 CLEARLY = 0.92  # a correction is used when it brings the leave-one-out error to this share or less
@@ -126,7 +126,10 @@ def _within(row: Array, corners: Array) -> bool:
 
     scale = np.maximum(corners.max(0), row)
     scale[scale == 0] = 1.0
-    _, distance = nnls(np.vstack([(corners / scale).T, np.ones(len(corners))]), np.append(row / scale, 1.0))
+    try:
+        _, distance = nnls(np.vstack([(corners / scale).T, np.ones(len(corners))]), np.append(row / scale, 1.0))
+    except RuntimeError:  # it went in circles: nothing shows that the row is inside
+        return False
     return bool(distance <= _ON_HULL)
 
 
@@ -140,16 +143,20 @@ def _fits(rows: Array, measured: Array, terms: int, subsets: list[NDArray[np.int
 
 def _fit(rows: Array, measured: Array, terms: int) -> tuple[Array, Array, Array]:
     """(coefficients, weights and centres of the correction)."""
-    coefficients = _nnls_relative(rows[:, :terms], measured)
+    coefficients = fit_nonnegative(rows[:, :terms], measured)
     columns = rows.shape[1]
     if columns == terms or len(measured) <= terms + 2:
         return coefficients, np.zeros(columns), np.zeros(columns)
-    everyone = np.arange(len(measured))
-    left = np.array([_nnls_relative(rows[everyone != i, :terms], measured[everyone != i]) for i in everyone])
+    left = fit_without_each(rows[:, :terms], measured)
     residuals = np.log(measured / np.maximum((rows[:, :terms] * left).sum(1), _TINY))
     fitted = np.maximum(rows[:, :terms] @ coefficients, _TINY)
     shares = rows / fitted[:, None]
     return coefficients, _correction(shares - shares.mean(0), residuals), shares.mean(0)
+
+
+def _leverage(rows: Array, gram: Array) -> Array:
+    """The diagonal of rows @ inverse(gram) @ rows.T, shape (n,), without the rest of it."""
+    return np.asarray((rows * np.linalg.solve(gram, rows.T).T).sum(1), dtype=np.float64)
 
 
 def _correction(features: Array, residuals: Array) -> Array:
@@ -161,20 +168,9 @@ def _correction(features: Array, residuals: Array) -> Array:
     best, chosen = CLEARLY * math.sqrt(float(np.mean(residuals**2))), np.zeros(width)
     for shrinkage in _SHRINKAGES:
         gram = standard.T @ standard + shrinkage * count * np.eye(width)
-        hat = standard @ np.linalg.solve(gram, standard.T)
-        left_out = (residuals - hat @ residuals) / (1 - np.diag(hat))
+        weights, leverage = np.linalg.solve(gram, standard.T @ residuals), _leverage(standard, gram)
+        left_out = (residuals - standard @ weights) / (1 - leverage)
         error = math.sqrt(float(np.mean(left_out**2)))
         if error <= best:
-            best, chosen = error, np.linalg.solve(gram, standard.T @ residuals) / scale
+            best, chosen = error, weights / scale
     return np.asarray(chosen, dtype=np.float64)
-
-
-def _nnls_relative(terms: Array, measured: Array) -> Array:
-    """Non-negative coefficients with the least squared relative error; of equal columns the first takes it all."""
-    from scipy.optimize import nnls
-
-    equal = (terms[:, :, None] == terms[:, None, :]).all(0)
-    fresh = ~np.triu(equal, 1).any(0)
-    solution = np.zeros(terms.shape[1])
-    solution[fresh], _ = nnls(terms[:, fresh] / measured[:, None], np.ones(len(measured)))
-    return solution

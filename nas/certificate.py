@@ -115,7 +115,7 @@ class Certificate:
             return cls._from_json(json.loads(path.read_text()))
         except FileNotFoundError:
             raise MeasurementError(f"{path} does not exist; give a certificate.json that nas search wrote") from None
-        except (NasError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (NasError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise MeasurementError(f"{path} is no certificate ({error}); measure again") from None
 
     @classmethod

@@ -11,6 +11,8 @@ from latency_models.workload import Workload
 from nas.cache import cache_folder, file_words
 from search_spaces.errors import MeasurementError, ProfileMismatch
 
+MOST_RECORDS, MOST_SAMPLES, MOST_BLOCKS = 500, 1_000_000, 1000  # of a profile that is taken from elsewhere
+
 if TYPE_CHECKING:
     from nas.subject import Subject  # which loads models; a profile is checked without
 
@@ -30,6 +32,7 @@ def import_profile(path: Path, subject: "Subject | None" = None) -> tuple[Profil
         MeasurementError: it is damaged, or holds too little for a fit.
     """
     profile = Profile.load(path)
+    _check_size(path, profile)
     target = find_target(profile.target)
     missing = {"device", "runtime", "precision", "threads", "power_mode"} - set(profile.key)
     if missing:
@@ -44,6 +47,22 @@ def import_profile(path: Path, subject: "Subject | None" = None) -> tuple[Profil
     kept = device_profile_path(_cache_of(path, profile, subject), target, profile.workload)
     profile.save(kept)
     return profile, kept
+
+
+def _check_size(path: Path, profile: Profile) -> None:
+    """Refuse what would take long to fit; a kit writes some forty records.
+
+    Raises:
+        MeasurementError: the profile holds more.
+    """
+    samples = sum(len(record.measurement.samples_ms) for record in profile.records)
+    for count, most, name in (
+        (len(profile.records), MOST_RECORDS, "records"),
+        (samples, MOST_SAMPLES, "samples"),
+        (profile.shape.depth, MOST_BLOCKS, "blocks"),
+    ):
+        if count > most:
+            raise MeasurementError(f"{path} holds {count} {name}, more than {most}; make it again with nas profile kit")
 
 
 def _cache_of(path: Path, profile: Profile, subject: "Subject | None") -> Path:

@@ -158,9 +158,12 @@ def import_(
 ) -> None:
     """Print the fitted terms and their error; keep the profile."""
     from nas.device_profiles import import_profile
-    from nas.subject import load_subject
 
-    subject = None if model is None else load_subject(model, None, trust_remote_code)
+    subject = None
+    if model is not None:  # else nothing has to load torch
+        from nas.subject import load_subject
+
+        subject = load_subject(model, None, trust_remote_code)
     measured, kept = import_profile(file, subject)
     _show(measured, measured.model if subject is None else subject.id, kept, json)
 

@@ -3,17 +3,15 @@
 import json
 import math
 import tempfile
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from latency_models.fit import CalibratedModel
 from nas.budget import Budget
 from nas.certificate import Certificate, Verdict, sha256
-from nas.device_profiles import import_profile
 from nas.serving.errors import Refusal
+from nas.serving.importing import ProfileImports
 from nas.serving.searches import Searches
 from nas.serving.views import CertificateReceipt, ProfileReceipt
 from search_spaces.architecture import Architecture
@@ -29,23 +27,17 @@ class Devices:
     """Takes documents that came over the network: nothing in them is believed before it was checked."""
 
     def __init__(self, searches: Searches) -> None:
-        self._searches, self._lock = searches, threading.Lock()
+        self._searches, self._imports = searches, ProfileImports()
         self._digests: dict[tuple[str, int, int], str] = {}
 
     def profile(self, document: bytes) -> ProfileReceipt:
         """Keep a device's profile where searches for that device find it.
 
         Raises:
-            NasError: it is none, or of a model or device that is not known here.
+            NasError: it is none, of a model or device that is not known here, or takes too long to fit.
         """
-        with self._lock:
-            profile, _ = _checked(document, "profile.json", import_profile)
-        fitted = CalibratedModel(profile)
-        return ProfileReceipt(
-            target=profile.target, model=profile.model, workload=str(profile.workload), records=len(profile.records),
-            parent_p50_ms=fitted.predict(Architecture.parent(profile.shape.depth), 50).ms,
-            leave_one_out_error=fitted.error,
-        )  # fmt: skip
+        kept = self._imports.run(document)
+        return ProfileReceipt(**{name: kept[name] for name in ProfileReceipt.model_fields})
 
     def certificate(self, id: str, document: bytes, sender: str) -> CertificateReceipt:
         """Keep a certificate of a search's winner beside its result.

@@ -1,7 +1,9 @@
 """What devices hand in is checked as if somebody had forged it."""
 
+import dataclasses
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.cache import cache_folder
 from nas.certificate import Certificate, judge
-from nas.device_profiles import device_profile_path
+from nas.device_profiles import device_profile_path, import_profile
+from nas.serving.errors import Refusal
+from nas.serving.importing import ProfileImports
 from nas.serving.jobs import State
-from search_spaces import Architecture, Kind
+from search_spaces import Architecture, Kind, Unit
+from search_spaces.errors import MeasurementError, NasError
 
 Serve = Callable[..., Service]
 ORIN, HERE, MODEL = find_target("jetson-orin"), Workload.parse("forward:batch=2,seq=16"), "0123456789abcdef"
@@ -81,12 +86,47 @@ def test_a_profile_is_kept_where_searches_look_for_it(tmp_path: Path, serve: Ser
     ],
 )
 def test_a_profile_that_cannot_be_used_is_refused(
-    tmp_path: Path, serve: Serve, known: Path, changes: dict[str, Any], says: str
+    tmp_path: Path, known: Path, changes: dict[str, Any], says: str
 ) -> None:
-    answer = serve(tmp_path / "root").client("device").post("/v1/profiles", json=profile() | changes)
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile() | changes))
+    with pytest.raises(NasError, match=re.escape(says)):
+        import_profile(path)
+    assert not known.exists()
+
+
+def test_the_server_says_what_the_command_line_says(tmp_path: Path, serve: Serve, known: Path) -> None:
+    answer = serve(tmp_path / "root").client("device").post("/v1/profiles", json=profile() | {"model": "/etc"})
     assert answer.status_code == 422
-    assert says in answer.json()["error"]["message"]
+    assert answer.json()["error"]["message"].startswith("profile.json is of the model '/etc', of which no kit was made")
     assert "/tmp" not in answer.text
+    assert not known.exists()
+
+
+@pytest.mark.parametrize(
+    ("records", "samples", "says"),
+    [(501, 1, "501 records, more than 500"), (4, 250_001, "1000004 samples, more than 1000000")],
+)
+def test_a_profile_that_takes_long_to_fit_is_refused_first(
+    tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch, records: int, samples: int, says: str
+) -> None:
+    units = [Unit(layer, kind) for layer in range(5) for kind in (Kind.ATTENTION, Kind.MLP)]
+    subsets = (frozenset(unit for bit, unit in enumerate(units) if number >> bit & 1) for number in range(records))
+    measured = Measurement((1.0,) * samples, HERE)
+    shape = dataclasses.replace(SHAPE, depth=5, window=(None,) * 5)
+    made = Profile(KEY, MODEL, shape, HERE, tuple(Record(Architecture(5, s), measured) for s in subsets), ORIN.name)
+    monkeypatch.setattr(Profile, "load", lambda path: made)
+    with pytest.raises(MeasurementError, match=says):
+        import_profile(tmp_path / "profile.json")
+
+
+def test_a_profile_that_is_fitted_for_too_long_is_given_up(known: Path) -> None:
+    imports, document = ProfileImports(seconds=0.01, at_once=1), json.dumps(profile()).encode()
+    with pytest.raises(Refusal, match=r"not fitted within 0\.01 s"):
+        imports.run(document)
+    assert imports._turns.acquire(blocking=False)  # the next one is not kept waiting
+    with pytest.raises(Refusal, match="other profiles are being fitted"):
+        imports.run(document)
     assert not known.exists()
 
 
@@ -107,14 +147,15 @@ def test_what_is_no_document_is_refused(tmp_path: Path, serve: Serve, known: Pat
 
 
 @pytest.mark.parametrize("value", [10**400, 1e308, "NaN", -1.0, [], None], ids=lambda value: str(value)[:5])
-def test_samples_that_are_no_times_are_refused(tmp_path: Path, serve: Serve, known: Path, value: object) -> None:
-    document = profile()
+def test_samples_that_are_no_times_are_refused(tmp_path: Path, known: Path, value: object) -> None:
+    document, path = profile(), tmp_path / "profile.json"
     document["records"][1]["measurement"]["samples"][0] = value
-    text = json.dumps(document).replace('"NaN"', "NaN")
-    answer = serve(tmp_path / "root").client("device").post("/v1/profiles", content=text)
-    if value != 1e308:  # absurd, and a number all the same
-        assert answer.status_code == 422
-    assert answer.status_code in (201, 422)
+    path.write_text(json.dumps(document).replace('"NaN"', "NaN"))
+    if value == 1e308:  # absurd, and a number all the same
+        import_profile(path)
+        return
+    with pytest.raises(MeasurementError):
+        import_profile(path)
 
 
 # Certificates.
