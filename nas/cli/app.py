@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import typer
 
+from nas import account
 from nas.cli import analyze, certify, evaluate, export, profile, report, search, serve, sweep, targets, token, track
 from nas.cli.interruption import interruption
 from search_spaces.errors import Interrupted, NasError, UsageError
@@ -54,6 +55,7 @@ for _verb in (search, sweep, certify, analyze, profile, export, evaluate, report
 def main() -> None:
     """Run the command line and leave with its exit code."""
     _quiet_libraries()
+    account.settle()
     interruption.watch()
     try:
         app(standalone_mode=True)
