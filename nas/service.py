@@ -18,12 +18,13 @@ from nas.execution.node import Node
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.figures import save_redundancy
 from nas.finalists import Finals
+from nas.held_out import judge_held_out
 from nas.kit import Kit
 from nas.latency import ParentExport, default_workload, latency_model, workload_for
 from nas.progress import Progress
-from nas.quality import Evaluator, Quality
+from nas.quality import Evaluator
 from nas.quality.evaluations import Evaluations, evaluations_for
-from nas.quality.precision import Precision, choose_precision
+from nas.quality.precision import choose_precision
 from nas.quality.scorer import Scorer
 from nas.remote import Carrier, profile_there
 from nas.request import FILE as REQUEST
@@ -31,7 +32,7 @@ from nas.request import SearchRequest
 from nas.result import Result
 from nas.result_folder import alone_in
 from nas.schedule_words import in_words as schedule_in_words
-from nas.search import Problem, SearchOutcome
+from nas.search import Problem
 from nas.search.limit import Limit
 from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
@@ -246,7 +247,7 @@ def _searched(setting: Setting, progress: Progress) -> Result:
             outcome = with_whole_front(problem, outcome)
     with progress.stage("judging on the test split"):
         known = known_of(subject, scorer.evaluator, "test", request.storage)
-        held_out = _held_out(outcome, scorer, known)
+        held_out = judge_held_out(outcome, scorer, known)
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
         setting.budget_ms, outcome,
@@ -364,16 +365,3 @@ def _front(setting: Setting) -> tuple[float, ...]:
     """Budgets between the parent's latency and half of it."""
     parent_ms = setting.latency.predict(setting.space.parent, setting.request.percentile).ms
     return tuple(share * parent_ms for share in FRONT)
-
-
-def _held_out(outcome: SearchOutcome, scorer: Scorer, known: Evaluations) -> dict[str, Quality]:
-    """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest.
-
-    What another search had judged is not judged again; no search reads what is known of the test split.
-    """
-    named = [outcome.parent, *outcome.ranked[:2], *outcome.baselines.values()]
-    keys = {c.architecture: (c.architecture, len(scorer.evaluator.dataset.test), Precision.FP32) for c in named}
-    new = [architecture for architecture, key in keys.items() if key not in known]
-    for architecture, quality in scorer.all_in_full(new, "test").items():
-        known.add(keys[architecture], quality)
-    return {architecture.digest: known[key] for architecture, key in keys.items()}

@@ -43,15 +43,16 @@ class Comparison:
 
 
 def compare(one: Quality, other: Quality, against: str) -> Comparison:
-    """`one` against `other` on their common items.
+    """`one` against `other` on the items that both were judged on: the first ones, where one saw fewer.
 
     Raises:
-        ValueError: they were not judged on the same items.
+        ValueError: they were judged on different splits, or one on nothing.
     """
-    if len(one.per_item) != len(other.per_item) or one.split != other.split or not one.per_item:
+    common = min(len(one.per_item), len(other.per_item))
+    if one.split != other.split or not common:
         counts = f"{len(one.per_item)} {one.split} items cannot be paired with {len(other.per_item)}"
         raise ValueError(f"{counts} of {other.split}")
-    differences = [a - b for a, b in zip(one.per_item, other.per_item, strict=True)]
+    differences = [a - b for a, b in zip(one.per_item[:common], other.per_item[:common], strict=True)]
     mean = math.fsum(differences) / len(differences)
     if len(differences) < 2 or max(differences) == min(differences):
         certain = len(differences) > 1

@@ -1,6 +1,7 @@
 """Paired differences against values worked by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -40,8 +41,14 @@ def test_a_constant_difference_is_certain_and_one_item_says_nothing() -> None:
     assert compare(quality(1), quality(2), "other").verdict == "tie"
 
 
+def test_the_items_that_both_saw_are_compared() -> None:
+    short, long = quality(1, 2), quality(2, 4, 90)
+    assert compare(short, long, "other").difference == -1.5
+    assert compare(long, short, "other").items == 2
+
+
 def test_other_items_cannot_be_compared() -> None:
-    with pytest.raises(ValueError, match="3 test items cannot be paired with 2 of test"):
-        compare(quality(1, 2, 3), quality(1, 2), "other")
+    with pytest.raises(ValueError, match="3 test items cannot be paired with 0 of test"):
+        compare(quality(1, 2, 3), replace(quality(1), per_item=()), "other")
     with pytest.raises(ValueError, match="cannot be paired"):
         compare(quality(1, 2), quality(1, 2, split="validation"), "other")

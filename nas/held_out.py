@@ -1,0 +1,55 @@
+"""Qualities on the test split: of what a result names, each judged on as many items as it takes to place it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nas.quality.comparison import compare
+from nas.quality.evaluations import Evaluations
+from nas.quality.precision import Precision
+from nas.quality.quality import Quality
+from nas.quality.scorer import Scorer
+from nas.search import SearchOutcome
+from search_spaces.architecture import Architecture
+
+TEST = "test"
+FIRST_LOOK = (1 / 4, 8)  # of the test items: this share, and at least so many
+
+
+def judge_held_out(outcome: SearchOutcome, scorer: Scorer, known: Evaluations) -> dict[str, Quality]:
+    """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest; fp32.
+
+    A baseline that is significantly worse than the winner on a quarter of the items (paired t, 95 %) stays at those:
+    `Quality.items` says how many they were. What another search had judged is not judged again; no search reads what
+    is known of the test split.
+    """
+    every = len(scorer.evaluator.dataset.split(TEST))
+    few = min(every, max(FIRST_LOOK[1], round(FIRST_LOOK[0] * every)))
+    judge = _Judge(scorer, known, every)
+    qualities = judge.evaluate((candidate.architecture for candidate in [outcome.parent, *outcome.ranked[:2]]), every)
+    winner = qualities[outcome.winner.architecture]
+    baselines = dict.fromkeys(candidate.architecture for candidate in outcome.baselines.values())
+    glimpsed = judge.evaluate((each for each in baselines if each not in qualities), few)
+    close = [each for each, quality in glimpsed.items() if compare(winner, quality, "").verdict != "better"]
+    qualities |= glimpsed | judge.evaluate(close, every)
+    return {architecture.digest: quality for architecture, quality in qualities.items()}
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Judges on the test split, of `every` items, and keeps all of it."""
+
+    scorer: Scorer
+    known: Evaluations
+    every: int
+
+    def evaluate(self, architectures: Iterable[Architecture], items: int) -> dict[Architecture, Quality]:
+        """Each on the first `items`, in one piece; on all items where that is known already."""
+        keys = {each: self._key(each, items) for each in architectures}
+        new = [each for each, key in keys.items() if key not in self.known]
+        for architecture, quality in self.scorer.all_in_full(new, TEST, items).items():
+            self.known.add(keys[architecture], quality)
+        return {architecture: self.known[key] for architecture, key in keys.items()}
+
+    def _key(self, architecture: Architecture, items: int) -> tuple[Architecture, int, Precision]:
+        whole = (architecture, self.every, Precision.FP32)
+        return whole if whole in self.known else (architecture, items, Precision.FP32)
