@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from pruning.contribution import BlockAnatomy, Layout, read_block
+from pruning.drop_check import check_drops, settle_forms
 from pruning.language import is_vision_language, language_config, language_path
-from pruning.probe import overhear, rehearse
+from pruning.probe import Arguments, overhear, rehearse
 from search_spaces.errors import ArchitectureError, UnreadableModel
 from search_spaces.space import Space
 from search_spaces.unit import Kind, Unit
@@ -59,30 +60,46 @@ class Anatomy:
 
 
 def read_anatomy(model: Any) -> Anatomy:
-    """Read the structure of a Hugging Face transformer, running it once on a tiny random input.
+    """Read the structure of a Hugging Face transformer, running it on a tiny random input.
 
     Each block is then run by itself, as a float32 copy with random weights, so neither the precision nor the
-    values of the weights matter; the memory of one such copy is needed. `model` is left as it was.
+    values of the weights matter; the memory of one such copy is needed. Last, every part is dropped once, and the
+    outcome compared with that of a zero in its place. `model` is left as it was.
 
     Raises:
-        UnreadableModel: encoder-decoder models and models in which no block structure is found; the message
-            says what was looked for.
+        UnreadableModel: encoder-decoder models, models in which no block structure is found, and those that do not
+            run without a part; the message says what was looked for.
     """
     _refuse(model)
     depth, width = _sizes(model)
     stack = _find_stack(model, depth)
     blocks = model.get_submodule(stack)
-    arguments = overhear(model, blocks, **({"use_cache": False} if _caches(model) else {}))
+    settings = {"use_cache": False} if _caches(model) else {}
+    arguments = overhear(model, blocks, **settings)
     read = tuple(
-        read_block(index, rehearse(block, given, width), width)
-        for index, (block, given) in enumerate(zip(blocks, arguments, strict=True))
+        _read(index, block, given, width) for index, (block, given) in enumerate(zip(blocks, arguments, strict=True))
     )
     layouts = {block.layout for block in read}
     if len(layouts) != 1:
         raise UnreadableModel(
             f"{type(model).__name__} mixes the residual layouts {', '.join(sorted(layouts))}; one is expected"
         )
+    check_drops(model, stack, read, **settings)
     return Anatomy(model.config.model_type, depth, width, layouts.pop(), stack, read, _caches(model))
+
+
+def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:
+    try:
+        tape = rehearse(block, arguments, width)
+        return settle_forms(read_block(index, tape, width), tape)
+    except UnreadableModel:
+        raise
+    except Exception as error:  # parts that are put together in a way that nobody foresaw
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UnreadableModel(
+            f"block {index} ({type(block).__name__}): looked for one attention and one MLP that add to the residual "
+            f"stream and found parts that cannot be compared ({reason})"
+        ) from error
 
 
 def _refuse(model: Any) -> None:

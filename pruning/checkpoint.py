@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import read_anatomy
+from pruning.decoding import keeps_own_cache
 from pruning.reduction.ranker import NAME as RANKER
 from pruning.remote_code import never_ask
 from pruning.surgery import RECORD, apply, check_fits
@@ -88,7 +89,7 @@ def save(model: Any, folder: Path, companions: Path | None = None) -> None:
     _check_describable(model)
     folder.mkdir(parents=True, exist_ok=True)
     record = getattr(model.config, RECORD, None)
-    partial = record is not None and _partial(Architecture.from_json(record))
+    partial = record is not None and (_partial(Architecture.from_json(record)) or keeps_own_cache(model))
     if partial:
         _save_partial(model, folder)
     else:

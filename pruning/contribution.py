@@ -6,6 +6,8 @@ Everything is decided by comparing the tensors that were seen in one forward pas
 - sandwich     r = x + norm(attention(norm(x))), y = r + norm(mlp(norm(r)))
 - parallel     y = x + attention(norm(x)) + mlp(norm(x))
 - post-norm    r = norm(x + attention(x)), y = norm(r + mlp(r))
+
+A part may also do the addition itself: it is given the stream beside its input, and returns their sum (BLOOM, MPT).
 """
 
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from pruning.dropped import Form
 from pruning.probe import Call, Tape, mixes_tokens
 from search_spaces.errors import UnreadableModel
 from search_spaces.unit import Kind
+
+STREAM_DIMENSIONS = 3  # (batch, tokens, hidden)
 
 
 class Layout(StrEnum):
@@ -35,7 +40,7 @@ class Contribution:
     Attributes:
         writes: the module whose output is the contribution, before any norm or scale that follows it.
         members: the modules that hold the unit's weights, `writes` among them; they go with the unit.
-        arities: of each member, 0 when it returns a tensor, n when it returns a tuple of n.
+        forms: of each member, how it returns its output.
         after: norms and scales between `writes` and the residual stream; they go with the unit.
         before: the norm that only feeds this unit, or is shared with another; None where the unit reads the
             residual stream itself.
@@ -45,7 +50,7 @@ class Contribution:
 
     writes: str
     members: tuple[str, ...]
-    arities: tuple[int, ...]
+    forms: tuple[Form, ...]
     after: tuple[str, ...]
     before: str | None
     closes: str | None
@@ -97,6 +102,11 @@ class _Reader:
         self.every_call = tape.inner()
         if not self.block.inputs or self.block.output is None:
             raise self._unreadable("a block that reads and writes the residual stream")
+        shape = self.block.shapes[0]
+        if len(shape) != STREAM_DIMENSIONS:
+            raise self._unreadable(
+                "a residual stream of (batch, tokens, hidden)", f"{len(shape)} dimensions, {tuple(shape)}"
+            )
         self.x, self.y = self.block.inputs[0], self.block.output
 
     def attention(self) -> Contribution:
@@ -112,15 +122,29 @@ class _Reader:
             if writer is None:
                 raise self._unreadable("what its attention adds to the residual stream")
             members = _cover(root.module, root.path, excluding=closing.path)
-            return Contribution(writer.path, members, self._arities(members), (), None, closing.path)
-        after = self._following(root)
+            forms = self._forms(members, writer.output)
+            return Contribution(writer.path, members, forms, (), None, closing.path)
         before = next((c.path for c in self.calls if _is_norm(c.module) and _same(c.output, root.inputs[0])), None)
+        adding = self._adding(root, inside)
+        if adding is not None:
+            writer, form = adding
+            return Contribution(writer.path, (root.path,), (form,), (), before, None)
+        after = self._following(root)
         added = self.x + self._output(after[-1] if after else root.path)
         closes = next(
             (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _same(c.inputs[0], added)), None
         )
         raw = before is None and any(_is_norm(c.module) and _same(c.output, self.y) for c in self.calls)
-        return Contribution(root.path, (root.path,), (root.arity,), after, before, closes if raw else None)
+        return Contribution(root.path, (root.path,), (Form(root.arity),), after, before, closes if raw else None)
+
+    def _adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
+        """What writes the contribution of an attention that adds itself to the stream, as BLOOM's does."""
+        if root.output is None or root.output.shape != self.x.shape:
+            return None
+        wanted = root.output - self.x
+        writer = _outermost([c for c in inside if _has_matrix(c.module) and _same(c.output, wanted)])
+        form = _form(root, wanted)
+        return (writer, form) if writer is not None and form.stream is not None else None
 
     def after_attention(self, attention: Contribution) -> Tensor:
         """The residual stream after the attention: x + a, or its norm in post-norm."""
@@ -146,7 +170,8 @@ class _Reader:
         before = norms[0].path if norms else None
         if before is not None:
             members = tuple(path for path in members if path != before)
-        found = Contribution(writer.path, members, self._arities(members), after, before, closes)
+        forms = self._forms(members, self._output(after[-1] if after else writer.path))
+        found = Contribution(writer.path, members, forms, after, before, closes)
         reads_x = before is not None and norms[0].inputs and _same(norms[0].inputs[0], self.x)
         return found, self._layout(attention, found, bool(reads_x))
 
@@ -204,16 +229,27 @@ class _Reader:
         ]
         return tuple(path for path in members if not any(_within(path, other) for other in members if other != path))
 
-    def _arities(self, members: tuple[str, ...]) -> tuple[int, ...]:
-        returned = {call.path: call.arity for call in self.every_call}
-        return tuple(returned.get(path, 0) for path in members)
+    def _forms(self, members: tuple[str, ...], contribution: Tensor | None) -> tuple[Form, ...]:
+        """Of each member; one that returns the contribution and another input's sum adds itself to the stream."""
+        calls = {call.path: call for call in self.every_call}
+        return tuple(_form(calls[path], contribution) if path in calls else Form() for path in members)
 
     def _output(self, path: str) -> Tensor:
         return next(c.output for c in self.calls if c.path == path and c.output is not None)
 
-    def _unreadable(self, wanted: str) -> UnreadableModel:
+    def _unreadable(self, wanted: str, found: str = "none") -> UnreadableModel:
         name = type(self.block.module).__name__
-        return UnreadableModel(f"block {self.index} ({name}): looked for {wanted} and found none")
+        return UnreadableModel(f"block {self.index} ({name}): looked for {wanted} and found {found}")
+
+
+def _form(call: Call, contribution: Tensor | None) -> Form:
+    """`contribution` is what the member's unit adds, where it is the member that writes it."""
+    if call.output is None or contribution is None or _same(call.output, contribution):
+        return Form(call.arity)
+    for name, rows in zip(call.names, call.inputs, strict=True):
+        if rows.shape == call.output.shape and _same(call.output - rows, contribution):
+            return Form(call.arity, name)
+    return Form(call.arity)
 
 
 def _weigh(block: nn.Module, attention: Contribution, mlp: Contribution) -> dict[Kind, int]:

@@ -5,14 +5,13 @@ the number of tokens seen is counted beside it: libraries read it from layer 0, 
 attention left there is no layer to read it from at all.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
 
 from pruning.anatomy import Anatomy
 from pruning.language import language_config
@@ -104,11 +103,21 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
         return self.seen
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """(key length, key offset) of a layer; of the tokens seen where no such layer is left, or it has not all."""
-        if layer_idx >= len(self.layers) or (self.left and not self.layers[layer_idx].is_sliding):
+        """(key length, key offset) of a layer; of the tokens seen where no such layer is left, or it has not all.
+
+        The masks of an attention that is gone are asked for all the same; they are made as if it were there.
+        """
+        layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None
+        if not isinstance(layer, CacheLayerMixin) or (self.left and not layer.is_sliding):
             return self.seen + query_length, 0
-        sizes: tuple[int, int] = self.layers[layer_idx].get_mask_sizes(query_length)
+        sizes: tuple[int, int] = layer.get_mask_sizes(query_length)
         return sizes
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether a recurrent layer has seen tokens; where none is left, whether any were seen."""
+        if layer_idx is None and not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.layers):
+            return self.seen > 0
+        return bool(super().has_previous_state(layer_idx, state_idx))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last `-tokens_to_remove` tokens; zero or negative, as the library's cache wants it.
@@ -149,9 +158,9 @@ class CacheKeeper:
     Registered as a forward pre-hook and a forward hook of the module that owns the blocks.
     """
 
-    def __init__(self, config: Any) -> None:
-        """`config` describes the kept attentions only: as many layers, of their types."""
-        self.config = config
+    def __init__(self, config: Any, kept: list[int]) -> None:
+        """`config` describes the blocks that are left; `kept` are those of them that have an attention."""
+        self.config, self.kept = config, kept
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Make, adopt or refuse the cache of this call."""
@@ -177,7 +186,8 @@ class CacheKeeper:
             cache.seen += _tokens(args, kwargs)
 
     def _layers(self) -> list[Any]:
-        return DynamicCache(config=self.config).layers if self.config.num_hidden_layers else []
+        layers = DynamicCache(config=self.config).layers
+        return [layers[position] for position in self.kept]
 
 
 def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -193,8 +203,6 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
     `model` has its removed blocks taken out already. `reduces`: it drops tokens, too. Call it once per model.
     """
     kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
-    if len(kept) == anatomy.depth and not reduces:
-        return
     config = language_config(model)
     if len(kept) < anatomy.depth and getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise ArchitectureError(
@@ -203,14 +211,29 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
     remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.removed_blocks())]
     blocks = model.get_submodule(anatomy.stack)
     for position, layer in enumerate(remaining):
-        if layer in kept:
+        if layer in kept and len(kept) < anatomy.depth:
             _reindex(blocks[position], kept.index(layer))
-    if len(kept) == len(remaining) and not reduces:
-        return  # only whole blocks are gone: the model is uniform and its own cache fits
-    keeper = CacheKeeper(_cache_config(config, [remaining.index(layer) for layer in kept]))
+    if len(kept) == len(remaining) and not reduces and _counts_tokens(config):
+        return  # all blocks that are left are whole: the model's own cache fits
+    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept])
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
     trunk.register_forward_pre_hook(keeper.before, with_kwargs=True)
     trunk.register_forward_hook(keeper.after, with_kwargs=True)
+
+
+def keeps_own_cache(model: Any) -> bool:
+    """Whether a pruned decoder needs a cache that its family's own code does not make."""
+    hooks = (hook for module in model.modules() for hook in module._forward_hooks.values())
+    return any(isinstance(getattr(hook, "__self__", None), CacheKeeper) for hook in hooks)
+
+
+def _counts_tokens(config: Any) -> bool:
+    """Whether the library's cache for these blocks knows how many tokens it has seen: recurrent layers do not."""
+    try:
+        layers = DynamicCache(config=config).layers
+    except KeyError:  # a kind of layer that the library has no cache for: its own affair
+        return True
+    return any(isinstance(layer, CacheLayerMixin) for layer in layers)
 
 
 def _reindex(block: nn.Module, index: int) -> None:
@@ -218,13 +241,3 @@ def _reindex(block: nn.Module, index: int) -> None:
         for name in ("layer_idx", "layer_id"):  # GPT-Neo says layer_id
             if hasattr(module, name):
                 setattr(module, name, index)
-
-
-def _cache_config(config: Any, kept: list[int]) -> Any:
-    """The model's config with only the kept attentions' layers; `kept` are positions among the model's blocks."""
-    reduced = copy.deepcopy(config)
-    types = getattr(config, "layer_types", None)
-    reduced.num_hidden_layers = len(kept)
-    if types is not None:
-        reduced.layer_types = [types[position] for position in kept]
-    return reduced

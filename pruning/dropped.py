@@ -1,43 +1,57 @@
 """What stands where a dropped part stood."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-class Dropped(nn.Module):
-    """Contributes nothing: returns a zero-dimensional zero in the form the part returned its output.
+@dataclass(frozen=True)
+class Form:
+    """How a part returns its output; what stands in its place returns the same form.
 
-    `residual + 0` leaves the residual stream exactly as it was, costs nothing that matters and is folded away
-    when the model is exported.
+    Attributes:
+        arity: 0 where it returns a tensor, n where it returns a tuple of n.
+        stream: which argument (position or name) holds the residual stream, where the part adds itself to it;
+            None where the block does the addition.
+        full: whether the block needs a zero of the input's shape, because it reshapes it or adds to it in place.
     """
 
-    def __init__(self, arity: int) -> None:
-        """`arity` 0 for a part that returned a tensor, n for one that returned a tuple of n."""
+    arity: int = 0
+    stream: int | str | None = None
+    full: bool = False
+
+
+class Dropped(nn.Module):
+    """Contributes nothing.
+
+    Where the block adds the contribution, it returns a zero: one of no dimensions if the block can do with it, since
+    `residual + 0` is exact, costs nothing that matters and is folded away when the model is exported. A part that
+    added itself to the residual stream hands the stream on as it is.
+    """
+
+    def __init__(self, form: Form) -> None:
+        """`form` is that of the part whose place it takes."""
         super().__init__()
-        self.arity = arity
+        self.form = form
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """A zero of the first floating-point input's type and device; the other outputs are None."""
-        zero = torch.zeros((), dtype=_dtype(args, kwargs), device=_device(args, kwargs))
-        return (zero, *(None,) * (self.arity - 1)) if self.arity else zero
+        """A zero of the first floating-point input's type and device, or the stream; other outputs are None."""
+        form = self.form
+        value = self._zero((*args, *kwargs.values())) if form.stream is None else _argument(form.stream, args, kwargs)
+        return (value, *(None,) * (form.arity - 1)) if form.arity else value
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
-        return f"arity={self.arity}"
+        return f"arity={self.form.arity}, stream={self.form.stream!r}, full={self.form.full}"
+
+    def _zero(self, values: tuple[Any, ...]) -> Tensor:
+        given = next((value for value in values if isinstance(value, Tensor) and value.is_floating_point()), None)
+        if given is None:
+            return torch.zeros(())
+        return torch.zeros_like(given) if self.form.full else torch.zeros((), dtype=given.dtype, device=given.device)
 
 
-def _floating(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    values = (*args, *kwargs.values())
-    return next((value for value in values if isinstance(value, Tensor) and value.is_floating_point()), None)
-
-
-def _dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype | None:
-    found = _floating(args, kwargs)
-    return None if found is None else found.dtype
-
-
-def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
-    found = _floating(args, kwargs)
-    return None if found is None else found.device
+def _argument(name: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs[name] if isinstance(name, str) else args[name]

@@ -1,7 +1,8 @@
 """Watching a model run once: what every part of every block reads and writes on a tiny input."""
 
 import copy
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     inputs: list[Tensor]  # the hidden-sized inputs
+    names: list[int | str]  # position or name of each of these
+    shapes: list[torch.Size]  # their shapes before they were flattened
     output: Tensor | None  # the hidden-sized output, if that is what the module returns (first)
     arity: int  # 0: a tensor is returned, n: a tuple of n
 
@@ -75,6 +78,33 @@ def as_rows(value: Any, width: int) -> Tensor | None:
     return None
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Call a module of a family that may be unknown.
+
+    Raises:
+        UnreadableModel: it fails, in whatever way.
+    """
+    try:
+        return module(*args, **kwargs)
+    except Exception as error:  # a family's own code, called in a way its authors did not foresee
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UnreadableModel(
+            f"{type(module).__name__}: looked for one that runs on a tiny input and found that it fails ({reason})"
+        ) from error
+
+
 @torch.no_grad()
 def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Arguments]:
     """What each block is called with when the model reads a tiny random input; the model is left as it was.
@@ -82,7 +112,6 @@ def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Argumen
     Raises:
         UnreadableModel: when a block is not called.
     """
-    modes = [(module, module.training) for module in model.modules()]
     heard: dict[nn.Module, Arguments] = {}
     with ExitStack() as stack:
         for block in blocks:
@@ -90,12 +119,8 @@ def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Argumen
                 lambda module, args, kwargs: heard.update({module: (args, kwargs)}), with_kwargs=True
             )
             stack.callback(handle.remove)
-        model.eval()
-        try:
-            model(**probe_inputs(model), **settings)
-        finally:
-            for module, training in modes:
-                module.training = training
+        with evaluating(model):
+            _run(model, **probe_inputs(model), **settings)
     silent = [index for index, block in enumerate(blocks) if block not in heard]
     if silent:
         raise UnreadableModel(f"{type(model).__name__}: looked for {len(blocks)} blocks that run, {silent[0]} does not")
@@ -118,7 +143,7 @@ def rehearse(block: nn.Module, arguments: Arguments, width: int) -> Tape:
     tape = Tape()
     for path, module in double.named_modules():
         module.register_forward_hook(_recorder(tape, path, width), with_kwargs=True)
-    double(*args, **kwargs)
+    _run(double, *args, **kwargs)
     for module in double.modules():
         module._forward_hooks.clear()
     return tape
@@ -159,12 +184,15 @@ def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tu
 def _recorder(tape: Tape, path: str, width: int) -> Any:
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
-        inputs = [rows for value in (*args, *kwargs.values()) if (rows := as_rows(value, width)) is not None]
+        named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        hidden = {name: value for name, value in named if as_rows(value, width) is not None}
+        inputs = [value.detach().reshape(-1, width).clone() for value in hidden.values()]
+        shapes = [value.shape for value in hidden.values()]
         arity = len(output) if isinstance(output, tuple) else 0
         # The output is cloned: an in-place operation later in the block would rewrite it.
         rows = as_rows(first, width)
         cloned = None if rows is None else rows.clone()
-        tape.calls.append(Call(path, module, args, kwargs, [rows.clone() for rows in inputs], cloned, arity))
+        tape.calls.append(Call(path, module, args, kwargs, inputs, list(hidden), shapes, cloned, arity))
 
     return record
 
@@ -187,7 +215,7 @@ def mixes_tokens(call: Call, width: int) -> bool:
         return False
     args = tuple(disturb(value) for value in call.args)
     kwargs = {name: disturb(value) for name, value in call.kwargs.items()}
-    output = call.module(*args, **kwargs)
+    output = _run(call.module, *args, **kwargs)
     output = output[0] if isinstance(output, tuple) else output
     tokens = three[0].shape[1]
     before, after = (rows.reshape(-1, tokens, width)[:, 1:] for rows in (call.output, output))

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from pruning.anatomy import Anatomy, read_anatomy
-from pruning.contribution import BlockAnatomy
+from pruning.config_blocks import keep_blocks
 from pruning.decoding import adapt_decoding
-from pruning.dropped import Dropped
+from pruning.emptying import drop_parts
 from pruning.language import language_config
 from pruning.reduction.install import check_ranking, check_reduction, install, read_reducing
 from search_spaces.architecture import Architecture
@@ -78,28 +78,14 @@ def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Archi
     removed = set(architecture.removed_blocks())
     for block in anatomy.blocks:
         if block.index not in removed:
-            _empty_block(blocks[block.index], block, architecture)
+            gone = [kind for kind in (Kind.ATTENTION, Kind.MLP) if not architecture.keeps(block.index, kind)]
+            drop_parts(blocks[block.index], block, gone)
     _remove_blocks(model, anatomy, removed)
     setattr(model.config, RECORD, architecture.to_json())
     if anatomy.is_decoder:
         adapt_decoding(model, anatomy, architecture, reduces=reducing is not None)
     if reducing is not None:
         install(model, anatomy, whole, reducing)
-
-
-def _empty_block(module: nn.Module, block: BlockAnatomy, architecture: Architecture) -> None:
-    kept = {kind: architecture.keeps(block.index, kind) for kind in (Kind.ATTENTION, Kind.MLP)}
-    for kind, keeps in kept.items():
-        if keeps:
-            continue
-        unit = block.contribution(kind)
-        for path, arity in zip(unit.members, unit.arities, strict=True):
-            module.set_submodule(path, Dropped(arity))
-        for path in unit.after:
-            module.set_submodule(path, nn.Identity())
-        other_keeps = kept[Kind.MLP if kind is Kind.ATTENTION else Kind.ATTENTION]
-        if unit.before is not None and not (unit.before == block.shared_norm and other_keeps):
-            module.set_submodule(unit.before, nn.Identity())
 
 
 def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
@@ -110,10 +96,7 @@ def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
     blocks = model.get_submodule(anatomy.stack)
     setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
     config = language_config(model)
-    config.num_hidden_layers = len(kept)
-    for key, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == anatomy.depth and "layer" in key:
-            setattr(config, key, [value[index] for index in kept])
+    keep_blocks(config, kept)
     if hasattr(config, "stage_names"):  # a backbone's config names its blocks
         config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]
         config.out_features = [config.stage_names[-1]]

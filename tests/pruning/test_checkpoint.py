@@ -172,12 +172,12 @@ def test_the_tokenizer_s_files_come_along_and_nothing_else(tmp_path: Path) -> No
 def test_blocks_that_a_config_ties_to_their_place_are_not_saved_as_other_ones(words: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "intermediate_size": 48}
-    config = transformers.Qwen3MoeConfig(**sizes, **experts, head_dim=8, vocab_size=96, mlp_only_layers=[0])
+    config = transformers.Qwen3MoeConfig(**sizes, **experts, head_dim=8, vocab_size=96, decoder_sparse_step=2)
     parent = transformers.Qwen3MoeForCausalLM(config).eval()
     with pytest.raises(ArchitectureError, match=r"qwen3_moe config cannot describe .*layers\.0\.mlp"):
         save(prune(parent, Architecture.from_words(words)), tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
-    inside = prune(parent, Architecture.from_words("mlp attn+mlp attn removed"))
+    inside = prune(parent, Architecture.from_words("mlp attn+mlp attn mlp"))
     save(inside, tmp_path / "inside")
     inputs = example(parent)
     assert torch.equal(outputs(load(tmp_path / "inside"), inputs), outputs(inside, inputs))
