@@ -9,6 +9,7 @@ from typing import Any
 from latency_models.shape import ModelShape
 from nas.cache import cache_folder
 from nas.data.dataset import Dataset, load_dataset
+from nas.data.padding import needs_padding, settle_padding
 from nas.data.tokenizer import load_tokenizer
 from nas.reference_models import DEFAULT, ReferenceModel, find_reference
 from nas.shape import shape_of
@@ -101,14 +102,14 @@ def load_subject(source: str | None, data: Path | None = None, trust_remote_code
     reference = find_reference(name)
     place = reference.folder if reference else name
     model = load_parent(place, trust_remote_code=trust_remote_code)
-    anatomy = read_anatomy(model)
     folder = Path(place).expanduser() if Path(place).expanduser().is_dir() else None
-    own = reference.data if reference else None
-    chosen = data or own
-    digest = weights_digest(model)
     shown = reference.name if reference else name
-    shape = shape_of(model, anatomy)
-    return Subject(shown, folder, chosen, model, anatomy, shape, digest, reference, trust_remote_code)
+    if needs_padding(model) and (tokenizer := load_tokenizer(folder or shown, trust_remote_code)) is not None:
+        settle_padding(model, tokenizer)
+    anatomy = read_anatomy(model)
+    own = reference.data if reference else None
+    shape, digest = shape_of(model, anatomy), weights_digest(model)
+    return Subject(shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code)
 
 
 def weights_digest(model: Any) -> str:

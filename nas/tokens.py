@@ -8,6 +8,7 @@ from typing import Any
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.certificate import Certificate
+from nas.data.padding import needs_padding, settle_padding
 from nas.quality.evaluator import Evaluator, evaluator_for
 from nas.quality.prompt import PromptEvaluator, prompts
 from nas.search.problem import as_it_is
@@ -120,6 +121,8 @@ def evaluator_of_candidate(subject: Subject, candidate: Any, folder: Path) -> Ev
     Raises:
         MeasurementError: a candidate that drops tokens and has no certificate that can be read.
     """
+    if needs_padding(candidate) and subject.tokenizer is not None:
+        settle_padding(candidate, subject.tokenizer)
     if token_hooks(candidate) is None:
         return evaluator_for(subject.model, subject.dataset)
     return evaluator_with_tokens(subject, Certificate.load(folder / "certificate.json").workload, SEARCH)

@@ -1,6 +1,7 @@
 """A dataset: tensors ready for a model, in three splits."""
 
 import hashlib
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +13,20 @@ from torch import Tensor
 
 from nas.data.documents import SPLITS, Document, read_documents
 from nas.data.images import read_arrays, read_class_folders
+from nas.data.padding import check_ids, is_readable, pad_id, padded
 from nas.data.prompts import encode_questions, load_processor
 from nas.data.questions import Question, read_questions, split_questions
-from nas.data.splitting import split_documents
+from nas.data.splitting import cleaned, split_documents
+from nas.data.stretches import SHARES
+from nas.data.tokenizer import encode
 from pruning.language import is_vision_language, language_config
 from search_spaces.errors import BadData
 
 WINDOW = 512  # tokens of one language-model item
 TEXT_LENGTH = 128  # tokens at most of one text for an encoder
 MIN_LENGTH = 16
+MOST_CHARACTERS = 1_000_000  # of one split; of more, stretches that are evenly spaced are read
+_LONGEST_TOKEN = 200  # characters
 MOST = {"calibration": 16, "validation": 24, "test": 32}  # language-model items
 MOST_TEXTS = {"calibration": 192, "validation": 320, "test": 400}  # encoder items, images and questions
 
@@ -102,17 +108,20 @@ def load_dataset(
         })  # fmt: skip
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
-    documents = _documents_by_split(data)
+    predicts = _predicts_next(model)
+    documents = _documents_by_split(data, by_line=not predicts)
     most = getattr(language_config(model), "max_position_embeddings", None) or sys.maxsize
     if length is not None and not MIN_LENGTH <= length <= most:
         raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
-    if _predicts_next(model):
-        windows = {name: _windows(tokenizer, documents[name], name, min(WINDOW, most), length) for name in SPLITS}
+    if predicts:
+        windows = {
+            name: _windows(model, tokenizer, documents[name], name, min(WINDOW, most), length) for name in SPLITS
+        }
         return Dataset(**{name: Split(name, inputs) for name, inputs in windows.items()})
     if length is not None:
         documents = {name: _put_together(tokenizer, documents[name], name, length) for name in SPLITS}
     longest = length or min(TEXT_LENGTH, most)
-    return Dataset(**{name: Split(name, _padded(tokenizer, documents[name], name, longest)) for name in SPLITS})
+    return Dataset(**{name: Split(name, _padded(model, tokenizer, documents[name], name, longest)) for name in SPLITS})
 
 
 def _asked(model: Any, data: Path, trust_remote_code: bool) -> Dataset:
@@ -141,34 +150,57 @@ def _predicts_next(model: Any) -> bool:
     return bool((one - other).abs().max() <= 1e-4 * one.abs().max())
 
 
-def _documents_by_split(data: Path) -> dict[str, list[Document]]:
+def _documents_by_split(data: Path, by_line: bool) -> dict[str, list[Document]]:
     files = {name: data / f"{name}.jsonl" for name in SPLITS}
-    if all(path.exists() for path in files.values()):
-        return {name: read_documents(path) for name, path in files.items()}
-    return split_documents(read_documents(data))
+    if all(path.is_file() for path in files.values()):
+        return cleaned({name: read_documents(path) for name, path in files.items()}, MOST_CHARACTERS)
+    return split_documents(read_documents(data), MOST_CHARACTERS, by_line)
 
 
-def _windows(tokenizer: Any, documents: list[Document], name: str, most: int, length: int | None) -> dict[str, Tensor]:
+def _windows(
+    model: Any, tokenizer: Any, documents: list[Document], name: str, most: int, length: int | None
+) -> dict[str, Tensor]:
     """(n, window): documents joined by the end token, packed, the remainder discarded."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = [tokenizer.eos_token_id] if is_readable(tokenizer.eos_token_id, model) else []
     stream: list[int] = []
     for document in documents:
-        stream += tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"] + end
+        ids = encode(tokenizer, document.text, add_special_tokens=False, verbose=False)
+        check_ids([ids], tokenizer, model)
+        stream += ids + (end if document.ends else [])
     window = length or min(most, len(stream))
     least = length or MIN_LENGTH
     if len(stream) < least:
-        raise BadData(f"the {name} split has {len(stream)} tokens; at least {least} are needed, so give more text")
+        raise BadData(
+            f"the {name} split has {len(stream)} tokens; at least {least} are needed, so give more text, about "
+            f"{math.ceil(least / SHARES[name])} tokens in all"
+        )
     count = len(stream) // window
     # Evenly spaced over the whole text, so that few windows still see every project.
     chosen = torch.linspace(0, count - 1, min(count, MOST[name])).round().long()
     return {"input_ids": torch.tensor(stream[: count * window]).reshape(count, window)[chosen]}
 
 
-def _padded(tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
-    """(n, length) ids and mask, padded to the longest text, at most `length` tokens."""
+def _padded(model: Any, tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
+    """(n, longest) ids and mask, padded to the longest text, at most `length` tokens.
+
+    Texts that the tokenizer makes no token of are left out.
+    """
     texts = [document.text for document in _spread(documents, MOST_TEXTS[name])]
-    encoded = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-    return {key: encoded[key] for key in ("input_ids", "attention_mask")}
+    rows = [row for row in _shortened(tokenizer, texts, length) if row]
+    if not rows:
+        raise BadData(f"the tokenizer makes no tokens of the {len(texts)} texts of the {name} split; give others")
+    check_ids(rows, tokenizer, model)
+    return padded(rows, pad_id(model, tokenizer))
+
+
+def _shortened(tokenizer: Any, texts: list[str], length: int) -> list[list[int]]:
+    """The first `length` tokens of each text, special ones among them; of a long text only its beginning is split."""
+    begins = [text[: length * _LONGEST_TOKEN] for text in texts]
+    rows = encode(tokenizer, begins, truncation=True, max_length=length)
+    short = [len(row) < length and len(begin) < len(text) for row, begin, text in zip(rows, begins, texts, strict=True)]
+    if any(short):
+        rows = encode(tokenizer, texts, truncation=True, max_length=length)
+    return [[int(token) for token in row] for row in rows]
 
 
 def _put_together(tokenizer: Any, documents: list[Document], name: str, length: int) -> list[Document]:
@@ -177,8 +209,8 @@ def _put_together(tokenizer: Any, documents: list[Document], name: str, length: 
     parts: list[str] = []
     for document in documents:
         parts.append(document.text)
-        ids = tokenizer([" ".join(parts)], truncation=True, max_length=length, return_tensors="pt")["input_ids"]
-        if ids.shape[1] >= length:
+        (ids,) = encode(tokenizer, [" ".join(parts)], truncation=True, max_length=length)
+        if len(ids) >= length:
             joined.append(Document(" ".join(parts)))
             parts = []
     if not joined:

@@ -1,75 +1,142 @@
 """Texts as a person has them on disk."""
 
+import csv
+import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from nas.data.text_file import is_hidden, read_text, without_lone_surrogates
 from search_spaces.errors import BadData
 
 SPLITS = ("calibration", "validation", "test")
-_TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".jsonl"}
+_RECORDS = {".jsonl", ".json", ".csv", ".tsv"}
+_TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", *_RECORDS}
+_WHOLE = {".md", ".rst", ".py"}  # one text a file
+_FORMS = "a .txt, .jsonl, .json or .csv file, or a folder of text files"
+_EXAMPLE = '{"text": "...", "project": "name"}'
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text, the project it comes from if known, and the split it was assigned if it was."""
+    """One text, the project it comes from if known, and the split it was assigned if it was.
+
+    `ends` is False for a stretch of a longer text that goes on after it.
+    """
 
     text: str
     project: str | None = None
     split: str | None = None
+    ends: bool = True
 
 
 def read_documents(path: Path) -> list[Document]:
-    """The documents of a `.txt` file (separated by blank lines), a `.jsonl` file, or a folder of text files.
+    """The documents of a file, or of all files in a folder, whose first sub-folder names the project.
 
-    A line of a `.jsonl` file is an object with `text` and optionally `project` and `split`. In a folder, the first
-    sub-folder names the project.
+    A `.txt` file has documents separated by blank lines. A `.jsonl` file has an object with `text` and optionally
+    `project` and `split` in every line; a `.json` file has lines or an array of such objects, or of texts; a `.csv` or
+    `.tsv` file has columns of these names. Hidden files and what macOS writes beside files are not read.
 
     Raises:
-        BadData: nothing there, nothing in it, or a line that is no such object.
+        BadData: nothing there, nothing in it, an encoding that is not known, or a line that is no such object.
     """
-    if not path.exists():
-        raise BadData(f"data {path} does not exist; give a .txt or .jsonl file, or a folder")
-    documents = list(_folder(path)) if path.is_dir() else _file(path, None)
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise BadData(f"data {path} cannot be read ({error.strerror}); give {_FORMS}") from None
+    if not exists:
+        raise BadData(f"data {path} does not exist; give {_FORMS}")
+    documents = list(_folder(path)) if is_folder else list(_file(path, None))
     documents = [document for document in documents if document.text.strip()]
     if not documents:
-        raise BadData(f"data {path} holds no text; give a .txt or .jsonl file, or a folder of text files")
+        raise BadData(f"data {path} holds no text; give {_FORMS}")
     return documents
 
 
 def _folder(folder: Path) -> Iterator[Document]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in _TEXT_SUFFIXES:
+        if path.suffix.lower() in _TEXT_SUFFIXES and not is_hidden(path, folder) and path.is_file():
             parts = path.relative_to(folder).parts
             yield from _file(path, parts[0] if len(parts) > 1 else None)
 
 
-def _file(path: Path, project: str | None) -> list[Document]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise BadData(f"data {path} cannot be read as UTF-8 text ({error}); convert it") from None
-    if path.suffix == ".jsonl":
-        return [_line(path, number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
-    if path.suffix == ".txt":
-        return [Document(part, project) for part in re.split(r"\n[ \t]*\n", content)]
-    return [Document(content, project)]
+def _file(path: Path, project: str | None) -> Iterator[Document]:
+    content, suffix = read_text(path), path.suffix.lower()
+    if suffix in _RECORDS:
+        records = _table(path, content) if suffix in (".csv", ".tsv") else _objects(path, content)
+        for place, record in records:
+            yield _document(place, record)
+    elif suffix in _WHOLE:
+        yield Document(content, project)
+    else:
+        yield from (Document(part, project) for part in re.split(r"\n[ \t]*\n", content))
 
 
-def _line(path: Path, number: int, line: str) -> Document:
-    rule = f'{path} line {number}: each line is an object such as {{"text": "...", "project": "name"}}'
+def _objects(path: Path, content: str) -> Iterator[tuple[str, Any]]:
+    """What a JSON file lists, an array or a line each, and the place of each in words."""
+    if content.lstrip().startswith("["):
+        array = _parse(f"{path}", content)
+        yield from ((f"{path} item {number}", item) for number, item in enumerate(array, 1))
+        return
+    if path.suffix.lower() == ".json" and (alone := _alone(content)):
+        yield f"{path}", alone
+        return
+    for number, line in enumerate(content.split("\n"), 1):
+        if line.strip():
+            yield f"{path} line {number}", _parse(f"{path} line {number}", line)
+
+
+def _alone(content: str) -> Any:
+    """A file's only object, which may be written over several lines; None where there are more."""
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadData(f"{rule} ({error})") from None
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parse(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or nested too deeply
+        raise BadData(f"{place}: each is an object such as {_EXAMPLE} ({error})") from None
+
+
+def _table(path: Path, content: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a table with a column `text`, under whichever delimiter shows one."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be a book
+    for delimiter in (",", ";", "\t"):
+        reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+        try:
+            names = [name.strip().lower() for name in next(reader, [])]
+            if "text" in names:
+                for row in filter(None, reader):
+                    yield f"{path} line {reader.line_num}", dict(zip(names, row, strict=False))
+                return
+        except csv.Error as error:
+            raise BadData(f"{path} line {reader.line_num} is no row of a table ({error}); write it again") from None
+    header = content.partition("\n")[0][:80]
+    raise BadData(f"{path} has no column named text (its first line is {header!r}); name the column of the texts so")
+
+
+def _document(place: str, record: Any) -> Document:
+    """An object with its text, or the text alone.
+
+    Raises:
+        BadData: it is neither, or its split or project is none.
+    """
+    if isinstance(record, str):
+        return Document(without_lone_surrogates(record))
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise BadData(rule)
-    split = record.get("split")
+        found = f"; it has {', '.join(map(repr, list(record)[:5]))}" if isinstance(record, dict) else ""
+        raise BadData(f"{place}: each is an object with a text, such as {_EXAMPLE}{found}")
+    split = record.get("split") or None
     if split is not None and split not in SPLITS:
-        raise BadData(f"{path} line {number}: split {split!r} is none of {', '.join(SPLITS)}")
-    project = record.get("project")
+        raise BadData(f"{place}: split {split!r} is none of {', '.join(SPLITS)}; use one or leave it out")
+    project = record.get("project") or None
     if project is not None and not isinstance(project, str):
-        raise BadData(f"{path} line {number}: project {project!r} is not a string; put quotes around the name")
-    return Document(record["text"], project, split)
+        raise BadData(f"{place}: project {project!r} is not a string; put quotes around the name")
+    return Document(without_lone_surrogates(record["text"]), project and without_lone_surrogates(project), split)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from nas.data.documents import SPLITS
+from nas.data.image_file import SUFFIXES, open_image
+from nas.data.text_file import is_hidden, read_bytes
 from nas.problem_type import ProblemType, problem_type_of
 from search_spaces.errors import BadData
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 def read_arrays(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -33,7 +34,7 @@ def read_arrays(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, 
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 pixels, labels = arrays["pixels"][: most[name]], arrays["labels"][: most[name]]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadData(f"{rule} ({error}); write it again") from None
         if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or len(pixels) != len(labels) or not len(labels):
             raise BadData(
@@ -57,8 +58,8 @@ def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dic
     members: dict[str, dict[str, tuple[Path, int]]] = {name: {} for name in SPLITS}
     for entry, label in _labels(folder, model).items():
         for path in sorted(entry.rglob("*")):
-            if path.suffix.lower() in _SUFFIXES:
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file():
+                digest = hashlib.sha256(read_bytes(path)).hexdigest()
                 members[_split_of(digest)].setdefault(digest, (path, label))
     empty = [name for name, found in members.items() if not found]
     if empty:
@@ -73,7 +74,7 @@ def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dic
 
 
 def _labels(folder: Path, model: Any) -> dict[Path, int]:
-    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry, folder))
     known = {str(name): int(index) for name, index in (getattr(model.config, "label2id", None) or {}).items()}
     if entries and all(entry.name in known for entry in entries):
         return {entry: known[entry.name] for entry in entries}
@@ -89,16 +90,11 @@ def _labels(folder: Path, model: Any) -> dict[Path, int]:
 
 
 def _pixels(path: Path, model: Any) -> np.ndarray:
-    """(size, size, 3), or (size, size) where the model has one channel."""
-    from PIL import Image, UnidentifiedImageError
-
+    """(height, width, 3), or (height, width) where the model has one channel."""
     size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
     mode = "L" if getattr(model.config, "num_channels", 3) == 1 else "RGB"
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode).resize((size, size)))
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadData(f"data {path} is no readable image ({error}); remove or convert it") from None
+    return np.asarray(open_image(path, mode).resize((width, height)))
 
 
 def normalise(pixels: np.ndarray, model: Any) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas.data.image_file import open_image
+from nas.data.padding import check_ids, is_readable, pad_id
 from nas.data.questions import Question
 from nas.data.tokenizer import first_line
 from pruning.language import language_config
@@ -50,8 +52,8 @@ def load_processor(model: Any, trust_remote_code: bool = False) -> Any:
         )
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"  # the answer follows the last token
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if not is_readable(tokenizer.pad_token_id, model):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(model, tokenizer))
     return processor
 
 
@@ -67,7 +69,7 @@ def encode_questions(model: Any, processor: Any, questions: Sequence[Question]) 
             reads, or images that make unlike numbers of tokens.
     """
     texts = [_prompt(processor, question) for question in questions]
-    images = [[_open(path) for path in question.images] for question in questions]
+    images = [[open_image(path) for path in question.images] for question in questions]
     try:
         encoded = dict(processor(images=images, text=texts, padding=True, return_tensors="pt"))
     except (ValueError, IndexError, TypeError, RuntimeError) as error:
@@ -78,6 +80,7 @@ def encode_questions(model: Any, processor: Any, questions: Sequence[Question]) 
     if "position_ids" in taken and "mm_token_type_ids" not in inputs:  # with these, it numbers tokens by itself
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     _check(model, inputs, len(questions))
+    check_ids(inputs["input_ids"].tolist(), processor.tokenizer, model)
     return inputs, _answers(processor, texts, questions)
 
 
@@ -109,16 +112,6 @@ def _prompt(processor: Any, question: Question) -> str:
     return said
 
 
-def _open(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadData(f"data {path} is no readable image ({error}); remove or convert it") from None
-
-
 def _answers(processor: Any, texts: Sequence[str], questions: Sequence[Question]) -> Tensor:
     """The tokens that each answer has behind its prompt."""
     rows = [_continuation(processor, text, question.answer) for text, question in zip(texts, questions, strict=True)]
@@ -135,4 +128,6 @@ def _continuation(processor: Any, text: str, answer: str) -> list[int]:
     if whole[: len(before)] == before and len(whole) > len(before):
         return whole[len(before) :]
     alone: list[int] = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    if not alone:
+        raise BadData(f"the tokenizer makes no tokens of the answer {answer!r}; write another")
     return alone

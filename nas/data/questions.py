@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.documents import SPLITS
+from nas.data.text_file import read_bytes, read_text, without_lone_surrogates
 from search_spaces.errors import BadData
 
 FILE = "questions.jsonl"
@@ -34,13 +35,8 @@ def read_questions(data: Path) -> list[Question]:
         BadData: no such file, nothing in it, a line that is no such object, an image that is not there, or questions
             with unlike numbers of images.
     """
-    path = data / FILE if data.is_dir() else data
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (UnicodeDecodeError, OSError) as error:
-        raise BadData(
-            f"data {path} cannot be read ({error}); a vision-language model takes a folder with {FILE} and images"
-        ) from None
+    path = _file_of(data)
+    lines = read_text(path).split("\n")
     questions = [_question(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise BadData(f"data {path} holds no question; write one a line, such as {_EXAMPLE}")
@@ -53,11 +49,18 @@ def read_questions(data: Path) -> list[Question]:
     return questions
 
 
+def _file_of(data: Path) -> Path:
+    path = data / FILE if data.is_dir() else data
+    if not path.exists():
+        raise BadData(f"data {path} does not exist; a vision-language model takes a folder with {FILE} and images")
+    return path
+
+
 def _question(path: Path, number: int, line: str) -> Question:
     rule = f"{path} line {number}: each line is an object such as {_EXAMPLE}"
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadData(f"{rule} ({error})") from None
     if not isinstance(record, dict):
         raise BadData(rule)
@@ -68,14 +71,21 @@ def _question(path: Path, number: int, line: str) -> Question:
     asked, answer = record.get("question"), record.get("answer")
     if not all(isinstance(text, str) and text.strip() for text in (*names, asked, answer)):
         raise BadData(rule)
-    images = tuple(path.parent / name for name in names)
-    missing = next((image for image in images if not image.is_file()), None)
+    images = tuple(path.parent / without_lone_surrogates(name) for name in names)
+    missing = next((image for image in images if not _is_file(image)), None)
     if missing is not None:
         raise BadData(f"{path} line {number}: image {missing} does not exist; paths are relative to {path.parent}")
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise BadData(f"{path} line {number}: split {split!r} is none of {', '.join(SPLITS)}; use one or leave it out")
-    return Question(images, str(asked), str(answer), split)
+    return Question(images, without_lone_surrogates(str(asked)), without_lone_surrogates(str(answer)), split)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long
+        return False
 
 
 def split_questions(questions: list[Question]) -> dict[str, list[Question]]:
@@ -126,4 +136,4 @@ def _groups(questions: list[Question]) -> dict[str, list[Question]]:
 
 
 def _digest(image: Path) -> str:
-    return hashlib.sha256(image.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(image)).hexdigest()

@@ -6,41 +6,79 @@ import re
 from collections import Counter
 
 from nas.data.documents import SPLITS, Document
+from nas.data.stretches import SHARES, cut_in_three, thin
 from search_spaces.errors import BadData
 
 _SHINGLE = 5  # words
 _ALIKE = 0.5  # Jaccard similarity of shingles above which two texts are near-duplicates
-_SHARES = {"calibration": 0.25, "validation": 0.35, "test": 0.4}
 
 
-def split_documents(documents: list[Document]) -> dict[str, list[Document]]:
+def split_documents(
+    documents: list[Document], most: int | None = None, by_line: bool = True
+) -> dict[str, list[Document]]:
     """Assign documents to calibration, validation and test, then drop near-duplicates across and within them.
 
-    A document's own `split` is kept. Others go by project (a project is wholly in one split), or by their text
-    where no project is known; the assignment depends on names and texts only, not on their order.
+    A document's own `split` is kept, also for others of its project. Others go by project (a project is wholly in one
+    split), or by their text where no project is known or all are of one; the assignment depends on names and texts
+    only, not on their order. One or two texts alone are cut into three parts that do not adjoin.
+
+    Args:
+        most: characters of each split that are used at most, evenly spaced; None for all.
+        by_line: where a text is cut, a line is a text of its own; else stretches follow each other.
 
     Raises:
         BadData: when a split would be empty.
     """
-    splits: dict[str, list[Document]] = {name: [] for name in SPLITS}
-    groups: dict[str, list[Document]] = {}
-    for document in documents:
-        if document.split is not None:
-            splits[document.split].append(document)
-        else:
-            groups.setdefault(document.project or _digest(document.text), []).append(document)
-    total = sum(len(group) for group in groups.values())
-    for _, group in sorted(groups.items(), key=lambda item: (-len(item[1]), _digest(item[0]))):
-        short = {name: share * total - len(splits[name]) for name, share in _SHARES.items()}
-        splits[max(short, key=lambda name: short[name])].extend(group)
-    cleaned = without_near_duplicates(splits)
-    empty = [name for name, members in cleaned.items() if not members]
+    told = [document for document in documents if document.split is not None]
+    groups = _groups([document for document in documents if document.split is None], told)
+    alone = not told and len(groups) < len(SPLITS) and len({document.project for document in documents}) == 1
+    splits = cut_in_three(documents, by_line) if alone else _assigned(told, groups)
+    return cleaned(splits, most)
+
+
+def cleaned(splits: dict[str, list[Document]], most: int | None = None) -> dict[str, list[Document]]:
+    """The splits without near-duplicates, of at most `most` characters each.
+
+    Raises:
+        BadData: one is empty.
+    """
+    count = sum(map(len, splits.values()))
+    kept = without_near_duplicates(
+        splits if most is None else {name: thin(members, most) for name, members in splits.items()}
+    )
+    empty = [name for name, members in kept.items() if not members]
     if empty:
         raise BadData(
-            f"{len(documents)} documents leave nothing for {' and '.join(empty)}; at least three distinct documents "
+            f"{count} documents leave nothing for {' and '.join(empty)}; at least three distinct documents "
             "(or projects) are needed, one for each of calibration, validation and test"
         )
-    return cleaned
+    return kept
+
+
+def _groups(documents: list[Document], told: list[Document]) -> dict[str, list[Document]]:
+    """What goes into one split together, under a name: a project, or copies of one text.
+
+    One project for all says nothing, as where texts lie in a folder within a folder.
+    """
+    projects = {document.project for document in (*documents, *told)}
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        project = document.project if len(projects) > 1 else None
+        groups.setdefault(project or _digest(document.text), []).append(document)
+    return groups
+
+
+def _assigned(told: list[Document], groups: dict[str, list[Document]]) -> dict[str, list[Document]]:
+    """Those that were told stay, each group goes where most is missing, the largest first."""
+    splits = {name: [document for document in told if document.split == name] for name in SPLITS}
+    places = {document.project: str(document.split) for document in told if document.project is not None}
+    for project in sorted(places.keys() & groups.keys()):
+        splits[places[project]].extend(groups.pop(project))
+    total = sum(len(group) for group in groups.values())
+    for _, group in sorted(groups.items(), key=lambda item: (-len(item[1]), _digest(item[0]))):
+        short = {name: share * total - len(splits[name]) for name, share in SHARES.items()}
+        splits[max(short, key=lambda name: short[name])].extend(group)
+    return splits
 
 
 def without_near_duplicates(splits: dict[str, list[Document]]) -> dict[str, list[Document]]:
@@ -79,7 +117,7 @@ def _alike(one: set[int], other: set[int]) -> bool:
 
 
 def _shingles(text: str) -> set[int]:
-    words = re.findall(r"\w+", text.lower())
+    words = re.findall(r"\w+", text.lower()) or text.split()  # signs alone are words too
     return {hash(tuple(words[start : start + _SHINGLE])) for start in range(max(1, len(words) - _SHINGLE + 1))}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.remote_code import never_ask, refuse_carried_code
-from search_spaces.errors import ModelError
+from search_spaces.errors import BadData, ModelError
 
 _FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "spiece*", "*_tokens*.json")
 
@@ -41,6 +41,20 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
             f"{source}: its tokenizer has no vocabulary; put its files (tokenizer.json) beside the weights"
         )
     return tokenizer
+
+
+def encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
+    """The tokens of a text, or of each text.
+
+    Raises:
+        BadData: it has signs that the tokenizer knows nothing for.
+    """
+    try:
+        return tokenizer(texts, **options)["input_ids"]
+    except Exception as error:  # the tokenizers library raises no narrower one
+        raise BadData(
+            f"the tokenizer cannot split the data ({first_line(error)}); give it an unknown token, or other data"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -1,0 +1,65 @@
+"""The text of a file, whatever wrote it: its encoding, its line ends, its marks."""
+
+import codecs
+import re
+from pathlib import Path
+
+from search_spaces.errors import BadData
+
+_MARKS = (  # the longer ones first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, or of a UTF-16 or UTF-32 one that begins with a byte-order mark; lines end at `\\n`.
+
+    Raises:
+        BadData: no ordinary file, no right to read it, another encoding, or NUL bytes.
+    """
+    content = read_bytes(path)
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        wrong = f"byte 0x{content[error.start]:02X} at {error.start}"
+        raise BadData(
+            f"data {path} is no {encoding.removesuffix('-sig').upper()} text ({wrong}); convert it, for example: "
+            "iconv -f LATIN1 -t UTF-8"
+        ) from None
+    if "\0" in text:
+        raise BadData(
+            f"data {path} holds NUL bytes (the first at {text.index(chr(0))}), so it is no text, or UTF-16 without a "
+            "byte-order mark; convert it to UTF-8"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an ordinary file.
+
+    Raises:
+        BadData: it is none, or may not be read.
+    """
+    try:
+        if not path.is_file():  # a pipe or a device would never end
+            raise BadData(f"data {path} is no ordinary file; give one")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadData(f"data {path} cannot be read ({error.strerror or error}); give a file that can") from None
+
+
+def without_lone_surrogates(text: str) -> str:
+    """The text with U+FFFD in place of halves of characters, which JSON can hold and no encoding can write."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file in the folder `root` is nobody's data: hidden, or what macOS writes beside files (`._name`)."""
+    parts = path.relative_to(root).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
