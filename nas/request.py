@@ -8,6 +8,7 @@ from typing import Any
 
 from latency_models.workload import Workload
 from nas.budget import Budget, ParameterLimit
+from nas.private import write_private
 from search_spaces.errors import UsageError
 from search_spaces.servable import Servable
 from search_spaces.unit import STRUCTURE, Kind
@@ -65,9 +66,7 @@ class SearchRequest:
     def save(self) -> None:
         """Write the request into its result folder."""
         self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / FILE
-        path.touch(mode=0o600)  # a URL in it may hold a password
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        write_private(self.out / FILE, json.dumps(self.to_json(), indent=2) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form; `load` reads it."""

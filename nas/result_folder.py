@@ -44,7 +44,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         version = document["schema_version"]
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(_missing(folder)) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} is not a result ({error}); go on with: nas search --resume {folder}") from None
     if version != SCHEMA_VERSION:
         raise UsageError(

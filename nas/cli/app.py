@@ -7,17 +7,33 @@ With --json the last line of stdout is one document, of the result or of the err
 import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from nas import account
 from nas.cli import analyze, certify, evaluate, export, profile, report, search, serve, sweep, targets, token, track
 from nas.cli.interruption import interruption
+from nas.uri import without_passwords
 from search_spaces.errors import Interrupted, NasError, UsageError
+
+
+class _Program(TyperGroup):
+    """Typer's, whose messages about wrong words on the command line quote no password of a URL."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            error.message = without_passwords(error.message)
+            raise
+
 
 app = typer.Typer(
     name="nas",
+    cls=_Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,7 +85,7 @@ def main() -> None:
     except NasError as error:
         _end(error)
     except Exception as error:  # a defect of ours, or of a library
-        traceback.print_exc()
+        print(without_passwords(traceback.format_exc()), file=sys.stderr)
         _end(error, told=True)
 
 
@@ -92,7 +108,7 @@ def _end(error: Exception, told: bool = False) -> NoReturn:
 
     document = error_document(error)
     if not told:
-        print(f"nas: {error}", file=sys.stderr)
+        print(f"nas: {document['error']['message']}", file=sys.stderr)
     if "--json" in sys.argv[1:]:
         emit_json(document)
     sys.exit(document["error"]["exit_code"])

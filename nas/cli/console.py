@@ -14,6 +14,7 @@ from rich.table import Table
 
 from nas.cli.interruption import interruption
 from nas.progress import Progress, Stage
+from nas.uri import without_passwords
 from search_spaces.errors import NasError
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time
@@ -39,7 +40,8 @@ def emit_json(document: dict[str, Any]) -> None:
 
 def error_document(error: Exception) -> dict[str, Any]:
     """What `--json` prints in place of a result: the error's class, message, exit code and what else it carries."""
-    found = {"kind": type(error).__name__, "message": str(error), "exit_code": NasError.exit_code}
+    message = without_passwords(str(error))
+    found = {"kind": type(error).__name__, "message": message, "exit_code": NasError.exit_code}
     if isinstance(error, NasError):
         carried = {name: value for name, value in vars(error).items() if not name.startswith("_")}
         found |= {"exit_code": error.exit_code, **carried}

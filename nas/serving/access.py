@@ -1,5 +1,6 @@
 """Who may pass: every guarded route names a role, and nothing of a request's body is read before it was checked."""
 
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
-from nas.serving.errors import Refusal
+from nas.serving.errors import Refusal, unavailable
 from nas.serving.tokens import Role, Token, find
+from search_spaces.errors import NasError
 
+_LOG = logging.getLogger("nas.serving")
 ROLE, LIMIT = "x-role", "x-body-limit"  # in the OpenAPI document, where clients see them too
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="nas"'}
 _MINUTE = 60_000  # ms
@@ -40,10 +43,11 @@ class Access:
         """The token of a request's Authorization header.
 
         Raises:
-            Refusal: 401 without a valid token, 403 without the role, 429 after too many requests.
+            Refusal: 401 without a valid token, 403 without the role, 429 after too many requests, 503 without a list
+                of tokens.
         """
         scheme, _, secret = (authorization or "").partition(" ")
-        token = find(secret.strip(), self.tokens()) if scheme.lower() == "bearer" else None
+        token = find(secret.strip(), self._valid()) if scheme.lower() == "bearer" else None
         if token is None or token.ended(datetime.now(UTC)):
             reason = "this needs a token" if authorization is None else "this token is not valid here"
             raise Refusal(
@@ -55,6 +59,18 @@ class Access:
             raise Refusal(403, "forbidden", f"token {token.name} has the role {has}, and this needs {role}")
         self._count(token.name)
         return token
+
+    def _valid(self) -> tuple[Token, ...]:
+        """The tokens.
+
+        Raises:
+            Refusal: 503, since it is the server whose file is missing or broken. Who asks is told no more than that.
+        """
+        try:
+            return self.tokens()
+        except NasError as error:
+            _LOG.error("tokens cannot be read", extra={"fields": {"error": str(error)}})
+            raise unavailable("the server cannot read its tokens; its log says why") from None
 
     def _count(self, name: str) -> None:
         bucket = self._buckets.get(name)

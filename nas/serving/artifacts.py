@@ -20,7 +20,10 @@ def list_artifacts(folder: Path) -> list[ArtifactView]:
             path = Path(place) / name
             if path.is_symlink() or not path.is_file() or _private(path.relative_to(folder)):
                 continue
-            stat = path.stat()
+            try:
+                stat = path.stat()
+            except FileNotFoundError:  # the search is at work
+                continue
             modified = datetime.fromtimestamp(stat.st_mtime, UTC)
             found.append(
                 ArtifactView(name=path.relative_to(folder).as_posix(), bytes=stat.st_size, modified=modified)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from nas.budget import Budget
 from nas.certificate import Certificate, Verdict, sha256
-from nas.serving.errors import Refusal
+from nas.serving.errors import Refusal, damaged
 from nas.serving.importing import ProfileImports
 from nas.serving.searches import Searches
 from nas.serving.views import CertificateReceipt, ProfileReceipt
@@ -51,7 +51,13 @@ class Devices:
         """
         certificate = _checked(document, "certificate.json", _certificate)
         out = self._searches.folder(id)
-        self._of_the_winner(certificate, self._searches.result(id), out)
+        result = self._searches.result(id)
+        try:
+            self._of_the_winner(certificate, result, out)
+        except Refusal:
+            raise
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, NasError):
+            raise damaged(id) from None
         now = datetime.now(UTC)
         path = out / _FOLDER / f"{now:%Y%m%d-%H%M%S%f}-{sender}.json"
         path.parent.mkdir(exist_ok=True)

@@ -9,9 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from search_spaces.errors import NasError
+from nas.uri import without_passwords
+from search_spaces.errors import ExecutionError, MissingExtra, NasError, StorageUnavailable, TrackingError
 
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_OURS = (ExecutionError, MissingExtra, StorageUnavailable, TrackingError)
 _LONGEST = 2000  # characters of a message; it may quote what was sent
 
 
@@ -39,13 +41,19 @@ def unavailable(message: str) -> Refusal:
     return Refusal(503, "unavailable", message, {"Retry-After": "10"})
 
 
+def damaged(id: str) -> Refusal:
+    """The files of a search do not hold what a search writes."""
+    again = f"POST /v1/searches/{id}/resume has it written again"
+    return Refusal(409, "damaged_result", f"the result of search {id} is damaged; {again}")
+
+
 class ErrorResponse(Response):
     """An answer in the shape of errors; plain ASCII, since a message may quote what cannot be encoded."""
 
     media_type = "application/json"
 
     def __init__(self, status: int, code: str, message: str, request_id: str, headers: Mapping[str, str]) -> None:
-        body = {"error": {"code": code, "message": message[:_LONGEST], "request_id": request_id}}
+        body = {"error": {"code": code, "message": without_passwords(message[:_LONGEST]), "request_id": request_id}}
         super().__init__(json.dumps(body).encode("ascii"), status, dict(headers))
 
 
@@ -62,8 +70,10 @@ def request_id(scope: Mapping[str, Any]) -> str:
 
 
 async def _on_ours(request: Request, error: Exception) -> Response:
-    """Any other error of the tree is about what the client sent: everything else of ours runs as a job."""
+    """Errors of the tree are about what the client sent, but for those about what the server itself lacks."""
     status, code, headers = 422, "invalid", {}
+    if isinstance(error, _OURS):
+        error = unavailable(str(error))
     if isinstance(error, Refusal):
         status, code, headers = error.status, error.code, error.headers
     return ErrorResponse(status, code, str(error), request_id(request.scope), headers)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from nas.uri import without_passwords
+
 _PIECE = 1 << 16  # bytes; a longer line is told in pieces
 CHUNK = 1 << 18  # bytes of a log that are told at a time
 _DOCUMENT = '{"schema_version"'  # how the line begins that `nas search --json` writes last
@@ -125,7 +127,7 @@ def cut(data: bytes, offset: int, ended: bool) -> LogPart:
         if end < 0 and not ended and stop - position < _PIECE:
             break
         stop = min(stop, position + _PIECE)
-        text = data[position:stop].decode(errors="replace").rstrip("\r\n")
+        text = without_passwords(data[position:stop].decode(errors="replace").rstrip("\r\n"))
         position = stop
         lines.append((text, offset + position))
     return LogPart(tuple(lines), offset + position, more)
@@ -143,6 +145,6 @@ def last_words(log: str) -> str | None:
         return None
     try:
         document: Any = json.loads(lines[-1])
-        return str(document["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return lines[-1].strip()[:500]
+        return without_passwords(str(document["error"]["message"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return without_passwords(lines[-1].strip())[:500]

@@ -1,6 +1,7 @@
 """Searches as processes of this machine: a queue, a few at a time, and a folder that outlives the server."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nas.private import make_private, write_private
 from nas.serving.errors import Refusal, unavailable
 from nas.serving.jobs import CHUNK, Job, LogPart, State, cut, last_words
 
 _RECORD, _LOG, _EXIT = "job.json", "log.txt", "exit"
+_LOGGER = logging.getLogger("nas.serving")
 _TAIL = 1 << 16  # bytes of a log in which the last words are looked for
 _LOOK_S = 0.1  # between two looks at a process
 _INTERRUPTED = 130
@@ -67,7 +70,8 @@ class LocalJobs:
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob(f"*/{_RECORD}")):
             record = _load(path)
-            self._records[record.id] = record
+            if record is not None:
+                self._records[record.id] = record
         with self._lock:
             for record in [r for r in self._records.values() if r.state is State.RUNNING]:
                 self._keep(record, None)
@@ -154,7 +158,7 @@ class LocalJobs:
         folder = self._folder / record.id
         command = ["sh", "-c", _KEEPER, str(folder / _EXIT), *self._command, *record.arguments]
         try:
-            with (folder / _LOG).open("ab") as log:
+            with open(folder / _LOG, "ab", opener=_private) as log:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True
                 )
@@ -230,16 +234,23 @@ class LocalJobs:
 
     def _save(self, record: _Record) -> None:
         """Write a job down; the file is complete or not there."""
-        path = self._folder / record.id / _RECORD
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(asdict(record)) + "\n")
-        draft.replace(path)
+        write_private(self._folder / record.id / _RECORD, json.dumps(asdict(record)) + "\n")
 
 
-def _load(path: Path) -> _Record:
-    document: dict[str, Any] = json.loads(path.read_text())
-    document |= {"arguments": tuple(document["arguments"]), "state": State(document["state"])}
-    return _Record(**document)
+def _load(path: Path) -> _Record | None:
+    """A job of an earlier server; None, and a line in the log, where its file is damaged."""
+    make_private(path)
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+        document |= {"arguments": tuple(document["arguments"]), "state": State(document["state"])}
+        return _Record(**document)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        _LOGGER.warning("left out", extra={"fields": {"file": str(path), "damaged": str(error)}})
+        return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _signal(record: _Record, number: signal.Signals) -> None:

@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nas.serving.errors import ErrorResponse
 from nas.serving.metrics import Metrics
+from nas.uri import without_passwords
 
 _LOG = logging.getLogger("nas.serving")
 _HEADERS = {
@@ -54,6 +56,8 @@ class Observer:
 
         try:
             await self._app(scope, receive, marked)
+        except ClientDisconnect:  # or it was let go because it took too long
+            pass
         except Exception:
             _LOG.error("failed", extra={"fields": {"id": id, "traceback": traceback.format_exc()}})
             if status == 0:
@@ -79,7 +83,7 @@ class JsonLines(logging.Formatter):
     """Log records as JSON, one a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line, without the passwords of URLs in it."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -89,4 +93,5 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        said = {name: without_passwords(value) if isinstance(value, str) else value for name, value in line.items()}
+        return json.dumps(said)

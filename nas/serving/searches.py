@@ -1,6 +1,7 @@
 """The searches of a server: what was asked, by whom, under which folder, and the jobs that run it."""
 
 import json
+import logging
 import secrets
 import threading
 from collections import Counter
@@ -11,13 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nas.private import make_private, write_private
 from nas.result_folder import RESULT
-from nas.serving.errors import Refusal, unavailable, unknown
+from nas.serving.errors import Refusal, damaged, unavailable, unknown
 from nas.serving.jobs import Job, Jobs, LogPart, State
 from nas.serving.model_roots import ModelRoots
 from nas.serving.submission import Submission
 from nas.serving.views import SearchPage, SearchView
 
+_LOG = logging.getLogger("nas.serving")
 _FILE, _OUT = "search.json", "result"
 _ONCE_AGAIN = (State.INTERRUPTED, State.LOST, State.CANCELLED, State.FAILED)
 
@@ -47,7 +50,7 @@ class Searches:
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         known = (_load(path) for path in sorted(folder.glob(f"*/{_FILE}")))
-        self._searches = {search.id: search for search in known}
+        self._searches = {search.id: search for search in known if search is not None}
 
     def submit(self, submission: Submission, owner: str) -> SearchView:
         """Start a search.
@@ -65,14 +68,14 @@ class Searches:
         return self.get(id)
 
     def resume(self, id: str) -> SearchView:
-        """Run a search again that was interrupted; it goes on from what it has in its result folder.
+        """Run a search again that stopped early, or whose result is damaged; it goes on from what its folder holds.
 
         Raises:
             Refusal: it is not known, runs, or is done.
         """
         with self._lock:
             search, state = self._known(id), self.get(id).state
-            if state not in _ONCE_AGAIN:
+            if state not in _ONCE_AGAIN and not (state is State.SUCCEEDED and self._result_is_damaged(id)):
                 raise Refusal(409, "conflict", f"search {id} is {state}; only one that stopped early can be resumed")
             job = f"{id}-{len(search.jobs) + 1}"
             self._start(replace(search, jobs=(*search.jobs, job)), job)
@@ -143,14 +146,18 @@ class Searches:
         """The document that the search wrote.
 
         Raises:
-            Refusal: the search is not known, or has none yet.
+            Refusal: the search is not known, has none yet, or it is damaged.
         """
         try:
-            document: dict[str, Any] = json.loads((self.folder(id) / RESULT).read_text())
-            return document
+            document = json.loads((self.folder(id) / RESULT).read_text())
         except FileNotFoundError:
             state = self.get(id).state
             raise Refusal(404, "no_result", f"search {id} is {state} and has no result; follow its events") from None
+        except (OSError, ValueError, RecursionError):
+            raise damaged(id) from None
+        if not isinstance(document, dict):
+            raise damaged(id)
+        return document
 
     def check(self) -> None:
         """Whether searches could be started.
@@ -183,12 +190,17 @@ class Searches:
             raise
         self._searches[search.id] = search
 
+    def _result_is_damaged(self, id: str) -> bool:
+        try:
+            self.result(id)
+        except Refusal as refused:
+            return refused.status == damaged(id).status
+        return False
+
     def _save(self, search: Search) -> None:
         path = self._folder / search.id / _FILE
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(asdict(search)) + "\n")
-        draft.replace(path)
+        write_private(path, json.dumps(asdict(search)) + "\n")
 
     def _lost(self, search: Search) -> Job:
         """What can be said of a search whose job nobody remembers: a cluster forgets when it is started anew."""
@@ -196,10 +208,20 @@ class Searches:
         return Job(search.jobs[-1], State.SUCCEEDED if done else State.LOST)
 
 
-def _load(path: Path) -> Search:
-    document = json.loads(path.read_text())
-    document |= {"arguments": tuple(document["arguments"]), "jobs": tuple(document["jobs"])}
-    return Search(**document)
+def _load(path: Path) -> Search | None:
+    """A search of an earlier server; None, and a line in the log, where its file is damaged."""
+    make_private(path)
+    try:
+        document = json.loads(path.read_text())
+        document |= {"arguments": tuple(document["arguments"]), "jobs": tuple(document["jobs"])}
+        search = Search(**document)
+        _view(search, Job(search.jobs[-1], State.LOST))  # it can be shown
+        if search.id != path.parent.name:
+            raise ValueError(f"it is of search {search.id}")
+        return search
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        _LOG.warning("left out", extra={"fields": {"file": str(path), "damaged": str(error)}})
+        return None
 
 
 def _view(search: Search, job: Job) -> SearchView:

@@ -4,9 +4,10 @@ import ipaddress
 import logging
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from nas.serving.observer import JsonLines
 from nas.serving.ray_jobs import RayJobs
 from nas.serving.settings import Settings
 from nas.serving.tokens import Role, Token, TokenFile, new_token
+from nas.uri import without_password
 from search_spaces.errors import UsageError
 
 LOCAL = "local"
@@ -39,11 +41,14 @@ def serve(settings: Settings, address: Address, jobs: Jobs, tokens: Callable[[],
     """Serve until Ctrl-C or SIGTERM."""
     import uvicorn
 
-    _log_as_json()
+    from nas.serving.connection import connection_class, connections_possible
+
+    log_as_json()
+    limits = replace(settings.limits, connections=connections_possible(settings.limits.connections))
     config = uvicorn.Config(
         create_app(settings, jobs, tokens), host=address.host, port=address.port, log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_graceful_shutdown=_DRAIN_S,
-        ssl_certfile=address.certificate, ssl_keyfile=address.key,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=_DRAIN_S, http=connection_class(limits),
+        ws="none", ssl_certfile=address.certificate, ssl_keyfile=address.key,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # the signal that ended it, which it passes on when everything is done
         uvicorn.Server(config).run()
@@ -58,7 +63,9 @@ def jobs_of(place: str, settings: Settings, running: int, queued: int) -> Jobs:
     if place == LOCAL:
         return LocalJobs(settings.jobs, program(), running, queued)
     if urlsplit(place).scheme not in ("http", "https") or not urlsplit(place).hostname:
-        raise UsageError(f"jobs {place!r} is neither {LOCAL} nor the address of a Ray dashboard; http://HEAD:8265")
+        raise UsageError(
+            f"jobs {without_password(place)!r} is neither {LOCAL} nor the address of a Ray dashboard; http://HEAD:8265"
+        )
     return RayJobs(place)
 
 
@@ -124,7 +131,9 @@ def check_mlflow(url: str | None) -> str | None:
         return None
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"mlflow {url!r} is no address of a server; write for example http://mlflow:5000")
+        raise UsageError(
+            f"mlflow {without_password(url)!r} is no address of a server; write for example http://mlflow:5000"
+        )
     if parts.password:
         raise UsageError(
             f"mlflow at {parts.hostname}: leave the password out; set MLFLOW_TRACKING_USERNAME and "
@@ -133,10 +142,22 @@ def check_mlflow(url: str | None) -> str | None:
     return url
 
 
-def _log_as_json() -> None:
+def log_as_json() -> None:
+    """Every line of the log is one of JSON: the server's own, and what asyncio and the libraries complain of."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    for name, level in (("nas.serving", logging.INFO), ("uvicorn", logging.WARNING)):
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("nas.serving").setLevel(logging.INFO)
+    for name in list(logging.root.manager.loggerDict):  # a library's own handler would write lines of its own
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+        logger.handlers, logger.propagate = [], True
+    logging.captureWarnings(True)
+    threading.excepthook = _log_thread
+
+
+def _log_thread(failed: threading.ExceptHookArgs) -> None:
+    """What a thread ends with goes where everything goes."""
+    found = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+    logging.getLogger("nas.serving").error("a thread failed", exc_info=found)  # type: ignore[arg-type]

@@ -15,6 +15,9 @@ class Limits:
         per_minute: requests of one token.
         followers: clients that follow searches, all tokens together.
         free_bytes: of disk, below which the server says it is not ready.
+        connections: at a time; a new one then takes the place of the one that has waited longest for a request.
+        head_s, body_s: for the head of a request, and for its body.
+        unread_s: until a client that does not read its answer is let go.
     """
 
     request_bytes: int = 64 << 10
@@ -22,6 +25,10 @@ class Limits:
     per_minute: int = 600
     followers: int = 1000
     free_bytes: int = 1 << 30
+    connections: int = 2048
+    head_s: float = 15.0
+    body_s: float = 120.0
+    unread_s: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import tomllib
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from nas.private import write_private
 from search_spaces.errors import UsageError
 
 _PREFIX = "nas_"
@@ -98,7 +98,7 @@ class TokenFile:
             return self._read[1]
         except FileNotFoundError:
             raise UsageError(f"tokens file {self.path} does not exist; make it with nas token create") from None
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
             raise UsageError(f"{self.path} is no tokens file ({error}); make it with nas token create") from None
 
     def add(self, name: str, roles: Iterable[Role], expires: datetime | None = None) -> str:
@@ -128,11 +128,7 @@ class TokenFile:
     def _write(self, tokens: tuple[Token, ...]) -> None:
         """Complete or not at all, for this account only."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f"{self.path.name}.draft")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(_HEADER + "".join(_in_toml(token) for token in tokens))
-        draft.replace(self.path)
+        write_private(self.path, _HEADER + "".join(_in_toml(token) for token in tokens))
 
 
 def _in_toml(token: Token) -> str:

@@ -62,7 +62,9 @@ def open_storage(url: str) -> BaseStorage:
 def _log_path(url: str, rest: str) -> Path:
     path = Path("/" + rest.lstrip("/")) if rest.startswith("/") else Path(rest)
     if not path.is_absolute() or not path.name:
-        raise UsageError(f"storage {url!r}: a log is named by its whole path; write journal:///path/to/study.log")
+        raise UsageError(
+            f"storage {without_password(url)!r}: a log is named by its whole path; write journal:///path/to/study.log"
+        )
     if not path.parent.is_dir():
         raise UsageError(f"storage {url!r}: the folder {path.parent} does not exist; create it first")
     return path

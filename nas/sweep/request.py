@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from latency_models.targets import find_target
 from nas.budget import Budget
+from nas.private import write_private
 from nas.reference_models import find_reference, reference_names
 from nas.request import SearchRequest
 from nas.sweep.cell import CELLS, Cell, cells_of
@@ -68,9 +69,7 @@ class Sweep:
         for cell in self.cells:
             self.request(cell, common).save()
         document = {"schema_version": SCHEMA_VERSION, **asdict(self), "out": str(self.out)}
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(document, indent=2) + "\n")
-        draft.replace(path)
+        write_private(path, json.dumps(document, indent=2) + "\n")
 
     def request(self, cell: Cell, common: SearchRequest) -> SearchRequest:
         """The search of a cell."""

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
-from serving_kit import ASKED, Service, serve_fixture, service, submit  # noqa: F401
+from serving_kit import ASKED, Service, await_state, serve_fixture, service, submit  # noqa: F401
 from starlette.routing import Mount
 
 from nas.serving import server
 from nas.serving.access import GuardedRoute
+from nas.serving.jobs import State
 from nas.serving.settings import Limits, Settings
 from nas.serving.tokens import Role, TokenFile, find, new_token
 from search_spaces.errors import UsageError
@@ -384,3 +385,36 @@ def test_the_server_does_not_import_what_searches_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "text", [None, "nonsense", 'token = "x"', "[[token]]\n", "[[token]]\nname = 1\n", "\x00", "[[token]]\nroles = 1"]
+)
+def test_a_broken_tokens_file_is_the_server_s_fault(
+    tmp_path: Path, serve: Serve, caplog: pytest.LogCaptureFixture, text: str | None
+) -> None:
+    served = serve(tmp_path / "root")
+    file = TokenFile(tmp_path / "tokens.toml")
+    file.add("ci", [Role.READ])
+    if text is None:
+        file.path.unlink()
+    else:
+        file.path.write_text(text)
+    served.app.state.access.tokens = file.tokens
+    answer = served.client("read").get("/v1/searches")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert answer.headers["Retry-After"]
+    assert str(tmp_path) not in answer.text
+    assert str(file.path) in caplog.records[0].fields["error"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"winner": 1}', '{"winner": {"architecture": {}}}'])
+def test_a_certificate_for_a_damaged_result_is_not_the_device_s_fault(tmp_path: Path, serve: Serve, text: str) -> None:
+    from test_serving_devices import certificate
+
+    served = serve(tmp_path / "root")
+    id = submit(served.client("submit"))
+    await_state(served.client("submit"), id, State.SUCCEEDED)
+    (served.settings.searches / id / "result" / "result.json").write_text(text)
+    answer = served.client("device").post(f"/v1/searches/{id}/certificates", json=certificate(tmp_path))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "damaged_result")

@@ -22,7 +22,7 @@ from serving_kit import (  # noqa: F401
 
 from nas.serving.artifacts import find_artifact
 from nas.serving.errors import Refusal
-from nas.serving.jobs import Job, State
+from nas.serving.jobs import Job, State, cut, last_words
 from nas.serving.model_roots import ModelRoots
 from nas.serving.submission import Submission
 from search_spaces.errors import UsageError
@@ -398,3 +398,60 @@ def test_a_log_that_is_not_there_yet_is_empty(tmp_path: Path, serve: Serve) -> N
     assert served.jobs.log(waiting, 0).lines == ()
     client.post(f"/v1/searches/{waiting}/cancel")
     until(lambda: served.jobs.get(waiting).state is State.CANCELLED)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00" * 9, "[" * 100_000])
+def test_a_damaged_result_is_said_once_and_can_be_written_again(tmp_path: Path, serve: Serve, text: str) -> None:
+    served = serve(tmp_path / "root")
+    client = served.client()
+    id = submit(client)
+    await_state(client, id, State.SUCCEEDED)
+    path = served.settings.searches / id / "result" / "result.json"
+    whole = path.read_text()
+    path.write_text(text)
+    answer = client.get(f"/v1/searches/{id}/result")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "damaged_result")
+    assert client.post(f"/v1/searches/{id}/resume").status_code == 202
+    await_state(client, id, State.SUCCEEDED)
+    assert path.read_text() == whole
+    assert client.post(f"/v1/searches/{id}/resume").status_code == 409  # there is nothing left to do
+
+
+def test_what_was_asked_is_for_this_account_only(tmp_path: Path, serve: Serve) -> None:
+    served = serve(tmp_path / "root")
+    client = served.client()
+    id = submit(client)
+    await_state(client, id, State.SUCCEEDED)
+    files = [served.settings.searches / id / "search.json", *(served.settings.jobs / id).glob("*.[jt]*")]
+    assert {path.name for path in files} == {"search.json", "job.json", "log.txt"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+@pytest.mark.parametrize("name", ["search.json", "job.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}'])
+def test_a_damaged_file_of_one_search_keeps_no_server_from_starting(
+    tmp_path: Path, serve: Serve, name: str, text: str
+) -> None:
+    served = serve(tmp_path / "root")
+    client = served.client()
+    broken, whole = submit(client), submit(client)
+    for id in (broken, whole):
+        await_state(client, id, State.SUCCEEDED)
+    folder = served.settings.searches if name == "search.json" else served.settings.jobs
+    (folder / broken / name).write_text(text)
+    (folder / whole / name).chmod(0o644)
+    again = serve(tmp_path / "root").client()
+    listed = {search["id"]: search["state"] for search in again.get("/v1/searches").json()["searches"]}
+    assert listed.pop(whole) == "succeeded"
+    assert listed == ({} if name == "search.json" else {broken: "succeeded"})  # its result is there
+    assert (folder / whole / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_password_in_a_mistyped_url_is_in_no_answer(tmp_path: Path, serve: Serve) -> None:
+    said = "storage 'postgresql:/me:secret@db/x' is of no known kind"
+    log = json.dumps({"schema_version": 1, "error": {"message": said}})
+    assert last_words(log) == last_words(said) == "storage 'postgresql:/***@db/x' is of no known kind"
+    assert [line for line, _ in cut(f"{said}\n".encode(), 0, ended=True).lines] == [last_words(said)]
+    answer = serve(tmp_path / "root").client().post("/v1/searches", json=ASKED | {"data": "http:/me:secret@h/x"})
+    assert answer.status_code == 422
+    assert "secret" not in answer.text

@@ -26,7 +26,7 @@ from nas.search import SearchOutcome, run_search
 from nas.storage import open_storage, patience
 from nas.storage.database import Database
 from nas.storage.log import Log
-from nas.uri import without_password, without_secrets
+from nas.uri import without_password, without_passwords, without_secrets
 from search_spaces import Architecture
 from search_spaces.errors import MissingExtra, NasError, StorageUnavailable, UsageError
 
@@ -413,10 +413,35 @@ def test_files_of_another_kind_are_refused_and_left_alone(tmp_path: Path) -> Non
         ("postgresql://me@db/runs?password=a%20b&sslmode=require", "postgresql://me@db/runs?password=***&sslmode=require"),
         ("http://server:5000", "http://server:5000"),
         ("sqlite:////tmp/a@b.db", "sqlite:////tmp/a@b.db"),
+        ("sqlite:////home/a:b@c/study.db", "sqlite:////home/a:b@c/study.db"),
+        ("postgresql://me@db/runs", "postgresql://me@db/runs"),
+        ("http://[::1]:5000/x", "http://[::1]:5000/x"),
+        ("postgresql:/me:secret@db/runs", "postgresql:/***@db/runs"),
+        ("postgresql:///me:secret@db/runs", "postgresql:///***@db/runs"),
+        ("postgresql:me:secret@db/runs", "postgresql:***@db/runs"),
+        ("postgresql//me:secret@db/runs", "postgresql//***@db/runs"),
+        ("postgresql;//me:secret@db/runs", "postgresql;//***@db/runs"),
+        ("postgresql:\\\\me:secret@db/runs", "postgresql:\\\\***@db/runs"),
+        ("//me:secret@db/runs", "//***@db/runs"),
+        ("me:secret@db/runs", "me:***@db/runs"),
+        ("postgresql://me:secret/runs", "postgresql://me:***"),
+        ("postgresql://me:secret%40db/runs", "postgresql://me:***"),
+        ("host=db user=me password=secret", "host=db user=me password=***"),
     ],
 )  # fmt: skip
 def test_passwords_are_not_shown(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+def test_in_a_text_the_urls_lose_their_passwords_and_all_else_stays() -> None:
+    text = "a 'postgresql:/me:secret@db/x', (http://me:secret@h:5000) and http://h/?token=secret"
+    assert without_passwords(text) == "a 'postgresql:/***@db/x', (http://me:***@h:5000) and http://h/?token=***"
+    for plain in (
+        "nas certify OUT --host user@board --port 22", "tokens.3=0.5 --tokens=search, key=value",
+        "/data/a:b@c/model and ./models/v1@main", "write sqlite:///study.db or postgresql://user@host/database",
+        "at 12:30:11, 5:3", "http://127.0.0.1:5000.",
+    ):  # fmt: skip
+        assert without_passwords(plain) == plain
 
 
 def test_messages_about_a_url_do_not_hold_its_password() -> None:

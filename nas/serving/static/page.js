@@ -168,7 +168,8 @@ async function open(id) {
   for (const other of document.querySelectorAll("#rows tr")) {
     other.className = other.querySelector("button").dataset.search === id ? "chosen" : "";
   }
-  await follow(id);
+  const ended = await follow(id);
+  if (ended) await outcome(id, ended.state === "succeeded");
 }
 
 function show(search) {
@@ -187,6 +188,7 @@ function show(search) {
 }
 
 // Server-sent events over fetch: EventSource cannot send a token. A lost connection is taken up where it was.
+// Gives the search as it ended, or null when another one is looked at. What is asked for after that is asked for once.
 async function follow(id) {
   const control = following = new AbortController();
   let last = null, wait = 1000;
@@ -197,15 +199,16 @@ async function follow(id) {
       for await (const event of eventsOf(answer.body)) {
         last = event.id ?? last;
         wait = 1000;
-        if (await told(id, event)) return;
+        if (told(event)) return event.data;
       }
     } catch (error) {
-      if (control.signal.aborted) return;
+      if (control.signal.aborted) return null;
       if (error instanceof Refused && error.status !== 429 && error.status < 500) throw error;
     }
     await new Promise((done) => setTimeout(done, wait));
     wait = Math.min(wait * 2, 30000);
   }
+  return null;
 }
 
 async function* eventsOf(body) {
@@ -228,15 +231,13 @@ async function* eventsOf(body) {
 }
 
 // Shows an event; says whether it was the last one.
-async function told(id, event) {
+function told(event) {
   if (event.event === "log") write(event.data.line);
   if (event.event === "state" || event.event === "end") {
     show(event.data);
     list().catch(() => {});
   }
-  if (event.event !== "end") return false;
-  await outcome(id, event.data.state === "succeeded");
-  return true;
+  return event.event === "end";
 }
 
 function write(line) {
@@ -248,16 +249,24 @@ function write(line) {
 
 async function outcome(id, done) {
   const base = `/v1/searches/${encodeURIComponent(id)}`;
-  const result = done ? await json(`${base}/result`) : null;
   const artifacts = (await json(`${base}/artifacts`)).artifacts.filter(({ name }) => !name.startsWith(COPIES));
   if (id !== chosen) return;
   $("files").hidden = artifacts.length === 0;
   $("artifacts").replaceChildren(...artifacts.map((artifact) => fileEntry(base, artifact)));
-  if (!result?.winner) return;
+  const result = done ? await finding(`${base}/result`) : null;
+  if (id !== chosen || !result?.winner) return;
   showResult(result);
   forgetFigures();
   for (const name of ["pareto.png", "redundancy.png"]) {
     if (artifacts.some((artifact) => artifact.name === name)) await figure(base, name);
+  }
+}
+
+// A result that is damaged can be had again by going on with the search.
+async function finding(address) {
+  try { return await json(address); } catch (error) {
+    if (error.status === 409) $("resume").hidden = false;
+    throw error;
   }
 }
 
