@@ -9,6 +9,7 @@ from typing import Any
 from latency_models.workload import Workload
 from nas.budget import Budget, ParameterLimit
 from nas.private import write_private
+from nas.result_folder import resume_command
 from search_spaces.errors import UsageError
 from search_spaces.servable import Servable
 from search_spaces.unit import STRUCTURE, Kind
@@ -61,7 +62,7 @@ class SearchRequest:
     @property
     def resume_command(self) -> str:
         """What a person types to go on with this search."""
-        return f"nas search --resume {self.out}"
+        return resume_command(self.out)
 
     def save(self) -> None:
         """Write the request into its result folder."""

@@ -1,6 +1,7 @@
 """A result folder, as what comes after a search reads it: without loading the model or the libraries that made it."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,11 @@ from search_spaces.errors import UsageError
 
 RESULT, REQUEST, LOCK = "result.json", "request.json", ".search.lock"
 SCHEMA_VERSION = 1
+
+
+def resume_command(folder: Path) -> str:
+    """What a person types to go on with the search of a folder."""
+    return shlex.join(["nas", "search", "--resume", str(folder)])
 
 
 @contextmanager
@@ -45,11 +51,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(_missing(folder)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path} is not a result ({error}); go on with: nas search --resume {folder}") from None
+        raise UsageError(f"{path} is not a result ({error}); go on with: {resume_command(folder)}") from None
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{path} has schema_version {version!r} and this nas reads {SCHEMA_VERSION}; use the nas that wrote it, "
-            f"or go on with: nas search --resume {folder}"
+            f"or go on with: {resume_command(folder)}"
         )
     return dict(document)
 
@@ -58,5 +64,5 @@ def _missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is no folder; give the result folder of a search"
     if (folder / REQUEST).exists():
-        return f"the search in {folder} is not finished; go on with: nas search --resume {folder}"
+        return f"the search in {folder} is not finished; go on with: {resume_command(folder)}"
     return f"{folder} holds no {RESULT}; give the result folder of a search"

@@ -1,5 +1,6 @@
 """What is known of a target for one model and workload, as a person would want it told."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,8 +163,18 @@ def account_of_subject(
         return _account_of_sheet(target, subject.shape, chosen)
     path = profile_path(subject, chosen)
     if not path.exists():
+        again = [
+            "nas",
+            "profile",
+            "--target",
+            target.name,
+            "--model",
+            str(model or subject.id),
+            "--workload",
+            str(chosen),
+        ]
         raise MeasurementError(
-            f"{subject.id} was not measured on this machine under {chosen}; run nas profile --target {target.name}"
+            f"{subject.id} was not measured on this machine under {chosen}; measure it with: {shlex.join(again)}"
         )
     return account_of_profile(target, path)
 

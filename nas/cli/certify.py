@@ -33,6 +33,8 @@ def certify(
     json: options.Json = False,
 ) -> None:
     """Run the search's end once more with the device at hand, print the result."""
+    import shlex
+
     from latency_models.targets import find_target
     from nas.cli import console
     from nas.cli.summary import print_summary
@@ -50,5 +52,5 @@ def certify(
     try:
         result = run(request, progress, account)
     except KeyboardInterrupt:
-        raise Interrupted(f"nas certify {folder}") from None
+        raise Interrupted(shlex.join(["nas", "certify", str(folder)])) from None
     console.emit_json(result.to_json()) if json else print_summary(result, request.out)

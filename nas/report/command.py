@@ -1,12 +1,15 @@
 """What a person types to search for the same again."""
 
+import json
 import shlex
 from dataclasses import MISSING, Field, fields
+from decimal import Decimal
 from typing import Any
 
 from nas.request import SearchRequest
 
-_PLACES = ("out", "storage", "tracking_uri")  # where things are kept says nothing of the search, and holds passwords
+# Where things are kept, and the name that a search was given, say nothing of what it asked; and URLs hold passwords.
+_PLACES = ("out", "storage", "tracking_uri", "id")
 _FLAGS = {"time_limit_s": "time-limit", "prefix_cache_bytes": "prefix-cache"}
 
 
@@ -29,9 +32,11 @@ def _written(name: str, value: Any) -> list[str]:
     if value is True:
         return []
     if name == "time_limit_s":
-        return [f"{value:g}s"]
+        return [f"{Decimal(repr(value)).normalize():f}s"]
     if name == "prefix_cache_bytes":
         return [str(value >> 20)]
+    if isinstance(value, dict):
+        return [json.dumps(value)]
     if isinstance(value, tuple):
         return [",".join(str(each) for each in value) or "none"]
     return [str(getattr(value, "text", value))]

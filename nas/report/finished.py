@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.certificate import Certificate, sha256
 from nas.request import SearchRequest
-from nas.result_folder import read_result
+from nas.result_folder import read_result, resume_command
 from search_spaces.errors import NasError, UsageError
 
 CANDIDATES, REDUNDANCY, PARETO = "candidates.json", "redundancy.json", "pareto.png"
@@ -63,7 +63,7 @@ def _document(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} is damaged ({error}); go on with: nas search --resume {path.parent}") from None
+        raise UsageError(f"{path} is damaged ({error}); go on with: {resume_command(path.parent)}") from None
 
 
 def _request(folder: Path) -> SearchRequest | None:

@@ -17,6 +17,7 @@ from nas.report.tables import (
     unit_rows,
 )
 from nas.report.words import energy, figure, metric, millions, ms, ratio, size
+from nas.result_folder import resume_command
 from search_spaces.errors import UsageError
 
 _PICTURE = "data:image/png;base64,"
@@ -64,7 +65,7 @@ def view(finished: Finished) -> View:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(
-            f"{finished.folder} holds a damaged result ({reason}); go on with: nas search --resume {finished.folder}"
+            f"{finished.folder} holds a damaged result ({reason}); go on with: {resume_command(finished.folder)}"
         ) from None
 
 
@@ -115,7 +116,7 @@ def _view(finished: Finished) -> View:
         metric=metric(winner["quality"]["metric"]),
         units=unit_rows(result["units"], blocks),
         command="" if finished.request is None else command(finished.request),
-        resume=f"nas search --resume {finished.folder}",
+        resume=resume_command(finished.folder),
         versions=tuple(sorted(result["versions"].items())) + _search(result),
         overview=_overview(finished, verdict),
     )

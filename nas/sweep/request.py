@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -46,7 +47,7 @@ class Sweep:
     @property
     def resume_command(self) -> str:
         """What a person types to go on with it."""
-        return f"nas sweep --resume {self.out}"
+        return shlex.join(["nas", "sweep", "--resume", str(self.out)])
 
     @property
     def study(self) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -73,7 +74,7 @@ def log_page(page: Path, out: Path, given: str | None = None) -> dict[str, Any]:
     """
     logged = read_result(out)["mlflow"]
     if outbox.pending(out) is not None or not logged.get("run_id"):
-        raise UsageError(f"{out} was not logged to MLflow yet; send it first: nas track {out}")
+        raise UsageError(f"{out} was not logged to MLflow yet; send it first: {_again(out)}")
     uri = given or _known(logged["tracking_uri"])
     try:
         with patience(FIRST):
@@ -122,9 +123,14 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
                 where["registered_model"] = register(client, record.id, where["run_id"], run.winner)
         outbox.discard(out)
     except Exception as error:  # a tracking server fails in many ways, and none is worth a lost search
-        where["problem"] = f"{said}: {_reason(error, uri)}; once that is repaired, send it with: nas track {out}"
+        where["problem"] = f"{said}: {_reason(error, uri)}; once that is repaired, send it with: {_again(out)}"
         _mark_failed(client, where["run_id"])
     return where
+
+
+def _again(out: Path) -> str:
+    """What a person types to send what is pending."""
+    return shlex.join(["nas", "track", str(out)])
 
 
 def _reason(error: Exception, uri: str) -> str:
