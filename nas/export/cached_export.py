@@ -4,6 +4,8 @@ The cache crosses the border of the file as `past.{block}.key` and `.value` (in)
 (out), each (batch, key-value heads, tokens, head size), one pair per attention that is left; {block} is the block's
 index in the parent. An attention with a sliding window of w tokens hands over the last w - 1 only, which is all that
 the next token can see. `present` of one call is `past` of the next. Prompts of unlike length are padded on the left.
+`decode` takes any number of new tokens after any number of past ones, none among them, so that it can read a prompt;
+of a model that drops tokens it takes one, since it is in a prompt that they are dropped.
 A model that drops tokens hands over more beside them (`stage_cache`); keys and values are fewer from a stage on.
 """
 
@@ -27,8 +29,10 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.unit import Kind
 
+NEW = 3  # tokens that a file of `decode` is traced with
 _TOKENS = 2  # axis of keys and values that counts tokens
 _PAST = "past"  # names the axis that counts the tokens before this call, with a stage's block after it those left
+_ALL = "past + sequence"  # names the mask's
 _HELD = "held_"  # names, with the window after it, the axis of keys and values within a window
 
 
@@ -132,7 +136,7 @@ class CachedExportable(nn.Module):
         given = dict(zip(self.inputs, tensors, strict=False))
         pasts = tensors[len(self.inputs) :]
         mask = given["attention_mask"]
-        seen = mask.shape[1] - 1 if self.phase is Phase.DECODE else 0
+        seen = mask.shape[1] - self._new(given["input_ids"]) if self.phase is Phase.DECODE else 0
         cache = PrunedCache()  # it counts the tokens itself, so it fits a decoder with any attentions left
         cache.seen = seen
         cache.layers = [
@@ -144,6 +148,9 @@ class CachedExportable(nn.Module):
         logits = self.model(**given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         kept = chain.from_iterable((layer.keys, layer.values) for layer in cache.layers)
         return logits, *kept, *stage_tensors(cache, self.stages, mask)
+
+    def _new(self, tokens: Tensor) -> Any:
+        return 1 if self.stages else tokens.shape[1]
 
     def _held(self, layers: Sequence[TracedLayer]) -> dict[int, dict[int, Any]]:
         """How many tokens the windows of every stage hold."""
@@ -183,17 +190,19 @@ def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
 
 
 def decode_inputs(
-    model: Any, prompt: Mapping[str, Tensor], layers: Sequence[CacheLayer], seed: int = 0
+    model: Any, prompt: Mapping[str, Tensor], layers: Sequence[CacheLayer], seed: int = 0, new: int = 1
 ) -> dict[str, Tensor]:
-    """The last token of a prompt after random keys and values of the tokens before it.
+    """The last tokens of a prompt after random keys and values of those before them.
 
-    Where the model drops tokens, those that it keeps of them itself: how many depends on the stages.
+    Where the model drops tokens, one token after those that it keeps itself: how many depends on the stages.
 
     Args:
-        prompt: the inputs of `forward`, each (batch, past + 1).
+        prompt: the inputs of `forward`, each (batch, past + new).
+        new: how many tokens are not past.
     """
     words = {name: tensor for name, tensor in prompt.items() if name != PIXELS}  # an image is in the past by then
-    inputs = {name: tensor if name == "attention_mask" else tensor[:, -1:] for name, tensor in words.items()}
+    new = 1 if cache_stages(model) else new
+    inputs = {name: tensor if name == "attention_mask" else tensor[:, -new:] for name, tensor in words.items()}
     if cache_stages(model):
         before = {name: tensor if name == PIXELS else tensor[:, :-1] for name, tensor in prompt.items()}
         with torch.no_grad():
@@ -202,7 +211,7 @@ def decode_inputs(
     generator = torch.Generator().manual_seed(seed)
     batch, total = prompt["attention_mask"].shape
     for layer in layers:
-        shape = (batch, layer.heads, layer.length(total - 1), layer.head_size)
+        shape = (batch, layer.heads, layer.length(total - new), layer.head_size)
         inputs |= {name: torch.randn(shape, generator=generator).to(layer.dtype) for name in layer.names("past")}
     return inputs
 
@@ -243,7 +252,7 @@ def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Traci
         ExportError: the model has no such phase.
     """
     layers, stages = cache_layers(model, phase), cache_stages(model)
-    inputs = decode_inputs(model, prompt, layers) if phase is Phase.DECODE else prompt
+    inputs = decode_inputs(model, prompt, layers, new=NEW) if phase is Phase.DECODE else prompt
     names = tuple(name for name in inputs if not is_past(name))
     axes = _decode_axes(names, layers, stages) if phase is Phase.DECODE else _prefill_axes(names)
     presents = _names("present", layers, stages)
@@ -261,7 +270,7 @@ def axis_size(axis: str, batch: int, length: int) -> int:
         return batch
     if axis.startswith(_HELD):
         return min(length, int(axis.removeprefix(_HELD).partition("_")[0]) - 1)
-    return length + 1 if axis == "past + 1" else length
+    return length + 1 if axis in (_ALL, "past + 1") else length
 
 
 def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
@@ -275,11 +284,14 @@ def _decode_axes(
     batch, past = torch.export.Dim("batch"), torch.export.Dim(_PAST)
     counted = {layer.axis for layer in layers} | {f"{_PAST}_{stage.block}" for stage in stages}
     tokens = {axis: torch.export.Dim(axis) for axis in sorted(counted)} | {_PAST: past}
-    axes = [{0: batch, 1: past + 1} if name == "attention_mask" else {0: batch} for name in inputs]
+    # A sum of two sizes cannot be declared: the exporter finds out that the mask is as long as past and new tokens.
+    given: dict[int, Any] = {0: batch} if stages else {0: batch, 1: torch.export.Dim("sequence")}
+    mask: dict[int, Any] = {0: batch, 1: past + 1 if stages else torch.export.Dim.AUTO}
+    axes = [mask if name == "attention_mask" else given for name in inputs]
     axes += [{0: batch, _TOKENS: tokens[layer.axis]} for layer in layers for _ in layer.names("past")]
     for stage in stages:
-        mask: dict[int, Any] = {0: batch, 1: tokens[f"{_PAST}_{stage.block}"]}
-        axes += [mask, {0: batch}][: len(stage.names("past"))]
+        left: dict[int, Any] = {0: batch, 1: tokens[f"{_PAST}_{stage.block}"]}
+        axes += [left, {0: batch}][: len(stage.names("past"))]
     return tuple(axes)
 
 
@@ -304,19 +316,24 @@ def cache_uncounted(model: Any) -> Iterator[None]:
 def read_lengths_from_mask(graph: Any, layers: Sequence[CacheLayer]) -> None:
     """Let no node ask a past key or value for its size, in place: its attention may be dropped from the graph.
 
-    The exporter reads batch and past from whichever input has them; (batch, past + 1) is the size of the mask.
+    The exporter reads batch and past from whichever input has them; (batch, past + sequence) is the size of the mask.
     """
     import onnx_ir as ir
 
     windows = {name: layer.window for layer in layers for name in layer.names("past")}
-    mask = next((given for given in graph.inputs if given.name == "attention_mask"), None)
+    given = {value.name: value for value in graph.inputs}
+    if not windows.keys() & given.keys():
+        return
+    mask, words = given["attention_mask"], given["input_ids"]
+    mask.shape = ir.Shape([mask.shape[0], _ALL])
     for node in list(graph):
         if node.op_type != "Shape" or node.inputs[0].name not in windows:
             continue
         window, axis = windows[node.inputs[0].name], node.attributes["start"].as_int()
         added = [ir.node("Shape", [mask], {"start": min(axis, 1), "end": min(axis, 1) + 1})]
         if axis == _TOKENS:
-            added += _with_constant("Sub", added[-1].outputs[0], 1)
+            new = ir.node("Shape", [words], {"start": 1, "end": 2})
+            added += [new, ir.node("Sub", [added[-1].outputs[0], new.outputs[0]])]
             if window is not None:
                 added += _with_constant("Min", added[-1].outputs[0], window - 1)
         graph.insert_before(node, added)

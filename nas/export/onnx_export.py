@@ -5,9 +5,7 @@ One file per phase: `forward` without a cache, `prefill` and `decode` as `cached
 
 import contextlib
 import inspect
-import io
-import logging
-import warnings
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,10 @@ from nas.export.cached_export import (
     decode_inputs,
     read_lengths_from_mask,
 )
+from nas.export.exporter_log import quiet, reason_of
+from nas.export.finishing import finish_file
 from nas.export.images import PIXELS, image_tokens, images_placed, put_image
+from nas.export.positions import frequencies_by_length
 from pruning.language import language_config
 from pruning.reduction.inspection import always_kept, words_to_trace
 from search_spaces.errors import ExportError
@@ -123,13 +124,15 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
         opset: 23 for ONNX Runtime, 18 for TensorRT.
 
     Raises:
-        ExportError: when the model cannot be traced, or has no such phase.
+        ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a file
+            beside `path` then.
     """
     tracing = _tracing(model, phase)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(), experts_as_products(model), cache_uncounted(model), images_placed(model):
+        with quiet() as said, experts_as_products(model), cache_uncounted(model), images_placed(model), \
+                frequencies_by_length(model):  # fmt: skip
             program = torch.onnx.export(
                 tracing.module.eval(),
                 tuple(tracing.inputs.values()),
@@ -144,10 +147,13 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
             _keep_scopes_only(program)
             read_lengths_from_mask(program.model.graph, tracing.layers)
             program.save(str(path), external_data=weights > LARGEST_INLINE)
+            finish_file(path)
     except Exception as error:  # the exporter raises many unrelated classes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        log = path.with_suffix(".log")
+        log.write_text(said.getvalue() + "".join(traceback.format_exception(error)))
         raise ExportError(
-            f"{phase} of {type(model).__name__} cannot be exported to ONNX opset {opset}: {reason}"
+            f"{phase} of {type(model).__name__} cannot be exported to ONNX opset {opset}: {reason_of(error)}; "
+            f"what the exporter said is in {log}"
         ) from error
     return path
 
@@ -208,19 +214,6 @@ def experts_as_products(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_experts_implementation("grouped_mm")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporter's progress and warnings off the person's screen."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
 
 
 def file_name(phase: Phase) -> str:

@@ -1,11 +1,16 @@
 """An exported file is only as good as its agreement with the model it came from.
 
 The truth is the model without a cache: what `prefill` and `decode` give after a prompt is compared with one pass over
-all tokens. Keys and values are compared with those that the model itself keeps. Where tokens are dropped, decoding is
-compared with the model's own, as one pass over all tokens would drop others.
+all tokens. Keys and values are compared with those that the model itself keeps. Where tokens are dropped, or rotary
+frequencies follow from the length, decoding is compared with the model's own: one pass over all tokens would drop
+others, and turn all keys anew.
+
+Few tokens do not tell whether a file is right: positions change with the length, and a trace may hold those of its own.
+So files are run on both sides of every length at which they do.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from latency_models.workload import Phase
 from nas.export.cached_export import cache_layers, past_of
 from nas.export.images import PIXELS, image_tokens
 from nas.export.onnx_export import example_inputs, input_names
+from pruning.positions import forget_lengths, lengths_of_change, longest_sequence, rotaries_by_length
 from pruning.reduction.inspection import always_kept, token_hooks
 from search_spaces.errors import ExportError
 
@@ -25,11 +31,38 @@ TOLERANCE = 1e-4
 SHAPES = ((1, 5), (3, 12))  # batch and words, other than the traced ones, batch 1 among them
 TRIES = 3  # with other inputs, where tokens are ranked
 STEPS = 3  # tokens decoded one after another, each from what the one before handed over
+LONGEST = 8192  # tokens that are run at once: attention takes memory by their square
+_NEAR = 32  # tokens before a position at which rotary frequencies change: which token it is follows from an input
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison: so many sequences, of so many words, the first at a position."""
+
+    batch: int
+    words: int
+    first: int = 0
+
+
+def trials(model: Any) -> list[Trial]:
+    """What a file of a model is tried with: short sequences, and those around every length of another kind."""
+    more, longest = image_tokens(model) + always_kept(model), longest_sequence(model) or LONGEST
+    rotary, windows = lengths_of_change(model)
+    placed = "position_ids" in input_names(model)
+    found = [Trial(batch, words) for batch, words in SHAPES]
+    for length in rotary:
+        first = max(0, length - _NEAR - more) if placed else 0
+        found += [Trial(1, length - first + beyond - more, first) for beyond in (1 - STEPS, STEPS)]
+    found += [Trial(1, window + STEPS - more) for window in windows]
+    if longest_sequence(model) is not None:
+        found.append(Trial(1, longest - more))
+    most = min(longest, LONGEST) - more
+    return list(dict.fromkeys(Trial(t.batch, min(t.words, most), t.first) for t in found if 0 < t.words <= LONGEST))
 
 
 @torch.no_grad()
 def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance: float = TOLERANCE) -> float:
-    """The largest absolute difference between file and model over two shapes, relative to outputs above 1.
+    """The largest absolute difference between file and model over all `trials`, relative to outputs above 1.
 
     Args:
         path: the exported file of this phase.
@@ -40,12 +73,11 @@ def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance
     """
     differences = {Phase.FORWARD: _forward, Phase.PREFILL: _prefill, Phase.DECODE: _decode}[phase]
     file = _File(path)
-    more = image_tokens(model) + always_kept(model)
     # A file that is wrong is wrong for all inputs; which of two tokens stays may be decided by rounding for one.
     seeds = range(TRIES if token_hooks(model) is not None else 1)
     worst = 0.0
-    for batch, words in SHAPES:
-        found = (differences(model, file, batch, words + more, seed) for seed in seeds)
+    for trial in trials(model):
+        found = (differences(model, file, trial, seed) for seed in seeds)
         worst = max(worst, _least(found, tolerance))
     if not worst <= tolerance:
         raise ExportError(f"{path.name} differs from the model by {worst:.1e}, above {tolerance:.0e}; do not deploy it")
@@ -88,7 +120,18 @@ class _File:
         return float(np.max([np.abs(a - e).max() / max(1.0, float(np.abs(e).max())) for a, e in pairs]))
 
 
+def _inputs(model: Any, trial: Trial, seed: int, steps: int = 0) -> dict[str, Tensor]:
+    """Random inputs of a trial and `steps` words more; fewer before them where the model has no positions for all."""
+    more, longest = image_tokens(model) + always_kept(model), longest_sequence(model)
+    length = trial.words + more + steps
+    given = example_inputs(
+        model, trial.batch, length if longest is None else min(length, longest), trial.batch + 10 * seed
+    )
+    return {name: tensor + trial.first if name == "position_ids" else tensor for name, tensor in given.items()}
+
+
 def _without_cache(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    forget_lengths(model)
     fixed = {"use_cache": False} if "position_ids" in input_names(model) else {}
     output: Tensor = model(**inputs, **fixed)[0]
     return output
@@ -96,30 +139,41 @@ def _without_cache(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def _past(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the model keeps of its inputs, under the names that a file of `decode` takes it by."""
+    forget_lengths(model)
     cache = model(**inputs, use_cache=True).past_key_values
     return past_of(model, cache, cache_layers(model, Phase.PREFILL), inputs["attention_mask"])
 
 
-def _forward(model: Any, file: _File, batch: int, sequence: int, seed: int) -> float:
-    inputs = example_inputs(model, batch, sequence, seed=batch + 10 * seed)
+def _forward(model: Any, file: _File, trial: Trial, seed: int) -> float:
+    inputs = _inputs(model, trial, seed)
     return file.difference(list(file.run(inputs).values())[:1], [_without_cache(model, inputs)])
 
 
-def _prefill(model: Any, file: _File, batch: int, sequence: int, seed: int) -> float:
-    inputs = example_inputs(model, batch, sequence, seed=batch + 10 * seed)
-    past = _past(model, inputs)
-    given = file.run(inputs)
+def _prefill(model: Any, file: _File, trial: Trial, seed: int) -> float:
+    inputs = _inputs(model, trial, seed)
+    return _read(model, file, inputs, inputs, _past(model, inputs))
+
+
+def _read(
+    model: Any, file: _File, inputs: Mapping[str, Tensor], fed: Mapping[str, Any], past: Mapping[str, Tensor]
+) -> float:
+    """How far a file that is fed a prompt is from the model: its last logits, and what is kept of it."""
+    given = file.run(fed)
     actual = [given.get(name, np.zeros(0)) for name in ("logits", *map(_handed_over, past))]
     return file.difference(actual, [_without_cache(model, inputs)[:, -1:], *past.values()])
 
 
-def _decode(model: Any, file: _File, batch: int, sequence: int, seed: int) -> float:
-    whole = example_inputs(model, batch, sequence + STEPS, seed=batch + 10 * seed)
+def _decode(model: Any, file: _File, trial: Trial, seed: int) -> float:
+    whole = _inputs(model, trial, seed, STEPS)
+    sequence = whole["attention_mask"].shape[1] - STEPS
     expected = _after(model, whole, sequence)
     prompt = {name: tensor if name == PIXELS else tensor[:, :sequence] for name, tensor in whole.items()}
     words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
     past: dict[str, Any] = dict(_past(model, prompt))
     differences = []
+    if words.keys() == whole.keys() and token_hooks(model) is None:  # the file can read the prompt, too
+        nothing = {name: tensor[:, :, :0] for name, tensor in past.items()}
+        differences.append(_read(model, file, prompt, prompt | nothing, past))
     for place in range(sequence, sequence + STEPS):
         new = {name: tensor[:, place : place + 1] for name, tensor in words.items()}
         given = file.run(new | {"attention_mask": whole["attention_mask"][:, : place + 1]} | past)
@@ -131,11 +185,11 @@ def _decode(model: Any, file: _File, batch: int, sequence: int, seed: int) -> fl
 def _after(model: Any, whole: Mapping[str, Tensor], prompt: int) -> Tensor:
     """(batch, STEPS, vocabulary) after each token that follows a prompt.
 
-    From one pass over all tokens; where tokens are dropped from the model's own cache, as that pass would drop of the
-    tokens that follow, too.
+    From one pass over all tokens, or from the model's own cache where that pass would give another answer.
     """
-    if token_hooks(model) is None:
+    if token_hooks(model) is None and not any(rotaries_by_length(model)):
         return _without_cache(model, whole)[:, prompt:]
+    forget_lengths(model)
     words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
     given = {name: tensor if name == PIXELS else tensor[:, :prompt] for name, tensor in whole.items()}
     cache, logits = model(**given, use_cache=True).past_key_values, []

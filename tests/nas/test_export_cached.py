@@ -11,12 +11,10 @@ from families import DECODERS, build
 
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
-from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_for_onnx_runtime, export_onnx, workload_inputs
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_onnx, workload_inputs
 from nas.export.parity import check_parity
-from nas.export.variants import ParentGraph
 from nas.latency import ParentExport
 from nas.progress import Silent
-from pruning.anatomy import read_anatomy
 from pruning.surgery import prune
 from search_spaces import Architecture
 from search_spaces.errors import ExportError
@@ -32,23 +30,25 @@ EVERY = [*FAST, *SLOW]
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    built = {}
+@pytest.fixture
+def exported(export_parent):
+    """A family's parent with the graphs of both cached phases, and the folder of their files."""
 
     def parent(family: str):
-        if family not in built:
-            model = build(family)
-            folder = tmp_path_factory.mktemp(family)
-            for phase in PHASES:
-                opset, reason = export_for_onnx_runtime(model, folder / f"{phase}.onnx", check_parity, phase)
-                assert opset == ONNX_RUNTIME_OPSET, reason
-            anatomy = read_anatomy(model)
-            graphs = {phase: ParentGraph.read(folder / f"{phase}.onnx", anatomy) for phase in PHASES}
-            built[family] = SimpleNamespace(model=model, anatomy=anatomy, graphs=graphs, folder=folder)
-        return built[family]
+        files = {phase: export_parent(family, phase) for phase in PHASES}
+        of_prefill = files[Phase.PREFILL]
+        graphs = {phase: files[phase].graph for phase in PHASES}
+        paths = {phase: files[phase].path for phase in PHASES}
+        return SimpleNamespace(model=of_prefill.model, anatomy=of_prefill.anatomy, graphs=graphs, paths=paths)
 
     return parent
+
+
+@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_export_equals_the_model(phase: Phase, family: str, exported) -> None:
+    parent = exported(family)
+    assert check_parity(parent.model, parent.paths[phase], phase) < 1e-4
 
 
 def derive(parent, words: str, folder: Path) -> dict[Phase, Path]:
@@ -106,6 +106,35 @@ def test_derived_files_generate_what_the_model_gives_without_a_cache(
     files = derive(parent, words, tmp_path)
     for batch, prompt in ((1, 3), (3, 12)):  # within a window of 8 tokens and beyond it
         assert_generates(files, pruned, *prompts(batch, prompt + STEPS), prompt)
+
+
+@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("words", [PARENT, PATTERNS[0], "mlp mlp mlp mlp"])
+def test_a_prompt_can_be_read_with_the_decode_file_alone(words: str, family: str, exported, tmp_path: Path) -> None:
+    """In one go and in pieces, from an empty cache; then token by token."""
+    parent = exported(family)
+    pruned = prune(parent.model, Architecture.from_words(words), anatomy=parent.anatomy)
+    session = open_session(derive(parent, words, tmp_path)[Phase.DECODE], 1)
+    ids, mask = prompts(2, 14)
+    expected = without_cache(pruned, ids, mask, 1)  # after every token
+    for pieces in ((11, 1, 1, 1), (1, 6, 4, 3)):
+        empty = workload_inputs(pruned, Workload.parse("decode:batch=2,past=1"))
+        past = {name: array[:, :, :0] for name, array in empty.items() if name.startswith("past.")}
+        end = 0
+        for piece in pieces:
+            start, end = end, end + piece
+            given = {
+                "input_ids": ids[:, start:end],
+                "attention_mask": mask[:, :end],
+                "position_ids": np.broadcast_to(np.arange(start, end), (2, piece)),
+            }
+            wanted = {node.name for node in session.get_inputs()}
+            feed = {name: array for name, array in (given | past).items() if name in wanted}
+            logits, *presents = session.run(None, feed)
+            names = [node.name for node in session.get_outputs()][1:]
+            past = {name.replace("present", "past"): array for name, array in zip(names, presents, strict=True)}
+            bound = 1e-4 * max(1.0, np.abs(expected[end - 1]).max())
+            assert np.abs(logits[:, 0] - expected[end - 1]).max() < bound, (piece, end)
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -199,14 +228,14 @@ def test_a_decoder_without_a_head_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_file_of_another_model_is_found_out(phase: Phase, exported) -> None:
-    path = exported("llama").folder / f"{phase}.onnx"
+    path = exported("llama").paths[phase]
     with pytest.raises(ExportError, match="differs from the model"):
         check_parity(build("llama", seed=5), path, phase)
 
 
 def test_a_file_that_forgets_what_it_was_given_is_found_out(exported, tmp_path: Path) -> None:
     parent = exported("llama")
-    proto = onnx.load(str(parent.folder / "decode.onnx"))
+    proto = onnx.load(str(parent.paths[Phase.DECODE]))
     for node in proto.graph.node:  # layer 2 keeps its past keys but not the new one in their place
         for place, name in enumerate(node.input):
             if node.op_type == "Concat" and name == "past.2.key":
