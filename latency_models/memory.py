@@ -10,7 +10,7 @@ from latency_models.shape import ModelShape
 from latency_models.terms import kept_units
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind
+from search_spaces.unit import Kind, Unit
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Memory:
 
     Attributes:
         weights: every parameter, of a mixture all experts; small vectors (norms, biases) are left out.
-        cache: keys and values at the end of the workload, within each attention's window.
+        cache: keys and values at the end of the workload, within each attention's window, and recurrent states.
         activations: the largest set that is alive at once, attention scores included.
     """
 
@@ -37,37 +37,37 @@ def memory(shape: ModelShape, architecture: Architecture, workload: Workload, by
     """The memory of an architecture under a workload."""
     kept = kept_units(architecture)
     attentions = [unit.layer for unit in kept if unit.kind is Kind.ATTENTION]
-    mlps = len(kept) - len(attentions)
-    weights = shape.stem + len(attentions) * shape.attention_weights + mlps * shape.experts * shape.expert_weights
+    mlps = [unit.layer for unit in kept if unit.kind is Kind.MLP]
+    weights = shape.stem + sum(shape.block(layer).attention.weights for layer in attentions)
+    weights += sum(shape.block(layer).mlp.weights for layer in mlps)
     seen = block_workloads(shape, architecture, workload)
-    reached = sum(_cached_tokens(shape, layer, seen[layer]) for layer in attentions)
-    cache = 2 * workload.batch * reached * shape.kv_heads * shape.head_dim
+    cache = workload.batch * sum(_cached(shape, layer, seen[layer]) for layer in attentions)
     elements = (weights, cache, _peak_activations(shape, architecture, workload))
     return Memory(*(bytes_per_element * count for count in elements))
 
 
-def _cached_tokens(shape: ModelShape, layer: int, workload: Workload) -> int:
-    """Of one sequence; without a cache (`forward`) none."""
+def _cached(shape: ModelShape, layer: int, workload: Workload) -> int:
+    """Elements of one sequence; without a cache (`forward`) none."""
     if workload.phase is Phase.FORWARD:
         return 0
-    length, window = workload.past + workload.sequence, shape.window[layer]
-    return length if window is None else min(length, window)
+    attention, length, window = shape.block(layer).attention, workload.past + workload.sequence, shape.window[layer]
+    return attention.state + attention.cached * (length if window is None else min(length, window))
 
 
 def _peak_activations(shape: ModelShape, architecture: Architecture, workload: Workload) -> int:
     """Elements: the residual stream in and out of a unit, and what the hungriest unit or the head holds beside it."""
     seen = block_workloads(shape, architecture, workload)
-    units = (_unit_activations(shape, unit.kind, seen[unit.layer]) for unit in kept_units(architecture))
+    units = (_unit_activations(shape, unit, seen[unit.layer]) for unit in kept_units(architecture))
     return max(2 * workload.tokens * shape.hidden, _head_activations(shape, workload, seen[-1]), *units)
 
 
-def _unit_activations(shape: ModelShape, kind: Kind, workload: Workload) -> int:
-    tokens = workload.tokens
-    if kind is Kind.MLP:
-        held = tokens * (2 if shape.gated else 1) * shape.intermediate * shape.active_experts
+def _unit_activations(shape: ModelShape, unit: Unit, workload: Workload) -> int:
+    tokens, block = workload.tokens, shape.block(unit.layer)
+    if unit.kind is Kind.MLP:
+        held = tokens * block.mlp.inner
     else:
-        projected = tokens * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)  # queries, keys, values, their sum
-        held = projected + tokens * shape.heads * (workload.past + workload.sequence)
+        projected = tokens * (block.attention.pair + block.attention.cached)  # queries, keys, values, their sum
+        held = projected + tokens * block.attention.heads * (workload.past + workload.sequence)
     return 2 * tokens * shape.hidden + held
 
 

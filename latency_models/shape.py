@@ -1,8 +1,10 @@
 """The numbers of a model from which work and traffic follow: no weights, no framework."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
+from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
 from latency_models.workload import Phase, Workload
 
 SPECIAL = 1  # class token or start of a text, which an encoder keeps
@@ -12,7 +14,7 @@ QUESTION = 16  # tokens of a question about an image
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a transformer with `depth` like blocks.
+    """Sizes of a transformer of `depth` blocks: numbers that describe all of them, or `blocks` where they are unlike.
 
     Attributes:
         hidden, heads, kv_heads, head_dim: of the attention; keys and values have `kv_heads` heads.
@@ -26,6 +28,8 @@ class ModelShape:
         tokens: tokens of one image; None for text.
         droppable: tokens of a sequence that token reduction may drop where their number is fixed, as that of a
             prompt's image tokens; None: all but the first, in a decoder all but the first four and the last 32.
+        blocks: of each block what it is made of; None where the numbers above say it. Where it is given they are
+            those of the first block that attends to pairs of tokens.
     """
 
     depth: int
@@ -44,11 +48,14 @@ class ModelShape:
     active_experts: int = 1
     tokens: int | None = None
     droppable: int | None = None
+    blocks: tuple[BlockShape, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.hidden, self.heads, self.kv_heads, self.head_dim, self.intermediate, self.experts)
         if min(sizes) < 1 or len(self.window) != self.depth or not 1 <= self.active_experts <= self.experts:
             raise ValueError(f"not a model shape: {self}")
+        if self.blocks is not None and len(self.blocks) != self.depth:
+            raise ValueError(f"a model shape has {self.depth} blocks and describes {len(self.blocks)}")
 
     @property
     def attention_weights(self) -> int:
@@ -59,6 +66,20 @@ class ModelShape:
     def expert_weights(self) -> int:
         """Matrix parameters of one MLP expert."""
         return (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    def block(self, layer: int) -> BlockShape:
+        """The block of this index."""
+        return self.alike if self.blocks is None else self.blocks[layer]
+
+    @cached_property
+    def alike(self) -> BlockShape:
+        """The block that the numbers describe; the router of a mixture is not among them."""
+        pair, cached = 2 * self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim
+        attention = AttentionShape(self.attention_weights, self.heads, pair, cached)
+        inner = (2 if self.gated else 1) * self.intermediate * self.active_experts
+        if self.experts == 1:
+            return BlockShape(attention, MlpShape(self.expert_weights, inner))
+        return BlockShape(attention, MlpShape(0, inner, self.experts, self.expert_weights, self.active_experts))
 
     def droppable_of(self, length: int) -> int:
         """How many tokens of a sequence of this length token reduction may drop."""
@@ -77,11 +98,16 @@ class ModelShape:
         return Workload(Phase.FORWARD, 4, 64) if small else Workload(Phase.FORWARD, 64, 128)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form; without `droppable` where it follows from the rest, as the first release wrote it."""
+        """The JSON form; without `droppable` and `blocks` where they are None, as the first release wrote it."""
         document = {**asdict(self), "window": list(self.window)}
-        return {key: value for key, value in document.items() if key != "droppable" or value is not None}
+        if self.blocks is not None:
+            document["blocks"] = [block.to_json() for block in self.blocks]
+        optional = ("droppable", "blocks")
+        return {key: value for key, value in document.items() if key not in optional or value is not None}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "ModelShape":
         """Read what `to_json` writes."""
-        return cls(**{**document, "window": tuple(document["window"])})
+        blocks = document.get("blocks")
+        read = None if blocks is None else tuple(BlockShape.from_json(block) for block in blocks)
+        return cls(**{**document, "window": tuple(document["window"]), "blocks": read})

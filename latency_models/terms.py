@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_models.block_shape import AttentionShape, MlpShape
 from latency_models.reduction import Step, block_workloads, steps
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
@@ -44,23 +45,23 @@ def attention_work(shape: ModelShape, layer: int, workload: Workload) -> Work:
 
     Scores and values count the pairs of tokens that a fused kernel computes: all of them, or the causal half,
     within the block's window. Keys and values of the past are read once.
+    A recurrence works on each token alone, and reads and writes its state once.
     """
-    tokens = workload.tokens
+    attention, tokens = shape.block(layer).attention, workload.tokens
     pairs = workload.batch * _visible(shape, layer, workload)
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    flops = 2 * tokens * shape.attention_weights + 4 * pairs * queries
-    cached = 2 * workload.batch * _reach(shape, layer, workload.past) * keys
-    moved = tokens * (4 * shape.hidden + 2 * queries + 2 * keys) + cached
-    return Work(flops, shape.attention_weights, moved, ATTENTION_KERNELS)
+    past = workload.batch * _reach(shape, layer, workload.past)
+    flops = 2 * (tokens * (attention.weights + attention.extra) + past * attention.past) + 2 * pairs * attention.pair
+    held = past * attention.cached + 2 * workload.batch * attention.state
+    moved = tokens * (4 * shape.hidden + attention.pair + attention.cached) + held
+    return Work(flops, attention.weights, moved, ATTENTION_KERNELS)
 
 
-def mlp_work(shape: ModelShape, workload: Workload) -> Work:
+def mlp_work(shape: ModelShape, workload: Workload, layer: int = 0) -> Work:
     """The MLP of one block with its norm; of a mixture, the experts that run and those that must be read."""
-    tokens = workload.tokens
-    read = min(shape.experts, tokens * shape.active_experts)
-    flops = 2 * tokens * shape.expert_weights * shape.active_experts
-    inner = (2 if shape.gated else 1) * shape.intermediate * shape.active_experts
-    return Work(flops, shape.expert_weights * read, tokens * (4 * shape.hidden + 2 * inner), MLP_KERNELS)
+    mlp, tokens = shape.block(layer).mlp, workload.tokens
+    read = min(mlp.experts, tokens * mlp.active)
+    flops = 2 * tokens * (mlp.dense + mlp.extra + mlp.expert * mlp.active)
+    return Work(flops, mlp.dense + mlp.expert * read, tokens * (4 * shape.hidden + 2 * mlp.inner), MLP_KERNELS)
 
 
 def stem_work(shape: ModelShape, workload: Workload, last: Workload | None = None) -> Work:
@@ -95,7 +96,7 @@ def stage_work(shape: ModelShape, step: Step, reduction: Reduction) -> Work:
 def unit_work(shape: ModelShape, unit: Unit, workload: Workload) -> Work:
     """What disappears when `unit` is dropped."""
     attention = attention_work(shape, unit.layer, workload) if unit.kind is not Kind.MLP else NOTHING
-    mlp = mlp_work(shape, workload) if unit.kind is not Kind.ATTENTION else NOTHING
+    mlp = mlp_work(shape, workload, unit.layer) if unit.kind is not Kind.ATTENTION else NOTHING
     return attention + mlp
 
 
@@ -213,7 +214,24 @@ class Terms:
         window = self.shape.window[unit.layer]
         length = self.workload.sequence + self.workload.past
         narrow = unit.kind is Kind.ATTENTION and window is not None and window < length
-        return f"{unit.kind}, window {window}" if narrow else str(unit.kind)
+        name = ", ".join(filter(None, (unit.kind, self._labels[unit.kind, self._part(unit)])))
+        return f"{name}, window {window}" if narrow else name
+
+    def _part(self, unit: Unit) -> AttentionShape | MlpShape:
+        block = self.shape.block(unit.layer)
+        return block.attention if unit.kind is Kind.ATTENTION else block.mlp
+
+    @cached_property
+    def _labels(self) -> dict[tuple[Kind, AttentionShape | MlpShape], str]:
+        """What tells the parts of one kind from each other; nothing where all are alike."""
+        found: dict[tuple[Kind, AttentionShape | MlpShape], str] = {}
+        for kind in (Kind.ATTENTION, Kind.MLP):
+            parts = list(dict.fromkeys(self._part(Unit(layer, kind)) for layer in range(self.shape.depth)))
+            words = [part.words for part in parts]
+            for part in parts:
+                label = part.words if words.count(part.words) == 1 else f"{part.words}, {part.weights} weights"
+                found[kind, part] = label if len(parts) > 1 else ""
+        return found
 
 
 def _tokens(name: str) -> str:

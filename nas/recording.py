@@ -79,7 +79,8 @@ def _candidate_run(delivery: "Delivery", candidate: Candidate, name: str, front:
     parameters = delivery.pruned(architecture).num_parameters()
     kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
     shape, held = delivery.subject.shape, delivery.memory(architecture)
-    cached = 2 * shape.kv_heads * shape.head_dim * kept[Kind.ATTENTION] * delivery.target.bytes_per_element
+    attentions = [layer for layer in range(depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    cached = sum(shape.block(layer).attention.cached for layer in attentions) * delivery.target.bytes_per_element
     joules = delivery.joules(architecture)
     at50, at90 = latency.predict(architecture, 50), latency.predict(architecture, 90)
     metrics = {

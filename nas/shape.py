@@ -1,64 +1,56 @@
 """From a model and its anatomy to the numbers that latency models work with."""
 
+from dataclasses import replace
 from typing import Any
 
+from latency_models.block_shape import MlpShape
 from latency_models.shape import ModelShape
+from nas.block_shapes import read_blocks
 from pruning.anatomy import Anatomy
-from pruning.contribution import BlockAnatomy
-from pruning.language import is_vision_language, language_config, prompt_image_tokens
-from search_spaces.unit import Kind
+from pruning.language import block_config, is_vision_language, language_config, prompt_image_tokens
 
 
 def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
-    """The sizes of a Hugging Face transformer, read from its config and, for the MLP, from its matrices.
+    """The sizes of a Hugging Face transformer, read from its modules and from a run on a tiny input.
 
     Those of a vision-language model are its language model's; tower and projector count as stem.
     """
-    config = language_config(model)
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or anatomy.hidden_size // heads
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
-    intermediate, gated = _mlp_sizes(model, anatomy, experts)
+    blocks = read_blocks(model, anatomy)
+    first = next((block for block in blocks if block.attention.pair), blocks[0])
+    heads = max(1, first.attention.heads)
+    head_dim = max(1, first.attention.pair // (2 * heads))
+    intermediate, gated = _mlp_sizes(first.mlp, anatomy.hidden_size)
     outputs, per_token = _head(model, anatomy)
-    blocks = model.get_submodule(anatomy.stack)
-    stem = model.num_parameters() - sum(p.numel() for p in blocks.parameters())
-    return ModelShape(
+    inside = model.get_submodule(anatomy.stack)
+    shape = ModelShape(
         depth=anatomy.depth,
         hidden=anatomy.hidden_size,
         heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        kv_heads=max(1, first.attention.cached // (2 * head_dim)),
         head_dim=head_dim,
         intermediate=intermediate,
         gated=gated,
         outputs=outputs,
         head_per_token=per_token,
         causal=anatomy.is_decoder,
-        stem=stem,
-        window=_windows(config, anatomy),
-        experts=experts,
-        active_experts=getattr(config, "num_experts_per_tok", 1) if experts > 1 else 1,
+        stem=model.num_parameters() - sum(p.numel() for p in inside.parameters()),
+        window=_windows(model, anatomy),
+        experts=max(1, first.mlp.experts),
+        active_experts=max(1, first.mlp.active),
         tokens=_image_tokens(model),
         droppable=prompt_image_tokens(model) if is_vision_language(model) else None,
     )
+    return shape if set(blocks) == {shape.alike} else replace(shape, blocks=blocks)
 
 
-def _mlp_sizes(model: Any, anatomy: Anatomy, experts: int) -> tuple[int, bool]:
-    """(width, gated): a gated MLP has three hidden-by-width matrices, any other two."""
-    matrices = sum(p.numel() for p in _mlp_parameters(model, anatomy) if p.ndim >= 2)
-    router = experts * anatomy.hidden_size if experts > 1 else 0
-    per_expert = (matrices - router) / experts / anatomy.hidden_size
-    config = language_config(model)
-    known = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
-    if isinstance(known, int) and round(per_expert / known) == 3:
-        return known, True
-    return round(per_expert / 2), False
+def _mlp_sizes(mlp: MlpShape, hidden: int) -> tuple[int, bool]:
+    """(width, gated) of one expert, or of the MLP: a gated one has three hidden-by-width matrices, any other two.
 
-
-def _mlp_parameters(model: Any, anatomy: Anatomy) -> list[Any]:
-    block: BlockAnatomy = anatomy.blocks[0]
-    module = model.get_submodule(anatomy.stack)[0]
-    paths = block.contribution(Kind.MLP).members
-    return [parameter for path in paths for parameter in module.get_submodule(path).parameters()]
+    What lies between the matrices is twice as wide as the MLP where it is gated.
+    """
+    weights, inner = (mlp.expert, mlp.inner / max(1, mlp.active)) if mlp.experts else (mlp.dense, mlp.inner)
+    gated = inner > 0 and round(2 * weights / hidden / inner) == 3
+    return max(1, round(weights / hidden / (3 if gated else 2))), gated
 
 
 def _head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:
@@ -71,12 +63,12 @@ def _head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:
     return int(outputs), False
 
 
-def _windows(config: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
-    window = getattr(config, "sliding_window", None)
-    if not anatomy.is_decoder or not window:
+def _windows(model: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
+    if not anatomy.is_decoder:
         return (None,) * anatomy.depth
-    types = getattr(config, "layer_types", None) or ["sliding_attention"] * anatomy.depth
-    return tuple(window if kind == "sliding_attention" else None for kind in types)
+    windows = [getattr(block_config(model, index), "sliding_window", None) or None for index in range(anatomy.depth)]
+    types = getattr(language_config(model), "layer_types", None) or ["sliding_attention"] * anatomy.depth
+    return tuple(window if kind == "sliding_attention" else None for window, kind in zip(windows, types, strict=True))
 
 
 def _image_tokens(model: Any) -> int | None:

@@ -19,6 +19,12 @@ def language_config(model: Any) -> Any:
     return model.config.get_text_config() if is_vision_language(model) else model.config
 
 
+def block_config(model: Any, index: int) -> Any:
+    """The config of one block, where blocks have settings of their own; else `language_config`."""
+    config = language_config(model)
+    return config.per_layer_config[index] if getattr(config, "is_heterogeneous", False) else config
+
+
 def language_path(model: Any) -> str:
     """The dotted name of the module that owns the blocks' stack in a vision-language model; "" for any other."""
     if not is_vision_language(model):

@@ -90,7 +90,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _run(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def run_or_refuse(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call a module of a family that may be unknown.
 
     Raises:
@@ -120,7 +120,7 @@ def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Argumen
             )
             stack.callback(handle.remove)
         with evaluating(model):
-            _run(model, **probe_inputs(model), **settings)
+            run_or_refuse(model, **probe_inputs(model), **settings)
     silent = [index for index, block in enumerate(blocks) if block not in heard]
     if silent:
         raise UnreadableModel(f"{type(model).__name__}: looked for {len(blocks)} blocks that run, {silent[0]} does not")
@@ -143,7 +143,7 @@ def rehearse(block: nn.Module, arguments: Arguments, width: int) -> Tape:
     tape = Tape()
     for path, module in double.named_modules():
         module.register_forward_hook(_recorder(tape, path, width), with_kwargs=True)
-    _run(double, *args, **kwargs)
+    run_or_refuse(double, *args, **kwargs)
     for module in double.modules():
         module._forward_hooks.clear()
     return tape
@@ -215,7 +215,7 @@ def mixes_tokens(call: Call, width: int) -> bool:
         return False
     args = tuple(disturb(value) for value in call.args)
     kwargs = {name: disturb(value) for name, value in call.kwargs.items()}
-    output = _run(call.module, *args, **kwargs)
+    output = run_or_refuse(call.module, *args, **kwargs)
     output = output[0] if isinstance(output, tuple) else output
     tokens = three[0].shape[1]
     before, after = (rows.reshape(-1, tokens, width)[:, 1:] for rows in (call.output, output))

@@ -108,8 +108,9 @@ def _parameters(profile: Profile) -> Predict:
     shape = profile.shape
 
     def count(architecture: Architecture) -> float:
-        kept = [sum(architecture.keeps(i, kind) for i in range(shape.depth)) for kind in (Kind.ATTENTION, Kind.MLP)]
-        return shape.stem + kept[0] * shape.attention_weights + kept[1] * shape.experts * shape.expert_weights
+        kept = {kind: [i for i in range(shape.depth) if architecture.keeps(i, kind)] for kind in Kind}
+        attentions = sum(shape.block(i).attention.weights for i in kept[Kind.ATTENTION])
+        return shape.stem + attentions + sum(shape.block(i).mlp.weights for i in kept[Kind.MLP])
 
     return lambda many: np.array([count(a) for a in many])
 
