@@ -174,8 +174,8 @@ class CacheKeeper:
             cache = DynamicCache()
         elif type(cache) is not DynamicCache or cache.get_seq_length() > 0:
             raise ArchitectureError(
-                f"a pruned decoder cannot continue a {type(cache).__name__} made elsewhere; "
-                "pass past_key_values=None or an empty DynamicCache"
+                f"a pruned decoder cannot use a {type(cache).__name__} made elsewhere; "
+                "pass past_key_values=None or an empty DynamicCache, and generate without cache_implementation"
             )
         return args, {**kwargs, "past_key_values": PrunedCache.adopt(cache, self._layers())}
 
@@ -204,12 +204,13 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
     """
     kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
     config = language_config(model)
-    if len(kept) < anatomy.depth and getattr(config, "scale_attn_by_inverse_layer_idx", False):
+    blocks = model.get_submodule(anatomy.stack)
+    scaled = getattr(config, "scale_attn_by_inverse_layer_idx", False)
+    if scaled and len(kept) < anatomy.depth and not any(hasattr(module, "scaling") for module in blocks.modules()):
         raise ArchitectureError(
-            "scale_attn_by_inverse_layer_idx ties an attention's scale to its place; its attentions cannot be dropped"
+            f"{anatomy.family} scales an attention by its place in every pass; its attentions cannot be dropped"
         )
     remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.removed_blocks())]
-    blocks = model.get_submodule(anatomy.stack)
     for position, layer in enumerate(remaining):
         if layer in kept and len(kept) < anatomy.depth:
             _reindex(blocks[position], kept.index(layer))
@@ -219,6 +220,14 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
     trunk.register_forward_pre_hook(keeper.before, with_kwargs=True)
     trunk.register_forward_hook(keeper.after, with_kwargs=True)
+    _take_own_cache(model)
+
+
+def _take_own_cache(model: Any) -> None:
+    """Let a generation begin with the cache that is adopted: others have a layer for every block, whatever is left."""
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:
+        settings.cache_implementation = settings.cache_config = settings.max_cache_len = None
 
 
 def keeps_own_cache(model: Any) -> bool:

@@ -18,6 +18,7 @@ from search_spaces.space import empty
 from search_spaces.unit import Kind
 
 RECORD = "nas_architecture"  # the key in the config of a pruned model
+PARENT_CONFIG = "nas_parent_config"  # on a pruned model: the config from which its parent is built
 
 
 def prune(
@@ -61,20 +62,19 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
 
 
 @torch.no_grad()
-def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Architecture | None = None) -> None:
+def apply(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
     """Drop units in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded.
 
     Args:
         model: changed.
         anatomy: of `model`.
         architecture: what to drop of it.
-        whole: of the parent, where `model` lacks the removed blocks already; its token stages are installed.
     """
+    setattr(model, PARENT_CONFIG, copy.deepcopy(model.config))
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     if anatomy.merges_blocks:
         architecture = architecture.merge_blocks()
-    whole = architecture if whole is None else whole.merge_blocks() if anatomy.merges_blocks else whole
-    reducing = read_reducing(model, anatomy, whole)
+    reducing = read_reducing(model, anatomy, architecture)
     removed = set(architecture.removed_blocks())
     for block in anatomy.blocks:
         if block.index not in removed:
@@ -85,7 +85,7 @@ def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Archi
     if anatomy.is_decoder:
         adapt_decoding(model, anatomy, architecture, reduces=reducing is not None)
     if reducing is not None:
-        install(model, anatomy, whole, reducing)
+        install(model, anatomy, architecture, reducing)
 
 
 def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:

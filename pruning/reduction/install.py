@@ -1,6 +1,5 @@
 """Token reduction becomes part of a pruned model."""
 
-import copy
 import inspect
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,6 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source, Stage
 
-_TYPES = "nas_rotary_types"  # in the config of a pruned model: of the parent's blocks, as those that rank may be gone
 _ASKING = (Scorer.LAST, Scorer.CLASS, Scorer.MEAN)  # scores that are attention
 _BLIND = (Scorer.NORM, Scorer.RANDOM)  # scores that need neither queries nor keys
 
@@ -103,7 +101,7 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
     """What the stages of an architecture need of the parent; None where it drops no tokens. Call before surgery.
 
     Args:
-        model: the parent, or one about to be loaded: of its shape, without the removed blocks.
+        model: the parent, or one of its shape that is about to be loaded.
         anatomy: of `model`.
         architecture: of the parent's depth.
 
@@ -122,8 +120,7 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
     rankers = {}
     if reduction.source is not Source.TOWER and not _needs_nothing(reduction):
         for _, stage in acting_stages(architecture):
-            block = _ranking_block(stage, reduction)
-            rankers[stage.block] = _projections(model, anatomy, _where(architecture, anatomy).get(block))
+            rankers[stage.block] = _projections(model, anatomy, _ranking_block(stage, reduction))
     tower = read_tower(model) if reduction.source is Source.TOWER else None
     windows, kinds = _windows(model, anatomy, architecture), _layer_types(model)
     return Reducing(token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
@@ -144,8 +141,6 @@ def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: 
     )
     if not steps:
         return
-    if reducing.layer_types is not None:
-        setattr(language_config(model), _TYPES, list(reducing.layer_types))
     generates = anatomy.is_decoder and model.get_output_embeddings() is not None
     insists = _insists_on_length(model.get_submodule(anatomy.stack.rpartition(".")[0]))
     hooks = TokenHooks(
@@ -201,19 +196,8 @@ def _left(architecture: Architecture) -> list[int]:
     return [layer for layer in range(architecture.depth) if layer not in removed]
 
 
-def _where(architecture: Architecture, anatomy: Anatomy) -> dict[int, int]:
-    """The places of the parent's blocks in the model that `anatomy` describes."""
-    if anatomy.depth == architecture.depth:
-        return {layer: layer for layer in range(architecture.depth)}
-    return {layer: place for place, layer in enumerate(_left(architecture))}
-
-
-def _projections(model: Any, anatomy: Anatomy, place: int | None) -> Projections:
-    """Of the block at a place; with None of one that is about to be loaded, by the shape of another."""
-    blocks = model.get_submodule(anatomy.stack)
-    if place is None:
-        return read_projections(copy.deepcopy(blocks[0]), anatomy.blocks[0])
-    return read_projections(blocks[place], anatomy.blocks[place])
+def _projections(model: Any, anatomy: Anatomy, block: int) -> Projections:
+    return read_projections(model.get_submodule(anatomy.stack)[block], anatomy.blocks[block])
 
 
 def _kept_alive(step: Step, blocks: nn.ModuleList, reduction: Reduction, alive: set[int]) -> Step:
@@ -252,8 +236,7 @@ def _rotaries(base: nn.Module) -> list[nn.Module]:
 def _layer_types(model: Any) -> tuple[str, ...] | None:
     """Of each block, where cosines and sines depend on it."""
     takes = [inspect.signature(rotary.forward).parameters for rotary in _rotaries(getattr(model, "base_model", model))]
-    config = language_config(model)
-    types = getattr(config, _TYPES, None) or getattr(config, "layer_types", None)
+    types = getattr(language_config(model), "layer_types", None)
     return tuple(types) if types and any("layer_type" in names for names in takes) else None
 
 
@@ -267,5 +250,5 @@ def _windows(model: Any, anatomy: Anatomy, architecture: Architecture) -> tuple[
     left = _left(architecture)
     if not anatomy.is_decoder:
         return (None,) * len(left)
-    layers, where = DynamicCache(config=language_config(model)).layers, _where(architecture, anatomy)
-    return tuple(getattr(layers[where[layer]], "sliding_window", None) for layer in left)
+    layers = DynamicCache(config=language_config(model)).layers
+    return tuple(getattr(layers[layer], "sliding_window", None) for layer in left)

@@ -1,16 +1,18 @@
 """What is saved comes back exactly, weighs what is left, and a wrong folder is one clear line."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
-from families import FAMILIES, build, example
+from families import FAMILIES, build, example, filled
 from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import read_anatomy
-from pruning.checkpoint import load, load_parent, save
+from pruning.checkpoint import is_pruned, load, load_parent, save
 from pruning.surgery import prune
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import ArchitectureError, ModelError, UnreadableModel, UnsafeCheckpoint
@@ -168,19 +170,61 @@ def test_the_tokenizer_s_files_come_along_and_nothing_else(tmp_path: Path) -> No
     assert {path.name for path in target.iterdir()} == wanted | own
 
 
-@pytest.mark.parametrize("words", ["removed attn+mlp attn+mlp attn+mlp", "removed mlp attn+mlp attn+mlp"])
-def test_blocks_that_a_config_ties_to_their_place_are_not_saved_as_other_ones(words: str, tmp_path: Path) -> None:
+def _qwen3_moe() -> Any:
+    """Every second block is dense, by its index."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "intermediate_size": 48}
     config = transformers.Qwen3MoeConfig(**sizes, **experts, head_dim=8, vocab_size=96, decoder_sparse_step=2)
-    parent = transformers.Qwen3MoeForCausalLM(config).eval()
-    with pytest.raises(ArchitectureError, match=r"qwen3_moe config cannot describe .*layers\.0\.mlp"):
-        save(prune(parent, Architecture.from_words(words)), tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
-    inside = prune(parent, Architecture.from_words("mlp attn+mlp attn mlp"))
-    save(inside, tmp_path / "inside")
-    inputs = example(parent)
-    assert torch.equal(outputs(load(tmp_path / "inside"), inputs), outputs(inside, inputs))
+    return filled(lambda: transformers.Qwen3MoeForCausalLM(config))
+
+
+def _diff_llama() -> Any:
+    """Its attention is scaled by a constant that is made from the block's index."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.DiffLlamaConfig(**sizes, intermediate_size=48, vocab_size=96, max_position_embeddings=64)
+    return filled(lambda: transformers.DiffLlamaForCausalLM(config))
+
+
+def _gpt2_scaled_by_place() -> Any:
+    config = build("gpt2").config
+    config.scale_attn_by_inverse_layer_idx = True
+    return filled(lambda: transformers.GPT2LMHeadModel(config))
+
+
+@pytest.mark.parametrize("make", [_qwen3_moe, _diff_llama, _gpt2_scaled_by_place])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "removed attn+mlp attn+mlp attn+mlp",
+        "removed mlp attn+mlp attn+mlp",
+        "attn+mlp removed attn mlp",
+        "mlp attn+mlp attn removed",
+    ],
+)
+def test_blocks_that_depend_on_their_place_come_back_as_they_were(
+    make: Callable[[], Any], words: str, tmp_path: Path
+) -> None:
+    parent = make()
+    pruned, inputs = prune(parent, Architecture.from_words(words)), example(parent)
+    save(pruned, tmp_path / "once")
+    again = load(tmp_path / "once")
+    assert torch.equal(outputs(again, inputs), outputs(pruned, inputs))
+    save(again, tmp_path / "twice")
+    assert torch.equal(outputs(load(tmp_path / "twice"), inputs), outputs(pruned, inputs))
+
+
+@pytest.mark.parametrize("make", [_qwen3_moe, _diff_llama, _gpt2_scaled_by_place])
+def test_the_plain_classes_get_a_folder_only_where_they_build_the_same_model(
+    make: Callable[[], Any], tmp_path: Path
+) -> None:
+    parent = make()
+    save(prune(parent, Architecture.from_words("removed attn+mlp attn+mlp attn+mlp")), tmp_path / "moved")
+    assert is_pruned(tmp_path / "moved")
+    last = prune(parent, Architecture.from_words("attn+mlp attn+mlp attn+mlp removed"))
+    save(last, tmp_path / "ended")
+    assert not is_pruned(tmp_path / "ended")
+    plain = type(parent).from_pretrained(tmp_path / "ended").eval()
+    assert torch.equal(outputs(plain, example(parent)), outputs(last, example(parent)))
 
 
 def _edit(key: str, value):
@@ -208,7 +252,7 @@ def _weights(change):
         (_edit("model_type", "nas_nonsense"), "no model can be built"),
         (_edit("architectures", ["pipeline"]), "no model can be built"),
         (_truncate, "cannot be loaded"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
     ],
 )
 def test_damaged_pruned_folders_are_one_clear_line(damage, says: str, tmp_path: Path) -> None:
