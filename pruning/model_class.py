@@ -82,13 +82,13 @@ def _fitting_class(source: str | Path, config: Any, headers: dict[str, Header]) 
 
 
 def _candidates(config: Any) -> Iterator[Any]:
-    seen = set()
-    for auto in _AUTO:
-        found = getattr(transformers, auto)._model_mapping.get(type(config), ())
-        for each in found if isinstance(found, (tuple, list)) else (found,):
-            if each not in seen and issubclass(each, transformers.PreTrainedModel):
-                seen.add(each)
-                yield each
+    """The classes of a family; an encoder that may also be built as a decoder is what its config says."""
+    known = {auto: getattr(transformers, auto)._model_mapping.get(type(config), ()) for auto in _AUTO}
+    if known["AutoModelForCausalLM"] and known["AutoModelForMaskedLM"]:
+        known.pop("AutoModelForMaskedLM" if getattr(config, "is_decoder", False) else "AutoModelForCausalLM")
+    listed = (each if isinstance(each, (tuple, list)) else (each,) for each in known.values())
+    classes = (each for several in listed for each in several if issubclass(each, transformers.PreTrainedModel))
+    yield from dict.fromkeys(classes)
 
 
 def _unused(candidate: Any, config: Any, weights: dict[str, torch.Tensor]) -> int | None:
