@@ -30,10 +30,9 @@ from nas.subject import Subject
 from nas.tokens import droppable
 from nas.tracking import log_search, tracking_uri, without_password
 from nas.worth import Worth
-from pruning.checkpoint import save
+from pruning.checkpoint import is_pruned, save
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,7 @@ def deliver(delivery: Delivery) -> Result:
     if isinstance(delivery.latency, CalibratedModel):
         delivery.latency.profile.save(delivery.request.out / "profile.json")
     result = _result(delivery, winner.num_parameters())
-    plain = all(unit.kind is Kind.BLOCK for unit in outcome.winner.architecture.dropped)
-    write_card(result, folder, plain)
+    write_card(result, folder, plain=not is_pruned(folder))
     _pictures(delivery)
     return result
 
