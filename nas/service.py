@@ -31,6 +31,7 @@ from nas.request import FILE as REQUEST
 from nas.request import SearchRequest
 from nas.result import Result
 from nas.result_folder import alone_in
+from nas.savable import savable
 from nas.schedule_words import in_words as schedule_in_words
 from nas.search import Problem
 from nas.search.limit import Limit
@@ -126,6 +127,7 @@ def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wo
     Raises:
         UsageError: units, tokens, workload and servable that do not go together.
         BadWorkload, ExportError: a workload that the model cannot run.
+        ModelError, ArchitectureError: what is left of the model could not be saved.
     """
     if request.method in TOKEN_METHODS and request.tokens != SEARCH:
         raise UsageError(f"--method {request.method} drops tokens; add --tokens {SEARCH}")
@@ -133,6 +135,7 @@ def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wo
     workload = workload_for(subject, target, request.workload or usual)
     check_workload(subject, workload, request.tokens)
     structure = restrict(subject.anatomy.space(request.units or STRUCTURE), request.servable)
+    structure = savable(structure, subject, request.servable)
     space = with_tokens(structure, subject, target, workload, request.tokens, request.servable)
     return workload, space if request.units else tokens_only(space)
 

@@ -24,7 +24,7 @@ from pruning.stored_precision import remember_precision
 from pruning.surgery import RECORD
 from pruning.weight_files import find_weights, read_headers, stored_dtypes
 from pruning.writing import write
-from search_spaces.errors import ModelError, UnreadableModel
+from search_spaces.errors import ModelError, NasError, UnreadableModel
 
 _COMPANIONS = (
     "tokenizer*",
@@ -93,7 +93,11 @@ def save(model: Any, folder: Path, companions: Path | None = None) -> None:
     """
     write(model, folder)
     own_code = model.is_remote_code()  # which runs already
-    check_same(model, load(folder, model.dtype, trust_remote_code=own_code), folder)
+    try:
+        check_same(model, load(folder, model.dtype, trust_remote_code=own_code), folder)
+    except NasError:
+        (folder / "config.json").unlink()  # nobody is to take what is there for the model
+        raise
     if companions is not None:
         for pattern in _COMPANIONS:
             for companion in companions.glob(pattern):

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pruning.weight_files import Header
-from search_spaces.errors import ModelError
+from search_spaces.errors import ModelError, UnusedWeights
 
 _LOADER = "transformers.modeling_utils"
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _FLOATS = ("F", "BF")
-
-
-class UnusedWeights(UserWarning):
-    """A checkpoint holds weights beside those of the model: a head of another task, another tower."""
 
 
 def check_complete(source: str | Path, model: Any, info: dict[str, Any], headers: dict[str, Header]) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pruning.checkpoint_config import first_line
 from pruning.decoding import keeps_own_cache
 from pruning.likeness import first_difference
 from pruning.rebuilding import PREFIX
@@ -16,6 +17,7 @@ from pruning.stored_precision import as_stored
 from pruning.surgery import PARENT_CONFIG, RECORD
 from pruning.weight_files import INDEX, WEIGHTS
 from search_spaces.architecture import Architecture
+from search_spaces.errors import ModelError
 from search_spaces.unit import Kind
 
 _CONFIG = "config.json"
@@ -54,12 +56,31 @@ def is_plain(model: Any) -> bool:
     partial = any(unit.kind is not Kind.BLOCK for unit in Architecture.from_json(record).dropped)
     if partial or keeps_own_cache(model):
         return False
+    return _config_differs(model) is None
+
+
+def check_config(model: Any) -> None:
+    """Refuse a parent that its config does not describe: no folder of a part of it would come back. Takes no memory.
+
+    Raises:
+        ModelError: built from its config, it is another model.
+    """
+    wrong = _config_differs(model)
+    if wrong is not None:
+        raise ModelError(
+            f"a {type(model).__name__} that is built from this config.json differs from the one that was loaded "
+            f"({wrong}), so what is cut from it could not be read again; give a model that its config describes"
+        )
+
+
+def _config_differs(model: Any) -> str | None:
+    """Where a model without weights, built from the config, differs; None where it does not."""
     try:
         with torch.device("meta"):
             twin = type(model)(type(model.config).from_dict(model.config.to_dict()))
-    except (ValueError, IndexError, KeyError):
-        return False
-    return first_difference(model, twin) is None
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        return first_line(error)
+    return first_difference(model, twin)
 
 
 def _write_plain(model: Any, folder: Path, weights: dict[str, Tensor]) -> None:

@@ -121,3 +121,7 @@ class Interrupted(NasError):
 
 class CacheMismatch(NasError):
     """An evaluation that resumed from the prefix cache differs from a full one."""
+
+
+class UnusedWeights(UserWarning):
+    """A checkpoint holds weights beside those of its model: a head of another task, another tower. It is said once."""

@@ -7,6 +7,7 @@ With --json the last line of stdout is one document, of the result or of the err
 import os
 import sys
 import traceback
+import warnings
 from typing import Any, NoReturn
 
 import typer
@@ -16,7 +17,7 @@ from nas import account
 from nas.cli import analyze, certify, evaluate, export, profile, report, search, serve, sweep, targets, token, track
 from nas.cli.interruption import interruption
 from nas.uri import without_passwords
-from search_spaces.errors import Interrupted, NasError, UsageError
+from search_spaces.errors import Interrupted, NasError, UnusedWeights, UsageError
 
 
 class _Program(TyperGroup):
@@ -71,6 +72,7 @@ for _verb in (search, sweep, certify, analyze, profile, export, evaluate, report
 def main() -> None:
     """Run the command line and leave with its exit code."""
     _quiet_libraries()
+    _tell_own_warnings()
     account.settle()
     interruption.watch()
     try:
@@ -122,3 +124,16 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def _tell_own_warnings() -> None:
+    """Print our own warnings as one line; those of libraries stay as they are."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, UnusedWeights):
+            print(f"nas: {message}", file=sys.stderr, flush=True)
+        else:
+            others(message, category, *place, **more)
+
+    warnings.showwarning = show

@@ -87,7 +87,7 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
     if source is not None and is_pruned(Path(source)):
         import torch
 
-        return load(source, dtype=torch.float32), Path(source).resolve().parent.name
+        return load(source, torch.float32, trust_remote_code), Path(source).resolve().parent.name
     subject = load_subject(source, None, trust_remote_code)
     if architecture is None:
         return subject.model, Path(subject.id).name

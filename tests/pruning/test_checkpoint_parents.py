@@ -15,10 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pruning.checkpoint import load, load_parent, save
-from pruning.completeness import UnusedWeights
 from pruning.surgery import prune
 from search_spaces import Architecture
-from search_spaces.errors import ModelError
+from search_spaces.errors import ArchitectureError, ModelError, UnusedWeights
 
 PARTS = Architecture.from_words("mlp removed attn attn+mlp")
 BLOCKS = Architecture.from_words("attn+mlp removed attn+mlp attn+mlp")
@@ -117,6 +116,33 @@ def test_a_head_that_stands_before_its_trunk_comes_back(
     assert torch.equal(outputs(load(tmp_path / "once")), outputs(pruned))
     size = sum(tensor.nbytes for tensor in load_file(tmp_path / "once" / "model.safetensors").values())
     assert size == 4 * pruned.num_parameters()  # the tied matrix is there once
+
+
+# What no folder would give back.
+
+
+def _scale_an_attention(model: Any) -> None:
+    model.model.layers[0].self_attn.scaling *= 2
+
+
+def _turn_positions(model: Any) -> None:
+    model.model.rotary_emb.inv_freq.mul_(2)  # a buffer that is not saved
+
+
+@pytest.mark.parametrize("words", ["attn removed mlp attn+mlp", "attn+mlp removed attn+mlp attn+mlp"])
+@pytest.mark.parametrize(
+    ("change", "says"), [(_scale_an_attention, r"layers\.0\.self_attn"), (_turn_positions, "outputs are off by")]
+)
+def test_what_would_come_back_as_another_model_is_not_saved(
+    change: Callable[[Any], None], says: str, words: str, tmp_path: Path
+) -> None:
+    pruned = prune(build("llama"), Architecture.from_words(words))
+    change(pruned)
+    with pytest.raises(ArchitectureError, match=says) as caught:
+        save(pruned, tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError):
+        load(tmp_path)
 
 
 # Precisions.
