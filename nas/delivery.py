@@ -12,11 +12,12 @@ from latency_models.model import LatencyModel
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.certificate import Certificate, sha256
-from nas.export.onnx_export import export_for_onnx_runtime, file_name
-from nas.export.parity import check_parity
-from nas.export.tensorrt_export import export_tensorrt_onnx
+from nas.export.form import Form
+from nas.export.onnx_export import file_name
 from nas.figures import Point, pareto_figure, pareto_page
+from nas.latency import ParentExport
 from nas.model_card import write_card
+from nas.progress import Silent
 from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
 from nas.recording import search_run
@@ -65,6 +66,10 @@ class Delivery:
         """The model of an architecture, sharing the parent's weights."""
         return prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
 
+    def parent_export(self, phase: Phase, form: Form) -> ParentExport:
+        """What the winner's file of a phase and form is made from."""
+        return ParentExport(self.subject, Silent(), phase, form)
+
     def memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""
         return memory(self.subject.shape, architecture, self.workload, self.target.bytes_per_element)
@@ -97,14 +102,16 @@ def deliver(delivery: Delivery) -> Result:
 
 def _export(delivery: Delivery, winner: Any) -> None:
     """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases."""
-    folder = delivery.winner_folder
-    cached = () if delivery.workload.phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE)
-    for phase in (Phase.FORWARD, *cached):
-        path = folder / file_name(phase)
+    phase, folder = delivery.workload.phase, delivery.winner_folder
+    wanted = [
+        (each, Form.ONNX_RUNTIME) for each in ((phase,) if phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE))
+    ]
+    if delivery.target.runtime == Form.TENSORRT:
+        wanted.append((phase, Form.TENSORRT))
+    for each, form in wanted:
+        path = folder / form.file(file_name(each))
         if not path.exists() or sha256(path) != delivery.certificate.file_sha256:
-            export_for_onnx_runtime(winner, path, check_parity, phase)
-    phase = delivery.workload.phase
-    export_tensorrt_onnx(winner, (folder / file_name(phase)).with_suffix(".tensorrt.onnx"), phase)
+            delivery.parent_export(each, form).write_pruned(winner, path)
 
 
 def record(result: Result, delivery: Delivery) -> Result:

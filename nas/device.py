@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,16 +12,18 @@ from latency_models.measuring.plan import PROFILE
 from latency_models.profile import Profile
 from latency_models.runtime_ort import default_threads, environment
 from latency_models.workload import Workload
-from nas.export.onnx_export import export_for_onnx_runtime, file_name, workload_inputs
+from nas.export.onnx_export import file_name, workload_inputs
 from nas.export.parity import check_parity
-from nas.export.variants import ParentGraph
+from nas.export.reduced import ReducedGraphs
 from nas.kit import Kit, export_for_target, inputs_of, pack
 from nas.latency import ParentExport
 from nas.profiling import measure_architectures
 from nas.progress import Progress
 from nas.remote import Carrier
 from nas.subject import Subject
+from pruning.surgery import architecture_of
 from search_spaces.architecture import Architecture
+from search_spaces.errors import ExportError
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,10 @@ class ThisMachine:
         return Profile(key, self.subject.digest, self.subject.shape, self.workload, records)
 
     def export(self, model: Any, folder: Path) -> Path:
-        """The file is exported anew from the pruned model and compared with it."""
-        phase = self.workload.phase
-        path = folder / file_name(phase)
-        with self.progress.stage("exporting the winner"):
-            _, reason = export_for_onnx_runtime(model, path, check_parity, phase)
+        """The parent's file, edited; compared with the model."""
+        path = folder / file_name(self.workload.phase)
+        with self.progress.stage("writing the winner's file"):
+            reason = self.export_of_parent.write_pruned(model, path)
         if reason:
             self.progress.message(reason)
         return path
@@ -114,19 +116,32 @@ class RemoteDevice:
     def export(self, model: Any, folder: Path) -> Path:
         """In the target's precision and operators; compared with the model in fp32, in fp16 the same graph rounds."""
         target, phase = self.kit.target, self.kit.workload.phase
-        with self.progress.stage("exporting the winner"):
-            path = export_for_target(model, folder / f"device-{file_name(phase)}", target, phase)
-            if target.precision == "fp32":
-                check_parity(model, path, phase)
+        path = folder / f"device-{file_name(phase)}"
+        with self.progress.stage("writing the winner's file"):
+            try:
+                self._graphs.derive(architecture_of(model, self._graphs.anatomy.depth), path)
+                self._check(model, path)
+            except ExportError:
+                export_for_target(model, path, target, phase)
+                self._check(model, path)
         return path
+
+    def _check(self, model: Any, path: Path) -> None:
+        if self.kit.target.precision == "fp32":
+            check_parity(model, path, self.kit.workload.phase)
+
+    @cached_property
+    def _graphs(self) -> ReducedGraphs:
+        """Of the parent as it is deployed on the target, each schedule's made when it is asked for."""
+        return self.kit.graphs_of(self.kit.subject.model)
 
     def compare(self, file: Path, effort: Effort) -> Measured:
         """Beside the parent in the same form."""
         kit = self.kit
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
-            parent = export_for_target(kit.subject.model, Path(name) / "parent.onnx", kit.target, kit.workload.phase)
-            graph = ParentGraph.read(parent, kit.subject.anatomy)
-            inputs = inputs_of(graph, workload_inputs(kit.subject.model, kit.workload))
+            whole = Architecture.parent(kit.subject.anatomy.depth)
+            parent = self._graphs.derive(whole, Path(name) / "parent.onnx")
+            inputs = inputs_of(self._graphs.parent, workload_inputs(kit.subject.model, kit.workload))
             return measure_files(
                 {"parent": parent, "winner": file}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
                 least_rounds=effort.least_rounds, precision=kit.target.precision, run=self._run,

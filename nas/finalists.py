@@ -15,7 +15,7 @@ from latency_models.workload import Phase, Workload
 from nas.certificate import Certificate, Verdict, judge
 from nas.choice import Steps, calibrated, choose_winner
 from nas.device import Device, Effort, ThisMachine
-from nas.latency import ParentExport
+from nas.latency import ParentExport, fitting
 from nas.progress import Progress
 from nas.request import SearchRequest
 from nas.result import versions
@@ -110,10 +110,12 @@ class Finals:
         images = self.subject.shape.droppable  # a prompt has room for them, and for a few words
         length = _SMALL if images is None else images + _WORDS
         if self.workload.phase is Phase.DECODE:
-            return Workload(Phase.DECODE, 1, 1, length)
-        if self.workload.phase is Phase.FORWARD and images is None:
-            return self.subject.shape.default_workload(small=True)
-        return Workload(self.workload.phase, 1, length)
+            small = Workload(Phase.DECODE, 1, 1, length)
+        elif self.workload.phase is Phase.FORWARD and images is None:
+            small = self.subject.shape.default_workload(small=True)
+        else:
+            small = Workload(self.workload.phase, 1, length)
+        return fitting(self.subject.model, small)
 
     def _budget_ms(self, problem: Problem, parent: Measurement) -> float:
         """A fraction is of the parent as measured beside the winner, whatever the machine was doing before."""

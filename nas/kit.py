@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -134,14 +134,18 @@ class Kit:
 
     def graphs(self, drawn: SharedWeights) -> ReducedGraphs:
         """The exports of a parent of the same structure, initialised at random, whose large weights are `drawn`."""
-        parent, anatomy = random_like(self.subject.model), self.subject.anatomy
+        return self.graphs_of(random_like(self.subject.model), drawn.moved)
+
+    def graphs_of(self, parent: Any, finished: Callable[[Any], Any] = lambda proto: proto) -> ReducedGraphs:
+        """The exports of a parent as the target takes it, and of its token schedules; `finished` gives what is kept."""
+        anatomy = self.subject.anatomy
 
         def make(architecture: Architecture) -> ParentGraph:
             model = prune(parent, architecture, anatomy=anatomy, share_weights=True)
             with tempfile.TemporaryDirectory(prefix="nas-") as name:
                 path = export_for_target(model, Path(name) / "parent.onnx", self.target, self.workload.phase)
                 graph = ParentGraph.read(path, anatomy)
-            return replace(graph, proto=drawn.moved(graph.proto), schedule=architecture.tokens)
+            return replace(graph, proto=finished(graph.proto), schedule=architecture.tokens)
 
         return ReducedGraphs(make(Architecture.parent(anatomy.depth)), make)
 

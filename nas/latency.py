@@ -1,12 +1,14 @@
 """The latency model of a subject on a target: measured here, measured there and imported, or from the data sheet."""
 
 import hashlib
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from latency_models.fit import CalibratedModel
 from latency_models.model import LatencyModel
@@ -18,21 +20,26 @@ from latency_models.workload import Phase, Workload
 from nas.cache import file_words
 from nas.device_profiles import device_model, device_profile_path
 from nas.export.cached_export import cache_layers
+from nas.export.form import Form
+from nas.export.images import PIXELS
 from nas.export.onnx_export import export_for_onnx_runtime
 from nas.export.parity import check_parity
 from nas.export.reduced import ReducedGraphs
+from nas.export.tensorrt_export import export_tensorrt_onnx
 from nas.export.variants import ParentGraph
 from nas.export.weights import with_parent, without_parent
 from nas.profiling import SECONDS, measure_architectures, profile_host
 from nas.progress import Progress
 from nas.subject import Subject
-from pruning.surgery import prune
+from pruning.positions import longest_sequence, trained_positions
+from pruning.surgery import architecture_of, prune
 from search_spaces.architecture import Architecture
-from search_spaces.errors import BadWorkload, MeasurementError
+from search_spaces.errors import BadWorkload, ExportError, MeasurementError
 from search_spaces.space import Space
 from search_spaces.tokens import TOKENS_REVISION
 from search_spaces.unit import Kind
 
+REVISION = 2  # of how files are written: those of another one are made anew
 LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
@@ -43,6 +50,7 @@ class ParentExport:
     subject: Subject
     progress: Progress
     phase: Phase = Phase.FORWARD
+    form: Form = Form.ONNX_RUNTIME
 
     @cached_property
     def path(self) -> Path:
@@ -62,17 +70,43 @@ class ParentExport:
     def _cached(self, name: str) -> Path:
         exporter = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
         phase = "" if self.phase is Phase.FORWARD else f"{self.phase}-"
-        return self.subject.cache / f"{name}-{phase}{exporter}.onnx"
+        form = "" if self.form is Form.ONNX_RUNTIME else f"{self.form}-"
+        return self.subject.cache / f"{name}-{phase}{form}{REVISION}-{exporter}.onnx"
 
     def _export(self, path: Path) -> str:
         """Write the file, complete or not at all; the weights of a large one, in a second file, are there before it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            _, reason = export_for_onnx_runtime(self.subject.model, draft, check_parity, self.phase)
+            reason = self._write(self.subject.model, draft)
             for file in sorted(draft.parent.iterdir(), reverse=True):
                 file.replace(path.parent / file.name)
         return reason
+
+    def _write(self, model: Any, path: Path) -> str:
+        """Export a model in this form, checked against it; returns why it has not the usual operators, if so."""
+        if self.form is Form.TENSORRT:
+            check_parity(model, export_tensorrt_onnx(model, path, self.phase), self.phase)
+            return ""
+        return export_for_onnx_runtime(model, path, check_parity, self.phase)[1]
+
+    def write_pruned(self, pruned: Any, path: Path) -> str:
+        """Write the file of a model that was pruned from the parent: the parent's, edited, and compared with the model.
+
+        It is exported anew where an edit is impossible or does not compute what the model does.
+
+        Returns:
+            What a person should know of it; mostly nothing.
+
+        Raises:
+            ExportError: no file of the model can be made.
+        """
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier file there
+        try:
+            check_parity(pruned, self.derive(architecture_of(pruned, self.subject.anatomy.depth), path), self.phase)
+        except ExportError as error:
+            return self._write(pruned, path) or f"the parent's file could not be edited, so exported anew: {error}"
+        return ""
 
     @cached_property
     def graphs(self) -> ReducedGraphs:
@@ -97,7 +131,7 @@ class ParentExport:
             schedule = architecture.tokens
             with self.progress.stage(f"exporting tokens {schedule}"), tempfile.TemporaryDirectory() as folder:
                 draft = Path(folder) / path.name
-                export_for_onnx_runtime(model, draft, check_parity, self.phase)
+                self._write(model, draft)
                 light = without_parent(onnx.load(str(draft)), self.graph.proto)
             light_draft = path.with_suffix(".draft")
             onnx.save(light, str(light_draft))
@@ -112,21 +146,37 @@ class ParentExport:
 
 
 def default_workload(subject: Subject, target: Target) -> Workload:
-    """The workload of a target when none was asked for: small where it is measured on a CPU."""
-    return subject.shape.default_workload(small=target.is_host)
+    """The workload of a target when none was asked for: small where it is measured on a CPU, and one that fits."""
+    return fitting(subject.model, subject.shape.default_workload(small=target.is_host))
+
+
+def fitting(model: Any, workload: Workload) -> Workload:
+    """The workload, no longer than the model has positions for."""
+    counts = [count for count in (longest_sequence(model), trained_positions(model)) if count is not None]
+    if workload.past + workload.sequence <= min(counts, default=sys.maxsize) or model.main_input_name == PIXELS:
+        return workload
+    if workload.phase is Phase.DECODE:
+        return replace(workload, past=max(1, min(counts) - 1))
+    return replace(workload, sequence=min(counts))
 
 
 def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Workload:
     """The workload that was asked for, or the target's usual one, if the model can run it.
 
     Raises:
-        BadWorkload: an image model does not make that many tokens.
+        BadWorkload: an image model does not make that many tokens, or a model has no positions for so many.
         ExportError: a phase that the model does not have.
     """
     workload = asked or default_workload(subject, target)
     tokens = subject.shape.tokens
     if tokens is not None and workload.phase is Phase.FORWARD and workload.sequence != tokens:
         raise BadWorkload(f"workload {workload}: {subject.id} makes {tokens} tokens of an image; write seq={tokens}")
+    most, length = longest_sequence(subject.model), workload.past + workload.sequence
+    if most is not None and length > most:
+        raise BadWorkload(
+            f"workload {workload}: it takes {length} positions and {subject.id} has {most}; "
+            f"write for example {fitting(subject.model, workload)}"
+        )
     if workload.phase is not Phase.FORWARD:
         cache_layers(subject.model, workload.phase)
     return workload

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from latency_models.workload import Phase
+from nas.export.onnx_export import file_name
 from nas.result import Entry, Result
 
 _SIGNS = {"attn+mlp": "A M", "attn": "A ·", "mlp": "· M", "none": "· ·", "removed": "   "}
@@ -25,6 +27,7 @@ def card(result: Result, plain: bool) -> str:
     loader = 'nas.load("winner")  # parts of blocks are gone; the plain classes refuse the folder'
     if plain:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: whole blocks are gone, the rest is ordinary'
+    files = sorted(name for name in result.files if name.endswith(".onnx"))
     tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
     metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
     return f"""---
@@ -56,17 +59,41 @@ import nas
 model = {loader}
 
 import onnxruntime
-session = onnxruntime.InferenceSession("winner/model.onnx")
+session = onnxruntime.InferenceSession("winner/{_first(files)}")
 ```
 
-`model.tensorrt.onnx` is the same model in the form TensorRT parses; build the engine on the device.
-`certificate.json` holds every latency sample and the versions.
+{chr(10).join(f"- `{name}`: {_said_of(name, bool(result.tokens))}" for name in files)}
+- `certificate.json`: every latency sample and the versions.
+
+To quantise: `onnxruntime.quantization.quantize_dynamic("winner/{_first(files)}", "int8.onnx")` takes the file as it is.
 
 ## Limits
 
 It was compared with its parent on data of the kind it was searched with; other data, long contexts and fine-grained
 abilities may suffer more. A latency that was predicted from a data sheet is within about a factor of two of the truth.
 """
+
+
+def _first(files: list[str]) -> str:
+    """The file that a person tries first: for ONNX Runtime, of the phase that stands alone."""
+    usual = [file_name(phase) for phase in (Phase.FORWARD, Phase.DECODE, Phase.PREFILL)]
+    return next((name for name in [*usual, *files] if name in files), usual[0])
+
+
+def _said_of(name: str, drops_tokens: bool) -> str:
+    """What a file is, in a line."""
+    phases = {"prefill": Phase.PREFILL, "decode": Phase.DECODE}
+    phase = next((phase for word, phase in phases.items() if f"-{word}." in name), Phase.FORWARD)
+    after = "one token" if drops_tokens else "tokens [batch, sequence]"
+    prompt = "" if drops_tokens else "; from past.* of no tokens it reads a prompt"
+    said = {
+        Phase.FORWARD: "all outputs of all tokens, without a cache",
+        Phase.PREFILL: "a prompt: logits of its last token, and keys and values as present.*",
+        Phase.DECODE: f"{after} after the keys and values in past.*: logits of the last, and present.*{prompt}",
+    }[phase]
+    if name.endswith(".tensorrt.onnx"):
+        return f"{said}; in the form TensorRT parses, the engine is built on the device"
+    return f"{said}; as it was measured on the device" if name.startswith("device-") else said
 
 
 def _row(name: str, entry: Entry) -> str:

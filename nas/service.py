@@ -98,6 +98,7 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
         progress.message(f"target: {target.note}")
     subject = load_subject(request.model, request.data, request.trust_remote_code)
     workload, space = _asked(request, subject, target)
+    _say_what_fits(request, subject, target, workload, progress)
     evaluator = evaluator_with_tokens(subject, workload, request.tokens)
     scorer = scorer_of(
         subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
@@ -138,6 +139,18 @@ def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wo
     structure = savable(structure, subject, request.servable)
     space = with_tokens(structure, subject, target, workload, request.tokens, request.servable)
     return workload, space if request.units else tokens_only(space)
+
+
+def _say_what_fits(
+    request: SearchRequest, subject: Subject, target: Target, workload: Workload, progress: Progress
+) -> None:
+    """Where nobody asked for a workload and the usual one is longer than the model's positions."""
+    usual = subject.shape.default_workload(small=target.is_host)
+    if request.workload is None and usual.sequence > workload.sequence:
+        progress.message(
+            f"workload {workload}: the usual {usual.sequence} tokens are more than the {workload.sequence} positions "
+            f"of {subject.id}"
+        )
 
 
 def _device(

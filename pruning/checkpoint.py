@@ -99,9 +99,14 @@ def save(model: Any, folder: Path, companions: Path | None = None) -> None:
         (folder / "config.json").unlink()  # nobody is to take what is there for the model
         raise
     if companions is not None:
-        for pattern in _COMPANIONS:
-            for companion in companions.glob(pattern):
-                shutil.copyfile(companion, folder / companion.name)
+        copy_companions(companions, folder)
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy the tokenizer's and the preprocessor's files from one model folder into another."""
+    for pattern in _COMPANIONS:
+        for companion in source.glob(pattern):
+            shutil.copyfile(companion, folder / companion.name)
 
 
 def load(folder: str | Path, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:

@@ -46,6 +46,12 @@ def prune(
     return pruned
 
 
+def architecture_of(model: Any, depth: int) -> Architecture:
+    """What of its parent, of `depth` blocks, a model is; a model that was not pruned is its own parent."""
+    record = getattr(model.config, RECORD, None)
+    return Architecture.parent(depth) if record is None else Architecture.from_json(record)
+
+
 def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
     """Refuse an architecture that is not one of this parent.
 

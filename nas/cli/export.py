@@ -1,7 +1,7 @@
 """`nas export`: the files that are deployed, from a model or a pruned result."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,8 @@ from latency_models.workload import Phase
 from nas.cli import options
 
 _HELP = """Export a model, or the winner of a search, to ONNX (and the form TensorRT takes), checked against torch.
+
+Tokenizer or preprocessor and generation config lie beside it.
 
 Examples:
 
@@ -46,12 +48,14 @@ def export(
 ) -> None:
     """Write model.onnx and model.tensorrt.onnx; print how far they are from the model."""
     from nas.cli import console
+    from nas.export.companions import carry_companions
+    from nas.export.form import Form
     from nas.export.onnx_export import export_for_onnx_runtime, file_name
     from nas.export.parity import check_parity
     from nas.export.tensorrt_export import build_engine, export_tensorrt_onnx
 
     progress = console.progress_for_stderr()
-    loaded, name = _load(model, architecture, trust_remote_code)
+    loaded, name, source = _load(model, architecture, trust_remote_code)
     folder = out or Path("nas-results") / f"{name}-export"
     file = folder / file_name(phase)
     with progress.stage("exporting for ONNX Runtime"):
@@ -59,13 +63,16 @@ def export(
     if reason:
         progress.message(reason)
     with progress.stage("exporting for TensorRT"):
-        path = export_tensorrt_onnx(loaded, file.with_suffix(".tensorrt.onnx"), phase)
+        path = export_tensorrt_onnx(loaded, folder / Form.TENSORRT.file(file.name), phase)
         difference = max(check_parity(loaded, file, phase), check_parity(loaded, path, phase))
+    carry_companions(loaded, source, folder)
     files = {"onnxruntime": str(file), "tensorrt": str(path)}
     builder = None
     if engine:
         with progress.stage("building the engine"):
-            builder = build_engine(path, file.with_suffix(".engine"), compute_capability=compute_capability)
+            builder = build_engine(
+                path, file.with_suffix(".engine"), compute_capability=compute_capability, phase=phase
+            )
         files["engine"] = str(file.with_suffix(".engine"))
     document = {"schema_version": 1, "model": name, "opset": opset, "largest_difference": difference,
                 "engine_builder": builder, "files": files}  # fmt: skip
@@ -75,7 +82,8 @@ def export(
         console.emit_text(f"largest difference to torch {difference:.1e}\n" + "\n".join(files.values()))
 
 
-def _load(source: str | None, architecture: Path | None, trust_remote_code: bool) -> tuple[object, str]:
+def _load(source: str | None, architecture: Path | None, trust_remote_code: bool) -> tuple[Any, str, Path | None]:
+    """The model, what it is called, and the folder that it came from."""
     import json
 
     from nas.subject import load_subject
@@ -87,12 +95,13 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
     if source is not None and is_pruned(Path(source)):
         import torch
 
-        return load(source, torch.float32, trust_remote_code), Path(source).resolve().parent.name
+        return load(source, torch.float32, trust_remote_code), Path(source).resolve().parent.name, Path(source)
     subject = load_subject(source, None, trust_remote_code)
     if architecture is None:
-        return subject.model, Path(subject.id).name
+        return subject.model, Path(subject.id).name, subject.folder
     try:
         document = json.loads(architecture.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"architecture {architecture} cannot be read ({error}); give an architecture.json") from None
-    return prune(subject.model, Architecture.from_json(document), anatomy=subject.anatomy), Path(subject.id).name
+    pruned = prune(subject.model, Architecture.from_json(document), anatomy=subject.anatomy)
+    return pruned, Path(subject.id).name, subject.folder

@@ -261,16 +261,16 @@ def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Traci
     return Tracing(module, inputs, axes, ("logits", *presents), derived)
 
 
-def axis_size(axis: str, batch: int, length: int) -> int:
-    """The size of a named dynamic axis; `length` is the sequence, or the past of `decode`.
+def axis_size(axis: str, batch: int, length: int, phase: Phase = Phase.FORWARD) -> int:
+    """The size of a named dynamic axis; `length` is the sequence, or the past of `decode`, which takes one new token.
 
     Of tokens that a stage left it is the most: how many are left is the schedule's affair.
     """
-    if axis == "batch":
-        return batch
+    new = 1 if phase is Phase.DECODE else length
+    sizes = {"batch": batch, "sequence": new, _ALL: length + new, "past + 1": length + 1}
     if axis.startswith(_HELD):
         return min(length, int(axis.removeprefix(_HELD).partition("_")[0]) - 1)
-    return length + 1 if axis in (_ALL, "past + 1") else length
+    return sizes.get(axis, length)
 
 
 def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:

@@ -8,7 +8,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from nas.cache import cache_folder
 
 _LOGGERS = ("torch", "torch.onnx", "transformers")
 _REASON = 300  # characters
@@ -64,3 +67,11 @@ def reason_of(error: BaseException) -> str:
     told = next((line for line in lines if line and not _FRAME.match(line)), "")
     name = type(error).__name__
     return f"{name}: {told}"[:_REASON] if told else name
+
+
+def keep_log(name: str, text: str) -> Path:
+    """Write what was said into the cache, where it outlives the folder that a file is drafted in."""
+    path = cache_folder() / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path

@@ -23,7 +23,7 @@ from nas.export.cached_export import (
     decode_inputs,
     read_lengths_from_mask,
 )
-from nas.export.exporter_log import quiet, reason_of
+from nas.export.exporter_log import keep_log, quiet, reason_of
 from nas.export.finishing import finish_file
 from nas.export.images import PIXELS, image_tokens, images_placed, put_image
 from nas.export.positions import frequencies_by_length
@@ -124,8 +124,8 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
         opset: 23 for ONNX Runtime, 18 for TensorRT.
 
     Raises:
-        ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a file
-            beside `path` then.
+        ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a
+            file then.
     """
     tracing = _tracing(model, phase)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -149,8 +149,8 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
             program.save(str(path), external_data=weights > LARGEST_INLINE)
             finish_file(path)
     except Exception as error:  # the exporter raises many unrelated classes
-        log = path.with_suffix(".log")
-        log.write_text(said.getvalue() + "".join(traceback.format_exception(error)))
+        text = said.getvalue() + "".join(traceback.format_exception(error))
+        log = keep_log(f"export-{type(model).__name__}-{phase}-{opset}", text)
         raise ExportError(
             f"{phase} of {type(model).__name__} cannot be exported to ONNX opset {opset}: {reason_of(error)}; "
             f"what the exporter said is in {log}"

@@ -35,7 +35,11 @@ def export_tensorrt_onnx(model: Any, path: Path, phase: Phase = Phase.FORWARD) -
 
 
 def build_engine(
-    onnx: Path, engine: Path, ranges: InputRange | None = None, compute_capability: str | None = None
+    onnx: Path,
+    engine: Path,
+    ranges: InputRange | None = None,
+    compute_capability: str | None = None,
+    phase: Phase = Phase.FORWARD,
 ) -> str:
     """Build an engine from an ONNX file and write it.
 
@@ -45,6 +49,7 @@ def build_engine(
         ranges: shapes the engine must take.
         compute_capability: `SM89` and the like, to build for a GPU that is not here (RTX only); None builds for
             the GPU of this machine.
+        phase: of the file; an engine of `decode` takes one new token, since prompts are read with that of `prefill`.
 
     Returns:
         The module and version that built it.
@@ -61,7 +66,9 @@ def build_engine(
             "building an engine needs TensorRT; pip install 'nas[tensorrt]' on the device, or 'nas[tensorrt-rtx]'"
         ) from None
     try:
-        plan = tensorrt.build_engine(trt, onnx, lambda given: _shapes(given, sizes), capability=compute_capability)
+        plan = tensorrt.build_engine(
+            trt, onnx, lambda given: _shapes(given, sizes, phase), capability=compute_capability
+        )
     except MeasuringFailed as error:
         raise ExportError(str(error)) from None
     engine.parent.mkdir(parents=True, exist_ok=True)
@@ -69,11 +76,11 @@ def build_engine(
     return f"{trt.__name__} {trt.__version__}"
 
 
-def _shapes(given: Any, ranges: InputRange) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _shapes(given: Any, ranges: InputRange, phase: Phase) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Named axes of an input become what they are at each (batch, length), fixed axes stay."""
 
     def at(batch: int, length: int) -> tuple[int, ...]:
         named = [(given.get_dimension_name(axis), size) for axis, size in enumerate(given.shape)]
-        return tuple(axis_size(name, batch, length) if size == -1 else size for name, size in named)
+        return tuple(axis_size(name, batch, length, phase) if size == -1 else size for name, size in named)
 
     return at(*ranges.least), at(*ranges.usual), at(*ranges.most)

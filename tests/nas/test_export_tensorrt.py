@@ -43,13 +43,15 @@ def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(phase: Phase,
         architecture = Architecture.from_words(words)
         path = graph.derive(architecture, tmp_path / "model.onnx")
         assert check_parity(prune(model, architecture, anatomy=anatomy), path, phase) < 1e-4
-        build_engine(path, tmp_path / "model.engine", RANGES, compute_capability="SM89")
+        build_engine(path, tmp_path / "model.engine", RANGES, compute_capability="SM89", phase=phase)
         assert (tmp_path / "model.engine").stat().st_size > 10_000
 
 
 def test_an_axis_is_as_long_as_its_name_says() -> None:
     sizes = {"batch": 3, "sequence": 12, "past": 12, "past + 1": 13, "held_8": 7, "held_512": 12}
     assert {axis: axis_size(axis, 3, 12) for axis in sizes} == sizes
+    assert axis_size("past + sequence", 3, 12, Phase.DECODE) == 13
+    assert axis_size("sequence", 3, 12, Phase.DECODE) == 1
 
 
 def test_a_damaged_file_is_refused_with_the_parser_s_reason(tmp_path: Path) -> None:
