@@ -25,8 +25,8 @@ from search_spaces.errors import BadData
 WINDOW = 512  # tokens of one language-model item
 TEXT_LENGTH = 128  # tokens at most of one text for an encoder
 MIN_LENGTH = 16
-MOST_CHARACTERS = 1_000_000  # of one split; of more, stretches that are evenly spaced are read
 _LONGEST_TOKEN = 200  # characters
+_CHARACTERS = 16  # of a token, and of what is dropped as a copy
 MOST = {"calibration": 16, "validation": 24, "test": 32}  # language-model items
 MOST_TEXTS = {"calibration": 192, "validation": 320, "test": 400}  # encoder items, images and questions
 
@@ -109,7 +109,9 @@ def load_dataset(
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
     predicts = _predicts_next(model)
-    documents = _documents_by_split(data, by_line=not predicts)
+    items, usual = (MOST, WINDOW) if predicts else (MOST_TEXTS, TEXT_LENGTH)
+    used = {name: count * (length or usual) * _CHARACTERS for name, count in items.items()}
+    documents = _documents_by_split(data, used, by_line=not predicts)
     most = getattr(language_config(model), "max_position_embeddings", None) or sys.maxsize
     if length is not None and not MIN_LENGTH <= length <= most:
         raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
@@ -150,11 +152,11 @@ def _predicts_next(model: Any) -> bool:
     return bool((one - other).abs().max() <= 1e-4 * one.abs().max())
 
 
-def _documents_by_split(data: Path, by_line: bool) -> dict[str, list[Document]]:
+def _documents_by_split(data: Path, used: dict[str, int], by_line: bool) -> dict[str, list[Document]]:
     files = {name: data / f"{name}.jsonl" for name in SPLITS}
     if all(path.is_file() for path in files.values()):
-        return cleaned({name: read_documents(path) for name, path in files.items()}, MOST_CHARACTERS)
-    return split_documents(read_documents(data), MOST_CHARACTERS, by_line)
+        return cleaned({name: read_documents(path) for name, path in files.items()}, used)
+    return split_documents(read_documents(data), used, by_line)
 
 
 def _windows(

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from nas.data.documents import SPLITS, Document
 from nas.data.stretches import SHARES, cut_in_three, thin
@@ -14,7 +15,7 @@ _ALIKE = 0.5  # Jaccard similarity of shingles above which two texts are near-du
 
 
 def split_documents(
-    documents: list[Document], most: int | None = None, by_line: bool = True
+    documents: list[Document], used: Mapping[str, int] | None = None, by_line: bool = True
 ) -> dict[str, list[Document]]:
     """Assign documents to calibration, validation and test, then drop near-duplicates across and within them.
 
@@ -23,7 +24,7 @@ def split_documents(
     only, not on their order. One or two texts alone are cut into three parts that do not adjoin.
 
     Args:
-        most: characters of each split that are used at most, evenly spaced; None for all.
+        used: about how many characters of each split are used, of much data; None for all.
         by_line: where a text is cut, a line is a text of its own; else stretches follow each other.
 
     Raises:
@@ -33,18 +34,18 @@ def split_documents(
     groups = _groups([document for document in documents if document.split is None], told)
     alone = not told and len(groups) < len(SPLITS) and len({document.project for document in documents}) == 1
     splits = cut_in_three(documents, by_line) if alone else _assigned(told, groups)
-    return cleaned(splits, most)
+    return cleaned(splits, used)
 
 
-def cleaned(splits: dict[str, list[Document]], most: int | None = None) -> dict[str, list[Document]]:
-    """The splits without near-duplicates, of at most `most` characters each.
+def cleaned(splits: dict[str, list[Document]], used: Mapping[str, int] | None = None) -> dict[str, list[Document]]:
+    """The splits without near-duplicates; of much data what is used.
 
     Raises:
         BadData: one is empty.
     """
     count = sum(map(len, splits.values()))
     kept = without_near_duplicates(
-        splits if most is None else {name: thin(members, most) for name, members in splits.items()}
+        splits if used is None else {name: thin(members, used[name]) for name, members in splits.items()}
     )
     empty = [name for name, members in kept.items() if not members]
     if empty:

@@ -6,6 +6,7 @@ from nas.data.documents import SPLITS, Document
 from search_spaces.errors import BadData
 
 SHARES = {"calibration": 0.25, "validation": 0.35, "test": 0.4}
+MANY = 1_000_000  # characters of one split; where there are no more, all of it is read
 STRETCH = 4000  # characters at most
 _LINE = 600  # characters at most of a line that is an item of its own
 _WANTED = 60  # stretches of a short text
@@ -20,13 +21,13 @@ def spread(items: list[Document], most: int) -> list[Document]:
     return [items[round(place * last / max(1, most - 1))] for place in range(most)]
 
 
-def thin(documents: list[Document], most: int) -> list[Document]:
-    """At most about `most` characters of them, as stretches that are evenly spaced; all where there are no more."""
+def thin(documents: list[Document], used: int) -> list[Document]:
+    """All of a little data; of more than `MANY` characters about `used`, as stretches that are evenly spaced."""
     total = sum(len(document.text) for document in documents)
-    if total <= most:
+    if total <= MANY:
         return documents
     stretches = [stretch for document in documents for stretch in cut(document, STRETCH)]
-    return spread(stretches, max(1, most * len(stretches) // total))
+    return spread(stretches, max(1, min(used, MANY) * len(stretches) // total))
 
 
 def cut(document: Document, most: int) -> list[Document]:

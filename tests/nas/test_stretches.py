@@ -95,19 +95,39 @@ def test_too_little_says_how_much_is_needed(tmp_path: Path) -> None:
 
 
 def test_much_data_is_thinned_evenly_and_little_is_left_as_it_is() -> None:
-    documents = [Document(f"{at:06d} " + "x" * (at % 50)) for at in range(10_000)]
-    assert thin(documents, 10**7) is documents
+    documents = [Document(f"{at:06d} " + "x" * (at % 50)) for at in range(40_000)]
+    little = documents[:20_000]
+    assert thin(little, 10) is little
     kept = thin(documents, 30_000)
-    assert 20_000 <= sum(len(document.text) for document in kept) <= 35_000
+    assert 25_000 <= sum(len(document.text) for document in kept) <= 35_000
     numbers = [int(document.text[:6]) for document in kept]
     steps = {after - before for before, after in pairwise(numbers)}
     assert numbers[0] == 0
-    assert numbers[-1] == 9_999
+    assert numbers[-1] == 39_999
     assert max(steps) - min(steps) <= 1
-    assert thin(documents, 30_000) == kept
-    book = thin([Document("word " * 100_000)], 40_000)
+    book = thin([Document("word " * 300_000)], 40_000)
     assert len(book) == 40_000 // STRETCH
     assert sum(document.ends for document in book) == 1
+
+
+@pytest.mark.parametrize("end", [" ", "\n", "\n\n"])
+def test_of_a_long_text_only_what_is_used_is_tokenised(end: str, tmp_path: Path) -> None:
+    read = []
+
+    class Counting(Words):
+        def __call__(self, texts, **options):
+            read.extend([texts] if isinstance(texts, str) else texts)
+            return super().__call__(texts, **options)
+
+    text = end.join(" ".join(words(60, at)) for at in range(9_000))
+    (tmp_path / "a.txt").write_text(text)
+    model = build("llama")
+    model.config.max_position_embeddings = 512
+    dataset = load_dataset(model, Counting(), tmp_path / "a.txt")
+    assert [len(dataset.split(name)) for name in SPLITS] == [16, 24, 32]
+    assert sum(map(len, read)) < 0.45 * len(text)  # calibration is a little less than is always read as a whole
+    again = load_dataset(model, Words(), tmp_path / "a.txt")
+    assert [dataset.split(name).digest for name in SPLITS] == [again.split(name).digest for name in SPLITS]
 
 
 def test_copies_in_three_files_are_found(tmp_path: Path) -> None:
