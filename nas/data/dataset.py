@@ -18,6 +18,7 @@ from nas.data.prompts import encode_questions, load_processor
 from nas.data.questions import Question, read_questions, split_questions
 from nas.data.splitting import cleaned, split_documents
 from nas.data.stretches import SHARES
+from nas.data.text_file import is_folder
 from nas.data.tokenizer import encode
 from pruning.language import is_vision_language, language_config
 from search_spaces.errors import BadData
@@ -96,30 +97,42 @@ def load_dataset(
         BadData: as the readers say, a text model without a tokenizer, or a length that the model cannot read or the
             data cannot fill.
     """
+    folder = is_folder(data)
     if is_vision_language(model):
         return _asked(model, data, trust_remote_code)
     if model.main_input_name == "pixel_values":
-        if not data.is_dir():
+        if not folder:
             raise BadData(f"data {data} is no folder; an image model takes a folder with one folder per class")
-        read = read_arrays if any((data / f"{name}.npz").exists() for name in SPLITS) else read_class_folders
-        return Dataset(**{
-            name: Split(name, {"pixel_values": pixels}, labels)
-            for name, (pixels, labels) in read(data, model, MOST_TEXTS).items()
-        })  # fmt: skip
+        return _seen(model, data)
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
-    predicts = _predicts_next(model)
-    items, usual = (MOST, WINDOW) if predicts else (MOST_TEXTS, TEXT_LENGTH)
-    used = {name: count * (length or usual) * _CHARACTERS for name, count in items.items()}
-    documents = _documents_by_split(data, used, by_line=not predicts)
     most = getattr(language_config(model), "max_position_embeddings", None) or sys.maxsize
     if length is not None and not MIN_LENGTH <= length <= most:
         raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
-    if predicts:
-        windows = {
-            name: _windows(model, tokenizer, documents[name], name, min(WINDOW, most), length) for name in SPLITS
-        }
-        return Dataset(**{name: Split(name, inputs) for name, inputs in windows.items()})
+    read = _windows_of_text if _predicts_next(model) else _texts
+    return read(model, tokenizer, data, most, length)
+
+
+def _seen(model: Any, data: Path) -> Dataset:
+    """Images and their classes."""
+    read = read_arrays if any((data / f"{name}.npz").exists() for name in SPLITS) else read_class_folders
+    found = read(data, model, MOST_TEXTS)
+    return Dataset(**{name: Split(name, {"pixel_values": pixels}, labels) for name, (pixels, labels) in found.items()})
+
+
+def _windows_of_text(model: Any, tokenizer: Any, data: Path, most: int, length: int | None) -> Dataset:
+    """Windows of `length` tokens, else of the usual number, at most what the model reads."""
+    used = {name: count * (length or WINDOW) * _CHARACTERS for name, count in MOST.items()}
+    documents = _documents_by_split(data, used, by_line=False)
+    usual = min(WINDOW, most)
+    windows = {name: _windows(model, tokenizer, documents[name], name, usual, length) for name in SPLITS}
+    return Dataset(**{name: Split(name, inputs) for name, inputs in windows.items()})
+
+
+def _texts(model: Any, tokenizer: Any, data: Path, most: int, length: int | None) -> Dataset:
+    """Texts by themselves, or put together until they have `length` tokens."""
+    used = {name: count * (length or TEXT_LENGTH) * _CHARACTERS for name, count in MOST_TEXTS.items()}
+    documents = _documents_by_split(data, used, by_line=True)
     if length is not None:
         documents = {name: _put_together(tokenizer, documents[name], name, length) for name in SPLITS}
     longest = length or min(TEXT_LENGTH, most)

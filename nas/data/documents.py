@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.data.text_file import is_hidden, read_text, without_lone_surrogates
+from nas.data.text_file import is_folder, is_hidden, read_text, without_lone_surrogates
 from search_spaces.errors import BadData
 
 SPLITS = ("calibration", "validation", "test")
@@ -44,13 +44,10 @@ def read_documents(path: Path) -> list[Document]:
     Raises:
         BadData: nothing there, nothing in it, an encoding that is not known, or a line that is no such object.
     """
-    try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except OSError as error:  # a name too long, a folder that may not be entered
-        raise BadData(f"data {path} cannot be read ({error.strerror}); give {_FORMS}") from None
-    if not exists:
+    folder = is_folder(path)
+    if not path.exists():
         raise BadData(f"data {path} does not exist; give {_FORMS}")
-    documents = list(_folder(path)) if is_folder else list(_file(path, None))
+    documents = list(_folder(path) if folder else _file(path, None))
     documents = [document for document in documents if document.text.strip()]
     if not documents:
         raise BadData(f"data {path} holds no text; give {_FORMS}")

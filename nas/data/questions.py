@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.documents import SPLITS
-from nas.data.text_file import read_bytes, read_text, without_lone_surrogates
+from nas.data.text_file import is_folder, read_bytes, read_text, without_lone_surrogates
 from search_spaces.errors import BadData
 
 FILE = "questions.jsonl"
@@ -50,7 +50,7 @@ def read_questions(data: Path) -> list[Question]:
 
 
 def _file_of(data: Path) -> Path:
-    path = data / FILE if data.is_dir() else data
+    path = data / FILE if is_folder(data) else data
     if not path.exists():
         raise BadData(f"data {path} does not exist; a vision-language model takes a folder with {FILE} and images")
     return path

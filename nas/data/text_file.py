@@ -54,6 +54,18 @@ def read_bytes(path: Path) -> bytes:
         raise BadData(f"data {path} cannot be read ({error.strerror or error}); give a file that can") from None
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; False where nothing is.
+
+    Raises:
+        BadData: nothing can be there, such as under a name that is too long.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise BadData(f"data {path} cannot be read ({error.strerror or error}); give a file or a folder") from None
+
+
 def without_lone_surrogates(text: str) -> str:
     """The text with U+FFFD in place of halves of characters, which JSON can hold and no encoding can write."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
