@@ -19,8 +19,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="FILE|DIR",
-        help="Text: .txt (blank lines between texts; one text alone is cut), .jsonl, .json or .csv with "
-        "'text' and optionally 'project' and 'split', or a folder of text files. Images: a folder with one folder per class. "
+        help="Text: .txt (blank lines between texts; one text alone is cut), .jsonl, .json or .csv with 'text' and "
+        "optionally 'project' and 'split', or a folder of text files. Images: a folder with one folder per class. "
         "Questions about images: a folder with questions.jsonl ('image', 'question', 'answer' a line) and images. "
         "Default: the data that belongs to the reference model.",
     ),
