@@ -32,6 +32,7 @@ from nas.tokens import droppable
 from nas.tracking import log_search, tracking_uri, without_password
 from nas.worth import Worth
 from pruning.checkpoint import is_pruned, save
+from pruning.sentence_embedding import sentence_embedding
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
 
@@ -88,14 +89,15 @@ def deliver(delivery: Delivery) -> Result:
     """Write the winner's folder, the profile and the pictures; return the result, not yet logged."""
     folder, outcome = delivery.winner_folder, delivery.outcome
     winner = delivery.pruned(outcome.winner.architecture)
-    save(winner, folder, companions=delivery.subject.folder)
+    save(winner, folder, companions=delivery.subject.files)
     _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
     if isinstance(delivery.latency, CalibratedModel):
         delivery.latency.profile.save(delivery.request.out / "profile.json")
     result = _result(delivery, winner.num_parameters())
-    write_card(result, folder, plain=not is_pruned(folder))
+    embedding = sentence_embedding(winner)
+    write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
     _pictures(delivery)
     return result
 

@@ -32,6 +32,7 @@ from nas.latency import tokens_name
 from nas.profiling import planned, write_plan
 from nas.progress import Progress
 from nas.subject import Subject
+from pruning.sentence_embedding import attach, sentence_embedding
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
@@ -204,7 +205,10 @@ def random_like(model: Any) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return type(model)(copy.deepcopy(model.config)).float().eval()
+        made = type(model)(copy.deepcopy(model.config)).float().eval()
+    embedding = sentence_embedding(model)
+    attach(made, None if embedding is None else embedding.at_random())
+    return made
 
 
 def pack(folder: Path, path: Path) -> None:

@@ -9,18 +9,19 @@ from nas.result import Entry, Result
 _SIGNS = {"attn+mlp": "A M", "attn": "A ·", "mlp": "· M", "none": "· ·", "removed": "   "}
 
 
-def write_card(result: Result, folder: Path, plain: bool) -> None:
+def write_card(result: Result, folder: Path, plain: bool, embedding: str = "") -> None:
     """Write the card.
 
     Args:
         result: of the search.
         folder: the winner's.
         plain: whether the folder loads with the plain Hugging Face classes.
+        embedding: how texts are embedded, where the folder has the files of Sentence Transformers.
     """
-    (folder / "README.md").write_text(card(result, plain))
+    (folder / "README.md").write_text(card(result, plain, embedding))
 
 
-def card(result: Result, plain: bool) -> str:
+def card(result: Result, plain: bool, embedding: str = "") -> str:
     """The text of the card."""
     winner, parent, p = result.winner, result.parent, result.percentile
     rows = [_row("parent", parent), _row("**this model**", winner), *(_row(e.method, e) for e in result.baselines)]
@@ -29,6 +30,7 @@ def card(result: Result, plain: bool) -> str:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: whole blocks are gone, the rest is ordinary'
     files = sorted(name for name in result.files if name.endswith(".onnx"))
     tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
+    own = _use_of_embeddings(plain, embedding) if embedding else ""
     metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
     return f"""---
 base_model: {result.model["id"]}
@@ -62,7 +64,7 @@ import onnxruntime
 session = onnxruntime.InferenceSession("winner/{_first(files)}")
 ```
 
-{chr(10).join(f"- `{name}`: {_said_of(name, bool(result.tokens))}" for name in files)}
+{own}{chr(10).join(f"- `{name}`: {_said_of(name, bool(result.tokens))}" for name in files)}
 - `certificate.json`: every latency sample and the versions.
 
 To quantise: `onnxruntime.quantization.quantize_dynamic("winner/{_first(files)}", "int8.onnx")` takes the file as it is.
@@ -94,6 +96,22 @@ def _said_of(name: str, drops_tokens: bool) -> str:
     if name.endswith(".tensorrt.onnx"):
         return f"{said}; in the form TensorRT parses, the engine is built on the device"
     return f"{said}; as it was measured on the device" if name.startswith("device-") else said
+
+
+def _use_of_embeddings(plain: bool, embedding: str) -> str:
+    loader = 'SentenceTransformer("winner")'
+    if not plain:
+        loader = 'SentenceTransformer("PARENT")  # its folder, for all but the weights\n'
+        loader += 'model[0].model = nas.load("winner")'
+    return f"""Texts are embedded as its parent does it: {embedding}.
+The output `sentence_embedding` of `model.onnx` is that vector. With Sentence Transformers:
+
+```python
+from sentence_transformers import SentenceTransformer
+model = {loader}
+```
+
+"""
 
 
 def _row(name: str, entry: Entry) -> str:

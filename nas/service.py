@@ -100,6 +100,7 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
     workload, space = _asked(request, subject, target)
     _say_what_fits(request, subject, target, workload, progress)
     evaluator = evaluator_with_tokens(subject, workload, request.tokens)
+    progress.message(f"quality: {evaluator.words}")
     scorer = scorer_of(
         subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
         storage=request.storage, cluster=cluster_of(request),

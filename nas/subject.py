@@ -15,6 +15,7 @@ from nas.reference_models import DEFAULT, ReferenceModel, find_reference
 from nas.shape import shape_of
 from pruning.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load_parent
+from pruning.sentence_embedding import sentence_embedding
 from search_spaces.errors import BadData
 
 
@@ -77,6 +78,16 @@ class Subject:
         return load_tokenizer(self.folder or self.id, self.trust_remote_code)
 
     @property
+    def files(self) -> Path | None:
+        """Where its files lie: its folder, or that of a hub id in the library's cache; None where there is neither."""
+        if self.folder is not None:
+            return self.folder
+        from transformers.utils import cached_file
+
+        config = cached_file(self.id, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        return None if config is None else Path(config).parent
+
+    @property
     def is_language_model(self) -> bool:
         """Whether it is a causal decoder with a language-model head."""
         return self.anatomy.is_decoder and self.shape.head_per_token
@@ -113,8 +124,11 @@ def load_subject(source: str | None, data: Path | None = None, trust_remote_code
 
 
 def weights_digest(model: Any) -> str:
-    """Sixteen hexadecimal digits that name the weights and their names."""
+    """Sixteen hexadecimal digits that name the weights and their names, and what embeddings are made of them."""
     hashed = hashlib.sha256(type(model).__name__.encode())
+    embedding = sentence_embedding(model)
+    if embedding is not None:
+        hashed.update(embedding.digest.encode())
     for name, tensor in model.state_dict().items():
         hashed.update(name.encode() + str(tuple(tensor.shape)).encode())
         hashed.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())

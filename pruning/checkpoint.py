@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import AutoModel
 
 from pruning.checkpoint_config import check_safe, first_line, read_config, read_document
 from pruning.completeness import check_complete, hearing_report, reported
@@ -20,6 +21,8 @@ from pruning.model_class import find_class
 from pruning.quantised import quantisation_of
 from pruning.rebuilding import rebuild
 from pruning.remote_code import never_ask
+from pruning.sentence_embedding import attach
+from pruning.sentence_files import read_sentence_embedding, sentence_files, settle_unused
 from pruning.stored_precision import remember_precision
 from pruning.surgery import RECORD
 from pruning.weight_files import find_weights, read_headers, stored_dtypes
@@ -39,6 +42,9 @@ _COMPANIONS = (
 
 def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
     """The model in a Hugging Face folder or of a hub id, in eval mode.
+
+    Of a folder of Sentence Transformers it is the model without a head, as that package takes it, and carries how texts
+    are embedded with it.
 
     Args:
         source: a folder, or `organisation/name`. What looks like a path is never looked up at a hub.
@@ -71,9 +77,13 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
         raise UnreadableModel(
             f"{source} is a {config.model_type} model, an encoder-decoder; give a model with one stack of blocks"
         )
-    loader = find_class(source, config, headers, trust_remote_code)
+    embedding = read_sentence_embedding(local or source, trust_remote_code)
+    loader = find_class(source, config, headers, trust_remote_code) if embedding is None else AutoModel
     options = {"local_files_only": local is not None, "trust_remote_code": trust_remote_code}
     model, info = _read(source, loader, folder, config=config, dtype=dtype or torch.float32, **options)
+    if embedding is not None:
+        info["missing_keys"] = settle_unused(model, set(info["missing_keys"]))
+        attach(model, embedding)
     check_complete(source, model, info, headers)
     if dtype is None:
         remember_precision(model, stored_dtypes(headers))
@@ -86,7 +96,8 @@ def save(model: Any, folder: Path, companions: Path | None = None) -> None:
     Args:
         model: what `prune` returned.
         folder: made if needed.
-        companions: a folder whose tokenizer and preprocessor files are copied beside the weights.
+        companions: a folder whose tokenizer and preprocessor files, and those of Sentence Transformers, are copied
+            beside the weights.
 
     Raises:
         ArchitectureError: the folder would come back as another model.
@@ -103,10 +114,13 @@ def save(model: Any, folder: Path, companions: Path | None = None) -> None:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's and the preprocessor's files from one model folder into another."""
+    """Copy the files of tokenizer, preprocessor and Sentence Transformers from one model folder into another."""
     for pattern in _COMPANIONS:
         for companion in source.glob(pattern):
             shutil.copyfile(companion, folder / companion.name)
+    for file in sentence_files(source):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, folder / file)
 
 
 def load(folder: str | Path, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
@@ -130,7 +144,9 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, trust_remote_code
     stored = dtype or next(iter(stored_dtypes(read_headers(files))), torch.float32)
     if RECORD not in document:
         return load_parent(local, stored, trust_remote_code)
-    return rebuild(local, document, files, stored, trust_remote_code)
+    model = rebuild(local, document, files, stored, trust_remote_code)
+    attach(model, read_sentence_embedding(local, trust_remote_code))
+    return model
 
 
 def is_pruned(folder: Path) -> bool:

@@ -39,6 +39,7 @@ def evaluate(
 
     from nas.cli import console
     from nas.data.documents import SPLITS
+    from nas.quality.embedding import embedded_otherwise
     from nas.reference_models import find_reference
     from nas.subject import load_subject
     from nas.tokens import evaluator_of_candidate
@@ -54,6 +55,10 @@ def evaluate(
     subject = load_subject(parent, data, trust_remote_code)
     with progress.stage("evaluating"):
         evaluator = evaluator_of_candidate(subject, model, Path(candidate))
+        progress.message(f"quality: {evaluator.words}")
+        difference = embedded_otherwise(model, subject.model)
+        if difference:
+            progress.message(f"{candidate} {difference}")
         qualities = {"candidate": evaluator.evaluate(model, split), "parent": evaluator.evaluate(subject.model, split)}
     if json:
         console.emit_json({"schema_version": 1, **{name: q.to_json() for name, q in qualities.items()}})

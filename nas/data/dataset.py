@@ -4,7 +4,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nas.data.stretches import SHARES
 from nas.data.text_file import is_folder
 from nas.data.tokenizer import encode
 from pruning.language import is_vision_language, language_config
+from pruning.sentence_embedding import sentence_embedding
 from search_spaces.errors import BadData
 
 WINDOW = 512  # tokens of one language-model item
@@ -86,7 +87,8 @@ def load_dataset(
 
     Args:
         model: decides the form: windows for causal language models, padded texts for encoders, pixels for vision,
-            questions about images for vision-language models.
+            questions about images for vision-language models. A sentence embedding model is given its prompt before
+            every text, and as many tokens as its folder allows.
         tokenizer: for text; None for images. A vision-language model's processor is read from its folder.
         data: a person's `--data`, or the `data/` folder of a reference model.
         length: tokens of every window, or of every text; texts are then put together until they are as long. The
@@ -107,6 +109,9 @@ def load_dataset(
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
     most = getattr(language_config(model), "max_position_embeddings", None) or sys.maxsize
+    own = sentence_embedding(model)
+    if own is not None:
+        most = min(most, own.max_length or tokenizer.model_max_length)
     if length is not None and not MIN_LENGTH <= length <= most:
         raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
     read = _windows_of_text if _predicts_next(model) else _texts
@@ -135,6 +140,9 @@ def _texts(model: Any, tokenizer: Any, data: Path, most: int, length: int | None
     documents = _documents_by_split(data, used, by_line=True)
     if length is not None:
         documents = {name: _put_together(tokenizer, documents[name], name, length) for name in SPLITS}
+    own = sentence_embedding(model)
+    if own is not None:
+        documents = {name: [replace(each, text=own.text(each.text)) for each in documents[name]] for name in SPLITS}
     longest = length or min(TEXT_LENGTH, most)
     return Dataset(**{name: Split(name, _padded(model, tokenizer, documents[name], name, longest)) for name in SPLITS})
 

@@ -29,18 +29,20 @@ from nas.export.images import PIXELS, image_tokens, images_placed, put_image
 from nas.export.positions import frequencies_by_length
 from pruning.language import language_config
 from pruning.reduction.inspection import always_kept, words_to_trace
+from pruning.sentence_embedding import sentence_embedding
 from search_spaces.errors import ExportError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
 TENSORRT_OPSET = 18  # TensorRT takes attention as plain operators
 _OFFSET = 2  # of learned positions, which some count from two on
 TRACE_SHAPE = (2, 7)  # every dynamic axis is traced at 2 or more: a size of 1 would be baked in
+EMBEDDING = "sentence_embedding"  # the output's name, as other exporters have it
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note on a node: the modules it came from
 LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
 
 
 class Exportable(nn.Module):
-    """A model as a function of tensors only: no cache, one output."""
+    """A model as a function of tensors only, without a cache; `output_names` names what it gives."""
 
     def __init__(self, model: Any) -> None:
         """`model` is a Hugging Face transformer, pruned or not."""
@@ -48,11 +50,13 @@ class Exportable(nn.Module):
         self.model = model
         self.names = input_names(model)
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        """The logits, or the last hidden state of a model without a head."""
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The logits, or the last hidden state and, where the model says how, the embedding made of it."""
+        given = dict(zip(self.names, tensors, strict=True))
         fixed = {"use_cache": False} if "position_ids" in self.names else {}
-        output: Tensor = self.model(**dict(zip(self.names, tensors, strict=True)), **fixed)[0]
-        return output
+        output: Tensor = self.model(**given, **fixed)[0]
+        embedding = sentence_embedding(self.model)
+        return (output,) if embedding is None else (output, embedding(output, given["attention_mask"]))
 
 
 def input_names(model: Any) -> tuple[str, ...]:
@@ -67,10 +71,11 @@ def input_names(model: Any) -> tuple[str, ...]:
     return (*images, "input_ids", "attention_mask", *(("position_ids",) if is_decoder else ()))
 
 
-def output_name(model: Any) -> str:
-    """`logits` for a model with a head, else `last_hidden_state`."""
+def output_names(model: Any) -> tuple[str, ...]:
+    """`logits` for a model with a head, else `last_hidden_state`, and `sentence_embedding` where it makes one."""
     headless = getattr(model, "base_model", model) is model
-    return "last_hidden_state" if headless else "logits"
+    embeds = sentence_embedding(model) is not None
+    return ("last_hidden_state" if headless else "logits", *((EMBEDDING,) if embeds else ()))
 
 
 def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict[str, Tensor]:
@@ -190,7 +195,7 @@ def _tracing(model: Any, phase: Phase) -> Tracing:
         return cached_tracing(model, phase, inputs)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     axes = tuple({0: batch} if name == PIXELS else {0: batch, 1: sequence} for name in inputs)
-    return Tracing(Exportable(model), inputs, axes, (output_name(model),))
+    return Tracing(Exportable(model), inputs, axes, output_names(model))
 
 
 def _keep_scopes_only(program: torch.onnx.ONNXProgram) -> None:

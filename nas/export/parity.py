@@ -22,9 +22,10 @@ from latency_models.runtime_ort import default_threads, open_session
 from latency_models.workload import Phase
 from nas.export.cached_export import cache_layers, past_of
 from nas.export.images import PIXELS, image_tokens
-from nas.export.onnx_export import example_inputs, input_names
+from nas.export.onnx_export import Exportable, example_inputs, input_names, output_names
 from pruning.positions import forget_lengths, lengths_of_change, longest_sequence, rotaries_by_length
 from pruning.reduction.inspection import always_kept, token_hooks
+from pruning.sentence_embedding import sentence_embedding
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
@@ -146,7 +147,11 @@ def _past(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _forward(model: Any, file: _File, trial: Trial, seed: int) -> float:
     inputs = _inputs(model, trial, seed)
-    return file.difference(list(file.run(inputs).values())[:1], [_without_cache(model, inputs)])
+    if sentence_embedding(model) is not None and trial.batch > 1:
+        inputs["attention_mask"][0, trial.words // 2 :] = 0  # a short text: which tokens are pooled the mask tells
+    forget_lengths(model)
+    given = file.run(inputs)
+    return file.difference([given[name] for name in output_names(model)], Exportable(model)(*inputs.values()))
 
 
 def _prefill(model: Any, file: _File, trial: Trial, seed: int) -> float:

@@ -24,6 +24,7 @@ class AnswerEvaluator:
 
     metric = "accuracy"
     higher_is_better = True
+    words = "KL of the answers' first token to the parent's, in nats; exact answers beside it"
 
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its distributions are computed when a split is first asked for."""

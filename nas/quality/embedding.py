@@ -9,12 +9,21 @@ from torch.nn.functional import normalize
 from nas.data.dataset import Dataset
 from nas.quality.quality import Quality
 from nas.quality.ranks import rank_correlation
+from pruning.sentence_embedding import COSINE, SentenceEmbedding, sentence_embedding
+from search_spaces.errors import ModelError
 
 _BATCH = 32
+_LEAST = 1e-12  # of a squared length
+DEFAULT = SentenceEmbedding()
 
 
 class EmbeddingEvaluator:
-    """Mean cosine between candidate's and parent's embedding (mean-pooled over real tokens, normalised)."""
+    """1 - half the squared distance of candidate's and parent's embedding: their cosine, where both have length 1.
+
+    An embedding is what the model's folder says (`pruning.sentence_files`); of a folder that says nothing, the mean
+    over the real tokens, normalised. Vectors that are compared by their cosine are normalised for it; others keep
+    their lengths, and the distance is relative to that of the parent's.
+    """
 
     metric = "embedding_fidelity"
     higher_is_better = True
@@ -22,33 +31,62 @@ class EmbeddingEvaluator:
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its embeddings are computed when a split is first asked for."""
         self.dataset, self._parent = dataset, parent
+        self._embedding = sentence_embedding(parent) or DEFAULT
+        self._has_head = parent.get_output_embeddings() is not None
         self._stored: dict[str, Tensor] = {}
+
+    @property
+    def words(self) -> str:
+        """What is compared, and how texts are embedded."""
+        source = "no modules.json says otherwise" if self._embedding is DEFAULT else "as modules.json says"
+        return f"embeddings ({self._embedding.words}; {source})"
 
     @torch.inference_mode()
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
-        """Fidelity, and Spearman's rank correlation of all pairwise similarities with the parent's."""
+        """Fidelity, and Spearman's rank correlation of all pairwise similarities with the parent's.
+
+        Raises:
+            ModelError: the candidate's embeddings have another width.
+        """
         if split not in self._stored:
             self._stored[split] = self._embed(self._parent, split, None, 0)
         own = self._embed(model, split, items, start)
         parent = self._stored[split][start : start + len(own)]
-        per_item = 1 - (own * parent).sum(-1)
-        loss = float(per_item.mean())
-        others = {"spearman": _spearman(own, parent)}
-        return Quality(
-            self.metric, 1 - loss, True, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist())
-        )
+        if own.shape != parent.shape:
+            raise ModelError(
+                f"the model's embeddings have {own.shape[1]} numbers and its parent's {parent.shape[1]}; compare it "
+                "with the parent that it was made from"
+            )
+        per_item = (own - parent).square().sum(-1) / (2 * parent.square().sum(-1)).clamp(min=_LEAST)
+        loss, others = float(per_item.mean()), {"spearman": _spearman(own, parent)}
+        return Quality(self.metric, 1 - loss, True, split, loss, others, len(per_item), tuple(per_item.tolist()))
 
     def _embed(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
-        trunk = getattr(model, "base_model", model)
-        return torch.cat([embed(trunk, batch) for batch in self.dataset.split(split).batches(_BATCH, items, start)])
+        """As the model's own folder says, or else its parent's: a pruned copy has what its parent has."""
+        own = sentence_embedding(model) or self._embedding
+        trunk = model.base_model if self._has_head else model
+        batches = self.dataset.split(split).batches(_BATCH, items, start)
+        vectors = torch.cat([embed(trunk, batch, own) for batch in batches])
+        return normalize(vectors, dim=-1) if self._embedding.similarity == COSINE else vectors
 
 
-def embed(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """(batch, hidden): the last hidden state averaged over the real tokens and normalised."""
-    hidden: Tensor = model(**batch)[0].float()
+def embed(model: Any, batch: dict[str, Tensor], embedding: SentenceEmbedding = DEFAULT) -> Tensor:
+    """(batch, width) in fp32: the vectors that a model without a head gives, or those made of its hidden states."""
+    output: Tensor = model(**batch)[0].float()
+    if output.ndim == 2:
+        return output
     mask = batch.get("attention_mask")
-    weights = torch.ones(hidden.shape[:2]) if mask is None else mask.float()
-    return normalize((hidden * weights[..., None]).sum(1) / weights.sum(1, keepdim=True), dim=-1)
+    return embedding(output, torch.ones(output.shape[:2]) if mask is None else mask)
+
+
+def embedded_otherwise(candidate: Any, parent: Any) -> str:
+    """How a finished model's folder differs from its parent's in how texts are embedded; empty where it does not."""
+    own, its = sentence_embedding(candidate), sentence_embedding(parent)
+    if its is None or (own is not None and own.digest == its.digest):
+        return ""
+    if own is None:
+        return "has no modules.json: it is judged as its parent says, and Sentence Transformers would take another way"
+    return f"embeds in another way than its parent, and is judged by its own: {own.words}"
 
 
 def _spearman(own: Tensor, parent: Tensor) -> float:

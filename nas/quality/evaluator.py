@@ -14,11 +14,18 @@ _EMBEDDINGS = {"last_hidden_state", "pooler_output", "text_embeds", "image_embed
 
 
 class Evaluator(Protocol):
-    """Compares models with the parent it was made for. The parent's outputs are computed once per split."""
+    """Compares models with the parent it was made for. The parent's outputs are computed once per split.
+
+    `words` is what is compared, for people.
+    """
 
     metric: str
     higher_is_better: bool
     dataset: Dataset
+
+    @property
+    def words(self) -> str:
+        """What is compared, in words."""
 
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """The quality of `model` on a split, or on its first `items` items, without those before `start`."""

@@ -19,6 +19,7 @@ class LabelEvaluator:
 
     metric = "label_kl"
     higher_is_better = False
+    words = "KL of every label's probability to the parent's, in nats per label"
 
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its outputs are computed when a split is first asked for."""

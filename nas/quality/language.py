@@ -18,6 +18,7 @@ class LanguageEvaluator:
 
     metric = "kl"
     higher_is_better = False
+    words = "KL of the distribution of every next token to the parent's, in nats"
 
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its distributions are computed when a split is first asked for."""

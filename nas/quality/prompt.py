@@ -22,6 +22,7 @@ class PromptEvaluator:
 
     metric = "next_token_kl"
     higher_is_better = False
+    words = "KL of the distribution of the token after each prompt to the parent's, in nats"
 
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its distributions are computed when a split is first asked for."""

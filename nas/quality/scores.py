@@ -18,6 +18,7 @@ class ScoreEvaluator:
 
     metric = "relative_squared_error"
     higher_is_better = False
+    words = "squared difference of the scores to the parent's, over the variance of these"
 
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its scores are computed when a split is first asked for."""

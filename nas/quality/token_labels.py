@@ -15,6 +15,7 @@ class TokenLabelEvaluator:
 
     metric = "token_kl"
     higher_is_better = False
+    words = "KL of the classes of every token to those of the parent, in nats"
 
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its distributions are computed when a split is first asked for."""
