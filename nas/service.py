@@ -50,6 +50,7 @@ from nas.tokens import (
     with_tokens,
     workload_with_tokens,
 )  # fmt: skip
+from nas.uri import sqlite_url
 from nas.vocabulary import OFF, SEARCH
 from nas.worth import in_words, saved_ms, worth
 from pruning.prefix import GIB
@@ -336,7 +337,7 @@ def _problem(setting: Setting, redundancy: Redundancy) -> Problem:
         percentile=request.percentile,
         redundancy=redundancy,
         rungs=rungs(len(scorer.evaluator.dataset.validation)),
-        storage=request.storage or f"sqlite:///{(request.out / 'study.db').resolve()}",
+        storage=request.storage or sqlite_url(request.out / "study.db"),
         study=_study_name(setting),
         method=request.method,
         front=_front(setting) if request.pareto else (),

@@ -1,6 +1,7 @@
 """URLs that people see: in messages, in results and in files that are shared. Also those that are mistyped."""
 
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 _STARS = "***"
@@ -19,6 +20,17 @@ _PORT = re.compile(
 )
 _QUERY = re.compile(r"([?&][^=&\s]*(?:pass|pwd|token|secret|key)[^=&\s]*=)(?!\*)([^&#\s]*)", re.IGNORECASE)
 _KEYWORD = re.compile(r"(\b(?:ssl)?(?:password|passwd|pwd)\s*=\s*)(?!\*)('[^']*'|[^\s'&#]+)", re.IGNORECASE)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file, whatever its folders are called.
+
+    SQLAlchemy decodes the path of a URL; MLflow, which makes the folders of `sqlite:///` URLs, does not, and leaves
+    those alone that name the driver.
+    """
+    text = str(path.resolve())
+    quoted = text.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    return f"sqlite:///{text}" if quoted == text else f"sqlite+pysqlite:///{quoted}"
 
 
 def without_password(uri: str) -> str:

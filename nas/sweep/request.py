@@ -16,6 +16,7 @@ from nas.reference_models import find_reference, reference_names
 from nas.request import SearchRequest
 from nas.sweep.cell import CELLS, Cell, cells_of
 from nas.tracking.address import tracking_uri
+from nas.uri import sqlite_url
 from search_spaces.errors import ModelError, UsageError
 
 FILE = "sweep-request.json"
@@ -52,7 +53,7 @@ class Sweep:
     @property
     def study(self) -> tuple[str, str]:
         """The address and the name of its Optuna study."""
-        return self.storage or f"sqlite:///{self.out / 'sweep.db'}", f"sweep {self.id}"
+        return self.storage or sqlite_url(self.out / "sweep.db"), f"sweep {self.id}"
 
     def folder(self, cell: Cell) -> Path:
         """The result folder of a cell."""

@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+from nas.uri import sqlite_url
 
 ARTIFACTS = "mlartifacts"
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -10,12 +12,12 @@ _DATABASES = ("postgresql", "mysql", "mssql")
 
 def tracking_uri(given: str | None, out: Path) -> str:
     """Where to log: what was given, else MLFLOW_TRACKING_URI, else a database in the result folder."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').resolve()}"
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(out / "mlflow.db")
 
 
 def artifact_location(uri: str, out: Path) -> str | None:
     """Beside the database: MLflow alone would use the current folder. A server decides for itself."""
     parts = urlsplit(uri)
-    if parts.scheme == "sqlite":
-        return (Path(parts.path[1:]).resolve().parent / ARTIFACTS).as_uri()
+    if parts.scheme.partition("+")[0] == "sqlite":
+        return (Path(unquote(parts.path[1:])).resolve().parent / ARTIFACTS).as_uri()
     return (out / ARTIFACTS).resolve().as_uri() if parts.scheme.startswith(_DATABASES) else None
