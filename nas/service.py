@@ -9,6 +9,7 @@ from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
 from latency_models.terms import model_work
 from latency_models.workload import Workload
+from nas.cache import cache_folder
 from nas.data.documents import SPLITS
 from nas.delivery import Delivery, deliver, record
 from nas.device import Device, RemoteDevice, ThisMachine
@@ -16,6 +17,7 @@ from nas.device_profiles import device_model
 from nas.execution.cluster import Cluster, resources_offered
 from nas.execution.node import Node
 from nas.execution.worker import Bench, LocalExecutor, Worker
+from nas.failures import check_folder
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.held_out import judge_held_out
@@ -38,6 +40,7 @@ from nas.search.limit import Limit
 from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
 from nas.search.problem import nobody_ahead
+from nas.storage import check_storage
 from nas.subject import Subject, load_subject
 from nas.token_profile import with_best_reduction
 from nas.tokens import (
@@ -241,6 +244,7 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
     """
     request = _as_begun(request)
+    _check_places(request)
     setting = prepare(request, progress, carrier)
     request.save()
     with alone_in(request.out):
@@ -248,6 +252,18 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
             return _searched(setting, progress)
         finally:
             setting.scorer.executor.close()
+
+
+def _check_places(request: SearchRequest) -> None:
+    """Find out before the work begins whether its results can be kept.
+
+    Raises:
+        UsageError: the result folder or the cache cannot be written.
+        StorageUnavailable: the study's database is damaged, or cannot be reached.
+    """
+    check_folder(request.out, "--out")
+    cache_folder()
+    check_storage(request.storage or sqlite_url(request.out / "study.db"))
 
 
 def _searched(setting: Setting, progress: Progress) -> Result:

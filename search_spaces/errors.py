@@ -14,6 +14,7 @@ NasError                          exit code 1
 ├── MeasurementError              exit code 1
 │   └── ProfileMismatch
 ├── ExportError                   exit code 1
+├── WriteFailed                   exit code 1   a disk is full, or a folder cannot be written any more
 ├── StorageUnavailable            exit code 1   the place where studies are kept does not answer
 ├── TrackingError                 exit code 1
 ├── NoFeasibleCandidate           exit code 3   nothing met the budget; the closest is reported
@@ -97,6 +98,10 @@ class ExecutionError(NasError):
 
 class StorageUnavailable(NasError):
     """The place where a study is kept cannot be reached, refuses, or stayed away for longer than a search waits."""
+
+
+class WriteFailed(NasError):
+    """A disk became full, or a folder cannot be written any more; what was written before is kept."""
 
 
 class NoFeasibleCandidate(NasError):

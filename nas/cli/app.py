@@ -16,8 +16,9 @@ from typer.core import TyperGroup
 from nas import account
 from nas.cli import analyze, certify, evaluate, export, profile, report, search, serve, sweep, targets, token, track
 from nas.cli.interruption import interruption
+from nas.failures import write_failure
 from nas.uri import without_passwords
-from search_spaces.errors import Interrupted, NasError, UnusedWeights, UsageError
+from search_spaces.errors import Interrupted, NasError, UnusedWeights, UsageError, WriteFailed
 
 
 class _Program(TyperGroup):
@@ -86,7 +87,11 @@ def main() -> None:
         sys.exit(1)
     except NasError as error:
         _end(error)
-    except Exception as error:  # a defect of ours, or of a library
+    except Exception as error:
+        reason = write_failure(error)
+        if reason:
+            _end(WriteFailed(f"{reason}, and run the same command again"))
+        # A defect of ours, or of a library.
         print(without_passwords(traceback.format_exc()), file=sys.stderr)
         _end(error, told=True)
 

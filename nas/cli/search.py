@@ -119,8 +119,9 @@ def search(
 
 def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
     from nas.cli import console
+    from nas.failures import write_failure
     from nas.service import plan, run
-    from search_spaces.errors import Interrupted
+    from search_spaces.errors import Interrupted, NasError, WriteFailed
 
     progress = console.progress_for_stderr()
     if dry_run:
@@ -131,6 +132,11 @@ def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
         result = run(request, progress)
     except KeyboardInterrupt:
         raise Interrupted(request.resume_command) from None
+    except Exception as error:
+        reason = write_failure(error)
+        if not reason or isinstance(error, NasError):
+            raise
+        raise WriteFailed(f"{reason}, then go on with: {request.resume_command}") from None
     if json:
         console.emit_json(result.to_json())
     else:

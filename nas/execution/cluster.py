@@ -26,6 +26,9 @@ DEATHS = 3  # of actors, over one task: then it is the task
 START_S = 600.0  # until the first worker has started: nodes may have to be bought first
 STALLED_S = 30.0  # without anything that ended, until idle workers take over
 AGAIN_S = 1.0  # between questions whether a worker whose node is gone has found another
+_LONGEST_SOCKET = 107  # bytes of a path: sockaddr_un of Linux
+_SOCKET = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # folders for sockets where TMPDIR is too long
 _CPU, _GPU = "CPU", "GPU"
 
 
@@ -91,11 +94,36 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: the work is why it is started
     try:
-        with own_handlers():
+        with own_handlers(), _short_paths():
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ExecutionError(f"Ray at {address or 'this machine'}: {reason}; check RAY_ADDRESS and its token") from None
+
+
+@contextmanager
+def _short_paths() -> Iterator[None]:
+    """A cluster that starts here meanwhile keeps its sockets, whose paths the system limits, in a folder that is short.
+
+    Raises:
+        OSError: there is none that this account can write to.
+    """
+    given = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or ""
+    if len(os.fsencode(given)) + _SOCKET <= _LONGEST_SOCKET:
+        yield
+        return
+    short = next((folder for folder in _SHORT if os.access(folder, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise OSError(f"the folder {given} is too long for its sockets; set RAY_TMPDIR to a short one")
+    kept = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")}
+    os.environ.update(dict.fromkeys(kept, short))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @cache

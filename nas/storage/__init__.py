@@ -1,5 +1,5 @@
 """Where studies are kept: a file on one machine, a server for a cluster, a log on a shared file system."""
 
-from nas.storage.opening import open_storage
+from nas.storage.opening import check_storage, open_storage
 
-__all__ = ["open_storage"]
+__all__ = ["check_storage", "open_storage"]

@@ -21,12 +21,14 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event, insert
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from nas.storage.patience import PATIENCE_S, causes, patiently
+from nas.storage.patience import PATIENCE_S, causes, patiently, reason_of
 from nas.uri import without_password
+from search_spaces.errors import StorageUnavailable
 
+_FOR_GOOD = ("readonly database", "no such table", "no such column", "unable to open database file", "malformed")
 TICKET = "nas:ticket"  # the system attribute by which a repeated creation finds what an earlier attempt made
 
 _P = ParamSpec("_P")
@@ -63,9 +65,17 @@ class Database(RDBStorage):
         """Repeat a call while the database is away.
 
         Raises:
-            StorageUnavailable: it stayed away.
+            StorageUnavailable: it stayed away, or it is damaged.
         """
-        return patiently(call, _passes, self._place, self._patience_s)
+        try:
+            return patiently(call, _passes, self._place, self._patience_s)
+        except (StorageInternalError, DatabaseError) as error:
+            if isinstance(error, IntegrityError):  # of what was asked: Optuna's own code deals with it
+                raise
+            raise StorageUnavailable(
+                f"storage {self._place} fails ({reason_of(error)}); repair it, or name another with --storage, and run "
+                "the same command again"
+            ) from None
 
     create_new_study = _patient(RDBStorage.create_new_study)
     set_study_user_attr = _patient(RDBStorage.set_study_user_attr)
@@ -190,4 +200,5 @@ def _write_ahead(connection: Any, _: Any) -> None:
 def _passes(error: Exception) -> bool:
     """Whether it is about the connection or the server, not about what was asked of it."""
     known = isinstance(error, StorageInternalError | OperationalError | InterfaceError)
-    return known and any(isinstance(each, OperationalError | InterfaceError) for each in causes(error))
+    lost = [each for each in causes(error) if isinstance(each, OperationalError | InterfaceError)]
+    return known and bool(lost) and not any(words in str(each) for each in lost for words in _FOR_GOOD)

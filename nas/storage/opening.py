@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from nas.storage.database import Database
+from nas.storage.file import check_file
 from nas.storage.log import open_log
 from nas.storage.patience import PATIENCE_S, causes, patiently, reason_of
 from nas.uri import without_password, without_secrets
@@ -54,9 +55,26 @@ def open_storage(url: str) -> BaseStorage:
     parsed = _parsed(f"{_PLAIN.get(scheme, scheme)}://{rest}")
     if parsed.get_backend_name() == _SQLITE:
         _check_folder(url, parsed)
+        if parsed.database and Path(parsed.database).exists():
+            check_file(Path(parsed.database))
     if parsed.drivername == _PLAIN["postgres"] and importlib.util.find_spec("psycopg") is None:
         raise MissingExtra(f"storage {without_password(url)!r} needs a PostgreSQL driver; pip install 'nas[postgres]'")
     return _open_database(parsed)
+
+
+def check_storage(url: str) -> None:
+    """Find out whether a study can be kept at a URL; a SQLite file is not made yet.
+
+    Raises:
+        NasError: as `open_storage`.
+    """
+    if url.partition(":")[0].partition("+")[0] == _SQLITE:
+        parsed = _parsed(url)
+        _check_folder(url, parsed)
+        if parsed.database and Path(parsed.database).exists():
+            check_file(Path(parsed.database))
+    else:
+        open_storage(url)
 
 
 def _log_path(url: str, rest: str) -> Path:
@@ -85,9 +103,12 @@ def _check_folder(url: str, parsed: URL) -> None:
     file = parsed.database
     if not file or file == ":memory:" or file.startswith("file:"):
         return
-    folder = Path(file).parent
+    folder, _, question = Path(file).parent, *url.partition("?")[1:]
+    if question and "=" not in question:
+        raise UsageError(f"storage {url!r}: in a URL, ? ends the path; write %3F for it")
     if not folder.is_dir():
-        raise UsageError(f"storage {url!r}: the folder {folder} does not exist; create it first")
+        means = "; in a URL, % begins a code: write %25 for it" if "%" in url else "; create it first"
+        raise UsageError(f"storage {url!r}: the folder {folder} does not exist{means}")
 
 
 def _open_database(parsed: URL) -> Database:

@@ -1,0 +1,54 @@
+"""Failures of the machine that no library words for people: a disk that is full, a folder that cannot be written."""
+
+import errno
+import tempfile
+from pathlib import Path
+
+from search_spaces.errors import UsageError
+
+_NUMBERS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WORDS = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large")  # as libraries pass on
+_ROOM = "make room there"
+
+
+def write_failure(error: BaseException | None) -> str:
+    """What could not be written and how to mend it, in one line; empty for any other error.
+
+    The errors that an error was raised from, or while handling, are looked at too.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in _NUMBERS:
+            name = error.filename2 or error.filename
+            place = f"{name!s} cannot be written" if name else "a file cannot be written"
+            repair = _ROOM if error.errno in _FULL else "give this account the right to, or name another place"
+            return f"{place} ({error.strerror}); {repair}"
+        reason = next((words for words in _WORDS if words in str(error)), None)
+        if reason is not None:
+            return f"a file cannot be written ({reason}); {_ROOM}"
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Find out whether files can be written into a folder, or into the one that it would be made in.
+
+    Args:
+        option: of the command line, for the message.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    try:
+        there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{option} {folder} cannot be written ({reason}); name a folder that can") from None
