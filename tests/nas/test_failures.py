@@ -21,12 +21,11 @@ from nas.tracking.address import artifact_location, tracking_uri
 from nas.uri import sqlite_url
 from search_spaces.errors import StorageUnavailable, UsageError
 
-NAMES = ["plain", "a b", "a%20b", "a%3Fb", "a?b", "a#b", "a?b=c&d", "a;b", "ünï", "a{b}", "a@b:c", "x[1]+y"]
+NAMES = ["a b", "a%20b", "a%3Fb", "a?b", "a#b", "a?b=c&d", "a;b", "ünï", "a{b}", "a@b:c", "x[1]+y"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_databases_lie_in_the_folder_that_was_asked_for(tmp_path: Path, name: str) -> None:
-    out = tmp_path / "top" / name
+def test_databases_lie_in_the_folder_that_was_asked_for(tmp_path: Path) -> None:
+    out = (tmp_path / "top").joinpath(*NAMES)
     out.mkdir(parents=True)
     url = sqlite_url(out / "study.db")
     check_storage(url)
@@ -40,7 +39,8 @@ def test_databases_lie_in_the_folder_that_was_asked_for(tmp_path: Path, name: st
     with sqlite3.connect(out / "mlflow.db") as file:
         assert ("mine",) in file.execute("SELECT name FROM experiments").fetchall()
     assert list((out / "mlartifacts").rglob("a.json"))
-    assert os.listdir(tmp_path / "top") == [name]
+    made = [folder for folder, _, _ in os.walk(tmp_path / "top") if Path(folder) not in (out, *out.parents)]
+    assert all(Path(folder).is_relative_to(out / "mlartifacts") for folder in made)
 
 
 @pytest.fixture(scope="module")
