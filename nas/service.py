@@ -186,6 +186,7 @@ def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
     target = find_target(request.target)
     subject = load_subject(request.model, request.data, request.trust_remote_code)
     workload, space = _asked(request, subject, target)
+    _say_what_fits(request, subject, target, workload, progress)
     document: dict[str, Any] = {
         "schema_version": 1,
         "model": subject.id,

@@ -12,6 +12,7 @@ from latency_models.workload import Workload
 from nas.export.onnx_export import workload_inputs
 from nas.finalists import Finals
 from nas.latency import default_workload, fitting, workload_for
+from nas.service import _say_what_fits
 from nas.shape import shape_of
 from pruning.anatomy import read_anatomy
 from search_spaces.errors import BadWorkload
@@ -34,6 +35,18 @@ def test_a_default_workload_fits_the_positions(family: str, target: str) -> None
     assert chosen == usual if family == "vit" else chosen == replace(usual, sequence=64)
     inputs = workload_inputs(subject.model, replace(chosen, batch=1))
     assert all(len(array) == 1 for array in inputs.values())
+
+
+@pytest.mark.parametrize(("family", "said"), [("gpt2", ["more than the 64 positions of gpt2"]), ("vit", [])])
+def test_a_default_that_had_to_be_shortened_is_said(family: str, said: list[str]) -> None:
+    subject, target, told = subject_of(family), find_target("jetson-orin"), []
+    progress = SimpleNamespace(message=told.append)
+    workload = default_workload(subject, target)
+    _say_what_fits(SimpleNamespace(workload=None), subject, target, workload, progress)
+    assert len(told) == len(said)
+    assert all(part in line for part, line in zip(said, told, strict=True))
+    _say_what_fits(SimpleNamespace(workload=workload), subject, target, workload, progress)
+    assert len(told) == len(said)  # what was asked for needs no word
 
 
 def test_roberta_loses_a_position_to_its_padding() -> None:
