@@ -264,7 +264,8 @@ def _check_places(request: SearchRequest) -> None:
     """
     check_folder(request.out, "--out")
     cache_folder()
-    check_storage(request.storage or sqlite_url(request.out / "study.db"))
+    if request.storage or request.out.exists():  # else the study's file is made where the folder is made
+        check_storage(request.storage or sqlite_url(request.out / "study.db"))
 
 
 def _searched(setting: Setting, progress: Progress) -> Result:

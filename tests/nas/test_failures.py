@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -14,8 +15,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 from sqlalchemy import text
 
+from nas.budget import Budget
 from nas.execution.cluster import _short_paths
 from nas.failures import check_folder, write_failure
+from nas.request import SearchRequest
+from nas.service import _check_places
 from nas.storage import check_storage, open_storage
 from nas.tracking.address import artifact_location, tracking_uri
 from nas.uri import sqlite_url
@@ -190,3 +194,17 @@ def test_a_long_temporary_folder_is_not_where_a_cluster_keeps_its_sockets(monkey
     monkeypatch.setenv("TMPDIR", "/short")
     with _short_paths():
         assert os.environ["TMPDIR"] == "/short"
+
+
+def test_places_are_looked_at_before_the_work_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    request = SearchRequest("jetson-orin", Budget.parse("0.7x"), tmp_path / "new" / "out")
+    _check_places(request)
+    assert os.listdir(tmp_path) == ["file"]
+    with pytest.raises(UsageError, match="--out"):
+        _check_places(replace(request, out=tmp_path / "file"))
+    with pytest.raises(UsageError, match="does not exist; create it first"):
+        _check_places(replace(request, storage=f"sqlite:///{tmp_path}/nowhere/study.db"))
+    (tmp_path / "study.db").write_text("no database" * 100)
+    with pytest.raises(StorageUnavailable, match="not a database"):
+        _check_places(replace(request, out=tmp_path))
