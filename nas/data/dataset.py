@@ -131,7 +131,7 @@ def _windows_of_text(model: Any, tokenizer: Any, data: Path, most: int, length: 
     documents = _documents_by_split(data, used, by_line=False)
     usual = min(WINDOW, most)
     windows = {name: _windows(model, tokenizer, documents[name], name, usual, length) for name in SPLITS}
-    return Dataset(**{name: Split(name, inputs) for name, inputs in windows.items()})
+    return _apart(windows)
 
 
 def _texts(model: Any, tokenizer: Any, data: Path, most: int, length: int | None) -> Dataset:
@@ -144,7 +144,29 @@ def _texts(model: Any, tokenizer: Any, data: Path, most: int, length: int | None
     if own is not None:
         documents = {name: [replace(each, text=own.text(each.text)) for each in documents[name]] for name in SPLITS}
     longest = length or min(TEXT_LENGTH, most)
-    return Dataset(**{name: Split(name, _padded(model, tokenizer, documents[name], name, longest)) for name in SPLITS})
+    return _apart({name: _padded(model, tokenizer, documents[name], name, longest) for name in SPLITS})
+
+
+def _apart(inputs: dict[str, dict[str, Tensor]]) -> Dataset:
+    """The splits without items that are, token by token, in another one too: unlike texts may begin alike.
+
+    They stay in test, then in validation.
+
+    Raises:
+        BadData: nothing is left of a split.
+    """
+    seen: set[bytes] = set()
+    splits = {}
+    for name in reversed(SPLITS):
+        ids = inputs[name]["input_ids"]
+        mask = inputs[name].get("attention_mask", torch.ones_like(ids)).bool()
+        items = [row[real].numpy().tobytes() for row, real in zip(ids, mask, strict=True)]
+        kept = torch.tensor([item not in seen for item in items])
+        if not kept.any():
+            raise BadData(f"all items of the {name} split are in another one too; give text that repeats itself less")
+        seen.update(items)
+        splits[name] = Split(name, {key: tensor[kept] for key, tensor in inputs[name].items()})
+    return Dataset(**splits)
 
 
 def _asked(model: Any, data: Path, trust_remote_code: bool) -> Dataset:

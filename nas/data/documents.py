@@ -15,7 +15,7 @@ from search_spaces.errors import BadData
 
 SPLITS = ("calibration", "validation", "test")
 _RECORDS = {".jsonl", ".json", ".csv", ".tsv"}
-_TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", *_RECORDS}
+_TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".jsonl"}
 _WHOLE = {".md", ".rst", ".py"}  # one text a file
 _FORMS = "a .txt, .jsonl, .json or .csv file, or a folder of text files"
 _EXAMPLE = '{"text": "...", "project": "name"}'
@@ -55,10 +55,12 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def _folder(folder: Path) -> Iterator[Document]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _TEXT_SUFFIXES and not is_hidden(path, folder) and path.is_file():
-            parts = path.relative_to(folder).parts
-            yield from _file(path, parts[0] if len(parts) > 1 else None)
+    """Those of its text files; of tables and JSON, which also describe folders, where it has no others."""
+    files = [path for path in sorted(folder.rglob("*")) if not is_hidden(path, folder) and path.is_file()]
+    texts = [path for path in files if path.suffix.lower() in _TEXT_SUFFIXES]
+    for path in texts or [path for path in files if path.suffix.lower() in _RECORDS]:
+        parts = path.relative_to(folder).parts
+        yield from _file(path, parts[0] if len(parts) > 1 else None)
 
 
 def _file(path: Path, project: str | None) -> Iterator[Document]:

@@ -50,8 +50,8 @@ def cleaned(splits: dict[str, list[Document]], used: Mapping[str, int] | None = 
     empty = [name for name, members in kept.items() if not members]
     if empty:
         raise BadData(
-            f"{count} documents leave nothing for {' and '.join(empty)}; at least three distinct documents "
-            "(or projects) are needed, one for each of calibration, validation and test"
+            f"{count} documents, of which near-copies count once, leave nothing for {' and '.join(empty)}; at least "
+            "three distinct documents (or projects) are needed, one for each of calibration, validation and test"
         )
     return kept
 

@@ -140,6 +140,16 @@ def test_folders_hold_what_is_no_data(tmp_path: Path) -> None:
     assert texts_of(hidden) == ["asked for by name"]
 
 
+def test_json_and_tables_in_a_folder_are_data_where_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "info.json").write_text('{"name": "corpus"}')
+    (tmp_path / "a.txt").write_text("one")
+    assert texts_of(tmp_path) == ["one"]
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "info.json").write_text('["two"]')
+    (tmp_path / "b.CSV").write_text("text\nthree\n")
+    assert texts_of(tmp_path) == ["three", "two"]
+
+
 def test_what_is_no_ordinary_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     refused(tmp_path / "pipe.txt", "no ordinary file")

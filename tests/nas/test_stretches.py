@@ -119,7 +119,8 @@ def test_of_a_long_text_only_what_is_used_is_tokenised(end: str, tmp_path: Path)
             read.extend([texts] if isinstance(texts, str) else texts)
             return super().__call__(texts, **options)
 
-    text = end.join(" ".join(words(60, at)) for at in range(9_000))
+    said = random.Random(0).choices(words(3_000), k=540_000)
+    text = end.join(" ".join(said[at : at + 60]) for at in range(0, len(said), 60))
     (tmp_path / "a.txt").write_text(text)
     model = build("llama")
     model.config.max_position_embeddings = 512
@@ -140,6 +141,23 @@ def test_copies_in_three_files_are_found(tmp_path: Path) -> None:
     model.resize_token_embeddings(len(tokenizer))
     dataset = load_dataset(model, tokenizer, tmp_path)
     assert [len(dataset.split(name)) for name in SPLITS] == [10, 10, 10]
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_items_that_are_alike_to_the_last_token_are_in_one_split(family: str, tmp_path: Path) -> None:
+    header = "the same words at the head of every text " * 40  # few shingles, many tokens
+    texts = [f"{header} {' '.join(words(200, at))}" for at in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    model = build(family)
+    model.resize_token_embeddings(300)
+    if family == "bert":
+        with pytest.raises(BadData, match="validation split are in another one too"):
+            load_dataset(model, byte_tokenizer(), tmp_path / "a.jsonl")
+        return
+    dataset = load_dataset(model, byte_tokenizer(), tmp_path / "a.jsonl")
+    rows = {name: {tuple(row) for row in dataset.split(name).inputs["input_ids"].tolist()} for name in SPLITS}
+    assert not rows["test"] & rows["validation"]
+    assert not (rows["test"] | rows["validation"]) & rows["calibration"]
 
 
 def test_a_project_stays_in_the_split_that_one_of_its_texts_was_told() -> None:
