@@ -98,10 +98,10 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
         return load(source, torch.float32, trust_remote_code), Path(source).resolve().parent.name, Path(source)
     subject = load_subject(source, None, trust_remote_code)
     if architecture is None:
-        return subject.model, Path(subject.id).name, subject.folder
+        return subject.model, Path(subject.id).name, subject.files
     try:
         document = json.loads(architecture.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"architecture {architecture} cannot be read ({error}); give an architecture.json") from None
     pruned = prune(subject.model, Architecture.from_json(document), anatomy=subject.anatomy)
-    return pruned, Path(subject.id).name, subject.folder
+    return pruned, Path(subject.id).name, subject.files

@@ -13,7 +13,7 @@ def carry_companions(model: Any, source: Path | None, folder: Path) -> None:
     """Put tokenizer, preprocessor and generation config beside an exported file.
 
     Args:
-        source: the folder that the model came from; None for a hub id, whose tokenizer is at the hub.
+        source: the folder that the model came from; None where there is none.
         folder: of the file.
     """
     if source is not None:

@@ -156,3 +156,19 @@ def test_evaluating_a_winner_says_how_it_embeds(tmp_path: Path, data: Path) -> N
     later = CliRunner().invoke(app, arguments)
     assert later.stdout == done.stdout  # by its parent's
     assert "has no modules.json: it is judged as its parent says" in later.stderr
+
+
+def test_a_model_of_the_hub_embeds_as_its_files_say_and_they_are_carried(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network: the hub's cache holds it."""
+    cache = tmp_path / "models--some--embedder"
+    write_folder(cache / "snapshots" / "0123", {"pooling_mode": "cls"}, [("Dense", {}, DENSE)], general=GENERAL)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    subject = load_subject("some/embedder", data)
+    assert sentence_embedding(subject.model).words.startswith("the first token, through a dense layer to 24 numbers")
+    save(small(subject.model), tmp_path / "winner", companions=subject.files)
+    for name in ("modules.json", "2_Dense/model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "winner" / name).is_file()
