@@ -88,13 +88,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _kernels(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _kernels(document: Any) -> Iterator[tuple[str, str]]:
     """The implementations that a config and those within it ask for: (key, name)."""
-    for key, value in document.items():
+    entries = document.items() if isinstance(document, dict) else [("", each) for each in document]
+    for key, value in entries:
         if key.removesuffix("_internal").endswith(_KERNEL_KEYS):
             names = value.values() if isinstance(value, dict) else [value]
             yield from ((key, name) for name in names if isinstance(name, str))
-        elif isinstance(value, dict):
+        elif isinstance(value, (dict, list)):
             yield from _kernels(value)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from pruning.probe import probe_inputs
+from pruning.language import language_config
+from pruning.probe import TOKENS, probe_inputs
 from search_spaces.errors import ArchitectureError
 
 _NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")
@@ -70,8 +71,14 @@ def _other_value(model: Any, again: Any) -> str | None:
 
 
 def _other_output(model: Any, again: Any) -> str | None:
-    inputs = probe_inputs(model, tokens=_TOKENS)
+    inputs = probe_inputs(model, batch=1, tokens=_probe_length(model))
     ours, theirs = (each.eval()(**inputs)[0].float() for each in (model, again))
     largest = ours.abs().nan_to_num().max()
     off = float((ours - theirs).abs().nan_to_num().max() / largest.clamp(min=torch.finfo(torch.float32).tiny))
     return None if off <= _TOLERANCE.get(model.dtype, _HALF) else f"outputs are off by {off:.1e} of the largest"
+
+
+def _probe_length(model: Any) -> int:
+    """Longer than small windows of attention, and within the positions that a model has, some of which are reserved."""
+    positions = getattr(language_config(model), "max_position_embeddings", None)
+    return min(_TOKENS, max(TOKENS, positions // 2)) if isinstance(positions, int) else _TOKENS

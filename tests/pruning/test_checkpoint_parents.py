@@ -145,6 +145,13 @@ def test_what_would_come_back_as_another_model_is_not_saved(
         load(tmp_path)
 
 
+def test_few_positions_are_enough_to_compare(tmp_path: Path) -> None:
+    sizes = {**ROBERTA, "max_position_embeddings": 16}
+    model = filled(lambda: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)))
+    save(prune(model, PARTS), tmp_path)
+    assert load(tmp_path).num_parameters()
+
+
 # Precisions.
 
 

@@ -164,6 +164,7 @@ def test_weights_that_the_config_names_are_held_to_the_same(name: str, model: Pa
         {"attn_implementation": {"": "sdpa", "text_config": "some/kernel"}},
         {"experts_implementation": "some/kernel"},
         {"text_config": {"attn_implementation": "some/kernel"}},
+        {"per_layer_config": [{"_attn_implementation": "some/kernel"}]},
     ],
 )
 @pytest.mark.parametrize("pruned", [False, True])
