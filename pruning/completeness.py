@@ -73,7 +73,9 @@ def _form(key: str) -> str:
 
 
 def _is_weight(key: str, headers: dict[str, Header]) -> bool:
-    """Old checkpoints also hold masks and single numbers, which a model makes anew."""
+    """Old checkpoints also hold masks, frequencies and single numbers, which a model makes anew."""
+    if key.endswith(".inv_freq"):
+        return False
     ends = (each for name, each in headers.items() if key.endswith(f".{name}") or name.endswith(f".{key}"))
     header = headers.get(key) or next(ends, None)
     return header is None or (header.dtype.startswith(_FLOATS) and bool(header.shape))

@@ -32,16 +32,25 @@ def write(model: Any, folder: Path) -> None:
     weights, dtype = as_stored(model, _untied(model))
     plain, record = is_plain(model), getattr(model.config, RECORD, None)
     (_write_plain if plain else _write_own)(model, folder, weights)
-    changes: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
+    changes: dict[str, Any] = {}
     if _unties_all(model):
         changes["tie_word_embeddings"] = False
     path = folder / _CONFIG
     document = json.loads(path.read_text())
     document.pop(RECORD, None)
-    document.pop("torch_dtype", None)
+    _name_dtype(document, str(dtype).removeprefix("torch."))
     if not plain:
         document |= {"model_type": PREFIX + document["model_type"], RECORD: record}
     path.write_text(json.dumps(document | changes, indent=2) + "\n")
+
+
+def _name_dtype(document: dict[str, Any], name: str) -> None:
+    """Say of what dtype the weights are, in a config and those within it."""
+    document.pop("torch_dtype", None)
+    document["dtype"] = name
+    for key, value in document.items():
+        if key.endswith("_config") and isinstance(value, dict) and "model_type" in value:
+            _name_dtype(value, name)
 
 
 def is_plain(model: Any) -> bool:

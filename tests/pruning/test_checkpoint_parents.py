@@ -188,6 +188,15 @@ def test_weights_that_are_stored_wider_than_the_rest_stay_so(architecture: Archi
     assert torch.equal(outputs(load(tmp_path / "once", dtype=torch.float32)), outputs(pruned))
 
 
+def test_every_config_within_a_config_names_the_dtype(tmp_path: Path) -> None:
+    build("llava").to(torch.bfloat16).save_pretrained(tmp_path / "parent")
+    save(prune(load_parent(tmp_path / "parent"), PARTS), tmp_path / "once")
+    document = json.loads((tmp_path / "once" / "config.json").read_text())
+    named = {document["dtype"], document["text_config"]["dtype"], document["vision_config"]["dtype"]}
+    assert named == {"bfloat16"}
+    assert set(dtypes(tmp_path / "once").values()) == {torch.bfloat16}
+
+
 def test_what_was_trained_since_loses_nothing(tmp_path: Path) -> None:
     build("llama").to(torch.bfloat16).save_pretrained(tmp_path / "parent")
     pruned = prune(load_parent(tmp_path / "parent"), PARTS)
@@ -282,6 +291,7 @@ def test_masks_of_old_checkpoints_are_no_weights(tmp_path: Path) -> None:
     original.save_pretrained(tmp_path)
     masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool)}
     masks |= {"transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    masks |= {"transformer.h.0.attn.rotary_emb.inv_freq": torch.ones(4)}
     rewrite(tmp_path, lambda weights: {**weights, **masks})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnusedWeights)
