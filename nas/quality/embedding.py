@@ -13,6 +13,7 @@ from pruning.sentence_embedding import COSINE, SentenceEmbedding, sentence_embed
 from search_spaces.errors import ModelError
 
 _BATCH = 32
+_VECTORS = 2  # axes of a batch of them; states of tokens have one more
 _LEAST = 1e-12  # of a squared length
 DEFAULT = SentenceEmbedding()
 
@@ -31,15 +32,27 @@ class EmbeddingEvaluator:
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its embeddings are computed when a split is first asked for."""
         self.dataset, self._parent = dataset, parent
-        self._embedding = sentence_embedding(parent) or DEFAULT
+        said = sentence_embedding(parent)
+        self._embedding = said or DEFAULT
+        self._source = "no modules.json says otherwise" if said is None else "as modules.json says"
         self._has_head = parent.get_output_embeddings() is not None
         self._stored: dict[str, Tensor] = {}
 
     @property
     def words(self) -> str:
         """What is compared, and how texts are embedded."""
-        source = "no modules.json says otherwise" if self._embedding is DEFAULT else "as modules.json says"
-        return f"embeddings ({self._embedding.words}; {source})"
+        if not self._pools():
+            return "embeddings (the vectors that the model gives)"
+        return f"embeddings ({self._embedding.words}; {self._source})"
+
+    @torch.inference_mode()
+    def _pools(self) -> bool:
+        """Whether the model gives states of tokens, of which a vector is made, rather than the vector."""
+        return bool(self._trunk(self._parent)(**next(self.dataset.calibration.batches(1)))[0].ndim > _VECTORS)
+
+    def _trunk(self, model: Any) -> Any:
+        """What gives them: a model without its head."""
+        return model.base_model if self._has_head else model
 
     @torch.inference_mode()
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
@@ -64,16 +77,15 @@ class EmbeddingEvaluator:
     def _embed(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
         """As the model's own folder says, or else its parent's: a pruned copy has what its parent has."""
         own = sentence_embedding(model) or self._embedding
-        trunk = model.base_model if self._has_head else model
         batches = self.dataset.split(split).batches(_BATCH, items, start)
-        vectors = torch.cat([embed(trunk, batch, own) for batch in batches])
+        vectors = torch.cat([embed(self._trunk(model), batch, own) for batch in batches])
         return normalize(vectors, dim=-1) if self._embedding.similarity == COSINE else vectors
 
 
 def embed(model: Any, batch: dict[str, Tensor], embedding: SentenceEmbedding = DEFAULT) -> Tensor:
     """(batch, width) in fp32: the vectors that a model without a head gives, or those made of its hidden states."""
     output: Tensor = model(**batch)[0].float()
-    if output.ndim == 2:
+    if output.ndim == _VECTORS:
         return output
     mask = batch.get("attention_mask")
     return embedding(output, torch.ones(output.shape[:2]) if mask is None else mask)

@@ -193,6 +193,19 @@ def test_a_candidate_with_other_outputs_is_refused() -> None:
         evaluator_for(bert(num_labels=1), texts()).evaluate(bert(num_labels=3), "test")
 
 
+@torch.no_grad()
+def test_a_model_that_gives_vectors_of_its_own_is_judged_by_these() -> None:
+    """A projection behind the pooled image, as CLIP has it: no state of a token is looked at."""
+    config = hf.CLIPVisionConfig(**IMAGE, projection_dim=16)
+    model, data = filled(lambda: hf.CLIPVisionModelWithProjection(config)), images()
+    candidate = dropped(model, 1, 3)
+    one, other = (m(**data.test.inputs).image_embeds.double() for m in (model, candidate))
+    evaluator = evaluator_for(model, data)
+    quality = evaluator.evaluate(candidate, "test")
+    assert quality.value == pytest.approx(float(torch.cosine_similarity(one, other).mean()), abs=1e-5)
+    assert evaluator.words == "embeddings (the vectors that the model gives)"
+
+
 def test_rank_correlation_at_its_edges() -> None:
     one, other = torch.tensor([1.0, 2.0, 2.0, 5.0]), torch.tensor([4.0, 1.0, 3.0, 2.0])
     assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
