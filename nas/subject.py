@@ -10,12 +10,12 @@ from latency_models.shape import ModelShape
 from nas.cache import cache_folder
 from nas.data.dataset import Dataset, load_dataset
 from nas.data.padding import needs_padding, settle_padding
-from nas.data.tokenizer import load_tokenizer
 from nas.reference_models import DEFAULT, ReferenceModel, find_reference
 from nas.shape import shape_of
 from pruning.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load_parent
 from pruning.sentence_embedding import sentence_embedding
+from pruning.tokenizer import load_tokenizer
 from search_spaces.errors import BadData
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pruning.sentence_embedding import COSINE, Dense, Layer, LayerNorm, Normalize, Pooling, SentenceEmbedding
+from pruning.tokenizer import encode, load_tokenizer
 from search_spaces.errors import ModelError, UnsafeCheckpoint
 
 _MODULES = "modules.json"
@@ -185,14 +186,17 @@ def _weights(source: str | Path, path: str) -> dict[str, Tensor]:
 
 
 def _prompt_tokens(source: str | Path, prompt: str, trust_remote_code: bool) -> int:
-    """How many tokens a prompt takes with what the tokenizer puts before it, without what it puts behind."""
+    """How many tokens a prompt takes with what the tokenizer puts before it, without what it puts behind.
+
+    Raises:
+        ModelError: there is no tokenizer, or none that can be read.
+    """
     if not prompt:
         return 0
-    from transformers import AutoTokenizer
-
-    local = Path(source).is_dir()
-    tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local, trust_remote_code=trust_remote_code)
-    ids = tokenizer(prompt)["input_ids"]
+    tokenizer = load_tokenizer(source, trust_remote_code)
+    if tokenizer is None:
+        raise ModelError(f"{source} has a prompt and no tokenizer; put its tokenizer files beside the weights")
+    ids = encode(tokenizer, prompt)
     return len(ids) - (1 if ids and ids[-1] in tokenizer.all_special_ids else 0)
 
 

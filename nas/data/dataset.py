@@ -19,9 +19,9 @@ from nas.data.questions import Question, read_questions, split_questions
 from nas.data.splitting import cleaned, split_documents
 from nas.data.stretches import SHARES
 from nas.data.text_file import is_folder
-from nas.data.tokenizer import encode
 from pruning.language import is_vision_language, language_config
 from pruning.sentence_embedding import sentence_embedding
+from pruning.tokenizer import encode
 from search_spaces.errors import BadData
 
 WINDOW = 512  # tokens of one language-model item

@@ -11,7 +11,7 @@ from torch import Tensor
 from nas.data.image_file import open_image
 from nas.data.padding import check_ids, is_readable, pad_id
 from nas.data.questions import Question
-from nas.data.tokenizer import first_line
+from pruning.checkpoint_config import first_line
 from pruning.language import language_config
 from pruning.remote_code import never_ask, refuse_carried_code
 from search_spaces.errors import BadData

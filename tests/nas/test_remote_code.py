@@ -12,9 +12,9 @@ from families import build
 from test_questions import processor
 
 from nas.data.prompts import load_processor
-from nas.data.tokenizer import load_tokenizer
 from nas.subject import load_subject
 from pruning import remote_code
+from pruning.tokenizer import load_tokenizer
 from search_spaces.errors import BadData, ModelError, UnsafeCheckpoint
 
 CODE = """

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pruning.checkpoint_config import first_line
 from pruning.remote_code import never_ask, refuse_carried_code
 from search_spaces.errors import BadData, ModelError
 
@@ -55,8 +56,3 @@ def encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
         raise BadData(
             f"the tokenizer cannot split the data ({first_line(error)}); give it an unknown token, or other data"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 letters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
