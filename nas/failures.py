@@ -1,6 +1,7 @@
 """Failures of the machine that no library words for people: a disk that is full, a folder that cannot be written."""
 
 import errno
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ _NUMBERS = {
 }  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WORDS = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large")  # as libraries pass on
+_FILES = 6  # of the winner's weights: three, and copies of them
 _ROOM = "make room there"
 
 
@@ -33,6 +35,26 @@ def write_failure(error: BaseException | None) -> str:
         seen.append(error)
         error = error.__cause__ or error.__context__
     return ""
+
+
+def check_room(folder: Path, weights: int) -> str:
+    """Find out whether the winner's files have room: a Hugging Face folder and two graphs, and MLflow's copy of them.
+
+    Args:
+        weights: bytes of the parent's.
+
+    Returns:
+        A warning where the winner has room only if it is small; else nothing.
+
+    Raises:
+        UsageError: not even one file of the parent's size has.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    said = f"{folder} has {free / 1e6:.1f} MB free, and the winner's files may take {_FILES * weights / 1e6:.1f} MB"
+    if free < weights:
+        raise UsageError(f"--out {said}; make room there, or name another folder")
+    return said if free < _FILES * weights else ""
 
 
 def check_folder(folder: Path, option: str) -> None:

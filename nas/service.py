@@ -17,7 +17,7 @@ from nas.device_profiles import device_model
 from nas.execution.cluster import Cluster, resources_offered
 from nas.execution.node import Node
 from nas.execution.worker import Bench, LocalExecutor, Worker
-from nas.failures import check_folder
+from nas.failures import check_folder, check_room
 from nas.figures import save_redundancy
 from nas.finalists import Finals
 from nas.held_out import judge_held_out
@@ -247,6 +247,10 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
     request = _as_begun(request)
     _check_places(request)
     setting = prepare(request, progress, carrier)
+    weights = sum(each.numel() * each.element_size() for each in setting.subject.model.parameters())
+    scarce = check_room(request.out, weights)
+    if scarce:
+        progress.message(scarce)
     request.save()
     with alone_in(request.out):
         try:

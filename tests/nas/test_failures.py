@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sqlalchemy import text
 
 from nas.budget import Budget
 from nas.execution.cluster import _short_paths
-from nas.failures import check_folder, write_failure
+from nas.failures import check_folder, check_room, write_failure
 from nas.request import SearchRequest
 from nas.service import _check_places
 from nas.storage import check_storage, open_storage
@@ -208,3 +209,12 @@ def test_places_are_looked_at_before_the_work_begins(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("no database" * 100)
     with pytest.raises(StorageUnavailable, match="not a database"):
         _check_places(replace(request, out=tmp_path))
+
+
+def test_a_disk_without_room_for_the_winner_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "new" / "out"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 100_000_000))
+    assert check_room(out, 10_000_000) == ""
+    assert check_room(out, 90_000_000).endswith("has 100.0 MB free, and the winner's files may take 540.0 MB")
+    with pytest.raises(UsageError, match=r"has 100\.0 MB free.*make room there"):
+        check_room(out, 110_000_000)
