@@ -17,7 +17,6 @@ from nas.export.onnx_export import file_name
 from nas.figures import Point, pareto_figure, pareto_page
 from nas.latency import ParentExport
 from nas.model_card import write_card
-from nas.progress import Silent
 from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
 from nas.recording import search_run
@@ -56,6 +55,7 @@ class Delivery:
     held_out: dict[str, Quality]
     evaluations: int  # computed in this run, others were known
     worth: tuple[Worth, ...]
+    export: ParentExport  # that the winner's files are made from
     data: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -66,10 +66,6 @@ class Delivery:
     def pruned(self, architecture: Architecture) -> Any:
         """The model of an architecture, sharing the parent's weights."""
         return prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
-
-    def parent_export(self, phase: Phase, form: Form) -> ParentExport:
-        """What the winner's file of a phase and form is made from."""
-        return ParentExport(self.subject, Silent(), phase, form)
 
     def memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""
@@ -113,7 +109,7 @@ def _export(delivery: Delivery, winner: Any) -> None:
     for each, form in wanted:
         path = folder / form.file(file_name(each))
         if not path.exists() or sha256(path) != delivery.certificate.file_sha256:
-            delivery.parent_export(each, form).write_pruned(winner, path)
+            delivery.export.other(each, form).write_pruned(winner, path)
 
 
 def record(result: Result, delivery: Delivery) -> Result:

@@ -23,7 +23,7 @@ from nas.remote import Carrier
 from nas.subject import Subject
 from pruning.surgery import architecture_of
 from search_spaces.architecture import Architecture
-from search_spaces.errors import ExportError
+from search_spaces.errors import ExportError, MeasurementError
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class RemoteDevice:
             try:
                 self._graphs.derive(architecture_of(model, self._graphs.anatomy.depth), path)
                 self._check(model, path)
-            except ExportError:
+            except (ExportError, MeasurementError):
                 export_for_target(model, path, target, phase)
                 self._check(model, path)
         return path

@@ -4,7 +4,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +51,11 @@ class ParentExport:
     progress: Progress
     phase: Phase = Phase.FORWARD
     form: Form = Form.ONNX_RUNTIME
+    traced: dict[Phase, Any] = field(default_factory=dict, compare=False, repr=False)  # of the parent
+
+    def other(self, phase: Phase, form: Form) -> "ParentExport":
+        """The parent's file for another phase or in another form; what was traced for this one is not traced again."""
+        return self if (phase, form) == (self.phase, self.form) else replace(self, phase=phase, form=form)
 
     @cached_property
     def path(self) -> Path:
@@ -85,10 +90,11 @@ class ParentExport:
 
     def _write(self, model: Any, path: Path) -> str:
         """Export a model in this form, checked against it; returns why it has not the usual operators, if so."""
+        traced = self.traced if model is self.subject.model else None
         if self.form is Form.TENSORRT:
-            check_parity(model, export_tensorrt_onnx(model, path, self.phase), self.phase)
+            check_parity(model, export_tensorrt_onnx(model, path, self.phase, traced), self.phase)
             return ""
-        return export_for_onnx_runtime(model, path, check_parity, self.phase)[1]
+        return export_for_onnx_runtime(model, path, check_parity, self.phase, traced)[1]
 
     def write_pruned(self, pruned: Any, path: Path) -> str:
         """Write the file of a model that was pruned from the parent: the parent's, edited, and compared with the model.
@@ -104,7 +110,7 @@ class ParentExport:
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier file there
         try:
             check_parity(pruned, self.derive(architecture_of(pruned, self.subject.anatomy.depth), path), self.phase)
-        except ExportError as error:
+        except (ExportError, MeasurementError) as error:  # the second where the runtime refuses the file
             return self._write(pruned, path) or f"the parent's file could not be edited, so exported anew: {error}"
         return ""
 

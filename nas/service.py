@@ -291,7 +291,7 @@ def _searched(setting: Setting, progress: Progress) -> Result:
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
         setting.budget_ms, outcome,
-        certificate, held_out, scorer.evaluations, worth(problem),
+        certificate, held_out, scorer.evaluations, worth(problem), setting.export,
         {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
     with progress.stage("writing the result folder and MLflow"):

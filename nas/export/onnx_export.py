@@ -30,7 +30,7 @@ from nas.export.positions import frequencies_by_length
 from pruning.language import language_config
 from pruning.reduction.inspection import always_kept, words_to_trace
 from pruning.sentence_embedding import sentence_embedding
-from search_spaces.errors import ExportError
+from search_spaces.errors import ExportError, MeasurementError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
 TENSORRT_OPSET = 18  # TensorRT takes attention as plain operators
@@ -120,26 +120,33 @@ def workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, 
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: Phase = Phase.FORWARD) -> Path:
+def export_onnx(
+    model: Any,
+    path: Path,
+    opset: int = ONNX_RUNTIME_OPSET,
+    phase: Phase = Phase.FORWARD,
+    traced: dict[Phase, Any] | None = None,
+) -> Path:
     """Write one phase of `model` as an ONNX file with dynamic batch (and sequence or past for text).
 
     Args:
         model: in fp32 on the CPU.
         path: the file; weights over 1.8 GB go into a second file beside it.
         opset: 23 for ONNX Runtime, 18 for TensorRT.
+        traced: of this model, by phase: what an export for another opset traced is not traced again.
 
     Raises:
         ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a
             file then.
     """
-    tracing = _tracing(model, phase)
+    tracing, known = _tracing(model, phase), {} if traced is None else traced
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with quiet() as said, experts_as_products(model), cache_uncounted(model), images_placed(model), \
                 frequencies_by_length(model):  # fmt: skip
             program = torch.onnx.export(
-                tracing.module.eval(),
+                known.get(phase) or tracing.module.eval(),
                 tuple(tracing.inputs.values()),
                 dynamo=True,
                 opset_version=opset,
@@ -149,6 +156,8 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
                 verbose=False,
             )
             assert program is not None
+            if opset == ONNX_RUNTIME_OPSET:  # its operators are still whole, and are taken apart for the other form
+                known[phase] = program.exported_program
             _keep_scopes_only(program)
             read_lengths_from_mask(program.model.graph, tracing.layers)
             program.save(str(path), external_data=weights > LARGEST_INLINE)
@@ -164,12 +173,17 @@ def export_onnx(model: Any, path: Path, opset: int = ONNX_RUNTIME_OPSET, phase: 
 
 
 def export_for_onnx_runtime(
-    model: Any, path: Path, check: Callable[[Any, Path, Phase], float], phase: Phase = Phase.FORWARD
+    model: Any,
+    path: Path,
+    check: Callable[[Any, Path, Phase], float],
+    phase: Phase = Phase.FORWARD,
+    traced: dict[Phase, Any] | None = None,
 ) -> tuple[int, str]:
     """Export one phase with native operators where ONNX Runtime runs them right, else with plain ones.
 
     Args:
         check: raises ExportError when the file does not compute what the model computes.
+        traced: as `export_onnx` has it.
 
     Returns:
         The opset, and the reason for it where it is not the first choice (empty otherwise).
@@ -178,8 +192,8 @@ def export_for_onnx_runtime(
         ExportError: when neither form agrees with the model, or it has no such phase.
     """
     try:
-        check(model, export_onnx(model, path, ONNX_RUNTIME_OPSET, phase), phase)
-    except ExportError as error:
+        check(model, export_onnx(model, path, ONNX_RUNTIME_OPSET, phase, traced), phase)
+    except (ExportError, MeasurementError) as error:
         check(model, export_onnx(model, path, TENSORRT_OPSET, phase), phase)
         return TENSORRT_OPSET, f"opset {ONNX_RUNTIME_OPSET} was not usable: {error}"
     return ONNX_RUNTIME_OPSET, ""

@@ -25,13 +25,18 @@ class InputRange:
     most: tuple[int, int] = (8, 512)
 
 
-def export_tensorrt_onnx(model: Any, path: Path, phase: Phase = Phase.FORWARD) -> Path:
+def export_tensorrt_onnx(
+    model: Any, path: Path, phase: Phase = Phase.FORWARD, traced: dict[Phase, Any] | None = None
+) -> Path:
     """Write a phase of the model in the form TensorRT parses: attention as plain operators, opset 18.
+
+    Args:
+        traced: as `export_onnx` has it.
 
     Raises:
         ExportError: when the model cannot be traced, or has no such phase.
     """
-    return export_onnx(model, path, TENSORRT_OPSET, phase)
+    return export_onnx(model, path, TENSORRT_OPSET, phase, traced)
 
 
 def build_engine(

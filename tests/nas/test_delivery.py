@@ -33,7 +33,7 @@ def delivery(
 ) -> Any:  # fmt: skip
     """What of a delivery the exports are decided by; `measured` is the digest of the certified file."""
 
-    def parent_export(phase: Phase, form: Form) -> Any:
+    def other(phase: Phase, form: Form) -> Any:
         def write(model: Any, path: Path) -> str:
             written.append((phase, form, path.name))
             path.write_text(model)
@@ -45,7 +45,7 @@ def delivery(
     return SimpleNamespace(
         winner_folder=folder, outcome=SimpleNamespace(winner=winner), workload=workload,
         certificate=SimpleNamespace(file_sha256=measured), target=SimpleNamespace(runtime=runtime),
-        parent_export=parent_export,
+        export=SimpleNamespace(other=other),
     )  # fmt: skip
 
 

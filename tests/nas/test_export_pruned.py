@@ -12,6 +12,7 @@ from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
 from nas.export.form import Form
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
+from nas.export.parity import check_parity
 from nas.export.variants import ParentGraph
 from nas.latency import ParentExport
 from nas.progress import Silent
@@ -68,6 +69,26 @@ def test_an_edited_file_equals_a_fresh_export(
     assert weights[0] == pytest.approx(weights[1], rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("family", "phase"), [("vit", Phase.FORWARD), pytest.param("llama", Phase.DECODE, marks=pytest.mark.slow)]
+)
+def test_what_was_traced_for_one_form_gives_the_other(
+    family: str, phase: Phase, export_parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tracing again: the same file as one that was traced for it."""
+    alone = export_parent(family, phase, TENSORRT_OPSET)
+    traced: dict[Phase, object] = {}
+    export_onnx(alone.model, tmp_path / "native.onnx", ONNX_RUNTIME_OPSET, phase, traced)
+    monkeypatch.setattr("torch.export.export", None)
+    after = export_onnx(alone.model, tmp_path / "plain.onnx", TENSORRT_OPSET, phase, traced)
+    assert check_parity(alone.model, after, phase) < 1e-4
+    graphs = [onnx.load(str(path)).graph for path in (after, alone.path)]
+    assert len({str(Counter(node.op_type for node in graph.node)) for graph in graphs}) == 1
+    for ends in ("input", "output"):
+        assert len({str([(end.name, str(end.type)) for end in getattr(graph, ends)]) for graph in graphs}) == 1
+    ParentGraph.read(after, alone.anatomy)  # its nodes still say which modules they came from
+
+
 @pytest.fixture
 def export(export_parent, tmp_path: Path) -> ParentExport:
     made = export_parent("vit")
@@ -92,7 +113,8 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
     """And where an edit gives another function than the model: it is compared."""
     asked = []
     monkeypatch.setattr(
-        "nas.latency.export_for_onnx_runtime", lambda model, path, check, phase: asked.append(path.name) or (23, "")
+        "nas.latency.export_for_onnx_runtime",
+        lambda model, path, check, phase, traced: asked.append(path.name) or (23, ""),
     )
     pruned = prune(export.subject.model, Architecture.from_words(MIXED), anatomy=export.subject.anatomy)
 
