@@ -8,11 +8,13 @@ import math
 from collections.abc import Iterable
 from functools import cached_property
 from statistics import NormalDist
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.marginal import marginal
+from latency_models.measurement import Measurement
 from latency_models.model import MEASURED_LABEL, Prediction
 from latency_models.profile import Profile
 from latency_models.regression import COVERAGE, Regression
@@ -52,6 +54,23 @@ class CalibratedModel:
         measured = np.array([self._level(record.measurement.ratio()) for record in profile.records])
         self.regression = Regression.fit(rows, measured, len(self.terms.names))
 
+    def renewed(self, profile: Profile) -> Self:
+        """The model of the same kind and label, fitted to another profile of the same target.
+
+        Raises:
+            MeasurementError: as the constructor.
+        """
+        model = type(self)(profile)
+        model.label = self.label
+        return model
+
+    @classmethod
+    def of(cls, other: "CalibratedModel") -> Self:
+        """A model of this kind from another one's profile, with its label."""
+        model = cls(other.profile)
+        model.label = other.label
+        return model
+
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The measured value where there is one, else the fit with its jackknife+ interval.
 
@@ -60,9 +79,7 @@ class CalibratedModel:
         """
         known = self.profile.of(architecture)
         if known is not None:
-            enough = len(known.samples_ms) >= TAIL_SAMPLES
-            tail = known.percentile(percentile) / known.p50 if enough else self._tail(percentile)
-            ms = self._level(known.ratio()) * tail
+            ms = self._level(known.ratio()) * self._own_tail(known, percentile)
             low_ms, high_ms = (ms * bound / known.p50 for bound in known.median_interval(COVERAGE))
             return Prediction(ms, low_ms, high_ms, percentile, exact=True)
         row, tail = self.terms.row(architecture), self._tail(percentile)
@@ -127,5 +144,24 @@ class CalibratedModel:
             self._tails[percentile] = float(np.median([m.percentile(percentile) / m.p50 for m in measurements]))
         return self._tails[percentile]
 
+    def _own_tail(self, known: Measurement, percentile: int) -> float:
+        """Percentile over median of what was measured; of everything where it has too few samples."""
+        enough = len(known.samples_ms) >= TAIL_SAMPLES
+        return known.percentile(percentile) / known.p50 if enough else self._tail(percentile)
+
     def _level(self, ratio: float) -> float:
         return ratio * self._parent.p50
+
+
+class PairedModel(CalibratedModel):
+    """The same fit for a budget that is a fraction of the parent: everything has the parent's tail.
+
+    What an architecture takes of the parent is then its median ratio in the same rounds at every percentile, so that
+    nothing but the ratio decides who meets the fraction.
+    """
+
+    def _tail(self, percentile: int) -> float:
+        return self._parent.percentile(percentile) / self._parent.p50
+
+    def _own_tail(self, known: Measurement, percentile: int) -> float:
+        return self._tail(percentile)

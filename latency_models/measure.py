@@ -107,6 +107,7 @@ def measure_files(
     sittings: int = SITTINGS,
     threads: int | None = None,
     least_rounds: int = LEAST_ROUNDS,
+    limit_s: float | None = None,
     weight_bytes: int | None = None,
     on_round: Callable[[float], None] = lambda share: None,
     precision: str = PRECISION,
@@ -118,6 +119,7 @@ def measure_files(
         files: name to ONNX file; the `sentinel` is one of them, run every few others.
         inputs: input name to array; each file is given those it asks for.
         seconds: time to spend after warm-up, all sittings together; at least `least_rounds` rounds are made.
+        limit_s: after so long no further round is begun, all sittings together; None for no limit.
         threads: intra-op threads; the cores of this process by default. Inter-op is 1.
         weight_bytes: what each file holds when loaded, where that is not its size; bounds how many are loaded at once.
         on_round: called with the share that is done, rising to 1.
@@ -136,7 +138,7 @@ def measure_files(
     plan = {
         "target": HOST, "precision": precision, "model": "", "shape": None, "workload": str(workload),
         "sentinel": sentinel, "seconds": seconds, "sittings": sittings, "threads": threads,
-        "least_rounds": least_rounds,
+        "least_rounds": least_rounds, "limit_s": limit_s,
         "candidates": [{"name": name, "file": place.as_posix(), **held} for name, place in places.items()],
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nas-") as folder:

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, median
 from typing import Any
 
@@ -60,18 +62,21 @@ class Measurement:
     def upper_bound(self, percent: float, confidence: float = 0.99) -> float | None:
         """A sample above which the true percentile lies with at most 1 - `confidence`; None with too few samples.
 
-        The rule by which MLPerf ends a run early: of `count` independent samples the number under the true
-        percentile is binomial, so the k-th smallest bounds it once P(at least k under it) is small enough. Samples
-        of one process depend on one another; several sittings and the drift guard against that, this bound does not.
+        The rule by which MLPerf ends a run early, see `quantile_bounds`. Samples of one process depend on one
+        another; several sittings and the drift guard against that, this bound does not.
         """
-        ordered, share, above = sorted(self.samples_ms), percent / 100, 0.0
-        bound = None
-        for rank in range(len(ordered), 0, -1):  # P(binomial >= rank), from the top
-            above += _binomial(len(ordered), rank, share)
-            if above > 1 - confidence:
-                break
-            bound = ordered[rank - 1]
-        return bound
+        return quantile_bounds(self.samples_ms, percent / 100, confidence)[1]
+
+    def lower_bound(self, percent: float, confidence: float = 0.99) -> float | None:
+        """A sample below which the true percentile lies with at most 1 - `confidence`; None with too few samples."""
+        return quantile_bounds(self.samples_ms, percent / 100, confidence)[0]
+
+    def ratio_bounds(self, confidence: float = 0.99) -> tuple[float | None, float | None]:
+        """What the true median ratio to the sentinel is below and above with at most 1 - `confidence` each.
+
+        Ratios are of one round, so what slows both files down by as much is in neither bound.
+        """
+        return quantile_bounds(self._ratios, 0.5, confidence) if self.sentinel_ms else (1.0, 1.0)
 
     def joined(self, later: "Measurement") -> "Measurement":
         """These samples and later ones of the same file, as further sittings.
@@ -141,12 +146,38 @@ class Measurement:
             raise MeasurementError(f"a measurement record is incomplete or damaged ({error}); measure again") from None
 
 
+def quantile_bounds(
+    samples: Sequence[float], share: float, confidence: float = 0.99
+) -> tuple[float | None, float | None]:
+    """Two samples: the true quantile lies below the first, or above the second, with at most 1 - `confidence` each.
+
+    Distribution-free (David and Nagaraja, Order Statistics, 2003, section 7.1): of independent samples the number
+    under the true quantile is binomial, so the k-th smallest bounds it once P(at least k under it) is small enough.
+    None where there are too few samples for that.
+    """
+    ordered, count = sorted(samples), len(samples)
+    high, low = _bounding_rank(count, share, confidence), _bounding_rank(count, 1 - share, confidence)
+    return (None if low is None else ordered[count - low], None if high is None else ordered[high - 1])
+
+
 def least_samples(percent: float, confidence: float = 0.99) -> int:
     """How many samples give a percentile an upper bound that need not be the largest of them, half as many again.
 
     66 for the 90th percentile and 688 for the 99th; MLPerf's early stopping asks for 64 and 662.
     """
     return math.ceil(1.5 * math.log(1 - confidence) / math.log(percent / 100))
+
+
+@lru_cache(maxsize=4096)
+def _bounding_rank(count: int, share: float, confidence: float) -> int | None:
+    """The least k with P(binomial(count, share) >= k) of at most 1 - `confidence`; None where even `count` has more."""
+    above, rank = 0.0, None
+    for hits in range(count, 0, -1):
+        above += _binomial(count, hits, share)
+        if above > 1 - confidence:
+            break
+        rank = hits
+    return rank
 
 
 def _binomial(count: int, hits: int, share: float) -> float:

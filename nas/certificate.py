@@ -1,4 +1,10 @@
-"""The certificate: proof that the exported winner was measured inside the budget, or a plain word that it was not."""
+"""The certificate: proof that the exported winner was measured inside the budget, or a plain word that it was not.
+
+A budget that is a fraction of the parent is judged by the median ratio of winner and parent in the same rounds, one in
+milliseconds by the asked percentile; both by distribution-free bounds. A search may look at its samples as often as it
+likes and at as many winners as it likes: look n is judged with an error of ERROR / (n (n + 1)), which adds up to ERROR
+over all of them (a union bound; the spending of errors over looks is that of Lan and DeMets, Biometrika 1983).
+"""
 
 import hashlib
 import json
@@ -9,12 +15,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from latency_models.measurement import Measurement
+from latency_models.measurement import Measurement, quantile_bounds
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, NasError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_READABLE = (2, 3)  # 2 knew no fraction and one look
+ERROR = 0.01  # that a search certifies what is above its budget
 _ROUNDING = 1e-6  # ms; samples are written with six decimals
 
 
@@ -23,6 +31,7 @@ class Verdict(StrEnum):
 
     CERTIFIED = "certified"
     REFUSED = "not within the budget"
+    UNDECIDED = "not shown to be within the budget"
     PREDICTED = "predicted, not certified"
 
 
@@ -39,6 +48,11 @@ class Certificate:
         drift: how much slower the parent ran when the target was profiled than beside the winner, at least 1: a
             budget in ms must not be met by a lucky hour.
         winner, parent: raw measurements, interleaved; None where nothing was measured.
+        fraction: of the parent, where the budget is one; `budget_ms` is that of the parent's percentile.
+        confidence: of each of the two bounds.
+        profiled_parent_ms: the parent's median when the target was profiled, where it was.
+        looks: how often the samples were judged, more of them each time.
+        busy: what proved that the machine was too busy to measure; empty where nothing did.
     """
 
     target: str
@@ -56,6 +70,11 @@ class Certificate:
     drift: float
     winner: Measurement | None
     parent: Measurement | None
+    fraction: float | None = None
+    confidence: float = 1 - ERROR
+    looks: int = 1
+    profiled_parent_ms: float | None = None
+    busy: str = ""
 
     @property
     def certified(self) -> bool:
@@ -63,15 +82,48 @@ class Certificate:
         return self.verdict is Verdict.CERTIFIED
 
     @property
-    def percentile_ms(self) -> float:
-        """The asked percentile of the winner's samples times the drift, ms; infinite where none were taken."""
-        return math.inf if self.winner is None else self.winner.percentile(self.percentile) * self.drift
+    def judged_ms(self) -> float:
+        """What is compared with the budget, ms; infinite where nothing was measured.
+
+        The asked percentile times the drift; for a fraction the median ratio times the parent's percentile.
+        """
+        if self.winner is None:
+            return math.inf
+        if self.fraction is not None:
+            return self.winner.ratio() * self._parent_ms
+        return self.winner.percentile(self.percentile) * self.drift
 
     @property
     def bound_ms(self) -> float | None:
-        """What the asked percentile exceeds with at most 1 %, ms, times the drift; None without enough samples."""
-        bound = None if self.winner is None else self.winner.upper_bound(self.percentile)
-        return None if bound is None else bound * self.drift
+        """What the true value of `judged_ms` exceeds with at most 1 - `confidence`; None without enough samples."""
+        return self._bounds_ms[1]
+
+    @property
+    def floor_ms(self) -> float | None:
+        """What the true value of `judged_ms` is below with at most 1 - `confidence`; None without enough samples."""
+        return self._bounds_ms[0]
+
+    @property
+    def spread(self) -> float:
+        """Half of the distance between the bounds over their middle; infinite without enough samples."""
+        low, high = self._bounds_ms
+        return math.inf if low is None or high is None else (high - low) / (high + low)
+
+    @property
+    def _bounds_ms(self) -> tuple[float | None, float | None]:
+        if self.winner is None:
+            return None, None
+        if self.fraction is not None:
+            bounds, unit = self.winner.ratio_bounds(self.confidence), self._parent_ms
+        else:
+            bounds, unit = quantile_bounds(self.winner.samples_ms, self.percentile / 100, self.confidence), self.drift
+        low, high = (None if bound is None else bound * unit for bound in bounds)
+        return low, high
+
+    @property
+    def _parent_ms(self) -> float:
+        assert self.parent is not None
+        return self.parent.percentile(self.percentile)
 
     @property
     def parent_change(self) -> float | None:
@@ -98,6 +150,7 @@ class Certificate:
                 for name, m in (("winner", self.winner), ("parent", self.parent))
             },
             "ratio_to_parent": None if self.winner is None else round(self.winner.ratio(), 4),
+            "judged_ms": None if self.winner is None else self.judged_ms,
             "bound_ms": self.bound_ms,
             "parent_change": None if self.parent_change is None else round(self.parent_change, 4),
         }
@@ -120,8 +173,8 @@ class Certificate:
 
     @classmethod
     def _from_json(cls, document: dict[str, Any]) -> "Certificate":
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise MeasurementError(f"schema_version is {document['schema_version']!r}, not {SCHEMA_VERSION}")
+        if document["schema_version"] not in _READABLE:
+            raise MeasurementError(f"schema_version is {document['schema_version']!r}, none of {_READABLE}")
         measured = {
             name: None if entry is None else Measurement.from_json(entry)
             for name, entry in document["measured"].items()
@@ -138,11 +191,24 @@ class Certificate:
         return certificate
 
     def _inside(self) -> bool:
+        if self.confidence < 1 - ERROR or (self.fraction is not None and not self._is_that_fraction()):
+            return False
         return self.bound_ms is not None and self.bound_ms <= self.budget_ms + _ROUNDING
+
+    def _is_that_fraction(self) -> bool:
+        """Whether the budget in ms is the fraction that it says it is."""
+        if self.parent is None or self.fraction is None:
+            return False
+        return abs(self.budget_ms - self.fraction * self._parent_ms) <= _ROUNDING
 
     def save(self, path: Path) -> None:
         """Write the JSON form."""
         path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def confidence_of(look: int) -> float:
+    """How sure look number `look` of a search has to be, from 1: the errors of all of them add up to ERROR."""
+    return 1 - ERROR / (look * (look + 1))
 
 
 def judge(
@@ -159,10 +225,15 @@ def judge(
     versions: dict[str, str],
     measured: tuple[Measurement, Measurement] | None,
     drift: float = 1.0,
+    fraction: float | None = None,
+    confidence: float = 1 - ERROR,
+    looks: int = 1,
+    profiled_parent_ms: float | None = None,
 ) -> Certificate:
     """The verdict on an exported file: certified only if it was measured on the target inside the budget.
 
-    Inside means the upper bound (99 %) of the asked percentile times the drift, not the percentile itself.
+    Inside means the upper bound of what is judged, not its estimate; refused, that the lower bound is above. Between
+    the two nothing is decided, and only more samples can.
 
     Args:
         measured: winner and parent.
@@ -171,18 +242,55 @@ def judge(
     draft = Certificate(
         target, Verdict.PREDICTED, f"{target} was not at hand; {predicted_ms:.2f} ms is a prediction", workload,
         percentile, budget_ms, predicted_ms, architecture, sha256(file),
-        environment, versions, on_target, drift, winner, parent,
+        environment, versions, on_target, drift, winner, parent, fraction, confidence, looks,
+        profiled_parent_ms,
     )  # fmt: skip
-    if not on_target or winner is None:
+    if not on_target or winner is None or parent is None:
         return draft
-    said, bound = f"measured p{percentile} {winner.percentile(percentile):.2f} ms", draft.bound_ms
-    if bound is None:
+    low, high = draft.floor_ms, draft.bound_ms
+    if low is None or high is None:
         few = f"{len(winner.samples_ms)} samples, too few to bound it"
-        return replace(draft, verdict=Verdict.REFUSED, reason=f"{said} from {few}; measure longer")
-    inside = bound <= budget_ms
-    relation, verdict = ("within", Verdict.CERTIFIED) if inside else ("above", Verdict.REFUSED)
-    said += f", at most {bound:.2f} ms (99 %{f', drift {drift:.3f}' if drift > 1 else ''}),"
-    return replace(draft, verdict=verdict, reason=f"{said} is {relation} the budget of {budget_ms:.2f} ms")
+        return replace(draft, verdict=Verdict.UNDECIDED, reason=f"{_measured(draft)} from {few}; measure longer")
+    verdict, relation = Verdict.UNDECIDED, "is not told from"
+    if high <= budget_ms:
+        verdict, relation = Verdict.CERTIFIED, "is within"
+    elif low > budget_ms:
+        verdict, relation = Verdict.REFUSED, "is above"
+    return replace(draft, verdict=verdict, reason=_reason(draft, relation))
+
+
+def too_busy(draft: Certificate, reason: str) -> Certificate:
+    """A prediction that stays one, because the machine has no time to prove it."""
+    said = f"this machine is too busy to certify: {reason}; {draft.predicted_ms:.2f} ms is a prediction"
+    return replace(draft, verdict=Verdict.PREDICTED, reason=said, busy=reason)
+
+
+def _measured(draft: Certificate) -> str:
+    assert draft.winner is not None
+    if draft.fraction is not None:
+        return f"measured {draft.winner.ratio():.3f} x the parent in the same rounds (median)"
+    return f"measured p{draft.percentile} {draft.winner.percentile(draft.percentile):.2f} ms"
+
+
+def _reason(draft: Certificate, relation: str) -> str:
+    assert draft.bound_ms is not None
+    assert draft.floor_ms is not None
+    sure = f"{100 * draft.confidence:.3g} %"
+    if draft.fraction is not None:
+        low, high = (ms / draft.budget_ms * draft.fraction for ms in (draft.floor_ms, draft.bound_ms))
+        between, budget = f"{low:.3f} to {high:.3f} ({sure} each)", f"{draft.fraction:g} x"
+    else:
+        between = f"{draft.floor_ms:.2f} to {draft.bound_ms:.2f} ms ({sure} each{_drift(draft)})"
+        budget = f"{draft.budget_ms:.2f} ms"
+    return f"{_measured(draft)}, {between}, {relation} the budget of {budget}"
+
+
+def _drift(draft: Certificate) -> str:
+    """How the parent changed since the profile, which milliseconds depend on."""
+    assert draft.parent is not None
+    then = draft.profiled_parent_ms
+    said = "" if then is None else f", the parent {then:.2f} ms when profiled and {draft.parent.p50:.2f} ms now"
+    return said + (f": drift {draft.drift:.3f}" if draft.drift > 1 else "")
 
 
 def sha256(file: Path) -> str:

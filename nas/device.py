@@ -12,30 +12,40 @@ from latency_models.measuring.plan import PROFILE
 from latency_models.profile import Profile
 from latency_models.runtime_ort import default_threads, environment
 from latency_models.workload import Workload
+from nas.device_profiles import check_profile
 from nas.export.onnx_export import file_name, workload_inputs
 from nas.export.parity import check_parity
 from nas.export.reduced import ReducedGraphs
 from nas.kit import Kit, export_for_target, inputs_of, pack
-from nas.latency import ParentExport
+from nas.latency import ParentExport, host_profile
 from nas.profiling import measure_architectures
-from nas.progress import Progress
-from nas.remote import Carrier
+from nas.progress import Progress, timed_stage
+from nas.remote import Carrier, profile_there
 from nas.subject import Subject
 from pruning.surgery import architecture_of
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
+from search_spaces.space import Space
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is measured: seconds, and rounds at least, of all sittings together."""
+    """How long is measured: seconds, rounds at least, and seconds at most, of all sittings together."""
 
     seconds: float
     least_rounds: int
+    limit_s: float | None = None
 
 
 class Device(Protocol):
     """Measures architectures and files of one parent under one workload."""
+
+    def profile(self) -> Profile:
+        """The target, profiled anew and kept.
+
+        Raises:
+            MeasurementError: it cannot be measured, or not to the end.
+        """
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """The parent and these architectures, side by side.
@@ -67,13 +77,22 @@ class ThisMachine:
     export_of_parent: ParentExport
     workload: Workload
     progress: Progress
+    space: Space | None = None
+
+    def profile(self) -> Profile:
+        """The whole design, in place of the profile that was kept."""
+        return host_profile(
+            self.subject, self.export_of_parent, self.workload, self.progress, fresh=True, space=self.space
+        )
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """Files derived from the parent's export."""
-        records = measure_architectures(
-            self.subject.model, self.export_of_parent.graphs, list(architectures), self.workload,
-            seconds=effort.seconds, least_rounds=effort.least_rounds,
-        )  # fmt: skip
+        graphs = self.export_of_parent.graphs
+        with timed_stage(self.progress, "measuring contenders", effort.limit_s) as on_share:
+            records = measure_architectures(
+                self.subject.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
+                least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
+            )  # fmt: skip
         key = environment(default_threads())
         return Profile(key, self.subject.digest, self.subject.shape, self.workload, records)
 
@@ -88,11 +107,11 @@ class ThisMachine:
 
     def compare(self, file: Path, effort: Effort) -> Measured:
         """Beside the parent's own export."""
-        with self.progress.stage("measuring winner and parent"):
+        with timed_stage(self.progress, "measuring winner and parent", effort.limit_s) as on_share:
             return measure_files(
                 {"parent": self.export_of_parent.path, "winner": file},
                 workload_inputs(self.subject.model, self.workload), self.workload, sentinel="parent",
-                seconds=effort.seconds, least_rounds=effort.least_rounds,
+                seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
             )  # fmt: skip
 
 
@@ -104,14 +123,22 @@ class RemoteDevice:
     carrier: Carrier
     progress: Progress
 
+    def profile(self) -> Profile:
+        """The kit that was first taken there, once more."""
+        return profile_there(self.kit, self.carrier, self.progress)
+
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """A kit of these architectures."""
         parent = Architecture.parent(self.kit.subject.anatomy.depth)
-        chosen = tuple(dict.fromkeys([parent, *architectures]))
-        kit = replace(self.kit, seconds=effort.seconds, least_rounds=effort.least_rounds, architectures=chosen)
+        kit = replace(
+            self.kit, seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s,
+            architectures=tuple(dict.fromkeys([parent, *architectures])),
+        )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
             kit.write(Path(name))
-            return Profile.load(self._run(Path(name), lambda share: None))
+            profile = Profile.load(self._run(Path(name), lambda share: None))
+        check_profile(profile, kit.target.name, kit.subject, kit.target, kit.workload)
+        return profile
 
     def export(self, model: Any, folder: Path) -> Path:
         """In the target's precision and operators; compared with the model in fp32, in fp16 the same graph rounds."""
@@ -144,7 +171,8 @@ class RemoteDevice:
             inputs = inputs_of(self._graphs.parent, workload_inputs(kit.subject.model, kit.workload))
             return measure_files(
                 {"parent": parent, "winner": file}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
-                least_rounds=effort.least_rounds, precision=kit.target.precision, run=self._run,
+                least_rounds=effort.least_rounds, limit_s=effort.limit_s, precision=kit.target.precision,
+                run=self._run,
             )  # fmt: skip
 
     def _run(self, folder: Path, on_share: Callable[[float], None]) -> Path:

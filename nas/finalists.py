@@ -4,22 +4,26 @@ Where the target cannot be measured the search's winner stands, its file is comp
 and the certificate says that the budget was predicted.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 from latency_models.measure import Measured
 from latency_models.measurement import Measurement, least_samples
+from latency_models.measuring.protocol import SENTINEL_EVERY
 from latency_models.profile import Profile
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
-from nas.certificate import Certificate, Verdict, judge
-from nas.choice import Steps, calibrated, choose_winner
+from nas.certificate import Certificate, Verdict, confidence_of, judge, too_busy
+from nas.choice import WIDE, Steps, choose_winner
 from nas.device import Device, Effort, ThisMachine
 from nas.latency import ParentExport, fitting
 from nas.progress import Progress
 from nas.request import SearchRequest
 from nas.result import versions
 from nas.search import Problem, SearchOutcome, run_search
+from nas.standing import calibrated
+from nas.steadiness import QuietWait, noise
 from nas.subject import Subject
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
@@ -27,6 +31,10 @@ from search_spaces.errors import ProfileMismatch
 
 CONTENDER_SECONDS = 8.0
 CONFIRM_SECONDS = 8.0
+LOOKS = 4  # at a winner's samples, each after as much measuring as all before it together
+LEAST_LIMIT_S = 60.0  # one measurement may take so long,
+SLOWED = 3.0  # and so many times what it takes when the machine is as it was profiled
+_CERTAIN = 90  # the percentile that a fraction is measured long enough for
 _SMALL = 256  # tokens of a prompt or of a past, where only this machine compares
 _WORDS = 16
 
@@ -42,6 +50,10 @@ class Finals:
     export: ParentExport
     device: Device | None
     progress: Progress
+    wait: QuietWait = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wait", QuietWait(self.progress))
 
     def play(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
         """The outcome, the problem with its latency model corrected by what was measured, and the certificate.
@@ -49,61 +61,119 @@ class Finals:
         Raises:
             NoFeasibleCandidate: nothing meets the budget, by prediction or as measured.
             ProfileMismatch: the device is not in the state in which it was profiled.
+            MachineTooBusy: nothing meets the budget by what was measured on a busy machine.
         """
         (self.request.out / "winner" / "certificate.json").unlink(missing_ok=True)  # it is of what is exported over
         if self.device is not None:
-            relative = self.request.budget.fraction is not None
-            steps = Steps(self.search, self.measure, self.certify, self.progress.message, relative)
+            steps = Steps(
+                self.request.budget, self.search, self.measure, self.certify, self.predict, self.device.profile,
+                self.wait, self.progress.message,
+            )  # fmt: skip
             return choose_winner(steps, problem)
         outcome = self.search(problem)
-        return outcome, problem, self.certify(problem, outcome.winner.architecture)
+        return outcome, problem, self.compare_here(problem, outcome.winner.architecture)
 
     def search(self, problem: Problem) -> SearchOutcome:
         """Run the search with its progress shown."""
         with self.progress.stage("searching", total=problem.trials) as stage:
             return run_search(replace(problem, on_trial=stage.advance))
 
-    def measure(self, architectures: list[Architecture]) -> Profile:
+    def measure(self, problem: Problem, architectures: list[Architecture]) -> Profile:
         """Contenders beside the parent."""
         assert self.device is not None
-        with self.progress.stage("measuring contenders"):
-            return self.device.measure(architectures, self._effort(CONTENDER_SECONDS))
+        return self.device.measure(architectures, self._effort(problem, CONTENDER_SECONDS, len(architectures)))
 
-    def certify(self, problem: Problem, winner: Architecture) -> Certificate:
+    def certify(self, problem: Problem, winner: Architecture, looks: int = 0) -> Certificate:
         """Export the winner, measure it beside the parent in fresh processes, judge it.
 
-        Where only the bound, not the percentile, is above the budget, as many samples again decide: all of them count.
+        As long as its interval reaches across the budget and is wide, as many samples again decide: all of them count.
+
+        Args:
+            looks: how often this search has judged winners before.
 
         Raises:
             ProfileMismatch: the device has another power mode, runtime or precision than when it was profiled.
         """
-        device = self.device or ThisMachine(self.subject, self.export, self._small(), self.progress)
-        pruned = prune(self.subject.model, winner, anatomy=self.subject.anatomy)
-        file = device.export(pruned, self.request.out / "winner")
-        effort = self._effort(CONFIRM_SECONDS)
-        measured = device.compare(file, effort)
-        certificate = self._judged(problem, winner, file, measured)
-        if certificate.verdict is Verdict.REFUSED and certificate.percentile_ms <= certificate.budget_ms:
-            measured = measured.joined(device.compare(file, effort))
-            certificate = self._judged(problem, winner, file, measured)
+        assert self.device is not None
+        file, seconds = self._exported(self.device, winner), CONFIRM_SECONDS
+        measured = self.device.compare(file, self._effort(problem, seconds, 1))
+        for look in count(1):
+            certificate = self._judged(problem, winner, file, measured, looks + look, look)
+            settled = certificate.verdict is not Verdict.UNDECIDED or certificate.spread <= WIDE / 2
+            if settled or look == LOOKS or noise(measured.of["parent"], self._tail):
+                break
+            measured = measured.joined(self.device.compare(file, self._effort(problem, seconds, 1)))
+            seconds *= 2
         return certificate
 
-    def _judged(self, problem: Problem, winner: Architecture, file: Path, measured: Measured) -> Certificate:
-        on_target, parent = self.device is not None, measured.of["parent"]
-        if on_target and measured.key != calibrated(problem).profile.key:
-            raise ProfileMismatch(
-                f"{self.target.name} was profiled as {calibrated(problem).profile.key} and is {measured.key} now; "
-                "set it back, or profile it again"
-            )
+    def predict(self, problem: Problem, winner: Architecture, reason: str) -> Certificate:
+        """The winner's certificate where the machine was too busy to prove it: exported, and predicted."""
+        assert self.device is not None
+        file, profile = self._exported(self.device, winner), calibrated(problem).profile
+        budget_ms = self.request.budget.resolve(problem.ms(problem.space.parent))
+        draft = judge(
+            target=self.target.name, on_target=False, file=file, workload=self.workload,
+            percentile=self.request.percentile, budget_ms=budget_ms, predicted_ms=problem.ms(winner),
+            architecture=winner, environment=profile.key, versions=versions(), measured=None,
+            fraction=self.request.budget.fraction,
+        )  # fmt: skip
+        return too_busy(draft, reason)
+
+    def compare_here(self, problem: Problem, winner: Architecture) -> Certificate:
+        """The certificate of a target that is not at hand: a prediction, with both files measured on this machine."""
+        device = ThisMachine(self.subject, self.export, self._small(), self.progress)
+        file = self._exported(device, winner)
+        measured = device.compare(file, Effort(CONFIRM_SECONDS, least_samples(self.request.percentile)))
         return judge(
-            target=self.target.name, on_target=on_target, file=file, workload=self.workload,
-            percentile=self.request.percentile, budget_ms=self._budget_ms(problem, parent),
-            predicted_ms=problem.ms(winner), architecture=winner, environment=measured.key, versions=versions(),
-            measured=(measured.of["winner"], parent), drift=self._drift(problem, parent),
+            target=self.target.name, on_target=False, file=file, workload=self.workload,
+            percentile=self.request.percentile, budget_ms=problem.budget_ms, predicted_ms=problem.ms(winner),
+            architecture=winner, environment=measured.key, versions=versions(),
+            measured=(measured.of["winner"], measured.of["parent"]),
         )  # fmt: skip
 
-    def _effort(self, seconds: float) -> Effort:
-        return Effort(seconds, least_samples(self.request.percentile))
+    def _exported(self, device: Device, winner: Architecture) -> Path:
+        pruned = prune(self.subject.model, winner, anatomy=self.subject.anatomy)
+        return device.export(pruned, self.request.out / "winner")
+
+    def _judged(
+        self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int
+    ) -> Certificate:
+        """The certificate by these samples, at look number `look` of the search."""
+        profile, parent = calibrated(problem).profile, measured.of["parent"]
+        if measured.key != profile.key:
+            raise ProfileMismatch(
+                f"{self.target.name} was profiled as {profile.key} and is {measured.key} now; "
+                "set it back, or profile it again"
+            )
+        profiled = profile.of(problem.space.parent)
+        assert profiled is not None
+        budget, p = self.request.budget, self.request.percentile
+        return judge(
+            target=self.target.name, on_target=True, file=file, workload=self.workload, percentile=p,
+            budget_ms=budget.resolve(parent.percentile(p)), predicted_ms=problem.ms(winner), architecture=winner,
+            environment=measured.key, versions=versions(), measured=(measured.of["winner"], parent),
+            drift=self._drift(profiled, parent), fraction=budget.fraction, confidence=confidence_of(look), looks=looks,
+            profiled_parent_ms=profiled.p50,
+        )  # fmt: skip
+
+    def _drift(self, profiled: Measurement, parent: Measurement) -> float:
+        """How much slower the parent ran when it was profiled; 1 for a fraction of the parent beside the winner.
+
+        A machine that is slower now than then counts as it is: what was measured is what a person would see.
+        """
+        return 1.0 if self._tail is None else max(1.0, profiled.p50 / parent.p50)
+
+    @property
+    def _tail(self) -> int | None:
+        """The percentile that is judged; None where ratios are."""
+        return self.request.percentile if self.request.budget.fraction is None else None
+
+    def _effort(self, problem: Problem, seconds: float, others: int) -> Effort:
+        """How long some files are measured beside the parent."""
+        rounds = least_samples(self._tail or min(_CERTAIN, self.request.percentile))
+        runs = 2 * (2 + others + others // SENTINEL_EVERY)  # each after one that is not timed
+        usual_s = rounds * runs * problem.latency.predict(problem.space.parent, 50).ms / 1e3
+        return Effort(seconds, rounds, max(LEAST_LIMIT_S, SLOWED * max(seconds, usual_s)))
 
     def _small(self) -> Workload:
         """A workload of the same phase that suits this machine."""
@@ -116,18 +186,3 @@ class Finals:
         else:
             small = Workload(self.workload.phase, 1, length)
         return fitting(self.subject.model, small)
-
-    def _budget_ms(self, problem: Problem, parent: Measurement) -> float:
-        """A fraction is of the parent as measured beside the winner, whatever the machine was doing before."""
-        if self.device is None:
-            return problem.budget_ms
-        return self.request.budget.resolve(parent.percentile(self.request.percentile))
-
-    def _drift(self, problem: Problem, parent: Measurement) -> float:
-        """How much slower the parent ran when it was profiled; 1 for a fraction of the parent beside the winner.
-
-        A machine that is slower now than then counts as it is: what was measured is what a person would see.
-        """
-        if self.device is None or self.request.budget.fraction is not None:
-            return 1.0
-        return max(1.0, problem.latency.predict(problem.space.parent, 50).ms / parent.p50)

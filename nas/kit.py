@@ -79,7 +79,7 @@ class Kit:
     """What a kit measures.
 
     Attributes:
-        seconds, least_rounds: of all sittings together.
+        seconds, least_rounds, limit_s: of all sittings together.
         architectures: the parent and others; the design over the latency terms where there are none.
         space: whose token schedules the design is to cover.
 
@@ -94,6 +94,7 @@ class Kit:
     least_rounds: int = LEAST_ROUNDS
     architectures: tuple[Architecture, ...] = ()
     space: Space | None = None
+    limit_s: float | None = None
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -124,7 +125,7 @@ class Kit:
             shape=subject.shape, workload=self.workload, graph=graph,
             architectures=self.architectures or planned(subject.shape, self.workload, self.space),
             inputs=inputs_of(graph.parent, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
-            least_rounds=self.least_rounds,
+            least_rounds=self.least_rounds, limit_s=self.limit_s,
         )  # fmt: skip
         drawn = Drawn(shared.size // np.dtype(dtype).itemsize, dtype)
         plan = json.loads((folder / PLAN).read_text())
@@ -154,7 +155,7 @@ class Kit:
         """Differs where the content would."""
         runner = Path(weights.__file__).parent
         chosen = " ".join(a.digest for a in self.architectures) + tokens_name(self.space)
-        effort = f"{self.seconds} {self.least_rounds}"
+        effort = f"{self.seconds} {self.least_rounds} {self.limit_s}"
         content = hashlib.sha256(f"{self.target.name} {self.workload} {effort} {chosen} {_README}".encode())
         for name in PORTABLE:
             content.update((runner / name).read_bytes())

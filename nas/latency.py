@@ -15,10 +15,10 @@ from latency_models.model import LatencyModel
 from latency_models.profile import Profile
 from latency_models.roofline import DataSheetModel
 from latency_models.runtime_ort import default_threads, environment
-from latency_models.targets import Target
+from latency_models.targets import HOST, Target
 from latency_models.workload import Phase, Workload
 from nas.cache import file_words
-from nas.device_profiles import device_model, device_profile_path
+from nas.device_profiles import device_model, device_profile_path, load_device_profile
 from nas.export.cached_export import cache_layers
 from nas.export.form import Form
 from nas.export.images import PIXELS
@@ -29,7 +29,7 @@ from nas.export.tensorrt_export import export_tensorrt_onnx
 from nas.export.variants import ParentGraph
 from nas.export.weights import with_parent, without_parent
 from nas.profiling import SECONDS, measure_architectures, profile_host
-from nas.progress import Progress
+from nas.progress import Progress, timed_stage
 from nas.subject import Subject
 from pruning.positions import longest_sequence, trained_positions
 from pruning.surgery import architecture_of, prune
@@ -40,6 +40,7 @@ from search_spaces.tokens import TOKENS_REVISION
 from search_spaces.unit import Kind
 
 REVISION = 2  # of how files are written: those of another one are made anew
+LIMIT = 9.0  # times the seconds that were asked for, at most, whatever a machine does besides
 LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
@@ -219,22 +220,16 @@ def host_profile(
         ExportError: a token schedule cannot be exported.
     """
     path = profile_path(subject, workload, space)
-    known = None if fresh else _cached(path, subject)
+    known = None if fresh else _cached(path, subject, workload)
     if known is not None:
         progress.message(f"using the profile measured before ({path})")
         return known
     graphs = export.graphs
-    with progress.stage("measuring this machine", total=100) as stage:
-        done = 0.0
-
-        def on_round(share: float) -> None:
-            nonlocal done
-            stage.advance(100 * share - done)
-            done = 100 * share
-
+    limit_s = LIMIT * seconds
+    with timed_stage(progress, "measuring this machine", limit_s) as on_share:
         profile = profile_host(
-            subject.model, subject.digest, subject.shape, graphs, workload, seconds=seconds, on_round=on_round,
-            space=space,
+            subject.model, subject.digest, subject.shape, graphs, workload, seconds=seconds, limit_s=limit_s,
+            on_round=on_share, space=space,
         )  # fmt: skip
     profile.save(path)
     return profile
@@ -251,7 +246,7 @@ def measured_ms(
         MeasurementError: a file that does not run.
     """
     path = subject.cache / f"looks-{file_words(str(workload))}-{_name_of(architectures)}.json"
-    profile = _cached(path, subject)
+    profile = _cached(path, subject, workload)
     if profile is None:
         records = measure_architectures(
             subject.model, export.graphs, list(architectures), workload, seconds=LOOK_SECONDS
@@ -269,14 +264,15 @@ def _name_of(architectures: Sequence[Architecture]) -> str:
     return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
-def _cached(path: Path, subject: Subject) -> Profile | None:
-    """The cached profile if it is one of these weights under today's key."""
+def _cached(path: Path, subject: Subject, workload: Workload) -> Profile | None:
+    """The cached profile if it is one of this machine with this model and workload, under today's key."""
     try:
         profile = Profile.load(path)
     except MeasurementError:
         return None
-    same = profile.key == environment(default_threads()) and profile.model == subject.digest
-    return profile if same else None
+    found = (profile.key, profile.model, profile.shape, profile.workload, profile.target)
+    wanted = (environment(default_threads()), subject.digest, subject.shape, workload, HOST)
+    return profile if found == wanted else None
 
 
 def latency_model(
@@ -293,7 +289,7 @@ def latency_model(
     if not path.exists():
         _say_what_is_measured(subject, target, workload, progress)
         return DataSheetModel(target, subject.shape, workload)
-    profile = Profile.load(path)
+    profile = load_device_profile(path, subject, target, workload)
     if not _covers(profile, space):
         progress.message(f"{target.name} was measured without these token schedules: the data sheet is used")
         return DataSheetModel(target, subject.shape, workload)

@@ -37,6 +37,7 @@ def profile_host(
     workload: Workload,
     *,
     seconds: float = SECONDS,
+    limit_s: float | None = None,
     seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
     space: Space | None = None,
@@ -47,6 +48,7 @@ def profile_host(
         model: the parent, for the inputs.
         digest: names the parent's weights.
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
+        seconds, limit_s: to spend, and at most, warm-up not counted; None for no limit.
         on_round: called with the share that is done.
         space: whose token schedules are measured too.
 
@@ -58,7 +60,7 @@ def profile_host(
         write_plan(
             Path(name), target=HOST, precision=PRECISION, digest=digest, shape=shape, workload=workload, graph=graph,
             architectures=planned(shape, workload, space, seed),
-            inputs=workload_inputs(model, workload, seed), seconds=seconds,
+            inputs=workload_inputs(model, workload, seed), seconds=seconds, limit_s=limit_s,
         )  # fmt: skip
         return Profile.load(run_folder(Path(name), on_round))
 
@@ -71,6 +73,7 @@ def measure_architectures(
     *,
     seconds: float,
     least_rounds: int = LEAST_ROUNDS,
+    limit_s: float | None = None,
     seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
 ) -> tuple[Record, ...]:
@@ -78,7 +81,7 @@ def measure_architectures(
 
     Args:
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
-        seconds, least_rounds: for all sittings together, warm-up not counted.
+        seconds, least_rounds, limit_s: for all sittings together, warm-up not counted.
         on_round: called with the share that is done.
 
     Returns:
@@ -93,7 +96,7 @@ def measure_architectures(
         inputs = workload_inputs(model, workload, seed)
         measured = measure_files(
             files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, least_rounds=least_rounds,
-            weight_bytes=graph.weight_bytes, on_round=on_round,
+            limit_s=limit_s, weight_bytes=graph.weight_bytes, on_round=on_round,
         )  # fmt: skip
     return tuple(Record(architecture, measured.of[architecture.digest]) for architecture in chosen)
 
@@ -113,6 +116,7 @@ def write_plan(
     sittings: int = SITTINGS,
     threads: int | None = None,
     least_rounds: int = LEAST_ROUNDS,
+    limit_s: float | None = None,
 ) -> None:
     """Write the folder that a device is measured with: plan, inputs, a graph for each architecture, the runner.
 
@@ -122,7 +126,7 @@ def write_plan(
         digest: names the parent's weights.
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
         inputs: input name to array, for the workload.
-        seconds, least_rounds: for all sittings together, warm-up not counted.
+        seconds, least_rounds, limit_s: for all sittings together, warm-up not counted.
         threads: intra-op threads; None for the cores that the runner finds.
     """
     chosen = _parent_first(graph, architectures)
@@ -139,7 +143,7 @@ def write_plan(
     plan = {
         "target": target, "precision": precision, "model": digest, "shape": shape.to_json(),
         "workload": str(workload), "sentinel": chosen[0].digest, "seconds": seconds, "sittings": sittings,
-        "threads": threads, "least_rounds": least_rounds, "candidates": candidates,
+        "threads": threads, "least_rounds": least_rounds, "limit_s": limit_s, "candidates": candidates,
     }  # fmt: skip
     write_folder(folder, plan, inputs)
 

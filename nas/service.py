@@ -59,7 +59,7 @@ from nas.worth import in_words, saved_ms, worth
 from pruning.prefix import GIB
 from pruning.redundancy import Redundancy, measure_redundancy
 from search_spaces.architecture import Architecture
-from search_spaces.errors import UsageError
+from search_spaces.errors import MachineTooBusy, UsageError
 from search_spaces.servable import restrict
 from search_spaces.space import Space
 from search_spaces.tokens import THOUSAND
@@ -169,7 +169,7 @@ def _device(
     """
     if carrier is not None:
         return RemoteDevice(Kit(subject, target, workload, space=space), carrier, progress)
-    return ThisMachine(subject, export, workload, progress) if target.is_host else None
+    return ThisMachine(subject, export, workload, progress, space) if target.is_host else None
 
 
 def _node(request: SearchRequest, target: Target) -> Carrier | None:
@@ -243,6 +243,7 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
 
     Raises:
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
+        MachineTooBusy: the result folder is complete, its winner is predicted.
     """
     request = _as_begun(request)
     _check_places(request)
@@ -290,7 +291,7 @@ def _searched(setting: Setting, progress: Progress) -> Result:
         held_out = judge_held_out(outcome, scorer, known)
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
-        setting.budget_ms, outcome,
+        request.budget.resolve(problem.ms(problem.space.parent)), outcome,
         certificate, held_out, scorer.evaluations, worth(problem), setting.export,
         {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
@@ -298,6 +299,9 @@ def _searched(setting: Setting, progress: Progress) -> Result:
         result = record(deliver(delivery), delivery)
     if "problem" in result.mlflow:
         progress.message(result.mlflow["problem"])
+    if certificate.busy:
+        kept = f"; what was found is kept as predicted in {request.out} (nas certify {request.out} measures it again)"
+        raise MachineTooBusy(certificate.busy, kept)
     return result
 
 

@@ -12,7 +12,8 @@ NasError                          exit code 1
 │   └── UnsafeCheckpoint
 ├── ArchitectureError             exit code 2   an architecture that does not fit the model
 ├── MeasurementError              exit code 1
-│   └── ProfileMismatch
+│   ├── ProfileMismatch
+│   └── MachineTooBusy
 ├── ExportError                   exit code 1
 ├── WriteFailed                   exit code 1   a disk is full, or a folder cannot be written any more
 ├── StorageUnavailable            exit code 1   the place where studies are kept does not answer
@@ -82,6 +83,14 @@ class MeasurementError(NasError):
 
 class ProfileMismatch(MeasurementError):
     """Records of different devices, runtimes, precisions or models were mixed."""
+
+
+class MachineTooBusy(MeasurementError):
+    """A machine does so much else that what is measured on it says nothing of a budget; `reason` is what proves it."""
+
+    def __init__(self, reason: str, kept: str = "") -> None:
+        super().__init__(f"this machine is too busy to certify: {reason}{kept}; let it do nothing else, then run again")
+        self.reason = reason
 
 
 class ExportError(NasError):

@@ -36,6 +36,7 @@ class Plan:
     Attributes:
         digest: of the plan's text; a sitting belongs to exactly one plan.
         seconds, least_rounds: for all sittings together, warm-up not counted.
+        limit_s: after so long no further round is begun, all sittings together; None for no limit.
         threads: intra-op threads; None for the cores of the process that measures.
         document: the whole of it: target, model, shape and workload are handed on to the profile unread.
     """
@@ -50,6 +51,7 @@ class Plan:
     least_rounds: int
     candidates: tuple[Candidate, ...]
     document: Mapping[str, Any]
+    limit_s: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
@@ -82,7 +84,7 @@ class Plan:
         return cls(
             folder, hashlib.sha256(text.encode()).hexdigest(), str(document["precision"]), document["sentinel"],
             float(document["seconds"]), int(document["sittings"]), document["threads"], int(document["least_rounds"]),
-            candidates, document,
+            candidates, document, None if document.get("limit_s") is None else float(document["limit_s"]),
         )  # fmt: skip
 
     def groups(self, sitting: int) -> list[list[Candidate]]:

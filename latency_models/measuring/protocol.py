@@ -16,6 +16,7 @@ MOST_WARM_UPS = 20  # of a candidate that never gets flat; a fast one is given t
 WARM_UP_S = 1.0
 WARM_UP_SHARE = 0.1  # of a short measurement, all candidates together
 FLAT = 0.02  # two medians of `_WINDOW` runs that differ by less
+FEWEST_ROUNDS = 3  # whatever the time limit is
 VOID_ROUNDS = 5  # one after another, then the clock is given up
 _WINDOW = 5
 _LEAST_NS = 1_000
@@ -46,6 +47,7 @@ def measure(
     sentinel: str,
     seconds: float,
     least_rounds: int,
+    limit_s: float | None = None,
     seed: int = 0,
     clock: Clock = Clock(),
     on_round: Callable[[float], None] = lambda share: None,
@@ -56,6 +58,8 @@ def measure(
         calls: name to one complete, synchronised inference.
         sentinel: the name of the one that is run before and after every few others. Every run of it is a sample.
         seconds: time to spend after warm-up; at least `least_rounds` rounds are made.
+        limit_s: after so long no further round is begun, but for the first three: on a busy machine `least_rounds`
+            may take many times as long as they should. None: no limit.
         seed: of the order.
         on_round: called after each round with the share that is done.
 
@@ -69,8 +73,11 @@ def measure(
     rng, others = random.Random(seed), sorted(set(calls) - {sentinel})
     taken = {name: Samples() for name in calls}
     spent_s, rounds, voided = 0.0, 0, 0
+    first = clock.ticks()
     while rounds < least_rounds or spent_s < seconds:
         began = clock.ticks()
+        if limit_s is not None and rounds >= FEWEST_ROUNDS and (began - first) / 1e9 >= limit_s:
+            break
         runs = _round(_schedule(rng.sample(others, len(others)), sentinel), calls, clock)
         if runs is None:
             voided += 1
@@ -84,7 +91,8 @@ def measure(
             taken[name].samples_ms.append(own)
             taken[name].sentinel_ms.append(around)
         spent_s, rounds, voided = spent_s + (clock.ticks() - began) / 1e9, rounds + 1, 0
-        on_round(min(rounds / least_rounds, spent_s / seconds if seconds else 1.0, 1.0))
+        limited = 0.0 if limit_s is None else spent_s / limit_s
+        on_round(min(max(min(rounds / least_rounds, spent_s / seconds if seconds else 1.0), limited), 1.0))
     return taken
 
 

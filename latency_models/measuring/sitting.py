@@ -101,8 +101,8 @@ def run_sitting(plan: Plan, number: int, runtime: Runtime, report: Report) -> No
         def on_group(share: float, message: str, index: int = index) -> None:
             report((index + share) / len(groups), f"group {index + 1} of {len(groups)}: {message}")
 
-        seconds = plan.seconds / plan.sittings * len(group) / sum(map(len, groups))
-        measured = _measure_group(plan, group, runtime, inputs, seconds, 1000 * number + index, on_group)
+        share = len(group) / sum(map(len, groups)) / plan.sittings
+        measured = _measure_group(plan, group, runtime, inputs, share, 1000 * number + index, on_group)
         _check_key(runtime.key(), sitting, number)
         sitting.groups.append(measured)
         sitting.conditions.append(read_conditions(gpu=gpu))
@@ -114,12 +114,12 @@ def _measure_group(
     group: list[Candidate],
     runtime: Runtime,
     inputs: Mapping[str, np.ndarray],
-    seconds: float,
+    share: float,
     seed: int,
     report: Report,
 ) -> dict[str, dict[str, list[float]]]:
-    """Load a group's files, measure them side by side, then their energy where there is a meter."""
-    calls = {}
+    """Load a group's files, measure them for a share of the plan's time, then their energy where there is a meter."""
+    seconds, calls = share * plan.seconds, {}
     for place, candidate in enumerate(group):
         report(_LOADED * place / len(group), f"loading {candidate.name}")
         calls[candidate.name] = runtime.load(candidate.file, inputs)
@@ -129,8 +129,9 @@ def _measure_group(
         sentinel=plan.sentinel,
         seconds=seconds,
         least_rounds=math.ceil(plan.least_rounds / plan.sittings),
+        limit_s=None if plan.limit_s is None else share * plan.limit_s,
         seed=seed,
-        on_round=lambda share: report(_LOADED + (_TIMED - _LOADED) * share, "measuring"),
+        on_round=lambda done: report(_LOADED + (_TIMED - _LOADED) * done, "measuring"),
     )
     joules: dict[str, float] = {}
     with energy_meter(runtime.on_gpu) as meter:

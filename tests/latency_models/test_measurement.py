@@ -29,6 +29,26 @@ def test_the_upper_bound_is_rarely_below_the_true_percentile() -> None:
     assert 0 < below <= 20  # about one per cent of a thousand
 
 
+@pytest.mark.parametrize(("percent", "count"), [(50, 6), (50, 7), (90, 44), (90, 100), (99, 662)])
+def test_the_lower_bound_is_the_binomial_s(percent: int, count: int) -> None:
+    bounding = [k for k in range(1, count + 1) if binom.cdf(k - 1, count, percent / 100) <= 0.01]
+    assert numbered(count).lower_bound(percent) == (max(bounding) if bounding else None)
+
+
+def test_the_bounds_of_a_ratio_hold_whatever_slows_both_files_down() -> None:
+    """Rounds are up to thirty times slower than others, both files alike; the true ratio is 0.5."""
+    rng, missed = np.random.default_rng(1), 0
+    for _ in range(500):
+        pace = np.exp(rng.uniform(0, np.log(30), 80))
+        own, other = (pace * ms * np.exp(0.05 * rng.standard_normal(80)) for ms in (5.0, 10.0))
+        low, high = Measurement(tuple(own), HERE, tuple(other)).ratio_bounds()
+        assert low is not None
+        assert high is not None
+        assert high - low < 0.05
+        missed += not low <= 0.5 <= high
+    assert missed <= 15  # at most two per cent of 500, and what is left to chance
+
+
 @pytest.mark.parametrize(("percent", "mlperf"), [(90, 64), (99, 662)])
 def test_least_samples_give_a_bound_below_the_largest(percent: int, mlperf: int) -> None:
     count = least_samples(percent)

@@ -9,7 +9,15 @@ from statistics import median
 import pytest
 
 from latency_models.measuring.failure import MeasuringFailed
-from latency_models.measuring.protocol import LEAST_WARM_UPS, MOST_WARM_UPS, Clock, Samples, measure, warm_up
+from latency_models.measuring.protocol import (
+    FEWEST_ROUNDS,
+    LEAST_WARM_UPS,
+    MOST_WARM_UPS,
+    Clock,
+    Samples,
+    measure,
+    warm_up,
+)
 
 LATENCIES = {"parent": 10.0, **{f"c{i}": 1.0 + 0.7 * i for i in range(12)}}
 
@@ -105,6 +113,16 @@ def test_time_is_spent_and_reported() -> None:
     assert shares == sorted(shares)
     assert shares[0] == pytest.approx(0.02)
     assert shares[-1] == 1.0
+
+
+def test_a_busy_machine_costs_no_more_than_the_time_limit() -> None:
+    """Two hundred rounds are wanted, and each takes ten times as long as usual: 0.8 s."""
+    machine, shares = Machine({"parent": 10.0, "a": 20.0}, lambda seconds: 10.0), []
+    taken = machine.measured(seconds=4.0, least_rounds=200, limit_s=8.0, on_round=shares.append)
+    assert len(taken["a"].samples_ms) == 10
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+    assert len(machine.measured(seconds=4.0, least_rounds=200, limit_s=0.1)["a"].samples_ms) == FEWEST_ROUNDS
 
 
 def test_one_candidate_alone_is_its_own_sentinel() -> None:

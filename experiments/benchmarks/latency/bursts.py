@@ -1,0 +1,295 @@
+"""Searches on a synthetic device that other work keeps busy: how many end in a winner that the budget did not ask for.
+
+The choice by measurement is the tool's own, protocol included; only files, models and time are made up. A sample of a
+busy machine takes longer by the time slices that other processes get meanwhile, which are as long for a small file as
+for a large one: ratios are wrong then, too, and only the spread of the parent's own latency tells.
+"""
+
+import itertools
+import math
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from latency.accuracy import markdown
+from latency_models.fit import CalibratedModel
+from latency_models.measure import Measured
+from latency_models.measurement import Measurement
+from latency_models.measuring.protocol import Clock, measure
+from latency_models.profile import Profile, Record
+from latency_models.shape import ModelShape
+from latency_models.targets import find_target
+from latency_models.workload import Workload
+from nas import finalists
+from nas.budget import Budget
+from nas.device import Effort
+from nas.finalists import Finals
+from nas.progress import Silent
+from nas.quality import Quality
+from nas.request import SearchRequest
+from nas.search import Candidate, Problem, SearchOutcome
+from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces.errors import NasError, NoFeasibleCandidate
+
+DEPTH, SITTINGS, PERCENTILE = 4, 2, 90
+HERE = Workload.parse("forward")
+KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
+UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
+EVERY = [Architecture(DEPTH, frozenset(units)) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
+PARENT = Architecture.parent(DEPTH)
+SHAPE = ModelShape(DEPTH, 8, 1, 1, 8, 16, False, 0, False, False, 8, (None,) * DEPTH)
+FRACTION = 0.5
+P90 = 1.2815515655446004
+SLICE_MS = 3.0  # that another process gets at a time
+EXPORT_S, SEARCH_S, PROFILE_S = 10.0, 30.0, 20.0
+BROKEN = 1.02  # of what was asked for
+WASTED, LOST = 0.8, 1.1  # a winner below this share of the budget that loses so many times what is possible: a ruin
+LOADS = ("idle", "short bursts", "long bursts", "a job of minutes", "from now on")
+BURSTS = {"short bursts": (3.0, 1.0), "long bursts": (40.0, 20.0)}  # mean seconds idle and busy
+
+
+@dataclass
+class Machine:
+    """Time that passes with every sample, and other work that comes and goes in it.
+
+    Attributes:
+        load: one of LOADS; `severity` is how many slices the others get for each of ours.
+        busy, until_s: whether others run, and when that changes.
+    """
+
+    load: str
+    severity: float
+    rng: random.Random
+    level: float = 1.0
+    s: float = 0.0
+    busy: bool = False
+    until_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.load in BURSTS:
+            self.until_s = 0.0
+
+    def begin(self) -> None:
+        """The search begins, and with it what is no burst."""
+        if self.load not in BURSTS:
+            self.busy = self.load in LOADS[3:]
+            self.until_s = self.s + self.rng.uniform(120, 600) if self.load == LOADS[3] else math.inf
+
+    def rest(self, seconds: float) -> None:
+        """Time without a sample."""
+        self.s += seconds
+        self._turn()
+
+    def run(self, ms: float) -> None:
+        """One inference."""
+        took, gone = ms * self.level * math.exp(0.02 * self.rng.gauss(0, 1)), 0.0
+        while self.busy and (gone := gone + self.rng.expovariate(self.severity / SLICE_MS)) < ms:
+            took += self.rng.expovariate(1 / SLICE_MS)
+        self.rest(took / 1e3)
+
+    def _turn(self) -> None:
+        while self.s >= self.until_s:
+            self.busy = not self.busy
+            mean_s = BURSTS[self.load][self.busy] if self.load in BURSTS else math.inf
+            self.until_s += self.rng.expovariate(1 / mean_s) if math.isfinite(mean_s) else mean_s
+
+
+@dataclass
+class Device:
+    """True medians that units do not wholly explain, measured on such a machine."""
+
+    seed: int
+    load: str
+    median: dict[Architecture, float] = field(init=False)
+    loss: dict[Architecture, float] = field(init=False)
+    machine: Machine = field(init=False)
+    files: dict[Path, Architecture] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rng = random.Random(self.seed)
+        saves = {unit: rng.uniform(0.5, 1.5) for unit in UNITS}
+        weight = {unit: rng.uniform(0.5, 1.5) for unit in UNITS}
+        self.loss = {a: sum(weight[u] for u in a.dropped) ** 1.5 * rng.uniform(0.9, 1.1) for a in EVERY}
+        self.median = {
+            a: (1.5 + sum(ms for unit, ms in saves.items() if not a.drops(unit))) * math.exp(0.04 * rng.gauss(0, 1))
+            for a in EVERY
+        }
+        self.machine = Machine(self.load, rng.uniform(0.5, 3.0), rng)
+
+    def profile(self) -> Profile:
+        rng = random.Random(self.seed + 1)
+        return self._measured([*rng.sample(EVERY[1:], 18), EVERY[-1]], Effort(PROFILE_S, 10))
+
+    def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
+        return self._measured(architectures, effort)
+
+    def export(self, architecture: Any, folder: Path) -> Path:
+        self.machine.rest(EXPORT_S)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{architecture.digest}.onnx"
+        path.write_bytes(b"")
+        self.files[path] = architecture
+        return path
+
+    def compare(self, file: Path, effort: Effort) -> Measured:
+        taken = self._sittings({"parent": PARENT, "winner": self.files[file]}, "parent", effort)
+        return Measured(KEY, taken)
+
+    def _measured(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
+        named = {a.digest: a for a in (PARENT, *architectures)}
+        taken = self._sittings(named, PARENT.digest, effort)
+        return Profile(KEY, "digest", SHAPE, HERE, tuple(Record(named[name], taken[name]) for name in named))
+
+    def _sittings(
+        self, named: Mapping[str, Architecture], sentinel: str, effort: Effort
+    ) -> dict[str, Measurement]:  # fmt: skip
+        """As the runner does it: the same protocol, each sitting on a machine of a level of its own."""
+        limit, parts = getattr(effort, "limit_s", None), []
+        for _ in range(SITTINGS):
+            self.machine.level = math.exp(0.03 * self.machine.rng.gauss(0, 1))
+            calls = {name: (lambda ms=self.median[a]: self.machine.run(ms)) for name, a in named.items()}
+            parts.append(
+                measure(
+                    calls, sentinel=sentinel, seconds=effort.seconds / SITTINGS,
+                    least_rounds=math.ceil(effort.least_rounds / SITTINGS), seed=self.machine.rng.randrange(1 << 30),
+                    clock=Clock(self._ns, self._ns), **({} if limit is None else {"limit_s": limit / SITTINGS}),
+                )
+            )  # fmt: skip
+        return {
+            name: Measurement(
+                tuple(ms for part in parts for ms in part[name].samples_ms), HERE,
+                tuple(ms for part in parts for ms in part[name].sentinel_ms),
+                tuple(len(part[name].samples_ms) for part in parts),
+            )
+            for name in named
+        }  # fmt: skip
+
+    def _ns(self) -> int:
+        return round(1e9 * self.machine.s)
+
+    def search(self, problem: Problem) -> SearchOutcome:
+        """All there is, judged."""
+        self.machine.rest(SEARCH_S)
+        candidates = tuple(
+            Candidate(a, Quality("kl", self.loss[a], False, "validation", self.loss[a]), problem.ms(a), "all", 0, True)
+            for a in EVERY
+        )
+        ranked = sorted((c for c in candidates if problem.feasible(c.architecture)), key=lambda c: c.quality.loss)
+        if not ranked:
+            raise NoFeasibleCandidate("none")
+        return SearchOutcome(candidates[0], tuple(ranked), candidates, {}, 0, 0.0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a search ended: certified, predicted, or without a winner.
+
+    Attributes:
+        share: of the budget that the winner truly takes; `loss` over the least that is possible within it.
+        minutes: of measuring, exporting, searching and waiting.
+    """
+
+    load: str
+    end: str
+    share: float
+    loss: float
+    minutes: float
+
+    @property
+    def ruined(self) -> bool:
+        return self.end == "certified" and self.share < WASTED and self.loss > LOST
+
+    @property
+    def broken(self) -> bool:
+        return self.end == "certified" and self.share > BROKEN
+
+
+def searched(seed: int, load: str, fraction: bool = True) -> Found:
+    """One search for half of the parent, as a fraction or in the milliseconds of the idle machine."""
+    device = Device(seed, load)
+    tail = math.exp(P90 * 0.02)
+    asked_ms = FRACTION * device.median[PARENT] * (1.0 if fraction else 1.03 * tail)  # room for how sittings differ
+    true = {a: ms * (1.0 if fraction else tail) for a, ms in device.median.items()}
+    model = CalibratedModel(device.profile())
+    device.machine.begin()
+    began_s = device.machine.s
+    with tempfile.TemporaryDirectory() as folder, _made_up(device):
+        budget = Budget.parse(f"{FRACTION}x" if fraction else f"{asked_ms:.6f}ms")
+        request = SearchRequest("host", budget, Path(folder), percentile=PERCENTILE)
+        subject: Any = SimpleNamespace(model=None, anatomy=None, shape=SHAPE)
+        finals = Finals(request, subject, find_target("host"), HERE, None, device, Silent())  # type: ignore[arg-type]
+        if hasattr(finals, "wait"):
+            finals.wait.now, finals.wait.sleep = (lambda: device.machine.s), device.machine.rest
+        problem = Problem(
+            space=Space(DEPTH, UNITS), evaluate=lambda a, items: Quality("kl", device.loss[a], False, "validation", 0),
+            latency=model, budget_ms=budget.resolve(model.predict(PARENT, PERCENTILE).ms), percentile=PERCENTILE,
+            redundancy=None, storage="",
+        )  # type: ignore[arg-type]  # fmt: skip
+        try:
+            _, _, certificate = finals.play(problem)
+        except NasError as error:
+            end = "nothing" if isinstance(error, NoFeasibleCandidate) else "busy, nothing"
+            return Found(load, end, math.nan, math.nan, (device.machine.s - began_s) / 60)
+    least = min(device.loss[a] for a in EVERY if true[a] <= asked_ms)
+    winner = certificate.architecture
+    return Found(
+        load, "certified" if certificate.certified else "predicted", true[winner] / asked_ms,
+        device.loss[winner] / least, (device.machine.s - began_s) / 60,
+    )  # fmt: skip
+
+
+@contextmanager
+def _made_up(device: Device) -> Iterator[None]:
+    """The finals with architectures in place of models."""
+    with (
+        patch.object(finalists, "prune", lambda model, architecture, anatomy: architecture),
+        patch.object(finalists, "run_search", device.search),
+        patch.object(finalists, "versions", dict),
+    ):
+        yield
+
+
+def run(searches: int, fraction: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Searches under every load in turn."""
+    found = []
+    for seed in range(searches):
+        found.append(searched(seed, LOADS[seed % len(LOADS)], fraction))
+        say(f"{seed + 1} of {searches}: {found[-1]}")
+    return {
+        "fraction": fraction,
+        "searches": [asdict(one) | {"ruined": one.ruined, "broken": one.broken} for one in found],
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """A row for each load, then all together."""
+    rows = []
+    for load in (*LOADS, "all"):
+        found = [one for one in document["searches"] if load in (one["load"], "all")]
+        ends = Counter(one["end"] for one in found)
+        losses = sorted(one["loss"] for one in found if one["end"] == "certified")
+        rows.append((
+            load, str(len(found)), str(ends["certified"]), str(sum(one["ruined"] for one in found)),
+            str(sum(one["broken"] for one in found)), str(ends["predicted"]),
+            str(ends["nothing"] + ends["busy, nothing"]), f"{losses[len(losses) // 2]:.3f}" if losses else "",
+            f"{max((one['minutes'] for one in found), default=0):.1f}",
+        ))  # fmt: skip
+    header = ("load", "searches", "certified", "ruined", "above the budget", "too busy: predicted", "no winner",
+              "median loss over the least", "longest, min")  # fmt: skip
+    return markdown(header, rows)
+
+
+def figure(document: dict[str, Any], path: Path) -> None:
+    """What certified winners take of their budget, by load."""
+    from latency.drawing import bars
+
+    certified = [one for one in document["searches"] if one["end"] == "certified"]
+    names = [str(number) for number in range(1, len(certified) + 1)]
+    bars(names, {"share": [one["share"] for one in certified]}, "of the budget", "Winners on a busy machine", path)

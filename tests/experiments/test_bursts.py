@@ -1,0 +1,30 @@
+"""A quick part of the benchmark of searches on a busy machine (`latency_accuracy.py bursts` runs 200)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
+
+from latency.bursts import LOADS, searched
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_no_load_ends_in_a_winner_that_the_budget_did_not_ask_for(load: str) -> None:
+    found = searched(4, load)
+    assert not found.ruined
+    assert not found.broken
+    assert found.end in ("certified", "predicted")
+    assert found.end == "certified" or load != "idle"
+    assert found.end == "predicted" or load != "from now on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_more_of_them(seed: int, fraction: bool) -> None:
+    for load in LOADS:
+        found = searched(seed, load, fraction)
+        assert not found.ruined
+        assert not found.broken
