@@ -66,9 +66,9 @@ class Profile:
         """Both profiles' records.
 
         Raises:
-            ProfileMismatch: when key, model, workload or target differ.
+            ProfileMismatch: when key, model, shape, workload or target differ.
         """
-        for name in ("key", "model", "workload", "target"):
+        for name in ("key", "model", "shape", "workload", "target"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ProfileMismatch(

@@ -1,10 +1,13 @@
 """Profiles that devices made of themselves: checked, and kept where a search for that device finds them."""
 
+import json
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latency_models.fit import CalibratedModel
+from latency_models.measuring.plan import PLAN
 from latency_models.profile import Profile
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
@@ -16,35 +19,36 @@ MOST_RECORDS, MOST_SAMPLES, MOST_BLOCKS = 500, 1_000_000, 1000  # of a profile t
 if TYPE_CHECKING:
     from nas.subject import Subject  # which loads models; a profile is checked without
 
+_KEY = {"device", "runtime", "precision", "threads", "power_mode"}
 
-def import_profile(path: Path, subject: "Subject | None" = None) -> tuple[Profile, Path]:
+
+def import_profile(
+    path: Path, subject: "Subject | None" = None, target: Target | None = None, workload: Workload | None = None
+) -> tuple[Profile, Path]:
     """Check a profile that a kit wrote on a device and put it where a search for that device finds it.
 
     Args:
         subject: the model it must be of; None for any whose kit was made here.
+        target, workload: what it must be of; None for any.
 
     Returns:
         The profile and where it is kept.
 
     Raises:
         UnknownTarget: it names none that is known.
-        ProfileMismatch: it is of another model, of this machine, or in another precision than its target.
+        ProfileMismatch: it is of another model, shape, target or workload, of this machine, or in another precision
+            than its target.
         MeasurementError: it is damaged, or holds too little for a fit.
     """
     profile = Profile.load(path)
     _check_size(path, profile)
-    target = find_target(profile.target)
-    missing = {"device", "runtime", "precision", "threads", "power_mode"} - set(profile.key)
-    if missing:
-        raise MeasurementError(f"{path} does not say {', '.join(sorted(missing))} of its device; run the kit again")
-    if target.is_host:
+    found = find_target(profile.target)
+    if found.is_host:
         raise ProfileMismatch(f"{path} is of the machine it was measured on; nas profile measures this one")
-    if profile.key["precision"] != target.precision:
-        raise ProfileMismatch(
-            f"{path} was measured in {profile.key['precision']} and its target is {target.name}; make the kit anew"
-        )
+    check_profile(profile, path, subject, target or found, workload or profile.workload)
     device_model(profile)
-    kept = device_profile_path(_cache_of(path, profile, subject), target, profile.workload)
+    cache = _folder_of(path, profile) if subject is None else subject.cache
+    kept = device_profile_path(cache, found, profile.workload)
     profile.save(kept)
     return profile, kept
 
@@ -65,24 +69,55 @@ def _check_size(path: Path, profile: Profile) -> None:
             raise MeasurementError(f"{path} holds {count} {name}, more than {most}; make it again with nas profile kit")
 
 
-def _cache_of(path: Path, profile: Profile, subject: "Subject | None") -> Path:
-    """The folder of the profile's model.
+def check_profile(
+    profile: Profile, name: Path | str, subject: "Subject | None", target: Target, workload: Workload
+) -> None:
+    """Whether a profile is of this model, target and workload, in the target's precision.
+
+    Args:
+        name: of the file or device it comes from, for the message.
+        subject: None where the model is not at hand.
 
     Raises:
-        ProfileMismatch: the model is another than `subject`, or none is known by that digest.
+        MeasurementError: it does not say enough of its device.
+        ProfileMismatch: it is of something else; the message says of what, and how to get the right one.
     """
-    if subject is None:
-        known = cache_folder() / profile.model
-        if not re.fullmatch(r"[0-9a-f]{16}", profile.model) or not known.is_dir():
-            raise ProfileMismatch(
-                f"{path} is of the model {profile.model!r}, of which no kit was made here; name it with --model"
-            )
-        return known
-    if profile.model != subject.digest or profile.shape != subject.shape:
+    missing = _KEY - set(profile.key)
+    if missing:
+        raise MeasurementError(f"{name} does not say {', '.join(sorted(missing))} of its device; run the kit again")
+    if profile.target != target.name:
+        raise ProfileMismatch(f"{name} was measured on {profile.target}, not on {target.name}; name that target")
+    if profile.key["precision"] != target.precision:
         raise ProfileMismatch(
-            f"{path} is of the model {profile.model!r}, and {subject.id} is {subject.digest!r}; name the model it is of"
+            f"{name} was measured in {profile.key['precision']} and its target is {target.name}; make the kit anew"
         )
-    return subject.cache
+    if profile.workload != workload:
+        raise ProfileMismatch(f"{name} is of {profile.workload}, not of {workload}; leave --workload out, or name that")
+    if subject is None:
+        return
+    if profile.model != subject.digest:
+        raise ProfileMismatch(
+            f"{name} is of the model {profile.model!r}, and {subject.id} is {subject.digest!r}; name the model it is of"
+        )
+    if profile.shape != subject.shape:
+        raise ProfileMismatch(
+            f"{name} is of a model with {_differences(profile, subject)}; its configuration changed since: "
+            "make the kit anew"
+        )
+
+
+def load_device_profile(path: Path, subject: "Subject", target: Target, workload: Workload) -> Profile:
+    """A profile that was kept for a device, checked again: files are copied, and configurations change.
+
+    Raises:
+        MeasurementError, ProfileMismatch: as `check_profile`; the message says how to go on without it.
+    """
+    profile = Profile.load(path)
+    try:
+        check_profile(profile, path, subject, target, workload)
+    except MeasurementError as error:
+        raise type(error)(f"{error}, or remove the file to be predicted from the data sheet") from None
+    return profile
 
 
 def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
@@ -99,3 +134,40 @@ def device_model(profile: Profile) -> CalibratedModel:
     model = CalibratedModel(profile)
     model.label = f"measured on {profile.target}, {profile.key['runtime']}"
     return model
+
+
+def _folder_of(path: Path, profile: Profile) -> Path:
+    """The folder of a profile's model, of which the kit was made here.
+
+    Raises:
+        ProfileMismatch: none is known by that digest, or its kits are of another shape.
+    """
+    known = cache_folder() / profile.model
+    if not re.fullmatch(r"[0-9a-f]{16}", profile.model) or not known.is_dir():
+        raise ProfileMismatch(
+            f"{path} is of the model {profile.model!r}, of which no kit was made here; name it with --model"
+        )
+    shapes = [shape for kit in sorted(known.glob("kit-*.zip")) if (shape := _shape_in(kit)) is not None]
+    if shapes and profile.shape.to_json() not in shapes:
+        raise ProfileMismatch(
+            f"{path} is of the model {profile.model!r} in a shape that no kit made here has; name it with --model"
+        )
+    return known
+
+
+def _shape_in(kit: Path) -> object:
+    """The shape that a kit was made for; None where it cannot be read."""
+    try:
+        with zipfile.ZipFile(kit) as archive:
+            return dict(json.loads(archive.read(PLAN))).get("shape")
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def _differences(profile: Profile, subject: "Subject") -> str:
+    """What two shapes differ in."""
+    theirs, ours = vars(profile.shape), vars(subject.shape)
+    differ = [
+        f"{name} {theirs[name]} where {subject.id} has {ours[name]}" for name in ours if theirs[name] != ours[name]
+    ]
+    return ", ".join(differ)

@@ -91,7 +91,7 @@ def profile_there(kit: Kit, carrier: Carrier, progress: Progress) -> Profile:
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         path = Path(name) / PROFILE
         path.write_bytes(document)
-        return import_profile(path, kit.subject)[0]
+        return import_profile(path, kit.subject, kit.target, kit.workload)[0]
 
 
 def run_kit(kit: Path, account: Account, progress: Progress) -> bytes:

@@ -16,8 +16,9 @@ from latency_models.targets import Target
 from latency_models.terms import Terms, stem_work
 from latency_models.validation import Validation, validate
 from latency_models.workload import Workload
+from nas.device_profiles import check_profile
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MeasurementError, ProfileMismatch, UsageError
+from search_spaces.errors import MeasurementError, UsageError
 
 _MIB = 1 << 20
 
@@ -125,18 +126,33 @@ class TargetAccount:
         prediction_figure(list(regression.left_out), list(regression.measured), path, title=self.title, words=words)
 
 
-def account_of_profile(target: Target, path: Path, workload: Workload | None = None) -> TargetAccount:
+def account_of_profile(
+    target: Target,
+    path: Path,
+    workload: Workload | None = None,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> TargetAccount:
     """From what was measured.
+
+    Args:
+        model: that it must be of; None for any.
 
     Raises:
         MeasurementError: no readable profile, or too few records.
-        ProfileMismatch: it is of another target or workload.
+        ProfileMismatch: it is of another target, precision, workload or model.
     """
     profile = Profile.load(path)
-    if profile.target != target.name:
-        raise ProfileMismatch(f"{path} was measured on {profile.target}, not on {target.name}; name that target")
-    if workload is not None and workload != profile.workload:
-        raise ProfileMismatch(f"{path} is of {profile.workload}, not of {workload}; leave --workload out")
+    subject = None
+    if model is not None:
+        from nas.subject import load_subject
+
+        subject = load_subject(model, None, trust_remote_code)
+    check_profile(profile, path, subject, target, workload or profile.workload)
+    return _account_of(target, profile)
+
+
+def _account_of(target: Target, profile: Profile) -> TargetAccount:
     model = CalibratedModel(profile)
     parent = Architecture.parent(profile.shape.depth)
     return TargetAccount(
@@ -176,7 +192,9 @@ def account_of_subject(
         raise MeasurementError(
             f"{subject.id} was not measured on this machine under {chosen}; measure it with: {shlex.join(again)}"
         )
-    return account_of_profile(target, path)
+    profile = Profile.load(path)
+    check_profile(profile, path, subject, target, chosen)
+    return _account_of(target, profile)
 
 
 def _account_of_sheet(target: Target, shape: ModelShape, workload: Workload) -> TargetAccount:

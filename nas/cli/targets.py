@@ -105,7 +105,7 @@ def show(
 
     target, wanted = find_target(name), None if workload is None else Workload.parse(workload)
     if profile is not None:
-        account = account_of_profile(target, profile, wanted)
+        account = account_of_profile(target, profile, wanted, model, trust_remote_code)
     else:
         account = account_of_subject(target, model, wanted, trust_remote_code)
     if figure is not None:

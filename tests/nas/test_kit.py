@@ -150,6 +150,9 @@ def test_what_was_measured_is_imported_and_predicts(subject: Subject, measured: 
         ({"target": "host"}, ProfileMismatch, "is of the machine it was measured on"),
         ({"target": "l4/fp32"}, ProfileMismatch, "was measured in fp16"),
         ({"model": "0123456789abcdef"}, ProfileMismatch, "name the model it is of"),
+        ({"shape": {"depth": 2, "window": [None] * 2}}, MeasurementError, "blocks and the profile's model 2"),
+        ({"shape": {"heads": 4}}, ProfileMismatch, "heads 4 where .* has 2; its configuration changed"),
+        ({"workload": "forward:batch=4,seq=17"}, MeasurementError, "in a profile of forward:batch=4,seq=17"),
         ({"key": {"device": "a board"}}, MeasurementError, "does not say power_mode, precision, runtime, threads"),
         ({"records": []}, MeasurementError, "0 records"),
         ({"schema_version": 3}, MeasurementError, "schema_version is 3"),
@@ -159,9 +162,69 @@ def test_a_profile_that_cannot_be_used_is_refused(
     subject: Subject, measured: Path, tmp_path: Path, changes: dict, error: type[NasError], says: str
 ) -> None:
     path = tmp_path / "profile.json"
-    path.write_text(json.dumps(json.loads(measured.read_text()) | changes))
+    path.write_text(json.dumps(changed(measured, changes)))
     with pytest.raises(error, match=says):
         import_profile(path, subject)
+
+
+def changed(measured: Path, changes: dict) -> dict:
+    """A profile's document with other values; of a shape only those that are named."""
+    document = json.loads(measured.read_text())
+    shape = document["shape"] | changes.get("shape", {})
+    return document | changes | {"shape": shape}
+
+
+@pytest.mark.parametrize(
+    ("target", "workload", "says"),
+    [
+        ("jetson-orin-nx", HERE, "was measured on jetson-agx-orin-64gb@maxn/fp16, not on jetson-orin-nx"),
+        ("jetson-orin", Workload.parse("forward:batch=9,seq=17"), "is of forward:batch=2,seq=17, not of forward"),
+    ],
+)
+def test_a_profile_of_something_else_than_was_asked_for_is_refused(
+    subject: Subject, measured: Path, target: str, workload: Workload, says: str
+) -> None:
+    with pytest.raises(ProfileMismatch, match=says):
+        import_profile(measured, subject, find_target(target), workload)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "0123456789abcdef"}, "is of the model '0123456789abcdef'"),
+        ({"shape": {"intermediate": 7}}, "intermediate 7 where"),
+        ({"target": "l4/fp16"}, "was measured on l4/fp16, not on jetson"),
+        ({"workload": "forward:batch=9,seq=17"}, "is of forward:batch=9,seq=17, not of forward:batch=2,seq=17"),
+        ({"key": {"precision": "fp32"}}, "was measured in fp32 and its target is"),
+    ],
+)
+def test_what_is_kept_for_a_device_is_checked_again_before_it_is_used(
+    subject: Subject, measured: Path, changes: dict, says: str
+) -> None:
+    """A file that was copied over it, or a configuration that changed since."""
+    _, kept = import_profile(measured, subject)
+    document = changed(measured, {name: value for name, value in changes.items() if name != "key"})
+    document["key"] |= changes.get("key", {})
+    for record in document["records"]:
+        record["measurement"]["workload"] = document["workload"]
+    kept.write_text(json.dumps(document))
+    with pytest.raises(ProfileMismatch, match=says) as refused:
+        latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
+    assert "remove the file" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    kept.unlink()
+
+
+def test_a_profile_of_another_shape_than_any_kit_is_refused_without_the_model(
+    subject: Subject, measured: Path, unpacked: Path, tmp_path: Path
+) -> None:
+    path, kit = tmp_path / "profile.json", subject.cache / "kit-0123456789abcdef.zip"
+    subject.cache.mkdir(parents=True, exist_ok=True)
+    pack(unpacked.parent / "written", kit)
+    path.write_text(json.dumps(changed(measured, {"shape": {"heads": 4}})))
+    with pytest.raises(ProfileMismatch, match="in a shape that no kit made here has"):
+        import_profile(path)
+    kit.unlink()
 
 
 @pytest.mark.parametrize("model", ["0123456789abcdef", "../elsewhere", ""])
