@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ MOST_RECORDS, MOST_SAMPLES, MOST_BLOCKS = 500, 1_000_000, 1000  # of a profile t
 if TYPE_CHECKING:
     from nas.subject import Subject  # which loads models; a profile is checked without
 
+_LONGEST = 40  # characters of a value in a message
 _KEY = {"device", "runtime", "precision", "threads", "power_mode"}
 
 
@@ -166,8 +168,10 @@ def _shape_in(kit: Path) -> object:
 
 def _differences(profile: Profile, subject: "Subject") -> str:
     """What two shapes differ in."""
-    theirs, ours = vars(profile.shape), vars(subject.shape)
-    differ = [
-        f"{name} {theirs[name]} where {subject.id} has {ours[name]}" for name in ours if theirs[name] != ours[name]
-    ]
-    return ", ".join(differ)
+    pairs = [(f.name, getattr(profile.shape, f.name), getattr(subject.shape, f.name)) for f in fields(profile.shape)]
+    return ", ".join(f"{n} {_short(a)} where {subject.id} has {_short(b)}" for n, a, b in pairs if a != b)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -128,6 +128,8 @@ def _budget_holds(certificate: Certificate, out: Path, result: dict[str, Any]) -
     A fraction is of the parent that was measured beside the winner; where the target was not, of the predicted one.
     """
     asked = Budget.parse(json.loads((out / "request.json").read_text())["budget"])
+    if certificate.fraction is not None and certificate.fraction != asked.fraction:
+        return False
     if asked.fraction is None:
         wanted = asked.milliseconds or 0.0
     elif certificate.on_target and certificate.parent is not None:

@@ -158,19 +158,33 @@ def chosen(device: Device, folder: Path) -> tuple[Architecture, Architecture, fl
     return outcome.winner.architecture, naive, budget * device.median[PARENT] / end.latency.predict(PARENT, 50).ms
 
 
-def test_certified_winners_keep_the_budget_where_picking_by_prediction_breaks_it(tmp_path: Path) -> None:
+def kept(seeds: range, folder: Path) -> tuple[int, int, list[float]]:
+    """Budgets broken by the loop and by picking by prediction, and what certified winners lose more than needed."""
     broken = naive_broken = 0
     regrets = []
-    for seed in range(60):
+    for seed in seeds:
         device = Device(seed)
-        winner, naive, limit = chosen(device, tmp_path)
+        winner, naive, limit = chosen(device, folder)
         broken += device.true_p90(winner) > limit * 1.005  # the parent's own median is known to half a per cent
         naive_broken += device.true_p90(naive) > limit
         best = min(device.loss[a] for a in EVERY if device.true_p90(a) <= limit)
         regrets.append(device.loss[winner] / best - 1)
+    return broken, naive_broken, sorted(regrets)
+
+
+def test_certified_winners_keep_the_budget_where_picking_by_prediction_breaks_it(tmp_path: Path) -> None:
+    broken, naive_broken, regrets = kept(range(16), tmp_path)
+    assert broken == 0
+    assert naive_broken >= 3
+    assert regrets[8] <= 0.10  # the median pays for certainty with a few per cent
+
+
+@pytest.mark.slow
+def test_certified_winners_keep_the_budget_on_many_devices(tmp_path: Path) -> None:
+    broken, naive_broken, regrets = kept(range(60), tmp_path)
     assert broken == 0
     assert naive_broken >= 15  # a quarter and more
-    assert sorted(regrets)[30] <= 0.10  # the median pays for certainty with a few per cent
+    assert regrets[30] <= 0.10
 
 
 def test_contenders_without_end_do_not_keep_a_measured_one_from_being_certified(
@@ -329,7 +343,7 @@ def half(device: Device) -> tuple[Problem, Budget]:
 
 def test_a_fraction_is_a_ratio_whatever_the_machine_does_to_both(tmp_path: Path) -> None:
     """Every sitting is on a machine of another speed, up to a fifth apart; the winner's true share is kept."""
-    for seed in range(12):
+    for seed in range(4):
         device = Device(seed, drift=0.05)
         problem, budget = half(device)
         outcome, _, certificate = choose_winner(steps_of(device, budget, tmp_path), problem)

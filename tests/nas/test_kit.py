@@ -151,7 +151,7 @@ def test_what_was_measured_is_imported_and_predicts(subject: Subject, measured: 
         ({"target": "l4/fp32"}, ProfileMismatch, "was measured in fp16"),
         ({"model": "0123456789abcdef"}, ProfileMismatch, "name the model it is of"),
         ({"shape": {"depth": 2, "window": [None] * 2}}, MeasurementError, "blocks and the profile's model 2"),
-        ({"shape": {"heads": 4}}, ProfileMismatch, "heads 4 where .* has 2; its configuration changed"),
+        ({"shape": {"heads": 2}}, ProfileMismatch, "heads 2 where .* has 4; its configuration changed"),
         ({"workload": "forward:batch=4,seq=17"}, MeasurementError, "in a profile of forward:batch=4,seq=17"),
         ({"key": {"device": "a board"}}, MeasurementError, "does not say power_mode, precision, runtime, threads"),
         ({"records": []}, MeasurementError, "0 records"),
@@ -221,7 +221,7 @@ def test_a_profile_of_another_shape_than_any_kit_is_refused_without_the_model(
     path, kit = tmp_path / "profile.json", subject.cache / "kit-0123456789abcdef.zip"
     subject.cache.mkdir(parents=True, exist_ok=True)
     pack(unpacked.parent / "written", kit)
-    path.write_text(json.dumps(changed(measured, {"shape": {"heads": 4}})))
+    path.write_text(json.dumps(changed(measured, {"shape": {"heads": 2}})))
     with pytest.raises(ProfileMismatch, match="in a shape that no kit made here has"):
         import_profile(path)
     kit.unlink()
