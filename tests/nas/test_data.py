@@ -262,6 +262,14 @@ def test_every_split_sees_every_class_under_the_name_the_model_gives_it(tmp_path
         read_class_folders(tmp_path, model, MOST_TEXTS)
 
 
+@pytest.mark.parametrize(("outputs", "problem"), [(1, None), (5, "multi_label_classification")])
+def test_a_model_that_chooses_no_class_takes_any_folders(tmp_path: Path, outputs: int, problem: str | None) -> None:
+    save_images(tmp_path, 20, ("a", "b", "c"))
+    model = build("vit")
+    model.config.num_labels, model.config.problem_type = outputs, problem
+    assert sum(len(labels) for _, labels in read_class_folders(tmp_path, model, MOST_TEXTS).values()) == 60
+
+
 def test_pixels_are_normalised_as_the_model_was_trained(tmp_path: Path) -> None:
     model = build("vit")
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.0, 0.5, 1.0], "image_std": [1.0, 0.5, 2.0]}')
