@@ -71,7 +71,7 @@ def _fitting_class(source: str | Path, config: Any, headers: dict[str, Header]) 
         )
     fitting = [each for each, left in unused.items() if left == min(unused.values())]
     prefixed = [each for each in fitting if any(name.startswith(f"{each.base_model_prefix}.") for name in headers)]
-    fitting = [each for each in prefixed if not _is_base(each)] or fitting
+    fitting = [each for each in prefixed if each not in _classes("AutoModel", config)] or fitting
     if len(fitting) > 1:
         fit = " and ".join(each.__name__ for each in fitting)
         raise ModelError(
@@ -83,12 +83,17 @@ def _fitting_class(source: str | Path, config: Any, headers: dict[str, Header]) 
 
 def _candidates(config: Any) -> Iterator[Any]:
     """The classes of a family; an encoder that may also be built as a decoder is what its config says."""
-    known = {auto: getattr(transformers, auto)._model_mapping.get(type(config), ()) for auto in _AUTO}
+    known = {auto: _classes(auto, config) for auto in _AUTO}
     if known["AutoModelForCausalLM"] and known["AutoModelForMaskedLM"]:
         known.pop("AutoModelForMaskedLM" if getattr(config, "is_decoder", False) else "AutoModelForCausalLM")
-    listed = (each if isinstance(each, (tuple, list)) else (each,) for each in known.values())
-    classes = (each for several in listed for each in several if issubclass(each, transformers.PreTrainedModel))
-    yield from dict.fromkeys(classes)
+    yield from dict.fromkeys(each for several in known.values() for each in several)
+
+
+def _classes(auto: str, config: Any) -> tuple[Any, ...]:
+    """The classes that an auto class knows for a config."""
+    found = getattr(transformers, auto)._model_mapping.get(type(config), ())
+    listed = found if isinstance(found, (tuple, list)) else (found,)
+    return tuple(each for each in listed if issubclass(each, transformers.PreTrainedModel))
 
 
 def _unused(candidate: Any, config: Any, weights: dict[str, torch.Tensor]) -> int | None:
@@ -101,7 +106,3 @@ def _unused(candidate: Any, config: Any, weights: dict[str, torch.Tensor]) -> in
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError):
         return None
     return None if info["missing_keys"] or info["mismatched_keys"] else len(info["unexpected_keys"])
-
-
-def _is_base(candidate: Any) -> bool:
-    return "For" not in candidate.__name__ and not candidate.__name__.endswith("HeadModel")
