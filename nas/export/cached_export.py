@@ -52,13 +52,14 @@ class CacheLayer:
 
     Attributes:
         block: index in the parent; by it the file's inputs and outputs are named.
+        keys, values: their heads and the size of one, which latent attention (MLA) has unlike.
         window: tokens that a token sees, itself included; None for all.
         stage: the block of the schedule's last stage before it; None where all tokens are there.
     """
 
     block: int
-    heads: int
-    head_size: int
+    keys: tuple[int, int]
+    values: tuple[int, int]
     window: int | None
     dtype: torch.dtype = torch.float32
     stage: int | None = None
@@ -173,7 +174,10 @@ def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
         raise ExportError(
             f"{name} has no phase {phase}: only a decoder with a language-model head keeps a cache; use forward"
         )
-    held = model(input_ids=torch.ones(1, 2, dtype=torch.long), use_cache=True).past_key_values.layers
+    output = model(input_ids=torch.ones(1, 2, dtype=torch.long), use_cache=True)
+    held = getattr(getattr(output, "past_key_values", None), "layers", None)
+    if held is None:
+        raise ExportError(f"{name} returns no cache, so there is nothing that {phase} could hand over; use forward")
     other = {type(layer).__name__ for layer in held if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)}
     if other:
         raise ExportError(
@@ -182,11 +186,16 @@ def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
     stages = [stage.block for stage in cache_stages(model)]
     return tuple(
         CacheLayer(
-            block, layer.keys.shape[1], layer.keys.shape[3], getattr(layer, "sliding_window", None), layer.keys.dtype,
+            block, _heads(layer.keys), _heads(layer.values), getattr(layer, "sliding_window", None), layer.keys.dtype,
             max((stage for stage in stages if stage <= block), default=None),
         )
         for block, layer in zip(_kept_attentions(model, len(held)), held, strict=True)
     )  # fmt: skip
+
+
+def _heads(states: Tensor) -> tuple[int, int]:
+    """(heads, size of one) of keys or values (batch, heads, tokens, size)."""
+    return states.shape[1], states.shape[3]
 
 
 def decode_inputs(
@@ -211,8 +220,9 @@ def decode_inputs(
     generator = torch.Generator().manual_seed(seed)
     batch, total = prompt["attention_mask"].shape
     for layer in layers:
-        shape = (batch, layer.heads, layer.length(total - new), layer.head_size)
-        inputs |= {name: torch.randn(shape, generator=generator).to(layer.dtype) for name in layer.names("past")}
+        for name, (heads, size) in zip(layer.names("past"), (layer.keys, layer.values), strict=True):
+            shape = (batch, heads, layer.length(total - new), size)
+            inputs[name] = torch.randn(shape, generator=generator).to(layer.dtype)
     return inputs
 
 

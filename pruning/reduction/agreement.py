@@ -67,7 +67,7 @@ def _difference(call: Call, projections: Projections, rows: Sequence[int], width
     rotary = given.get("position_embeddings")
     try:
         queries, keys = projections.queries(normed, rotary), projections.keys(normed, rotary)
-    except RuntimeError:  # cosines of a form that is not known
+    except (RuntimeError, TypeError, ValueError):  # a rotation or cosines of a form that is not known
         return float("inf")
     ours = attention_weights(queries, keys, projections.scaling, projections.softcap)
     theirs = _told(call.module, bound, ours.shape[-1])
@@ -84,7 +84,10 @@ def _told(attention: nn.Module, bound: inspect.BoundArguments, tokens: int) -> T
     config: Any = getattr(attention, "config", None)  # of the copy
     if config is not None:
         config._attn_implementation = "eager"
-    output = attention.forward(*bound.args, **bound.kwargs)
+    try:
+        output = attention.forward(*bound.args, **bound.kwargs)
+    except (RuntimeError, TypeError, ValueError):  # its masks have a form of their own
+        output = ()
     for tensor in output if isinstance(output, tuple) else ():
         if isinstance(tensor, Tensor) and tensor.ndim == 4 and tensor.shape[-2:] == (tokens, tokens):
             return tensor.float().mean(1)

@@ -7,6 +7,8 @@ is not called, so it may be dropped from the model, and no node of an exported g
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, cat, nn
@@ -142,6 +144,8 @@ def _find(attention: nn.Module, config: Any) -> tuple[Rows, Rows, int] | None:
             size = _head_size(attention, config, query.out_features)
             return Rows(query, 0, query.out_features), Rows(key, 0, key.out_features), size
     heads = getattr(config, "num_attention_heads", 0)
+    if not heads:
+        return None
     if isinstance(fused := getattr(attention, "query_key_value", None), nn.Linear):  # head by head: GPT-NeoX
         size = fused.out_features // heads // 3
         if 3 * heads * size != fused.out_features:  # keys that heads share lie otherwise
@@ -182,10 +186,15 @@ def _rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]] | No
     """The family's own function; None where it has none, or where this block goes without (SmolLM3)."""
     if not getattr(attention, "use_rope", True):
         return None
-    found: Callable[..., tuple[Tensor, Tensor]] | None = getattr(
-        sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None
-    )
+    found: Callable[..., Any] | None = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+    if found is not None and "cos" in list(signature(found).parameters)[:2]:
+        return partial(_rotate_each, found)
     return found
+
+
+def _rotate_each(rotate: Callable[..., Tensor], query: Tensor, key: Tensor, *rotary: Tensor) -> tuple[Tensor, Tensor]:
+    """With a function that takes one of them at a time, as Gemma 4's does."""
+    return rotate(query, *rotary), rotate(key, *rotary)
 
 
 def _head_size(attention: nn.Module, config: Any, width: int) -> int:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from families import DECODERS, build
+from other_families import latent_attention
 
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
@@ -49,6 +50,32 @@ def exported(export_parent):
 def test_the_export_equals_the_model(phase: Phase, family: str, exported) -> None:
     parent = exported(family)
     assert check_parity(parent.model, parent.paths[phase], phase) < 1e-4
+
+
+def test_keys_and_values_of_unlike_size_have_their_own_shapes() -> None:
+    given = workload_inputs(latent_attention(), Workload(Phase.DECODE, 2, 1, 5))  # a latent of 16, rotated keys of 8
+    assert (given["past.0.key"].shape, given["past.0.value"].shape) == ((2, 1, 5, 16), (2, 1, 5, 8))
+
+
+@pytest.mark.slow
+def test_keys_and_values_of_unlike_size_cross_the_border_of_a_file(tmp_path: Path) -> None:
+    model = latent_attention()
+    path = export_onnx(model, tmp_path / "decode.onnx", phase=Phase.DECODE)
+    assert check_parity(model, path, Phase.DECODE) < 1e-4
+
+
+def test_a_decoder_that_hands_over_no_cache_is_refused() -> None:
+    model = build("llama")
+    whole = model.forward
+
+    def forward(*args, **kwargs):
+        output = whole(*args, **kwargs)
+        output.past_key_values = None
+        return output
+
+    model.forward = forward
+    with pytest.raises(ExportError, match="LlamaForCausalLM returns no cache"):
+        workload_inputs(model, Workload(Phase.DECODE, 1, 1, 5))
 
 
 def derive(parent, words: str, folder: Path) -> dict[Phase, Path]:

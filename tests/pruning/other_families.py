@@ -36,6 +36,12 @@ def _llama4() -> Any:
     return hf.Llama4ForCausalLM(hf.Llama4TextConfig(**_GQA, **sizes, **places))
 
 
+def latent_attention() -> Any:
+    """DeepSeek-V3 of two dense blocks: its cache keeps what keys and values are made from."""
+    config = {**_GQA, "num_key_value_heads": 4, "num_hidden_layers": 2, **_LATENT, **_EXPERTS, **_GROUPS}
+    return filled(lambda: hf.DeepseekV3ForCausalLM(hf.DeepseekV3Config(**{**config, "first_k_dense_replace": 2})))
+
+
 def _lfm2() -> Any:
     return hf.Lfm2ForCausalLM(hf.Lfm2Config(**_GQA, layer_types=_CONV, block_auto_adjust_ff_dim=False))
 

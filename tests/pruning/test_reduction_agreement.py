@@ -30,6 +30,10 @@ AGREE = {
     ),
     "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**_SIZES, use_qk_norm=True)),
     "granite": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**_SIZES, attention_multiplier=0.3)),
+    "gemma4": lambda: hf.Gemma4ForCausalLM(
+        hf.Gemma4TextConfig(**_SIZES, head_dim=8, num_kv_shared_layers=0, layer_types=_HYBRID, sliding_window=64,
+                            hidden_size_per_layer_input=0)
+    ),
     "smollm3": lambda: hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**_SIZES, no_rope_layers=[1, 0, 1, 0])),
 }  # fmt: skip
 REFUSED = {
@@ -44,6 +48,9 @@ REFUSED = {
     ),
     "stablelm": lambda: hf.StableLmForCausalLM(hf.StableLmConfig(**_SIZES, qk_layernorm=True)),
     "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**_SIZES)),
+    "xglm": lambda: hf.XGLMForCausalLM(
+        hf.XGLMConfig(**_OLD, d_model=32, num_layers=4, attention_heads=4, ffn_dim=48, max_position_embeddings=64)
+    ),
 }  # fmt: skip
 
 
