@@ -55,10 +55,13 @@ def analyze(
 ) -> None:
     """Print tables (or JSON), write redundancy.json/.png, tokens.json/.png and, for images, survivors.png."""
     from nas.cli import console
+    from nas.failures import check_folder
     from nas.figures import save_redundancy
     from nas.subject import load_subject
     from pruning.redundancy import measure_redundancy
 
+    if out is not None:
+        check_folder(out, "--out")
     progress = console.progress_for_stderr()
     subject = load_subject(model, data, trust_remote_code)
     if tokens is not None:

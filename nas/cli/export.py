@@ -53,7 +53,10 @@ def export(
     from nas.export.onnx_export import export_for_onnx_runtime, file_name
     from nas.export.parity import check_parity
     from nas.export.tensorrt_export import build_engine, export_tensorrt_onnx
+    from nas.failures import check_folder
 
+    if out is not None:
+        check_folder(out, "--out")
     progress = console.progress_for_stderr()
     loaded, name, source = _load(model, architecture, trust_remote_code)
     folder = out or Path("nas-results") / f"{name}-export"

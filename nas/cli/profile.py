@@ -80,6 +80,7 @@ def profile(
     from latency_models.targets import find_target
     from latency_models.workload import Workload
     from nas.cli import console
+    from nas.failures import check_folder
     from nas.kit import SECONDS as KIT_SECONDS
     from nas.kit import Kit
     from nas.latency import ParentExport, host_profile
@@ -98,6 +99,8 @@ def profile(
             f"target {found.name} cannot be measured from here; give --host user@device, or take it a kit "
             f"(nas profile kit --target {target} -o kit.zip)"
         )
+    if out is not None:
+        check_folder(out, "--out")
     progress = console.progress_for_stderr()
     subject = load_subject(model, data, trust_remote_code)
     chosen, space = profiled(subject, found, wanted, reducing, progress)

@@ -73,6 +73,7 @@ def sweep(
 ) -> None:
     """Parse the flags into a sweep, run it, print what it found."""
     from nas.budget import Budget
+    from nas.failures import check_folder
     from nas.sweep.request import Sweep, new_sweep, parse_list, parse_seed
     from search_spaces.errors import UsageError
 
@@ -95,6 +96,7 @@ def sweep(
     )
     common = _common(asked, data, workload, units, tokens, percentile, trials, trust_remote_code)
     if not dry_run:
+        check_folder(asked.out, "--out")
         asked.save(common)
     _run(asked, dry_run, json)
 

@@ -15,8 +15,10 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from nas.budget import Budget
+from nas.cli.app import app
 from nas.execution.cluster import _short_paths
 from nas.failures import check_folder, check_room, write_failure
 from nas.request import SearchRequest
@@ -218,3 +220,18 @@ def test_a_disk_without_room_for_the_winner_is_said_first(tmp_path: Path, monkey
     assert check_room(out, 90_000_000).endswith("has 100.0 MB free, and the winner's files may take 540.0 MB")
     with pytest.raises(UsageError, match=r"has 100\.0 MB free.*make room there"):
         check_room(out, 110_000_000)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["analyze", "export", "profile", "sweep --targets jetson-orin --budgets 0.8x", "search --target l4 --budget 0.8x"],
+)
+def test_every_verb_refuses_such_a_folder_before_it_loads_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("nas.subject.load_subject", None)
+    monkeypatch.setattr("nas.service.load_subject", None)
+    done = CliRunner().invoke(app, [*words.split(), "--out", str(tmp_path / "file" / "out")])
+    assert isinstance(done.exception, UsageError), done.exception
+    assert "--out" in str(done.exception)
