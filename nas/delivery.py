@@ -16,6 +16,7 @@ from nas.export.form import Form
 from nas.export.onnx_export import file_name
 from nas.figures import Point, pareto_figure, pareto_page
 from nas.latency import ParentExport
+from nas.mlflow_model import write_mlmodel
 from nas.model_card import write_card
 from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
@@ -49,7 +50,6 @@ class Delivery:
     workload: Workload
     latency: LatencyModel
     budget_ms: float  # that was certified, or predicted for a target that is not at hand
-    planned_ms: float  # that the search worked with: on this machine, of the profile's sitting
     outcome: SearchOutcome
     certificate: Certificate
     held_out: dict[str, Quality]
@@ -70,6 +70,15 @@ class Delivery:
     def memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""
         return memory(self.subject.shape, architecture, self.workload, self.target.bytes_per_element)
+
+    def ms(self, architecture: Architecture) -> float:
+        """At the asked percentile, by the latency model as it is in the end: candidates were found by earlier ones."""
+        return self.latency.predict(architecture, self.request.percentile).ms
+
+    @cached_property
+    def scale_budget_ms(self) -> float:
+        """The budget in the milliseconds of `ms`. A certificate's own are of another sitting of the machine."""
+        return self.request.budget.resolve(self.ms(self.outcome.parent.architecture))
 
     def joules(self, architecture: Architecture) -> float | None:
         """Of one inference on the target; None where no energy was measured."""
@@ -94,6 +103,7 @@ def deliver(delivery: Delivery) -> Result:
     result = _result(delivery, winner.num_parameters())
     embedding = sentence_embedding(winner)
     write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
+    write_mlmodel(folder)
     _pictures(delivery)
     return result
 
@@ -239,23 +249,34 @@ def _pictures(delivery: Delivery) -> None:
     outcome, p = delivery.outcome, delivery.request.percentile
     named = {"parent": outcome.parent, "winner": outcome.winner}
     named |= {name: c for name, c in outcome.baselines.items() if name == "cosine-joint"}
+    points = [_point(delivery, c) for c in outcome.candidates]
+    marked = {name: _point(delivery, c) for name, c in named.items()}
     labels = {
-        "latency_label": f"p{p} latency, ms ({delivery.latency.label})",
+        "latency_label": f"p{p} latency, ms ({_scale(delivery, [*points, *marked.values()])})",
         "loss_label": f"{loss(outcome.winner.quality.metric)}, validation split (lower is better)",
         "title": f"{delivery.subject.id} on {delivery.target.name}, {delivery.workload}",
     }
-    points = [_point(delivery, c) for c in outcome.candidates]
-    marked = {name: _point(delivery, c) for name, c in named.items()}
+    budget_ms = delivery.scale_budget_ms
     drawn = {
         "candidates": [asdict(point) for point in points], "named": {name: asdict(p) for name, p in marked.items()},
-        "budget_ms": delivery.planned_ms, **labels,
+        "budget_ms": budget_ms, **labels,
     }  # fmt: skip
     _write_json(delivery.request.out / CANDIDATES, drawn)
-    pareto_figure(points, marked, delivery.planned_ms, delivery.request.out / "pareto.png", **labels)
-    pareto_page(points, marked, delivery.planned_ms, delivery.request.out / "pareto.html", **labels)
+    pareto_figure(points, marked, budget_ms, delivery.request.out / "pareto.png", **labels)
+    pareto_page(points, marked, budget_ms, delivery.request.out / "pareto.html", **labels)
+
+
+def _scale(delivery: Delivery, points: list[Point]) -> str:
+    """Whose milliseconds the picture shows; all are of one latency model, so of one machine in one sitting."""
+    if not delivery.latency.measured:
+        return delivery.latency.label
+    if not any(point.measured for point in points):
+        return f"fitted, {delivery.latency.label}"
+    return f"{delivery.latency.label}: squares; fitted: dots"
 
 
 def _point(delivery: Delivery, candidate: Candidate) -> Point:
-    ms, label = candidate.predicted_ms, f"{candidate.origin} · trial {candidate.trial}"
-    words = candidate.architecture.words
-    return Point(ms, candidate.quality.loss, label, words, ms <= delivery.planned_ms)
+    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
+    label, words = f"{candidate.origin} · trial {candidate.trial}", candidate.architecture.words
+    inside = prediction.ms <= delivery.scale_budget_ms
+    return Point(prediction.ms, candidate.quality.loss, label, words, inside, prediction.exact)

@@ -21,13 +21,14 @@ _LEAST_CHANGE = 1e-5  # what is drawn for a part that changes nothing
 
 @dataclass(frozen=True)
 class Point:
-    """One architecture in the quality-latency plane."""
+    """One architecture in the quality-latency plane; `measured` on the target, or predicted for it."""
 
     ms: float
     loss: float
     label: str
     words: str
     feasible: bool
+    measured: bool = False
 
 
 def pyplot() -> Any:
@@ -77,7 +78,8 @@ def pareto_figure(
     axes.axvline(budget_ms, color=GREEN, linewidth=1.2)
     top = _top(points, named)
     shown = [point for point in points if point.loss <= top]
-    axes.scatter([p.ms for p in shown], [p.loss for p in shown], s=22, color=_GREY, alpha=0.6)
+    for marker, some in (("o", [p for p in shown if not p.measured]), ("s", [p for p in shown if p.measured])):
+        axes.scatter([p.ms for p in some], [p.loss for p in some], s=22, color=_GREY, alpha=0.6, marker=marker)
     for name, point in named.items():
         winner = name == "winner"
         colour = _RED if winner else BLUE

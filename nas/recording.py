@@ -1,13 +1,16 @@
 """A finished search as what MLflow is given: the search's run, a run per candidate, the winner for the registry."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.report import REPORT
 from nas.result import Result
 from nas.search import Candidate
-from nas.tracking import CandidateRun, SearchRun, Winner
-from nas.tracking.registry import model_name
+from nas.tracking import CandidateRun, Layout, SearchRun, Winner
+from nas.tracking.record import FEASIBLE
+from nas.tracking.registry import former_name, model_name
 from search_spaces.architecture import Architecture
 from search_spaces.servable import Servable
 from search_spaces.unit import Kind, Unit
@@ -19,31 +22,65 @@ _FILES = ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html", "can
 
 
 def search_run(result: Result, delivery: "Delivery") -> SearchRun:
-    """What of a delivered search is logged."""
+    """What of a delivered search is logged.
+
+    The search's run has the winner's numbers under the keys that every candidate has them under, so that the two can
+    be compared in one table; what only the search has (seconds, evaluations, the test split) are tags.
+    """
     outcome, out = delivery.outcome, delivery.request.out
-    winner, budget = result.winner, f"{delivery.budget_ms:.2f}ms p{result.percentile}"
-    note = (
-        f"**{result.model['id']}** on **{result.target['name']}** ({result.target['label']}), `{result.workload}`, "
-        f"budget {budget}.\n\nWinner: {winner.quality.metric} {winner.quality.value:.4f} on the test split, "
-        f"{winner.predicted_ms:.2f} ms. {result.verdict}.\n\n`{winner.architecture.words}`"
-    )
     front = {c.architecture for c in outcome.pareto}
-    runs = [_candidate_run(delivery, c, f"baseline {name}", front) for name, c in outcome.baselines.items()]
-    runs += [_candidate_run(delivery, c, f"trial {c.trial:03d} · {c.origin}", front) for c in outcome.candidates]
-    runs.append(_candidate_run(delivery, outcome.winner, "winner", front))
-    params = {"budget_ms": round(delivery.budget_ms, 4), "percentile": result.percentile, "workload": result.workload,
-              "seed": delivery.request.seed, "trials": outcome.trials}  # fmt: skip
-    metrics = {
-        f"winner.{result.winner.quality.metric}": winner.quality.value,
-        "winner.latency_ms": winner.predicted_ms,
-        "winner.params_m": result.winner_parameters / 1e6,
-        "search.seconds": outcome.seconds,
-        "search.evaluations": float(delivery.evaluations),
-    }
+    asked = {"budget_ms": round(delivery.budget_ms, 4), "percentile": result.percentile, "workload": result.workload,
+             "seed": delivery.request.seed, "trials": outcome.trials}  # fmt: skip
+    named = [*((f"baseline {name}", c) for name, c in outcome.baselines.items())]
+    named += [(f"trial {c.trial:03d} · {c.origin}", c) for c in outcome.candidates]
+    named.append(("winner", outcome.winner))
+    runs = _comparable([_candidate_run(delivery, candidate, name, asked, front) for name, candidate in named])
+    winner = runs[-1]
     return SearchRun(
-        result.model["id"], result.target["name"], delivery.request.budget.text, note, params, metrics, runs,
-        [out / name for name in _FILES], {"winner": delivery.winner_folder}, delivery.data, _winner(result, delivery),
+        result.model["id"], result.target["name"], delivery.request.budget.text, _note(result), winner.params,
+        {**winner.metrics, FEASIBLE: float(winner.feasible)}, runs, [out / name for name in _FILES],
+        {"winner": delivery.winner_folder}, delivery.data, _winner(result, delivery), _of_the_search(result, delivery),
+        _layout(result),
     )  # fmt: skip
+
+
+def _note(result: Result) -> str:
+    """The description of the search's run, Markdown."""
+    winner = result.winner
+    return (
+        f"**{result.model['id']}** on **{result.target['name']}** ({result.target['label']}), `{result.workload}`, "
+        f"budget {result.budget_ms:.2f} ms (p{result.percentile}).\n\nWinner: {winner.quality.metric} "
+        f"{winner.quality.value:.4f} on the test split, {winner.predicted_ms:.2f} ms. {result.verdict}.\n\n"
+        f"`{winner.architecture.words}`\n\nMetrics are the winner's on the validation split, as its candidates' are."
+    )
+
+
+def _of_the_search(result: Result, delivery: "Delivery") -> dict[str, str]:
+    """What is known of the search as a whole, and of no candidate."""
+    quality = result.winner.quality
+    tested = {quality.metric: quality.value, **quality.others}
+    return {
+        "nas.search.seconds": f"{delivery.outcome.seconds:.1f}",
+        "nas.search.evaluations": str(delivery.evaluations),
+        "nas.verdict": result.verdict,
+        **{f"nas.test.{name}": f"{value:.6g}" for name, value in tested.items()},
+    }
+
+
+def _layout(result: Result) -> Layout:
+    """The table of candidates: the least loss first, with what a person compares them by."""
+    quality, percentile = result.winner.quality, result.percentile
+    columns = (quality.metric, *quality.others, f"latency.p{percentile}_ms", FEASIBLE, "parameters", "memory_mib")
+    return Layout(quality.metric, quality.higher_is_better, columns)
+
+
+def _comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
+    """The same with the metrics that all of them have: one that some lack is NaN wherever runs are compared.
+
+    A rank correlation, for example, is not known of a candidate that was judged in several steps.
+    """
+    shared = set.intersection(*(set(run.metrics) for run in runs))
+    return [replace(run, metrics={key: run.metrics[key] for key in run.metrics if key in shared}) for run in runs]
 
 
 def _winner(result: Result, delivery: "Delivery") -> Winner:
@@ -51,7 +88,7 @@ def _winner(result: Result, delivery: "Delivery") -> Winner:
     winner, certificate, subject = result.winner, delivery.certificate, delivery.subject
     predicted = not certificate.on_target and winner.predicted_ms <= delivery.budget_ms
     test = delivery.data.get("test", "")
-    name = model_name(
+    named = (
         [
             subject.id if subject.folder is None else Path(subject.id).name, result.target["name"], result.workload,
             _asked(delivery, result.percentile),
@@ -63,7 +100,10 @@ def _winner(result: Result, delivery: "Delivery") -> Winner:
         "nas.arch_hash": winner.architecture.digest, "nas.verdict": result.verdict,
     }  # fmt: skip
     ms = winner.predicted_ms if winner.measured_ms is None else winner.measured_ms
-    return Winner(name, winner.quality.loss, ms, certificate.certified, certificate.certified or predicted, tags)
+    return Winner(
+        model_name(*named), winner.quality.loss, ms, certificate.certified, certificate.certified or predicted, tags,
+        former_name(*named),
+    )  # fmt: skip
 
 
 def _asked(delivery: "Delivery", percentile: int) -> str:
@@ -74,29 +114,23 @@ def _asked(delivery: "Delivery", percentile: int) -> str:
     return "-".join([request.budget.text, f"p{percentile}", *others])
 
 
-def _candidate_run(delivery: "Delivery", candidate: Candidate, name: str, front: set[Architecture]) -> CandidateRun:
-    architecture, latency, depth = candidate.architecture, delivery.latency, delivery.subject.anatomy.depth
-    parameters = delivery.pruned(architecture).num_parameters()
+def _candidate_run(
+    delivery: "Delivery", candidate: Candidate, name: str, asked: dict[str, Any], front: set[Architecture]
+) -> CandidateRun:
+    """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
+    architecture, depth = candidate.architecture, delivery.subject.anatomy.depth
     kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
-    shape, held = delivery.subject.shape, delivery.memory(architecture)
-    attentions = [layer for layer in range(depth) if architecture.keeps(layer, Kind.ATTENTION)]
-    cached = sum(shape.block(layer).attention.cached for layer in attentions) * delivery.target.bytes_per_element
-    joules = delivery.joules(architecture)
-    at50, at90 = latency.predict(architecture, 50), latency.predict(architecture, 90)
+    quality, parameters = candidate.quality, delivery.pruned(architecture).num_parameters()
     metrics = {
-        "latency_ms.predicted_p50": at50.ms,
-        "latency_ms.predicted_p90": at90.ms,
-        **({"latency_ms.p50": at50.ms, "latency_ms.p90": at90.ms} if at50.exact else {}),
-        "quality.loss": candidate.quality.loss,
-        f"quality.{candidate.quality.metric}": candidate.quality.value,
-        **{f"quality.{key}": value for key, value in candidate.quality.others.items()},
-        "params_m": parameters / 1e6,
-        "weights_mib": parameters * delivery.target.bytes_per_element / 2**20,
-        "kv_bytes_per_token": float(cached if shape.causal else 0),
-        "memory_mib": held.total / 2**20,
-        **({} if joules is None else {"energy_j": joules}),
+        quality.metric: quality.value,
+        **quality.others,
+        "loss": quality.loss,
+        **_latencies(delivery, architecture),
+        "parameters": float(parameters),
+        **_memory(delivery, architecture, parameters),
     }
     params = {
+        **asked,
         "n_attention": kept[Kind.ATTENTION],
         "n_mlp": kept[Kind.MLP],
         "n_blocks_removed": sum(architecture.drops(Unit(layer, Kind.BLOCK)) for layer in range(depth)),
@@ -104,5 +138,27 @@ def _candidate_run(delivery: "Delivery", candidate: Candidate, name: str, front:
     }
     return CandidateRun(
         name, candidate.origin, architecture.words, architecture.digest, architecture.to_json(), params, metrics,
-        candidate.predicted_ms <= delivery.planned_ms, architecture in front,
+        delivery.ms(architecture) <= delivery.scale_budget_ms, architecture in front,
     )  # fmt: skip
+
+
+def _latencies(delivery: "Delivery", architecture: Architecture) -> dict[str, float]:
+    """ms at the percentiles that are always shown and at the one that was asked for; whether they were measured."""
+    percentiles = sorted({50, 90, delivery.request.percentile})
+    found = {percentile: delivery.latency.predict(architecture, percentile) for percentile in percentiles}
+    measured = {"latency.measured": float(found[50].exact)}
+    return {f"latency.p{percentile}_ms": each.ms for percentile, each in found.items()} | measured
+
+
+def _memory(delivery: "Delivery", architecture: Architecture, parameters: int) -> dict[str, float]:
+    """What a model holds and moves on the target; joules where the profile of the target has them."""
+    shape, size, depth = delivery.subject.shape, delivery.target.bytes_per_element, delivery.subject.anatomy.depth
+    attentions = [layer for layer in range(depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    cached = sum(shape.block(layer).attention.cached for layer in attentions) * size if shape.causal else 0
+    joules = delivery.joules(architecture)
+    return {
+        "weights_mib": parameters * size / 2**20,
+        "memory_mib": delivery.memory(architecture).total / 2**20,
+        "kv_bytes_per_token": float(cached),
+        **({} if joules is None else {"energy_j": joules}),
+    }

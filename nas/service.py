@@ -291,8 +291,7 @@ def _searched(setting: Setting, progress: Progress) -> Result:
         held_out = judge_held_out(outcome, scorer, known)
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
-        request.budget.resolve(problem.ms(problem.space.parent)), outcome,
-        certificate, held_out, scorer.evaluations, worth(problem), setting.export,
+        outcome, certificate, held_out, scorer.evaluations, worth(problem), setting.export,
         {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
     with progress.stage("writing the result folder and MLflow"):

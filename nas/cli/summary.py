@@ -1,6 +1,7 @@
 """The end of a search on the screen: what was found, against what, and where everything lies."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -13,6 +14,7 @@ from nas.result import Entry, Result
 from nas.worth import idle
 
 _CHEAPEST = 3  # units named
+_MLFLOW_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 _SHOWN = ("runner-up", "cosine-joint+add-back")
 
 
@@ -77,13 +79,22 @@ def _lines(result: Result, out: Path) -> list[str]:
         f"result      {out / 'result.json'}",
         f"report      {out / REPORT}",
         f"deploy      {_deployed(result, out)}",
-        f"compare     mlflow ui --backend-store-uri {result.mlflow['tracking_uri']}",
+        *_compare(result.mlflow),
     ]
     registered = result.mlflow.get("registered_model")
     if registered is not None:
         champion = ", its champion" if registered["champion"] else "; its champion is better"
         lines.append(f"registered  version {registered['version']} of {registered['name']}{champion}")
     return lines
+
+
+def _compare(logged: dict[str, Any]) -> list[str]:
+    """Where candidates are compared: the page of a server, or how to start one and which page to open."""
+    uri, page = logged["tracking_uri"], logged.get("page", "")
+    if uri.startswith(("http://", "https://")):
+        return [f"compare     {uri.rstrip('/')}{page}"]
+    lines = [f"compare     mlflow ui --backend-store-uri {uri}"]
+    return [*lines, f"            then {_MLFLOW_UI}{page}"] if page else lines
 
 
 def _deployed(result: Result, out: Path) -> Path:

@@ -1,15 +1,17 @@
 """The study of one search: every architecture that was judged, with its raw loss and raw milliseconds.
 
 Whether a trial is feasible is decided from those whenever it is asked, so a corrected latency model never meets a
-stale verdict; the constraint that Optuna keeps is a record of what was thought at the time.
+stale verdict; the constraints and the state that Optuna keeps are a record of what was thought at the time.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.quality.quality import Quality
@@ -21,6 +23,7 @@ from search_spaces.architecture import Architecture
 
 KNOBS, BATCH, SIZE, BUDGET, LOST, QUALITY = "knobs", "batch", "batch_size", "budget", "lost", "quality"
 POLISH = "polish"
+_DASHBOARD = "constraints"  # where Optuna's dashboard reads them, as a list; Optuna itself keeps them by name too
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class Journal:
             study_name=problem.study, storage=self._storage, load_if_exists=True, direction="minimize"
         )
         self._study = self._storage.get_study_id_from_name(study.study_name)
+        if study.metric_names is None:
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                study.set_metric_names(["loss"])
         trials = [trial for trial in study.get_trials(deepcopy=False) if "architecture" in trial.user_attrs]
         self._trials = {trial.number: self._read(trial) for trial in trials}
         self._close_orphans(study)
@@ -119,7 +125,7 @@ class Journal:
             return
         trial = self._storage.get_trial_id_from_study_id_trial_number(self._study, number)
         self._storage.set_trial_user_attr(trial, QUALITY, quality.to_json())
-        self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [quality.loss])
+        self._storage.set_trial_state_values(trial, self._end(self._trials[number].architecture), [quality.loss])
         self._trials[number] = self._told(number, self._trials[number], quality)
 
     def fail(self, number: int) -> None:
@@ -137,7 +143,7 @@ class Journal:
         if all(candidate.architecture != architecture for candidate in self.candidates()):
             attributes = {"origin": origin, QUALITY: quality.to_json()}
             attributes |= {} if polishes is None else {POLISH: self._name_of(polishes)}
-            number = self._create(architecture, attributes, TrialState.COMPLETE, quality.loss)
+            number = self._create(architecture, attributes, self._end(architecture), quality.loss)
             self._trials[number] = self._told(number, self._trials[number], quality)
 
     def knobs(self, low_ms: float, high_ms: float) -> list[tuple[dict[str, float], float]]:
@@ -184,15 +190,30 @@ class Journal:
     ) -> int:
         ms = self.problem.ms(architecture)
         known = {"digest": architecture.digest, "architecture": architecture.to_json(), "predicted_ms": ms}
+        over = self._over(architecture)
         template = optuna.trial.create_trial(
             state=state, value=loss, params=encode(self.problem.space, architecture),
             distributions=dict(self.distributions), user_attrs=attributes | known,
-            constraints={"latency_ms": ms - self.problem.budget_ms},
+            constraints=over, system_attrs={_DASHBOARD: list(over.values())},
         )  # fmt: skip
         trial = self._storage.create_new_trial(self._study, template_trial=template)
         number = self._storage.get_trial_number_from_id(trial)
         self._trials[number] = _Entry(architecture, attributes, state)
         return number
+
+    def _over(self, architecture: Architecture) -> dict[str, float]:
+        """By how much it is above the budget and every limit, as thought now; at most 0 where it keeps to them."""
+        problem = self.problem
+        over = {"latency_ms": problem.ms(architecture) - problem.budget_ms}
+        return over | {limit.name: limit.of(architecture) - limit.most for limit in problem.limits}
+
+    def _end(self, architecture: Architecture) -> TrialState:
+        """How Optuna's trial ends that was judged: pruned where it breaks the budget or a limit.
+
+        Optuna's own `best_trial` reads constraints, but its storages, and so its dashboard, take the least loss of all
+        that are complete, which is the parent's.
+        """
+        return TrialState.COMPLETE if max(self._over(architecture).values()) <= 0 else TrialState.PRUNED
 
     def _next_batch(self, size: int) -> tuple[int, int]:
         """How many belong to the next batch, and its name: of one that was begun before, what is left of it."""
@@ -223,7 +244,7 @@ class Journal:
     def _read(self, trial: FrozenTrial) -> "_Entry":
         architecture = Architecture.from_json(trial.user_attrs["architecture"])
         entry = _Entry(architecture, dict(trial.user_attrs), trial.state)
-        if trial.state is not TrialState.COMPLETE:
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return entry
         return self._told(trial.number, entry, Quality.from_json(trial.user_attrs[QUALITY]))
 

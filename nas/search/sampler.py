@@ -205,7 +205,7 @@ class LevelSwitchSampler(BaseSampler):
 
 def _evaluated(study: optuna.Study) -> dict[Architecture, float]:
     """Losses of the finished trials."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return {Architecture.from_json(t.user_attrs["architecture"]): t.values[0] for t in trials}
 
 

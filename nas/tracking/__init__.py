@@ -6,11 +6,12 @@ best winner of the same model, target and budget is a registered model's `champi
 
 from nas.tracking.address import tracking_uri
 from nas.tracking.log import log_page, log_search, send_pending
-from nas.tracking.record import CandidateRun, SearchRun, Winner
+from nas.tracking.record import CandidateRun, Layout, SearchRun, Winner
 from nas.uri import without_password
 
 __all__ = [
     "CandidateRun",
+    "Layout",
     "SearchRun",
     "Winner",
     "log_page",

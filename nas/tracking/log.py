@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from nas.result_folder import RESULT, read_result
 from nas.tracking import outbox
+from nas.tracking.layout import lay_out, view_path
 from nas.tracking.record import Record, SearchRun
 from nas.tracking.registry import register
 from nas.tracking.sending import FINISHED, fill, open_run
@@ -28,7 +29,8 @@ def log_search(run: SearchRun, uri: str, out: Path) -> dict[str, Any]:
     """Log a search, its candidates and its winner; until all of it has arrived the record is kept in `out`.
 
     Returns:
-        `tracking_uri` (a password in it hidden), `experiment`, `run_id` and, of a winner, `registered_model` (`name`,
+        `tracking_uri` (a password in it hidden), `experiment`, `run_id`, `page` (of the candidates, from the address
+        of MLflow's page on) and, of a winner, `registered_model` (`name`,
         `version`, whether it is `champion`); and a `problem` where logging failed: before the search's run existed
         (`run_id` None) or after, when that run is marked as failed.
     """
@@ -116,6 +118,9 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
         client = connect(uri)
         experiment_id = experiment_of(client, experiment, uri, out)
         with patience(WORKING):
+            if run.layout is not None:
+                lay_out(client, experiment_id, run.layout)
+                where["page"] = view_path(experiment_id)
             where["run_id"], said = open_run(client, experiment_id, record), "not completely logged to MLflow"
             fill(client, experiment_id, where["run_id"], record)
             if run.winner is not None:

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+FEASIBLE = "feasible"  # 1 or 0: whether a candidate meets the budget
+
 
 @dataclass(frozen=True)
 class CandidateRun:
@@ -32,6 +34,7 @@ class Winner:
         certified: measured on the target inside the budget.
         feasible: certified, or predicted inside the budget; else it never becomes champion.
         tags: what else is worth knowing of the version.
+        formerly: the name that an earlier nas gave to the same model; its versions are compared too.
     """
 
     model: str
@@ -40,11 +43,29 @@ class Winner:
     certified: bool
     feasible: bool
     tags: dict[str, str] = field(default_factory=dict)
+    formerly: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the experiment's page shows its runs: by which metric they are sorted, and which metrics are columns."""
+
+    metric: str
+    higher_is_better: bool
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SearchRun:
-    """What is logged of a search. `data` holds the digest of each split; `winner` None is not registered."""
+    """What is logged of a search.
+
+    Attributes:
+        params, metrics: under the keys that the candidates have.
+        data: the digest of each split.
+        winner: None is not registered.
+        tags: what is known of the search and of no candidate.
+        layout: of the experiment's page; None leaves it as it is.
+    """
 
     model: str
     target: str
@@ -57,6 +78,8 @@ class SearchRun:
     folders: dict[str, Path] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     winner: Winner | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,8 @@ class Record:
         run["files"] = [out / path for path in run["files"]]
         run["folders"] = {name: out / path for name, path in run["folders"].items()}
         run["winner"] = run["winner"] and Winner(**run["winner"])
+        layout = run.get("layout")
+        run["layout"] = layout and Layout(**{**layout, "columns": tuple(layout["columns"])})
         return cls(document["id"], document["created_ms"], document["tracking_uri"], SearchRun(**run))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.tracking.record import Winner
 from nas.tracking.sending import RECORD
-from nas.tracking.server import among_others, unless_exists
+from nas.tracking.server import GONE, among_others, unless_exists
 from search_spaces.errors import TrackingError
 
 CHAMPION = "champion"
@@ -20,10 +20,17 @@ _LONGEST_NAME = 200
 def model_name(parts: Sequence[str], compared: Sequence[str]) -> str:
     """A name for what may be compared: words that MLflow and URLs take, and a digest of what they leave out.
 
+    It holds no `@`, which begins an alias where MLflow reads `models:/NAME/VERSION`.
+
     Args:
         parts: model, target, workload, budget; people read them.
         compared: what else must be equal for one loss to be better than another: weights, test data, metric.
     """
+    return former_name(parts, compared).replace("@", "-")
+
+
+def former_name(parts: Sequence[str], compared: Sequence[str]) -> str:
+    """The name under which winners were registered when `@` was left in it."""
     digest = hashlib.sha256("\n".join([*parts, *compared]).encode()).hexdigest()[:8]
     words = [re.sub(r"[^A-Za-z0-9_.=,@-]+", "-", part).strip("-.") for part in parts]
     return f"{'_'.join(word for word in words if word)[:_LONGEST_NAME]}_{digest}"
@@ -39,10 +46,32 @@ def register(client: Any, record_id: str, run_id: str, winner: Winner) -> dict[s
         MlflowException: the registry does not do it.
         TrackingError: the alias did not come to rest.
     """
-    unless_exists(lambda: client.create_registered_model(winner.model))
+    _open_model(client, winner)
     version = among_others(lambda: _version(client, record_id, run_id, winner))
     champion = among_others(lambda: _crown(client, winner.model))
     return {"name": winner.model, "version": version, "champion": champion == version}
+
+
+def _open_model(client: Any, winner: Winner) -> None:
+    """The registered model of the winner's name, with the versions that an earlier nas registered under another."""
+    if winner.formerly not in ("", winner.model) and _is_there(client, winner.formerly):
+        unless_exists(lambda: _rename(client, winner.formerly, winner.model))
+    unless_exists(lambda: client.create_registered_model(winner.model))
+
+
+def _rename(client: Any, name: str, new_name: str) -> None:
+    """Rename a registered model with its versions and its alias, unless another client was first."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.rename_registered_model(name, new_name)
+    except MlflowException as error:
+        if error.error_code != GONE:
+            raise
+
+
+def _is_there(client: Any, name: str) -> bool:
+    return bool(client.search_registered_models(f"name = '{name}'", max_results=1))
 
 
 def _version(client: Any, record_id: str, run_id: str, winner: Winner) -> str:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from nas.tracking.record import CandidateRun, Record, SearchRun
+from nas.tracking.record import FEASIBLE, CandidateRun, Record, SearchRun
 from nas.tracking.server import every_run
 
 RECORD = "nas.record"
 FINISHED = "FINISHED"
 _LONGEST_TAG = 7900  # MLflow refuses tags above 8000 characters
-_PARENT, _NAME, _HASH = "mlflow.parentRunId", "mlflow.runName", "nas.arch_hash"
+_PARENT, _NAME, _HASH, _TYPE = "mlflow.parentRunId", "mlflow.runName", "nas.arch_hash", "mlflow.runType"
 
 
 def open_run(client: Any, experiment_id: str, record: Record) -> str:
@@ -22,6 +22,7 @@ def open_run(client: Any, experiment_id: str, record: Record) -> str:
         return str(usable[0].info.run_id)
     tags = {
         **_identity(record.run),
+        **{key: value[:_LONGEST_TAG] for key, value in record.run.tags.items()},
         RECORD: record.id,
         "mlflow.note.content": record.run.note[:_LONGEST_TAG],
         _NAME: f"search · {record.run.model} · {record.run.target} · {record.run.budget}",
@@ -88,6 +89,7 @@ def _log_candidate(
 ) -> None:
     tags = {
         _PARENT: parent,
+        _TYPE: "evaluation",  # MLflow's page unfolds what such runs belong to
         _NAME: candidate.name,
         **_identity(record.run),
         _HASH: candidate.digest,
@@ -99,7 +101,7 @@ def _log_candidate(
     }
     if run_id is None:
         run_id = client.create_run(experiment_id, start_time=record.created_ms, tags=tags).info.run_id
-    metrics = {**candidate.metrics, "feasible": float(candidate.feasible)}
+    metrics = {**candidate.metrics, FEASIBLE: float(candidate.feasible)}
     _log_values(client, run_id, candidate.params, metrics, record.created_ms)
     client.set_terminated(run_id)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from nas.tracking.address import artifact_location
 
-EXISTS, _UNKNOWN = "RESOURCE_ALREADY_EXISTS", "INTERNAL_ERROR"
+EXISTS, GONE, _UNKNOWN = "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "INTERNAL_ERROR"
 _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)  # s
 _T = TypeVar("_T")
 FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # finds out if anybody answers

@@ -31,11 +31,11 @@ def search_arguments(folder: Path, out: Path, *more: str) -> list[str]:
 
 
 def finished(out: Path) -> int:
-    """How many trials of the study in `out` are complete; 0 while its database is being made."""
+    """How many trials of the study in `out` were judged; 0 while its database is being made."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         name = optuna.get_all_study_names(f"sqlite:///{out}/study.db")[0]
         trials = optuna.load_study(study_name=name, storage=f"sqlite:///{out}/study.db").get_trials(deepcopy=False)
     except Exception:
         return 0
-    return sum(trial.state.name == "COMPLETE" for trial in trials)
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials)

@@ -8,8 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 from small_search import NAS, finished, make, search_arguments
 
 from nas.result_folder import alone_in
@@ -155,7 +159,7 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     assert "predicted, not certified" in winner["verdict"]
     assert winner["quality"]["split"] == "test"
     assert document["target"]["measured"] is False
-    assert document["mlflow"]["run_id"]
+    compares_without_gaps(document)
     for name in (
         "model.onnx",
         "model.tensorrt.onnx",
@@ -185,6 +189,39 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     again = nas(*search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x"))
     assert again.returncode == 2
     assert "holds another search" in again.stderr
+
+
+def compares_without_gaps(document: dict[str, Any]) -> None:
+    """In MLflow the search and all its candidates have the same parameters and metrics; the winner's are the search's.
+
+    Its registered version loads by its name and number, and predicts what its folder's model computes.
+    """
+    logged, registered = document["mlflow"], document["mlflow"]["registered_model"]
+    client = MlflowClient(logged["tracking_uri"], registry_uri=logged["tracking_uri"])
+    search = client.get_run(logged["run_id"])
+    condition = f"tags.mlflow.parentRunId = '{logged['run_id']}'"
+    runs = [search, *client.search_runs([search.info.experiment_id], condition)]
+    assert len(runs) > 10
+    assert len({frozenset(run.data.metrics) for run in runs}) == len({frozenset(run.data.params) for run in runs}) == 1
+    wanted = {
+        "kl",
+        "accuracy",
+        "loss",
+        "latency.p50_ms",
+        "latency.p90_ms",
+        "latency.measured",
+        "parameters",
+        "feasible",
+    }
+    assert wanted <= search.data.metrics.keys()
+    (winner,) = (run for run in runs if run.data.tags["mlflow.runName"] == "winner")
+    assert winner.data.metrics == search.data.metrics
+    assert search.data.metrics["parameters"] == document["winner"]["parameters"]
+    assert float(search.data.tags["nas.test.kl"]) == pytest.approx(document["winner"]["quality"]["value"], rel=1e-4)
+    mlflow.set_registry_uri(logged["tracking_uri"])
+    mlflow.set_tracking_uri(logged["tracking_uri"])
+    model = mlflow.pyfunc.load_model(f"models:/{registered['name']}/{registered['version']}")
+    assert model.predict(np.zeros((2, 12, 12, 3), dtype=np.uint8)).shape == (2, 2)
 
 
 def test_a_published_method_in_place_of_the_search(tiny: Path, tmp_path: Path) -> None:

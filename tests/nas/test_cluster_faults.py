@@ -217,6 +217,8 @@ def told_in(folder: Path) -> int:
 
     try:
         with sqlite3.connect(f"file:{folder}/study.db?mode=ro", uri=True, timeout=1) as database:
-            return int(database.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
+            return int(
+                database.execute("select count(*) from trials where state in ('COMPLETE', 'PRUNED')").fetchone()[0]
+            )
     except sqlite3.Error:
         return 0

@@ -1,5 +1,6 @@
 """What a result folder is given: the files of the phases that its model has."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,15 +8,20 @@ from typing import Any
 import pytest
 from families import build
 
+from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
+from nas.budget import Budget
 from nas.certificate import sha256
-from nas.delivery import _export
+from nas.delivery import Delivery, _export, _pictures
 from nas.export.form import Form
 from nas.export.onnx_export import workload_inputs
 from nas.finalists import Finals
+from nas.quality import Quality
+from nas.request import SearchRequest
+from nas.search import Candidate, SearchOutcome
 from nas.shape import shape_of
 from pruning.anatomy import read_anatomy
-from search_spaces import Architecture, Reduction, Schedule
+from search_spaces import Architecture, Kind, Reduction, Schedule, Unit
 
 SCHEDULE = Schedule.parse("1=0.5,3=0.25", Reduction())
 PROMPT, STEP = Workload.parse("prefill:batch=1,seq=60"), Workload.parse("decode:batch=1,past=60")
@@ -101,3 +107,39 @@ def test_where_a_target_is_far_away_this_machine_compares_prompts_with_room_for_
     elif family == "llava":
         assert len(given["pixel_values"]) == 1
         assert images == subject.shape.droppable <= small.sequence - 2
+
+
+class Corrected:
+    """A latency model whose milliseconds are twice those that candidates were found with; the parent was measured."""
+
+    measured, label = True, "measured on this machine"
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        ms = 20.0 - 4 * len(architecture.dropped)
+        return Prediction(ms, ms, ms, percentile, exact=not architecture.dropped)
+
+
+def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
+    """Parent, candidates and a budget that is a fraction, in those of the latency model as it is in the end."""
+    architectures = [Architecture(4, frozenset(Unit(layer, Kind.MLP) for layer in range(count))) for count in range(4)]
+    qualities = [Quality("kl", 0.1 * count, False, "validation", 0.1 * count) for count in range(4)]
+    found = [
+        Candidate(architecture, quality, 10.0 - 2 * count, "x", count)
+        for count, (architecture, quality) in enumerate(zip(architectures, qualities, strict=True))
+    ]
+    outcome = SearchOutcome(found[0], (found[3],), tuple(found), {"cosine-joint": found[2]}, 4, 1.0)
+    request, subject, host = SearchRequest("host", Budget.parse("0.5x"), tmp_path), "model", "host"
+    delivered = Delivery(
+        request, SimpleNamespace(id=subject), SimpleNamespace(name=host), STEP, Corrected(), 31.0, outcome,
+        SimpleNamespace(), {}, 0, (),
+    )  # fmt: skip
+    _pictures(delivered)
+    drawn = json.loads((tmp_path / "candidates.json").read_text())
+    assert [point["ms"] for point in drawn["candidates"]] == [20.0, 16.0, 12.0, 8.0]
+    assert [point["measured"] for point in drawn["candidates"]] == [True, False, False, False]
+    assert [point["feasible"] for point in drawn["candidates"]] == [False, False, False, True]
+    assert {name: point["ms"] for name, point in drawn["named"].items()} == {
+        "parent": 20.0, "winner": 8.0, "cosine-joint": 12.0,
+    }  # fmt: skip
+    assert drawn["budget_ms"] == 10.0
+    assert drawn["latency_label"].startswith("p90 latency, ms (measured on this machine")

@@ -207,7 +207,7 @@ def test_a_resumed_search_repeats_nothing_and_loses_nothing(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         run_search(problem(tmp_path, first, 9.0, trials=40))
     before = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db").get_trials()
-    done = {t.user_attrs["digest"] for t in before if t.state.name == "COMPLETE"}
+    done = {t.user_attrs["digest"] for t in before if t.state.name in ("COMPLETE", "PRUNED")}
     assert 0 < len(done) < 40
     second = Landscape(2)
     outcome = run_search(problem(tmp_path, second, 9.0, trials=40))
@@ -348,13 +348,25 @@ def test_nothing_feasible_names_the_closest(tmp_path: Path) -> None:
         run_search(problem(tmp_path, Landscape(0), 0.5, trials=10))
 
 
-def test_constraints_in_the_database_say_what_the_milliseconds_say(tmp_path: Path) -> None:
-    run_search(problem(tmp_path, Landscape(4), 9.0, trials=30))
+def test_the_study_says_what_is_above_its_budget_as_optuna_and_its_dashboard_read_it(tmp_path: Path) -> None:
+    weights = {Unit(layer, kind): 2.0 if kind is Kind.BLOCK else 1.0 for layer in range(DEPTH) for kind in STRUCTURE}
+    parts = Limit("parts", 12, 9, weights)
+    run_search(problem(tmp_path, Landscape(4), 9.0, trials=30, limits=(parts,)))
     study = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db")
-    finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    assert len(finished) == 30
-    for trial in finished:
-        assert trial.constraints["latency_ms"] == pytest.approx(trial.user_attrs["predicted_ms"] - 9.0)
+    judged = [trial for trial in study.trials if trial.values is not None]
+    assert len(judged) == 30
+    for trial in judged:
+        architecture = Architecture.from_json(trial.user_attrs["architecture"])
+        left = sum(not architecture.drops(unit) for unit in UNITS)
+        over = [trial.user_attrs["predicted_ms"] - 9.0, left - 9]
+        assert [trial.constraints["latency_ms"], trial.constraints["parts"]] == pytest.approx(over)
+        assert trial.system_attrs["constraints"] == pytest.approx(over)
+        assert (trial.state.name == "COMPLETE") == (max(over) <= 0)
+    assert study.metric_names == ["loss"]
+    within = [trial for trial in judged if max(trial.constraints.values()) <= 0]
+    best = min(within, key=lambda trial: trial.value).number
+    assert min(judged, key=lambda trial: trial.value).number != best  # the parent loses nothing
+    assert study.best_trial.number == study._storage.get_best_trial(study._study_id).number == best
 
 
 def test_the_surrogate_corrects_the_sum_when_pairs_matter() -> None:

@@ -12,14 +12,24 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nas.tracking import CandidateRun, SearchRun, Winner, log_search, send_pending, tracking_uri, without_password
+from nas.tracking import (
+    CandidateRun,
+    Layout,
+    SearchRun,
+    Winner,
+    log_search,
+    send_pending,
+    tracking_uri,
+    without_password,
+)
+from nas.tracking.layout import view_path
 from nas.tracking.outbox import FILE, pending
-from nas.tracking.registry import best_version, model_name
+from nas.tracking.registry import best_version, former_name, model_name
 from search_spaces.errors import UsageError
 
 
 def candidate(number: int) -> CandidateRun:
-    metrics = {"latency_ms.predicted_p50": 10.0 + number, "quality.kl": 0.1 * number, "params_m": 1.5}
+    metrics = {"latency.p50_ms": 10.0 + number, "kl": 0.1 * number, "parameters": 1.5e6}
     return CandidateRun(
         f"trial {number:03d} · evolution", "evolution", "attn+mlp mlp", f"{number:012x}", {"depth": 2}, {"n_mlp": 2},
         metrics, number < 3, number == 1,
@@ -42,7 +52,7 @@ def run(tmp_path: Path, empty: Path) -> SearchRun:
     (tmp_path / "winner").mkdir()
     (tmp_path / "winner" / "model.onnx").write_bytes(b"graph")
     return SearchRun(
-        "python-lm", "jetson@maxn/fp16", "20ms", "**note**", {"seed": 0}, {"winner.kl": 0.2},
+        "python-lm", "jetson@maxn/fp16", "20ms", "**note**", {"seed": 0}, {"kl": 0.2},
         [candidate(number) for number in range(5)], [tmp_path / "pareto.png"], {"winner": tmp_path / "winner"},
     )  # fmt: skip
 
@@ -320,7 +330,8 @@ def test_names_of_registered_models_are_allowed_and_never_meet() -> None:
     given = ["org/my: model", "jetson@maxn/fp16", "forward:batch=1,seq=64", "0.6x-p90"]
     name = model_name(given, ["weights", "data", "kl"])
     _validate_model_name(name)
-    assert name.startswith("org-my-model_jetson@maxn-fp16_forward-batch=1,seq=64_0.6x-p90_")
+    assert name.startswith("org-my-model_jetson-maxn-fp16_forward-batch=1,seq=64_0.6x-p90_")
+    assert former_name(given, ["weights", "data", "kl"]).replace("@", "-") == name
     others = [
         model_name(["org-my-model", *given[1:]], ["weights", "data", "kl"]),
         model_name(given, ["w", "data", "kl"]),
@@ -328,6 +339,49 @@ def test_names_of_registered_models_are_allowed_and_never_meet() -> None:
     long = [model_name(["x" * 400, *given[1:]], ["1"]), model_name(["x" * 401, *given[1:]], ["1"])]
     assert len({name, *others, *long}) == 5
     assert max(map(len, long)) < 256
+
+
+def test_what_was_registered_under_a_name_with_an_at_sign_is_compared_and_loads(run: SearchRun, tmp_path: Path) -> None:
+    uri, former, name = tracking_uri(None, tmp_path), "m_jetson@maxn_0123", "m_jetson-maxn_0123"
+    log_search(replace(run, candidates=[], winner=replace(winner(0.2), model=former)), uri, tmp_path)
+    now = replace(winner(0.3), model=name, formerly=former)
+    logged = log_search(replace(run, candidates=[], winner=now), uri, tmp_path)
+    assert logged["registered_model"] == {"name": name, "version": "2", "champion": False}
+    client = MlflowClient(uri)
+    assert client.get_model_version_by_alias(name, "champion").version in (1, "1")
+    assert [each.name for each in client.search_registered_models()] == [name]
+    better = log_search(replace(run, candidates=[], winner=replace(now, loss=0.1)), uri, tmp_path)
+    assert better["registered_model"] == {"name": name, "version": "3", "champion": True}
+    from mlflow.artifacts import download_artifacts
+
+    folder = download_artifacts(f"models:/{name}/1", dst_path=str(tmp_path), tracking_uri=uri, registry_uri=uri)
+    assert (Path(folder) / "model.onnx").read_bytes() == b"graph"
+
+
+def test_the_page_of_the_experiment_has_a_view_with_the_columns_that_were_asked_for(
+    run: SearchRun, tmp_path: Path
+) -> None:
+    """A person's own description stays; a record that was kept says how its page looks."""
+    uri, layout = tracking_uri(None, tmp_path), Layout("kl", False, ("kl", "latency.p90_ms"))
+    kept = replace(run, files=[tmp_path / "no-such.png"], layout=layout)
+    where = log_search(kept, uri, tmp_path)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(where["experiment"])
+    assert where["page"] == view_path(experiment.experiment_id)
+    key = where["page"].partition("viewStateShareKey=")[2].partition("&")[0]
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`kl`", True)
+    assert view["selectedColumns"][:2] == ["metrics.`kl`", "metrics.`latency.p90_ms`"]
+    assert experiment.tags["mlflow.experiment.primaryMetric.name"] == "kl"
+    assert where["page"][1:] in experiment.tags["mlflow.note.content"]
+    record = pending(tmp_path)
+    assert record is not None
+    assert record.run == kept
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "ours")
+    log_search(replace(run, layout=replace(layout, columns=("kl",))), uri, tmp_path)
+    tags = client.get_experiment(experiment.experiment_id).tags
+    assert tags["mlflow.note.content"] == "ours"
+    assert "latency" not in tags[f"mlflow.sharedViewState.{key}"]
 
 
 def test_equal_winners_leave_the_older_one_champion() -> None:
