@@ -18,6 +18,7 @@ from nas.figures import Point, pareto_figure, pareto_page
 from nas.latency import ParentExport
 from nas.mlflow_model import write_mlmodel
 from nas.model_card import write_card
+from nas.progress import Timed
 from nas.quality import Quality
 from nas.quality.comparison import Comparison, compare
 from nas.recording import search_run
@@ -122,13 +123,15 @@ def _export(delivery: Delivery, winner: Any) -> None:
             delivery.export.other(each, form).write_pruned(winner, path)
 
 
-def record(result: Result, delivery: Delivery) -> Result:
-    """Write the report, log to MLflow, then write `result.json` with where it was logged."""
+def record(result: Result, delivery: Delivery, progress: Timed) -> Result:
+    """Write the report, log to MLflow, then write `result.json` with where it was logged and what took how long."""
     out = delivery.request.out
-    result.save(out)
-    write_report([out], out / REPORT)
-    logged = log_search(search_run(result, delivery), tracking_uri(delivery.request.tracking_uri, out), out)
-    result = replace(result, mlflow=logged)
+    with progress.stage("writing the report"):
+        replace(result, phases=progress.phases).save(out)
+        write_report([out], out / REPORT)
+    with progress.stage("recording in MLflow"):
+        logged = log_search(search_run(result, delivery), tracking_uri(delivery.request.tracking_uri, out), out)
+    result = replace(result, mlflow=logged, phases=progress.phases)
     result.save(out)
     return result
 

@@ -18,7 +18,7 @@ from nas.certificate import Certificate, Verdict, confidence_of, judge, too_busy
 from nas.choice import WIDE, Steps, choose_winner
 from nas.device import Device, Effort, ThisMachine
 from nas.latency import ParentExport, fitting
-from nas.progress import Progress
+from nas.progress import Phases, Progress
 from nas.request import SearchRequest
 from nas.result import versions
 from nas.search import Problem, SearchOutcome, run_search
@@ -74,9 +74,19 @@ class Finals:
         return outcome, problem, self.compare_here(problem, outcome.winner.architecture)
 
     def search(self, problem: Problem) -> SearchOutcome:
-        """Run the search with its progress shown."""
-        with self.progress.stage("searching", total=problem.trials) as stage:
-            return run_search(replace(problem, on_trial=stage.advance))
+        """Run the search with its phases shown."""
+        trials, tried = problem.trials * len({*problem.front, problem.budget_ms}), 0
+        with Phases(self.progress) as phases:
+
+            def on_phase(name: str, done: float, total: float) -> None:
+                phases.at(f"searching: {name}", done, total)
+
+            def on_trial(more: int, note: str) -> None:
+                nonlocal tried
+                tried += more
+                phases.at("searching: trying candidates", tried, trials, note)
+
+            return run_search(replace(problem, on_trial=on_trial, on_phase=on_phase))
 
     def measure(self, problem: Problem, architectures: list[Architecture]) -> Profile:
         """Contenders beside the parent."""

@@ -52,14 +52,15 @@ class Predictor:
         """
         import torch
 
-        from nas.quality.embedding import embed
+        from nas.quality.embedding import DEFAULT, embed
+        from pruning.sentence_embedding import sentence_embedding
 
         inputs = self._inputs(_plain(model_input))
         with torch.inference_mode():
             output = self._model(**inputs)
             if "logits" in output:
                 return output.logits.float().numpy()
-            return embed(self._model, inputs).float().numpy()
+            return embed(self._model, inputs, sentence_embedding(self._model) or DEFAULT).float().numpy()
 
     def _inputs(self, given: Any) -> dict[str, Any]:
         """By name, as tensors."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from latency_models.workload import Phase
 from nas.export.onnx_export import file_name
+from nas.report.glossary import together
 from nas.result import Entry, Result
 
 _SIGNS = {"attn+mlp": "A M", "attn": "A ·", "mlp": "· M", "none": "· ·", "removed": "   "}
@@ -24,7 +25,9 @@ def write_card(result: Result, folder: Path, plain: bool, embedding: str = "") -
 def card(result: Result, plain: bool, embedding: str = "") -> str:
     """The text of the card."""
     winner, parent, p = result.winner, result.parent, result.percentile
-    rows = [_row("parent", parent), _row("**this model**", winner), *(_row(e.method, e) for e in result.baselines)]
+    names = together([(entry.method, entry.architecture) for entry in result.baselines])
+    baselines = [_row(names[entry.method], entry) for entry in result.baselines if entry.method in names]
+    rows = [_row("parent", parent), _row("**this model**", winner), *baselines]
     loader = 'nas.load("winner")  # parts of blocks are gone; the plain classes refuse the folder'
     if plain:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: whole blocks are gone, the rest is ordinary'

@@ -1,9 +1,12 @@
 """How long work reports on itself; the command line decides how it looks."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+_T = TypeVar("_T")
 
 
 class Stage(Protocol):
@@ -59,3 +62,65 @@ class Silent:
     def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """A stage that reports nothing."""
         yield _SilentStage()
+
+
+class Timed:
+    """Passes on what it is told, and keeps how long every stage took that is in no other: the phases of the work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._seconds, self._open = progress, dict[str, float](), 0
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by title, in the order of the first beginnings; stages of one title together."""
+        return {title: round(seconds, 1) for title, seconds in self._seconds.items()}
+
+    def message(self, text: str) -> None:
+        """Pass it on."""
+        self._progress.message(text)
+
+    @contextmanager
+    def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
+        """Pass it on, and note its seconds when it ends."""
+        began, outermost = time.monotonic(), not self._open
+        if outermost:
+            self._seconds.setdefault(title, 0.0)
+        self._open += 1
+        try:
+            with self._progress.stage(title, total) as stage:
+                yield stage
+        finally:
+            self._open -= 1
+            if outermost:
+                self._seconds[title] += time.monotonic() - began
+
+
+class Phases:
+    """Shows work that names its own phases: a stage begins when it is first spoken of, and ends with the next."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._held, self._title, self._done = progress, ExitStack(), "", 0.0
+        self._stage: Stage = _SilentStage()
+
+    def __enter__(self) -> "Phases":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._held.__exit__(kind, error, at)
+
+    def at(self, title: str, done: float, total: float, note: str = "") -> None:
+        """Say how far a phase is."""
+        if title != self._title:
+            self._held.close()
+            self._stage = self._held.enter_context(self._progress.stage(title, total))
+            self._title, self._done = title, 0.0
+        self._stage.advance(done - self._done, note)
+        self._done = done
+
+
+def told(progress: Progress, title: str, items: Sequence[_T]) -> Iterator[_T]:
+    """The items one after another, as a stage that knows how many there are."""
+    with progress.stage(title, total=len(items)) as stage:
+        for item in items:
+            yield item
+            stage.advance()

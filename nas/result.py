@@ -1,7 +1,7 @@
 """The result of a search, as other programs read it: `OUT/result.json` and what `--json` prints."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Result:
     tokens: str = ""  # the winner's schedule in words
     parent_memory: Memory | None = None
     parent_joules: float | None = None
+    phases: dict[str, float] = field(default_factory=dict)  # seconds of each, named as they were announced
 
     def to_json(self) -> dict[str, Any]:
         """The document that is written and printed."""
@@ -100,6 +101,7 @@ class Result:
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "units": [unit.to_json() for unit in self.units],
             "search": self.search,
+            "phases": self.phases,
             "mlflow": self.mlflow,
             "versions": versions(),
             "resume_command": self.resume_command,

@@ -1,8 +1,7 @@
 """A search from the request to the result folder: the road every part of the tool is a stretch of."""
 
 from dataclasses import dataclass, replace
-from math import comb
-from typing import Any
+from functools import partial
 from uuid import uuid4
 
 from latency_models.model import LatencyModel
@@ -23,7 +22,7 @@ from nas.finalists import Finals
 from nas.held_out import judge_held_out
 from nas.kit import Kit
 from nas.latency import ParentExport, default_workload, latency_model, workload_for
-from nas.progress import Progress
+from nas.progress import Phases, Progress, Timed, told
 from nas.quality import Evaluator
 from nas.quality.evaluations import Evaluations, evaluations_for
 from nas.quality.precision import choose_precision
@@ -34,7 +33,6 @@ from nas.request import SearchRequest
 from nas.result import Result
 from nas.result_folder import alone_in
 from nas.savable import savable
-from nas.schedule_words import in_words as schedule_in_words
 from nas.search import Problem
 from nas.search.limit import Limit
 from nas.search.methods import TOKEN_METHODS
@@ -46,7 +44,6 @@ from nas.token_profile import with_best_reduction
 from nas.tokens import (
     check_workload,
     default_reduction,
-    droppable,
     evaluator_with_tokens,
     snapping,
     tokens_only,
@@ -62,8 +59,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import MachineTooBusy, UsageError
 from search_spaces.servable import restrict
 from search_spaces.space import Space
-from search_spaces.tokens import THOUSAND
-from search_spaces.unit import STRUCTURE, Kind, Unit
+from search_spaces.unit import STRUCTURE, Unit
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
@@ -100,10 +96,12 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
     target = find_target(request.target)
     if target.note:
         progress.message(f"target: {target.note}")
-    subject = load_subject(request.model, request.data, request.trust_remote_code)
-    workload, space = _asked(request, subject, target)
-    _say_what_fits(request, subject, target, workload, progress)
-    evaluator = evaluator_with_tokens(subject, workload, request.tokens)
+    with progress.stage("loading the model"):
+        subject = load_subject(request.model, request.data, request.trust_remote_code)
+    workload, space = asked(request, subject, target)
+    say_what_fits(request, subject, target, workload, progress)
+    with progress.stage("reading the data"):
+        evaluator = evaluator_with_tokens(subject, workload, request.tokens)
     progress.message(f"quality: {evaluator.words}")
     scorer = scorer_of(
         subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
@@ -127,7 +125,7 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
     return Setting(request, subject, target, workload, export, device, latency, budget, space, scorer)
 
 
-def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Workload, Space]:
+def asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Workload, Space]:
     """The workload and the space of a request.
 
     Raises:
@@ -146,7 +144,7 @@ def _asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wo
     return workload, space if request.units else tokens_only(space)
 
 
-def _say_what_fits(
+def say_what_fits(
     request: SearchRequest, subject: Subject, target: Target, workload: Workload, progress: Progress
 ) -> None:
     """Where nobody asked for a workload and the usual one is longer than the model's positions."""
@@ -181,60 +179,6 @@ def _node(request: SearchRequest, target: Target) -> Carrier | None:
     return Node(names[0]) if names else None
 
 
-def plan(request: SearchRequest, progress: Progress) -> dict[str, Any]:
-    """What a search would do, without doing it (`--dry-run`); measures nothing on this machine."""
-    target = find_target(request.target)
-    subject = load_subject(request.model, request.data, request.trust_remote_code)
-    workload, space = _asked(request, subject, target)
-    _say_what_fits(request, subject, target, workload, progress)
-    document: dict[str, Any] = {
-        "schema_version": 1,
-        "model": subject.id,
-        "parameters": subject.model.num_parameters(),
-        "layout": str(subject.anatomy.layout),
-        "target": target.name,
-        "target_note": target.note,
-        "workload": str(workload),
-        "budget": request.budget.text,
-        "max_parameters": request.max_parameters and request.max_parameters.text,
-        "percentile": request.percentile,
-        "units": len(space.units),
-        "tokens": _tokens_in_words(request, subject, workload, space),
-        "architectures": 2 ** len(space.structure) * _schedules(space),
-        "method": request.method,
-        "servable": str(request.servable),
-        "trials": request.trials,
-        "batch": request.batch,
-        "executor": request.executor,
-        "out": str(request.out),
-        "parent_ms": None,
-    }
-    if not target.is_host:
-        latency = latency_model(
-            subject, target, workload, ParentExport(subject, progress, workload.phase), progress, space
-        )
-        parent = latency.predict(space.parent, request.percentile)
-        document |= {"parent_ms": round(parent.ms, 3), "latency": latency.label}
-    return document
-
-
-def _tokens_in_words(request: SearchRequest, subject: Subject, workload: Workload, space: Space) -> str:
-    if space.fixed is not None:
-        return schedule_in_words(space.fixed, *droppable(subject, workload))
-    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
-    if not steps:
-        return request.tokens
-    blocks, ratios = len({unit.layer for unit in steps}), sorted({unit.permille / THOUSAND for unit in steps})
-    return f"{request.tokens}: stages before {blocks} blocks that leave {', '.join(f'{r:g}' for r in ratios)}"
-
-
-def _schedules(space: Space) -> int:
-    """How many there are: rows of shares, one a place, that never rise."""
-    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
-    blocks, ratios = len({unit.layer for unit in steps}), len({unit.permille for unit in steps})
-    return comb(blocks + ratios, ratios)
-
-
 def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = None) -> Result:
     """The whole road; the result folder is complete when it returns.
 
@@ -245,9 +189,9 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
         MachineTooBusy: the result folder is complete, its winner is predicted.
     """
-    request = _as_begun(request)
+    request, timed = _as_begun(request), Timed(progress)
     _check_places(request)
-    setting = prepare(request, progress, carrier)
+    setting = prepare(request, timed, carrier)
     weights = sum(each.numel() * each.element_size() for each in setting.subject.model.parameters())
     scarce = check_room(request.out, weights)
     if scarce:
@@ -255,7 +199,7 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
     request.save()
     with alone_in(request.out):
         try:
-            return _searched(setting, progress)
+            return _searched(setting, timed)
         finally:
             setting.scorer.executor.close()
 
@@ -273,11 +217,11 @@ def _check_places(request: SearchRequest) -> None:
         check_storage(request.storage or sqlite_url(request.out / "study.db"))
 
 
-def _searched(setting: Setting, progress: Progress) -> Result:
+def _searched(setting: Setting, progress: Timed) -> Result:
     request, subject = setting.request, setting.subject
-    with progress.stage("analysing redundancy"):
-        redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
-        save_redundancy(redundancy, request.out, subject.id)
+    batches = told(progress, "analysing redundancy", list(subject.dataset.calibration.batches(4)))
+    redundancy = measure_redundancy(subject.model, batches, subject.anatomy)
+    save_redundancy(redundancy, request.out, subject.id)
     scorer = setting.scorer
     problem = _problem(setting, redundancy)
     progress.message(in_words(saved_ms(problem), problem.ms(problem.space.parent)))
@@ -286,16 +230,17 @@ def _searched(setting: Setting, progress: Progress) -> Result:
     if request.pareto:
         with progress.stage("judging the front on all items"):
             outcome = with_whole_front(problem, outcome)
-    with progress.stage("judging on the test split"):
-        known = known_of(subject, scorer.evaluator, "test", request.storage)
-        held_out = judge_held_out(outcome, scorer, known)
+    known = known_of(subject, scorer.evaluator, "test", request.storage)
+    with Phases(progress) as phases:
+        held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "judging on the test split"))
     delivery = Delivery(
         request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
         outcome, certificate, held_out, scorer.evaluations, worth(problem), setting.export,
         {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
-    with progress.stage("writing the result folder and MLflow"):
-        result = record(deliver(delivery), delivery)
+    with progress.stage("exporting the winner's files"):
+        result = deliver(delivery)
+    result = record(result, delivery, progress)
     if "problem" in result.mlflow:
         progress.message(result.mlflow["problem"])
     if certificate.busy:

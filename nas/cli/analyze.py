@@ -1,6 +1,6 @@
 """`nas analyze`: how redundant every attention, MLP and block is, and the tokens that flow through them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,25 +49,27 @@ def analyze(
     model: options.Model = None,
     data: options.Data = None,
     tokens: Tokens = None,
-    out: options.Out = None,
+    out: options.AnalysisOut = None,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
     """Print tables (or JSON), write redundancy.json/.png, tokens.json/.png and, for images, survivors.png."""
     from nas.cli import console
+
+    progress = console.begin("analyze")
     from nas.failures import check_folder
     from nas.figures import save_redundancy
+    from nas.progress import told
     from nas.subject import load_subject
     from pruning.redundancy import measure_redundancy
 
     if out is not None:
         check_folder(out, "--out")
-    progress = console.progress_for_stderr()
     subject = load_subject(model, data, trust_remote_code)
     if tokens is not None:
         _refuse(subject, tokens)
     batches = list(subject.dataset.calibration.batches(4))
-    redundancy = measure_redundancy(subject.model, _told(progress, "analysing redundancy", batches), subject.anatomy)
+    redundancy = measure_redundancy(subject.model, told(progress, "analysing redundancy", batches), subject.anatomy)
     redundant = _measure_tokens(subject, progress)
     folder = out or Path("nas-results") / f"{Path(subject.id).name}-analysis"
     save_redundancy(redundancy, folder, subject.id)
@@ -83,24 +85,17 @@ def analyze(
     console.emit_text("\n".join(f"numbers  {folder / name}.json" for name in written if name != "survivors"))
 
 
-def _told(progress: "Progress", title: str, batches: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The batches, with a bar."""
-    with progress.stage(title, total=len(batches)) as stage:
-        for batch in batches:
-            yield batch
-            stage.advance()
-
-
 def _measure_tokens(subject: "Subject", progress: "Progress") -> "TokenRedundancy | None":
     """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
+    from nas.progress import told
     from nas.survivors import spread
     from pruning.token_redundancy import measure_token_redundancy
     from search_spaces.errors import BadData, UnreadableModel
 
     split = spread(subject.dataset.calibration, _ITEMS)
-    told = _told(progress, "analysing tokens", list(split.batches(4)))
+    batches = told(progress, "analysing tokens", list(split.batches(4)))
     try:
-        return measure_token_redundancy(subject.model, told, subject.anatomy)
+        return measure_token_redundancy(subject.model, batches, subject.anatomy)
     except (BadData, UnreadableModel) as error:
         progress.message(f"tokens are not analysed: {error}")
         return None

@@ -33,10 +33,12 @@ def certify(
     json: options.Json = False,
 ) -> None:
     """Run the search's end once more with the device at hand, print the result."""
+    from nas.cli import console
+
+    progress = console.begin("certify")
     import shlex
 
     from latency_models.targets import find_target
-    from nas.cli import console
     from nas.cli.summary import print_summary
     from nas.remote import Account
     from nas.request import SearchRequest
@@ -48,7 +50,6 @@ def certify(
     account = None if host is None else Account(host, python, port, ssh_config)
     if account is None and not target.is_host:
         raise UsageError(f"target {target.name} cannot be measured from here; give --host user@device")
-    progress = console.progress_for_stderr()
     try:
         result = run(request, progress, account)
     except KeyboardInterrupt:

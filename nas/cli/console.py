@@ -2,22 +2,34 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from nas.cli.interruption import interruption
 from nas.progress import Progress, Stage
 from nas.uri import without_passwords
 from search_spaces.errors import NasError
 
-_SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time
+_SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time,
+_SECONDS_OF_SILENCE = 20.0  # and one after as much silence
+_TELLING = 0.1  # of the work has to be done before the pace tells of the rest
 
 
 def stderr() -> Console:
@@ -70,8 +82,16 @@ class _BarStage:
         self._bar.update(self._task, advance=amount, note=note)
 
 
+class _TimeLeft(ProgressColumn):
+    """What is left at the pace so far, as long as it says something."""
+
+    def render(self, task: Task) -> Text:
+        """Words, or nothing."""
+        return Text(time_left(task.elapsed or 0.0, task.completed, task.total))
+
+
 class BarProgress:
-    """Bars with a count, the best so far, the time gone and the time left: for a terminal."""
+    """For a terminal: bars with a count and the time left; where nobody knows how much there is, the time gone."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -82,24 +102,24 @@ class BarProgress:
 
     @contextmanager
     def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
-        """A bar that stays on the screen when the stage ends."""
-        columns = (
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
+        """A line that stays on the screen when the stage ends."""
+        name, note = TextColumn("{task.description:<28}"), TextColumn("{task.fields[note]}", markup=False)
+        columns: tuple[ProgressColumn, ...] = (SpinnerColumn(), name, TimeElapsedColumn(), note)
+        if total:
+            columns = (name, BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn(), _TimeLeft(), note)
         with Bar(*columns, console=self._console) as bar:
-            yield _BarStage(bar, bar.add_task(title, total=total, note=""))
+            yield _BarStage(bar, bar.add_task(title, total=total or None, note=""))
 
 
 class _LineStage:
+    """Tells when it begins and ends, how far it is when it advances, and that it goes on when it does not for long."""
+
     def __init__(self, title: str, total: float | None) -> None:
         self._title, self._total, self._done = title, total, 0.0
         self._began = self._told = time.monotonic()
+        self._ended = threading.Event()
+        self._say("begins")
+        threading.Thread(target=self._go_on, daemon=True).start()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         interruption.check()
@@ -107,12 +127,25 @@ class _LineStage:
         now = time.monotonic()
         if now - self._told >= _SECONDS_BETWEEN_LINES:
             self._told = now
-            of = f"/{self._total:.0f}" if self._total else ""
-            print(f"{self._title}: {self._done:.0f}{of}  {note}".rstrip(), file=sys.stderr, flush=True)
+            left = time_left(now - self._began, self._done, self._total)
+            share = f"{100 * self._done / self._total:.0f} %" if self._total else ""
+            self._say(", ".join(filter(None, (share, left, note))))
 
     def finish(self) -> None:
-        seconds = time.monotonic() - self._began
-        print(f"{self._title}: done in {seconds:.1f} s", file=sys.stderr, flush=True)
+        self._say(f"done in {time.monotonic() - self._began:.1f} s")
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def _go_on(self) -> None:
+        while not self._ended.wait(_SECONDS_OF_SILENCE):
+            now = time.monotonic()
+            if now - self._told >= _SECONDS_OF_SILENCE:
+                self._told = now
+                self._say(f"goes on, {now - self._began:.0f} s so far")
+
+    def _say(self, words: str) -> None:
+        print(f"{self._title}: {words}", file=sys.stderr, flush=True)
 
 
 class LineProgress:
@@ -126,11 +159,32 @@ class LineProgress:
     def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """A stage told in plain lines."""
         stage = _LineStage(title, total)
-        yield stage
-        stage.finish()
+        try:
+            yield stage
+            stage.finish()
+        finally:
+            stage.stop()
+
+
+def time_left(gone_s: float, done: float, total: float | None) -> str:
+    """What is left at the pace so far; nothing before a tenth is done, of which nobody knows the pace.
+
+    Where nothing ends any more, what is left grows with the time gone.
+    """
+    if not total or done < _TELLING * total or done >= total:
+        return ""
+    seconds = gone_s * (total - done) / done
+    return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
 
 
 def progress_for_stderr() -> Progress:
     """Bars on a terminal, plain lines elsewhere."""
     console = stderr()
     return BarProgress(console) if console.is_terminal else LineProgress()
+
+
+def begin(work: str) -> Progress:
+    """The progress of a verb, told at once what it is about to do: loading what it works with takes seconds."""
+    progress = progress_for_stderr()
+    progress.message(f"{work}: loading the libraries")
+    return progress

@@ -35,9 +35,11 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Print the quality of the candidate beside the parent's."""
+    from nas.cli import console
+
+    progress = console.begin("evaluate")
     import torch
 
-    from nas.cli import console
     from nas.data.documents import SPLITS
     from nas.quality.embedding import embedded_otherwise
     from nas.reference_models import find_reference
@@ -48,7 +50,6 @@ def evaluate(
 
     if split not in SPLITS:
         raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    progress = console.progress_for_stderr()
     reference = find_reference(candidate)
     place = reference.folder if reference else Path(candidate)
     model = load(place, dtype=torch.float32, trust_remote_code=trust_remote_code)

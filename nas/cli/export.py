@@ -37,7 +37,7 @@ def export(
     phase: Annotated[
         Phase, typer.Option("--phase", help="forward, or prefill and decode with a key-value cache.")
     ] = Phase.FORWARD,
-    out: options.Out = None,
+    out: options.ExportOut = None,
     engine: Annotated[bool, typer.Option("--engine", help="Build a TensorRT engine too.")] = False,
     compute_capability: Annotated[
         str | None,
@@ -48,6 +48,8 @@ def export(
 ) -> None:
     """Write model.onnx and model.tensorrt.onnx; print how far they are from the model."""
     from nas.cli import console
+
+    progress = console.begin("export")
     from nas.export.companions import carry_companions
     from nas.export.form import Form
     from nas.export.onnx_export import export_for_onnx_runtime, file_name
@@ -57,7 +59,6 @@ def export(
 
     if out is not None:
         check_folder(out, "--out")
-    progress = console.progress_for_stderr()
     loaded, name, source = _load(model, architecture, trust_remote_code)
     folder = out or Path("nas-results") / f"{name}-export"
     file = folder / file_name(phase)

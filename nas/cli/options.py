@@ -10,8 +10,9 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="PATH_OR_HUB_ID",
-        help="A Hugging Face folder, a hub id, or a shipped reference model "
-        "(python-lm, digits-vit, minilm). Default: python-lm. Only a hub id is ever fetched.",
+        help="A Hugging Face folder, a hub id, or a shipped reference model: python-lm (language), minilm (text "
+        "encoder), digits-vit (images), digits-vlm (questions about images). Default: python-lm. Only a hub id is ever "
+        "fetched.",
     ),
 ]
 Data = Annotated[
@@ -33,8 +34,9 @@ WorkloadText = Annotated[
     typer.Option(
         "--workload",
         metavar="WORKLOAD",
-        help="What the latency is a latency of: forward:batch=8,seq=128 or prefill:batch=1,seq=512. "
-        "Default: one that suits the model and the target.",
+        help="What the latency is a latency of: forward:batch=8,seq=128, all at once; of a decoder also "
+        "prefill:batch=1,seq=512, a prompt, or decode:batch=1,past=512, the next token after so many. Default: one "
+        "that suits the model and the target.",
     ),
 ]
 Percentile = Annotated[
@@ -44,6 +46,16 @@ Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same 
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The result folder. Default: nas-results/MODEL-TARGET-BUDGET."),
+]
+AnalysisOut = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="For tables and pictures. Default: nas-results/MODEL-analysis."),
+]
+ProfileOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="For profile.json. Default: nas-results/MODEL-profile.")
+]
+ExportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="For the files. Default: nas-results/MODEL-export.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 TrustRemoteCode = Annotated[

@@ -70,16 +70,18 @@ def profile(
     python: options.Python = "python3",
     port: options.Port = None,
     ssh_config: options.SshConfig = None,
-    out: options.Out = None,
+    out: options.ProfileOut = None,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
     """Print the fitted terms and their error; write profile.json."""
     if context.invoked_subcommand is not None:
         return
+    from nas.cli import console
+
+    progress = console.begin("profile")
     from latency_models.targets import find_target
     from latency_models.workload import Workload
-    from nas.cli import console
     from nas.failures import check_folder
     from nas.kit import SECONDS as KIT_SECONDS
     from nas.kit import Kit
@@ -101,7 +103,6 @@ def profile(
         )
     if out is not None:
         check_folder(out, "--out")
-    progress = console.progress_for_stderr()
     subject = load_subject(model, data, trust_remote_code)
     chosen, space = profiled(subject, found, wanted, reducing, progress)
     if account is None:
@@ -126,11 +127,13 @@ def kit(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Write the kit."""
+    from nas.cli import console
+
+    progress = console.begin("profile kit")
     import shutil
 
     from latency_models.targets import find_target
     from latency_models.workload import Workload
-    from nas.cli import console
     from nas.kit import SECONDS, Kit, check_target
     from nas.subject import load_subject
     from nas.token_profile import profiled
@@ -141,7 +144,6 @@ def kit(
         raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
     found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
-    progress = console.progress_for_stderr()
     subject = load_subject(model, data, trust_remote_code)
     chosen, space = profiled(subject, found, wanted, reducing, progress)
     made = Kit(subject, found, chosen, seconds or SECONDS, space=space)

@@ -8,6 +8,7 @@ import typer
 from nas.cli import options
 
 if TYPE_CHECKING:
+    from nas.progress import Progress
     from nas.request import SearchRequest
 
 _HELP = """Find the best version of a model that meets a latency budget on a target.
@@ -69,19 +70,25 @@ def search(
     json: options.Json = False,
 ) -> None:
     """Parse the flags into a request, run it, print the result."""
+    from search_spaces.errors import UsageError
+
+    if resume is None and (target is None or budget is None):
+        missing = "--target" if target is None else "--budget"
+        raise UsageError(f"{missing} is missing; write for example nas search --target jetson-orin --budget 20ms")
+    from nas.cli import console
+
+    progress = console.begin("search")
     from nas.budget import Budget, ParameterLimit, parse_duration
     from nas.quality.precision import check_precision
     from nas.request import SearchRequest, check_executor, parse_resources, parse_units
     from nas.vocabulary import check_method, check_tokens
-    from search_spaces.errors import UsageError
     from search_spaces.servable import parse_servable
 
     if resume is not None:
-        _run(SearchRequest.load(resume), dry_run, json)
+        _run(SearchRequest.load(resume), progress, dry_run, json)
         return
-    if target is None or budget is None:
-        missing = "--target" if target is None else "--budget"
-        raise UsageError(f"{missing} is missing; write for example nas search --target jetson-orin --budget 20ms")
+    assert target is not None
+    assert budget is not None
     from latency_models.targets import find_target
     from latency_models.workload import Workload
 
@@ -114,20 +121,22 @@ def search(
         workers=workers,
         worker_resources=None if worker_resources is None else parse_resources(worker_resources),
     )
-    _run(request, dry_run, json)
+    _run(request, progress, dry_run, json)
 
 
-def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
+def _run(request: "SearchRequest", progress: "Progress", dry_run: bool, json: bool) -> None:
     from nas.cli import console
     from nas.failures import write_failure
-    from nas.service import plan, run
     from search_spaces.errors import Interrupted, NasError, WriteFailed
 
-    progress = console.progress_for_stderr()
     if dry_run:
-        document = plan(request, progress)
-        console.emit_json(document) if json else console.emit_text(_lines(document))
+        from nas.plan import plan
+
+        found = plan(request, progress)
+        console.emit_json(found.to_json()) if json else console.emit_text(found.words)
         return
+    from nas.service import run
+
     try:
         result = run(request, progress)
     except KeyboardInterrupt:
@@ -143,10 +152,6 @@ def _run(request: "SearchRequest", dry_run: bool, json: bool) -> None:
         from nas.cli.summary import print_summary
 
         print_summary(result, request.out)
-
-
-def _lines(document: dict[str, object]) -> str:
-    return "\n".join(f"{key.replace('_', ' '):<18} {value}" for key, value in document.items())
 
 
 def _new_folder(model: str, target: str, budget: str) -> Path:

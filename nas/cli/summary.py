@@ -10,6 +10,7 @@ from nas.cli.console import emit_table, emit_text
 from nas.export.onnx_export import file_name
 from nas.quality.comparison import Comparison
 from nas.report import REPORT
+from nas.report.glossary import explained, percentile, together
 from nas.result import Entry, Result
 from nas.worth import idle
 
@@ -24,8 +25,8 @@ def print_summary(result: Result, out: Path) -> None:
     title = (
         f"{result.model['id']} on {result.target['name']} · {result.workload} · budget {result.budget_ms:.2f} ms (p{p})"
     )
-    table = Table(title=title, title_justify="left", caption=f"p{p} latency {result.target['label']}; quality on the "
-                  "test split, which the search never saw", caption_justify="left")  # fmt: skip
+    caption = f"p{p} latency {result.target['label']}; quality on the test split, which the search never saw"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     metric = winner.quality.metric
     table.add_column("")
     table.add_column(f"{metric} {'↑' if winner.quality.higher_is_better else '↓'}", justify="right")
@@ -36,20 +37,31 @@ def print_summary(result: Result, out: Path) -> None:
     for name, entry, style in _rows(result):
         table.add_row(name, *_cells(entry, list(winner.quality.others)), style=style)
     emit_table(table)
-    emit_text("\n".join(_lines(result, out)))
+    emit_text("\n".join([*_meanings(result), *_lines(result, out)]))
 
 
 def _against(comparison: Comparison) -> str:
-    low, high, items = comparison.low, comparison.high, comparison.items
+    interval = f"95 % interval {comparison.low:+.4f} to {comparison.high:+.4f}"
     return (
-        f"against     {comparison.against}: loss {comparison.difference:+.4f} [{low:+.4f}, {high:+.4f}], "
-        f"{comparison.verdict} (paired, 95 %, {items} test items)"
+        f"against     {comparison.against}: the winner's loss differs by {comparison.difference:+.4f} ({interval}), "
+        f"{comparison.verdict}; compared on {comparison.items} test items"
     )
 
 
 def _rows(result: Result) -> list[tuple[str, Entry, str]]:
-    baselines = [(entry.method, entry, "dim") for entry in result.baselines]
+    """Baselines that are the same architecture are one row with both names."""
+    names = together([(entry.method, entry.architecture) for entry in result.baselines])
+    baselines = [(names[entry.method], entry, "dim") for entry in result.baselines if entry.method in names]
     return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *baselines]
+
+
+def _meanings(result: Result) -> list[str]:
+    """A line for every word of the table and of the lines after it."""
+    quality = result.winner.quality
+    words = [quality.metric, *quality.others, *(entry.method for entry in result.baselines)]
+    words += [comparison.against for comparison in result.comparisons if comparison.against in _SHOWN]
+    meanings = {f"p{result.percentile}": percentile(result.percentile), **explained(words)}
+    return [f"{word:<22} {meaning}" for word, meaning in meanings.items()] + [""]
 
 
 def _cells(entry: Entry, others: list[str]) -> list[str]:
@@ -71,9 +83,9 @@ def _lines(result: Result, out: Path) -> list[str]:
     lines += _worth(result)
     if host is not None:
         lines.append(
-            f"here        exported file {host['winner_p50_ms']:.2f} p50 / {host['winner_p90_ms']:.2f} p90 ms, parent "
-            f"{host['parent_p50_ms']:.2f} / {host['parent_p90_ms']:.2f} ms: {host['ratio_to_parent']:.2f} x "
-            "(ONNX Runtime, this machine)"
+            f"here        ONNX Runtime on this machine: the winner's file p50 {host['winner_p50_ms']:.2f} ms, p90 "
+            f"{host['winner_p90_ms']:.2f} ms; the parent's p50 {host['parent_p50_ms']:.2f} ms, p90 "
+            f"{host['parent_p90_ms']:.2f} ms; winner over parent {host['ratio_to_parent']:.2f}, median side by side"
         )
     lines += [
         f"result      {out / 'result.json'}",
@@ -109,7 +121,7 @@ def _worth(result: Result) -> list[str]:
     best = sorted(known, key=lambda pair: -pair[1])[:_CHEAPEST]
     lines = []
     if best:
-        said = ", ".join(f"{unit.unit} {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
+        said = ", ".join(f"{unit.unit} saves {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
         lines.append(f"cheapest    {said}")
     without = idle(result.units)
     if without:

@@ -15,7 +15,7 @@ _HELP = """Search for every combination of models, targets, budgets and seeds, a
 
 Examples:
 
-  nas sweep --targets jetson-orin,raspberry-pi-5 --budgets 0.8x,0.6x --models digits-vit,minilm
+  nas sweep --targets jetson-orin,l4 --budgets 0.8x,0.6x --models digits-vit,minilm
 
   nas sweep --targets host --budgets 20ms,30ms --models ./small,./large --data texts.jsonl
 
@@ -133,11 +133,12 @@ def _run(asked: "Sweep", dry_run: bool, json: bool) -> None:
     if dry_run:
         console.emit_json(_plan(asked)) if json else _print_plan(asked)
         return
+    progress = console.begin("sweep")
     from nas.sweep.result import deliver
     from nas.sweep.run import run_sweep
 
     try:
-        result = deliver(run_sweep(asked, console.progress_for_stderr()))
+        result = deliver(run_sweep(asked, progress))
     except KeyboardInterrupt:
         raise Interrupted(asked.resume_command) from None
     if json:

@@ -1,11 +1,13 @@
 """The page's tables: rows of words."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from latency_models.measurement import Measurement
 from nas.certificate import Certificate
 from nas.report.drawing import Block, strip
+from nas.report.glossary import RUNNER_UP, together
 from nas.report.words import MISSING, energy, figure, metric, millions, ms, ratio, size
 
 Row = tuple[str, ...]
@@ -92,15 +94,26 @@ def _samples(measured: Measurement) -> str:
     return f"{len(measured.samples_ms)}{processes}, p50 {ms(measured.p50)}, p90 {ms(measured.p90)}"
 
 
-def comparison_rows(comparisons: Sequence[dict[str, Any]]) -> tuple[Row, ...]:
-    """The paired tests: against whom, the difference in loss, its interval, the p value, the verdict."""
+def comparison_rows(comparisons: Sequence[dict[str, Any]], names: dict[str, str]) -> tuple[Row, ...]:
+    """The paired tests: against whom, the difference in loss, its interval, the p value, the verdict.
+
+    Args:
+        names: of the baselines that are shown, each with those that equal it (`baseline_names`).
+    """
     return tuple(
         (
-            each["against"], f"{each['difference']:+.4f}", _interval(each["interval"]), f"{each['p_value']:.2g}",
+            names.get(each["against"], each["against"]), f"{each['difference']:+.4f}", _interval(each["interval"]),
+            f"{each['p_value']:.2g}",
             str(each["items"]), each["verdict"],
         )
         for each in comparisons
+        if each["against"] in names or each["against"] == RUNNER_UP
     )  # fmt: skip
+
+
+def baseline_names(result: dict[str, Any]) -> dict[str, str]:
+    """The baselines by name, those of one architecture together under the first of them."""
+    return together([(entry["method"], json.dumps(entry["architecture"])) for entry in result["baselines"]])
 
 
 def _interval(bounds: Sequence[float | None]) -> str:
@@ -111,7 +124,8 @@ def _interval(bounds: Sequence[float | None]) -> str:
 def entry_rows(result: dict[str, Any]) -> tuple[tuple[str, str, str, str, tuple[Block, ...]], ...]:
     """Parent, winner and baselines: quality on held-out items, predicted and measured latency, what is left."""
     named = [("parent", result["parent"]), ("winner", result["winner"])]
-    named += [(entry["method"], entry) for entry in result["baselines"]]
+    names = baseline_names(result)
+    named += [(names[entry["method"]], entry) for entry in result["baselines"] if entry["method"] in names]
     return tuple(
         (
             name,

@@ -7,8 +7,10 @@ from typing import Any
 from nas.report.command import command
 from nas.report.drawing import Block, Chart, pareto_chart, redundancy_chart, strip
 from nas.report.finished import Finished
+from nas.report.glossary import RUNNER_UP, explained, percentile
 from nas.report.tables import (
     Row,
+    baseline_names,
     beside_parent,
     certificate_rows,
     comparison_rows,
@@ -47,6 +49,7 @@ class View:
     comparisons: tuple[Row, ...]
     entries: tuple[tuple[str, str, str, str, tuple[Block, ...]], ...]
     metric: str
+    meanings: tuple[Row, ...]
     units: tuple[Row, ...]
     command: str
     resume: str
@@ -111,15 +114,25 @@ def _view(finished: Finished) -> View:
         picture=_picture(finished.pareto) if finished.candidates is None else "",
         certificate=() if certificate is None else certificate_rows(certificate),
         files=tuple((file.name, size(file.size), file.sha256, file.sha256 == measured) for file in finished.files),
-        comparisons=comparison_rows(result["comparisons"]),
+        comparisons=comparison_rows(result["comparisons"], baseline_names(result)),
         entries=entry_rows(result),
         metric=metric(winner["quality"]["metric"]),
+        meanings=_meanings(result),
         units=unit_rows(result["units"], blocks),
         command="" if finished.request is None else command(finished.request),
         resume=resume_command(finished.folder),
         versions=tuple(sorted(result["versions"].items())) + _search(result),
         overview=_overview(finished, verdict),
     )
+
+
+def _meanings(result: dict[str, Any]) -> tuple[Row, ...]:
+    """The words of the tables with what they mean."""
+    own = result["winner"]["quality"]
+    words = [own["metric"], *(key for key in own if key != "metric"), "winner", RUNNER_UP]
+    words += [*(entry["method"] for entry in result["baselines"]), "predicted", "measured", "paired"]
+    p = result["percentile"]
+    return ((f"p{p}", percentile(p)), *((metric(word), said) for word, said in explained(words).items()))
 
 
 def _asked(finished: Finished) -> str:
@@ -165,6 +178,7 @@ def _search(result: dict[str, Any]) -> tuple[Row, ...]:
         ("evaluations", str(search["evaluations"])),
         ("seconds of search", str(search["seconds"])),
         ("seed", str(search["seed"])),
+        *((f"seconds of {phase}", str(seconds)) for phase, seconds in result.get("phases", {}).items()),
     )
 
 

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nas.search.problem import Problem
+from nas.search.problem import DESCENDING, Problem
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
 from search_spaces.space import empty
@@ -34,13 +34,15 @@ class Descent:
     def run(self, budget_ms: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Down to a budget, or as far as it goes before `stop` says to."""
         current = self.problem.space.start
+        whole = self.problem.ms(current)
         while not self.problem.meets(current, budget_ms) and not stop():
             parts, steps = self._below(current)
             if not parts and not steps:
                 return
             current = self._cheapest(current, parts, steps)
             self.path.append(current)
-            self.problem.on_trial(0, f"on the way down: {self.problem.ms(current):.2f} ms")
+            gone = whole - self.problem.ms(current)
+            self.problem.on_phase(DESCENDING, min(gone, whole - budget_ms), whole - budget_ms)
 
     def first_within(self, budget_ms: float) -> Architecture | None:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""

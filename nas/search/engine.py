@@ -13,7 +13,7 @@ from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
 from nas.search.methods.schedules import exchanged, fitted, shapes
 from nas.search.outcome import Candidate, SearchOutcome, in_full, infeasible
-from nas.search.problem import Problem
+from nas.search.problem import SCORING, Problem
 from nas.search.sampler import BAND, LevelSwitchSampler
 from nas.search.solve import solve
 from search_spaces.architecture import Architecture
@@ -60,9 +60,7 @@ class Engine:
     def _explore(self, baselines: dict[str, Architecture]) -> None:
         """Each budget in turn, loosest first; what was learned at one is where the next begins."""
         problem, start = self.problem, self.problem.space.start
-        library = score_library(
-            problem, problem.rungs[0], lambda done, of: problem.on_trial(0, f"scoring units {done}/{of}")
-        )
+        library = score_library(problem, problem.rungs[0], partial(problem.on_phase, SCORING))
         descent = Descent(problem, library)
         budgets = sorted({*problem.front, problem.budget_ms}, reverse=True)
         if problem.space.fixed is not None:  # it may meet budgets that no other trial is made for
@@ -244,7 +242,8 @@ class Engine:
         best = next(iter(self.journal.feasible(self.problem.budget_ms)), None)
         if best is None:
             return "nothing feasible yet"
-        return f"best loss {best.quality.loss:.4f} at {best.predicted_ms:.2f} ms"
+        p = self.problem.percentile
+        return f"best loss so far {best.quality.loss:.4f}, p{p} {best.predicted_ms:.2f} ms"
 
 
 def one_shot(problem: Problem) -> dict[str, Architecture]:

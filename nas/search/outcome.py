@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nas.quality.quality import Quality
-from nas.search.problem import Problem
+from nas.search.problem import IN_FULL, Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import NoFeasibleCandidate
 
@@ -70,7 +70,12 @@ def in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate
     """The candidates judged on all items."""
     chosen = list(candidates)
     problem.ahead([(c.architecture, None) for c in chosen if not c.full])
-    return [c if c.full else replace(c, quality=problem.evaluate(c.architecture, None), full=True) for c in chosen]
+    judged = []
+    for done, candidate in enumerate(chosen):
+        problem.on_phase(IN_FULL, done, len(chosen))
+        quality = candidate.quality if candidate.full else problem.evaluate(candidate.architecture, None)
+        judged.append(replace(candidate, quality=quality, full=True))
+    return judged
 
 
 def infeasible(problem: Problem, candidates: Sequence[Candidate], said: str = "") -> NoFeasibleCandidate:

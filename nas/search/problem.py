@@ -17,9 +17,18 @@ Asked = tuple[Architecture, int | None]  # on the first items, or on all with No
 Evaluate = Callable[[Architecture, int | None], Quality]
 
 ENGINE = "nas"  # the method that is none of the published ones
+SCORING, DESCENDING, IN_FULL = (
+    "scoring each part alone",
+    "dropping one part after another",
+    "judging the best on all items",
+)
 
 
 def _silent(trial: int, note: str) -> None:
+    """Nobody is told."""
+
+
+def _nowhere(phase: str, done: float, total: float) -> None:
     """Nobody is told."""
 
 
@@ -57,6 +66,7 @@ class Problem:
         patience: trials without a better one, after which a budget is settled; half as many where there are more
             budgets, which learn from each other.
         on_trial: told how many trials ended since the last call, and the best so far.
+        on_phase: told, of the work before and after the trials, its name, how much of it is done and how much there is.
     """
 
     space: Space
@@ -82,6 +92,7 @@ class Problem:
     finalists: int = 4
     ahead: Callable[[Sequence[Asked]], None] = nobody_ahead
     on_trial: Callable[[int, str], None] = _silent
+    on_phase: Callable[[str, float, float], None] = _nowhere
     _ms: dict[Architecture, float] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property

@@ -149,8 +149,13 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     assert document == json.loads((out / "result.json").read_text())
     assert set(document) == {
         "schema_version", "model", "target", "workload", "percentile", "budget_ms", "parent", "winner", "pareto",
-        "baselines", "comparisons", "units", "search", "mlflow", "versions", "resume_command",
+        "baselines", "comparisons", "units", "search", "phases", "mlflow", "versions", "resume_command",
     }  # fmt: skip
+    announced = {line.partition(": done in ")[0] for line in done.stderr.splitlines() if ": done in " in line}
+    assert announced == set(document["phases"])
+    for words in ("redundancy", "searching", "exporting", "measuring", "test split", "recording"):
+        assert any(words in phase for phase in announced), words
+    assert all(seconds >= 0 for seconds in document["phases"].values())
     assert {unit["unit"].partition(".")[0] for unit in document["units"]} == {"attention", "mlp"}
     assert all(unit["saves_ms"] > 0 and unit["loss"] is not None for unit in document["units"])
     winner = document["winner"]
@@ -218,10 +223,10 @@ def compares_without_gaps(document: dict[str, Any]) -> None:
     assert winner.data.metrics == search.data.metrics
     assert search.data.metrics["parameters"] == document["winner"]["parameters"]
     assert float(search.data.tags["nas.test.kl"]) == pytest.approx(document["winner"]["quality"]["value"], rel=1e-4)
-    mlflow.set_registry_uri(logged["tracking_uri"])
-    mlflow.set_tracking_uri(logged["tracking_uri"])
-    model = mlflow.pyfunc.load_model(f"models:/{registered['name']}/{registered['version']}")
-    assert model.predict(np.zeros((2, 12, 12, 3), dtype=np.uint8)).shape == (2, 2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MLFLOW_TRACKING_URI", logged["tracking_uri"])
+        model = mlflow.pyfunc.load_model(f"models:/{registered['name']}/{registered['version']}")
+    assert model.predict(np.zeros((2, 12, 12, 3), dtype=np.uint8)).shape == (2, 5)
 
 
 def test_a_published_method_in_place_of_the_search(tiny: Path, tmp_path: Path) -> None:
@@ -276,8 +281,30 @@ def test_nothing_feasible_is_exit_code_3(tiny: Path, tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
     arguments = search_arguments(tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "20ms", "--dry-run")
     done = nas(*arguments, "--json")
-    assert json.loads(done.stdout)["architectures"] == 2**8
+    document = json.loads(done.stdout)
+    assert document["architectures"] == 2**8
+    assert sum(document["items"].values()) == 60
+    assert set(document["items"]) == {"calibration", "validation", "test"}
+    assert document["judging_seconds"] >= 0
+    assert document["memory_mib"]["states_here_at_most"] == 1024
+    assert None not in document.values()
+    said = nas(*arguments)
+    assert "None" not in said.stdout
+    assert "items              calibration " in said.stdout
+    assert "of judging candidates here" in said.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_every_verb_says_at_once_what_it_does(tmp_path: Path) -> None:
+    """Before it loads what takes seconds to load."""
+    for verb in ("search", "analyze", "evaluate", "export"):
+        more = {"search": ["--target", "host", "--budget", "0.5x"], "evaluate": ["./nowhere"]}.get(verb, [])
+        code = "import sys; sys.modules['torch'] = None; from nas.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, verb, *more], capture_output=True, text=True, timeout=120, check=False,
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert done.stderr.startswith(f"{verb}: loading the libraries\n"), done.stderr[:300]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -131,7 +131,7 @@ def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
     request, subject, host = SearchRequest("host", Budget.parse("0.5x"), tmp_path), "model", "host"
     delivered = Delivery(
         request, SimpleNamespace(id=subject), SimpleNamespace(name=host), STEP, Corrected(), 31.0, outcome,
-        SimpleNamespace(), {}, 0, (),
+        SimpleNamespace(), {}, 0, (), SimpleNamespace(),
     )  # fmt: skip
     _pictures(delivered)
     drawn = json.loads((tmp_path / "candidates.json").read_text())

@@ -18,13 +18,17 @@ from latency_models.workload import Workload
 from nas.budget import Budget, ParameterLimit
 from nas.certificate import Certificate, judge
 from nas.cli.app import app
+from nas.cli.summary import _lines, _meanings, _rows
+from nas.model_card import card
 from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
 from nas.report import CANDIDATES, REPORT, write_report
 from nas.report.command import command
 from nas.report.drawing import Chart, pareto_chart, redundancy_chart, strip
+from nas.report.glossary import explained, percentile
 from nas.request import SearchRequest
 from nas.result import Entry, Result
+from nas.search.methods import ONE_SHOT
 from nas.worth import Worth
 from search_spaces import Architecture
 from search_spaces.errors import UsageError
@@ -90,6 +94,33 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
         return out
 
     return make
+
+
+def test_baselines_that_are_equal_are_one_row_with_both_names(tmp_path: Path) -> None:
+    """On the page, in the card and on the screen; every name of a baseline and of a metric is explained."""
+    (tmp_path / "winner").mkdir()
+    found = result(certificate(tmp_path / "winner", True), "digits-vit")
+    twin, other = replace(found.baselines[0], method="cosine-joint+add-back"), entry(WINNER, 0.5, 9.0, "cosine-mlp")
+    comparisons = [replace(found.comparisons[0], against=name) for name in ("runner-up", "cosine-joint+add-back")]
+    found = replace(
+        found, baselines=(*found.baselines, twin, other), comparisons=(*found.comparisons, *comparisons),
+        mlflow={"tracking_uri": "sqlite:///x.db", "page": "/#/experiments/1"}, phases={"exporting the parent": 12.5},
+    )  # fmt: skip
+    found.save(tmp_path)
+    both = "cosine-joint, cosine-joint+add-back"
+    words = " ".join(page_of(tmp_path).words.split())
+    assert words.count(both) == 2  # in the table and in the comparisons
+    assert words.count("cosine-joint+add-back") == 2
+    assert "seconds of exporting the parent 12.5" in words
+    assert card(found, False).count("cosine-joint+add-back") == 1
+    lines = [words for words, _, _ in _rows(found)]
+    assert lines == ["parent", "winner", both, "cosine-mlp"]
+    said = "\n".join(_lines(found, tmp_path))
+    assert "http://127.0.0.1:5000/#/experiments/1" in said
+    for meanings in (words, " ".join("\n".join(_meanings(found)).split())):
+        for word in ("p90", "accuracy", "cosine-joint", "cosine-mlp", "+add-back", "runner-up"):
+            assert f"{word} {percentile(90) if word == 'p90' else explained([word])[word]}" in meanings
+    assert explained([*ONE_SHOT, "kl"]).keys() == {*ONE_SHOT, "kl"}
 
 
 def drawn() -> dict[str, Any]:

@@ -354,7 +354,8 @@ def test_what_was_registered_under_a_name_with_an_at_sign_is_compared_and_loads(
     assert better["registered_model"] == {"name": name, "version": "3", "champion": True}
     from mlflow.artifacts import download_artifacts
 
-    folder = download_artifacts(f"models:/{name}/1", dst_path=str(tmp_path), tracking_uri=uri, registry_uri=uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    folder = download_artifacts(f"models:/{name}/1", dst_path=str(tmp_path))
     assert (Path(folder) / "model.onnx").read_bytes() == b"graph"
 
 

@@ -13,7 +13,7 @@ from nas.execution.worker import Bench, Worker
 from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from nas.search.engine import Engine
-from nas.search.problem import Problem
+from nas.search.problem import SCORING, Problem
 from pruning.prefix import prefixes
 from scaling.virtual import Call, Job, Piece
 from search_spaces.architecture import Architecture
@@ -123,10 +123,9 @@ class Trace:
             self._note(self._thought())
             self._stage, self._since = stage, time.thread_time()
 
-    def told(self, amount: int, note: str) -> None:
+    def told(self, phase: str, done: float, total: float) -> None:
         """What the engine says of its progress; once all units are scored, it goes down."""
-        done, slash, of = note.removeprefix("scoring units ").partition("/")
-        if slash and done == of:
+        if phase == SCORING and done == total:
             self.mark(DOWN)
 
     def end(self) -> tuple[Call, ...]:
@@ -159,7 +158,7 @@ class Staged(Engine):
     """The engine, telling a trace in which stage it is."""
 
     def __init__(self, problem: Problem, trace: Trace) -> None:
-        super().__init__(replace(problem, on_trial=trace.told))
+        super().__init__(replace(problem, on_phase=trace.told))
         self.trace = trace
 
     def _solved(self, *arguments: Any) -> Any:

@@ -161,6 +161,8 @@ async function open(id) {
   chosen = id;
   for (const part of ["log", "artifacts", "compare", "asked"]) $(part).replaceChildren();
   for (const part of ["result", "files"]) $(part).hidden = true;
+  for (const part of ["phase", "phase-left"]) $(part).textContent = "";
+  $("phase-share").removeAttribute("value");
   $("one").hidden = false;
   show(search);
   $("one-title").focus({ preventScroll: true });
@@ -176,6 +178,7 @@ function show(search) {
   $("one-title").textContent = title(search);
   state($("one-state"), search.state);
   $("cancel").hidden = !["queued", "running"].includes(search.state);
+  $("progress").hidden = search.state !== "running";
   $("resume").hidden = !RESUMABLE.includes(search.state);
   $("one-message").textContent = search.message ?? "";
   $("one-message").hidden = !search.message;
@@ -230,9 +233,27 @@ async function* eventsOf(body) {
   }
 }
 
+// A line of the log that says how far a phase is, as nas/cli/console.py writes them.
+const PHASE = /^(.+): (?:(begins)|done in ([0-9.]+ s)|goes on, ([0-9]+ s) so far|([0-9]+) %(?:, (about [^,]+ left))?(?:, (.*))?)$/;
+
+function progress(line) {
+  const found = PHASE.exec(line);
+  if (!found) return;
+  const [, title, , done, gone, share, left, note] = found;
+  const bar = $("phase-share");
+  $("phase").textContent = title;
+  if (share === undefined && done === undefined) bar.removeAttribute("value");
+  else bar.value = done === undefined ? Number(share) : 100;
+  const said = done === undefined ? [share && `${share} %`, left, gone && `${gone} so far`, note] : [`done in ${done}`];
+  $("phase-left").textContent = said.filter(Boolean).join(" · ");
+}
+
 // Shows an event; says whether it was the last one.
 function told(event) {
-  if (event.event === "log") write(event.data.line);
+  if (event.event === "log") {
+    write(event.data.line);
+    progress(event.data.line);
+  }
   if (event.event === "state" || event.event === "end") {
     show(event.data);
     list().catch(() => {});
@@ -276,8 +297,18 @@ function showResult(result) {
   $("verdict").textContent = `${winner.verdict ?? ""}. Budget ${round(result.budget_ms)} ms on ${result.target?.name}, ${result.workload}.`;
   const head = element("tr");
   for (const name of ["", metric, `p${result.percentile}, ms`, "keeps"]) head.append(element("th", name));
-  const body = [["parent", parent], ["winner", winner], ...baselines.map((entry) => [entry.method, entry])];
+  const body = [["parent", parent], ["winner", winner], ...together(baselines)];
   $("compare").replaceChildren(head, ...body.map(([name, entry]) => compared(name, entry)));
+}
+
+// Baselines that are the same architecture are one row with all their names.
+function together(entries) {
+  const groups = new Map();
+  for (const entry of entries) {
+    const key = JSON.stringify(entry.architecture);
+    groups.set(key, [...(groups.get(key) ?? []), entry]);
+  }
+  return [...groups.values()].map((equal) => [equal.map((entry) => entry.method).join(", "), equal[0]]);
 }
 
 function compared(name, entry) {

@@ -1,0 +1,52 @@
+"""What the words in the tables mean, a line for each, and equal models as one."""
+
+from collections.abc import Hashable, Iterable, Sequence
+
+RUNNER_UP, ADD_BACK = "runner-up", "+add-back"
+_MEANINGS = {
+    "kl": "how far predictions are from the parent's: Kullback-Leibler divergence, nats a token or item; 0 is equal",
+    "next_token_kl": "how far the prediction of the next token is from the parent's, nats",
+    "label_kl": "how far the probabilities of labels are from the parent's, nats",
+    "token_kl": "how far the predicted class of each token is from the parent's, nats",
+    "relative_squared_error": "squared difference to the parent's scores over their variance; 0 is equal",
+    "embedding_fidelity": "cosine of a model's embedding to the parent's; 1 is equal",
+    "perplexity": "of the true next tokens: as unsure as between so many equally likely ones",
+    "accuracy": "share of right answers",
+    "agreement": "share of items on which a model answers as the parent does",
+    "spearman": "rank correlation with the parent; 1 is the same order",
+    "winner": "what this search chose",
+    RUNNER_UP: "the second best that this search found within the budget",
+    "cosine-joint": "one-shot baseline: attentions and MLPs dropped by cosine similarity, in one ranking",
+    "cosine-attention": "one-shot baseline: attentions only, dropped by cosine similarity",
+    "cosine-mlp": "one-shot baseline: MLPs only, dropped by cosine similarity",
+    "cosine-block": "one-shot baseline: whole blocks, dropped by cosine similarity",
+    ADD_BACK: "what still fits the budget after a baseline's ranking is put back",
+    "paired": "compared item by item on the same items; better or worse where the 95 % interval leaves out 0",
+    "predicted": "by the latency model of the target, not measured",
+    "measured": "the exported file was run on the target",
+}
+
+
+def explained(words: Iterable[str]) -> dict[str, str]:
+    """The words that have a meaning here, each once, with it; a baseline with its add-back gives two."""
+    asked = dict.fromkeys(part for word in words for part in _parts(word))
+    return {word: _MEANINGS[word] for word in asked if word in _MEANINGS}
+
+
+def percentile(p: int) -> str:
+    """What `p90` means."""
+    return f"{p} of 100 runs take at most so long"
+
+
+def together(named: Sequence[tuple[str, Hashable]]) -> dict[str, str]:
+    """Names of equal things, joined, by the first of them."""
+    groups: dict[Hashable, list[str]] = {}
+    for name, what in named:
+        groups.setdefault(what, []).append(name)
+    return {names[0]: ", ".join(names) for names in groups.values()}
+
+
+def _parts(word: str) -> list[str]:
+    if not word.endswith(ADD_BACK):
+        return [word]
+    return [word.removesuffix(ADD_BACK), ADD_BACK]

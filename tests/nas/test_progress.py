@@ -1,0 +1,131 @@
+"""What a person is told while they wait: each phase by its name when it begins, and no guess of the time left."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from nas.cli import console
+from nas.cli.console import LineProgress, time_left
+from nas.finalists import Finals
+from nas.progress import Phases, Silent, Timed, told
+
+PAGE = Path(__file__).parents[2] / "nas" / "serving" / "static" / "page.js"
+
+
+def test_a_phase_is_announced_when_it_begins_and_told_when_nothing_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_SECONDS_OF_SILENCE", 0.05)
+    with LineProgress().stage("exporting the parent"):
+        assert capsys.readouterr().err == "exporting the parent: begins\n"
+        time.sleep(0.3)
+        assert re.match(r"exporting the parent: goes on, \d+ s so far\n", capsys.readouterr().err)
+    assert re.fullmatch(r"(.*goes on.*\n)*exporting the parent: done in 0\.\d s\n", capsys.readouterr().err)
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""  # nobody speaks of what has ended
+
+
+def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="broken"), LineProgress().stage("exporting"):
+        raise ValueError("broken")
+    assert capsys.readouterr().err == "exporting: begins\n"
+
+
+@pytest.mark.parametrize(
+    ("gone", "done", "total", "said"),
+    [
+        (60.0, 5, 10, "about 60 s left"),
+        (300.0, 9, 10, "about 33 s left"),
+        (3000.0, 9, 10, "about 6 min left"),  # the last of ten takes long: what is left grows
+        (60.0, 0, 10, ""),
+        (1.0, 1, 48, ""),  # too few to know the pace
+        (60.0, 10, 10, ""),
+        (60.0, 5, None, ""),
+    ],
+)
+def test_the_time_left_follows_the_pace_or_is_not_said(
+    gone: float, done: float, total: float | None, said: str
+) -> None:
+    assert time_left(gone, done, total) == said
+
+
+def test_the_service_s_page_reads_the_lines_of_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pattern,) = re.findall(r"const PHASE = /(.*)/;", PAGE.read_text())
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.0)
+    with LineProgress().stage("searching: trying candidates", total=4) as stage:
+        time.sleep(0.01)
+        stage.advance(2, "best loss so far 0.5000, p90 19.78 ms")
+    first, second, last = (re.fullmatch(pattern, line) for line in capsys.readouterr().err.splitlines())
+    assert first is not None
+    assert second is not None
+    assert last is not None
+    assert {each[1] for each in (first, second, last)} == {"searching: trying candidates"}
+    assert first[2] == "begins"
+    assert second[5] == "50"
+    assert second[6] == "about 0 s left"
+    assert second[7] == "best loss so far 0.5000, p90 19.78 ms"
+    assert last[3].endswith(" s")
+    assert re.fullmatch(pattern, "exporting the parent: goes on, 40 s so far")[4] == "40 s"
+    assert re.fullmatch(pattern, "model: budget 20.00 ms") is None
+
+
+def test_phases_are_timed_once_whatever_is_in_them() -> None:
+    timed = Timed(Silent())
+    for _ in range(2):
+        with timed.stage("measuring"):
+            time.sleep(0.06)
+            with timed.stage("exporting"):
+                time.sleep(0.06)
+    assert list(timed.phases) == ["measuring"]
+    assert timed.phases["measuring"] >= 0.2
+    assert list(told(timed, "reading", [1, 2, 3])) == [1, 2, 3]
+    assert list(timed.phases) == ["measuring", "reading"]
+
+
+class Noted:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+    def stage(self, title: str, total: float | None = None) -> "Noted":
+        self.said.append(f"{title} of {total:g}")
+        return self
+
+    def __enter__(self) -> "Noted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.said.append("end")
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.said.append(f"+{amount:g} {note}".strip())
+
+
+def test_work_that_names_its_phases_is_shown_as_one_after_another() -> None:
+    noted = Noted()
+    with Phases(noted) as phases:
+        phases.at("scoring", 1, 3)
+        phases.at("scoring", 3, 3)
+        phases.at("trying", 4, 48, "best 0.5")
+    assert noted.said == ["scoring of 3", "+1", "+2", "end", "trying of 48", "+4 best 0.5", "end"]
+
+
+def test_a_search_says_what_it_does_before_its_trials(tmp_path: Path) -> None:
+    from test_search import Landscape, problem
+
+    noted = Noted()
+    finals = Finals(None, None, None, None, None, None, noted)
+    finals.search(problem(tmp_path, Landscape(0), 9.0, trials=20))
+    begun = [said.partition(" of ")[0] for said in noted.said if said.startswith("searching: ")]
+    assert begun == [
+        "searching: scoring each part alone", "searching: dropping one part after another",
+        "searching: trying candidates", "searching: judging the best on all items",
+    ]  # fmt: skip
