@@ -341,7 +341,9 @@ def test_names_of_registered_models_are_allowed_and_never_meet() -> None:
     assert max(map(len, long)) < 256
 
 
-def test_what_was_registered_under_a_name_with_an_at_sign_is_compared_and_loads(run: SearchRun, tmp_path: Path) -> None:
+def test_what_was_registered_under_a_name_with_an_at_sign_is_compared_and_loads(
+    run: SearchRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri, former, name = tracking_uri(None, tmp_path), "m_jetson@maxn_0123", "m_jetson-maxn_0123"
     log_search(replace(run, candidates=[], winner=replace(winner(0.2), model=former)), uri, tmp_path)
     now = replace(winner(0.3), model=name, formerly=former)
