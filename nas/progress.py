@@ -65,10 +65,10 @@ class Silent:
 
 
 class Timed:
-    """Passes on what it is told, and keeps how long every stage took that is in no other: the phases of the work."""
+    """Passes on what it is told, and keeps how long every stage took, without those in it: the phases of the work."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._seconds, self._open = progress, dict[str, float](), 0
+        self._progress, self._seconds, self._inner = progress, dict[str, float](), [0.0]
 
     @property
     def phases(self) -> dict[str, float]:
@@ -82,17 +82,16 @@ class Timed:
     @contextmanager
     def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """Pass it on, and note its seconds when it ends."""
-        began, outermost = time.monotonic(), not self._open
-        if outermost:
-            self._seconds.setdefault(title, 0.0)
-        self._open += 1
+        began = time.monotonic()
+        self._seconds.setdefault(title, 0.0)
+        self._inner.append(0.0)
         try:
             with self._progress.stage(title, total) as stage:
                 yield stage
         finally:
-            self._open -= 1
-            if outermost:
-                self._seconds[title] += time.monotonic() - began
+            seconds = time.monotonic() - began
+            self._seconds[title] += seconds - self._inner.pop()
+            self._inner[-1] += seconds
 
 
 class Phases:
