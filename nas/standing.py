@@ -159,6 +159,7 @@ def better_ones(standing: Standing, winner: Candidate) -> list[Candidate]:
         candidate
         for candidate in standing.outcome.candidates
         if loss_of(candidate) < enough
+        and candidate.architecture != problem.space.parent
         and allowed(problem, candidate.architecture)
         and problem.ms(candidate.architecture) <= standing.budget_ms
     ]

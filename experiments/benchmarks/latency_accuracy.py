@@ -2,6 +2,7 @@
 
     python experiments/benchmarks/latency_accuracy.py hat --data DIR
     python experiments/benchmarks/latency_accuracy.py synthetic
+    python experiments/benchmarks/latency_accuracy.py bursts
     python experiments/benchmarks/latency_accuracy.py datasheet
     python experiments/benchmarks/latency_accuracy.py host
     python experiments/benchmarks/latency_accuracy.py winners --folder DIR
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from latency import datasheet, hat, host, synthetic, winners
+from latency import bursts, datasheet, hat, host, synthetic, winners
 
 
 def arguments() -> argparse.Namespace:
@@ -27,6 +28,9 @@ def arguments() -> argparse.Namespace:
     known = commands.add_parser("synthetic", help="a device with known coefficients: recovery, coverage, budgets")
     known.add_argument("--devices", type=int, default=50)
     known.add_argument("--searches", type=int, default=200)
+    busy = commands.add_parser("bursts", help="searches on a synthetic device that other work keeps busy")
+    busy.add_argument("--searches", type=int, default=200)
+    busy.add_argument("--milliseconds", action="store_true", help="budgets in ms in place of fractions of the parent")
     commands.add_parser("datasheet", help="published latencies against data sheets")
     here = commands.add_parser("host", help="this machine: 60 held-out architectures of each reference model")
     here.add_argument("--seconds", type=float, default=60.0, help="of measuring, twice for each case")
@@ -47,6 +51,8 @@ def measured(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         return hat, hat.run(args.data, args.seeds)
     if args.command == "synthetic":
         return synthetic, synthetic.run(args.devices, args.searches, lambda step: print(step, file=sys.stderr))
+    if args.command == "bursts":
+        return bursts, bursts.run(args.searches, not args.milliseconds, lambda step: print(step, file=sys.stderr))
     if args.command == "host":
         return host, host.run(args.seconds, set(args.models.split(",")))
     if args.command == "winners":

@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 from test_search import Redundancy
 
+from latency_models.fit import CalibratedModel
 from latency_models.marginal import marginal
+from latency_models.measurement import Measurement
 from latency_models.model import Prediction
+from latency_models.profile import Profile, Record
+from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
+from nas.budget import Budget
+from nas.certificate import Certificate, judge
 from nas.choice import Steps, choose_winner
 from nas.quality.quality import Quality
 from nas.search import Problem, run_search
@@ -323,23 +329,29 @@ def test_a_fixed_schedule_that_meets_every_budget_of_a_front_is_the_winner() -> 
     assert run_search(problem(space, Landscape(0), 12.0, front=(12.0, 11.9))).winner.architecture == space.start
 
 
-class Certified:
-    """All that the loop asks of a certificate that is one."""
-
-    certified = True
-
-
-def test_what_is_certified_where_a_fixed_schedule_is_fast_enough_has_the_schedule() -> None:
+def test_what_is_certified_where_a_fixed_schedule_is_fast_enough_has_the_schedule(tmp_path: Path) -> None:
     """Not the parent, which meets the budget too."""
-    space, certified = Space(DEPTH, PARTS, fixed=FIXED), []
+    space, workload, certified = Space(DEPTH, PARTS, fixed=FIXED), Workload(Phase.FORWARD, 1, 64), []
+    shape = ModelShape(DEPTH, 8, 1, 1, 8, 16, False, 0, False, False, 8, (None,) * DEPTH)
 
-    def certify(_: Problem, architecture: Architecture) -> Certified:
+    def took(ms: float) -> Measurement:
+        return Measurement((ms,) * 20, workload, (10.0,) * 20)
+
+    times = {space.parent: 10.0, space.start: 5.0, space.start.drop(PARTS[0]): 4.5, space.start.drop(PARTS[1]): 4.0}
+    records = tuple(Record(architecture, took(ms)) for architecture, ms in times.items())
+    model = CalibratedModel(Profile({"device": "made"}, "digest", shape, workload, records))
+
+    def certify(_: Problem, architecture: Architecture, looks: int) -> Certificate:
         certified.append(architecture)
-        return Certified()
+        return judge(
+            target="host", on_target=True, file=Path(__file__), workload=workload, percentile=50, budget_ms=50.0,
+            predicted_ms=5.0, architecture=architecture, environment={}, versions={}, measured=(took(5.0), took(10.0)),
+        )  # fmt: skip
 
     def never(*_: object) -> None:
         raise AssertionError("nothing is left to measure")
 
-    steps = Steps(run_search, never, certify, lambda text: None)
-    outcome, _, _ = choose_winner(steps, problem(space, Landscape(0), 50.0))
+    steps = Steps(Budget.parse("50ms"), run_search, never, certify, never, never, never, lambda text: None)
+    outcome, _, certificate = choose_winner(steps, problem(space, Landscape(0), 50.0, model))
+    assert certificate.certified
     assert certified == [outcome.winner.architecture] == [space.start]
