@@ -28,10 +28,10 @@ class Progress(Protocol):
 
 @contextmanager
 def timed_stage(progress: Progress, title: str, limit_s: float | None = None) -> Iterator[Callable[[float], None]]:
-    """A stage that is told which share of it is done, from 0 to 1, and shows the time left.
+    """A stage that is told which share of it is done, from 0 to 1; the time left follows from that.
 
     Args:
-        limit_s: the most it takes, which is shown too; None where there is no limit.
+        limit_s: the most it takes, which is shown beside it; None where there is no limit.
     """
     began, done = time.monotonic(), 0.0
     with progress.stage(title, total=100) as stage:
@@ -39,9 +39,8 @@ def timed_stage(progress: Progress, title: str, limit_s: float | None = None) ->
         def on_share(share: float) -> None:
             nonlocal done
             gone = time.monotonic() - began
-            left = f"about {gone / share - gone:.0f} s left" if share > 0 else ""
-            most = f"{max(0.0, limit_s - gone):.0f} s at most" if limit_s is not None else ""
-            stage.advance(100 * (share - done), ", ".join(filter(None, (left, most))))
+            most = "" if limit_s is None else f"{max(0.0, limit_s - gone):.0f} s at most"
+            stage.advance(100 * (share - done), most)
             done = share
 
         yield on_share
