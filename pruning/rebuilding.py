@@ -15,6 +15,7 @@ from pruning.model_class import find_class
 from pruning.surgery import RECORD, apply, check_fits
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ModelError
+from search_spaces.unit import Kind, Unit
 
 PREFIX = "nas_"  # before the model type of such a folder
 
@@ -41,12 +42,22 @@ def rebuild(
     architecture = Architecture.from_json(document.pop(RECORD))
     model = _build_parent(folder, document, dtype, trust_remote_code)
     anatomy = read_anatomy(model)
-    check_fits(anatomy, architecture)
-    apply(model, anatomy, architecture)
+    left = _among_the_left(architecture)
+    lacks = anatomy.depth == left.depth  # as the first release wrote folders: the config is of the blocks that are left
+    check_fits(anatomy, left if lacks else architecture)
+    apply(model, anatomy, left if lacks else architecture, architecture)
     _fill(model, _weights(folder, files), folder)
     if (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model
+
+
+def _among_the_left(architecture: Architecture) -> Architecture:
+    """The dropped parts of the blocks that are left, counted among those."""
+    removed = architecture.removed_blocks()
+    place = {layer: at for at, layer in enumerate(x for x in range(architecture.depth) if x not in removed)}
+    parts = [unit for unit in architecture.structure.dropped if unit.kind is not Kind.BLOCK]
+    return Architecture(len(place), frozenset(Unit(place[unit.layer], unit.kind) for unit in parts))
 
 
 def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, trust_remote_code: bool) -> Any:

@@ -68,30 +68,32 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
 
 
 @torch.no_grad()
-def apply(model: Any, anatomy: Anatomy, architecture: Architecture) -> None:
+def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Architecture | None = None) -> None:
     """Drop units in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded.
 
     Args:
         model: changed.
         anatomy: of `model`.
         architecture: what to drop of it.
+        whole: of the parent, where `model` lacks the removed blocks already; recorded, and its token stages installed.
     """
     setattr(model, PARENT_CONFIG, copy.deepcopy(model.config))
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
+    whole = architecture if whole is None else whole
     if anatomy.merges_blocks:
-        architecture = architecture.merge_blocks()
-    reducing = read_reducing(model, anatomy, architecture)
+        architecture, whole = architecture.merge_blocks(), whole.merge_blocks()
+    reducing = read_reducing(model, anatomy, whole)
     removed = set(architecture.removed_blocks())
     for block in anatomy.blocks:
         if block.index not in removed:
             gone = [kind for kind in (Kind.ATTENTION, Kind.MLP) if not architecture.keeps(block.index, kind)]
             drop_parts(blocks[block.index], block, gone)
     _remove_blocks(model, anatomy, removed)
-    setattr(model.config, RECORD, architecture.to_json())
+    setattr(model.config, RECORD, whole.to_json())
     if anatomy.is_decoder:
         adapt_decoding(model, anatomy, architecture, reduces=reducing is not None)
     if reducing is not None:
-        install(model, anatomy, architecture, reducing)
+        install(model, anatomy, whole, reducing)
 
 
 def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:

@@ -282,3 +282,19 @@ def test_a_slip_in_a_folder_s_name_is_never_looked_up_at_a_hub(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="no folder here"):
         load_parent("results/winer")
+
+
+def test_a_winner_of_the_first_release_is_read() -> None:
+    """Its config was of the blocks that were left; the logits are those that the first release computed."""
+    winner = load(Path(__file__).parent / "frozen" / "winner-1")
+    with torch.no_grad():
+        logits = winner(input_ids=torch.tensor([[1, 5, 9, 17, 3, 30]])).logits[0, -1, :4]
+    assert logits.tolist() == pytest.approx([0.1096, -2.4042, 0.3464, 0.1534], abs=1e-4)
+
+
+def test_a_winner_of_the_first_release_can_be_saved_again(tmp_path: Path) -> None:
+    winner = load(Path(__file__).parent / "frozen" / "winner-1")
+    save(winner, tmp_path)
+    again, ids = load(tmp_path), torch.tensor([[1, 5, 9, 17]])
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, winner(input_ids=ids).logits)
