@@ -31,6 +31,7 @@ from search_spaces.errors import ProfileMismatch
 
 CONTENDER_SECONDS = 8.0
 CONFIRM_SECONDS = 8.0
+HERE = (3.0, 20)  # seconds and rounds of a comparison on this machine that decides nothing
 LOOKS = 4  # at a winner's samples, each after as much measuring as all before it together
 LEAST_LIMIT_S = 60.0  # one measurement may take so long,
 SLOWED = 3.0  # and so many times what it takes when the machine is as it was profiled
@@ -133,7 +134,7 @@ class Finals:
         """The certificate of a target that is not at hand: a prediction, with both files measured on this machine."""
         device = ThisMachine(self.subject, self.export, self._small(), self.progress)
         file = self._exported(device, winner)
-        measured = device.compare(file, Effort(CONFIRM_SECONDS, least_samples(self.request.percentile)))
+        measured = device.compare(file, Effort(*HERE))
         return judge(
             target=self.target.name, on_target=False, file=file, workload=self.workload,
             percentile=self.request.percentile, budget_ms=problem.budget_ms, predicted_ms=problem.ms(winner),
