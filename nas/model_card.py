@@ -4,7 +4,7 @@ from pathlib import Path
 
 from latency_models.workload import Phase
 from nas.export.onnx_export import file_name
-from nas.report.glossary import together
+from nas.report.glossary import together, with_items
 from nas.result import Entry, Result
 
 _SIGNS = {"attn+mlp": "A M", "attn": "A ·", "mlp": "· M", "none": "· ·", "removed": "   "}
@@ -26,7 +26,9 @@ def card(result: Result, plain: bool, embedding: str = "") -> str:
     """The text of the card."""
     winner, parent, p = result.winner, result.parent, result.percentile
     names = together([(entry.method, entry.architecture) for entry in result.baselines])
-    baselines = [_row(names[entry.method], entry) for entry in result.baselines if entry.method in names]
+    shown = [entry for entry in result.baselines if entry.method in names]
+    every = winner.quality.items
+    baselines = [_row(with_items(names[entry.method], entry.quality.items, every), entry) for entry in shown]
     rows = [_row("parent", parent), _row("**this model**", winner), *baselines]
     loader = 'nas.load("winner")  # parts of blocks are gone; the plain classes refuse the folder'
     if plain:

@@ -10,7 +10,7 @@ from nas.cli.console import emit_table, emit_text
 from nas.export.onnx_export import file_name
 from nas.quality.comparison import Comparison
 from nas.report import REPORT
-from nas.report.glossary import explained, percentile, together
+from nas.report.glossary import explained, percentile, together, with_items
 from nas.result import Entry, Result
 from nas.worth import idle
 
@@ -51,7 +51,9 @@ def _against(comparison: Comparison) -> str:
 def _rows(result: Result) -> list[tuple[str, Entry, str]]:
     """Baselines that are the same architecture are one row with both names."""
     names = together([(entry.method, entry.architecture) for entry in result.baselines])
-    baselines = [(names[entry.method], entry, "dim") for entry in result.baselines if entry.method in names]
+    every = result.winner.quality.items
+    shown = [(with_items(names[e.method], e.quality.items, every), e) for e in result.baselines if e.method in names]
+    baselines = [(name, entry, "dim") for name, entry in shown]
     return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *baselines]
 
 

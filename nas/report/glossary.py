@@ -38,6 +38,11 @@ def percentile(p: int) -> str:
     return f"{p} of 100 runs take at most so long"
 
 
+def with_items(name: str, items: int, every: int) -> str:
+    """The name of a row, with the number of test items it rests on where that is not all of them."""
+    return name if items >= every else f"{name} (first {items} of {every} items)"
+
+
 def together(named: Sequence[tuple[str, Hashable]]) -> dict[str, str]:
     """Names of equal things, joined, by the first of them."""
     groups: dict[Hashable, list[str]] = {}

@@ -7,7 +7,7 @@ from typing import Any
 from latency_models.measurement import Measurement
 from nas.certificate import Certificate
 from nas.report.drawing import Block, strip
-from nas.report.glossary import RUNNER_UP, together
+from nas.report.glossary import RUNNER_UP, together, with_items
 from nas.report.words import MISSING, energy, figure, metric, millions, ms, ratio, size
 
 Row = tuple[str, ...]
@@ -126,9 +126,10 @@ def entry_rows(result: dict[str, Any]) -> tuple[tuple[str, str, str, str, tuple[
     named = [("parent", result["parent"]), ("winner", result["winner"])]
     names = baseline_names(result)
     named += [(names[entry["method"]], entry) for entry in result["baselines"] if entry["method"] in names]
+    every = result["winner"]["quality"]["items"]
     return tuple(
         (
-            name,
+            with_items(name, entry["quality"]["items"], every),
             figure(entry["quality"]["value"]),
             ms(entry["predicted_ms"]),
             ms(entry["measured_ms"]),

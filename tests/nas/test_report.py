@@ -25,7 +25,7 @@ from nas.quality.quality import Quality
 from nas.report import CANDIDATES, REPORT, write_report
 from nas.report.command import command
 from nas.report.drawing import Chart, pareto_chart, redundancy_chart, strip
-from nas.report.glossary import explained, percentile
+from nas.report.glossary import explained, percentile, with_items
 from nas.request import SearchRequest
 from nas.result import Entry, Result
 from nas.search.methods import ONE_SHOT
@@ -358,3 +358,8 @@ def test_the_command_asks_for_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     done = CliRunner().invoke(app, [*shlex.split(text)[1:], "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert asked == [replace(request, storage=None, tracking_uri=None)]
+
+
+def test_a_row_that_rests_on_fewer_items_says_so() -> None:
+    assert with_items("cosine-mlp", 8, 32) == "cosine-mlp (first 8 of 32 items)"
+    assert with_items("cosine-mlp", 32, 32) == "cosine-mlp"
