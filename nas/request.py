@@ -100,7 +100,7 @@ class SearchRequest:
             document["data"] = document["data"] and Path(document["data"])
             return cls(**{**document, "out": folder})
         except FileNotFoundError:
-            raise UsageError(f"{folder} holds no {FILE}; --resume takes the result folder of a search") from None
+            raise UsageError(f"{folder} holds no {FILE}; give the result folder of a search") from None
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path} is not a search request ({error}); start the search again") from None
 

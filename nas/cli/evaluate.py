@@ -41,6 +41,7 @@ def evaluate(
     import torch
 
     from nas.data.documents import SPLITS
+    from nas.quality.comparable import check_comparable
     from nas.quality.embedding import embedded_otherwise
     from nas.reference_models import find_reference
     from nas.subject import load_subject
@@ -56,6 +57,7 @@ def evaluate(
     subject = load_subject(parent, data, trust_remote_code)
     with progress.stage("evaluating"):
         evaluator = evaluator_of_candidate(subject, model, Path(candidate))
+        check_comparable(model, subject.model, evaluator, split)
         progress.message(f"quality: {evaluator.words}")
         difference = embedded_otherwise(model, subject.model)
         if difference:

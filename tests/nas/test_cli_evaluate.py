@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 from test_certificate import certificate
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from typer.testing import CliRunner
 
 from latency_models.workload import Workload
@@ -21,8 +30,9 @@ from nas.subject import load_subject
 from pruning.checkpoint import save
 from pruning.surgery import prune
 from search_spaces import Architecture, Kind, Positions, Reduction, Schedule, Scorer, Unit
-from search_spaces.errors import MeasurementError
+from search_spaces.errors import MeasurementError, ModelError
 
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 PROMPT = Workload.parse("prefill:batch=1,seq=48")
 
 
@@ -78,3 +88,24 @@ def test_without_its_certificate_nobody_knows_how_long_prompts_are(saved: Simple
     done = evaluate(saved, tmp_path / "winner")
     assert isinstance(done.exception, MeasurementError)
     assert "certificate.json" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (lambda: ViTForImageClassification(ViTConfig(**_SIZES, image_size=12, patch_size=4)), "takes pixel_values"),
+        (lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, vocab_size=96)), "has 96 tokens in its vocabulary"),
+        (lambda: BertModel(BertConfig(**_SIZES, vocab_size=4096)), "gives no logits"),
+        (lambda: BertForMaskedLM(BertConfig(**_SIZES, vocab_size=4096, max_position_embeddings=16)), "does not read"),
+        (lambda: BertForSequenceClassification(BertConfig(**_SIZES, vocab_size=4096)), "gives (1, 2) for an item"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_in_one_line(saved: SimpleNamespace, tmp_path: Path, other, says) -> None:
+    """Not compared by what happens to fit, and not ended by what its layers say to inputs that they do not take."""
+    save(other(), tmp_path / "other")
+    done = evaluate(saved, tmp_path / "other")
+    assert isinstance(done.exception, ModelError), done.exception
+    message = str(done.exception)
+    assert says in message
+    assert "--parent" in message
+    assert "\n" not in message
