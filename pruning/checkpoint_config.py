@@ -26,7 +26,11 @@ def read_document(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ModelError(f"{path.parent} has no config.json; give a Hugging Face folder") from None
+        other = next((file.name for file in sorted(folder.glob("*.gguf"))), None)
+        beside = "" if other is None else f" but {other}, and GGUF files are not read"
+        raise ModelError(
+            f"{path.parent} has no config.json{beside}; give a Hugging Face folder with safetensors"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is no JSON ({error}); give an undamaged Hugging Face folder") from None
     if not isinstance(document, dict):

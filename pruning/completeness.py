@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pruning.language import language_config
 from pruning.weight_files import Header
 from search_spaces.errors import ModelError, UnusedWeights
 
@@ -49,6 +50,8 @@ def _check_left_over(source: str | Path, model: Any, left_over: list[str]) -> No
     modules, forms = dict(model.named_modules()), {_form(key) for key in model.state_dict()}
     name = type(model).__name__
     for key in left_over:
+        if _predicts_further(key, model):
+            continue
         if _NUMBER.search(key) and _form(key) in forms:
             raise ModelError(
                 f"{source} holds more blocks than its config counts (first weight: {key}); correct config.json, or "
@@ -65,6 +68,16 @@ def _check_left_over(source: str | Path, model: Any, left_over: list[str]) -> No
             UnusedWeights,
             stacklevel=2,
         )
+
+
+def _predicts_further(key: str, model: Any) -> bool:
+    """Whether a weight is of a block behind the last that predicts the token after the next one (MTP).
+
+    Configs count those apart, and models do without them unless tokens are drafted.
+    """
+    config, number = language_config(model), _NUMBER.search(key)
+    further, depth = getattr(config, "num_nextn_predict_layers", None) or 0, config.num_hidden_layers
+    return number is not None and depth <= int(number[0]) < depth + further
 
 
 def _form(key: str) -> str:

@@ -33,6 +33,7 @@ ENDS = {"moe_layer_end_index"}  # the index of the last special block; -1 for th
 # One entry for each block, under a name without the word "layer".
 ENTRIES = {
     "activation_sparsity_pattern",
+    "attention_window",
     "block_types",
     "conv_residual_weights",
     "feed_forward_residual_weights",

@@ -11,10 +11,14 @@ _FILES = {
     "quantize_config.json": "GPTQ",
     "quant_config.json": "AWQ",
     "hf_quant_config.json": "ModelOpt",
+    "quanto_qmap.json": "quanto",
 }
 _METHODS = ("quant_method", "quant_algo", "quantization_method", "format")
-_CODES = ("F8", "F4", "F6", "I8", "U8", "I16", "U16", "I32", "U32", "I4", "U4")  # dtypes, or how they begin
-_NAMES = ("weight", "weights", "weight_packed", "qweight", "blocks", "_proj")  # how the names of matrices end
+_CODES = ("F8", "F4", "F6_", "I8", "U8", "I16", "U16", "I32", "U32", "I4", "U4")  # dtypes, or how they begin
+_NAMES = (  # how the names of matrices of codes end: those of plain weights, then those of the tools' own
+    "weight", "weights", "_proj", "qweight", "weight_packed", "blocks", "._data", "_qdata", ".W_q", ".codes", ".Qidxs",
+    ".indices",
+)  # fmt: skip
 
 
 def quantisation_of(folder: Path, document: dict[str, Any], headers: dict[str, Header]) -> str | None:

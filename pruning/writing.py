@@ -87,7 +87,7 @@ def _config_differs(model: Any) -> str | None:
     try:
         with torch.device("meta"):
             twin = type(model)(type(model.config).from_dict(model.config.to_dict()))
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
         return first_line(error)
     return first_difference(model, twin)
 

@@ -19,7 +19,9 @@ from nas.data.questions import Question, read_questions, split_questions
 from nas.data.splitting import cleaned, split_documents
 from nas.data.stretches import SHARES
 from nas.data.text_file import is_folder
-from pruning.language import is_vision_language, language_config
+from nas.numbers import check_numbers
+from pruning.language import is_vision_language
+from pruning.positions import longest_sequence, trained_positions
 from pruning.sentence_embedding import sentence_embedding
 from pruning.tokenizer import encode
 from search_spaces.errors import BadData
@@ -108,7 +110,7 @@ def load_dataset(
         return _seen(model, data)
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
-    most = getattr(language_config(model), "max_position_embeddings", None) or sys.maxsize
+    most = longest_sequence(model) or trained_positions(model) or sys.maxsize
     own = sentence_embedding(model)
     if own is not None:
         most = min(most, own.max_length or tokenizer.model_max_length)
@@ -187,11 +189,15 @@ def _predicts_next(model: Any) -> bool:
     """Whether it is a causal language model: what comes later does not change what is predicted before.
 
     Tried, not read from the config: GPT-NeoX decoders say `is_decoder: false` as BERT encoders do.
+
+    Raises:
+        ModelError: it predicts no numbers.
     """
     if not model.can_generate():
         return False
     ids = torch.tensor([[1, 2, 1], [1, 2, 3]])
     one, other = model(input_ids=ids, use_cache=False).logits[:, :2]
+    check_numbers(model, {"logits": one})
     return bool((one - other).abs().max() <= 1e-4 * one.abs().max())
 
 

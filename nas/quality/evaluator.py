@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import torch
 
 from nas.data.dataset import Dataset
+from nas.numbers import check_numbers
 from nas.problem_type import ProblemType, problem_type_of
 from nas.quality.quality import Quality
 from pruning.language import is_vision_language
@@ -36,7 +37,7 @@ def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
 
     Answers for vision-language models, language modelling for causal heads, embedding fidelity for models without a
     head and for masked language models; for one row of outputs per item what the config's `problem_type` and
-    `num_labels` say, for one per token the classes of tokens.
+    `num_labels` say, and for one per token likewise.
 
     Raises:
         ModelError: a head of which nothing is known: any measure of it would be a guess.
@@ -49,9 +50,9 @@ def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
         return AnswerEvaluator(parent, dataset)
     if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
         return LanguageEvaluator(parent, dataset)
+    given = _given(parent, dataset)
     if parent.get_output_embeddings() is not None:  # a masked language model
         return EmbeddingEvaluator(parent, dataset)
-    given = _given(parent, dataset)
     if "logits" in given:
         return _head_evaluator(parent, dataset, given)
     if _EMBEDDINGS & given.keys():
@@ -76,7 +77,7 @@ def _head_evaluator(parent: Any, dataset: Dataset, given: dict[str, tuple[int, .
                 return ScoreEvaluator(parent, dataset)
     mask = dataset.calibration.inputs.get("attention_mask")
     if mask is not None and given["logits"] == (1, mask.shape[1], outputs):
-        return TokenLabelEvaluator(parent, dataset)
+        return TokenLabelEvaluator(parent, dataset, problem_type_of(parent.config))
     raise _unknown(parent, given)
 
 
@@ -86,6 +87,7 @@ def _given(parent: Any, dataset: Dataset) -> dict[str, tuple[int, ...]]:
 
     Raises:
         UnreadableModel: it takes other inputs.
+        ModelError: it gives no numbers.
     """
     try:
         output = parent(**next(dataset.calibration.batches(1)))
@@ -95,6 +97,7 @@ def _given(parent: Any, dataset: Dataset) -> dict[str, tuple[int, ...]]:
             f"{type(parent).__name__} does not take items one by one, as they are judged ({reason}); give a model that "
             "reads single texts or images"
         ) from error
+    check_numbers(parent, output)
     return {name: tuple(value.shape) for name, value in output.items() if isinstance(value, torch.Tensor)}
 
 

@@ -1,34 +1,80 @@
-"""Token classifiers, such as named-entity recognisers: KL of every token's classes to the parent's."""
+"""Token classifiers, such as named-entity recognisers: what the head says of every token, against the parent's."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nas.data.dataset import Dataset
+from nas.problem_type import ProblemType
 from nas.quality.distribution import StoredDistribution
+from nas.quality.labels import bernoulli_divergence
 from nas.quality.outputs import HeadOutputs
 from nas.quality.quality import Quality
+from nas.quality.ranks import rank_correlation
+from nas.quality.scores import variance_of
+
+_TOLD = {
+    ProblemType.CLASSES: ("token_kl", "KL of the classes of every token to those of the parent, in nats"),
+    ProblemType.LABELS: ("label_kl", "KL of every label's probability, token by token, to the parent's, in nats"),
+    ProblemType.SCORES: (
+        "relative_squared_error",
+        "squared difference of the tokens' scores to the parent's, over the variance of these",
+    ),
+}
 
 
 class TokenLabelEvaluator:
-    """Mean KL(parent || candidate) of the classes of a text's tokens, in nats per token; padding does not count."""
+    """The mean over a text's tokens of what tells their outputs from the parent's; padding does not count.
 
-    metric = "token_kl"
+    KL(parent || candidate) of the classes in nats; of independent labels that of each one; of scores, as a head with
+    one output gives them, the squared difference over their variance.
+    """
+
     higher_is_better = False
-    words = "KL of the classes of every token to those of the parent, in nats"
 
-    def __init__(self, parent: Any, dataset: Dataset) -> None:
-        """`parent` is kept; its distributions are computed when a split is first asked for."""
-        self.dataset, self._outputs = dataset, HeadOutputs(parent, dataset)
+    def __init__(self, parent: Any, dataset: Dataset, problem: ProblemType = ProblemType.CLASSES) -> None:
+        """`parent` is kept; its outputs are computed when a split is first asked for. `problem`: of one token."""
+        self.dataset, self._outputs, self._problem = dataset, HeadOutputs(parent, dataset), problem
+        self.metric, self.words = _TOLD[problem]
 
     @torch.inference_mode()
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
-        """KL, and the share of a text's tokens whose likeliest class is the parent's."""
+        """The loss; beside it the share of tokens (or labels) for which model and parent agree, or Spearman's rank
+        correlation of the scores of all tokens."""
         own, parent = self._outputs.pair(model, split, items, start)
-        real = self.dataset.split(split).inputs["attention_mask"][start : start + len(own)].float()
-        tokens = real.sum(-1)
-        divergence = StoredDistribution.of(parent.flatten(0, 1)).divergence(own.flatten(0, 1))
-        per_item = (divergence.reshape(real.shape) * real).sum(-1) / tokens
-        agreeing = ((own.argmax(-1) == parent.argmax(-1)) * real).sum(-1) / tokens
-        loss, others = float(per_item.mean()), {"agreement": float(agreeing.mean())}
+        real = self._real(split)[start : start + len(own)]
+        per_item = _mean(self._distance(split, own, parent), real)
+        if self._problem is ProblemType.SCORES:
+            ranks = [rank_correlation(*pair) for pair in zip(own[real].T, parent[real].T, strict=True)]
+            others = {"spearman": sum(ranks) / len(ranks)}
+        else:
+            others = {"agreement": float(_mean(self._agreeing(own, parent), real).mean())}
+        loss = float(per_item.mean())
         return Quality(self.metric, loss, False, split, max(loss, 0.0), others, len(own), tuple(per_item.tolist()))
+
+    def _real(self, split: str) -> Tensor:
+        """(items, tokens) bool: no padding."""
+        return self.dataset.split(split).inputs["attention_mask"].bool()
+
+    def _distance(self, split: str, own: Tensor, parent: Tensor) -> Tensor:
+        """(items, tokens)."""
+        match self._problem:
+            case ProblemType.LABELS:
+                return bernoulli_divergence(parent, own).mean(-1)
+            case ProblemType.SCORES:
+                every = self._outputs.of_parent(split)[self._real(split)]
+                return ((own - parent).square() / variance_of(every)).mean(-1)
+        divergence = StoredDistribution.of(parent.flatten(0, 1)).divergence(own.flatten(0, 1))
+        return divergence.reshape(own.shape[:2])
+
+    def _agreeing(self, own: Tensor, parent: Tensor) -> Tensor:
+        """(items, tokens), between 0 and 1."""
+        if self._problem is ProblemType.LABELS:
+            return ((own > 0) == (parent > 0)).float().mean(-1)
+        return (own.argmax(-1) == parent.argmax(-1)).float()
+
+
+def _mean(values: Tensor, real: Tensor) -> Tensor:
+    """(items,): over the real tokens of each."""
+    return (values * real).sum(-1) / real.sum(-1)

@@ -15,7 +15,7 @@ from nas.data.dataset import MOST_TEXTS, load_dataset
 from nas.data.documents import SPLITS, Document, read_documents
 from nas.data.images import normalise, read_class_folders
 from nas.data.splitting import split_documents, without_near_duplicates
-from search_spaces.errors import BadData
+from search_spaces.errors import BadData, ModelError
 
 WORDS = [
     "alpha",
@@ -58,6 +58,13 @@ class Words:
         padded = [row + [0] * (longest - len(row)) for row in ids]
         mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
         return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
+
+
+class ShortWords(Words):
+    """The same, of no more words than asked."""
+
+    def __call__(self, texts, max_length=None, **options):
+        return super().__call__([" ".join(text.split()[:max_length]) for text in texts])
 
 
 @settings(deadline=None)
@@ -204,6 +211,25 @@ def test_every_decoder_gets_windows_that_fit_it(family: str, tmp_path: Path) -> 
     inputs = load_dataset(build(family), Words(), tmp_path).test.inputs
     assert set(inputs) == {"input_ids"}
     assert inputs["input_ids"].shape[1] == 64  # the positions these models have
+
+
+def test_texts_are_no_longer_than_positions_that_count_from_the_padding_s(tmp_path: Path) -> None:
+    write_splits(tmp_path, words=80)
+    model = build("roberta")  # 64 rows of positions, the first of which is that of padding
+    inputs = load_dataset(model, ShortWords(), tmp_path).test.inputs
+    assert inputs["input_ids"].shape[1] == 63
+    model(**{name: tensor[:2] for name, tensor in inputs.items()})
+    with pytest.raises(BadData, match="length 64: the model reads up to 63"):
+        load_dataset(model, Words(), tmp_path, 64)
+
+
+def test_a_decoder_that_gives_no_numbers_is_not_taken_for_an_encoder(tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    model = build("llama")
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    with pytest.raises(ModelError, match="no numbers"):
+        load_dataset(model, Words(), tmp_path)
 
 
 def test_a_length_in_place_of_the_usual_one(tmp_path: Path) -> None:

@@ -78,6 +78,11 @@ HEADS = {
     "labels": (lambda: bert(num_labels=5, problem_type="multi_label_classification"), texts),
     "image labels": (lambda: vit(num_labels=5, problem_type="multi_label_classification"), images),
     "tokens": (lambda: bert("TokenClassification", num_labels=3), texts),
+    "token scores": (lambda: bert("TokenClassification", num_labels=1), texts),
+    "token labels": (
+        lambda: bert("TokenClassification", num_labels=3, problem_type="multi_label_classification"),
+        texts,
+    ),
 }
 
 
@@ -129,6 +134,34 @@ def test_classes_of_tokens_by_hand() -> None:
     per_text = [row[real].mean() for row, real in zip(divergence, mask, strict=True)]
     quality = evaluator_for(model, data).evaluate(candidate, "test")
     assert quality.metric == "token_kl"
+    assert quality.loss == pytest.approx(float(torch.stack(per_text).mean()), rel=1e-3)
+
+
+@torch.no_grad()
+def test_scores_of_tokens_by_hand() -> None:
+    """One output per token, through a softmax, is 1 whatever is pruned."""
+    model, data = HEADS["token scores"][0](), texts()
+    candidate, mask = dropped(model, 1, 3), data.test.inputs["attention_mask"].bool()
+    parent, own = (logits(m, data)[..., 0] for m in (model, candidate))
+    error = (own - parent) ** 2 / parent[mask].var(correction=0)
+    per_text = [row[real].mean() for row, real in zip(error, mask, strict=True)]
+    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    assert quality.metric == "relative_squared_error"
+    assert quality.loss == pytest.approx(float(torch.stack(per_text).mean()), rel=1e-3)
+    assert quality.loss > 0.01
+    ranks = spearmanr(own[mask], parent[mask]).statistic
+    assert quality.others == {"spearman": pytest.approx(ranks, abs=1e-6)}
+
+
+@torch.no_grad()
+def test_labels_of_tokens_by_hand() -> None:
+    model, data = HEADS["token labels"][0](), texts()
+    candidate, mask = dropped(model, 1, 3), data.test.inputs["attention_mask"].bool()
+    p, q = (torch.distributions.Bernoulli(logits=logits(m, data)) for m in (model, candidate))
+    divergence = torch.distributions.kl_divergence(p, q).mean(-1)
+    per_text = [row[real].mean() for row, real in zip(divergence, mask, strict=True)]
+    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    assert quality.metric == "label_kl"
     assert quality.loss == pytest.approx(float(torch.stack(per_text).mean()), rel=1e-3)
 
 
@@ -185,6 +218,16 @@ def test_a_head_of_which_nothing_is_known_is_refused(name: str) -> None:
         evaluator_for(make(), data())
     assert "\n" not in str(refused.value)
     assert "give a" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["SequenceClassification", "MaskedLM"])
+def test_a_parent_that_gives_no_numbers_is_refused(kind: str) -> None:
+    """Every comparison with NaN is false: any candidate would do as well as another."""
+    model = bert(kind)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.bias[0] = torch.nan
+    with pytest.raises(ModelError, match="no numbers"):
+        evaluator_for(model, texts())
 
 
 def test_a_candidate_with_other_outputs_is_refused() -> None:

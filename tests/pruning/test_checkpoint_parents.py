@@ -370,6 +370,38 @@ def test_weights_that_are_codes_tell_by_themselves(dtype: torch.dtype, llama: Pa
         load_parent(llama)
 
 
+@pytest.mark.parametrize("name", ["weight._data", "W_q", "codes", "Qidxs", "weight:_weight_qdata"])
+def test_codes_under_other_tools_names_tell_too(name: str, llama: Path) -> None:
+    own = f"model.layers.0.mlp.up_proj.{name}"
+    rewrite(llama, lambda weights: {**weights, own: torch.ones(48, 32, dtype=torch.int16)})
+    with pytest.raises(ModelError, match=rf"quantised \({own}"):
+        load_parent(llama)
+
+
+def test_double_precision_is_no_code(llama: Path) -> None:
+    rewrite(llama, lambda weights: {name: tensor.double() for name, tensor in weights.items()})
+    assert load_parent(llama).dtype is torch.float32
+
+
+def test_a_folder_of_gguf_files_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"no config\.json but model-Q4_K_M\.gguf, and GGUF files are not read"):
+        load_parent(tmp_path)
+
+
+def test_blocks_that_predict_further_are_left_out_with_a_warning(llama: Path) -> None:
+    """GLM-4.5 and its like have one behind the last block, which the config counts apart."""
+    last = "model.layers.3."
+    again = {f"model.layers.4.{name}": (32, 32) for name in ("eh_proj.weight", "mlp.up_proj.weight")}
+    rewrite(llama, lambda weights: {**weights, **{name: torch.zeros(shape) for name, shape in again.items()}})
+    with pytest.raises(ModelError, match="more blocks"):
+        load_parent(llama)
+    edit(llama, num_nextn_predict_layers=1)
+    with pytest.warns(UnusedWeights, match="2 weights that a LlamaForCausalLM does not use"):
+        model = load_parent(llama)
+    assert any(name.startswith(last) for name in model.state_dict())
+
+
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_an_adapter_is_refused(name: str, llama: Path) -> None:
     (llama / name).write_text("{}")

@@ -133,6 +133,18 @@ def test_the_config_s_words_about_blocks_move_with_them(tmp_path) -> None:
     assert len(set(sizes)) > 1
 
 
+def test_windows_of_single_blocks_move_with_them(tmp_path) -> None:
+    from transformers import LongformerConfig, LongformerModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    config = LongformerConfig(**sizes, vocab_size=96, max_position_embeddings=64, attention_window=[4, 8, 16])
+    small = prune(filled(lambda: LongformerModel(config)), Architecture(3, frozenset({Unit(1, Kind.BLOCK)})))
+    assert small.config.attention_window == [4, 16]
+    save(small, tmp_path)
+    with torch.no_grad():
+        assert close(load(tmp_path)(input_ids=IDS)[0], small(input_ids=IDS)[0])
+
+
 def test_blocks_whose_kind_follows_from_their_place_are_not_taken_out() -> None:
     from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
