@@ -23,7 +23,7 @@ from nas.request import SearchRequest
 from nas.result import versions
 from nas.search import Problem, SearchOutcome, run_search
 from nas.standing import calibrated
-from nas.steadiness import QuietWait, noise
+from nas.steadiness import WAIT_S, QuietWait, noise
 from nas.subject import Subject
 from pruning.surgery import prune
 from search_spaces.architecture import Architecture
@@ -54,7 +54,8 @@ class Finals:
     wait: QuietWait = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "wait", QuietWait(self.progress))
+        limit_s = min(WAIT_S, self.request.time_limit_s or WAIT_S)
+        object.__setattr__(self, "wait", QuietWait(self.progress, limit_s))
 
     def play(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
         """The outcome, the problem with its latency model corrected by what was measured, and the certificate.

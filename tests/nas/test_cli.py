@@ -252,16 +252,23 @@ def test_a_front_is_consistent(tiny: Path, tmp_path: Path) -> None:
     assert len({entry["quality"]["items"] for entry in front}) == 1  # all judged on everything
 
 
-def test_this_machine_certifies_or_says_what_is_closest(tiny: Path, tmp_path: Path) -> None:
-    done = nas(*search_arguments(tiny, tmp_path / "out", "--target", "host", "--budget", "0.8x", "--trials", "10"))
-    assert done.returncode in (0, 3), done.stderr
-    if done.returncode == 0:
-        certificate = json.loads((tmp_path / "out" / "winner" / "certificate.json").read_text())
-        assert certificate["verdict"] == "certified"
-        assert certificate["measured"]["winner"]["p90_ms"] <= certificate["budget_ms"]
-        assert len(certificate["measured"]["winner"]["samples"]) >= 64
-    else:
+def test_this_machine_certifies_or_says_why_not(tiny: Path, tmp_path: Path) -> None:
+    """Other tests run meanwhile, so it may end in any of the three ways; a busy machine is waited for ten seconds."""
+    asked = ("--target", "host", "--budget", "0.8x", "--trials", "10", "--time-limit", "10s")
+    done = nas(*search_arguments(tiny, tmp_path / "out", *asked))
+    assert done.returncode in (0, 1, 3), done.stderr
+    if done.returncode == 3:
         assert "closest" in done.stderr
+        return
+    certificate = json.loads((tmp_path / "out" / "winner" / "certificate.json").read_text())
+    if done.returncode == 1:
+        assert "this machine is too busy to certify" in done.stderr
+        assert certificate["verdict"] == "predicted, not certified"
+        assert json.loads((tmp_path / "out" / "result.json").read_text())["winner"]["certified"] is False
+    else:
+        assert certificate["verdict"] == "certified"
+        assert certificate["ratio_to_parent"] <= 0.8
+        assert len(certificate["measured"]["winner"]["samples"]) >= 44
 
 
 def test_nothing_feasible_is_exit_code_3(tiny: Path, tmp_path: Path) -> None:
