@@ -68,10 +68,13 @@ def _of_the_search(result: Result, delivery: "Delivery") -> dict[str, str]:
 
 
 def _layout(result: Result) -> Layout:
-    """The table of candidates: the least loss first, with what a person compares them by."""
+    """The table of candidates: the least loss first, with what a person compares them by.
+
+    Not by the metric: one that stopped early has it of fewer items, which may be easier ones.
+    """
     quality, percentile = result.winner.quality, result.percentile
-    columns = (quality.metric, *quality.others, f"latency.p{percentile}_ms", FEASIBLE, "parameters", "memory_mib")
-    return Layout(quality.metric, quality.higher_is_better, columns)
+    judged = ("loss", quality.metric, *quality.others, "items")
+    return Layout("loss", False, (*judged, f"latency.p{percentile}_ms", FEASIBLE, "parameters", "memory_mib"))
 
 
 def _comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
@@ -125,6 +128,7 @@ def _candidate_run(
         quality.metric: quality.value,
         **quality.others,
         "loss": quality.loss,
+        "items": float(quality.items),
         **_latencies(delivery, architecture),
         "parameters": float(parameters),
         **_memory(delivery, architecture, parameters),

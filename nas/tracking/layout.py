@@ -16,8 +16,10 @@ _VIEW_TAG = "mlflow.sharedViewState."
 _SHOWN_FIRST = "tags.`nas.method`"
 _WORDS = (
     "[Candidates with their metrics]({page})\n\nOne row is a candidate, or a search with the numbers of its winner; "
-    "all have the same metrics, on the validation split. `{metric}` is {better} when better; `latency.p90_ms` is "
-    "measured where `latency.measured` is 1, else predicted; `feasible` is 1 where the budget is met."
+    "all have the same metrics, on the validation split. `{metric}` is {better} when better. A candidate that was "
+    "clearly worse stopped early: its metrics are of fewer `items`, and its `loss` is what they let expect of more. "
+    "`latency.p90_ms` is measured where `latency.measured` is 1, else predicted; `feasible` is 1 where the budget is "
+    "met."
 )
 
 

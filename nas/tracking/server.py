@@ -26,8 +26,9 @@ def connect(uri: str) -> Any:
 
     from mlflow.tracking import MlflowClient
 
-    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # the import sets their levels
+    for name in ("alembic", "mlflow"):  # the import sets their levels
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

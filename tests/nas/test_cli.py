@@ -212,6 +212,7 @@ def compares_without_gaps(document: dict[str, Any]) -> None:
         "kl",
         "accuracy",
         "loss",
+        "items",
         "latency.p50_ms",
         "latency.p90_ms",
         "latency.measured",
@@ -221,6 +222,9 @@ def compares_without_gaps(document: dict[str, Any]) -> None:
     assert wanted <= search.data.metrics.keys()
     (winner,) = (run for run in runs if run.data.tags["mlflow.runName"] == "winner")
     assert winner.data.metrics == search.data.metrics
+    assert winner.data.metrics["items"] == max(run.data.metrics["items"] for run in runs)
+    view = client.get_experiment(search.info.experiment_id).tags["mlflow.sharedViewState.candidates"]
+    assert json.loads(view)["orderByKey"] == "metrics.`loss`"  # a metric may be of fewer items
     assert search.data.metrics["parameters"] == document["winner"]["parameters"]
     assert float(search.data.tags["nas.test.kl"]) == pytest.approx(document["winner"]["quality"]["value"], rel=1e-4)
     with pytest.MonkeyPatch.context() as patched:
