@@ -65,7 +65,7 @@ def read_config(source: str | Path, folder: Path, document: dict[str, Any], trus
         config = transformers.AutoConfig.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code, **settings
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # a family's own checks raise errors of many kinds
         raise ModelError(
             f"{source}: its config cannot be read ({first_line(error)}); give a Hugging Face model"
         ) from error
@@ -88,8 +88,9 @@ def use_torch_s_own(config: Any) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 letters of it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """The first line of an error's message, with the next where it only leads up to it; at most 200 letters."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
 
 
 def _kernels(document: Any) -> Iterator[tuple[str, str]]:

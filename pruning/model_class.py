@@ -35,7 +35,8 @@ def find_class(source: str | Path, config: Any, headers: dict[str, Header], trus
     Raises:
         ModelError: it names no class, and its weights fit none or several.
     """
-    names = [name for name in getattr(config, "architectures", None) or [] if isinstance(name, str)]
+    listed = getattr(config, "architectures", None)
+    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     if trust_remote_code and getattr(config, "auto_map", None):
         return _own_class(config.auto_map, names)
     found = next((known for name in names if (known := _known(name)) is not None), None)

@@ -47,18 +47,18 @@ def read_sentence_embedding(source: str | Path, trust_remote_code: bool = False)
     modules = _read(source, _MODULES)
     if modules is None:
         return None
-    general = _read(source, _MODEL) or {}
+    general = _read_settings(source, _MODEL)
     kind = general.get("model_type", "SentenceTransformer")
     if kind == "CrossEncoder":
         return None
     if kind != "SentenceTransformer":
         raise ModelError(f"{source} is a {kind} of Sentence Transformers, whose embeddings are not known; {_REPAIR}")
     _, (_, pooling), *rest = _steps(source, modules)
-    texts: dict[str, Any] = next((found for name in _TEXTS if (found := _read(source, name)) is not None), {})
+    texts = next((found for name in _TEXTS if (found := _read_settings(source, name))), {})
     if texts.get("module_output_name", "token_embeddings") != "token_embeddings":
         raise ModelError(f"{source} pools inside of its model, in a way that is not known; {_REPAIR}")
     prompt = (general.get("prompts") or {}).get(general.get("default_prompt_name")) or ""
-    pooled = _read(source, f"{pooling}/config.json") or {}
+    pooled = _read_settings(source, f"{pooling}/config.json")
     return SentenceEmbedding(
         pooling=_modes(source, pooled),
         layers=tuple(_layer(source, name, path) for name, path in rest),
@@ -102,7 +102,7 @@ def _steps(source: str | Path, modules: Any) -> list[tuple[str, str]]:
     steps = [(name, path) for name, path in _named(source, modules) if name != "Dropout"]
     names = [name for name, _ in steps]
     if names[:2] != ["Transformer", "Pooling"] or steps[0][1]:
-        told = " in ".join(steps[0]) if steps and steps[0][1] else ", ".join(names)
+        told = " in ".join(steps[0]) if steps and steps[0][1] else ", ".join(names) or "no steps"
         raise ModelError(f"{source}/{_MODULES} names {told}; a Transformer in the folder, then Pooling, go; {_REPAIR}")
     return steps
 
@@ -142,7 +142,7 @@ def _layer(source: str | Path, name: str, path: str) -> Layer:
         ModelError: it is not known, or not a step of whole vectors.
         UnsafeCheckpoint: its weights are pickled.
     """
-    config = _read(source, f"{path}/config.json") or {}
+    config = _read_settings(source, f"{path}/config.json")
     inputs = config.get("module_input_name", "sentence_embedding")
     if inputs != "sentence_embedding" or (config.get("module_output_name") or inputs) != inputs:
         raise ModelError(f"{source}/{path} works on {inputs}, not on the embedding of a text; {_REPAIR}")
@@ -198,6 +198,14 @@ def _prompt_tokens(source: str | Path, prompt: str, trust_remote_code: bool) -> 
         raise ModelError(f"{source} has a prompt and no tokenizer; put its tokenizer files beside the weights")
     ids = encode(tokenizer, prompt)
     return len(ids) - (1 if ids and ids[-1] in tokenizer.all_special_ids else 0)
+
+
+def _read_settings(source: str | Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a folder or a hub id; empty where there is none."""
+    found = _read(source, name)
+    if not isinstance(found, dict | None):
+        raise ModelError(f"{source}/{name} is no JSON object; give an undamaged folder, or {_REPAIR}")
+    return found or {}
 
 
 def _read(source: str | Path, name: str) -> Any:

@@ -30,7 +30,7 @@ class Header:
     shape: tuple[int, ...]
 
 
-def find_weights(folder: Path, named: str | None = None) -> tuple[Path, ...]:
+def find_weights(folder: Path, named: Any = None) -> tuple[Path, ...]:
     """The files that hold a model's weights: one, or the shards that an index names.
 
     Args:
@@ -41,6 +41,8 @@ def find_weights(folder: Path, named: str | None = None) -> tuple[Path, ...]:
         ModelError: there are none, or some of the named ones are not there.
         UnsafeCheckpoint: weights are pickled, or lie outside of the folder.
     """
+    if named is not None and not isinstance(named, str):
+        raise ModelError(f"{folder}: transformers_weights in its config.json is {named!r}; name a file, or take it out")
     if named is not None:
         names = read_index(folder, named) if named.endswith(".json") else (named,)
     elif (folder / WEIGHTS).exists():

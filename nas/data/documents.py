@@ -130,8 +130,7 @@ def _document(place: str, record: Any) -> Document:
     if isinstance(record, str):
         return Document(without_lone_surrogates(record))
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        found = f"; it has {', '.join(map(repr, list(record)[:5]))}" if isinstance(record, dict) else ""
-        raise BadData(f"{place}: each is an object with a text, such as {_EXAMPLE}{found}")
+        raise BadData(f"{place}: each is an object with a text, such as {_EXAMPLE}; this {_told(record)}")
     split = record.get("split") or None
     if split is not None and split not in SPLITS:
         raise BadData(f"{place}: split {split!r} is none of {', '.join(SPLITS)}; use one or leave it out")
@@ -139,3 +138,12 @@ def _document(place: str, record: Any) -> Document:
     if project is not None and not isinstance(project, str):
         raise BadData(f"{place}: project {project!r} is not a string; put quotes around the name")
     return Document(without_lone_surrogates(record["text"]), project and without_lone_surrogates(project), split)
+
+
+def _told(record: Any) -> str:
+    """What a record that is no text has in its place."""
+    if not isinstance(record, dict):
+        return f"is {str(record)[:40]!r}"
+    if "text" in record:
+        return f"has the text {str(json.dumps(record['text']))[:40]}"
+    return f"has {', '.join(map(repr, list(record)[:5])) or 'nothing'}"

@@ -13,6 +13,10 @@ _MARKS = (  # the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OTHERS = {  # how files that hold texts in another form begin
+    b"PAR1": "Parquet", b"ARROW1": "Arrow", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard",
+    b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"%PDF-": "PDF", b"SQLite format 3\0": "SQLite",
+}  # fmt: skip
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -20,24 +24,33 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, or of a UTF-16 or UTF-32 one that begins with a byte-order mark; lines end at `\\n`.
 
     Raises:
-        BadData: no ordinary file, no right to read it, another encoding, or NUL bytes.
+        BadData: no ordinary file, no right to read it, another form, another encoding, or NUL bytes.
     """
     content = read_bytes(path)
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
+        _refuse_other_form(path, content)
         wrong = f"byte 0x{content[error.start]:02X} at {error.start}"
         raise BadData(
             f"data {path} is no {encoding.removesuffix('-sig').upper()} text ({wrong}); convert it, for example: "
             "iconv -f LATIN1 -t UTF-8"
         ) from None
     if "\0" in text:
+        _refuse_other_form(path, content)
         raise BadData(
             f"data {path} holds NUL bytes (the first at {text.index(chr(0))}), so it is no text, or UTF-16 without a "
             "byte-order mark; convert it to UTF-8"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _refuse_other_form(path: Path, content: bytes) -> None:
+    """Name the form of what is no text, where it is known."""
+    form = next((form for mark, form in _OTHERS.items() if content.startswith(mark)), None)
+    if form is not None:
+        raise BadData(f"data {path} is a {form} file; unpack or convert it to .jsonl, .csv or .txt")
 
 
 def read_bytes(path: Path) -> bytes:

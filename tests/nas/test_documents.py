@@ -1,6 +1,7 @@
 """Files as the world writes them are read as the same texts, or refused in one line."""
 
 import codecs
+import gzip
 import json
 import os
 from pathlib import Path
@@ -53,7 +54,9 @@ def test_encodings_with_a_mark_and_all_line_ends(mark: bytes, encoding: str, end
         (LINES.encode("utf-16-le"), "NUL bytes|no UTF-8"),
         (b'{"text": "a"}\x00\n', "NUL bytes .the first at 13"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "no UTF-8 text"),
-        (b"PAR1\x15\x04\x15\x00\x00", "NUL bytes"),
+        (b"PAR1\x15\x04\x15\x00\x00", "is a Parquet file; unpack or convert it"),
+        (b"PK\x03\x04\x14\0", "is a zip file"),
+        (gzip.compress(b"a text"), "is a gzip file"),
         (b"", "holds no text"),
         (b"\xef\xbb\xbf", "holds no text"),
         (b"\xff\xfea", "no UTF-16 text"),
@@ -95,11 +98,13 @@ def test_a_single_object_over_several_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"content": "a", "id": 1}', "line 1: .* it has 'content', 'id'"),
+        ('{"content": "a", "id": 1}', "line 1: .* this has 'content', 'id'"),
+        ('{"text": null}', "line 1: .* this has the text null"),
+        ("{}", "line 1: .* this has nothing"),
+        ("7", "line 1: .* this is '7'"),
         ('[{"text": "a"}, 7]', "item 2"),
         ("[" * 100_000, "is an object such as"),
         ('{"text": "a", "n": ' + "1" * 5000 + "}", "line 1|item"),
-        ('{"text": null}', "line 1"),
     ],
 )
 def test_wrong_records_are_named(content: str, says: str, tmp_path: Path) -> None:

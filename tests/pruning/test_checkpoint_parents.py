@@ -370,6 +370,24 @@ def test_weights_that_are_codes_tell_by_themselves(dtype: torch.dtype, llama: Pa
         load_parent(llama)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"max_position_embeddings": None}, "config cannot be read .*'max_position_embeddings'.* expected int"),
+        ({"attention_dropout": "none"}, "config cannot be read .*attention_dropout"),
+        ({"rope_parameters": "linear"}, "config cannot be read .*rope_parameters"),
+        ({"num_key_value_heads": 0}, "cannot be loaded"),
+        ({"vocab_size": 0}, "cannot be loaded"),
+        ({"transformers_weights": 1}, "transformers_weights in its config.json is 1"),
+    ],
+)
+def test_wrong_values_in_a_config_are_one_clear_line(changes: dict[str, Any], says: str, llama: Path) -> None:
+    edit(llama, **changes)
+    with pytest.raises(ModelError, match=says) as caught:
+        load_parent(llama)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["weight._data", "W_q", "codes", "Qidxs", "weight:_weight_qdata"])
 def test_codes_under_other_tools_names_tell_too(name: str, llama: Path) -> None:
     own = f"model.layers.0.mlp.up_proj.{name}"

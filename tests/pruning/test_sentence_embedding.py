@@ -239,6 +239,17 @@ def test_other_things_that_are_refused(tmp_path: Path) -> None:
     (folder / "modules.json").write_text("{")
     with pytest.raises(ModelError, match=r"modules\.json cannot be read as JSON"):
         load_parent(folder)
+    (folder / "modules.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"modules\.json names no steps"):
+        load_parent(folder)
+
+
+@pytest.mark.parametrize("name", ["1_Pooling/config.json", "config_sentence_transformers.json"])
+def test_settings_that_are_no_object_are_refused(name: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", {})
+    (folder / name).write_text("[1]")
+    with pytest.raises(ModelError, match=f"{re.escape(name)} is no JSON object"):
+        load_parent(folder)
 
 
 LINEAR = {"linear.weight": torch.eye(32), "linear.bias": torch.ones(32)}
