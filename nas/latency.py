@@ -171,8 +171,8 @@ def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Wo
     """The workload that was asked for, or the target's usual one, if the model can run it.
 
     Raises:
-        BadWorkload: an image model does not make that many tokens, or a model has no positions for so many.
-        ExportError: a phase that the model does not have.
+        BadWorkload: an image model does not make that many tokens, or a model has no positions for so many, or no
+            such phase.
     """
     workload = asked or default_workload(subject, target)
     tokens = subject.shape.tokens
@@ -185,7 +185,10 @@ def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Wo
             f"write for example {fitting(subject.model, workload)}"
         )
     if workload.phase is not Phase.FORWARD:
-        cache_layers(subject.model, workload.phase)
+        try:
+            cache_layers(subject.model, workload.phase)
+        except ExportError as error:
+            raise BadWorkload(f"workload {workload}: {error}") from error
     return workload
 
 

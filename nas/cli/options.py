@@ -45,17 +45,17 @@ Percentile = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same search.")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="The result folder. Default: nas-results/MODEL-TARGET-BUDGET."),
+    typer.Option("--out", metavar="DIR", help="The result folder. Default: MODEL-TARGET-BUDGET in nas-results."),
 ]
 AnalysisOut = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="For tables and pictures. Default: nas-results/MODEL-analysis."),
+    typer.Option("--out", metavar="DIR", help="For tables and pictures. Default: MODEL-analysis in nas-results."),
 ]
 ProfileOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="For profile.json. Default: nas-results/MODEL-profile.")
+    Path | None, typer.Option("--out", metavar="DIR", help="For profile.json. Default: MODEL-profile in nas-results.")
 ]
 ExportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="For the files. Default: nas-results/MODEL-export.")
+    Path | None, typer.Option("--out", metavar="DIR", help="For the files. Default: MODEL-export in nas-results.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 TrustRemoteCode = Annotated[
@@ -78,7 +78,7 @@ Tokens = Annotated[
         "--tokens",
         metavar="HOW",
         help="Fewer tokens between blocks: off; search, to find after which blocks how many stay, beside the units; or "
-        "a schedule that stays as it is: pyramiddrop[:8=0.5,16=0.25,24=0.125], fastv[:2=0.5], tome[:0.08], "
+        "a schedule that stays as it is: pyramiddrop[:8=0.5,...], fastv[:2=0.5], tome[:0.08], "
         "visionzip[:0.112], keys, norm, random. A decoder drops tokens of its prompt (--workload prefill:...).",
     ),
 ]

@@ -103,7 +103,12 @@ def _lines(result: Result, out: Path) -> list[str]:
 
 
 def _compare(logged: dict[str, Any]) -> list[str]:
-    """Where candidates are compared: the page of a server, or how to start one and which page to open."""
+    """Where candidates are compared: the page of a server, or how to start one and which page to open.
+
+    Nowhere, where nothing could be logged.
+    """
+    if logged.get("run_id") is None:
+        return []
     uri, page = logged["tracking_uri"], logged.get("page", "")
     if uri.startswith(("http://", "https://")):
         return [f"compare     {uri.rstrip('/')}{page}"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from latency_models.targets import find_target
 from latency_models.workload import Workload
@@ -87,9 +88,17 @@ def test_the_help_names_every_reference_model_and_every_kind_of_workload() -> No
 
 @pytest.mark.parametrize(
     ("verb", "folder"),
-    [("search", "MODEL-TARGET-BUDGET"), ("analyze", "MODEL-analysis"), ("profile", "MODEL-profile"),
-     ("export", "MODEL-export"), ("sweep", "sweep")],
+    [("search", "MODEL-TARGET-BUDGET in nas-results"), ("analyze", "MODEL-analysis in nas-results"),
+     ("profile", "MODEL-profile in nas-results"),
+     ("export", "MODEL-export in nas-results"), ("sweep", "nas-results/sweep")],
 )  # fmt: skip
 def test_the_help_of_out_says_where_this_verb_writes(verb: str, folder: str) -> None:
     (text,) = (option.help for option in VERBS[verb,].params if option.name == "out")
-    assert f"nas-results/{folder}." in text
+    assert f"{folder}." in text
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb])
+def test_no_word_of_the_help_is_cut_in_a_terminal_of_80_columns(verb: tuple[str, ...]) -> None:
+    done = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(app, [*verb, "--help"])
+    assert done.exit_code == 0
+    assert "…" not in done.output

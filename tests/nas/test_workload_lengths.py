@@ -12,7 +12,7 @@ from latency_models.workload import Workload
 from nas.export.onnx_export import workload_inputs
 from nas.finalists import Finals
 from nas.latency import default_workload, fitting, workload_for
-from nas.service import _say_what_fits
+from nas.service import say_what_fits
 from nas.shape import shape_of
 from pruning.anatomy import read_anatomy
 from search_spaces.errors import BadWorkload
@@ -42,10 +42,10 @@ def test_a_default_that_had_to_be_shortened_is_said(family: str, said: list[str]
     subject, target, told = subject_of(family), find_target("jetson-orin"), []
     progress = SimpleNamespace(message=told.append)
     workload = default_workload(subject, target)
-    _say_what_fits(SimpleNamespace(workload=None), subject, target, workload, progress)
+    say_what_fits(SimpleNamespace(workload=None), subject, target, workload, progress)
     assert len(told) == len(said)
     assert all(part in line for part, line in zip(said, told, strict=True))
-    _say_what_fits(SimpleNamespace(workload=workload), subject, target, workload, progress)
+    say_what_fits(SimpleNamespace(workload=workload), subject, target, workload, progress)
     assert len(told) == len(said)  # what was asked for needs no word
 
 
@@ -81,5 +81,12 @@ def test_rotary_positions_do_not_end() -> None:
 
 @pytest.mark.parametrize("asked", ["forward:batch=1,seq=64", "prefill:batch=1,seq=32", "decode:batch=1,past=8"])
 def test_what_this_machine_compares_for_a_target_that_is_far_away_fits_too(asked: str, tmp_path: Path) -> None:
-    small = Finals(None, subject_of("gpt2"), None, Workload.parse(asked), None, None, None)._small()
+    request = SimpleNamespace(time_limit_s=None)
+    small = Finals(request, subject_of("gpt2"), None, Workload.parse(asked), None, None, None)._small()
     assert small.past + small.sequence <= 64
+
+
+@pytest.mark.parametrize("asked", ["prefill:batch=1,seq=8", "decode:batch=1,past=8"])
+def test_a_phase_that_a_model_has_not_is_wrong_use(asked: str) -> None:
+    with pytest.raises(BadWorkload, match=r"has no phase.*use forward"):
+        workload_for(subject_of("bert"), find_target("host"), Workload.parse(asked))
