@@ -4,7 +4,8 @@ Where the target cannot be measured the search's winner stands, its file is comp
 and the certificate says that the budget was predicted.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -51,11 +52,6 @@ class Finals:
     export: ParentExport
     device: Device | None
     progress: Progress
-    wait: QuietWait = field(init=False)
-
-    def __post_init__(self) -> None:
-        limit_s = min(WAIT_S, self.request.time_limit_s or WAIT_S)
-        object.__setattr__(self, "wait", QuietWait(self.progress, limit_s))
 
     def play(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
         """The outcome, the problem with its latency model corrected by what was measured, and the certificate.
@@ -142,6 +138,11 @@ class Finals:
             architecture=winner, environment=measured.key, versions=versions(),
             measured=(measured.of["winner"], measured.of["parent"]),
         )  # fmt: skip
+
+    @cached_property
+    def wait(self) -> QuietWait:
+        """For a quiet machine, as long as a search with a time limit may take at most."""
+        return QuietWait(self.progress, min(WAIT_S, self.request.time_limit_s or WAIT_S))
 
     def _exported(self, device: Device, winner: Architecture) -> Path:
         pruned = prune(self.subject.model, winner, anatomy=self.subject.anatomy)
