@@ -30,6 +30,7 @@ MORE_TRIALS = 12
 AIM = 0.97  # of what is accepted: the bound of what is judged lies a few per cent above it
 WIDE = 0.02  # half of a certificate's interval over its middle: one that is undecided and wider is of a noisy machine
 FAST = 0.9  # of the budget: a winner below it is not delivered without saying so, where better ones might fit
+HOPELESS = 10.0  # the least time that a profile predicts, over the budget: no noise explains so much
 _MARGIN = 0.995  # a refusal narrows by its overshoot and as much,
 _MOST = 0.9  # and at most to this share
 
@@ -107,18 +108,18 @@ def _begun(steps: Steps, problem: Problem) -> Standing:
     """The first search: a little below the budget, and at the budget where nothing reaches below.
 
     Raises:
-        NoFeasibleCandidate: nothing reaches the budget, by a profile of a quiet machine.
+        NoFeasibleCandidate: nothing reaches the budget, by a profile of a quiet machine, or none comes near it.
         MachineTooBusy: nothing does, and no quiet machine was to be had.
     """
     while True:
         budget_ms = steps.budget.resolve(problem.ms(problem.space.parent))
         try:
             return _searched_from(steps, problem, budget_ms)
-        except NoFeasibleCandidate:
+        except NoFeasibleCandidate as error:
             parent = calibrated(problem).profile.of(problem.space.parent)
             assert parent is not None
             noisy = noise(parent, _tail(steps, problem))
-            if noisy is None:
+            if noisy is None or (error.closest_ms or 0.0) > HOPELESS * budget_ms:
                 raise
             steps.wait(noisy)
             problem = replace(problem, latency=calibrated(problem).renewed(steps.profile()))

@@ -33,7 +33,7 @@ def judge_held_out(
     """
     every = len(scorer.evaluator.dataset.split(TEST))
     few = min(every, max(FIRST_LOOK[1], round(FIRST_LOOK[0] * every)))
-    judge = _Judge(scorer, known, every)
+    judge = _Judge(scorer, known)
     leaders = dict.fromkeys(candidate.architecture for candidate in [outcome.parent, *outcome.ranked[:2]])
     baselines = dict.fromkeys(candidate.architecture for candidate in outcome.baselines.values())
     others = [each for each in baselines if each not in leaders]
@@ -52,20 +52,15 @@ def judge_held_out(
 
 @dataclass(frozen=True)
 class _Judge:
-    """Judges on the test split, of `every` items, and keeps all of it."""
+    """Judges on the test split and keeps all of it."""
 
     scorer: Scorer
     known: Evaluations
-    every: int
 
     def evaluate(self, architectures: Iterable[Architecture], items: int) -> dict[Architecture, Quality]:
-        """Each on the first `items`, in one piece; on all items where that is known already."""
-        keys = {each: self._key(each, items) for each in architectures}
+        """Each on the first `items`, in one piece."""
+        keys = {each: (each, items, Precision.FP32) for each in architectures}
         new = [each for each, key in keys.items() if key not in self.known]
         for architecture, quality in self.scorer.all_in_full(new, TEST, items).items():
             self.known.add(keys[architecture], quality)
         return {architecture: self.known[key] for architecture, key in keys.items()}
-
-    def _key(self, architecture: Architecture, items: int) -> tuple[Architecture, int, Precision]:
-        whole = (architecture, self.every, Precision.FP32)
-        return whole if whole in self.known else (architecture, items, Precision.FP32)

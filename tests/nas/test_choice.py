@@ -466,3 +466,18 @@ def test_a_winner_that_is_much_faster_than_asked_is_marked(tmp_path: Path) -> No
     assert certificate.architecture == quickest
     assert certificate.certified
     assert "of the budget, and 2 that lose less are predicted inside it and were not certified" in certificate.reason
+
+
+def test_a_budget_that_no_noise_explains_is_refused_without_waiting(tmp_path: Path) -> None:
+    """The least that the profile of a noisy machine predicts is eleven times the budget."""
+    device, waits = Device(7), Waits()
+    device.samples = noisy_samples(device)
+
+    def search(problem: Problem) -> SearchOutcome:
+        raise NoFeasibleCandidate("none", problem.budget_ms, closest_ms=11 * problem.budget_ms)
+
+    budget = milliseconds(0.01)
+    problem = problem_of(device, CalibratedModel(device.profile()), 0.01)
+    with pytest.raises(NoFeasibleCandidate, match="none"):
+        choose_winner(steps_of(device, budget, tmp_path, search=search, wait=waits), problem)
+    assert waits.reasons == []

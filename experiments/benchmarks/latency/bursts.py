@@ -227,8 +227,7 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
         request = SearchRequest("host", budget, Path(folder), percentile=PERCENTILE)
         subject: Any = SimpleNamespace(model=None, anatomy=None, shape=SHAPE)
         finals = Finals(request, subject, find_target("host"), HERE, None, device, Silent())  # type: ignore[arg-type]
-        if hasattr(finals, "wait"):
-            finals.wait.now, finals.wait.sleep = (lambda: device.machine.s), device.machine.rest
+        finals.wait.now, finals.wait.sleep = (lambda: device.machine.s), device.machine.rest
         problem = Problem(
             space=Space(DEPTH, UNITS), evaluate=lambda a, items: Quality("kl", device.loss[a], False, "validation", 0),
             latency=model, budget_ms=budget.resolve(model.predict(PARENT, PERCENTILE).ms), percentile=PERCENTILE,
