@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from nas.numbers import check_numbers
 from nas.quality.evaluator import Evaluator
 from pruning.language import language_config
 from pruning.reduction.inspection import token_hooks
@@ -17,7 +18,7 @@ def check_comparable(candidate: Any, parent: Any, evaluator: Evaluator, split: s
     """Find out on one item of the split that is to be judged.
 
     Raises:
-        ModelError: the candidate reads or gives something else than the parent.
+        ModelError: the candidate reads or gives something else than the parent, or no numbers.
     """
     own, its = candidate.main_input_name, parent.main_input_name
     if own != its:
@@ -29,11 +30,12 @@ def check_comparable(candidate: Any, parent: Any, evaluator: Evaluator, split: s
         return
     item = next(evaluator.dataset.split(split).batches(1))
     try:
-        gives = _logits(candidate(**item))
+        output = candidate(**item)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise _incomparable(f"does not read an item of the data ({reason})", "does", candidate, parent) from error
-    wanted = _logits(parent(**item))
+    check_numbers(candidate, output)
+    gives, wanted = _logits(output), _logits(parent(**item))
     if gives != wanted and evaluator.metric != _EMBEDDING:
         raise _incomparable(f"gives {gives or 'no logits'} for an item", f"gives {wanted}", candidate, parent)
 

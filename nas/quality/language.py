@@ -11,6 +11,7 @@ from nas.quality.distribution import StoredDistribution, log_normaliser
 from nas.quality.quality import Quality
 
 _BATCH = 4  # windows
+_MOST = 700.0  # nats of a perplexity that a float holds
 
 
 class LanguageEvaluator:
@@ -39,7 +40,7 @@ class LanguageEvaluator:
                 surprises.append(_surprise(logits, normaliser, window))
         per_item = torch.stack(losses)
         loss, surprise = float(per_item.mean()), float(torch.stack(surprises).mean())
-        others = {"perplexity": math.exp(surprise)}
+        others = {"perplexity": math.exp(min(surprise, _MOST))}
         return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))
 
     def _parents(self, split: str) -> list[StoredDistribution]:

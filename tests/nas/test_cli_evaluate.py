@@ -90,6 +90,17 @@ def test_without_its_certificate_nobody_knows_how_long_prompts_are(saved: Simple
     assert "certificate.json" in str(done.exception)
 
 
+def test_a_candidate_that_gives_no_numbers_is_refused(saved: SimpleNamespace, tmp_path: Path) -> None:
+    """JSON has no NaN, and a table of it tells nothing."""
+    broken = LlamaForCausalLM(LlamaConfig(**_SIZES, vocab_size=4096))
+    with torch.no_grad():
+        broken.model.norm.weight[0] = torch.nan
+    broken.save_pretrained(tmp_path / "broken")
+    done = evaluate(saved, tmp_path / "broken")
+    assert isinstance(done.exception, ModelError), done.exception
+    assert "no numbers (NaN)" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [

@@ -1,5 +1,6 @@
 """Every evaluator: the parent is perfect, damage is seen, splits are kept apart; figures equal hand computations."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -75,6 +76,16 @@ def test_quality_round_trips(case) -> None:
     _, model, evaluator = case
     quality = evaluator.evaluate(dropped(model, 1), "test")
     assert Quality.from_json(quality.to_json()) == quality
+
+
+@torch.no_grad()
+def test_a_perplexity_beyond_what_a_float_holds_ends_no_search() -> None:
+    model, data = build("llama"), dataset("llama")
+    candidate = copy.deepcopy(model)
+    candidate.lm_head.weight *= 1e6
+    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    assert quality.loss > 700
+    assert math.isfinite(quality.others["perplexity"])
 
 
 @torch.no_grad()
