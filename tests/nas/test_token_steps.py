@@ -4,7 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from test_export_reduced import Subject, subject_of
+from torch import nn
 
 from latency_models import shape
 from latency_models.measurement import Measurement
@@ -73,7 +75,12 @@ def tiled(counts: list[int]) -> dict[int, Measurement]:
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
     """A text encoder for which 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
     monkeypatch.setattr(token_steps, "measured_counts", lambda export, workload, counts: tiled(counts))
-    return subject_of("bert", tmp_path)
+    subject = subject_of("bert", tmp_path)
+    embeddings, length = subject.model.base_model.embeddings, TEXT.sequence
+    subject.model.config.max_position_embeddings = length
+    embeddings.position_embeddings = nn.Embedding(length, subject.model.config.hidden_size)
+    embeddings.position_ids, embeddings.token_type_ids = torch.arange(length)[None], torch.zeros(1, length).long()
+    return subject
 
 
 @pytest.fixture

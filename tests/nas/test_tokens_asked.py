@@ -204,7 +204,7 @@ def test_a_schedule_in_words() -> None:
 
 
 def test_how_many_schedules_there_are() -> None:
-    from nas.service import _schedules
+    from nas.plan import _schedules
     from search_spaces import Space
 
     space = Space(5, (Unit(0, Kind.MLP),)).with_tokens(Reduction(), range(1, 5), (0.5, 0.25))
