@@ -225,7 +225,10 @@ def test_an_idle_worker_takes_from_the_busiest() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.parametrize("keeps", [True, False])
 def test_memory_of_an_evaluation_is_there_for_the_next(keeps: bool) -> None:
-    """Counted in a process of its own: page faults of three tensors of 30 MB, again and again."""
+    """Counted in a process of its own: page faults of three tensors of 30 MB, again and again.
+
+    Without it all pages fault in each of ten rounds; with it one round may, when the heap grows around a small block.
+    """
     code = f"""
 import resource, torch
 from nas.execution.memory import keep_memory
@@ -239,7 +242,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     pages = 10 * 3 * 30_000_000 / resource.getpagesize()
-    assert (int(done.stdout) < 0.1 * pages) == keeps
+    assert (int(done.stdout) < 0.5 * pages) == keeps
 
 
 def test_what_is_put_back_is_given_again_first() -> None:
