@@ -5,6 +5,7 @@ VENV   ?= .venv
 TARGET ?= jetson-orin
 BUDGET ?= 20ms
 MODEL  ?=
+DATA   ?=
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -25,8 +26,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-search: $(READY) ## Set up, then search the best model for TARGET within BUDGET (MODEL= for your own)
-	$(BIN)/nas search --target '$(TARGET)' --budget '$(BUDGET)' $(if $(MODEL),--model '$(MODEL)')
+search: $(READY) ## Set up, then search the best model for TARGET within BUDGET (MODEL= and DATA= for your own)
+	$(BIN)/nas search --target '$(TARGET)' --budget '$(BUDGET)' $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)')
 
 test: lint ## Set up, then ruff, mypy and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
