@@ -104,7 +104,8 @@ def test_baselines_that_are_equal_are_one_row_with_both_names(tmp_path: Path) ->
     comparisons = [replace(found.comparisons[0], against=name) for name in ("runner-up", "cosine-joint+add-back")]
     found = replace(
         found, baselines=(*found.baselines, twin, other), comparisons=(*found.comparisons, *comparisons),
-        mlflow={"tracking_uri": "sqlite:///x.db", "run_id": "1", "page": "/#/experiments/1"}, phases={"exporting the parent": 12.5},
+        mlflow={"tracking_uri": "sqlite:///x.db", "run_id": "1", "page": "/#/experiments/1"},
+        phases={"exporting the parent": 12.5},
     )  # fmt: skip
     found.save(tmp_path)
     both = "cosine-joint, cosine-joint+add-back"
