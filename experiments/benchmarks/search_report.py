@@ -93,7 +93,7 @@ def _row(first: str, others: list[str]) -> str:
 def _verdicts(document: dict) -> list[str]:
     found = comparisons(document)
     certain = holm([comparison.p_value for *_, comparison in found])
-    lines = ["| against | cells | better | tie | worse |", "|---|---|---|---|---|"]
+    lines = ["| compared with | cells | ours better | tie | ours worse |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(name for name, *_ in found):
         mine = [(c, sure) for (n, _, _, c), sure in zip(found, certain, strict=True) if n == name]
         better = sum(sure and c.difference < 0 for c, sure in mine)
