@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latency_models.roofline import COMPUTE_EFFICIENCY, LAUNCH_SECONDS, MEMORY_EFFICIENCY
+from latency_models.datasheet_model import COMPUTE_EFFICIENCY, LAUNCH_SECONDS, MEMORY_EFFICIENCY
 from latency_models.targets import Target
 from latency_models.terms import SHARED, Terms, Work, stem_work, unit_work
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from latency_models.measuring.failure import MeasuringFailed
-from latency_models.measuring.ort import OnnxRuntime, default_threads
+from latency_models.runner.failure import MeasuringFailed
+from latency_models.runner.ort import OnnxRuntime, default_threads
 from search_spaces.errors import MeasurementError
 
 __all__ = ["default_threads", "environment", "open_session"]

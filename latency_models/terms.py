@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.block_shape import AttentionShape, MlpShape
-from latency_models.reduction import Step, block_workloads, steps
 from latency_models.shape import ModelShape
+from latency_models.token_workloads import Step, block_workloads, steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
 from search_spaces.tokens import Reducer, Reduction, Scorer, Source

@@ -53,7 +53,7 @@ class Predictor:
         import torch
 
         from nas.quality.embedding import DEFAULT, embed
-        from pruning.sentence_embedding import sentence_embedding
+        from pruning.checkpoint.sentence_embedding import sentence_embedding
 
         inputs = self._inputs(_plain(model_input))
         with torch.inference_mode():
@@ -88,7 +88,7 @@ class Predictor:
     def _encoded(self, texts: list[str]) -> dict[str, Any]:
         from transformers import AutoTokenizer
 
-        from pruning.language import language_config
+        from pruning.anatomy.language_model import language_config
 
         if self._tokenizer is None:
             self._tokenizer = AutoTokenizer.from_pretrained(

@@ -12,7 +12,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     RAY_worker_niceness="0",  # beside other test processes, nice workers hardly get a turn
 )
-sys.path.insert(0, str(Path(__file__).parent / "pruning"))  # the tiny models of every family
+sys.path.extend(sorted({str(file.parent) for file in Path(__file__).parent.rglob("*.py")}))  # tests share pieces
 
 from typing import TYPE_CHECKING
 

@@ -17,8 +17,8 @@ import time
 
 import torch
 
-from nas.subject import load_subject
-from pruning.redundancy import measure_redundancy
+from nas.parent.parent import load_subject
+from pruning.analysis.redundancy import measure_redundancy
 
 SAMPLES = (8, 32, 128)
 WINDOW, BATCH = 512, 4

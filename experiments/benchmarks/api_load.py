@@ -25,10 +25,10 @@ from pathlib import Path
 
 import httpx
 
-from nas.serving import server
-from nas.serving.local_jobs import LocalJobs
-from nas.serving.settings import Limits, Settings
-from nas.serving.tokens import Role, TokenFile
+from nas.api import server
+from nas.api.credentials import Role, TokenFile
+from nas.api.local_jobs import LocalJobs
+from nas.api.settings import Limits, Settings
 
 SEARCH = """
 import json, pathlib, sys

@@ -23,18 +23,18 @@ import torch
 
 from latency_models.targets import find_target
 from nas.data.dataset import Dataset, Split
+from nas.execution.evaluation_cache import Scorer
 from nas.execution.worker import Bench as Equipment
 from nas.execution.worker import LocalExecutor, Worker
-from nas.latency import ParentExport, default_workload, latency_model
+from nas.parent.parent import Subject, load_subject
+from nas.pipeline.run import rungs
+from nas.profiling.latency_model import ParentExport, default_workload, latency_model
 from nas.progress import Silent
 from nas.quality import Evaluator, Quality, evaluator_for
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision
-from nas.quality.scorer import Scorer
 from nas.search import Problem, run_search
-from nas.service import rungs
-from nas.subject import Subject, load_subject
-from pruning.redundancy import measure_redundancy
+from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.unit import Kind
 

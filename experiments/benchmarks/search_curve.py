@@ -16,10 +16,10 @@ from pathlib import Path
 
 from search_quality import Bench, Counter, prepare
 
+from nas.pipeline.run import rungs
 from nas.quality import Quality
 from nas.search import run_search
 from nas.search.methods import METHODS, add_back
-from nas.service import rungs
 from search_spaces.architecture import Architecture
 
 SHARE = 0.6

@@ -22,15 +22,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from latency_models.targets import find_target
-from nas.latency import ParentExport, default_workload, latency_model
+from nas.execution.evaluation_cache import Scorer
+from nas.parent.parent import Subject, load_subject
+from nas.pipeline.run import rungs, scorer_of
+from nas.profiling.latency_model import ParentExport, default_workload, latency_model
 from nas.progress import Silent
 from nas.quality import Evaluator, Quality, evaluator_for
-from nas.quality.scorer import Scorer
 from nas.search import Candidate, Problem, run_search
 from nas.search.methods import METHODS, add_back, as_published
-from nas.service import rungs, scorer_of
-from nas.subject import Subject, load_subject
-from pruning.redundancy import Redundancy, measure_redundancy
+from pruning.analysis.redundancy import Redundancy, measure_redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.space import empty
 from search_spaces.unit import Kind, Unit

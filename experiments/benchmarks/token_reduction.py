@@ -28,19 +28,19 @@ from typing import Any
 from tokens.cases import CASES, Bench, prepare
 from tokens.report import report
 
-from latency_models.measure import measure_files
+from latency_models.run_plan import measure_files
 from latency_models.targets import HOST, find_target
-from nas.budget import Budget
-from nas.device import ThisMachine
+from nas.certification.run import Finals
 from nas.export.onnx_export import workload_inputs
-from nas.finalists import Finals
+from nas.pipeline.run import rungs
+from nas.profiling.device import ThisMachine
 from nas.progress import Silent
-from nas.request import SearchRequest
+from nas.request.quantities import Budget
+from nas.request.search_request import SearchRequest
 from nas.search import run_search
 from nas.search.methods import TOKEN_METHODS, TokenMethod
 from nas.search.methods.schedules import fitted, most_tokens
 from nas.search.problem import Problem
-from nas.service import rungs
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, NoFeasibleCandidate
 from search_spaces.presets import visionzip

@@ -9,10 +9,10 @@ import typer
 from nas.cli import options
 
 if TYPE_CHECKING:
+    from nas.parent.parent import Subject
     from nas.progress import Progress
-    from nas.subject import Subject
-    from pruning.redundancy import Redundancy
-    from pruning.token_redundancy import TokenRedundancy
+    from pruning.analysis.redundancy import Redundancy
+    from pruning.analysis.token_redundancy import TokenRedundancy
     from search_spaces.tokens import Scorer
 
 _HELP = """Measure how redundant every attention, MLP and block of a model is (cosine similarity), and its tokens
@@ -57,11 +57,11 @@ def analyze(
     from nas.cli import console
 
     progress = console.begin("analyze")
-    from nas.failures import check_folder
-    from nas.figures import save_redundancy
+    from nas.figures.search import save_redundancy
+    from nas.parent.parent import load_subject
     from nas.progress import told
-    from nas.subject import load_subject
-    from pruning.redundancy import measure_redundancy
+    from nas.storage.disk_errors import check_folder
+    from pruning.analysis.redundancy import measure_redundancy
 
     if out is not None:
         check_folder(out, "--out")
@@ -87,9 +87,9 @@ def analyze(
 
 def _measure_tokens(subject: "Subject", progress: "Progress") -> "TokenRedundancy | None":
     """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
+    from nas.figures.kept_patches import spread
     from nas.progress import told
-    from nas.survivors import spread
-    from pruning.token_redundancy import measure_token_redundancy
+    from pruning.analysis.token_redundancy import measure_token_redundancy
     from search_spaces.errors import BadData, UnreadableModel
 
     split = spread(subject.dataset.calibration, _ITEMS)
@@ -105,8 +105,8 @@ def _save_tokens(
     subject: "Subject", progress: "Progress", tokens: "TokenRedundancy | None", preset: str | None, folder: Path
 ) -> Iterable[str]:
     """The names of what is written about tokens."""
-    from nas.survivors import image_survivors, takes_whole_images
-    from nas.token_figures import save_tokens, survivors_figure
+    from nas.figures.kept_patches import image_survivors, takes_whole_images
+    from nas.figures.tokens import save_tokens, survivors_figure
     from search_spaces.errors import UsageError
 
     if tokens is None:
@@ -137,7 +137,7 @@ def _refuse(subject: "Subject", preset: str) -> None:
     Raises:
         NasError: no such preset, or one that this model cannot follow.
     """
-    from pruning.surgery import prune
+    from pruning.surgery.prune import prune
     from search_spaces.architecture import Architecture
 
     architecture = Architecture.parent(subject.anatomy.depth).with_tokens(_schedule(subject, preset, None))

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from nas import account
 from nas.cli import analyze, certify, evaluate, export, profile, report, search, serve, sweep, targets, token, track
 from nas.cli.interruption import interruption
-from nas.failures import write_failure
-from nas.uri import without_passwords
+from nas.storage import user_account
+from nas.storage.disk_errors import write_failure
+from nas.storage.redact import without_passwords
 from search_spaces.errors import Interrupted, NasError, UnusedWeights, UsageError, WriteFailed
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     """Run the command line and leave with its exit code."""
     _quiet_libraries()
     _tell_own_warnings()
-    account.settle()
+    user_account.settle()
     interruption.watch()
     try:
         app(standalone_mode=True)

@@ -40,9 +40,9 @@ def certify(
 
     from latency_models.targets import find_target
     from nas.cli.summary import print_summary
-    from nas.remote import Account
-    from nas.request import SearchRequest
-    from nas.service import run
+    from nas.pipeline.run import run
+    from nas.profiling.ssh import Account
+    from nas.request.search_request import SearchRequest
     from search_spaces.errors import Interrupted, UsageError
 
     request = SearchRequest.load(folder)

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from nas.cli.interruption import interruption
 from nas.progress import Progress, Stage
-from nas.uri import without_passwords
+from nas.storage.redact import without_passwords
 from search_spaces.errors import NasError
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time,

@@ -41,11 +41,11 @@ def evaluate(
     import torch
 
     from nas.data.documents import SPLITS
+    from nas.parent.parent import load_subject
+    from nas.parent.reference_models import find_reference
     from nas.quality.comparable import check_comparable
     from nas.quality.embedding import embedded_otherwise
-    from nas.reference_models import find_reference
-    from nas.subject import load_subject
-    from nas.tokens import evaluator_of_candidate
+    from nas.tokens.space import evaluator_of_candidate
     from pruning.checkpoint import load
     from search_spaces.errors import UsageError
 

@@ -55,7 +55,7 @@ def export(
     from nas.export.onnx_export import export_for_onnx_runtime, file_name
     from nas.export.parity import check_parity
     from nas.export.tensorrt_export import build_engine, export_tensorrt_onnx
-    from nas.failures import check_folder
+    from nas.storage.disk_errors import check_folder
 
     if out is not None:
         check_folder(out, "--out")
@@ -90,9 +90,9 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
     """The model, what it is called, and the folder that it came from."""
     import json
 
-    from nas.subject import load_subject
+    from nas.parent.parent import load_subject
     from pruning.checkpoint import is_pruned, load
-    from pruning.surgery import prune
+    from pruning.surgery.prune import prune
     from search_spaces import Architecture
     from search_spaces.errors import UsageError
 

@@ -82,15 +82,15 @@ def profile(
     progress = console.begin("profile")
     from latency_models.targets import find_target
     from latency_models.workload import Workload
-    from nas.failures import check_folder
-    from nas.kit import SECONDS as KIT_SECONDS
-    from nas.kit import Kit
-    from nas.latency import ParentExport, host_profile
-    from nas.profiling import SECONDS
-    from nas.remote import Account, profile_there
-    from nas.subject import load_subject
-    from nas.token_profile import profiled
-    from nas.vocabulary import check_tokens
+    from nas.parent.parent import load_subject
+    from nas.profiling.host import SECONDS
+    from nas.profiling.kit import SECONDS as KIT_SECONDS
+    from nas.profiling.kit import Kit
+    from nas.profiling.latency_model import ParentExport, host_profile
+    from nas.profiling.ssh import Account, profile_there
+    from nas.request.choices import check_tokens
+    from nas.storage.disk_errors import check_folder
+    from nas.tokens.profiled_schedules import profiled
     from search_spaces.errors import UsageError
 
     found, wanted = find_target(target), None if workload is None else Workload.parse(workload)
@@ -134,10 +134,10 @@ def kit(
 
     from latency_models.targets import find_target
     from latency_models.workload import Workload
-    from nas.kit import SECONDS, Kit, check_target
-    from nas.subject import load_subject
-    from nas.token_profile import profiled
-    from nas.vocabulary import check_tokens
+    from nas.parent.parent import load_subject
+    from nas.profiling.kit import SECONDS, Kit, check_target
+    from nas.request.choices import check_tokens
+    from nas.tokens.profiled_schedules import profiled
     from search_spaces.errors import UsageError
 
     if target is None:
@@ -162,11 +162,11 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Print the fitted terms and their error; keep the profile."""
-    from nas.device_profiles import import_profile
+    from nas.profiling.profile_store import import_profile
 
     subject = None
     if model is not None:  # else nothing has to load torch
-        from nas.subject import load_subject
+        from nas.parent.parent import load_subject
 
         subject = load_subject(model, None, trust_remote_code)
     measured, kept = import_profile(file, subject)
@@ -175,7 +175,7 @@ def import_(
 
 def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
     """The fitted terms and their error."""
-    from latency_models.fit import CalibratedModel
+    from latency_models.calibrated import CalibratedModel
     from nas.cli import console
     from search_spaces import Architecture, Kind, Unit
 

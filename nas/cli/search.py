@@ -9,7 +9,7 @@ from nas.cli import options
 
 if TYPE_CHECKING:
     from nas.progress import Progress
-    from nas.request import SearchRequest
+    from nas.request.search_request import SearchRequest
 
 _HELP = """Find the best version of a model that meets a latency budget on a target.
 
@@ -78,10 +78,10 @@ def search(
     from nas.cli import console
 
     progress = console.begin("search")
-    from nas.budget import Budget, ParameterLimit, parse_duration
     from nas.quality.precision import check_precision
-    from nas.request import SearchRequest, check_executor, parse_resources, parse_units
-    from nas.vocabulary import check_method, check_tokens
+    from nas.request.choices import check_method, check_tokens
+    from nas.request.quantities import Budget, ParameterLimit, parse_duration
+    from nas.request.search_request import SearchRequest, check_executor, parse_resources, parse_units
     from search_spaces.servable import parse_servable
 
     if resume is not None:
@@ -126,16 +126,16 @@ def search(
 
 def _run(request: "SearchRequest", progress: "Progress", dry_run: bool, json: bool) -> None:
     from nas.cli import console
-    from nas.failures import write_failure
+    from nas.storage.disk_errors import write_failure
     from search_spaces.errors import Interrupted, NasError, WriteFailed
 
     if dry_run:
-        from nas.plan import plan
+        from nas.pipeline.dry_run import plan
 
         found = plan(request, progress)
         console.emit_json(found.to_json()) if json else console.emit_text(found.words)
         return
-    from nas.service import run
+    from nas.pipeline.run import run
 
     try:
         result = run(request, progress)

@@ -77,9 +77,9 @@ def serve(
     from search_spaces.errors import MissingExtra
 
     try:
-        from nas.serving import server
-        from nas.serving.model_roots import ModelRoots as Roots
-        from nas.serving.settings import Limits, Settings
+        from nas.api import server
+        from nas.api.model_roots import ModelRoots as Roots
+        from nas.api.settings import Limits, Settings
     except ImportError as error:
         raise MissingExtra(f"nas serve needs packages ({error.name}); pip install 'nas[serve]'") from None
 

@@ -10,9 +10,9 @@ from nas.cli.console import emit_table, emit_text
 from nas.export.onnx_export import file_name
 from nas.quality.comparison import Comparison
 from nas.report import REPORT
-from nas.report.glossary import explained, percentile, together, with_items
-from nas.result import Entry, Result
-from nas.worth import idle
+from nas.results.glossary import explained, percentile, together, with_items
+from nas.results.result import Entry, Result
+from nas.search.unit_savings import idle
 
 _CHEAPEST = 3  # units named
 _MLFLOW_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens

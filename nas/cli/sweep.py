@@ -8,7 +8,7 @@ import typer
 from nas.cli import options
 
 if TYPE_CHECKING:
-    from nas.request import SearchRequest
+    from nas.request.search_request import SearchRequest
     from nas.sweep.request import Sweep
 
 _HELP = """Search for every combination of models, targets, budgets and seeds, and compare what was found.
@@ -72,8 +72,8 @@ def sweep(
     json: options.Json = False,
 ) -> None:
     """Parse the flags into a sweep, run it, print what it found."""
-    from nas.budget import Budget
-    from nas.failures import check_folder
+    from nas.request.quantities import Budget
+    from nas.storage.disk_errors import check_folder
     from nas.sweep.request import Sweep, new_sweep, parse_list, parse_seed
     from search_spaces.errors import UsageError
 
@@ -107,9 +107,9 @@ def _common(
 ) -> "SearchRequest":  # fmt: skip
     """What all searches have in common; target and budget stand for those of each."""
     from latency_models.workload import Workload
-    from nas.budget import Budget
-    from nas.request import SearchRequest, parse_units
-    from nas.vocabulary import check_tokens
+    from nas.request.choices import check_tokens
+    from nas.request.quantities import Budget
+    from nas.request.search_request import SearchRequest, parse_units
 
     first = asked.cells[0]
     return SearchRequest(

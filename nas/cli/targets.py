@@ -8,7 +8,7 @@ import typer
 from nas.cli import options
 
 if TYPE_CHECKING:
-    from nas.target_account import TargetAccount
+    from nas.profiling.target_report import TargetAccount
 
 _HELP = """List the targets: this machine, and devices known from their data sheets.
 
@@ -101,7 +101,7 @@ def show(
     from latency_models.targets import find_target
     from latency_models.workload import Workload
     from nas.cli import console
-    from nas.target_account import account_of_profile, account_of_subject
+    from nas.profiling.target_report import account_of_profile, account_of_subject
 
     target, wanted = find_target(name), None if workload is None else Workload.parse(workload)
     if profile is not None:

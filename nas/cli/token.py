@@ -8,7 +8,7 @@ import typer
 from nas.cli import options
 
 if TYPE_CHECKING:
-    from nas.serving.tokens import TokenFile
+    from nas.api.credentials import TokenFile
 
 _HELP = """Make, list and take out the tokens of `nas serve`. A server that runs sees the change at once.
 
@@ -47,7 +47,7 @@ def create(name: Name, role: Roles, expires: Expires = None, tokens: File = _USU
     """Print the token on stdout, alone."""
     from datetime import UTC, datetime
 
-    from nas.serving.tokens import Role
+    from nas.api.credentials import Role
     from search_spaces.errors import UsageError
 
     unknown = [word for word in role if word not in set(Role)]
@@ -81,6 +81,6 @@ def revoke(name: Name, tokens: File = _USUAL) -> None:
 
 
 def _file(path: Path) -> "TokenFile":
-    from nas.serving.tokens import TokenFile
+    from nas.api.credentials import TokenFile
 
     return TokenFile(path)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.data.documents import SPLITS, Document, read_documents
+from nas.data.finite_outputs import check_numbers
 from nas.data.images import read_arrays, read_class_folders
 from nas.data.padding import check_ids, is_readable, pad_id, padded
 from nas.data.prompts import encode_questions, load_processor
@@ -19,11 +20,10 @@ from nas.data.questions import Question, read_questions, split_questions
 from nas.data.splitting import cleaned, split_documents
 from nas.data.stretches import SHARES
 from nas.data.text_file import is_folder
-from nas.numbers import check_numbers
-from pruning.language import is_vision_language
-from pruning.positions import longest_sequence, trained_positions
-from pruning.sentence_embedding import sentence_embedding
-from pruning.tokenizer import encode
+from pruning.anatomy.language_model import is_vision_language
+from pruning.anatomy.positions import longest_sequence, trained_positions
+from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.checkpoint.tokenizer import encode
 from search_spaces.errors import BadData
 
 WINDOW = 512  # tokens of one language-model item

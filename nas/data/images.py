@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nas.data.documents import SPLITS
 from nas.data.image_file import SUFFIXES, open_image
+from nas.data.problem_type import ProblemType, problem_type_of
 from nas.data.text_file import is_hidden, read_bytes
-from nas.problem_type import ProblemType, problem_type_of
 from search_spaces.errors import BadData
 
 

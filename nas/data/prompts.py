@@ -11,9 +11,9 @@ from torch import Tensor
 from nas.data.image_file import open_image
 from nas.data.padding import check_ids, is_readable, pad_id
 from nas.data.questions import Question
-from pruning.checkpoint_config import first_line
-from pruning.language import language_config
-from pruning.remote_code import never_ask, refuse_carried_code
+from pruning.anatomy.language_model import language_config
+from pruning.checkpoint.config import first_line
+from pruning.checkpoint.remote_code import never_ask, refuse_carried_code
 from search_spaces.errors import BadData
 
 IGNORED = -100  # behind the answer's last token

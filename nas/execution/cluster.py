@@ -16,8 +16,8 @@ from functools import cache
 from typing import Any
 
 from nas.execution.packing import Packed, pack, unpack
-from nas.execution.sharing import Shares
 from nas.execution.task import Pieces, Task
+from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench, Worker
 from search_spaces.errors import ExecutionError, MissingExtra, NasError
 

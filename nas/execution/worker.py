@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas.execution.memory import keep_memory
+from nas.execution.memory_allocator import keep_memory
 from nas.execution.task import Pieces, Task
 from nas.quality.evaluator import Evaluator
 from nas.quality.precision import Precision
 from nas.quality.quality import Quality
-from pruning.anatomy import Anatomy
-from pruning.prefix import GIB, PrefixStore, make_resumable
-from pruning.surgery import prune
+from pruning.anatomy.anatomy import Anatomy
+from pruning.inference.prefix_cache import GIB, PrefixStore, make_resumable
+from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import CacheMismatch
 
@@ -39,7 +39,7 @@ class Bench:
 
 @dataclass
 class Worker:
-    """Evaluates tasks one after another; passes resume where candidates agree (`pruning.prefix`).
+    """Evaluates tasks one after another; passes resume where candidates agree (`pruning.inference.prefix_cache`).
 
     Attributes:
         stores: the prefix cache of each precision, with its counts of blocks computed and skipped.

@@ -23,8 +23,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from latency_models.workload import Phase
 from nas.export.images import PIXELS
 from nas.export.stage_cache import CacheStage, cache_stages, lefts, stage_tensors
-from pruning.decoding import CacheKeeper, PrunedCache
-from pruning.surgery import RECORD
+from pruning.inference.kv_cache import CacheKeeper, PrunedCache
+from pruning.surgery.prune import RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.unit import Kind

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.cache import cache_folder
+from nas.storage.cache_folder import cache_folder
 
 _LOGGERS = ("torch", "torch.onnx", "transformers")
 _REASON = 300  # characters

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.language import is_vision_language, prompt_image_tokens
+from pruning.anatomy.language_model import is_vision_language, prompt_image_tokens
 from search_spaces.errors import ExportError
 
 PIXELS = "pixel_values"

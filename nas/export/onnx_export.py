@@ -27,9 +27,9 @@ from nas.export.exporter_log import keep_log, quiet, reason_of
 from nas.export.finishing import finish_file
 from nas.export.images import PIXELS, image_tokens, images_placed, put_image
 from nas.export.positions import frequencies_by_length
-from pruning.language import language_config
+from pruning.anatomy.language_model import language_config
+from pruning.checkpoint.sentence_embedding import sentence_embedding
 from pruning.reduction.inspection import always_kept, words_to_trace
-from pruning.sentence_embedding import sentence_embedding
 from search_spaces.errors import ExportError, MeasurementError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding

@@ -23,9 +23,9 @@ from latency_models.workload import Phase
 from nas.export.cached_export import cache_layers, past_of
 from nas.export.images import PIXELS, image_tokens
 from nas.export.onnx_export import Exportable, example_inputs, input_names, output_names
-from pruning.positions import forget_lengths, lengths_of_change, longest_sequence, rotaries_by_length
+from pruning.anatomy.positions import forget_lengths, lengths_of_change, longest_sequence, rotaries_by_length
+from pruning.checkpoint.sentence_embedding import sentence_embedding
 from pruning.reduction.inspection import always_kept, token_hooks
-from pruning.sentence_embedding import sentence_embedding
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from pruning.positions import depends_on_length, rotaries_by_length
+from pruning.anatomy.positions import depends_on_length, rotaries_by_length
 
 
 class _WithFrequencies:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nas.export.images import image_tokens
-from pruning.decoding import Left, PrunedCache
+from pruning.inference.kv_cache import Left, PrunedCache
 from pruning.reduction.inspection import token_hooks
 from pruning.reduction.layout import Group
 from search_spaces.tokens import Positions

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latency_models.measuring import tensorrt
-from latency_models.measuring.failure import MeasuringFailed
+from latency_models.runner import tensorrt
+from latency_models.runner.failure import MeasuringFailed
 from latency_models.workload import Phase
 from nas.export.cached_export import axis_size
 from nas.export.onnx_export import TENSORRT_OPSET, export_onnx

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from nas.numbers import check_numbers
+from nas.data.finite_outputs import check_numbers
 from nas.quality.evaluator import Evaluator
-from pruning.language import language_config
+from pruning.anatomy.language_model import language_config
 from pruning.reduction.inspection import token_hooks
 from search_spaces.errors import ModelError
 

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from nas.data.dataset import Dataset
 from nas.quality.quality import Quality
 from nas.quality.ranks import rank_correlation
-from pruning.sentence_embedding import COSINE, SentenceEmbedding, sentence_embedding
+from pruning.checkpoint.sentence_embedding import COSINE, SentenceEmbedding, sentence_embedding
 from search_spaces.errors import ModelError
 
 _BATCH = 32
@@ -21,9 +21,9 @@ DEFAULT = SentenceEmbedding()
 class EmbeddingEvaluator:
     """1 - half the squared distance of candidate's and parent's embedding: their cosine, where both have length 1.
 
-    An embedding is what the model's folder says (`pruning.sentence_files`); of a folder that says nothing, the mean
-    over the real tokens, normalised. Vectors that are compared by their cosine are normalised for it; others keep
-    their lengths, and the distance is relative to that of the parent's.
+    An embedding is what the model's folder says (`pruning.checkpoint.sentence_files`); of a folder that says
+    nothing, the mean over the real tokens, normalised. Vectors that are compared by their cosine are normalised
+    for it; others keep their lengths, and the distance is relative to that of the parent's.
     """
 
     metric = "embedding_fidelity"

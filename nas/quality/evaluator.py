@@ -5,10 +5,10 @@ from typing import Any, Protocol
 import torch
 
 from nas.data.dataset import Dataset
-from nas.numbers import check_numbers
-from nas.problem_type import ProblemType, problem_type_of
+from nas.data.finite_outputs import check_numbers
+from nas.data.problem_type import ProblemType, problem_type_of
 from nas.quality.quality import Quality
-from pruning.language import is_vision_language
+from pruning.anatomy.language_model import is_vision_language
 from search_spaces.errors import ModelError, UnreadableModel
 
 _EMBEDDINGS = {"last_hidden_state", "pooler_output", "text_embeds", "image_embeds"}  # outputs of models without a head

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nas.data.dataset import Dataset
-from nas.problem_type import ProblemType
+from nas.data.problem_type import ProblemType
 from nas.quality.distribution import StoredDistribution
 from nas.quality.labels import bernoulli_divergence
 from nas.quality.outputs import HeadOutputs

@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, fields
 from decimal import Decimal
 from typing import Any
 
-from nas.request import SearchRequest
+from nas.request.search_request import SearchRequest
 
 # Where things are kept, and the name that a search was given, say nothing of what it asked; and URLs hold passwords.
 _PLACES = ("out", "storage", "tracking_uri", "id")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.certificate import Certificate, sha256
-from nas.request import SearchRequest
-from nas.result_folder import read_result, resume_command
+from nas.request.search_request import SearchRequest
+from nas.results.certificate import Certificate, sha256
+from nas.storage.result_folder import read_result, resume_command
 from search_spaces.errors import NasError, UsageError
 
 CANDIDATES, REDUNDANCY, PARETO = "candidates.json", "redundancy.json", "pareto.png"

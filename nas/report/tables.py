@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from latency_models.measurement import Measurement
-from nas.certificate import Certificate
 from nas.report.drawing import Block, strip
-from nas.report.glossary import RUNNER_UP, together, with_items
 from nas.report.words import MISSING, energy, figure, metric, millions, ms, ratio, size
+from nas.results.certificate import Certificate
+from nas.results.glossary import RUNNER_UP, together, with_items
 
 Row = tuple[str, ...]
 

@@ -7,7 +7,6 @@ from typing import Any
 from nas.report.command import command
 from nas.report.drawing import Block, Chart, pareto_chart, redundancy_chart, strip
 from nas.report.finished import Finished
-from nas.report.glossary import RUNNER_UP, explained, percentile
 from nas.report.tables import (
     Row,
     baseline_names,
@@ -19,7 +18,8 @@ from nas.report.tables import (
     unit_rows,
 )
 from nas.report.words import energy, figure, metric, millions, ms, ratio, size
-from nas.result_folder import resume_command
+from nas.results.glossary import RUNNER_UP, explained, percentile
+from nas.storage.result_folder import resume_command
 from search_spaces.errors import UsageError
 
 _PICTURE = "data:image/png;base64,"

@@ -18,7 +18,7 @@ from nas.quality.quality import Quality
 from nas.search.levels import distributions, encode
 from nas.search.outcome import Candidate
 from nas.search.problem import Problem
-from nas.storage import open_storage
+from nas.storage.open_storage import open_storage
 from search_spaces.architecture import Architecture
 
 KNOBS, BATCH, SIZE, BUDGET, LOST, QUALITY = "knobs", "batch", "batch_size", "budget", "lost", "quality"

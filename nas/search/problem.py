@@ -7,7 +7,7 @@ from latency_models.model import LatencyModel
 from nas.quality.quality import Quality
 from nas.search.limit import Limit
 from nas.search.savings import Savings, overlaps
-from pruning.redundancy import Redundancy
+from pruning.analysis.redundancy import Redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
 from search_spaces.tokens import Reduction

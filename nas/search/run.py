@@ -2,12 +2,12 @@
 
 import time
 
+from nas.request.choices import ADD_BACK
 from nas.search.engine import Engine
 from nas.search.journal import Journal
 from nas.search.methods import METHODS, TOKEN_METHODS, add_back, as_published
 from nas.search.outcome import Candidate, SearchOutcome, infeasible
 from nas.search.problem import ENGINE, Problem
-from nas.vocabulary import ADD_BACK
 from search_spaces.architecture import Architecture
 
 

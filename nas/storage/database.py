@@ -24,8 +24,8 @@ from sqlalchemy import event, insert
 from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from nas.storage.patience import PATIENCE_S, causes, patiently, reason_of
-from nas.uri import without_password
+from nas.storage.redact import without_password
+from nas.storage.retry import PATIENCE_S, causes, patiently, reason_of
 from search_spaces.errors import StorageUnavailable
 
 _FOR_GOOD = ("readonly database", "no such table", "no such column", "unable to open database file", "malformed")

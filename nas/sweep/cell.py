@@ -6,8 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nas.budget import Budget
-from nas.cache import file_words
+from nas.request.quantities import Budget
+from nas.storage.cache_folder import file_words
 
 CELLS = "cells"  # the folder of the searches' own result folders
 

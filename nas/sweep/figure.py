@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.figures import pyplot
+from nas.figures.search import pyplot
 from nas.sweep.cell import model_name
 from nas.sweep.row import Model, Row
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nas.result_folder import RESULT
+from nas.storage.result_folder import RESULT
 
 FILE = "cell.json"
 LOSS, OVER_MS, REASON, CELL = "loss", "latency_ms", "reason", "cell"  # of what is told to Ray

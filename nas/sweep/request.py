@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from latency_models.targets import find_target
-from nas.budget import Budget
-from nas.private import write_private
-from nas.reference_models import find_reference, reference_names
-from nas.request import SearchRequest
+from nas.parent.reference_models import find_reference, reference_names
+from nas.request.quantities import Budget
+from nas.request.search_request import SearchRequest
+from nas.storage.private_files import write_private
+from nas.storage.redact import sqlite_url
 from nas.sweep.cell import CELLS, Cell, cells_of
 from nas.tracking.address import tracking_uri
-from nas.uri import sqlite_url
 from search_spaces.errors import ModelError, UsageError
 
 FILE = "sweep-request.json"

@@ -11,13 +11,13 @@ from typing import Any
 
 from nas.progress import Progress
 from nas.sweep.cell import pilots_of
-from nas.sweep.cluster import Place, connected, need_ray, places_of
 from nas.sweep.order import PilotsFirst
 from nas.sweep.outcome import CELL, LOSS, OVER_MS, REASON, Outcome, read_outcome, told
+from nas.sweep.progress_reporter import Teller
+from nas.sweep.ray_cluster import Place, connected, need_ray, places_of
 from nas.sweep.request import Sweep
 from nas.sweep.result import SweepResult
 from nas.sweep.row import Row, row_of
-from nas.sweep.telling import Teller
 from nas.sweep.trial import run_cell
 
 RAY = "ray"  # Ray's own folder in that of the sweep

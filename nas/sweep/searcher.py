@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
-from nas.storage import open_storage
+from nas.storage.open_storage import open_storage
 
 TUNE_TRIAL = "tune_trial"  # the user attribute that holds the id of Ray's trial
 

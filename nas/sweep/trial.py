@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nas.progress import Stage
-from nas.request import SearchRequest
+from nas.request.search_request import SearchRequest
 from nas.sweep.outcome import Outcome, read_outcome
 from search_spaces.errors import NasError, NoFeasibleCandidate
 
@@ -35,8 +35,8 @@ def run_cell(folder: Path, device: str | None = None) -> Outcome:
 
 
 def _searched(folder: Path, device: str | None) -> Outcome:
-    from nas.execution.node import Node
-    from nas.service import run
+    from nas.execution.device_node import Node
+    from nas.pipeline.run import run
 
     began, log = time.monotonic(), Log(folder / LOG)
     try:

@@ -4,10 +4,10 @@ A tracker that cannot be reached never stops a search: the record is kept in the
 best winner of the same model, target and budget is a registered model's `champion`.
 """
 
+from nas.storage.redact import without_password
 from nas.tracking.address import tracking_uri
 from nas.tracking.log import log_page, log_search, send_pending
 from nas.tracking.record import CandidateRun, Layout, SearchRun, Winner
-from nas.uri import without_password
 
 __all__ = [
     "CandidateRun",

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from nas.uri import sqlite_url
+from nas.storage.redact import sqlite_url
 
 ARTIFACTS = "mlartifacts"
 _DATABASES = ("postgresql", "mysql", "mssql")

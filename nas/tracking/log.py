@@ -10,14 +10,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from nas.result_folder import RESULT, read_result
+from nas.storage.redact import without_password, without_secrets
+from nas.storage.result_folder import RESULT, read_result
 from nas.tracking import outbox
 from nas.tracking.layout import lay_out, view_path
 from nas.tracking.record import Record, SearchRun
 from nas.tracking.registry import register
 from nas.tracking.sending import FINISHED, fill, open_run
 from nas.tracking.server import FIRST, LOST, WORKING, connect, experiment_of, patience
-from nas.uri import without_password, without_secrets
 from search_spaces.errors import TrackingError, UsageError
 
 EXPERIMENT = "nas · {model} · {target}"

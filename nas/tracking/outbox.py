@@ -6,8 +6,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from nas.storage.redact import without_password
 from nas.tracking.record import Record, SearchRun
-from nas.uri import without_password
 from search_spaces.errors import UsageError
 
 FILE = "mlflow-pending.json"

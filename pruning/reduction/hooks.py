@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.decoding import Left, PrunedCache
+from pruning.inference.kv_cache import Left, PrunedCache
 from pruning.reduction.layout import TokenLayout
 from pruning.reduction.masks import shortened_mask
 from pruning.reduction.merge import log_sizes
@@ -19,7 +19,7 @@ from pruning.reduction.projections import Projections, Rotary
 from pruning.reduction.ranking import Ranked, rank
 from pruning.reduction.reducers import metric_of, reduce_sequence
 from pruning.reduction.sequence import Sequence, restored, take
-from pruning.reduction.tower import TowerWatch
+from pruning.reduction.vision_tower import TowerWatch
 from search_spaces.tokens import Positions, Reducer, Reduction, Stage
 
 _MASKS = ("attention_mask", "attn_mask")

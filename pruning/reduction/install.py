@@ -7,15 +7,15 @@ from typing import Any
 from torch import nn
 from transformers.cache_utils import DynamicCache
 
-from pruning.anatomy import Anatomy
-from pruning.language import is_vision_language, language_config
-from pruning.reduction.agreement import check_attention
+from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.language_model import is_vision_language, language_config
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
 from pruning.reduction.ranker import NAME, Ranker
-from pruning.reduction.tower import Tower, TowerWatch, read_tower
+from pruning.reduction.ranking_check import check_attention
 from pruning.reduction.training import supervise
+from pruning.reduction.vision_tower import Tower, TowerWatch, read_tower
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source, Stage

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.anatomy import Anatomy
-from pruning.language import is_vision_language, prompt_image_tokens
+from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.language_model import is_vision_language, prompt_image_tokens
 from search_spaces.errors import BadData, UnreadableModel
 
 SINKS = 4  # the first tokens of a prompt, which attract attention whatever they say (StreamingLLM, Xiao et al. 2023)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
-from pruning.contribution import BlockAnatomy
+from pruning.anatomy.contribution import BlockAnatomy
 from search_spaces.errors import UnreadableModel
 
 _SEPARATE = (("q_proj", "k_proj"), ("query", "key"), ("q_lin", "k_lin"))

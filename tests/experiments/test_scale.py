@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nas.execution.sharing import Shares
 from nas.execution.task import Task
-from pruning.prefix import prefixes
+from nas.execution.task_scheduling import Shares
+from pruning.inference.prefix_cache import prefixes
 from search_spaces import Architecture, Kind, Unit
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))

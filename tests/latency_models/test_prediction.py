@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latency_models.design import design
-from latency_models.energy import EnergyModel, has_energy, wh_per_1000
-from latency_models.fit import CalibratedModel
+from latency_models.calibrated import CalibratedModel
+from latency_models.datasheet_model import DataSheetModel
+from latency_models.energy_model import EnergyModel, has_energy, wh_per_1000
 from latency_models.measurement import Measurement
+from latency_models.measurement_design import design
 from latency_models.model import LatencyModel
 from latency_models.profile import Profile, Record
-from latency_models.roofline import DataSheetModel
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.terms import attention_work, count_units, mlp_work, model_work, stem_work

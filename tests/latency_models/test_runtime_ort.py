@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from chains import INPUTS, chain
 
-from latency_models.measuring.failure import MeasuringFailed
-from latency_models.measuring.ort import OnnxRuntime
+from latency_models.runner.failure import MeasuringFailed
+from latency_models.runner.ort import OnnxRuntime
 from latency_models.runtime_ort import environment, open_session
 from search_spaces.errors import MeasurementError
 

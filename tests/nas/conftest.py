@@ -9,9 +9,9 @@ import pytest
 from families import build
 
 from latency_models.workload import Phase
+from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_onnx
-from nas.export.variants import ParentGraph
-from pruning.anatomy import Anatomy, read_anatomy
+from pruning.anatomy.anatomy import Anatomy, read_anatomy
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ import pytest
 
 from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
-from nas.certificate import Certificate, Verdict
 from nas.quality.evaluations.file import FileEvaluations
 from nas.quality.precision import Precision
 from nas.report import write_report
 from nas.report.finished import read_finished
-from nas.request import SearchRequest
+from nas.request.search_request import SearchRequest
+from nas.results.certificate import Certificate, Verdict
 from nas.search import Problem
 from nas.search.journal import Journal
-from pruning.redundancy import Redundancy
+from pruning.analysis.redundancy import Redundancy
 from search_spaces import STRUCTURE, Architecture, Kind, Space, Unit
 from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source
 

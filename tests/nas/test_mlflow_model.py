@@ -13,11 +13,11 @@ from families import build
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from nas.mlflow_model import Predictor, write_mlmodel
+from nas.parent.reference_models import find_reference
 from nas.quality.embedding import embed
-from nas.reference_models import find_reference
-from pruning.anatomy import read_anatomy
+from pruning.anatomy.anatomy import read_anatomy
 from pruning.checkpoint import save
-from pruning.surgery import prune
+from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import BadData
 

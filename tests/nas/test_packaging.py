@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 USE = """
 import nas, torch
-from nas.subject import load_subject
+from nas.parent.parent import load_subject
 subject = load_subject(None)
 tokens = subject.dataset.validation.inputs["input_ids"][:1, :64]
 with torch.no_grad():
@@ -48,7 +48,7 @@ def test_it_holds_the_models_their_data_and_licences_and_nothing_left_over(wheel
         name.replace("experiments/reference", "nas/reference", 1) for name in kept.stdout.splitlines()
     }
     assert {"nas/reference/python-lm/data/LICENCES.md", "nas-0.1.0.dist-info/licenses/NOTICE"} <= names
-    assert {f"nas/serving/static/{name}" for name in ("index.html", "page.css", "page.js", "icon.svg")} <= names
+    assert {f"nas/api/static/{name}" for name in ("index.html", "page.css", "page.js", "icon.svg")} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "experiments/"))]
 
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from nas.certification.run import Finals
 from nas.cli import console
 from nas.cli.console import LineProgress, time_left
-from nas.finalists import Finals
 from nas.progress import Phases, Silent, Timed, told
 
-PAGE = Path(__file__).parents[2] / "nas" / "serving" / "static" / "page.js"
+PAGE = Path(__file__).parents[2] / "nas" / "api" / "static" / "page.js"
 
 
 def test_a_phase_is_announced_when_it_begins_and_told_when_nothing_ends(

@@ -12,7 +12,7 @@ from statistics import fmean, median
 from typing import Any
 
 from latency.device import PARENT, Device
-from latency_models.fit import CalibratedModel
+from latency_models.calibrated import CalibratedModel
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from latency_models.terms import kept_units

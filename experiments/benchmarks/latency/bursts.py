@@ -19,22 +19,22 @@ from typing import Any
 from unittest.mock import patch
 
 from latency.accuracy import markdown
-from latency_models.fit import CalibratedModel
-from latency_models.measure import Measured
+from latency_models.calibrated import CalibratedModel
 from latency_models.measurement import Measurement
-from latency_models.measuring.protocol import Clock, measure
 from latency_models.profile import Profile, Record
+from latency_models.run_plan import Measured
+from latency_models.runner.measure import Clock, measure
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas import finalists
-from nas.budget import Budget
-from nas.choice import AIM
-from nas.device import Effort
-from nas.finalists import Finals
+from nas.certification import run as finalists
+from nas.certification.run import Finals
+from nas.certification.selection import AIM
+from nas.profiling.device import Effort
 from nas.progress import Silent
 from nas.quality import Quality
-from nas.request import SearchRequest
+from nas.request.quantities import Budget
+from nas.request.search_request import SearchRequest
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces import Architecture, Kind, Space, Unit
 from search_spaces.errors import NasError, NoFeasibleCandidate

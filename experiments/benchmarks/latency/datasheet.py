@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latency.accuracy import markdown
-from latency_models.roofline import UNCERTAINTY, DataSheetModel
+from latency_models.datasheet_model import UNCERTAINTY, DataSheetModel
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.workload import Workload

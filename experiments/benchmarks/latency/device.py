@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from latency_models.design import design
 from latency_models.measurement import Measurement
+from latency_models.measurement_design import design
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.terms import kept_units

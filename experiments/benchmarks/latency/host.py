@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency.accuracy import Accuracy, markdown
-from latency_models.fit import CalibratedModel
+from latency_models.calibrated import CalibratedModel
 from latency_models.profile import Profile, Record
 from latency_models.terms import model_work
 from latency_models.workload import Workload
-from nas.latency import ParentExport
-from nas.profiling import measure_architectures, profile_host
+from nas.parent.parent import load_subject
+from nas.profiling.host import measure_architectures, profile_host
+from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
-from nas.subject import load_subject
 from search_spaces import Architecture, Kind, Unit
 
 CASES = (  # reference model, workload

@@ -10,7 +10,7 @@ import numpy as np
 from latency.accuracy import Accuracy, markdown
 from latency.budget_search import budget_searches
 from latency.device import PARENT, ROUNDS, Device, random_architectures
-from latency_models.fit import CalibratedModel
+from latency_models.calibrated import CalibratedModel
 from search_spaces.unit import Kind, Unit
 
 DEVICES = {  # what is added to noise and a tail, one by one and together

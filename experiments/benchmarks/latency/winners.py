@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from latency.accuracy import markdown
-from latency_models.measure import measure_files
-from nas.budget import Budget
-from nas.certificate import Certificate
+from latency_models.run_plan import measure_files
 from nas.export.onnx_export import workload_inputs
-from nas.latency import ParentExport
+from nas.parent.parent import load_subject
+from nas.pipeline.run import run as search
+from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
-from nas.request import SearchRequest
-from nas.service import run as search
-from nas.subject import load_subject
+from nas.request.quantities import Budget
+from nas.request.search_request import SearchRequest
+from nas.results.certificate import Certificate
 from search_spaces.errors import NoFeasibleCandidate
 
 MODELS = ("python-lm", "minilm", "digits-vit")

@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latency_models.targets import find_target
-from nas.execution.sharing import Shares
+from nas.execution.evaluation_cache import Scorer
 from nas.execution.task import Executor, Task
+from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench
-from nas.latency import ParentExport, default_workload, latency_model
+from nas.parent.parent import Subject, load_subject
+from nas.pipeline.run import rungs
+from nas.profiling.latency_model import ParentExport, default_workload, latency_model
 from nas.progress import Silent
 from nas.quality import evaluator_for
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import choose_precision
-from nas.quality.scorer import Scorer
-from nas.request import BATCH
+from nas.request.search_request import BATCH
 from nas.search.problem import Problem
-from nas.service import rungs
-from nas.subject import Subject, load_subject
-from pruning.redundancy import measure_redundancy
+from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.unit import STRUCTURE
 
 TARGET, BUDGET, PERCENTILE = "jetson-orin", 0.6, 90  # data sheet: the same everywhere

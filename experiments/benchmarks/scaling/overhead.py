@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from nas.execution.evaluation_cache import Scorer
 from nas.execution.task import Pieces, Task
 from nas.execution.worker import LocalExecutor, Worker
 from nas.quality.evaluations import FileEvaluations
-from nas.quality.scorer import Scorer
 from nas.search import engine, sampler
 from nas.search.journal import Journal
 from nas.search.problem import Problem

@@ -14,7 +14,7 @@ from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from nas.search.engine import Engine
 from nas.search.problem import SCORING, Problem
-from pruning.prefix import prefixes
+from pruning.inference.prefix_cache import prefixes
 from scaling.virtual import Call, Job, Piece
 from search_spaces.architecture import Architecture
 

@@ -13,10 +13,10 @@ from itertools import count
 import numpy as np
 
 from nas.execution.cluster import IN_FLIGHT
-from nas.execution.sharing import Shares
 from nas.execution.task import Task
+from nas.execution.task_scheduling import Shares
 from nas.quality.precision import Precision
-from pruning.prefix import GIB, Prefix, PrefixStore
+from pruning.inference.prefix_cache import GIB, Prefix, PrefixStore
 
 
 @dataclass(frozen=True)

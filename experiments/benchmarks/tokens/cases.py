@@ -8,17 +8,17 @@ from pathlib import Path
 from latency_models.targets import HOST, find_target
 from latency_models.terms import model_work
 from latency_models.workload import Workload
-from nas.latency import ParentExport, latency_model, measured_ms
+from nas.execution.evaluation_cache import Scorer
+from nas.parent.parent import Subject, load_subject
+from nas.pipeline.run import scorer_of
+from nas.profiling.latency_model import ParentExport, latency_model, measured_ms
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
-from nas.quality.scorer import Scorer
+from nas.request.choices import SEARCH
 from nas.search import Problem
-from nas.service import scorer_of
-from nas.subject import Subject, load_subject
-from nas.tokens import default_reduction, evaluator_with_tokens, snapping, with_tokens
-from nas.vocabulary import SEARCH
-from nas.ways import best_reduction
-from pruning.redundancy import measure_redundancy
+from nas.tokens.space import default_reduction, evaluator_with_tokens, snapping, with_tokens
+from nas.tokens.strategies import best_reduction
+from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.unit import Kind
 
 TEXTS = Path(__file__).parents[2] / "reference" / "python-lm" / "data"

@@ -7,10 +7,10 @@ import argparse
 
 from cases import CASES
 
-from nas.latency import ParentExport
-from nas.profiling import measure_architectures
+from nas.parent.parent import load_subject
+from nas.profiling.host import measure_architectures
+from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
-from nas.subject import load_subject
 from search_spaces.architecture import Architecture
 from search_spaces.tokens import THOUSAND, Reduction, Schedule, Scorer, Stage
 

@@ -38,7 +38,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
-from pruning.surgery import prune
+from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.tokens import Schedule
 

@@ -22,6 +22,6 @@ def evaluations_for(path: Path, content: str, storage: str | None) -> Evaluation
     if storage is None or storage.startswith("sqlite"):
         return FileEvaluations(path, content)
     from nas.quality.evaluations.stored import StoredEvaluations
-    from nas.storage import open_storage
+    from nas.storage.open_storage import open_storage
 
     return StoredEvaluations(open_storage(storage), content)

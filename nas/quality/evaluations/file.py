@@ -13,9 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from nas.lines import append
 from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, to_entry
 from nas.quality.quality import Quality
+from nas.storage.append_log import append
 
 _LOCK_S = 10.0  # an append takes milliseconds: a lock that is held longer is stuck
 _logger = logging.getLogger(__name__)

@@ -1,0 +1,170 @@
+"""One sitting: everything of a plan measured once in one process, kept group by group."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .conditions import read_conditions
+from .energy_meters import energy_meter, joules_per_inference
+from .failure import MeasuringFailed, first_line
+from .measure import Samples, measure
+from .nvml import find_gpu
+from .plan import INPUTS, Candidate, Plan
+from .runtime import Runtime
+
+SCHEMA_VERSION = 1
+Report = Callable[[float, str], None]
+_LOADED, _TIMED = 0.1, 0.9  # shares of a group that are done by then
+
+
+@dataclass
+class Sitting:
+    """What one process measured: for each finished group, name to samples, sentinel samples and joules.
+
+    Attributes:
+        plan: digest of the plan it belongs to.
+        conditions: before the first group and after each.
+    """
+
+    plan: str
+    key: dict[str, str]
+    conditions: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[dict[str, dict[str, list[float]]]] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write it; the file is complete or not there, whatever happens to the device."""
+        draft = path.with_suffix(".draft")
+        with draft.open("w") as opened:
+            json.dump({"schema_version": SCHEMA_VERSION, **vars(self)}, opened)
+            opened.flush()
+            os.fsync(opened.fileno())
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, plan: Plan) -> Sitting | None:
+        """What was kept of a sitting; None where nothing was or the file is damaged.
+
+        Raises:
+            MeasuringFailed: it belongs to another plan.
+        """
+        try:
+            document = json.loads(path.read_text())
+            version = document.pop("schema_version")
+            sitting = cls(**document)
+            sitting.key, sitting.groups = dict(sitting.key), [dict(group) for group in sitting.groups]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        if sitting.plan != plan.digest or version != SCHEMA_VERSION:
+            raise MeasuringFailed(f"{path} belongs to another plan; move it away and run again")
+        return sitting
+
+    def finished(self, plan: Plan, number: int) -> bool:
+        """Whether every group of the sitting was measured."""
+        return len(self.groups) == len(plan.groups(number))
+
+
+def sitting_path(plan: Plan, number: int) -> Path:
+    """Where sitting `number` (from 1) is kept."""
+    return plan.folder / f"sitting-{number}.json"
+
+
+def run_sitting(plan: Plan, number: int, runtime: Runtime, report: Report) -> None:
+    """Measure the groups of a sitting that are not kept yet.
+
+    Args:
+        report: is given the share of this sitting that is done and what happens next.
+
+    Raises:
+        MeasuringFailed: a file cannot be loaded or run, or the device is another than before.
+    """
+    if not 1 <= number <= plan.sittings:
+        raise MeasuringFailed(f"sitting {number} is not planned; the sittings are 1 to {plan.sittings}")
+    path, key = sitting_path(plan, number), runtime.key()
+    for other in range(1, plan.sittings + 1):
+        _check_key(key, Sitting.load(sitting_path(plan, other), plan), other)
+    gpu = find_gpu() if runtime.on_gpu else None
+    sitting = Sitting.load(path, plan) or Sitting(plan.digest, key, [read_conditions(gpu=gpu)])
+    groups, inputs = plan.groups(number), _inputs(plan)
+    for index, group in enumerate(groups):
+        if index < len(sitting.groups):
+            continue
+
+        def on_group(share: float, message: str, index: int = index) -> None:
+            report((index + share) / len(groups), f"group {index + 1} of {len(groups)}: {message}")
+
+        share = len(group) / sum(map(len, groups)) / plan.sittings
+        measured = _measure_group(plan, group, runtime, inputs, share, 1000 * number + index, on_group)
+        _check_key(runtime.key(), sitting, number)
+        sitting.groups.append(measured)
+        sitting.conditions.append(read_conditions(gpu=gpu))
+        sitting.save(path)
+
+
+def _measure_group(
+    plan: Plan,
+    group: list[Candidate],
+    runtime: Runtime,
+    inputs: Mapping[str, np.ndarray],
+    share: float,
+    seed: int,
+    report: Report,
+) -> dict[str, dict[str, list[float]]]:
+    """Load a group's files, measure them for a share of the plan's time, then their energy where there is a meter."""
+    seconds, calls = share * plan.seconds, {}
+    for place, candidate in enumerate(group):
+        report(_LOADED * place / len(group), f"loading {candidate.name}")
+        calls[candidate.name] = runtime.load(candidate.file, inputs)
+    report(_LOADED, f"warming up, then measuring {len(group)} candidates for {seconds:.0f} s")
+    taken = measure(
+        calls,
+        sentinel=plan.sentinel,
+        seconds=seconds,
+        least_rounds=math.ceil(plan.least_rounds / plan.sittings),
+        limit_s=None if plan.limit_s is None else share * plan.limit_s,
+        seed=seed,
+        on_round=lambda done: report(_LOADED + (_TIMED - _LOADED) * done, "measuring"),
+    )
+    joules: dict[str, float] = {}
+    with energy_meter(runtime.on_gpu) as meter:
+        if meter is not None:
+            report(_TIMED, f"reading energy: {meter.name}")
+            joules = joules_per_inference(meter, calls, seconds / len(group) / 2, seed)
+    report(1.0, "done")
+    return {name: _rounded(samples, joules.get(name)) for name, samples in taken.items()}
+
+
+def _rounded(samples: Samples, joules: float | None) -> dict[str, list[float]]:
+    return {
+        "samples": [round(ms, 6) for ms in samples.samples_ms],
+        "sentinel_samples": [round(ms, 6) for ms in samples.sentinel_ms],
+        "joules": [] if joules is None else [joules],
+    }
+
+
+def _inputs(plan: Plan) -> dict[str, np.ndarray]:
+    path = plan.folder / INPUTS
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise MeasuringFailed(f"{path} cannot be read ({first_line(error)}); unpack the kit again") from None
+
+
+def _check_key(now: Mapping[str, str], sitting: Sitting | None, number: int) -> None:
+    """Refuse to mix measurements of what is not the same device, runtime, precision, threads and power mode."""
+    then = now if sitting is None else sitting.key
+    changed = [f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in now if now[name] != then.get(name)]
+    if changed:
+        raise MeasuringFailed(
+            f"sitting {number} was measured under another key: {'; '.join(changed)}; set it back and run again, or "
+            f"remove every sitting-*.json to start anew"
+        )

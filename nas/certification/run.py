@@ -1,0 +1,201 @@
+"""The finals of a search: contenders and winner exported and measured, on the target where it can be.
+
+Where the target cannot be measured the search's winner stands, its file is compared with the parent's on this machine,
+and the certificate says that the budget was predicted.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+from latency_models.measurement import Measurement, least_samples
+from latency_models.profile import Profile
+from latency_models.run_plan import Measured
+from latency_models.runner.measure import SENTINEL_EVERY
+from latency_models.targets import Target
+from latency_models.workload import Phase, Workload
+from nas.certification.quiet_machine import WAIT_S, QuietWait, noise
+from nas.certification.selection import WIDE, Steps, choose_winner
+from nas.certification.selection_state import calibrated
+from nas.parent.parent import Subject
+from nas.profiling.device import Device, Effort, ThisMachine
+from nas.profiling.latency_model import ParentExport, fitting
+from nas.progress import Phases, Progress
+from nas.request.search_request import SearchRequest
+from nas.results.certificate import Certificate, Verdict, confidence_of, judge, too_busy
+from nas.results.result import versions
+from nas.search import Problem, SearchOutcome, run_search
+from pruning.surgery.prune import prune
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ProfileMismatch
+
+CONTENDER_SECONDS = 8.0
+CONFIRM_SECONDS = 8.0
+HERE = (3.0, 20)  # seconds and rounds of a comparison on this machine that decides nothing
+LOOKS = 4  # at a winner's samples, each after as much measuring as all before it together
+LEAST_LIMIT_S = 60.0  # one measurement may take so long,
+SLOWED = 3.0  # and so many times what it takes when the machine is as it was profiled
+_CERTAIN = 90  # the percentile that a fraction is measured long enough for
+_SMALL = 256  # tokens of a prompt or of a past, where only this machine compares
+_WORDS = 16
+
+
+@dataclass(frozen=True)
+class Finals:
+    """What certifying needs to know; `device` is None where the target cannot be measured."""
+
+    request: SearchRequest
+    subject: Subject
+    target: Target
+    workload: Workload
+    export: ParentExport
+    device: Device | None
+    progress: Progress
+
+    def play(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
+        """The outcome, the problem with its latency model corrected by what was measured, and the certificate.
+
+        Raises:
+            NoFeasibleCandidate: nothing meets the budget, by prediction or as measured.
+            ProfileMismatch: the device is not in the state in which it was profiled.
+            MachineTooBusy: nothing meets the budget by what was measured on a busy machine.
+        """
+        (self.request.out / "winner" / "certificate.json").unlink(missing_ok=True)  # it is of what is exported over
+        if self.device is not None:
+            steps = Steps(
+                self.request.budget, self.search, self.measure, self.certify, self.predict, self.device.profile,
+                self.wait, self.progress.message,
+            )  # fmt: skip
+            return choose_winner(steps, problem)
+        outcome = self.search(problem)
+        return outcome, problem, self.compare_here(problem, outcome.winner.architecture)
+
+    def search(self, problem: Problem) -> SearchOutcome:
+        """Run the search with its phases shown."""
+        trials, tried = problem.trials * len({*problem.front, problem.budget_ms}), 0
+        with Phases(self.progress) as phases:
+
+            def on_phase(name: str, done: float, total: float) -> None:
+                phases.at(f"searching: {name}", done, total)
+
+            def on_trial(more: int, note: str) -> None:
+                nonlocal tried
+                tried += more
+                phases.at("searching: trying candidates", tried, trials, note)
+
+            return run_search(replace(problem, on_trial=on_trial, on_phase=on_phase))
+
+    def measure(self, problem: Problem, architectures: list[Architecture]) -> Profile:
+        """Contenders beside the parent."""
+        assert self.device is not None
+        return self.device.measure(architectures, self._effort(problem, CONTENDER_SECONDS, len(architectures)))
+
+    def certify(self, problem: Problem, winner: Architecture, looks: int = 0) -> Certificate:
+        """Export the winner, measure it beside the parent in fresh processes, judge it.
+
+        As long as its interval reaches across the budget and is wide, as many samples again decide: all of them count.
+
+        Args:
+            looks: how often this search has judged winners before.
+
+        Raises:
+            ProfileMismatch: the device has another power mode, runtime or precision than when it was profiled.
+        """
+        assert self.device is not None
+        file, seconds = self._exported(self.device, winner), CONFIRM_SECONDS
+        measured = self.device.compare(file, self._effort(problem, seconds, 1))
+        for look in count(1):
+            certificate = self._judged(problem, winner, file, measured, looks + look, look)
+            settled = certificate.verdict is not Verdict.UNDECIDED or certificate.spread <= WIDE / 2
+            if settled or look == LOOKS or noise(measured.of["parent"], self._tail):
+                break
+            measured = measured.joined(self.device.compare(file, self._effort(problem, seconds, 1)))
+            seconds *= 2
+        return certificate
+
+    def predict(self, problem: Problem, winner: Architecture, reason: str) -> Certificate:
+        """The winner's certificate where the machine was too busy to prove it: exported, and predicted."""
+        assert self.device is not None
+        file, profile = self._exported(self.device, winner), calibrated(problem).profile
+        budget_ms = self.request.budget.resolve(problem.ms(problem.space.parent))
+        draft = judge(
+            target=self.target.name, on_target=False, file=file, workload=self.workload,
+            percentile=self.request.percentile, budget_ms=budget_ms, predicted_ms=problem.ms(winner),
+            architecture=winner, environment=profile.key, versions=versions(), measured=None,
+            fraction=self.request.budget.fraction,
+        )  # fmt: skip
+        return too_busy(draft, reason)
+
+    def compare_here(self, problem: Problem, winner: Architecture) -> Certificate:
+        """The certificate of a target that is not at hand: a prediction, with both files measured on this machine."""
+        device = ThisMachine(self.subject, self.export, self._small(), self.progress)
+        file = self._exported(device, winner)
+        measured = device.compare(file, Effort(*HERE))
+        return judge(
+            target=self.target.name, on_target=False, file=file, workload=self.workload,
+            percentile=self.request.percentile, budget_ms=problem.budget_ms, predicted_ms=problem.ms(winner),
+            architecture=winner, environment=measured.key, versions=versions(),
+            measured=(measured.of["winner"], measured.of["parent"]),
+        )  # fmt: skip
+
+    @cached_property
+    def wait(self) -> QuietWait:
+        """For a quiet machine, as long as a search with a time limit may take at most."""
+        return QuietWait(self.progress, min(WAIT_S, self.request.time_limit_s or WAIT_S))
+
+    def _exported(self, device: Device, winner: Architecture) -> Path:
+        pruned = prune(self.subject.model, winner, anatomy=self.subject.anatomy)
+        return device.export(pruned, self.request.out / "winner")
+
+    def _judged(
+        self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int
+    ) -> Certificate:
+        """The certificate by these samples, at look number `look` of the search."""
+        profile, parent = calibrated(problem).profile, measured.of["parent"]
+        if measured.key != profile.key:
+            raise ProfileMismatch(
+                f"{self.target.name} was profiled as {profile.key} and is {measured.key} now; "
+                "set it back, or profile it again"
+            )
+        profiled = profile.of(problem.space.parent)
+        assert profiled is not None
+        budget, p = self.request.budget, self.request.percentile
+        return judge(
+            target=self.target.name, on_target=True, file=file, workload=self.workload, percentile=p,
+            budget_ms=budget.resolve(parent.percentile(p)), predicted_ms=problem.ms(winner), architecture=winner,
+            environment=measured.key, versions=versions(), measured=(measured.of["winner"], parent),
+            drift=self._drift(profiled, parent), fraction=budget.fraction, confidence=confidence_of(look), looks=looks,
+            profiled_parent_ms=profiled.p50,
+        )  # fmt: skip
+
+    def _drift(self, profiled: Measurement, parent: Measurement) -> float:
+        """How much slower the parent ran when it was profiled; 1 for a fraction of the parent beside the winner.
+
+        A machine that is slower now than then counts as it is: what was measured is what a person would see.
+        """
+        return 1.0 if self._tail is None else max(1.0, profiled.p50 / parent.p50)
+
+    @property
+    def _tail(self) -> int | None:
+        """The percentile that is judged; None where ratios are."""
+        return self.request.percentile if self.request.budget.fraction is None else None
+
+    def _effort(self, problem: Problem, seconds: float, others: int) -> Effort:
+        """How long some files are measured beside the parent."""
+        rounds = least_samples(self._tail or min(_CERTAIN, self.request.percentile))
+        runs = 2 * (2 + others + others // SENTINEL_EVERY)  # each after one that is not timed
+        usual_s = rounds * runs * problem.latency.predict(problem.space.parent, 50).ms / 1e3
+        return Effort(seconds, rounds, max(LEAST_LIMIT_S, SLOWED * max(seconds, usual_s)))
+
+    def _small(self) -> Workload:
+        """A workload of the same phase that suits this machine."""
+        images = self.subject.shape.droppable  # a prompt has room for them, and for a few words
+        length = _SMALL if images is None else images + _WORDS
+        if self.workload.phase is Phase.DECODE:
+            small = Workload(Phase.DECODE, 1, 1, length)
+        elif self.workload.phase is Phase.FORWARD and images is None:
+            small = self.subject.shape.default_workload(small=True)
+        else:
+            small = Workload(self.workload.phase, 1, length)
+        return fitting(self.subject.model, small)

@@ -1,0 +1,197 @@
+"""How far a choice by measurement has come: what was measured, and what of it is inside the budget."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from latency_models.calibrated import CalibratedModel
+from latency_models.measurement import Measurement
+from latency_models.profile import Profile, Record
+from nas.results.certificate import Certificate
+from nas.search import Candidate, Problem, SearchOutcome
+from nas.search.halving import undecided
+from nas.search.outcome import in_full
+from search_spaces.architecture import Architecture
+
+MEASURED = 4  # contenders measured together in a round
+MATTERS = 0.01  # of the best measured loss: what a contender has to be better by to be worth measuring,
+LEAST = 0.001  # and in the loss's own units (nats of divergence, mostly), where the best loses next to nothing
+NARROW = 0.03  # half of a contender's interval over its middle: one across the limit is measured again until then
+_TAIL = 90  # the percentile that a measurement must have samples for to be one, where a fraction is asked for
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far the choice has come.
+
+    Attributes:
+        problem: with the latency model as corrected so far; its budget is what the search aims at.
+        budget_ms: what was asked for, by the parent as it was profiled.
+        relative: a fraction of the parent was asked for, so that ratios are judged.
+        accepted: share of the budget that the upper bound of a measured candidate must not exceed.
+        set_aside: certificates that were not given.
+        beside: what was measured since the profile, all of it joined.
+        turns: how often contenders were measured or a certificate was judged, on a quiet machine.
+        looks: how often samples were judged for a certificate.
+        profiles: how often the target was profiled again.
+        slow: whether a winner was above the budget by what the machine was slower than when it was profiled.
+        slower: candidates that measured slower than the parent that they lack parts of; believed the second time.
+    """
+
+    problem: Problem
+    outcome: SearchOutcome
+    budget_ms: float
+    relative: bool
+    accepted: float = 1.0
+    set_aside: tuple[Certificate, ...] = ()
+    beside: Mapping[Architecture, Measurement] = field(default_factory=dict)
+    turns: int = 0
+    looks: int = 0
+    profiles: int = 0
+    slow: bool = False
+    slower: frozenset[Architecture] = frozenset()
+
+    @property
+    def accepted_ms(self) -> float:
+        """What the upper bound of a measured candidate must not exceed."""
+        return self.accepted * self.budget_ms
+
+    def bounds_ms(self, architecture: Architecture) -> tuple[float, float] | None:
+        """What a measured architecture takes at least and at most (99 % each), in the parent's time as profiled.
+
+        Of a fraction the ratio is bounded, of milliseconds the percentile. None where it was not measured, or too
+        briefly for a bound.
+        """
+        model, percentile = calibrated(self.problem), self.problem.percentile
+        known = model.profile.of(architecture)
+        if known is None or known.upper_bound(min(percentile, _TAIL) if self.relative else percentile) is None:
+            return None
+        if self.relative:
+            bounds, unit = known.ratio_bounds(), model.predict(self.problem.space.parent, percentile).ms
+        else:
+            bounds = known.lower_bound(percentile), known.upper_bound(percentile)
+            unit = model.predict(architecture, 50).ms / known.p50
+        low, high = bounds
+        return None if low is None or high is None else (low * unit, high * unit)
+
+    def inside(self, architecture: Architecture) -> bool:
+        """Whether it was measured inside what is accepted, keeps the limits and was not set aside."""
+        bounds = self.bounds_ms(architecture)
+        return self.open_to(architecture) and bounds is not None and bounds[1] <= self.accepted_ms
+
+    def open_to(self, architecture: Architecture) -> bool:
+        """Whether it keeps the limits and was not set aside."""
+        aside = {certificate.architecture for certificate in self.set_aside}
+        return architecture not in aside and allowed(self.problem, architecture)
+
+    def may_meet(self, architecture: Architecture) -> bool:
+        """Whether measuring it, or measuring it longer, may show that it is inside what is accepted."""
+        if architecture == self.problem.space.parent or not self.open_to(architecture):
+            return False
+        bounds = self.bounds_ms(architecture)
+        if bounds is None:
+            return self.problem.latency.predict(architecture, self.problem.percentile).low_ms <= self.accepted_ms
+        low, high = bounds
+        return low <= self.accepted_ms < high and high - low > NARROW * (high + low)
+
+    def with_measured(self, measured: Profile) -> "Standing":
+        """With these in the latency model, joined to what was measured of them since the profile.
+
+        The parent's record stays that of the profile.
+
+        Raises:
+            ProfileMismatch: they were not measured as the profile was.
+        """
+        model, beside = calibrated(self.problem), dict(self.beside)
+        for record in measured.records:
+            if record.architecture != self.problem.space.parent:
+                earlier = beside.get(record.architecture)
+                beside[record.architecture] = record.measurement if earlier is None else earlier.joined(
+                    record.measurement
+                )  # fmt: skip
+        renewed = tuple(
+            Record(r.architecture, beside[r.architecture]) for r in measured.records if r.architecture in beside
+        )
+        merged = model.profile.merge(replace(measured, records=renewed))
+        return replace(self, problem=replace(self.problem, latency=model.renewed(merged)), beside=beside)
+
+    def without(self, certificate: Certificate) -> "Standing":
+        """With the winner of a certificate that was not given set aside."""
+        return replace(self, set_aside=(*self.set_aside, certificate))
+
+    def narrowed(self, share: float) -> "Standing":
+        """With only that share of what was accepted accepted."""
+        return replace(self, accepted=self.accepted * share)
+
+
+def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]:
+    """The candidates that may meet the budget and are better than the best measured one, best first.
+
+    May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth an
+    export, which may take a minute, and measuring it.
+    """
+    problem = standing.problem
+    may = sorted((c for c in standing.outcome.candidates if standing.may_meet(c.architecture)), key=loss_of)
+    judged = in_full(problem, undecided(problem, may, MEASURED))
+    enough = float("inf") if best is None else loss_of(best) - max(MATTERS * loss_of(best), LEAST)
+    return [c.architecture for c in sorted(judged, key=loss_of) if loss_of(c) < enough][:MEASURED]
+
+
+def best_measured(standing: Standing) -> Candidate | None:
+    """The best candidate that was measured inside the budget, was not set aside, and is worth its pruning."""
+    problem, candidates = standing.problem, standing.outcome.candidates
+    among = [c.architecture for c in candidates if allowed(problem, c.architecture)]
+    profile = calibrated(problem).profile
+    measured = [
+        candidate
+        for candidate in candidates
+        if standing.inside(candidate.architecture)
+        and faster_less_pruned(profile, candidate.architecture, among) is None
+    ]
+    judged = in_full(problem, undecided(problem, sorted(measured, key=loss_of), MEASURED))
+    return min(judged, key=loss_of, default=None)
+
+
+def better_ones(standing: Standing, winner: Candidate) -> list[Candidate]:
+    """Candidates that lose less than the winner and may be inside the budget that was asked for, best first."""
+    enough = loss_of(winner) - max(MATTERS * loss_of(winner), LEAST)
+    problem = standing.problem
+    found = [
+        candidate
+        for candidate in standing.outcome.candidates
+        if loss_of(candidate) < enough
+        and candidate.architecture != problem.space.parent
+        and allowed(problem, candidate.architecture)
+        and problem.ms(candidate.architecture) <= standing.budget_ms
+    ]
+    return sorted(found, key=loss_of)
+
+
+def faster_less_pruned(
+    profile: Profile, architecture: Architecture, among: Sequence[Architecture]
+) -> Architecture | None:
+    """A measured one of these that drops less and is at least as fast: pruning that far buys nothing."""
+    mine = profile.of(architecture)
+    if mine is None:
+        return None
+    less = [(other, profile.of(other)) for other in among if _drops_less(other, architecture)]
+    return next((other for other, its in less if its is not None and its.ratio() <= mine.ratio()), None)
+
+
+def calibrated(problem: Problem) -> CalibratedModel:
+    """The problem's latency model, which rests on measurements wherever the target can be measured."""
+    assert isinstance(problem.latency, CalibratedModel)
+    return problem.latency
+
+
+def allowed(problem: Problem, architecture: Architecture) -> bool:
+    """Whether it keeps every limit besides the budget."""
+    return all(limit.met(architecture) for limit in problem.limits)
+
+
+def loss_of(candidate: Candidate) -> float:
+    """What candidates are compared by."""
+    return candidate.quality.loss
+
+
+def _drops_less(one: Architecture, other: Architecture) -> bool:
+    return one != other and all(other.drops(unit) for unit in one.dropped)

@@ -1,0 +1,1 @@
+"""The parent model: how it is found and read, and the sizes of its blocks."""

@@ -1,0 +1,135 @@
+"""The subject of the work: a parent with everything that is known of it before anything is searched."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latency_models.shape import ModelShape
+from nas.data.dataset import Dataset, load_dataset
+from nas.data.padding import needs_padding, settle_padding
+from nas.parent.reference_models import DEFAULT, ReferenceModel, find_reference
+from nas.parent.shape import shape_of
+from nas.storage.cache_folder import cache_folder
+from pruning.anatomy.anatomy import Anatomy, read_anatomy
+from pruning.checkpoint import load_parent
+from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.checkpoint.tokenizer import load_tokenizer
+from search_spaces.errors import BadData
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded parent.
+
+    Attributes:
+        id: what the user called it.
+        folder: where its files are; None for a hub id.
+        data: the data that belongs to it or that was given; None where there is none.
+        digest: names its weights.
+        trust_remote_code: whether code that the model, its tokenizer or its processor carries may run.
+    """
+
+    id: str
+    folder: Path | None
+    data: Path | None
+    model: Any
+    anatomy: Anatomy
+    shape: ModelShape
+    digest: str
+    reference: ReferenceModel | None
+    trust_remote_code: bool = False
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Its data in three splits.
+
+        Raises:
+            BadData: none was given and none belongs to the model.
+        """
+        return self.dataset_of(None)
+
+    def dataset_of(self, length: int | None) -> Dataset:
+        """The same with windows or texts of `length` tokens; what was read once is kept.
+
+        Raises:
+            BadData: as `dataset`, or the length does not fit model or data.
+        """
+        if self.data is None:
+            raise BadData(f"model {self.id} has no data of its own; give some with --data FILE or DIR")
+        if length not in self._datasets:
+            self._datasets[length] = load_dataset(self.model, self.tokenizer, self.data, length, self.trust_remote_code)
+        return self._datasets[length]
+
+    @cached_property
+    def _datasets(self) -> dict[int | None, Dataset]:
+        return {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer; None for images, and where the folder has none.
+
+        Raises:
+            ModelError: it cannot be read, or needs code that was not allowed.
+        """
+        if self.model.main_input_name != "input_ids":
+            return None
+        return load_tokenizer(self.folder or self.id, self.trust_remote_code)
+
+    @property
+    def files(self) -> Path | None:
+        """Where its files lie: its folder, or that of a hub id in the library's cache; None where there is neither."""
+        if self.folder is not None:
+            return self.folder
+        from transformers.utils import cached_file
+
+        config = cached_file(self.id, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        return None if config is None else Path(config).parent
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether it is a causal decoder with a language-model head."""
+        return self.anatomy.is_decoder and self.shape.head_per_token
+
+    @property
+    def cache(self) -> Path:
+        """The folder for what can be kept about these weights."""
+        return cache_folder() / self.digest
+
+
+def load_subject(source: str | None, data: Path | None = None, trust_remote_code: bool = False) -> Subject:
+    """Load a parent and read its structure.
+
+    Args:
+        source: a folder, a hub id, the name of a reference model, or None for the default one.
+        data: the user's `--data`; else the data of a reference model.
+
+    Raises:
+        ModelError: it cannot be loaded or read.
+        MissingExtra: a reference model needs a package.
+    """
+    name = source or DEFAULT
+    reference = find_reference(name)
+    place = reference.folder if reference else name
+    model = load_parent(place, trust_remote_code=trust_remote_code)
+    folder = Path(place).expanduser() if Path(place).expanduser().is_dir() else None
+    shown = reference.name if reference else name
+    if needs_padding(model) and (tokenizer := load_tokenizer(folder or shown, trust_remote_code)) is not None:
+        settle_padding(model, tokenizer)
+    anatomy = read_anatomy(model)
+    own = reference.data if reference else None
+    shape, digest = shape_of(model, anatomy), weights_digest(model)
+    return Subject(shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code)
+
+
+def weights_digest(model: Any) -> str:
+    """Sixteen hexadecimal digits that name the weights and their names, and what embeddings are made of them."""
+    hashed = hashlib.sha256(type(model).__name__.encode())
+    embedding = sentence_embedding(model)
+    if embedding is not None:
+        hashed.update(embedding.digest.encode())
+    for name, tensor in model.state_dict().items():
+        hashed.update(name.encode() + str(tuple(tensor.shape)).encode())
+        hashed.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return hashed.hexdigest()[:16]

@@ -1,0 +1,79 @@
+"""From a model and its anatomy to the numbers that latency models work with."""
+
+from dataclasses import replace
+from typing import Any
+
+from latency_models.block_shape import MlpShape
+from latency_models.shape import ModelShape
+from nas.parent.block_shapes import read_blocks
+from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.language_model import block_config, is_vision_language, language_config, prompt_image_tokens
+
+
+def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
+    """The sizes of a Hugging Face transformer, read from its modules and from a run on a tiny input.
+
+    Those of a vision-language model are its language model's; tower and projector count as stem.
+    """
+    blocks = read_blocks(model, anatomy)
+    first = next((block for block in blocks if block.attention.pair), blocks[0])
+    heads = max(1, first.attention.heads)
+    head_dim = max(1, first.attention.pair // (2 * heads))
+    intermediate, gated = _mlp_sizes(first.mlp, anatomy.hidden_size)
+    outputs, per_token = _head(model, anatomy)
+    inside = model.get_submodule(anatomy.stack)
+    shape = ModelShape(
+        depth=anatomy.depth,
+        hidden=anatomy.hidden_size,
+        heads=heads,
+        kv_heads=max(1, first.attention.cached // (2 * head_dim)),
+        head_dim=head_dim,
+        intermediate=intermediate,
+        gated=gated,
+        outputs=outputs,
+        head_per_token=per_token,
+        causal=anatomy.is_decoder,
+        stem=model.num_parameters() - sum(p.numel() for p in inside.parameters()),
+        window=_windows(model, anatomy),
+        experts=max(1, first.mlp.experts),
+        active_experts=max(1, first.mlp.active),
+        tokens=_image_tokens(model),
+        droppable=prompt_image_tokens(model) if is_vision_language(model) else None,
+    )
+    return shape if set(blocks) == {shape.alike} else replace(shape, blocks=blocks)
+
+
+def _mlp_sizes(mlp: MlpShape, hidden: int) -> tuple[int, bool]:
+    """(width, gated) of one expert, or of the MLP: a gated one has three hidden-by-width matrices, any other two.
+
+    What lies between the matrices is twice as wide as the MLP where it is gated.
+    """
+    weights, inner = (mlp.expert, mlp.inner / max(1, mlp.active)) if mlp.experts else (mlp.dense, mlp.inner)
+    gated = inner > 0 and round(2 * weights / hidden / inner) == 3
+    return max(1, round(weights / hidden / (3 if gated else 2))), gated
+
+
+def _head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:
+    """(outputs, per token): of the output embeddings, or of the classifier; 0 without a head."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is not None:
+        return int(head.weight.shape[0]), True
+    classifier = getattr(model, "classifier", None)
+    outputs = getattr(model.config, "num_labels", 0) if classifier is not None else 0
+    return int(outputs), False
+
+
+def _windows(model: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
+    if not anatomy.is_decoder:
+        return (None,) * anatomy.depth
+    windows = [getattr(block_config(model, index), "sliding_window", None) or None for index in range(anatomy.depth)]
+    types = getattr(language_config(model), "layer_types", None) or ["sliding_attention"] * anatomy.depth
+    return tuple(window if kind == "sliding_attention" else None for window, kind in zip(windows, types, strict=True))
+
+
+def _image_tokens(model: Any) -> int | None:
+    """Patches, and the class token that most image transformers put before them."""
+    if model.main_input_name != "pixel_values":
+        return None
+    size, patch = model.config.image_size, model.config.patch_size
+    return int((size // patch) ** 2 + (0 if model.config.model_type.startswith("siglip") else 1))

@@ -1,0 +1,171 @@
+"""What a search would do (`--dry-run`): with the model and the data as it will have them, and nothing measured."""
+
+import time
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import torch
+
+from latency_models.footprint import memory
+from latency_models.targets import Target, find_target
+from latency_models.workload import Workload
+from nas.data.dataset import Dataset
+from nas.data.documents import SPLITS
+from nas.parent.parent import Subject, load_subject
+from nas.pipeline.run import asked, rungs, say_what_fits
+from nas.profiling.latency_model import ParentExport, latency_model
+from nas.progress import Progress
+from nas.request.search_request import SearchRequest
+from nas.search.descent import WIDTH
+from nas.tokens.describe import in_words
+from nas.tokens.space import droppable, evaluator_with_tokens
+from search_spaces.architecture import Architecture
+from search_spaces.space import Space
+from search_spaces.tokens import THOUSAND
+from search_spaces.unit import Kind
+
+_TIMED = 4  # items of one look at the parent
+_SHARED = 0.5  # of an evaluation is computed, as candidates share the states of blocks; docs/search.md
+_MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that was not begun: `facts` by name, of what there is something to say about."""
+
+    facts: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that is printed."""
+        return {"schema_version": 1, **self.facts}
+
+    @property
+    def words(self) -> str:
+        """A line for each fact."""
+        return "\n".join(f"{name.replace('_', ' '):<18} {_shown(name, value)}" for name, value in self.facts.items())
+
+
+def plan(request: SearchRequest, progress: Progress) -> Plan:
+    """Load the parent and its data, look at one small batch, and say what the search would do.
+
+    Raises:
+        NasError: any of its kinds, for what the user gave.
+    """
+    target = find_target(request.target)
+    with progress.stage("loading the model"):
+        subject = load_subject(request.model, request.data, request.trust_remote_code)
+    workload, space = asked(request, subject, target)
+    say_what_fits(request, subject, target, workload, progress)
+    with progress.stage("reading the data"):
+        dataset = evaluator_with_tokens(subject, workload, request.tokens).dataset
+    with progress.stage("timing the parent on a few items"):
+        seconds = _seconds_per_item(subject, dataset)
+    facts = {
+        **_asked_for(request, subject, target, workload),
+        **_predicted(request, subject, target, workload, space, progress),
+        "units": len(space.units),
+        "tokens": _tokens_in_words(request, subject, workload, space),
+        "architectures": 2 ** len(space.structure) * _schedules(space),
+        "items": {name: len(dataset.split(name)) for name in SPLITS},
+        "tokens_per_item": _tokens_per_item(dataset),
+        "judging_seconds": round(seconds * _items_judged(request, space, dataset)),
+        "memory_mib": {name: round(size / 2**20) for name, size in _held(request, subject, target, workload).items()},
+        "out": str(request.out),
+    }
+    return Plan({name: value for name, value in facts.items() if value not in (None, "")})
+
+
+def _asked_for(request: SearchRequest, subject: Subject, target: Target, workload: Workload) -> dict[str, Any]:
+    return {
+        "model": subject.id,
+        "parameters": subject.model.num_parameters(),
+        "layout": str(subject.anatomy.layout),
+        "target": target.name,
+        "target_note": target.note,
+        "workload": str(workload),
+        "budget": request.budget.text,
+        "max_parameters": request.max_parameters and request.max_parameters.text,
+        "percentile": request.percentile,
+        "method": request.method,
+        "servable": str(request.servable),
+        "trials": request.trials,
+        "batch": request.batch,
+        "executor": request.executor,
+    }
+
+
+def _predicted(
+    request: SearchRequest, subject: Subject, target: Target, workload: Workload, space: Space, progress: Progress
+) -> dict[str, Any]:
+    """The parent's latency and the budget that follows from it; this machine is measured when the search begins."""
+    if target.is_host:
+        return {"latency": "measured on this machine when the search begins"}
+    export = ParentExport(subject, progress, workload.phase)
+    latency = latency_model(subject, target, workload, export, progress, space)
+    ms = latency.predict(space.parent, request.percentile).ms
+    return {"parent_ms": round(ms, 3), "budget_ms": round(request.budget.resolve(ms), 3), "latency": latency.label}
+
+
+@torch.inference_mode()
+def _seconds_per_item(subject: Subject, dataset: Dataset) -> float:
+    """Of the parent here; the second look at the same items, as the first one pays for beginning."""
+    batch = next(dataset.calibration.batches(_TIMED))
+    for _ in range(2):
+        began = time.monotonic()
+        subject.model(**batch)
+    return (time.monotonic() - began) / min(_TIMED, len(dataset.calibration))
+
+
+def _items_judged(request: SearchRequest, space: Space, dataset: Dataset) -> float:
+    """Items that are computed, about: of parts alone, on the way down, of all trials, of the last few, of the test."""
+    few, *_, every = rungs(len(dataset.validation))
+    usual = rungs(len(dataset.validation))[-2:][0]
+    units = len(space.units)
+    down = units / 2 * max(WIDTH[1], WIDTH[0] * units)
+    judged = few * (units + down) + usual * request.trials + 4 * every + 6 * len(dataset.test)
+    return _SHARED * judged + len(dataset.calibration)
+
+
+def _held(request: SearchRequest, subject: Subject, target: Target, workload: Workload) -> dict[str, int]:
+    """Bytes by arithmetic: here what is loaded and the most that states may take, and the parent on the target."""
+    weights = sum(each.numel() * each.element_size() for each in subject.model.parameters())
+    on_target = memory(subject.shape, Architecture.parent(subject.anatomy.depth), workload, target.bytes_per_element)
+    return {
+        "weights_here": weights, "states_here_at_most": request.prefix_cache_bytes, "parent_on_target": on_target.total,
+    }  # fmt: skip
+
+
+def _tokens_per_item(dataset: Dataset) -> int | None:
+    """Of the validation split on average, without padding; None for images."""
+    inputs = dataset.validation.inputs
+    if "attention_mask" in inputs:
+        return round(float(inputs["attention_mask"].sum(-1).float().mean()))
+    return int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else None
+
+
+def _tokens_in_words(request: SearchRequest, subject: Subject, workload: Workload, space: Space) -> str:
+    if space.fixed is not None:
+        return in_words(space.fixed, *droppable(subject, workload))
+    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
+    if not steps:
+        return request.tokens
+    blocks, ratios = len({unit.layer for unit in steps}), sorted({unit.permille / THOUSAND for unit in steps})
+    return f"{request.tokens}: stages before {blocks} blocks that leave {', '.join(f'{r:g}' for r in ratios)}"
+
+
+def _schedules(space: Space) -> int:
+    """How many there are: rows of shares, one a place, that never rise."""
+    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
+    blocks, ratios = len({unit.layer for unit in steps}), len({unit.permille for unit in steps})
+    return comb(blocks + ratios, ratios)
+
+
+def _shown(name: str, value: Any) -> str:
+    """A fact as a person reads it."""
+    if name == "judging_seconds":
+        about = f"{value} s" if value < _MINUTE else f"{value / _MINUTE:.0f} min"
+        return f"about {about} of judging candidates here; exporting and measuring come on top"
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {each}" for key, each in value.items())
+    return str(value)

@@ -1,0 +1,168 @@
+"""A finished search as what MLflow is given: the search's run, a run per candidate, the winner for the registry."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.report import REPORT
+from nas.results.result import Result
+from nas.search import Candidate
+from nas.tracking import CandidateRun, Layout, SearchRun, Winner
+from nas.tracking.record import FEASIBLE
+from nas.tracking.registry import former_name, model_name
+from search_spaces.architecture import Architecture
+from search_spaces.servable import Servable
+from search_spaces.unit import Kind, Unit
+
+if TYPE_CHECKING:
+    from nas.pipeline.delivery import Delivery
+
+_FILES = ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html", "candidates.json", REPORT)
+
+
+def search_run(result: Result, delivery: "Delivery") -> SearchRun:
+    """What of a delivered search is logged.
+
+    The search's run has the winner's numbers under the keys that every candidate has them under, so that the two can
+    be compared in one table; what only the search has (seconds, evaluations, the test split) are tags.
+    """
+    outcome, out = delivery.outcome, delivery.request.out
+    front = {c.architecture for c in outcome.pareto}
+    asked = {"budget_ms": round(delivery.budget_ms, 4), "percentile": result.percentile, "workload": result.workload,
+             "seed": delivery.request.seed, "trials": outcome.trials}  # fmt: skip
+    named = [*((f"baseline {name}", c) for name, c in outcome.baselines.items())]
+    named += [(f"trial {c.trial:03d} · {c.origin}", c) for c in outcome.candidates]
+    named.append(("winner", outcome.winner))
+    runs = _comparable([_candidate_run(delivery, candidate, name, asked, front) for name, candidate in named])
+    winner = runs[-1]
+    return SearchRun(
+        result.model["id"], result.target["name"], delivery.request.budget.text, _note(result), winner.params,
+        {**winner.metrics, FEASIBLE: float(winner.feasible)}, runs, [out / name for name in _FILES],
+        {"winner": delivery.winner_folder}, delivery.data, _winner(result, delivery), _of_the_search(result, delivery),
+        _layout(result),
+    )  # fmt: skip
+
+
+def _note(result: Result) -> str:
+    """The description of the search's run, Markdown."""
+    winner = result.winner
+    return (
+        f"**{result.model['id']}** on **{result.target['name']}** ({result.target['label']}), `{result.workload}`, "
+        f"budget {result.budget_ms:.2f} ms (p{result.percentile}).\n\nWinner: {winner.quality.metric} "
+        f"{winner.quality.value:.4f} on the test split, {winner.predicted_ms:.2f} ms. {result.verdict}.\n\n"
+        f"`{winner.architecture.words}`\n\nMetrics are the winner's on the validation split, as its candidates' are."
+    )
+
+
+def _of_the_search(result: Result, delivery: "Delivery") -> dict[str, str]:
+    """What is known of the search as a whole, and of no candidate."""
+    quality = result.winner.quality
+    tested = {quality.metric: quality.value, **quality.others}
+    return {
+        "nas.search.seconds": f"{delivery.outcome.seconds:.1f}",
+        "nas.search.evaluations": str(delivery.evaluations),
+        "nas.verdict": result.verdict,
+        **{f"nas.test.{name}": f"{value:.6g}" for name, value in tested.items()},
+    }
+
+
+def _layout(result: Result) -> Layout:
+    """The table of candidates: the least loss first, with what a person compares them by.
+
+    Not by the metric: one that stopped early has it of fewer items, which may be easier ones.
+    """
+    quality, percentile = result.winner.quality, result.percentile
+    judged = ("loss", quality.metric, *quality.others, "items")
+    return Layout("loss", False, (*judged, f"latency.p{percentile}_ms", FEASIBLE, "parameters", "memory_mib"))
+
+
+def _comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
+    """The same with the metrics that all of them have: one that some lack is NaN wherever runs are compared.
+
+    A rank correlation, for example, is not known of a candidate that was judged in several steps.
+    """
+    shared = set.intersection(*(set(run.metrics) for run in runs))
+    return [replace(run, metrics={key: run.metrics[key] for key in run.metrics if key in shared}) for run in runs]
+
+
+def _winner(result: Result, delivery: "Delivery") -> Winner:
+    """Of a target that is not at hand the prediction has to do; what was measured above its budget is no champion."""
+    winner, certificate, subject = result.winner, delivery.certificate, delivery.subject
+    predicted = not certificate.on_target and winner.predicted_ms <= delivery.budget_ms
+    test = delivery.data.get("test", "")
+    named = (
+        [
+            subject.id if subject.folder is None else Path(subject.id).name, result.target["name"], result.workload,
+            _asked(delivery, result.percentile),
+        ],
+        [subject.digest, test, winner.quality.metric],
+    )  # fmt: skip
+    tags = {
+        "nas.metric": winner.quality.metric, "nas.parent_hash": subject.digest, "nas.data.test": test,
+        "nas.arch_hash": winner.architecture.digest, "nas.verdict": result.verdict,
+    }  # fmt: skip
+    ms = winner.predicted_ms if winner.measured_ms is None else winner.measured_ms
+    return Winner(
+        model_name(*named), winner.quality.loss, ms, certificate.certified, certificate.certified or predicted, tags,
+        former_name(*named),
+    )  # fmt: skip
+
+
+def _asked(delivery: "Delivery", percentile: int) -> str:
+    """The budget with every other bound that was asked for: winners under other bounds are not compared."""
+    request = delivery.request
+    others = [request.max_parameters.text] if request.max_parameters else []
+    others += [str(request.servable)] if request.servable is not Servable.ANY else []
+    return "-".join([request.budget.text, f"p{percentile}", *others])
+
+
+def _candidate_run(
+    delivery: "Delivery", candidate: Candidate, name: str, asked: dict[str, Any], front: set[Architecture]
+) -> CandidateRun:
+    """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
+    architecture, depth = candidate.architecture, delivery.subject.anatomy.depth
+    kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
+    quality, parameters = candidate.quality, delivery.pruned(architecture).num_parameters()
+    metrics = {
+        quality.metric: quality.value,
+        **quality.others,
+        "loss": quality.loss,
+        "items": float(quality.items),
+        **_latencies(delivery, architecture),
+        "parameters": float(parameters),
+        **_memory(delivery, architecture, parameters),
+    }
+    params = {
+        **asked,
+        "n_attention": kept[Kind.ATTENTION],
+        "n_mlp": kept[Kind.MLP],
+        "n_blocks_removed": sum(architecture.drops(Unit(layer, Kind.BLOCK)) for layer in range(depth)),
+        "tokens": str(architecture.tokens) or "all",
+    }
+    return CandidateRun(
+        name, candidate.origin, architecture.words, architecture.digest, architecture.to_json(), params, metrics,
+        delivery.ms(architecture) <= delivery.scale_budget_ms, architecture in front,
+    )  # fmt: skip
+
+
+def _latencies(delivery: "Delivery", architecture: Architecture) -> dict[str, float]:
+    """ms at the percentiles that are always shown and at the one that was asked for; whether they were measured."""
+    percentiles = sorted({50, 90, delivery.request.percentile})
+    found = {percentile: delivery.latency.predict(architecture, percentile) for percentile in percentiles}
+    measured = {"latency.measured": float(found[50].exact)}
+    return {f"latency.p{percentile}_ms": each.ms for percentile, each in found.items()} | measured
+
+
+def _memory(delivery: "Delivery", architecture: Architecture, parameters: int) -> dict[str, float]:
+    """What a model holds and moves on the target; joules where the profile of the target has them."""
+    shape, size, depth = delivery.subject.shape, delivery.target.bytes_per_element, delivery.subject.anatomy.depth
+    attentions = [layer for layer in range(depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    cached = sum(shape.block(layer).attention.cached for layer in attentions) * size if shape.causal else 0
+    joules = delivery.joules(architecture)
+    return {
+        "weights_mib": parameters * size / 2**20,
+        "memory_mib": delivery.memory(architecture).total / 2**20,
+        "kv_bytes_per_token": float(cached),
+        **({} if joules is None else {"energy_j": joules}),
+    }

@@ -1,0 +1,1 @@
+"""Latencies of a parent on a target: this machine, a kit, a device over ssh, stored profiles."""

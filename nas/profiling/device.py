@@ -1,0 +1,185 @@
+"""Where a target is measured: this machine, or a device that kits are carried to, in the form of file it takes."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from latency_models.profile import Profile
+from latency_models.run_plan import Measured, measure_files
+from latency_models.runner.plan import PROFILE
+from latency_models.runtime_ort import default_threads, environment
+from latency_models.workload import Workload
+from nas.export.onnx_export import file_name, workload_inputs
+from nas.export.parity import check_parity
+from nas.export.schedule_exports import ReducedGraphs
+from nas.parent.parent import Subject
+from nas.profiling.host import measure_architectures
+from nas.profiling.kit import Kit, export_for_target, inputs_of, pack
+from nas.profiling.latency_model import ParentExport, host_profile
+from nas.profiling.profile_store import check_profile
+from nas.profiling.ssh import Carrier, profile_there
+from nas.progress import Progress, timed_stage
+from pruning.surgery.prune import architecture_of
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ExportError, MeasurementError
+from search_spaces.space import Space
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is measured: seconds, rounds at least, and seconds at most, of all sittings together."""
+
+    seconds: float
+    least_rounds: int
+    limit_s: float | None = None
+
+
+class Device(Protocol):
+    """Measures architectures and files of one parent under one workload."""
+
+    def profile(self) -> Profile:
+        """The target, profiled anew and kept.
+
+        Raises:
+            MeasurementError: it cannot be measured, or not to the end.
+        """
+
+    def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
+        """The parent and these architectures, side by side.
+
+        Raises:
+            MeasurementError: they cannot be measured, or not to the end.
+        """
+
+    def export(self, model: Any, folder: Path) -> Path:
+        """Write a pruned model as the target takes it.
+
+        Raises:
+            ExportError: it cannot be exported, or the file does not compute what the model does.
+        """
+
+    def compare(self, file: Path, effort: Effort) -> Measured:
+        """A file as `winner` beside the `parent`, in fresh processes.
+
+        Raises:
+            MeasurementError: as `measure`.
+        """
+
+
+@dataclass(frozen=True)
+class ThisMachine:
+    """This machine's CPU in ONNX Runtime."""
+
+    subject: Subject
+    export_of_parent: ParentExport
+    workload: Workload
+    progress: Progress
+    space: Space | None = None
+
+    def profile(self) -> Profile:
+        """The whole design, in place of the profile that was kept."""
+        return host_profile(
+            self.subject, self.export_of_parent, self.workload, self.progress, fresh=True, space=self.space
+        )
+
+    def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
+        """Files derived from the parent's export."""
+        graphs = self.export_of_parent.graphs
+        with timed_stage(self.progress, "measuring contenders", effort.limit_s) as on_share:
+            records = measure_architectures(
+                self.subject.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
+                least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
+            )  # fmt: skip
+        key = environment(default_threads())
+        return Profile(key, self.subject.digest, self.subject.shape, self.workload, records)
+
+    def export(self, model: Any, folder: Path) -> Path:
+        """The parent's file, edited; compared with the model."""
+        path = folder / file_name(self.workload.phase)
+        with self.progress.stage("writing the winner's file"):
+            reason = self.export_of_parent.write_pruned(model, path)
+        if reason:
+            self.progress.message(reason)
+        return path
+
+    def compare(self, file: Path, effort: Effort) -> Measured:
+        """Beside the parent's own export."""
+        with timed_stage(self.progress, "measuring winner and parent", effort.limit_s) as on_share:
+            return measure_files(
+                {"parent": self.export_of_parent.path, "winner": file},
+                workload_inputs(self.subject.model, self.workload), self.workload, sentinel="parent",
+                seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RemoteDevice:
+    """A device that kits are carried to. Contenders go without their weights, the winner as it will be deployed."""
+
+    kit: Kit
+    carrier: Carrier
+    progress: Progress
+
+    def profile(self) -> Profile:
+        """The kit that was first taken there, once more."""
+        return profile_there(self.kit, self.carrier, self.progress)
+
+    def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
+        """A kit of these architectures."""
+        parent = Architecture.parent(self.kit.subject.anatomy.depth)
+        kit = replace(
+            self.kit, seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s,
+            architectures=tuple(dict.fromkeys([parent, *architectures])),
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="nas-") as name:
+            kit.write(Path(name))
+            profile = Profile.load(self._run(Path(name), lambda share: None))
+        check_profile(profile, kit.target.name, kit.subject, kit.target, kit.workload)
+        return profile
+
+    def export(self, model: Any, folder: Path) -> Path:
+        """In the target's precision and operators; compared with the model in fp32, in fp16 the same graph rounds."""
+        target, phase = self.kit.target, self.kit.workload.phase
+        path = folder / f"device-{file_name(phase)}"
+        with self.progress.stage("writing the winner's file"):
+            try:
+                self._graphs.derive(architecture_of(model, self._graphs.anatomy.depth), path)
+                self._check(model, path)
+            except (ExportError, MeasurementError):
+                export_for_target(model, path, target, phase)
+                self._check(model, path)
+        return path
+
+    def _check(self, model: Any, path: Path) -> None:
+        if self.kit.target.precision == "fp32":
+            check_parity(model, path, self.kit.workload.phase)
+
+    @cached_property
+    def _graphs(self) -> ReducedGraphs:
+        """Of the parent as it is deployed on the target, each schedule's made when it is asked for."""
+        return self.kit.graphs_of(self.kit.subject.model)
+
+    def compare(self, file: Path, effort: Effort) -> Measured:
+        """Beside the parent in the same form."""
+        kit = self.kit
+        with tempfile.TemporaryDirectory(prefix="nas-") as name:
+            whole = Architecture.parent(kit.subject.anatomy.depth)
+            parent = self._graphs.derive(whole, Path(name) / "parent.onnx")
+            inputs = inputs_of(self._graphs.parent, workload_inputs(kit.subject.model, kit.workload))
+            return measure_files(
+                {"parent": parent, "winner": file}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
+                least_rounds=effort.least_rounds, limit_s=effort.limit_s, precision=kit.target.precision,
+                run=self._run,
+            )  # fmt: skip
+
+    def _run(self, folder: Path, on_share: Callable[[float], None]) -> Path:
+        """Run a folder there; what was measured before a lost connection is not measured again."""
+        with tempfile.TemporaryDirectory(prefix="nas-") as name:
+            packed = Path(name) / "kit.zip"
+            pack(folder, packed)
+            document = self.carrier.run(packed, self.progress)
+        (folder / PROFILE).write_bytes(document)
+        return folder / PROFILE

@@ -1,0 +1,177 @@
+"""Profiles that devices made of themselves: checked, and kept where a search for that device finds them."""
+
+import json
+import re
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latency_models.calibrated import CalibratedModel
+from latency_models.profile import Profile
+from latency_models.runner.plan import PLAN
+from latency_models.targets import Target, find_target
+from latency_models.workload import Workload
+from nas.storage.cache_folder import cache_folder, file_words
+from search_spaces.errors import MeasurementError, ProfileMismatch
+
+MOST_RECORDS, MOST_SAMPLES, MOST_BLOCKS = 500, 1_000_000, 1000  # of a profile that is taken from elsewhere
+
+if TYPE_CHECKING:
+    from nas.parent.parent import Subject  # which loads models; a profile is checked without
+
+_LONGEST = 40  # characters of a value in a message
+_KEY = {"device", "runtime", "precision", "threads", "power_mode"}
+
+
+def import_profile(
+    path: Path, subject: "Subject | None" = None, target: Target | None = None, workload: Workload | None = None
+) -> tuple[Profile, Path]:
+    """Check a profile that a kit wrote on a device and put it where a search for that device finds it.
+
+    Args:
+        subject: the model it must be of; None for any whose kit was made here.
+        target, workload: what it must be of; None for any.
+
+    Returns:
+        The profile and where it is kept.
+
+    Raises:
+        UnknownTarget: it names none that is known.
+        ProfileMismatch: it is of another model, shape, target or workload, of this machine, or in another precision
+            than its target.
+        MeasurementError: it is damaged, or holds too little for a fit.
+    """
+    profile = Profile.load(path)
+    _check_size(path, profile)
+    found = find_target(profile.target)
+    if found.is_host:
+        raise ProfileMismatch(f"{path} is of the machine it was measured on; nas profile measures this one")
+    check_profile(profile, path, subject, target or found, workload or profile.workload)
+    device_model(profile)
+    cache = _folder_of(path, profile) if subject is None else subject.cache
+    kept = device_profile_path(cache, found, profile.workload)
+    profile.save(kept)
+    return profile, kept
+
+
+def _check_size(path: Path, profile: Profile) -> None:
+    """Refuse what would take long to fit; a kit writes some forty records.
+
+    Raises:
+        MeasurementError: the profile holds more.
+    """
+    samples = sum(len(record.measurement.samples_ms) for record in profile.records)
+    for count, most, name in (
+        (len(profile.records), MOST_RECORDS, "records"),
+        (samples, MOST_SAMPLES, "samples"),
+        (profile.shape.depth, MOST_BLOCKS, "blocks"),
+    ):
+        if count > most:
+            raise MeasurementError(f"{path} holds {count} {name}, more than {most}; make it again with nas profile kit")
+
+
+def check_profile(
+    profile: Profile, name: Path | str, subject: "Subject | None", target: Target, workload: Workload
+) -> None:
+    """Whether a profile is of this model, target and workload, in the target's precision.
+
+    Args:
+        name: of the file or device it comes from, for the message.
+        subject: None where the model is not at hand.
+
+    Raises:
+        MeasurementError: it does not say enough of its device.
+        ProfileMismatch: it is of something else; the message says of what, and how to get the right one.
+    """
+    missing = _KEY - set(profile.key)
+    if missing:
+        raise MeasurementError(f"{name} does not say {', '.join(sorted(missing))} of its device; run the kit again")
+    if profile.target != target.name:
+        raise ProfileMismatch(f"{name} was measured on {profile.target}, not on {target.name}; name that target")
+    if profile.key["precision"] != target.precision:
+        raise ProfileMismatch(
+            f"{name} was measured in {profile.key['precision']} and its target is {target.name}; make the kit anew"
+        )
+    if profile.workload != workload:
+        raise ProfileMismatch(f"{name} is of {profile.workload}, not of {workload}; leave --workload out, or name that")
+    if subject is None:
+        return
+    if profile.model != subject.digest:
+        raise ProfileMismatch(
+            f"{name} is of the model {profile.model!r}, and {subject.id} is {subject.digest!r}; name the model it is of"
+        )
+    if profile.shape != subject.shape:
+        raise ProfileMismatch(
+            f"{name} is of a model with {_differences(profile, subject)}; its configuration changed since: "
+            "make the kit anew"
+        )
+
+
+def load_device_profile(path: Path, subject: "Subject", target: Target, workload: Workload) -> Profile:
+    """A profile that was kept for a device, checked again: files are copied, and configurations change.
+
+    Raises:
+        MeasurementError, ProfileMismatch: as `check_profile`; the message says how to go on without it.
+    """
+    profile = Profile.load(path)
+    try:
+        check_profile(profile, path, subject, target, workload)
+    except MeasurementError as error:
+        raise type(error)(f"{error}, or remove the file to be predicted from the data sheet") from None
+    return profile
+
+
+def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
+    """Where the profile of a device that is not this machine is kept, in the `cache` of a subject."""
+    return cache / f"device-{file_words(f'{target.name} {workload}')}.json"
+
+
+def device_model(profile: Profile) -> CalibratedModel:
+    """The fit of a device's profile, which says where it was measured.
+
+    Raises:
+        MeasurementError: the profile holds too little for a fit.
+    """
+    model = CalibratedModel(profile)
+    model.label = f"measured on {profile.target}, {profile.key['runtime']}"
+    return model
+
+
+def _folder_of(path: Path, profile: Profile) -> Path:
+    """The folder of a profile's model, of which the kit was made here.
+
+    Raises:
+        ProfileMismatch: none is known by that digest, or its kits are of another shape.
+    """
+    known = cache_folder() / profile.model
+    if not re.fullmatch(r"[0-9a-f]{16}", profile.model) or not known.is_dir():
+        raise ProfileMismatch(
+            f"{path} is of the model {profile.model!r}, of which no kit was made here; name it with --model"
+        )
+    shapes = [shape for kit in sorted(known.glob("kit-*.zip")) if (shape := _shape_in(kit)) is not None]
+    if shapes and profile.shape.to_json() not in shapes:
+        raise ProfileMismatch(
+            f"{path} is of the model {profile.model!r} in a shape that no kit made here has; name it with --model"
+        )
+    return known
+
+
+def _shape_in(kit: Path) -> object:
+    """The shape that a kit was made for; None where it cannot be read."""
+    try:
+        with zipfile.ZipFile(kit) as archive:
+            return dict(json.loads(archive.read(PLAN))).get("shape")
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def _differences(profile: Profile, subject: "Subject") -> str:
+    """What two shapes differ in."""
+    pairs = [(f.name, getattr(profile.shape, f.name), getattr(subject.shape, f.name)) for f in fields(profile.shape)]
+    return ", ".join(f"{n} {_short(a)} where {subject.id} has {_short(b)}" for n, a, b in pairs if a != b)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

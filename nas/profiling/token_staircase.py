@@ -1,0 +1,170 @@
+"""Which numbers of tokens take as long on this machine: measured once for a model and workload, then kept.
+
+The parent runs on ever fewer tokens, side by side. Where nothing was measured counts go in the target's usual tiles.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from latency_models.measurement import Measurement
+from latency_models.runner.failure import MeasuringFailed
+from latency_models.runner.measure import measure
+from latency_models.runtime_ort import default_threads, environment, open_session
+from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase, measured_staircase
+from latency_models.targets import Target
+from latency_models.workload import Phase, Workload
+from nas.export.onnx_export import workload_inputs
+from nas.parent.parent import Subject
+from nas.profiling.host import measure_architectures
+from nas.profiling.latency_model import ParentExport
+from nas.progress import Progress
+from nas.storage.cache_folder import file_words
+from pruning.anatomy.language_model import is_vision_language
+from search_spaces.architecture import Architecture
+from search_spaces.errors import MeasurementError
+from search_spaces.tokens import THOUSAND, Reduction, Schedule, Scorer, Stage
+
+SECONDS = 20.0
+LEAST_ROUNDS = 20
+TILES = 3  # a sequence of fewer tiles than this is not rounded to them
+MOST_COUNTS = 24  # of tokens, that are measured of a text
+_COUNTS = 8  # of images, where each needs an export
+_SCHEMA = 1
+
+
+def known_steps(subject: Subject, target: Target, workload: Workload) -> Staircase:
+    """The steps that were measured on this machine as it is today; else the target's usual tile."""
+    usual = usual_steps(target, workload)
+    return (_kept(subject, workload) or usual) if target.is_host else usual
+
+
+def usual_steps(target: Target, workload: Workload) -> Staircase:
+    """Multiples of a tile, where a sequence has room for a few of them."""
+    tile = CPU_TILE if target.is_host else ACCELERATOR_TILE
+    return Staircase(tile=tile if workload.sequence >= TILES * tile else 1)
+
+
+def measure_steps(export: ParentExport, target: Target, workload: Workload, progress: Progress) -> Staircase:
+    """Measure the steps of a model on this machine and keep them; the usual ones where there is nothing to measure.
+
+    Those are sequences of few tiles, and prompts with images, whose number of tokens no file leaves open.
+
+    Raises:
+        ExportError: a file that takes fewer tokens cannot be made.
+        MeasurementError: a file does not run.
+    """
+    subject, usual = export.subject, usual_steps(target, workload)
+    if not target.is_host or usual.tile == 1 or is_vision_language(subject.model):
+        return usual
+    with progress.stage("measuring which numbers of tokens take as long"):
+        if subject.shape.tokens is not None:
+            measured = image_counts(export, workload)
+        else:
+            measured = measured_counts(export, workload, _tiles(workload, usual.tile))
+    steps = measured_staircase(measured, usual.tile)
+    _keep(subject, workload, steps, measured)
+    progress.message(in_words(steps))
+    return steps
+
+
+def measured_counts(
+    export: ParentExport, workload: Workload, counts: Sequence[int], seconds: float = SECONDS
+) -> dict[int, Measurement]:
+    """Of a model whose file takes sequences of any length: number of tokens to what was measured of it.
+
+    All of them are interleaved in this process with the whole sequence as sentinel.
+
+    Args:
+        export: of the workload's phase, which is not `decode`.
+        counts: tokens of a sequence, at most the workload's; that one is measured too.
+
+    Raises:
+        MeasurementError: the file cannot be run on one of them.
+    """
+    assert workload.phase is not Phase.DECODE, "decode makes one token at a time"
+    session, model = open_session(export.path, default_threads()), export.subject.model
+    wanted = {node.name for node in session.get_inputs()}
+    loads = {count: replace(workload, sequence=count) for count in {*counts, workload.sequence}}
+    calls = {}
+    for count, load in loads.items():
+        feed = {name: array for name, array in workload_inputs(model, load).items() if name in wanted}
+        calls[str(count)] = lambda feed=feed: session.run(None, feed)
+    try:
+        taken = measure(calls, sentinel=str(workload.sequence), seconds=seconds, least_rounds=LEAST_ROUNDS)
+    except MeasuringFailed as error:
+        raise MeasurementError(str(error)) from error
+    return {
+        count: Measurement(tuple(taken[str(count)].samples_ms), load, tuple(taken[str(count)].sentinel_ms))
+        for count, load in loads.items()
+    }
+
+
+def image_counts(export: ParentExport, workload: Workload, seconds: float = SECONDS) -> dict[int, Measurement]:
+    """Of a model whose number of tokens is fixed: exports that drop tokens before its first block.
+
+    The norm of the states chooses, which costs next to nothing; counts are even parts of the droppable tokens.
+
+    Raises:
+        ExportError: a schedule cannot be exported.
+        MeasurementError: a file does not run.
+    """
+    shape, parent = export.subject.shape, Architecture.parent(export.subject.anatomy.depth)
+    droppable = shape.droppable_of(workload.sequence)
+    others = workload.sequence - droppable
+    by_norm = Reduction(Scorer.NORM)
+    stages = (Stage(0, part * THOUSAND // _COUNTS) for part in range(1, _COUNTS))
+    reduced = {int(stage.kept(droppable)) + others: parent.with_tokens(Schedule((stage,), by_norm)) for stage in stages}
+    records = measure_architectures(
+        export.subject.model, export.graphs, list(reduced.values()), workload, seconds=seconds
+    )  # fmt: skip
+    measured = {record.architecture: record.measurement for record in records}
+    counted = {count: measured[architecture] for count, architecture in reduced.items()}
+    return counted | {workload.sequence: measured[parent]}
+
+
+def in_words(steps: Staircase) -> str:
+    """What a person reads of them."""
+    if not steps.tops:
+        return f"numbers of tokens: noise hides what takes as long; multiples of {steps.tile} are taken"
+    wide = [f"{low} to {top}" for low, top in zip(steps.lows, steps.tops, strict=True) if low < top]
+    said = f"take as long: {', '.join(wide)}" if wide else "all take less time than larger ones"
+    return f"numbers of tokens, {len(steps.tops)} steps: {said}"
+
+
+def _tiles(workload: Workload, tile: int) -> list[int]:
+    """Multiples of the tile up to the whole sequence, evenly spaced, not more than are measured."""
+    every = workload.sequence // tile
+    apart = -(-every // MOST_COUNTS) * tile
+    return list(range(apart, workload.sequence + 1, apart))
+
+
+def _path(subject: Subject, workload: Workload) -> Path:
+    return subject.cache / f"steps-{file_words(str(workload))}.json"
+
+
+def _keep(subject: Subject, workload: Workload, steps: Staircase, measured: Mapping[int, Measurement]) -> None:
+    document = {
+        "schema_version": _SCHEMA,
+        "key": environment(default_threads()),
+        "steps": asdict(steps),
+        "ratios": {str(count): round(one.ratio(), 5) for count, one in sorted(measured.items())},
+    }
+    path = _path(subject, workload)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(document, indent=1) + "\n")
+    draft.replace(path)
+
+
+def _kept(subject: Subject, workload: Workload) -> Staircase | None:
+    """What was kept, if it was measured under today's key; None also where the file cannot be read."""
+    try:
+        document = json.loads(_path(subject, workload).read_text())
+        steps = document["steps"]
+        read = Staircase(tuple(map(int, steps["tops"])), tuple(map(int, steps["lows"])), int(steps["tile"]))
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    today = document.get("schema_version") == _SCHEMA and document.get("key") == environment(default_threads())
+    return read if today else None

@@ -1,0 +1,1 @@
+"""What a search leaves for others: the result, the certificate, the model card."""

@@ -1,0 +1,136 @@
+"""The README.md of the winner's folder: what it is, what it costs, how to use it, what is not promised."""
+
+from pathlib import Path
+
+from latency_models.workload import Phase
+from nas.export.onnx_export import file_name
+from nas.results.glossary import together, with_items
+from nas.results.result import Entry, Result
+
+_SIGNS = {"attn+mlp": "A M", "attn": "A ·", "mlp": "· M", "none": "· ·", "removed": "   "}
+
+
+def write_card(result: Result, folder: Path, plain: bool, embedding: str = "") -> None:
+    """Write the card.
+
+    Args:
+        result: of the search.
+        folder: the winner's.
+        plain: whether the folder loads with the plain Hugging Face classes.
+        embedding: how texts are embedded, where the folder has the files of Sentence Transformers.
+    """
+    (folder / "README.md").write_text(card(result, plain, embedding))
+
+
+def card(result: Result, plain: bool, embedding: str = "") -> str:
+    """The text of the card."""
+    winner, parent, p = result.winner, result.parent, result.percentile
+    names = together([(entry.method, entry.architecture) for entry in result.baselines])
+    shown = [entry for entry in result.baselines if entry.method in names]
+    every = winner.quality.items
+    baselines = [_row(with_items(names[entry.method], entry.quality.items, every), entry) for entry in shown]
+    rows = [_row("parent", parent), _row("**this model**", winner), *baselines]
+    loader = 'nas.load("winner")  # parts of blocks are gone; the plain classes refuse the folder'
+    if plain:
+        loader = 'nas.load("winner")  # or AutoModel.from_pretrained: whole blocks are gone, the rest is ordinary'
+    files = sorted(name for name in result.files if name.endswith(".onnx"))
+    tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
+    own = _use_of_embeddings(plain, embedding) if embedding else ""
+    metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
+    return f"""---
+base_model: {result.model["id"]}
+library_name: transformers
+tags: [pruned, nas]
+---
+
+# {result.model["id"]}, pruned for {result.target["name"]} within {result.budget_ms:.2f} ms
+
+{result.winner_parameters / 1e6:.2f} M of the parent's {result.model["parameters"] / 1e6:.2f} M parameters.
+Workload: `{result.workload}`. Latencies are p{p}, {result.target["label"]}.
+Verdict: **{result.verdict}**.
+
+| | {metric}, test split | more | ms |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+## What is left (A attention, M MLP, · dropped, blank: the block is gone)
+
+```
+{_blocks(winner)}
+```
+{tokens}
+## Use
+
+```python
+import nas
+model = {loader}
+
+import onnxruntime
+session = onnxruntime.InferenceSession("winner/{_first(files)}")
+```
+
+{own}{chr(10).join(f"- `{name}`: {_said_of(name, bool(result.tokens))}" for name in files)}
+- `certificate.json`: every latency sample and the versions.
+
+To quantise: `onnxruntime.quantization.quantize_dynamic("winner/{_first(files)}", "int8.onnx")` takes the file as it is.
+
+## Limits
+
+It was compared with its parent on data of the kind it was searched with; other data, long contexts and fine-grained
+abilities may suffer more. A latency that was predicted from a data sheet is within about a factor of two of the truth.
+"""
+
+
+def _first(files: list[str]) -> str:
+    """The file that a person tries first: for ONNX Runtime, of the phase that stands alone."""
+    usual = [file_name(phase) for phase in (Phase.FORWARD, Phase.DECODE, Phase.PREFILL)]
+    return next((name for name in [*usual, *files] if name in files), usual[0])
+
+
+def _said_of(name: str, drops_tokens: bool) -> str:
+    """What a file is, in a line."""
+    phases = {"prefill": Phase.PREFILL, "decode": Phase.DECODE}
+    phase = next((phase for word, phase in phases.items() if f"-{word}." in name), Phase.FORWARD)
+    after = "one token" if drops_tokens else "tokens [batch, sequence]"
+    prompt = "" if drops_tokens else "; from past.* of no tokens it reads a prompt"
+    said = {
+        Phase.FORWARD: "all outputs of all tokens, without a cache",
+        Phase.PREFILL: "a prompt: logits of its last token, and keys and values as present.*",
+        Phase.DECODE: f"{after} after the keys and values in past.*: logits of the last, and present.*{prompt}",
+    }[phase]
+    if name.endswith(".tensorrt.onnx"):
+        return f"{said}; in the form TensorRT parses, the engine is built on the device"
+    return f"{said}; as it was measured on the device" if name.startswith("device-") else said
+
+
+def _use_of_embeddings(plain: bool, embedding: str) -> str:
+    loader = 'SentenceTransformer("winner")'
+    if not plain:
+        loader = 'SentenceTransformer("PARENT")  # its folder, for all but the weights\n'
+        loader += 'model[0].model = nas.load("winner")'
+    return f"""Texts are embedded as its parent does it: {embedding}.
+The output `sentence_embedding` of `model.onnx` is that vector. With Sentence Transformers:
+
+```python
+from sentence_transformers import SentenceTransformer
+model = {loader}
+```
+
+"""
+
+
+def _row(name: str, entry: Entry) -> str:
+    more = ", ".join(f"{key} {value:.3f}" for key, value in entry.quality.others.items())
+    ms = f"{entry.predicted_ms:.2f} predicted"
+    if entry.measured_ms is not None:
+        ms = f"{entry.measured_ms:.2f} measured"
+    return f"| {name} | {entry.quality.value:.4f} | {more} | {ms} |"
+
+
+def _blocks(entry: Entry) -> str:
+    words = entry.architecture.words.split()
+    parts = (word.partition("@") for word in words)
+    return "\n".join(
+        f"block {layer:>2}  {_SIGNS[part]}" + (f"  {float(share):g} of the tokens from here on" if at else "")
+        for layer, (part, at, share) in enumerate(parts)
+    )

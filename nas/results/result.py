@@ -1,0 +1,125 @@
+"""The result of a search, as other programs read it: `OUT/result.json` and what `--json` prints."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from latency_models.footprint import Memory
+from nas.quality.comparison import Comparison
+from nas.quality.quality import Quality
+from nas.search.unit_savings import Worth
+from nas.storage.result_folder import RESULT, SCHEMA_VERSION
+from search_spaces.architecture import Architecture
+
+_PACKAGES = ("nas", "torch", "transformers", "optuna", "mlflow", "onnx", "onnxruntime", "scipy")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One architecture in a result: held-out or validation quality, predicted ms, and measured ms if there are any."""
+
+    architecture: Architecture
+    quality: Quality
+    predicted_ms: float
+    interval_ms: tuple[float, float]
+    method: str
+    measured_ms: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form; ms at the result's percentile."""
+        return {
+            "method": self.method,
+            "architecture": self.architecture.to_json(),
+            "words": self.architecture.words,
+            "quality": self.quality.to_json(),
+            "predicted_ms": round(self.predicted_ms, 4),
+            "interval_ms": [round(ms, 4) for ms in self.interval_ms],
+            "measured_ms": None if self.measured_ms is None else round(self.measured_ms, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything a search reports. Qualities of parent, winner and baselines are of the test split, comparisons too."""
+
+    model: dict[str, Any]
+    target: dict[str, Any]
+    workload: str
+    percentile: int
+    budget_ms: float
+    parent: Entry
+    winner: Entry
+    winner_parameters: int
+    winner_memory: Memory
+    winner_joules: float | None
+    certified: bool
+    verdict: str
+    host: dict[str, float] | None
+    files: dict[str, str]
+    pareto: tuple[Entry, ...]
+    baselines: tuple[Entry, ...]
+    comparisons: tuple[Comparison, ...]
+    units: tuple[Worth, ...]
+    search: dict[str, Any]
+    mlflow: dict[str, Any]
+    resume_command: str
+    tokens: str = ""  # the winner's schedule in words
+    parent_memory: Memory | None = None
+    parent_joules: float | None = None
+    phases: dict[str, float] = field(default_factory=dict)  # seconds of each, named as they were announced
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that is written and printed."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "target": self.target,
+            "workload": self.workload,
+            "percentile": self.percentile,
+            "budget_ms": round(self.budget_ms, 4),
+            "parent": {
+                **self.parent.to_json(),
+                "parameters": self.model["parameters"],
+                "memory_bytes": None if self.parent_memory is None else asdict(self.parent_memory),
+                "joules": self.parent_joules,
+            },
+            "winner": {
+                **self.winner.to_json(),
+                "parameters": self.winner_parameters,
+                "memory_bytes": asdict(self.winner_memory),
+                "joules": self.winner_joules,
+                "certified": self.certified,
+                "verdict": self.verdict,
+                "host": self.host,
+                "tokens": self.tokens,
+                "files": self.files,
+            },
+            "pareto": [entry.to_json() for entry in self.pareto],
+            "baselines": [entry.to_json() for entry in self.baselines],
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "units": [unit.to_json() for unit in self.units],
+            "search": self.search,
+            "phases": self.phases,
+            "mlflow": self.mlflow,
+            "versions": versions(),
+            "resume_command": self.resume_command,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `result.json`; it is complete or not there."""
+        draft = folder / f"{RESULT}.draft"
+        draft.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        draft.replace(folder / RESULT)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

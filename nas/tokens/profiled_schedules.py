@@ -1,0 +1,82 @@
+"""Which token schedules a profile covers: those that a search with the same `--tokens` will ask about."""
+
+from dataclasses import replace
+from functools import partial
+
+from latency_models.targets import Target
+from latency_models.workload import Workload
+from nas.parent.parent import Subject
+from nas.profiling.latency_model import ParentExport, default_workload, measured_ms, workload_for
+from nas.profiling.token_staircase import measure_steps
+from nas.progress import Progress
+from nas.quality import Quality
+from nas.request.choices import OFF, SEARCH
+from nas.tokens.describe import chosen_by
+from nas.tokens.space import (
+    check_workload,
+    default_reduction,
+    evaluator_with_tokens,
+    with_tokens,
+    workload_with_tokens,
+)  # fmt: skip
+from nas.tokens.strategies import Judge, best_reduction
+from pruning.surgery.prune import prune
+from search_spaces.architecture import Architecture
+from search_spaces.space import Space
+from search_spaces.tokens import Reduction
+from search_spaces.unit import STRUCTURE
+
+
+def profiled(
+    subject: Subject, target: Target, asked: Workload | None, tokens: str, progress: Progress
+) -> tuple[Workload, Space | None]:
+    """The workload that is measured, and the space whose schedules are in the design; None where no tokens go.
+
+    Where stages are searched, it is measured first which numbers of tokens take as long, and tokens are chosen as a
+    search chooses them, which takes data; without any in the usual way, and a search that finds a better one measures
+    again.
+
+    Args:
+        asked: the workload, if any; else the usual one, of a decoder that drops tokens a prompt.
+        tokens: off, search, or a schedule as `parse_preset` reads it.
+
+    Raises:
+        UsageError: a schedule or a workload that this model cannot have.
+        BadWorkload, ExportError: a workload that it cannot run.
+    """
+    usual = workload_with_tokens(subject, default_workload(subject, target), tokens)
+    workload = workload_for(subject, target, asked or usual)
+    check_workload(subject, workload, tokens)
+    if tokens == OFF:
+        return workload, None
+    if tokens == SEARCH:  # before the space: its ratios are at the ends of the steps
+        measure_steps(ParentExport(subject, progress, workload.phase), target, workload, progress)
+    space = with_tokens(subject.anatomy.space(STRUCTURE), subject, target, workload, tokens)
+    return workload, space if tokens != SEARCH else _searched(space, subject, target, workload, progress)
+
+
+def with_best_reduction(
+    space: Space, subject: Subject, target: Target, export: ParentExport, workload: Workload, judge: Judge,
+    fraction: float | None, progress: Progress,
+) -> Space:  # fmt: skip
+    """The space with the way to choose tokens that loses least (`best_reduction`), timed where the target is here."""
+    with progress.stage("comparing ways of choosing tokens"):
+        measure = partial(measured_ms, subject, export, workload) if target.is_host else None
+        chosen = best_reduction(subject, judge, workload, fraction, measure)
+    progress.message(f"tokens are chosen by {chosen_by(chosen)}")
+    return replace(space, reduction=chosen)
+
+
+def _searched(space: Space, subject: Subject, target: Target, workload: Workload, progress: Progress) -> Space:
+    if subject.data is None:
+        usual: Reduction = default_reduction(subject)
+        progress.message(f"no data to compare by: tokens are chosen by {chosen_by(usual)}; a search may choose others")
+        return replace(space, reduction=usual)
+    evaluator = evaluator_with_tokens(subject, workload, SEARCH)
+
+    def judge(architecture: Architecture, items: int | None) -> Quality:
+        candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
+        return evaluator.evaluate(candidate, items=items)
+
+    export = ParentExport(subject, progress, workload.phase)
+    return with_best_reduction(space, subject, target, export, workload, judge, None, progress)

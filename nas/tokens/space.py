@@ -1,0 +1,162 @@
+"""What `--tokens` means for a model: a fixed schedule, or where stages may be, how much they leave, and who chooses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from latency_models.targets import Target
+from latency_models.workload import Phase, Workload
+from nas.data.padding import needs_padding, settle_padding
+from nas.parent.parent import Subject
+from nas.profiling.token_staircase import known_steps
+from nas.quality.evaluator import Evaluator, evaluator_for
+from nas.quality.prompt import PromptEvaluator, prompts
+from nas.request.choices import OFF, SEARCH
+from nas.results.certificate import Certificate
+from nas.search.problem import as_it_is
+from pruning.anatomy.language_model import is_vision_language
+from pruning.reduction.inspection import token_hooks
+from search_spaces.errors import UsageError
+from search_spaces.presets import parse_preset
+from search_spaces.servable import Servable
+from search_spaces.space import Space
+from search_spaces.tokens import THOUSAND, Reduction, Scorer, Stage, permille_of
+from search_spaces.unit import Kind
+
+RATIOS = (0.75, 0.5, 0.35, 0.25, 0.125)
+DEEP = 16  # blocks; of more every second may have a stage before it
+_CLASS_TOKENS = ("cls_token", "class_embedding")
+
+
+def check_workload(subject: Subject, workload: Workload, tokens: str) -> None:
+    """Refuse a workload in which a decoder drops nothing.
+
+    Raises:
+        UsageError: one that is not prefill.
+    """
+    if tokens != OFF and subject.anatomy.is_decoder and workload.phase is not Phase.PREFILL:
+        asked = f"batch={workload.batch},seq={workload.sequence}"
+        raise UsageError(
+            f"workload {workload}: a decoder drops tokens where it reads a prompt; write --workload prefill:{asked}"
+        )
+
+
+def workload_with_tokens(subject: Subject, usual: Workload, tokens: str) -> Workload:
+    """The workload when none was asked for: a decoder's prompt of the usual size where tokens are dropped."""
+    if tokens == OFF or not subject.anatomy.is_decoder or usual.phase is Phase.PREFILL:
+        return usual
+    return Workload(Phase.PREFILL, usual.batch, usual.sequence)
+
+
+def with_tokens(
+    space: Space, subject: Subject, target: Target, workload: Workload, tokens: str, servable: Servable = Servable.ANY
+) -> Space:
+    """The space that `tokens` asks for, with the usual reduction where stages are searched.
+
+    Raises:
+        UsageError: a preset that this model cannot have, or a rule of other engines, which drop no tokens.
+    """
+    if tokens == OFF:
+        return space
+    if is_vision_language(subject.model) and subject.shape.droppable is None:
+        raise UsageError(
+            f"tokens {tokens}: {subject.id} makes as many tokens of an image as its size asks for, and files need a "
+            f"fixed number; take --tokens {OFF}"
+        )
+    if servable is not Servable.ANY:
+        raise UsageError(f"--servable {servable} and --tokens {tokens}: other engines drop no tokens; leave one out")
+    if tokens != SEARCH:
+        causal, scorer = subject.anatomy.is_decoder, default_reduction(subject).scorer
+        return replace(space, fixed=parse_preset(tokens, space.depth, causal=causal, scorer=scorer))
+    ratios = _ratios(subject, target, workload)
+    if not ratios or space.depth < 2:
+        raise UsageError(f"workload {workload}: {subject.id} has no tokens to spare; take --tokens {OFF}")
+    every = 1 if space.depth <= DEEP else 2
+    return space.with_tokens(default_reduction(subject), range(every, space.depth, every), ratios)
+
+
+def tokens_only(space: Space) -> Space:
+    """The space with nothing but its token units.
+
+    Raises:
+        UsageError: it has none.
+    """
+    units = tuple(unit for unit in space.units if unit.kind is Kind.TOKENS)
+    if not units:
+        raise UsageError(f"--units none leaves nothing to search; add --tokens {SEARCH} or name units")
+    return replace(space, units=units)
+
+
+def default_reduction(subject: Subject) -> Reduction:
+    """Drop, rank by the next block: asked is a decoder's last token, an image's class token, else the mean of all."""
+    if subject.anatomy.is_decoder:
+        return Reduction(Scorer.LAST)
+    names = (name for name, _ in subject.model.named_parameters())
+    has_class = any(name.endswith(_CLASS_TOKENS) for name in names)
+    return Reduction(Scorer.CLASS if has_class else Scorer.MEAN)
+
+
+def evaluator_with_tokens(subject: Subject, workload: Workload, tokens: str) -> Evaluator:
+    """Who judges candidates: where tokens go, texts are as long as the workload's and a prompt is judged at its end.
+
+    Raises:
+        BadData: the data does not fill such texts.
+    """
+    model = subject.model
+    if tokens == OFF or subject.tokenizer is None or is_vision_language(model):
+        return evaluator_for(model, subject.dataset)
+    dataset = subject.dataset_of(workload.sequence)
+    if subject.is_language_model:
+        return PromptEvaluator(model, prompts(dataset))
+    return evaluator_for(model, dataset)
+
+
+def evaluator_of_candidate(subject: Subject, candidate: Any, folder: Path) -> Evaluator:
+    """Who judges a finished model: one that drops tokens on texts of the length that it was searched with.
+
+    Args:
+        folder: the candidate's; its certificate tells the workload.
+
+    Raises:
+        MeasurementError: a candidate that drops tokens and has no certificate that can be read.
+    """
+    if needs_padding(candidate) and subject.tokenizer is not None:
+        settle_padding(candidate, subject.tokenizer)
+    if token_hooks(candidate) is None:
+        return evaluator_for(subject.model, subject.dataset)
+    return evaluator_with_tokens(subject, Certificate.load(folder / "certificate.json").workload, SEARCH)
+
+
+def droppable(subject: Subject, workload: Workload) -> tuple[int, str]:
+    """How many tokens of a sequence may be dropped, and what people call them."""
+    images = subject.shape.tokens is not None or is_vision_language(subject.model)
+    length = workload.past if workload.phase is Phase.DECODE else workload.sequence
+    return subject.shape.droppable_of(length), "image tokens" if images else "tokens that may go"
+
+
+def snapping(subject: Subject, target: Target, workload: Workload) -> Callable[[float], float]:
+    """The largest share of the tokens that takes no longer than a share, by the steps that are known of the target.
+
+    Shares that leave as many tokens are one: that of the space's own levels, else the smallest in thousandths. Two
+    names of one model would be measured against each other, and the slower by chance refused.
+    """
+    steps, length = known_steps(subject, target, workload), workload.sequence
+    droppable = subject.shape.droppable_of(length)
+    if droppable <= 1:
+        return as_it_is
+
+    def left(ratio: float) -> int:
+        return int(Stage(0, permille_of(ratio)).kept(droppable))
+
+    thousandths = (permille / THOUSAND for permille in range(THOUSAND, 0, -1))
+    names = {left(ratio): ratio for ratio in (*thousandths, *_ratios(subject, target, workload))}
+    return lambda ratio: names[left(steps.snap(ratio, droppable, length - droppable))]
+
+
+def _ratios(subject: Subject, target: Target, workload: Workload) -> tuple[float, ...]:
+    """The shares that stages may leave, at the ends of the target's steps."""
+    length = workload.sequence
+    droppable = subject.shape.droppable_of(length)
+    steps = known_steps(subject, target, workload)
+    return steps.ratios(RATIOS, droppable, length - droppable) if droppable > 1 else ()

@@ -1,0 +1,223 @@
+"""How redundant every part is: cosine similarity of the residual stream before and after it, in one pass.
+
+LLM-Drop (He et al., "What Matters in Transformers?", 2024) scores a unit by the mean over tokens of the cosine
+between the residual stream where the unit reads it and after its contribution was added: higher is more
+redundant. Whole blocks compare block input and output; the distance table compares the inputs of any two blocks
+("The Unreasonable Ineffectiveness of the Deeper Layers", Gromov et al., 2024).
+
+- pre-norm: in = the stream that enters the unit's norm, out = in + contribution.
+- sandwich: the contribution is what the unit's second norm gives.
+- post-norm: out = norm(in + contribution).
+- parallel: attention and MLP are each compared alone with the stream that enters the block.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.anatomy.anatomy import Anatomy, read_anatomy
+from pruning.anatomy.contribution import BlockAnatomy, Layout
+from pruning.anatomy.probe import as_rows
+from search_spaces.errors import BadData
+from search_spaces.unit import STRUCTURE, Kind, Unit
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Redundancy:
+    """Mean cosine similarities: of each layer's attention, MLP and block, and between the inputs of any two blocks.
+
+    `between[i][j]` compares the stream entering block i with that entering block j (j = depth: leaving the last).
+    """
+
+    family: str
+    layout: str
+    tokens: int
+    attention: tuple[float, ...]
+    mlp: tuple[float, ...]
+    block: tuple[float, ...]
+    between: tuple[tuple[float, ...], ...]
+
+    @property
+    def depth(self) -> int:
+        """How many blocks were compared."""
+        return len(self.block)
+
+    def scores(self, kind: Kind) -> tuple[float, ...]:
+        """The similarities of one kind, by layer."""
+        return {Kind.ATTENTION: self.attention, Kind.MLP: self.mlp, Kind.BLOCK: self.block}[kind]
+
+    def ranking(self, *kinds: Kind) -> tuple[Unit, ...]:
+        """Units of these kinds, most redundant first; ties go to the deeper one."""
+        scored = [(score, layer, kind) for kind in kinds for layer, score in enumerate(self.scores(kind))]
+        return tuple(Unit(layer, kind) for _, layer, kind in sorted(scored, key=lambda s: (-s[0], -s[1], s[2])))
+
+    def best_window(self, blocks: int) -> tuple[int, ...]:
+        """The `blocks` contiguous blocks whose input and output are most alike (least angular distance).
+
+        Raises:
+            ValueError: when no window of that length fits.
+        """
+        if not 1 <= blocks <= self.depth:
+            raise ValueError(f"a window of {blocks} blocks does not fit {self.depth} blocks")
+        start = max(range(self.depth - blocks + 1), key=lambda first: self.between[first][first + blocks])
+        return tuple(range(start, start + blocks))
+
+    def angular_distance(self, first: int, last: int) -> float:
+        """arccos of the similarity of two block inputs over pi: 0 for the same direction."""
+        return math.acos(max(-1.0, min(1.0, self.between[first][last]))) / math.pi
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Redundancy":
+        """Read what `to_json` writes."""
+        attention, mlp, block = (
+            tuple(document["similarity"][str(kind)]) for kind in (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
+        )
+        between = tuple(tuple(row) for row in document["between"])
+        return cls(document["family"], document["layout"], document["tokens"], attention, mlp, block, between)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "family": self.family,
+            "layout": self.layout,
+            "tokens": self.tokens,
+            "similarity": {str(kind): list(self.scores(kind)) for kind in STRUCTURE},
+            "between": [list(row) for row in self.between],
+        }
+
+
+def measure_redundancy(model: Any, batches: Iterable[dict[str, Tensor]], anatomy: Anatomy | None = None) -> Redundancy:
+    """Stream batches through the model once; memory does not depend on how many there are.
+
+    Args:
+        model: a Hugging Face transformer.
+        batches: keyword inputs of the model; tokens whose `attention_mask` is 0 are left out.
+        anatomy: the model's, when it was read before.
+
+    Raises:
+        BadData: when there is no token to compare.
+    """
+    anatomy = anatomy or read_anatomy(model)
+    sums = _Sums(anatomy.depth)
+    watchers = [
+        _Watcher(block, model.get_submodule(anatomy.stack)[block.index], anatomy.hidden_size, sums)
+        for block in anatomy.blocks
+    ]
+    fixed = {"use_cache": False} if anatomy.is_decoder else {}
+    trunk = getattr(model, "base_model", model)  # the head tells nothing about the residual stream
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                sums.begin(batch.get("attention_mask"))
+                trunk(**batch, **fixed)
+                sums.end()
+    finally:
+        for watcher in watchers:
+            watcher.remove()
+    if not sums.tokens:
+        raise BadData("the calibration data has 0 tokens; at least one is needed, so give more data")
+    return sums.result(anatomy)
+
+
+class _Sums:
+    """Running sums of cosines over tokens, in double precision."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth, self.tokens = depth, 0
+        self.units = {kind: torch.zeros(depth, dtype=torch.float64) for kind in (Kind.ATTENTION, Kind.MLP)}
+        self.between = torch.zeros(depth + 1, depth + 1, dtype=torch.float64)
+        self.keep: Tensor | None = None
+        self.streams: list[Tensor] = []
+
+    def begin(self, mask: Tensor | None) -> None:
+        """A new batch: forget the last one's streams."""
+        self.keep = None if mask is None or bool(mask.all()) else mask.flatten().bool()
+        self.streams = []
+
+    def rows(self, value: Tensor) -> Tensor:
+        """The tokens that count, fp32."""
+        rows = value.float()
+        return rows if self.keep is None else rows[self.keep]
+
+    def stream(self, value: Tensor) -> None:
+        """The normalised stream entering a block, or leaving the last."""
+        self.streams.append(nn.functional.normalize(self.rows(value), dim=-1))
+
+    def unit(self, kind: Kind, layer: int, before: Tensor, after: Tensor) -> None:
+        """A unit's stream before and after."""
+        cosine = nn.functional.cosine_similarity(self.rows(before), self.rows(after), dim=-1)
+        self.units[kind][layer] += cosine.sum(dtype=torch.float64)
+
+    def end(self) -> None:
+        """All pairs of block inputs in one product: sum over tokens of unit vectors' dot products."""
+        stacked = torch.stack([stream.flatten() for stream in self.streams])
+        self.between += (stacked @ stacked.T).double()
+        self.tokens += len(self.streams[0])
+
+    def result(self, anatomy: Anatomy) -> Redundancy:
+        """Means over tokens."""
+        between = (self.between / self.tokens).tolist()
+        means = {kind: tuple((total / self.tokens).tolist()) for kind, total in self.units.items()}
+        blocks = tuple(between[layer][layer + 1] for layer in range(self.depth))
+        return Redundancy(
+            anatomy.family, anatomy.layout, self.tokens, means[Kind.ATTENTION], means[Kind.MLP], blocks,
+            tuple(tuple(row) for row in between),
+        )  # fmt: skip
+
+
+class _Watcher:
+    """Hooks of one block: keeps its input until its units have been compared."""
+
+    def __init__(self, block: BlockAnatomy, module: nn.Module, width: int, sums: _Sums) -> None:
+        self.block, self.width, self.sums = block, width, sums
+        self.entry: Tensor | None = None
+        self.middle: Tensor | None = None
+        hooks = [module.register_forward_pre_hook(self._enter, with_kwargs=True)]
+        hooks.append(module.register_forward_hook(self._leave))
+        hooks.append(module.get_submodule(self._attention_point()).register_forward_hook(self._attended))
+        if block.layout is Layout.PARALLEL:
+            hooks.append(module.get_submodule(block.mlp.last).register_forward_hook(self._mlp_alone))
+        self._hooks = hooks
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _attention_point(self) -> str:
+        return self.block.attention.closes or self.block.attention.last
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.entry = next(rows for v in (*args, *kwargs.values()) if (rows := as_rows(v, self.width)) is not None)
+        self.sums.stream(self.entry)
+
+    def _attended(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        written = self._rows(output)
+        assert self.entry is not None
+        after = written if self.block.attention.closes else self.entry + written
+        self.sums.unit(Kind.ATTENTION, self.block.index, self.entry, after)
+        self.middle = after
+
+    def _mlp_alone(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        assert self.entry is not None
+        self.sums.unit(Kind.MLP, self.block.index, self.entry, self.entry + self._rows(output))
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        leaving = self._rows(output)
+        if self.block.layout is not Layout.PARALLEL:
+            assert self.middle is not None
+            self.sums.unit(Kind.MLP, self.block.index, self.middle, leaving)
+        if self.block.index == self.sums.depth - 1:
+            self.sums.stream(leaving)
+
+    def _rows(self, output: Any) -> Tensor:
+        rows = as_rows(output[0] if isinstance(output, tuple) else output, self.width)
+        assert rows is not None
+        return rows

@@ -1,0 +1,201 @@
+"""How redundant tokens are at every depth, in one pass: how alike they are, and how few of them are attended to.
+
+For the states that enter each block and the tokens that may be dropped there:
+
+- neighbour: mean cosine similarity of tokens that stand side by side. Merging (ToMe, Bolya et al. 2023) lives on it.
+- nearest: of a token with the most similar other one of its item.
+- mass: the share of the query's attention that these tokens receive, of all it gives. Dropping by attention (FastV,
+  Chen et al. 2024; PyramidDrop, Xing et al. 2025) loses little where it is small.
+- holding: how many of them, the most attended ones, hold 90 % of that mass.
+
+Attention is what ranks tokens in a reduction: softmax over the whole row of the block's own queries and keys, mean
+over heads. Beside image tokens the text tokens of a vision-language model are measured in the same way.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.analysis import token_similarity as alikeness
+from pruning.analysis.token_attention import query_attention, states_of
+from pruning.anatomy.anatomy import Anatomy, read_anatomy
+from pruning.reduction.layout import Group, TokenLayout, token_layout
+from pruning.reduction.projections import Projections, read_projections
+from pruning.reduction.ranking_check import check_attention
+from search_spaces.errors import BadData
+from search_spaces.tokens import Scorer
+
+SCHEMA_VERSION = 1
+MEASURES = ("neighbour", "nearest", "mass", "holding")
+_NAMES = {
+    Group.PATCHES: "patches",
+    Group.TEXT: "text tokens",
+    Group.PROMPT: "prompt tokens",
+    Group.IMAGES: "image tokens",
+}
+_BESIDE = "text tokens"  # of a vision-language model
+_QUERIES = {Scorer.LAST: "last token", Scorer.CLASS: "class token", Scorer.MEAN: "mean of all tokens"}
+
+
+@dataclass(frozen=True)
+class TokenCurves:
+    """One group of tokens by depth: `tokens` of an item on average, and the four measures of every block's input."""
+
+    name: str
+    tokens: float
+    neighbour: tuple[float, ...]
+    nearest: tuple[float, ...]
+    mass: tuple[float, ...]
+    holding: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TokenRedundancy:
+    """The tokens that may be dropped (the first of `groups`) and those beside them, over `items` items."""
+
+    family: str
+    scorer: Scorer
+    items: int
+    groups: tuple[TokenCurves, ...]
+
+    @property
+    def depth(self) -> int:
+        """How many blocks were looked at."""
+        return len(self.groups[0].mass)
+
+    @property
+    def query(self) -> str:
+        """Whose attention was measured, in words."""
+        return _QUERIES[self.scorer]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "family": self.family,
+            "query": str(self.scorer),
+            "items": self.items,
+            "groups": [asdict(group) for group in self.groups],
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "TokenRedundancy":
+        """Read what `to_json` writes."""
+        groups = tuple(
+            TokenCurves(group["name"], group["tokens"], *(tuple(group[measure]) for measure in MEASURES))
+            for group in document["groups"]
+        )
+        return cls(document["family"], Scorer(document["query"]), document["items"], groups)
+
+
+def measure_token_redundancy(
+    model: Any,
+    batches: Iterable[Mapping[str, Tensor]],
+    anatomy: Anatomy | None = None,
+    scorer: Scorer | None = None,
+) -> TokenRedundancy:
+    """Stream batches through the model once; memory does not depend on how many there are.
+
+    Args:
+        model: a Hugging Face transformer.
+        batches: keyword inputs of the model; tokens whose `attention_mask` is 0 are left out.
+        anatomy: the model's, when it was read before.
+        scorer: who is asked for attention: last, class or mean. By default the last token of a decoder, the class
+            token of an encoder (its first), and the mean where a vision model has no class token.
+
+    Raises:
+        UnreadableModel: no queries and keys are found in its attention, or not all that it does with them; or not
+            which tokens may go.
+        BadData: no item has a token that may be dropped; or as `TokenLayout.read` says.
+        ValueError: another scorer.
+    """
+    if scorer is not None and scorer not in _QUERIES:
+        raise ValueError(f"scorer {scorer} asks no token for attention; take one of {', '.join(_QUERIES)}")
+    anatomy = anatomy or read_anatomy(model)
+    check_attention(model, anatomy, range(anatomy.depth))
+    tally = _Tally(anatomy, token_layout(model, anatomy), scorer)
+    blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
+    handles = [
+        blocks[block.index].register_forward_pre_hook(
+            partial(tally.enter, block.index, read_projections(blocks[block.index], block)), with_kwargs=True
+        )
+        for block in anatomy.blocks
+    ]
+    fixed = {"use_cache": False} if anatomy.is_decoder else {}
+    trunk = getattr(model, "base_model", model)
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                tally.inputs = batch
+                trunk(**batch, **fixed)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tally.result()
+
+
+class _Tally:
+    """Running sums of every measure, group and block, and where the tokens of the current batch are."""
+
+    def __init__(self, anatomy: Anatomy, layout: TokenLayout, scorer: Scorer | None) -> None:
+        self.anatomy, self.layout, self.scorer = anatomy, layout, scorer
+        self.names = [_NAMES[layout.group], *([_BESIDE] if layout.group is Group.IMAGES else [])]
+        self.inputs: Mapping[str, Tensor] = {}
+        self.groups: list[Tensor] = []
+        self.valid: Tensor | None = None
+        self.items = 0
+        self.tokens = [0 for _ in self.names]
+        shape = (len(self.names), len(MEASURES), anatomy.depth)
+        self.sums, self.counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.int64)
+
+    def enter(
+        self, index: int, queries: Projections, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """The states that enter block `index`: a hook before it."""
+        hidden = states_of((*args, *kwargs.values()), self.anatomy.hidden_size)
+        if index == 0:
+            self._begin(hidden)
+        units = nn.functional.normalize(hidden.float(), dim=-1)
+        assert self.scorer is not None
+        weights = query_attention(queries, self.scorer, hidden, self.valid, args, kwargs)
+        for number, group in enumerate(self.groups):
+            measured: list[Callable[[], alikeness.Sum]] = [
+                partial(alikeness.neighbour_cosine, units, group),
+                partial(alikeness.nearest_cosine, units, group),
+                partial(alikeness.mass, weights, group),
+                partial(alikeness.holding, weights, group),
+            ]
+            for place, measure in enumerate(measured):
+                total, count = measure()
+                self.sums[number, place, index] += total
+                self.counts[number, place, index] += count
+
+    def _begin(self, hidden: Tensor) -> None:
+        """A new batch: which of its tokens are in which group."""
+        found = self.layout.read(self.inputs, hidden)
+        present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        self.valid = None if found.valid is None or bool(found.valid.all()) else found.valid
+        present = present if self.valid is None else self.valid
+        self.groups = [present & ~found.protected, present & found.protected][: len(self.names)]
+        if self.scorer is None:
+            asks = Scorer.CLASS if self.layout.group is not Group.PATCHES or found.protected.any() else Scorer.MEAN
+            self.scorer = Scorer.LAST if self.anatomy.is_decoder else asks
+        self.items += len(hidden)
+        for number, group in enumerate(self.groups):
+            self.tokens[number] += int(group.sum())
+
+    def result(self) -> TokenRedundancy:
+        """Means; over tokens for what is of tokens, over items for what is of items."""
+        if not self.tokens[0] or self.scorer is None:
+            raise BadData(f"{self.items} items have 0 {self.names[0]} that may be dropped; give longer ones, or images")
+        means = (self.sums / self.counts.clamp(min=1)).tolist()
+        groups = (
+            TokenCurves(name, tokens / self.items, *(tuple(measure) for measure in mean))
+            for name, tokens, mean in zip(self.names, self.tokens, means, strict=True)
+            if tokens
+        )
+        return TokenRedundancy(self.anatomy.family, self.scorer, self.items, tuple(groups))

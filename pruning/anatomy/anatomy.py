@@ -1,0 +1,166 @@
+"""What a transformer is made of, read from its structure: embedding, blocks of attention and MLP, head.
+
+Nothing here is a table of module paths. The stack of blocks is the `ModuleList` as long as the config says the
+model is deep; in a vision-language model it is its language model's, and vision tower and projector are stem.
+Inside a block, one tiny forward pass tells the rest: attention is what mixes tokens, a norm's place follows from
+what it reads, and a contribution is what is added to the residual stream.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pruning.anatomy.contribution import BlockAnatomy, Layout, read_block
+from pruning.anatomy.drop_check import check_drops, settle_forms
+from pruning.anatomy.language_model import is_vision_language, language_config, language_path
+from pruning.anatomy.probe import Arguments, overhear, rehearse
+from search_spaces.errors import ArchitectureError, UnreadableModel
+from search_spaces.space import Space
+from search_spaces.unit import Kind, Unit
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The readable structure of one model. Paths are dotted module names."""
+
+    family: str
+    depth: int
+    hidden_size: int
+    layout: Layout
+    stack: str  # path of the ModuleList of blocks
+    blocks: tuple[BlockAnatomy, ...]
+    is_decoder: bool
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Every removable unit: attention and MLP of each block, then the blocks."""
+        kinds = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
+        return tuple(Unit(layer, kind) for kind in kinds for layer in range(self.depth))
+
+    @property
+    def merges_blocks(self) -> bool:
+        """Whether a block with both units dropped is the same model as one without the block."""
+        return self.layout is not Layout.POST_NORM
+
+    def parameters(self, unit: Unit) -> int:
+        """How many parameters disappear when `unit` alone is dropped (a shared norm stays with its other user)."""
+        if not 0 <= unit.layer < self.depth:
+            raise ArchitectureError(f"{unit} is out of range: the model has {self.depth} blocks, 0 to {self.depth - 1}")
+        return self.blocks[unit.layer].parameters[unit.kind]
+
+    def space(self, kinds: tuple[Kind, ...]) -> Space:
+        """The architectures that drop units of these kinds.
+
+        A block is a unit of its own where its norms make a difference (post-norm), or where only blocks may go.
+        """
+        both = {Kind.ATTENTION, Kind.MLP} <= set(kinds)
+        chosen = {kind for kind in kinds if not (kind is Kind.BLOCK and both and self.merges_blocks)}
+        return Space(self.depth, tuple(unit for unit in self.units if unit.kind in chosen), self.merges_blocks)
+
+
+def read_anatomy(model: Any) -> Anatomy:
+    """Read the structure of a Hugging Face transformer, running it on a tiny random input.
+
+    Each block is then run by itself, as a float32 copy with random weights, so neither the precision nor the
+    values of the weights matter; the memory of one such copy is needed. Last, every part is dropped once, and the
+    outcome compared with that of a zero in its place. `model` is left as it was.
+
+    Raises:
+        UnreadableModel: encoder-decoder models, models in which no block structure is found, and those that do not
+            run without a part; the message says what was looked for.
+    """
+    _refuse(model)
+    depth, width = _sizes(model)
+    stack = _find_stack(model, depth)
+    blocks = model.get_submodule(stack)
+    settings = {"use_cache": False} if _caches(model) else {}
+    arguments = overhear(model, blocks, **settings)
+    read = tuple(
+        _read(index, block, given, width) for index, (block, given) in enumerate(zip(blocks, arguments, strict=True))
+    )
+    layouts = {block.layout for block in read}
+    if len(layouts) != 1:
+        raise UnreadableModel(
+            f"{type(model).__name__} mixes the residual layouts {', '.join(sorted(layouts))}; one is expected"
+        )
+    check_drops(model, stack, read, **settings)
+    return Anatomy(model.config.model_type, depth, width, layouts.pop(), stack, read, _caches(model))
+
+
+def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:
+    try:
+        tape = rehearse(block, arguments, width)
+        return settle_forms(read_block(index, tape, width), tape)
+    except UnreadableModel:
+        raise
+    except Exception as error:  # parts that are put together in a way that nobody foresaw
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UnreadableModel(
+            f"block {index} ({type(block).__name__}): looked for one attention and one MLP that add to the residual "
+            f"stream and found parts that cannot be compared ({reason})"
+        ) from error
+
+
+def _refuse(model: Any) -> None:
+    name = type(model).__name__
+    if getattr(model, "config", None) is None:
+        raise UnreadableModel(f"{name} has no config; give a Hugging Face transformer")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnreadableModel(
+            f"{name} ({model.config.model_type}) is an encoder-decoder model; only models with one stack of blocks "
+            "are pruned, so give its encoder or a decoder-only model"
+        )
+    two = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
+    if two and not is_vision_language(model):
+        raise UnreadableModel(
+            f"{name} ({model.config.model_type}) has two towers; give one of them, for example its vision model"
+        )
+
+
+def _sizes(model: Any) -> tuple[int, int]:
+    config = language_config(model)
+    depth = getattr(config, "num_hidden_layers", None)
+    width = getattr(config, "hidden_size", None)
+    if not isinstance(depth, int) or not isinstance(width, int):
+        raise UnreadableModel(
+            f"{type(model).__name__}: looked for num_hidden_layers and hidden_size in its config and found "
+            f"{depth!r} and {width!r}"
+        )
+    return depth, width
+
+
+def _find_stack(model: Any, depth: int) -> str:
+    within = language_path(model)
+    found: list[str] = [
+        path
+        for path, module in model.named_modules()
+        if path.startswith(within)
+        and isinstance(module, nn.ModuleList)
+        and len(module) == depth
+        and len({type(block) for block in module}) == 1
+        and any(True for _ in module[0].parameters())
+    ]
+    outermost = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    if len(outermost) != 1:
+        raise UnreadableModel(
+            f"{type(model).__name__}: looked for one list of {depth} blocks of the same class and found "
+            f"{len(outermost)} ({', '.join(outermost) or 'none'})"
+        )
+    return outermost[0]
+
+
+def _caches(model: Any) -> bool:
+    """Whether the model decodes with a key-value cache."""
+    return hasattr(language_config(model), "use_cache") and bool(
+        getattr(model, "can_generate", lambda: False)() or _causal(model)
+    )
+
+
+def _causal(model: Any) -> bool:
+    """Whether a base model is the trunk of a decoder: its forward takes a cache and its config is no encoder's."""
+    from inspect import signature
+
+    parameters = signature(model.forward).parameters
+    encoder = getattr(model.config, "is_decoder", None) is False
+    return "past_key_values" in parameters and not encoder

@@ -1,0 +1,314 @@
+"""How one block adds to the residual stream: which modules write a contribution and which norms surround it.
+
+Everything is decided by comparing the tensors that were seen in one forward pass (`probe.Tape`):
+
+- pre-norm     r = x + attention(norm(x)), y = r + mlp(norm(r))
+- sandwich     r = x + norm(attention(norm(x))), y = r + norm(mlp(norm(r)))
+- parallel     y = x + attention(norm(x)) + mlp(norm(x))
+- post-norm    r = norm(x + attention(x)), y = norm(r + mlp(r))
+
+A part may also do the addition itself: it is given the stream beside its input, and returns their sum (BLOOM, MPT).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from pruning.anatomy.probe import Call, Tape, mixes_tokens
+from pruning.surgery.dropped import Form
+from search_spaces.errors import UnreadableModel
+from search_spaces.unit import Kind
+
+STREAM_DIMENSIONS = 3  # (batch, tokens, hidden)
+
+
+class Layout(StrEnum):
+    """Where the norms stand relative to the residual stream."""
+
+    PRE_NORM = "pre_norm"
+    SANDWICH = "sandwich"
+    PARALLEL = "parallel"
+    POST_NORM = "post_norm"
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One unit inside its block. Paths are relative to the block.
+
+    Attributes:
+        writes: the module whose output is the contribution, before any norm or scale that follows it.
+        members: the modules that hold the unit's weights, `writes` among them; they go with the unit.
+        forms: of each member, how it returns its output.
+        after: norms and scales between `writes` and the residual stream; they go with the unit.
+        before: the norm that only feeds this unit, or is shared with another; None where the unit reads the
+            residual stream itself.
+        closes: in post-norm, the norm that is applied to the residual stream after the contribution was added;
+            it stays when the unit goes.
+    """
+
+    writes: str
+    members: tuple[str, ...]
+    forms: tuple[Form, ...]
+    after: tuple[str, ...]
+    before: str | None
+    closes: str | None
+
+    @property
+    def last(self) -> str:
+        """The module whose output is what reaches the residual stream."""
+        return self.after[-1] if self.after else self.writes
+
+
+@dataclass(frozen=True)
+class BlockAnatomy:
+    """One block: its layout, its two contributions and what each unit weighs (parameters)."""
+
+    index: int
+    layout: Layout
+    attention: Contribution
+    mlp: Contribution
+    parameters: dict[Kind, int]
+
+    def contribution(self, kind: Kind) -> Contribution:
+        """The contribution of the attention or of the MLP."""
+        return self.attention if kind is Kind.ATTENTION else self.mlp
+
+    @property
+    def shared_norm(self) -> str | None:
+        """The norm that feeds both units, if there is one."""
+        return self.attention.before if self.attention.before == self.mlp.before else None
+
+
+def read_block(index: int, tape: Tape, width: int) -> BlockAnatomy:
+    """Read one block from its tape.
+
+    Raises:
+        UnreadableModel: when no attention, no MLP or no known residual layout is found.
+    """
+    reader = _Reader(index, tape, width)
+    attention = reader.attention()
+    residual = reader.after_attention(attention)
+    mlp, layout = reader.mlp(attention, residual)
+    return BlockAnatomy(index, layout, attention, mlp, _weigh(tape.block.module, attention, mlp))
+
+
+class _Reader:
+    def __init__(self, index: int, tape: Tape, width: int) -> None:
+        self.index, self.width = index, width
+        self.calls = [call for call in tape.inner() if call.output is not None]
+        self.block = tape.block
+        self.every_call = tape.inner()
+        if not self.block.inputs or self.block.output is None:
+            raise self._unreadable("a block that reads and writes the residual stream")
+        shape = self.block.shapes[0]
+        if len(shape) != STREAM_DIMENSIONS:
+            raise self._unreadable(
+                "a residual stream of (batch, tokens, hidden)", f"{len(shape)} dimensions, {tuple(shape)}"
+            )
+        self.x, self.y = self.block.inputs[0], self.block.output
+
+    def attention(self) -> Contribution:
+        mixing = [call for call in self.calls if mixes_tokens(call, self.width)]
+        root = _outermost(mixing)
+        if root is None:
+            raise self._unreadable("a part that mixes tokens (attention)")
+        inside = [call for call in self.calls if _within(call.path, root.path) and call is not root]
+        closing = next((c for c in inside if _is_norm(c.module) and _same(c.output, root.output)), None)
+        if closing is not None:  # the root adds the residual and norms it by itself, as in BERT
+            wanted = closing.inputs[0] - self.x
+            writer = _outermost([c for c in inside if _has_matrix(c.module) and _same(c.output, wanted)])
+            if writer is None:
+                raise self._unreadable("what its attention adds to the residual stream")
+            members = _cover(root.module, root.path, excluding=closing.path)
+            forms = self._forms(members, writer.output)
+            return Contribution(writer.path, members, forms, (), None, closing.path)
+        before = next((c.path for c in self.calls if _is_norm(c.module) and _same(c.output, root.inputs[0])), None)
+        adding = self._adding(root, inside)
+        if adding is not None:
+            writer, form = adding
+            return Contribution(writer.path, (root.path,), (form,), (), before, None)
+        after = self._following(root)
+        added = self.x + self._output(after[-1] if after else root.path)
+        closes = next(
+            (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _same(c.inputs[0], added)), None
+        )
+        raw = before is None and any(_is_norm(c.module) and _same(c.output, self.y) for c in self.calls)
+        return Contribution(root.path, (root.path,), (Form(root.arity),), after, before, closes if raw else None)
+
+    def _adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
+        """What writes the contribution of an attention that adds itself to the stream, as BLOOM's does."""
+        if root.output is None or root.output.shape != self.x.shape:
+            return None
+        wanted = root.output - self.x
+        writer = _outermost([c for c in inside if _has_matrix(c.module) and _same(c.output, wanted)])
+        form = _form(root, wanted)
+        return (writer, form) if writer is not None and form.stream is not None else None
+
+    def after_attention(self, attention: Contribution) -> Tensor:
+        """The residual stream after the attention: x + a, or its norm in post-norm."""
+        if attention.closes is not None:
+            return self._output(attention.closes)
+        return self.x + self._output(attention.last)
+
+    def mlp(self, attention: Contribution, residual: Tensor) -> tuple[Contribution, Layout]:
+        outside = [c for c in self.calls if not _inside_any(c.path, (*attention.members, *attention.after))]
+        if attention.closes is not None:
+            closing = next((c for c in outside if _is_norm(c.module) and _same(c.output, self.y)), None)
+            if closing is None or closing.path == attention.closes:
+                raise self._unreadable("a norm that closes the block, as its attention has one (post-norm)")
+            contribution = closing.inputs[0] - residual
+            closes = closing.path
+        else:
+            contribution, closes = self.y - residual, None
+        writer, after = self._writer(outside, contribution)
+        members = self._remaining(attention, after, closes)
+        first = next((c for c in self.every_call if _inside_any(c.path, members) and c.inputs), None)
+        fed = None if first is None else first.inputs[0]
+        norms = [c for c in self.calls if _is_norm(c.module) and _same(c.output, fed)] if closes is None else []
+        before = norms[0].path if norms else None
+        if before is not None:
+            members = tuple(path for path in members if path != before)
+        forms = self._forms(members, self._output(after[-1] if after else writer.path))
+        found = Contribution(writer.path, members, forms, after, before, closes)
+        reads_x = before is not None and norms[0].inputs and _same(norms[0].inputs[0], self.x)
+        return found, self._layout(attention, found, bool(reads_x))
+
+    def _layout(self, attention: Contribution, mlp: Contribution, mlp_reads_x: bool) -> Layout:
+        if mlp.closes is not None:
+            return Layout.POST_NORM
+        if mlp_reads_x:
+            return Layout.PARALLEL
+        norms = [path for path in attention.after + mlp.after if _is_norm(self.block.module.get_submodule(path))]
+        return Layout.SANDWICH if norms else Layout.PRE_NORM
+
+    def _following(self, root: Call) -> tuple[str, ...]:
+        """Norms and scales that only pass on the root's output, in order."""
+        path: list[str] = []
+        value = root.output
+        while True:
+            step = next(
+                (
+                    c
+                    for c in self.calls
+                    if c.path not in path
+                    and _is_vector(c.module)
+                    and c.inputs
+                    and _same(c.inputs[0], value)
+                    and not _within(c.path, root.path)
+                ),
+                None,
+            )
+            if step is None or value is None or _same(self.x + value, step.inputs[0]):
+                return tuple(path)
+            path.append(step.path)
+            value = step.output
+
+    def _writer(self, calls: list[Call], contribution: Tensor) -> tuple[Call, tuple[str, ...]]:
+        """The module with matrices that writes `contribution`, behind any norms and scales that follow it."""
+        after: list[str] = []
+        value = contribution
+        while True:
+            writer = _outermost([c for c in calls if _has_matrix(c.module) and _same(c.output, value)])
+            if writer is not None:
+                return writer, tuple(reversed(after))
+            step = next((c for c in calls if _is_vector(c.module) and _same(c.output, value) and c.inputs), None)
+            if step is None or step.path in after:
+                raise self._unreadable("what its MLP adds to the residual stream")
+            after.append(step.path)
+            value = step.inputs[0]
+
+    def _remaining(self, attention: Contribution, after: tuple[str, ...], closes: str | None) -> tuple[str, ...]:
+        """The modules with matrices that belong to no other part: the MLP's."""
+        taken = (*attention.members, *attention.after, *after, *filter(None, (attention.closes, closes)))
+        members = [
+            path
+            for path, module in self.block.module.named_modules()
+            if path and _has_matrix(module) and not _inside_any(path, taken) and not _holds_any(path, taken)
+        ]
+        return tuple(path for path in members if not any(_within(path, other) for other in members if other != path))
+
+    def _forms(self, members: tuple[str, ...], contribution: Tensor | None) -> tuple[Form, ...]:
+        """Of each member; one that returns the contribution and another input's sum adds itself to the stream."""
+        calls = {call.path: call for call in self.every_call}
+        return tuple(_form(calls[path], contribution) if path in calls else Form() for path in members)
+
+    def _output(self, path: str) -> Tensor:
+        return next(c.output for c in self.calls if c.path == path and c.output is not None)
+
+    def _unreadable(self, wanted: str, found: str = "none") -> UnreadableModel:
+        name = type(self.block.module).__name__
+        return UnreadableModel(f"block {self.index} ({name}): looked for {wanted} and found {found}")
+
+
+def _form(call: Call, contribution: Tensor | None) -> Form:
+    """`contribution` is what the member's unit adds, where it is the member that writes it."""
+    if call.output is None or contribution is None or _same(call.output, contribution):
+        return Form(call.arity)
+    for name, rows in zip(call.names, call.inputs, strict=True):
+        if rows.shape == call.output.shape and _same(call.output - rows, contribution):
+            return Form(call.arity, name)
+    return Form(call.arity)
+
+
+def _weigh(block: nn.Module, attention: Contribution, mlp: Contribution) -> dict[Kind, int]:
+    weights = {Kind.BLOCK: sum(parameter.numel() for parameter in block.parameters())}
+    for kind, unit, other in ((Kind.ATTENTION, attention, mlp), (Kind.MLP, mlp, attention)):
+        paths = unit.members + unit.after + ((unit.before,) if unit.before and unit.before != other.before else ())
+        weights[kind] = sum(p.numel() for path in paths for p in block.get_submodule(path).parameters())
+    return weights
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Equal up to the rounding of the model's own precision."""
+    if one is None or other is None or one.shape != other.shape:
+        return False
+    scale = other.float().abs().max()
+    return bool((one.float() - other.float()).abs().max() <= 200 * torch.finfo(other.dtype).eps * scale)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(parameter.ndim >= 2 for parameter in module.parameters())
+
+
+def _is_vector(module: nn.Module) -> bool:
+    """A norm or a scale: it has parameters and none of them is a matrix."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not _has_matrix(module)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A vector module that is not linear in its input."""
+    if not _is_vector(module):
+        return False
+    parameter = next(module.parameters())
+    count = 2 * parameter.shape[-1]
+    probe = torch.arange(count, dtype=parameter.dtype, device=parameter.device).sin().view(1, 2, -1)
+    with torch.no_grad():
+        return not _same(module(2 * probe), 2 * module(probe))
+
+
+def _outermost(calls: list[Call]) -> Call | None:
+    return min(calls, key=lambda call: call.path.count("."), default=None)
+
+
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}.")
+
+
+def _inside_any(path: str, roots: tuple[str, ...]) -> bool:
+    return any(_within(path, root) for root in roots)
+
+
+def _holds_any(path: str, others: tuple[str, ...]) -> bool:
+    return any(_within(other, path) for other in others)
+
+
+def _cover(root: nn.Module, path: str, excluding: str) -> tuple[str, ...]:
+    """The fewest sub-modules of `root` that together hold all its weights but those of one module."""
+    if not _holds_any(path, (excluding,)):
+        return (path,) if any(True for _ in root.parameters()) else ()
+    if path == excluding:
+        return ()
+    return tuple(found for name, child in root.named_children() for found in _cover(child, f"{path}.{name}", excluding))

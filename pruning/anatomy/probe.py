@@ -1,0 +1,222 @@
+"""Watching a model run once: what every part of every block reads and writes on a tiny input."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.anatomy.language_model import language_config
+from search_spaces.errors import UnreadableModel
+
+TOKENS = 7  # enough to see tokens mix, few enough to cost nothing
+MIXING = 1e-4  # relative; grouping tokens by expert moves the others by rounding only
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional, by name
+
+
+@dataclass
+class Call:
+    """One call of a module inside a block. Tensors are flattened to (tokens, hidden)."""
+
+    path: str  # relative to the block; "" is the block itself
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Tensor]  # the hidden-sized inputs
+    names: list[int | str]  # position or name of each of these
+    shapes: list[torch.Size]  # their shapes before they were flattened
+    output: Tensor | None  # the hidden-sized output, if that is what the module returns (first)
+    arity: int  # 0: a tensor is returned, n: a tuple of n
+
+
+@dataclass
+class Tape:
+    """The calls of one block, in the order in which they ended."""
+
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def block(self) -> Call:
+        """The call of the block itself."""
+        return self.calls[-1]
+
+    def inner(self) -> list[Call]:
+        """All calls but the block's own."""
+        return self.calls[:-1]
+
+
+def probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, Tensor]:
+    """Random inputs a model accepts: token ids (batch, tokens), or pixels (batch, channels, height, width).
+
+    Raises:
+        UnreadableModel: when the model reads neither `input_ids` nor `pixel_values`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    if model.main_input_name == "input_ids":
+        ids = torch.randint(3, language_config(model).vocab_size, (batch, tokens), generator=generator)
+        return {"input_ids": ids.to(device)}
+    if model.main_input_name == "pixel_values":
+        size, channels = model.config.image_size, getattr(model.config, "num_channels", 3)
+        height, width = (size, size) if isinstance(size, int) else size
+        pixels = torch.randn(batch, channels, height, width, generator=generator)
+        return {"pixel_values": pixels.to(device, next(model.parameters()).dtype)}
+    raise UnreadableModel(
+        f"{type(model).__name__} reads {model.main_input_name!r}; only text (input_ids) and images (pixel_values) "
+        "are understood"
+    )
+
+
+def as_rows(value: Any, width: int) -> Tensor | None:
+    """A float tensor of hidden size as (tokens, hidden), None for anything else."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2 and value.shape[-1] == width:
+        return value.detach().reshape(-1, width)
+    return None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def run_or_refuse(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Call a module of a family that may be unknown.
+
+    Raises:
+        UnreadableModel: it fails, in whatever way.
+    """
+    try:
+        return module(*args, **kwargs)
+    except Exception as error:  # a family's own code, called in a way its authors did not foresee
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UnreadableModel(
+            f"{type(module).__name__}: looked for one that runs on a tiny input and found that it fails ({reason})"
+        ) from error
+
+
+@torch.no_grad()
+def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Arguments]:
+    """What each block is called with when the model reads a tiny random input; the model is left as it was.
+
+    Raises:
+        UnreadableModel: when a block is not called.
+    """
+    heard: dict[nn.Module, Arguments] = {}
+    with ExitStack() as stack:
+        for block in blocks:
+            handle = block.register_forward_pre_hook(
+                lambda module, args, kwargs: heard.update({module: (args, kwargs)}), with_kwargs=True
+            )
+            stack.callback(handle.remove)
+        with evaluating(model):
+            run_or_refuse(model, **probe_inputs(model), **settings)
+    silent = [index for index, block in enumerate(blocks) if block not in heard]
+    if silent:
+        raise UnreadableModel(f"{type(model).__name__}: looked for {len(blocks)} blocks that run, {silent[0]} does not")
+    return [heard[block] for block in blocks]
+
+
+@torch.no_grad()
+def rehearse(block: nn.Module, arguments: Arguments, width: int) -> Tape:
+    """Record a copy of a block in float32, with random weights, reading a random residual stream.
+
+    What adds to what is a matter of structure. The real values hide it: half precision cannot tell a sum from its
+    larger part, a norm whose weights are all one looks like its neighbour, and a residual stream with massive
+    activations swallows what is added to it.
+    """
+    double = copy.deepcopy(block).eval().float()
+    for seed, parameter in enumerate(double.parameters()):
+        _scatter(parameter, seed)
+    args, kwargs = _in_float32(arguments)
+    args, kwargs = _fill_first(args, kwargs, width)
+    tape = Tape()
+    for path, module in double.named_modules():
+        module.register_forward_hook(_recorder(tape, path, width), with_kwargs=True)
+    run_or_refuse(double, *args, **kwargs)
+    for module in double.modules():
+        module._forward_hooks.clear()
+    return tape
+
+
+def _scatter(parameter: Tensor, seed: int) -> None:
+    """Vectors get values about one, none alike; matrices keep the size of what they multiply."""
+    if not parameter.is_floating_point():
+        return
+    generator = torch.Generator(parameter.device).manual_seed(seed)
+    if parameter.ndim < 2:
+        parameter.uniform_(0.5, 1.5, generator=generator)
+    else:
+        bound = (3 / parameter.shape[-1]) ** 0.5
+        parameter.uniform_(-bound, bound, generator=generator)
+
+
+def _in_float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {name: _in_float32(item) for name, item in value.items()}
+    return tuple(_in_float32(item) for item in value) if type(value) is tuple else value
+
+
+def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with random numbers for the first hidden-sized one, the residual stream."""
+    values: dict[int | str, Any] = dict(enumerate(args))
+    values.update(kwargs)
+    first = next((name for name, value in values.items() if as_rows(value, width) is not None), None)
+    if first is not None:
+        stream = values[first]
+        noise = torch.randn(stream.shape, generator=torch.Generator().manual_seed(0))
+        values[first] = noise.to(stream.device)
+    return tuple(values[place] for place in range(len(args))), {name: values[name] for name in kwargs}
+
+
+def _recorder(tape: Tape, path: str, width: int) -> Any:
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) and output else output
+        named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        hidden = {name: value for name, value in named if as_rows(value, width) is not None}
+        inputs = [value.detach().reshape(-1, width).clone() for value in hidden.values()]
+        shapes = [value.shape for value in hidden.values()]
+        arity = len(output) if isinstance(output, tuple) else 0
+        # The output is cloned: an in-place operation later in the block would rewrite it.
+        rows = as_rows(first, width)
+        cloned = None if rows is None else rows.clone()
+        tape.calls.append(Call(path, module, args, kwargs, inputs, list(hidden), shapes, cloned, arity))
+
+    return record
+
+
+@torch.no_grad()
+def mixes_tokens(call: Call, width: int) -> bool:
+    """Whether changing the first token of a module's hidden input changes what it writes for other tokens."""
+
+    def disturb(value: Any) -> Any:
+        if as_rows(value, width) is None or value.ndim != 3:
+            return value
+        changed = value.clone()
+        changed[:, 0] = changed[:, 0].flip(-1) + 1
+        return changed
+
+    if call.output is None or not any(rows.shape == call.output.shape for rows in call.inputs):
+        return False
+    three = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor) and value.ndim == 3]
+    if not three:
+        return False
+    args = tuple(disturb(value) for value in call.args)
+    kwargs = {name: disturb(value) for name, value in call.kwargs.items()}
+    output = run_or_refuse(call.module, *args, **kwargs)
+    output = output[0] if isinstance(output, tuple) else output
+    tokens = three[0].shape[1]
+    before, after = (rows.reshape(-1, tokens, width)[:, 1:] for rows in (call.output, output))
+    return bool((after - before).abs().max() > MIXING * before.abs().max())

@@ -1,0 +1,123 @@
+"""Pruned models that only `load` can read: their parent's shape is built, the parts dropped again, the weights read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from pruning.anatomy.anatomy import read_anatomy
+from pruning.checkpoint.config import first_line, use_torch_s_own
+from pruning.checkpoint.model_class import find_class
+from pruning.surgery.prune import RECORD, apply, check_fits
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ModelError
+from search_spaces.unit import Kind, Unit
+
+PREFIX = "nas_"  # before the model type of such a folder
+
+
+def rebuild(
+    folder: Path, document: dict[str, Any], files: tuple[Path, ...], dtype: torch.dtype, trust_remote_code: bool = False
+) -> Any:
+    """The model that `writing.write` wrote.
+
+    The parent is built in full, with random weights: what a block takes from its place (its kind, a constant) is
+    then what it was. So the memory of the parent is needed while the model is read.
+
+    Args:
+        folder: for messages, and the generation config in it.
+        document: its config.json, of the parent but for its mark and the record of what was dropped.
+        files: the weights.
+        dtype: of the model.
+        trust_remote_code: whether a class of the folder's own may be built.
+
+    Raises:
+        ModelError: config, record and weights do not belong together.
+        ArchitectureError: the record is of another depth.
+    """
+    architecture = Architecture.from_json(document.pop(RECORD))
+    model = _build_parent(folder, document, dtype, trust_remote_code)
+    anatomy = read_anatomy(model)
+    left = _among_the_left(architecture)
+    lacks = anatomy.depth == left.depth  # as the first release wrote folders: the config is of the blocks that are left
+    check_fits(anatomy, left if lacks else architecture)
+    apply(model, anatomy, left if lacks else architecture, architecture)
+    _fill(model, _weights(folder, files), folder)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
+
+
+def _among_the_left(architecture: Architecture) -> Architecture:
+    """The dropped parts of the blocks that are left, counted among those."""
+    removed = architecture.removed_blocks()
+    place = {layer: at for at, layer in enumerate(x for x in range(architecture.depth) if x not in removed)}
+    parts = [unit for unit in architecture.structure.dropped if unit.kind is not Kind.BLOCK]
+    return Architecture(len(place), frozenset(Unit(place[unit.layer], unit.kind) for unit in parts))
+
+
+def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    try:
+        document["model_type"] = document["model_type"].removeprefix(PREFIX)
+        config = _config(folder, document, trust_remote_code)
+        use_torch_s_own(config)
+        loader = find_class(folder, config, {}, trust_remote_code)
+        own = trust_remote_code and "auto_map" in document
+        model = loader.from_config(config, dtype=dtype, trust_remote_code=True) if own else loader._from_config(
+            config, dtype=dtype
+        )  # fmt: skip
+    except Exception as error:  # a family's own checks and code, with whatever the config asks for
+        raise ModelError(
+            f"{folder}: no model can be built from its config ({first_line(error)}); write it again"
+        ) from error
+    return model.eval()
+
+
+def _config(folder: Path, document: dict[str, Any], trust_remote_code: bool) -> Any:
+    place = document.get("auto_map", {}).get("AutoConfig") if trust_remote_code else None
+    if place is None:
+        return transformers.AutoConfig.for_model(**document)
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    config = get_class_from_dynamic_module(place, str(folder)).from_dict(document)
+    config.name_or_path = str(folder)
+    return config
+
+
+def _weights(folder: Path, files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
+    try:
+        return {name: tensor for path in files for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}; write it again") from error
+
+
+def _fill(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Load the weights. What the config ties is one parameter only where the file has one tensor for it."""
+    tied = dict(model.all_tied_weights_keys)
+    for name in tied.keys() & weights.keys():
+        if tied[name] in weights:
+            _untie(model, name)
+    try:
+        result = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # a shape
+        raise _mismatch(folder, str(error).strip().splitlines()[-1].strip()) from error
+    missing = [name for name in result.missing_keys if tied.get(name) not in weights]
+    if missing or result.unexpected_keys:
+        raise _mismatch(folder, (missing or result.unexpected_keys)[0])
+
+
+def _untie(model: Any, name: str) -> None:
+    """Give a module its own parameter."""
+    path, _, attribute = name.rpartition(".")
+    owner, value = model.get_submodule(path), model.get_parameter_or_buffer(name)
+    own = value.detach().clone()
+    setattr(owner, attribute, nn.Parameter(own, value.requires_grad) if isinstance(value, nn.Parameter) else own)
+    model.all_tied_weights_keys.pop(name)
+
+
+def _mismatch(folder: Path, what: str) -> ModelError:
+    return ModelError(f"{folder}: weights and architecture do not belong together (first: {what}); write it again")

@@ -1,0 +1,1 @@
+"""Running a pruned model: its key-value cache, and states that candidates share."""

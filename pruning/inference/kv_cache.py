@@ -1,0 +1,252 @@
+"""Cached decoding of a pruned decoder.
+
+A key-value cache has one layer per attention that is left, of that attention's own type (full or sliding), and
+the number of tokens seen is counted beside it: libraries read it from layer 0, which may be gone, and with no
+attention left there is no layer to read it from at all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
+
+from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.language_model import language_config
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError
+from search_spaces.unit import Kind
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a stage of token reduction left in the cache of the blocks from there on.
+
+    Attributes:
+        length: tokens, with those that came after.
+        valid: (B, length) bool, those that are no padding; None where all are.
+        shift: (B, 1) int64, by how much their positions are lower than without the stage; None where they are not.
+        held: by window, how many of them a cache within it holds, where that is no number (in a trace).
+    """
+
+    length: int
+    valid: Tensor | None
+    shift: Tensor | None
+    held: Mapping[int, Any] = field(default_factory=dict)
+
+    def within(self, window: int | None, new: int) -> Any:
+        """How many tokens the last `new` of these see, themselves included."""
+        if window is None:
+            return self.length
+        return new + (self.held[window] if window in self.held else min(self.length - new, window - 1))
+
+    def last(self, count: Any) -> Tensor | None:
+        """(B, count) bool, `valid` of the last so many; read by place, as a slice would ask a trace which is larger."""
+        if self.valid is None:
+            return None
+        return self.valid.index_select(1, torch.arange(count, device=self.valid.device) + (self.length - count))
+
+    def longer(self, new: int, mask: Tensor | None) -> "Left":
+        """With `new` more tokens; `mask` (B, at least new) ends with theirs, None where none is padding."""
+        valid = self.valid
+        if valid is not None:
+            added = torch.ones_like(valid[:, :1]).expand(-1, new) if mask is None else mask[:, -new:].bool()
+            valid = torch.cat((valid, added), 1)
+        return replace(self, length=self.length + new, valid=valid)
+
+    def cropped(self, tokens: int) -> "Left":
+        """Without the last `-tokens`."""
+        valid = self.valid if self.valid is None or not tokens else self.valid[:, :tokens]
+        return Left(self.length + tokens, valid, self.shift)
+
+    def rows(self, chosen: Tensor) -> "Left":
+        """Only these rows, in this order."""
+        valid, shift = (None if tensor is None else tensor[chosen] for tensor in (self.valid, self.shift))
+        return Left(self.length, valid, shift)
+
+    def repeated(self, repeats: int) -> "Left":
+        """Every row so many times."""
+        pair = (self.valid, self.shift)
+        valid, shift = (None if tensor is None else tensor.repeat_interleave(repeats, dim=0) for tensor in pair)
+        return Left(self.length, valid, shift)
+
+
+class PrunedCache(DynamicCache):  # type: ignore[misc]
+    """The key-value cache of a decoder with fewer attentions than blocks, or fewer tokens in some of them.
+
+    `seen` counts the tokens that passed; `left` has, by the place of a stage's block, what the stage left.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As the library's cache."""
+        super().__init__(*args, **kwargs)
+        self.seen: int = 0
+        self.left: dict[int, Left] = {}
+
+    @classmethod
+    def adopt(cls, cache: DynamicCache, layers: list[Any]) -> "PrunedCache":
+        """Turn an empty cache into this one, in place: the caller holds a reference to it and will pass it again."""
+        recording = any(getattr(layer, "record_past", False) for layer in cache.layers)
+        cache.__class__ = cls
+        cache.layers = layers
+        cache.layer_class_to_replicate = None
+        assert isinstance(cache, cls)
+        cache.seen, cache.left = 0, {}
+        if recording:  # speculative decoding asked, before the first token, to be able to take tokens back
+            cache.activate_past_recording()
+        return cache
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen, whichever layers are left."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(key length, key offset) of a layer; of the tokens seen where no such layer is left, or it has not all.
+
+        The masks of an attention that is gone are asked for all the same; they are made as if it were there.
+        """
+        layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None
+        if not isinstance(layer, CacheLayerMixin) or (self.left and not layer.is_sliding):
+            return self.seen + query_length, 0
+        sizes: tuple[int, int] = layer.get_mask_sizes(query_length)
+        return sizes
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether a recurrent layer has seen tokens; where none is left, whether any were seen."""
+        if layer_idx is None and not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.layers):
+            return self.seen > 0
+        return bool(super().has_previous_state(layer_idx, state_idx))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last `-tokens_to_remove` tokens; zero or negative, as the library's cache wants it.
+
+        Raises:
+            ValueError: a positive number, which the library refuses only where a layer is left.
+        """
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop({tokens_to_remove}) is not supported; give minus the number of tokens to forget")
+        super().crop(tokens_to_remove)
+        self.seen = max(0, self.seen + tokens_to_remove)
+        self.left = {place: left.cropped(tokens_to_remove) for place, left in self.left.items()}
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows in another order, as beam search asks."""
+        super().reorder_cache(beam_idx)
+        self.left = {place: left.rows(beam_idx) for place, left in self.left.items()}
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only these rows."""
+        super().batch_select_indices(indices)
+        self.left = {place: left.rows(indices) for place, left in self.left.items()}
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times."""
+        super().batch_repeat_interleave(repeats)
+        self.left = {place: left.repeated(repeats) for place, left in self.left.items()}
+
+    def reset(self) -> None:
+        """Forget every token."""
+        super().reset()
+        self.seen, self.left = 0, {}
+
+
+class CacheKeeper:
+    """Gives the trunk of a pruned decoder the cache that fits it, and counts the tokens that pass.
+
+    Registered as a forward pre-hook and a forward hook of the module that owns the blocks.
+    """
+
+    def __init__(self, config: Any, kept: list[int]) -> None:
+        """`config` describes the blocks that are left; `kept` are those of them that have an attention."""
+        self.config, self.kept = config, kept
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Make, adopt or refuse the cache of this call."""
+        cache = kwargs.get("past_key_values")
+        wanted = kwargs.get("use_cache")
+        if wanted is None:
+            wanted = getattr(module, "config", self.config).use_cache
+        if isinstance(cache, PrunedCache) or (cache is None and not wanted):
+            return args, kwargs
+        if cache is None:
+            cache = DynamicCache()
+        elif type(cache) is not DynamicCache or cache.get_seq_length() > 0:
+            raise ArchitectureError(
+                f"a pruned decoder cannot use a {type(cache).__name__} made elsewhere; "
+                "pass past_key_values=None or an empty DynamicCache, and generate without cache_implementation"
+            )
+        return args, {**kwargs, "past_key_values": PrunedCache.adopt(cache, self._layers())}
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Count the tokens of this call."""
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, PrunedCache):
+            cache.seen += _tokens(args, kwargs)
+
+    def _layers(self) -> list[Any]:
+        layers = DynamicCache(config=self.config).layers
+        return [layers[position] for position in self.kept]
+
+
+def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    given = kwargs.get("input_ids")
+    if given is None:
+        given = kwargs.get("inputs_embeds")
+    return int((args[0] if given is None else given).shape[1])
+
+
+def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, reduces: bool = False) -> None:
+    """Re-index the kept attentions and keep the cache and the positions of a pruned decoder right, in place.
+
+    `model` has its removed blocks taken out already. `reduces`: it drops tokens, too. Call it once per model.
+    """
+    kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    config = language_config(model)
+    blocks = model.get_submodule(anatomy.stack)
+    scaled = getattr(config, "scale_attn_by_inverse_layer_idx", False)
+    if scaled and len(kept) < anatomy.depth and not any(hasattr(module, "scaling") for module in blocks.modules()):
+        raise ArchitectureError(
+            f"{anatomy.family} scales an attention by its place in every pass; its attentions cannot be dropped"
+        )
+    remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.removed_blocks())]
+    for position, layer in enumerate(remaining):
+        if layer in kept and len(kept) < anatomy.depth:
+            _reindex(blocks[position], kept.index(layer))
+    if len(kept) == len(remaining) and not reduces and _counts_tokens(config):
+        return  # all blocks that are left are whole: the model's own cache fits
+    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept])
+    trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
+    trunk.register_forward_pre_hook(keeper.before, with_kwargs=True)
+    trunk.register_forward_hook(keeper.after, with_kwargs=True)
+    _take_own_cache(model)
+
+
+def _take_own_cache(model: Any) -> None:
+    """Let a generation begin with the cache that is adopted: others have a layer for every block, whatever is left."""
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:
+        settings.cache_implementation = settings.cache_config = settings.max_cache_len = None
+
+
+def keeps_own_cache(model: Any) -> bool:
+    """Whether a pruned decoder needs a cache that its family's own code does not make."""
+    hooks = (hook for module in model.modules() for hook in module._forward_hooks.values())
+    return any(isinstance(getattr(hook, "__self__", None), CacheKeeper) for hook in hooks)
+
+
+def _counts_tokens(config: Any) -> bool:
+    """Whether the library's cache for these blocks knows how many tokens it has seen: recurrent layers do not."""
+    try:
+        layers = DynamicCache(config=config).layers
+    except KeyError:  # a kind of layer that the library has no cache for: its own affair
+        return True
+    return any(isinstance(layer, CacheLayerMixin) for layer in layers)
+
+
+def _reindex(block: nn.Module, index: int) -> None:
+    for module in block.modules():
+        for name in ("layer_idx", "layer_id"):  # GPT-Neo says layer_id
+            if hasattr(module, name):
+                setattr(module, name, index)

@@ -1,0 +1,198 @@
+"""Prefix caching: candidates that agree up to a block share the hidden states that leave it.
+
+A pruned copy of the parent is made resumable in place: each kept block is wrapped, the states that leave it are kept
+in a store under (the inputs, the kept parts so far), and a forward pass starts after the last block whose states are
+known. Embeddings, masks and positions are computed as always, so the result is the one of a full pass, bit by bit.
+"""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.anatomy.anatomy import Anatomy
+from pruning.reduction.install import acting_stages
+from search_spaces.architecture import Architecture
+from search_spaces.tokens import Source
+from search_spaces.unit import Kind
+
+Prefix = tuple[str, ...]
+GIB = 1 << 30
+
+
+@dataclass
+class _Run:
+    """The states that one candidate left behind for one batch."""
+
+    states: dict[Prefix, Tensor] = field(default_factory=dict)
+    used: int = 0  # the last candidate that resumed from it, or made it
+
+    @property
+    def nbytes(self) -> int:
+        return sum(state.nbytes for state in self.states.values())
+
+
+class PrefixStore:
+    """States by batch and prefix, bounded in bytes; whole runs are forgotten, least recently used first.
+
+    A hit on any state of a run keeps all of it, so the parent and the best candidates, which others branch off
+    from, stay. What the last two candidates used is never given up for what the current one leaves: a model whose
+    states do not fit keeps those of some batches instead of turning all of them over.
+    """
+
+    def __init__(self, capacity: int = GIB) -> None:
+        """`capacity` in bytes; 0 keeps nothing."""
+        self.capacity, self.nbytes = capacity, 0
+        self.candidate = 0  # counts candidates
+        self.computed = self.skipped = 0  # blocks
+        self.arity = 0  # how the blocks of this parent return their states
+        self._runs: OrderedDict[int, _Run] = OrderedDict()
+        self._where: dict[tuple[str, Prefix], int] = {}
+        self._made = 0
+
+    def longest(self, batch: str, prefixes: list[Prefix]) -> tuple[int, Tensor | None]:
+        """How many of the candidate's blocks need not run, and the states that leave them."""
+        for done in range(len(prefixes), 0, -1):
+            run = self._where.get((batch, prefixes[done - 1]))
+            if run is not None:
+                self._runs.move_to_end(run)
+                self._runs[run].used = self.candidate
+                return done, self._runs[run].states[prefixes[done - 1]]
+        return 0, None
+
+    def open(self) -> int:
+        """A new run; states are kept under its number."""
+        self._made += 1
+        self._runs[self._made] = _Run(used=self.candidate)
+        return self._made
+
+    def keep(self, run: int, batch: str, prefix: Prefix, state: Tensor) -> None:
+        """Keep a state if there is room, or room can be made."""
+        if run not in self._runs or (batch, prefix) in self._where or not self._make_room(run, state.nbytes):
+            return
+        self._runs[run].states[prefix] = state
+        self._where[batch, prefix] = run
+        self.nbytes += state.nbytes
+
+    def _make_room(self, own: int, nbytes: int) -> bool:
+        while self.nbytes + nbytes > self.capacity:
+            oldest = next(iter(self._runs))
+            if oldest == own or self._runs[oldest].used >= self.candidate - 1:
+                return False
+            forgotten = self._runs.pop(oldest)
+            self.nbytes -= forgotten.nbytes
+            self._where = {key: run for key, run in self._where.items() if run != oldest}
+        return True
+
+
+def make_resumable(candidate: Any, anatomy: Anatomy, architecture: Architecture, store: PrefixStore) -> None:
+    """Let a pruned model start each pass after the blocks whose outcome the store knows. In place; for inference.
+
+    Args:
+        candidate: from `prune`, with the parent's weights unchanged; not to be saved afterwards.
+        anatomy: of the parent.
+        architecture: of the candidate.
+        store: shared by the candidates of one parent.
+    """
+    store.candidate += 1
+    blocks: nn.ModuleList = candidate.get_submodule(anatomy.stack)
+    merged = architecture if not anatomy.merges_blocks else architecture.merge_blocks()
+    shared = _Pass(store, prefixes(merged), len(blocks))
+    for position, block in enumerate(blocks):
+        blocks[position] = _Step(block, position, shared)
+    owner = candidate.get_submodule(anatomy.stack.rpartition(".")[0])
+    owner.register_forward_pre_hook(shared.begin, with_kwargs=True)
+
+
+def prefixes(architecture: Architecture) -> list[Prefix]:
+    """For every kept block, what is kept up to and including it; none from where tokens are ranked and dropped."""
+    removed = set(architecture.removed_blocks())
+    whole = _whole_blocks(architecture)
+    found: list[Prefix] = []
+    so_far: Prefix = ()
+    for layer in range(architecture.depth):
+        if layer not in removed:
+            kept = "+".join(kind for kind in (Kind.ATTENTION, Kind.MLP) if architecture.keeps(layer, kind))
+            so_far = (*so_far, f"{layer}:{kept}")
+            found.append(so_far)
+    return found[:whole]
+
+
+def _whole_blocks(architecture: Architecture) -> int:
+    """How many of the kept blocks may be skipped: those before the first block whose states a stage ranks."""
+    removed, reduction = set(architecture.removed_blocks()), architecture.tokens.reduction
+    left = [layer for layer in range(architecture.depth) if layer not in removed]
+    places = [
+        left.index(stage.block - 1) if reduction.source is Source.PREVIOUS and stage.block - 1 in left else place
+        for place, stage in acting_stages(architecture)
+    ]
+    return min(places, default=len(left))
+
+
+class _Pass:
+    """Where the current pass of a candidate starts, and what it leaves."""
+
+    def __init__(self, store: PrefixStore, prefixes: list[Prefix], blocks: int) -> None:
+        self.store, self.prefixes, self.blocks = store, prefixes, blocks
+        self.batch, self.run, self.known = "", 0, 0
+        self.state: Tensor | None = None
+        self.caching = False  # the current pass reads or leaves keys and values
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A new batch: look up how far it is known. A pass with a cache runs in full: its inputs do not tell all."""
+        self.caching = bool(kwargs.get("use_cache")) or kwargs.get("past_key_values") is not None
+        if self.caching:
+            self.known, self.state = 0, None
+            return
+        self.batch = _digest([*args, *kwargs.values()])
+        self.known, self.state = self.store.longest(self.batch, self.prefixes)
+        self.run = self.store.open()
+        self.store.skipped += self.known
+        self.store.computed += self.blocks - self.known
+
+    def leave(self, position: int, state: Tensor) -> None:
+        """The states that leave a block that ran, if all tokens are among them."""
+        if self.caching or position >= len(self.prefixes):
+            return
+        self.store.keep(self.run, self.batch, self.prefixes[position], state)
+
+
+class _Step(nn.Module):
+    """A block of a resumable model: runs, or hands on the states that are known."""
+
+    def __init__(self, block: nn.Module, position: int, shared: _Pass) -> None:
+        super().__init__()
+        self.block, self.position, self.shared = block, position, shared
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the model asks its blocks for besides running them."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The block's output, computed or known."""
+        shared = self.shared
+        if self.position < shared.known:
+            assert shared.state is not None
+            arity = shared.store.arity
+            return (shared.state, *(None,) * (arity - 1)) if arity else shared.state
+        output = self.block(*args, **kwargs)
+        shared.store.arity = len(output) if isinstance(output, tuple) else 0
+        shared.leave(self.position, output[0] if isinstance(output, tuple) else output)
+        return output
+
+
+def _digest(values: list[Any]) -> str:
+    """Names the tensors a pass is given."""
+    hashed = hashlib.sha1(usedforsecurity=False)
+    for value in values:
+        if isinstance(value, Tensor):
+            raw = value.detach().cpu().contiguous()
+            hashed.update(f"{raw.dtype}{tuple(raw.shape)}".encode())
+            hashed.update(raw.flatten().view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
+    return hashed.hexdigest()

@@ -1,0 +1,110 @@
+"""Taking units out of a model: the parent stays as it is, the result has neither their weights nor their norms."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning.anatomy.anatomy import Anatomy, read_anatomy
+from pruning.anatomy.language_model import language_config
+from pruning.inference.kv_cache import adapt_decoding
+from pruning.reduction.install import check_ranking, check_reduction, install, read_reducing
+from pruning.surgery.config_blocks import keep_blocks
+from pruning.surgery.drop_parts import drop_parts
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError
+from search_spaces.space import empty
+from search_spaces.unit import Kind
+
+RECORD = "nas_architecture"  # the key in the config of a pruned model
+PARENT_CONFIG = "nas_parent_config"  # on a pruned model: the config from which its parent is built
+
+
+def prune(
+    model: Any, architecture: Architecture, *, anatomy: Anatomy | None = None, share_weights: bool = False
+) -> Any:
+    """A new model without the dropped units of `architecture`; `model` is not modified.
+
+    Args:
+        model: the parent, a Hugging Face transformer.
+        architecture: what to drop; of the parent's depth.
+        anatomy: the parent's, when it was read before.
+        share_weights: let the kept parameters be the parent's own tensors, so that a candidate costs no memory.
+            Do not train such a model.
+
+    Raises:
+        ArchitectureError: another depth than the parent's, or nothing would be left.
+        UnreadableModel: from `read_anatomy`, or tokens cannot be ranked by the parent's attention.
+    """
+    anatomy = anatomy or read_anatomy(model)
+    check_fits(anatomy, architecture)
+    check_ranking(model, anatomy, architecture)
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())} if share_weights else {}
+    pruned = copy.deepcopy(model, dict(shared))
+    apply(pruned, anatomy, architecture)
+    return pruned
+
+
+def architecture_of(model: Any, depth: int) -> Architecture:
+    """What of its parent, of `depth` blocks, a model is; a model that was not pruned is its own parent."""
+    record = getattr(model.config, RECORD, None)
+    return Architecture.parent(depth) if record is None else Architecture.from_json(record)
+
+
+def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
+    """Refuse an architecture that is not one of this parent.
+
+    Raises:
+        ArchitectureError: another depth, everything dropped, or tokens that this parent cannot drop in that way.
+    """
+    if architecture.depth != anatomy.depth:
+        raise ArchitectureError(
+            f"the architecture has {architecture.depth} blocks and the parent {anatomy.depth}; it is another parent's"
+        )
+    if empty(architecture):
+        raise ArchitectureError(f"the architecture drops all {anatomy.depth} blocks; keep at least one unit")
+    check_reduction(anatomy, architecture)
+
+
+@torch.no_grad()
+def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Architecture | None = None) -> None:
+    """Drop units in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded.
+
+    Args:
+        model: changed.
+        anatomy: of `model`.
+        architecture: what to drop of it.
+        whole: of the parent, where `model` lacks the removed blocks already; recorded, and its token stages installed.
+    """
+    setattr(model, PARENT_CONFIG, copy.deepcopy(model.config))
+    blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
+    whole = architecture if whole is None else whole
+    if anatomy.merges_blocks:
+        architecture, whole = architecture.merge_blocks(), whole.merge_blocks()
+    reducing = read_reducing(model, anatomy, whole)
+    removed = set(architecture.removed_blocks())
+    for block in anatomy.blocks:
+        if block.index not in removed:
+            gone = [kind for kind in (Kind.ATTENTION, Kind.MLP) if not architecture.keeps(block.index, kind)]
+            drop_parts(blocks[block.index], block, gone)
+    _remove_blocks(model, anatomy, removed)
+    setattr(model.config, RECORD, whole.to_json())
+    if anatomy.is_decoder:
+        adapt_decoding(model, anatomy, architecture, reduces=reducing is not None)
+    if reducing is not None:
+        install(model, anatomy, whole, reducing)
+
+
+def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
+    if not removed:
+        return
+    owner, _, name = anatomy.stack.rpartition(".")
+    kept = [index for index in range(anatomy.depth) if index not in removed]
+    blocks = model.get_submodule(anatomy.stack)
+    setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
+    config = language_config(model)
+    keep_blocks(config, kept)
+    if hasattr(config, "stage_names"):  # a backbone's config names its blocks
+        config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]
+        config.out_features = [config.stage_names[-1]]

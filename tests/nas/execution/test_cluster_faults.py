@@ -1,0 +1,222 @@
+"""A search on a cluster whose parts die: the same winner as one process finds, nothing lost, nothing counted twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import build
+from test_quality import dataset
+from test_search import Additive, sequence
+
+from latency_models.model import Prediction
+from nas.execution.cluster import Cluster, RayExecutor
+from nas.execution.evaluation_cache import Scorer
+from nas.execution.task import Executor
+from nas.execution.worker import Bench, LocalExecutor, Worker
+from nas.quality import evaluator_for
+from nas.quality.evaluations import FileEvaluations
+from nas.quality.precision import Precision
+from nas.search import Problem, SearchOutcome, run_search
+from pruning.analysis.redundancy import Redundancy
+from pruning.anatomy.anatomy import read_anatomy
+from search_spaces import Architecture, Kind, Unit
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")
+
+DEPTH = 4
+
+
+def bench() -> Bench:
+    model = build("llama")
+    return Bench(model, read_anatomy(model), evaluator_for(model, dataset("llama")))
+
+
+class Costs(Additive):
+    """Milliseconds for the tiny model's blocks."""
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        kept = [kind for layer in range(DEPTH) for kind in self.costs if not architecture.drops(Unit(layer, kind))]
+        ms = self.stem + sum(self.costs[kind] for kind in kept)
+        return Prediction(ms, ms, ms, percentile)
+
+
+def similarities() -> Redundancy:
+    """Made-up cosines."""
+    rng = np.random.default_rng(0)
+    attention, mlp, block = (tuple(rng.uniform(0.5, 1, DEPTH)) for _ in range(3))
+    between = tuple(tuple(row) for row in rng.uniform(0.5, 1, (DEPTH + 1, DEPTH + 1)))
+    return Redundancy("made", "pre_norm", 1, attention, mlp, block, between)
+
+
+def search(executor: Executor, equipment: Bench, folder: Path, meanwhile: Callable[[int], None] = lambda told: None):
+    """A search over the tiny model, and its scorer; `meanwhile` is called after every trial that ended."""
+    folder.mkdir(exist_ok=True)
+    known = FileEvaluations(folder / "evaluations.jsonl", "test")
+    scorer = Scorer(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
+    problem = Problem(
+        space=equipment.anatomy.space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, ahead=scorer.ahead,
+        latency=Costs(), budget_ms=8.5, percentile=90, redundancy=similarities(),
+        storage=f"sqlite:///{folder}/study.db", rungs=(3, 6, 9), trials=16, batch=4,
+        on_trial=lambda more, note: meanwhile(more),
+    )  # fmt: skip
+    return run_search(problem), scorer
+
+
+def same(one: SearchOutcome, other: SearchOutcome) -> bool:
+    """The same trials in the same order with the same losses but for rounding."""
+    pairs = zip(sequence(one), sequence(other), strict=True)
+    return all(a[:2] == b[:2] and a[2] == pytest.approx(b[2], abs=1e-6) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchOutcome, int]:
+    """The search of one process, and how many evaluations it took."""
+    equipment = bench()
+    outcome, scorer = search(LocalExecutor(Worker(equipment)), equipment, tmp_path_factory.mktemp("alone"))
+    return outcome, scorer.evaluations
+
+
+def lines(folder: Path) -> list[str]:
+    """What was kept of every evaluation: architecture, items, precision."""
+    entries = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()[1:]]
+    return [json.dumps([e["architecture"], e["asked"], e["precision"]], sort_keys=True) for e in entries]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_finds_what_one_process_finds(
+    workers: int, cluster: None, alone: tuple[SearchOutcome, int], tmp_path: Path
+) -> None:
+    equipment = bench()
+    executor = Cluster(workers=workers).executor(equipment)
+    outcome, scorer = search(executor, equipment, tmp_path)
+    executor.close()
+    assert same(outcome, alone[0])
+    assert outcome.winner.architecture == alone[0].winner.architecture
+    assert scorer.evaluations == alone[1]
+
+
+def workers_of(executor: RayExecutor) -> list[int]:
+    return [ray.get(actor.__ray_call__.remote(lambda self: os.getpid())) for actor in executor._actors]
+
+
+def test_kill_9_of_workers_in_mid_search_changes_nothing(
+    cluster: None, alone: tuple[SearchOutcome, int], tmp_path: Path
+) -> None:
+    equipment = bench()
+    executor = Cluster(workers=2).executor(equipment)
+    victims = workers_of(executor)
+
+    def kill(told: int) -> None:
+        if victims:
+            os.kill(victims.pop(), signal.SIGKILL)
+
+    outcome, scorer = search(executor, equipment, tmp_path, kill)
+    executor.close()
+    assert not victims
+    assert same(outcome, alone[0])
+    assert scorer.evaluations == alone[1]
+    kept = lines(tmp_path)
+    assert len(kept) == len(set(kept)) == len(scorer.known)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_in_mid_search_changes_nothing(alone: tuple[SearchOutcome, int], tmp_path: Path) -> None:
+    """In a process of its own: this one may have a cluster already."""
+    code = f"import test_cluster_faults as t; from pathlib import Path; t.lose_a_node(Path({str(tmp_path)!r}))"
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
+        timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)  # what Ray says of the node is not in it
+    assert found["winner"] == alone[0].winner.architecture.digest
+    assert found["trials"] == [list(each[:2]) for each in sequence(alone[0])]
+    assert found["evaluations"] == alone[1]
+    kept = lines(tmp_path)
+    assert len(kept) == len(set(kept))
+
+
+def lose_a_node(folder: Path) -> None:
+    """A search on two nodes, of which the one dies that most workers are on."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
+    first, _ = nodes.add_node(num_cpus=2), nodes.add_node(num_cpus=2)
+    nodes.wait_for_nodes()
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    equipment = bench()
+    executor, left = Cluster(workers=2).executor(equipment), [first]
+    workers_of(executor)  # they run
+
+    def lose(told: int) -> None:
+        if left:
+            nodes.remove_node(left.pop(), allow_graceful=False)
+
+    outcome, scorer = search(executor, equipment, folder, lose)
+    trials = [each[:2] for each in sequence(outcome)]
+    print(
+        json.dumps({"winner": outcome.winner.architecture.digest, "trials": trials, "evaluations": scorer.evaluations})
+    )
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def say(outcome: SearchOutcome, **more: int) -> None:
+    """For another process to read."""
+    trials = [each[:2] for each in sequence(outcome)]
+    print(json.dumps({"winner": outcome.winner.architecture.digest, "trials": trials, **more}))
+
+
+def search_here(folder: str) -> None:
+    """The search of the driver that is killed, slow enough to be hit; says its winner when it is through."""
+    equipment = bench()
+    say(search(LocalExecutor(Worker(equipment)), equipment, Path(folder), lambda told: time.sleep(0.05))[0])
+
+
+@pytest.mark.parametrize("told", [pytest.param(2, marks=pytest.mark.slow), 9])
+def test_kill_9_of_the_driver_and_its_next_start_change_nothing(
+    told: int, alone: tuple[SearchOutcome, int], tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", f"import test_cluster_faults as t; t.search_here({str(tmp_path)!r})"]
+    victim = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and told_in(tmp_path) < told:
+        time.sleep(0.01)
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["winner"] == alone[0].winner.architecture.digest
+    assert found["trials"] == [list(each[:2]) for each in sequence(alone[0])]
+    kept = lines(tmp_path)
+    assert len(kept) == len(set(kept)) >= alone[1]
+
+
+def told_in(folder: Path) -> int:
+    """How many trials have ended in a study that somebody else writes."""
+    import sqlite3
+
+    try:
+        with sqlite3.connect(f"file:{folder}/study.db?mode=ro", uri=True, timeout=1) as database:
+            return int(
+                database.execute("select count(*) from trials where state in ('COMPLETE', 'PRUNED')").fetchone()[0]
+            )
+    except sqlite3.Error:
+        return 0

@@ -1,0 +1,145 @@
+"""What a result folder is given: the files of the phases that its model has."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from families import build
+
+from latency_models.model import Prediction
+from latency_models.workload import Phase, Workload
+from nas.certification.run import Finals
+from nas.export.form import Form
+from nas.export.onnx_export import workload_inputs
+from nas.parent.shape import shape_of
+from nas.pipeline.delivery import Delivery, _export, _pictures
+from nas.quality import Quality
+from nas.request.quantities import Budget
+from nas.request.search_request import SearchRequest
+from nas.results.certificate import sha256
+from nas.search import Candidate, SearchOutcome
+from pruning.anatomy.anatomy import read_anatomy
+from search_spaces import Architecture, Kind, Reduction, Schedule, Unit
+
+SCHEDULE = Schedule.parse("1=0.5,3=0.25", Reduction())
+PROMPT, STEP = Workload.parse("prefill:batch=1,seq=60"), Workload.parse("decode:batch=1,past=60")
+
+
+@pytest.fixture
+def written() -> list[tuple[Phase, Form, str]]:
+    """Filled with every file that is asked for: its phase, its form and its name."""
+    return []
+
+
+def delivery(
+    folder: Path, architecture: Architecture, workload: Workload, written: list[tuple[Phase, Form, str]],
+    measured: str = "nothing", runtime: str = "tensorrt",
+) -> Any:  # fmt: skip
+    """What of a delivery the exports are decided by; `measured` is the digest of the certified file."""
+
+    def other(phase: Phase, form: Form) -> Any:
+        def write(model: Any, path: Path) -> str:
+            written.append((phase, form, path.name))
+            path.write_text(model)
+            return ""
+
+        return SimpleNamespace(write_pruned=write)
+
+    winner = SimpleNamespace(architecture=architecture)
+    return SimpleNamespace(
+        winner_folder=folder, outcome=SimpleNamespace(winner=winner), workload=workload,
+        certificate=SimpleNamespace(file_sha256=measured), target=SimpleNamespace(runtime=runtime),
+        export=SimpleNamespace(other=other),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", [Schedule(), SCHEDULE], ids=str)
+@pytest.mark.parametrize("workload", [PROMPT, STEP], ids=str)
+def test_a_decoder_is_delivered_in_the_phases_that_generating_takes(
+    workload: Workload, schedule: Schedule, written: list[Any], tmp_path: Path
+) -> None:
+    """With all its tokens or with fewer."""
+    _export(delivery(tmp_path, Architecture(4).with_tokens(schedule), workload, written), "model")
+    assert set(written) == {
+        (Phase.PREFILL, Form.ONNX_RUNTIME, "model-prefill.onnx"),
+        (Phase.DECODE, Form.ONNX_RUNTIME, "model-decode.onnx"),
+        (workload.phase, Form.TENSORRT, f"model-{workload.phase}.tensorrt.onnx"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("runtime", "names"),
+    [("tensorrt", ["model.onnx", "model.tensorrt.onnx"]), ("onnxruntime-cpu", ["model.onnx"])],
+)
+def test_only_what_is_used_is_written(runtime: str, names: list[str], written: list[Any], tmp_path: Path) -> None:
+    workload = Workload.parse("forward:batch=8,seq=10")
+    _export(delivery(tmp_path, Architecture(4).with_tokens(SCHEDULE), workload, written, runtime=runtime), "vit")
+    assert [name for _, _, name in written] == names
+
+
+def test_a_file_that_was_certified_is_not_written_again(written: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "model-prefill.onnx").write_text("as measured")
+    (tmp_path / "model-decode.onnx").write_text("of an earlier search")
+    digest = sha256(tmp_path / "model-prefill.onnx")
+    _export(delivery(tmp_path, Architecture(4).with_tokens(SCHEDULE), PROMPT, written, digest), "reduced")
+    assert (tmp_path / "model-prefill.onnx").read_text() == "as measured"
+    assert (tmp_path / "model-decode.onnx").read_text() == "reduced"
+
+
+@pytest.mark.parametrize("asked", ["prefill:batch=4,seq=1024", "decode:batch=2,past=900", "forward:batch=1,seq=640"])
+@pytest.mark.parametrize("family", ["llava", "llama"])
+def test_where_a_target_is_far_away_this_machine_compares_prompts_with_room_for_an_image(
+    family: str, asked: str
+) -> None:
+    """Of the phase that was asked for, however long; an image's tokens and words beside them fit in."""
+    model = build(family)
+    subject = SimpleNamespace(shape=shape_of(model, read_anatomy(model)), model=model)
+    workload = Workload.parse(asked)
+    small = Finals(None, subject, None, workload, None, None, None)._small()
+    assert (small.batch, small.phase) == (1, workload.phase)
+    given = workload_inputs(model, small)
+    images = int((given["input_ids"][0] == getattr(model.config, "image_token_id", -1)).sum())
+    assert small.past + small.sequence <= 257
+    if family == "llava" and small.phase is Phase.DECODE:
+        assert small.past > subject.shape.droppable
+    elif family == "llava":
+        assert len(given["pixel_values"]) == 1
+        assert images == subject.shape.droppable <= small.sequence - 2
+
+
+class Corrected:
+    """A latency model whose milliseconds are twice those that candidates were found with; the parent was measured."""
+
+    measured, label = True, "measured on this machine"
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        ms = 20.0 - 4 * len(architecture.dropped)
+        return Prediction(ms, ms, ms, percentile, exact=not architecture.dropped)
+
+
+def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
+    """Parent, candidates and a budget that is a fraction, in those of the latency model as it is in the end."""
+    architectures = [Architecture(4, frozenset(Unit(layer, Kind.MLP) for layer in range(count))) for count in range(4)]
+    qualities = [Quality("kl", 0.1 * count, False, "validation", 0.1 * count) for count in range(4)]
+    found = [
+        Candidate(architecture, quality, 10.0 - 2 * count, "x", count)
+        for count, (architecture, quality) in enumerate(zip(architectures, qualities, strict=True))
+    ]
+    outcome = SearchOutcome(found[0], (found[3],), tuple(found), {"cosine-joint": found[2]}, 4, 1.0)
+    request, subject, host = SearchRequest("host", Budget.parse("0.5x"), tmp_path), "model", "host"
+    delivered = Delivery(
+        request, SimpleNamespace(id=subject), SimpleNamespace(name=host), STEP, Corrected(), 31.0, outcome,
+        SimpleNamespace(), {}, 0, (), SimpleNamespace(),
+    )  # fmt: skip
+    _pictures(delivered)
+    drawn = json.loads((tmp_path / "candidates.json").read_text())
+    assert [point["ms"] for point in drawn["candidates"]] == [20.0, 16.0, 12.0, 8.0]
+    assert [point["measured"] for point in drawn["candidates"]] == [True, False, False, False]
+    assert [point["feasible"] for point in drawn["candidates"]] == [False, False, False, True]
+    assert {name: point["ms"] for name, point in drawn["named"].items()} == {
+        "parent": 20.0, "winner": 8.0, "cosine-joint": 12.0,
+    }  # fmt: skip
+    assert drawn["budget_ms"] == 10.0
+    assert drawn["latency_label"].startswith("p90 latency, ms (measured on this machine")

@@ -1,0 +1,56 @@
+"""A kit that covers token schedules: measured as a device would, and used by a search that asks for them only."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from families import build
+
+import nas.profiling.kit
+from latency_models.calibrated import CalibratedModel
+from latency_models.datasheet_model import DataSheetModel
+from latency_models.runner.plan import Plan
+from latency_models.targets import find_target
+from latency_models.workload import Workload
+from nas.parent.parent import load_subject
+from nas.profiling.host import planned
+from nas.profiling.kit import Kit
+from nas.profiling.latency_model import ParentExport, latency_model
+from nas.profiling.profile_store import import_profile
+from nas.progress import Silent
+from pruning.checkpoint import save
+from search_spaces import Architecture, Kind, Reduction, Scorer, Space, Unit
+
+ORIN, HERE = find_target("jetson-orin"), Workload.parse("forward:batch=2,seq=17")
+PARTS = tuple(Unit(layer, kind) for layer in range(4) for kind in (Kind.ATTENTION, Kind.MLP))
+
+
+@pytest.mark.slow
+def test_a_kit_measures_schedules_and_a_search_for_others_takes_the_data_sheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
+    save(build("vit"), tmp_path / "model")
+    subject = load_subject(str(tmp_path / "model"))
+    space = Space(4, (*PARTS, Unit(2, Kind.TOKENS, 500)), reduction=Reduction(Scorer.CLASS))
+    kit = Kit(subject, ORIN, HERE, seconds=1, space=space)
+    assert kit._name() != replace(kit, space=None)._name()
+    (tmp_path / "kit").mkdir()
+    kit.write(tmp_path / "kit")
+    plan = Plan.read(tmp_path / "kit")
+    assert [Architecture.from_json(c.architecture) for c in plan.candidates] == planned(subject.shape, HERE, space)
+    command = [sys.executable, "run.py", "--provider", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path / "kit", capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    subject.cache.mkdir(parents=True, exist_ok=True)
+    profile, _ = import_profile(tmp_path / "kit" / "profile.json", subject)
+    assert any(record.architecture.reduction == space.reduction for record in profile.records)
+    export = ParentExport(subject, Silent())
+    found = latency_model(subject, ORIN, HERE, export, Silent(), space)
+    assert isinstance(found, CalibratedModel)
+    assert found.terms.tokens
+    other = replace(space, reduction=Reduction(Scorer.NORM))
+    assert isinstance(latency_model(subject, ORIN, HERE, export, Silent(), other), DataSheetModel)

@@ -1,0 +1,20 @@
+"""The words of a request are those that the code behind them knows."""
+
+import subprocess
+import sys
+
+from nas.request import choices as vocabulary
+from nas.search.methods import METHODS, TOKEN_METHODS
+from nas.search.problem import ENGINE
+
+
+def test_the_names_of_methods_are_those_of_the_registries() -> None:
+    assert tuple(METHODS) == vocabulary.METHODS
+    assert tuple(TOKEN_METHODS) == vocabulary.TOKEN_METHODS
+    assert vocabulary.ENGINE == ENGINE
+
+
+def test_it_is_read_without_torch() -> None:
+    code = "import sys, nas.request.choices, nas.profiling.profile_store; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

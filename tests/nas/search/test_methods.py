@@ -1,0 +1,152 @@
+"""Published methods: one contract for all, and each against a case worked by hand.
+
+Three blocks; an attention takes 1 ms, an MLP 2 ms, the stem 1 ms: the parent takes 10 ms.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from latency_models.model import Prediction
+from latency_models.workload import Phase, Workload
+from nas.quality.quality import Quality
+from nas.request.choices import check_method
+from nas.search import Problem, run_search
+from nas.search.methods import METHODS, add_back, as_published
+from pruning.analysis.redundancy import Redundancy
+from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces.errors import NoFeasibleCandidate, UsageError
+
+DEPTH = 3
+A0, A1, A2 = (Unit(layer, Kind.ATTENTION) for layer in range(DEPTH))
+M0, M1, M2 = (Unit(layer, Kind.MLP) for layer in range(DEPTH))
+B0, B1, B2 = (Unit(layer, Kind.BLOCK) for layer in range(DEPTH))
+SPACE = Space(DEPTH, (A0, A1, A2, M0, M1, M2))
+LOSS = {A0: 0.5, A1: 0.1, A2: 0.2, M0: 0.9, M1: 0.3, M2: 0.25}
+TOGETHER = {frozenset({A1, A2}): 1.0, frozenset({M1, M2}): 0.4}  # what pairs add
+REDUNDANCY = Redundancy(
+    "made", "pre_norm", 1,
+    attention=(0.7, 0.95, 0.9), mlp=(0.5, 0.8, 0.85), block=(0.6, 0.9, 0.7),
+    between=((1.0, 0.6, 0.5, 0.2), (0.6, 1.0, 0.9, 0.8), (0.5, 0.9, 1.0, 0.7), (0.2, 0.8, 0.7, 1.0)),
+)  # fmt: skip
+
+
+class Milliseconds:
+    workload, measured, label = Workload(Phase.FORWARD), True, "worked by hand"
+
+    def unit_ms(self, unit: Unit) -> float:
+        return {Kind.ATTENTION: 1.0, Kind.MLP: 2.0, Kind.BLOCK: 3.0}[unit.kind]
+
+    def saves(self, units, reduction=None) -> dict[Unit, float]:
+        return {unit: self.unit_ms(unit) for unit in units}
+
+    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
+        ms = 1.0 + sum(self.unit_ms(unit) for unit in LOSS if not architecture.drops(unit))
+        return Prediction(ms, ms, ms, percentile)
+
+
+def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
+    gone = {unit for unit in LOSS if architecture.drops(unit)}
+    loss = sum(LOSS[unit] for unit in gone) + sum(more for pair, more in TOGETHER.items() if pair <= gone)
+    return Quality("kl", loss, False, "validation", loss, items=items or 4)
+
+
+def problem(budget_ms: float, tmp_path: Path | None = None, **more) -> Problem:
+    storage = f"sqlite:///{tmp_path}/study.db" if tmp_path else "sqlite://"
+    settings = {"space": SPACE, "evaluate": evaluate, "latency": Milliseconds(), "budget_ms": budget_ms,
+                "percentile": 90, "redundancy": REDUNDANCY, "storage": storage}  # fmt: skip
+    return Problem(**{**settings, **more})
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "trail"),
+    [
+        ("cosine-joint", 8.5, (A1, A2)),  # 0.95, 0.90: 2 of 1.5 ms
+        ("cosine-joint", 6.5, (A1, A2, M2)),  # 0.85
+        ("cosine-attention", 7.5, (A1, A2, A0)),
+        ("cosine-mlp", 7.5, (M2, M1)),
+        ("cosine-block", 6.0, (B1, B2)),
+        ("reverse", 7.5, (M2, A2)),
+        ("window", 7.0, (B1,)),  # 1 to 2: 0.9
+        ("window", 6.0, (B2, B1)),  # 1 to 3: 0.8 beats 0 to 2: 0.5
+        ("sprint", 6.0, (A1, M2, M1)),  # 0.1, 0.125, 0.15 per ms; 0.2 for A2
+        ("sleb", 7.0, (B1,)),  # the only one that is neither first nor last
+        ("sleb", 6.0, None),
+        # A1 0.1; then M2 +0.25, M1 +0.3, A0 +0.5, M0 +0.9, A2 +1.2; then M1 +0.7, A0 +0.5: A0.
+        ("finercut", 6.5, (A1, M2, A0)),
+        # per ms: A1 0.1; M2 0.125, M1 0.15; then M1 0.35 (pair), A0 0.5.
+        ("finercut-per-ms", 6.5, (A1, M2, M1)),
+    ],
+)
+def test_worked_by_hand(name: str, budget: float, trail: tuple[Unit, ...] | None) -> None:
+    assert METHODS[name].trail(problem(budget)) == trail
+
+
+def test_add_back_restores_the_last_that_fits() -> None:
+    asked = problem(8.0)
+    trail = (A1, A2, M2)  # 4 ms gone, 2 needed
+    assert as_published(asked, trail).words == "attn+mlp mlp removed"
+    assert add_back(asked, trail).dropped == frozenset({A1, A2})  # M2 fits back, then nothing more
+    assert add_back(problem(7.0), trail).dropped == frozenset({A1, M2})  # A2, 1 ms; M2 would be 2
+
+
+def test_evopress_finds_the_best_of_its_equal_counts() -> None:
+    """One attention and one MLP of each 3: A1 with M2 is the best of nine."""
+    trail = METHODS["evopress"].trail(problem(7.0))
+    assert trail is not None
+    assert set(trail) == {A1, M2}
+    assert trail[-1] == M2  # the one that is worth more when it is restored
+
+
+def test_evopress_needs_two_of_each_for_one_millisecond_more() -> None:
+    trail = METHODS["evopress"].trail(problem(6.9))
+    assert trail is not None
+    kinds = sorted(unit.kind for unit in trail)
+    assert kinds == [Kind.ATTENTION] * 2 + [Kind.MLP] * 2
+    assert set(trail) == {A0, A1, M1, M2}  # 0.6 + 0.95; any other pair of attentions or MLPs costs more
+
+
+def test_random_is_another_order_for_another_seed_and_the_same_for_the_same() -> None:
+    trails = [METHODS["random"].trail(problem(5.0, seed=seed)) for seed in (0, 0, 1, 2, 3)]
+    assert trails[0] == trails[1]
+    assert len(set(trails)) > 2
+
+
+@pytest.mark.parametrize("budget", [9.0, 7.0, 5.0, 3.0])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_contract(name: str, budget: float) -> None:
+    asked = problem(budget)
+    trail = METHODS[name].trail(asked)
+    if trail is None:
+        return
+    published, restored = as_published(asked, trail), add_back(asked, trail)
+    assert len(set(trail)) == len(trail)
+    assert SPACE.contains(published)
+    assert asked.feasible(published)
+    assert asked.feasible(restored)
+    assert asked.ms(restored) >= asked.ms(published)
+    assert all(published.drops(unit) for unit in restored.dropped if unit.kind is not Kind.BLOCK)
+    for unit in trail:  # nothing more fits
+        more = SPACE.decode({u for u in LOSS if restored.drops(u)} - {unit})
+        assert more == restored or not asked.feasible(more)
+    if name not in ("evopress", "window"):
+        assert not asked.feasible(as_published(asked, trail[:-1]))
+    assert METHODS[name].trail(asked) == trail
+
+
+def test_a_method_runs_in_place_of_the_search(tmp_path: Path) -> None:
+    outcome = run_search(problem(6.5, tmp_path, method="finercut"))
+    assert outcome.winner.architecture.dropped == frozenset({A0, A1, M2})
+    assert outcome.winner.origin == "finercut"
+    assert outcome.winner.quality.loss == pytest.approx(0.85)
+    with pytest.raises(NoFeasibleCandidate, match="sleb cannot get there"):
+        run_search(problem(6.0, method="sleb"))
+    assert run_search(problem(99.0, method="sleb")).winner.architecture == SPACE.parent
+
+
+def test_an_unknown_method_is_refused_by_name() -> None:
+    assert check_method("evopress+add-back") == "evopress+add-back"
+    with pytest.raises(UsageError, match="method 'magic' is none of nas, cosine-joint"):
+        check_method("magic")
+    with pytest.raises(UsageError):
+        check_method("nas+add-back")
