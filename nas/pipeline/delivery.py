@@ -1,6 +1,6 @@
-"""The result folder: the winner's files, the pictures, the record, and MLflow."""
+"""Everything that a result folder is written from."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,30 +10,14 @@ from latency_models.energy_model import EnergyModel, has_energy
 from latency_models.footprint import Memory, memory
 from latency_models.model import LatencyModel
 from latency_models.targets import Target
-from latency_models.workload import Phase, Workload
-from nas.export.form import Form
-from nas.export.onnx_export import file_name
-from nas.figures.search import Point, pareto_figure, pareto_page
-from nas.mlflow_model import write_mlmodel
+from latency_models.workload import Workload
 from nas.parent.parent import Subject
-from nas.pipeline.mlflow_run import search_run
 from nas.profiling.latency_model import ParentExport
-from nas.progress import Timed
 from nas.quality import Quality
-from nas.quality.comparison import Comparison, compare
-from nas.report import CANDIDATES, REPORT, write_report
-from nas.report.words import loss
 from nas.request.search_request import SearchRequest
-from nas.results.certificate import Certificate, sha256
-from nas.results.model_card import write_card
-from nas.results.result import Entry, Result
-from nas.search import Candidate, SearchOutcome
+from nas.results.certificate import Certificate
+from nas.search import SearchOutcome
 from nas.search.unit_savings import Worth
-from nas.tokens.describe import in_words
-from nas.tokens.space import droppable
-from nas.tracking import log_search, tracking_uri, without_password
-from pruning.checkpoint import is_pruned, save
-from pruning.checkpoint.sentence_embedding import sentence_embedding
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 
@@ -89,197 +73,3 @@ class Delivery:
     def _energy(self) -> EnergyModel | None:
         profile = self.latency.profile if isinstance(self.latency, CalibratedModel) else None
         return EnergyModel(profile) if profile is not None and has_energy(profile) else None
-
-
-def deliver(delivery: Delivery) -> Result:
-    """Write the winner's folder, the profile and the pictures; return the result, not yet logged."""
-    folder, outcome = delivery.winner_folder, delivery.outcome
-    winner = delivery.pruned(outcome.winner.architecture)
-    save(winner, folder, companions=delivery.subject.files)
-    _export(delivery, winner)
-    delivery.certificate.save(folder / "certificate.json")
-    _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
-    if isinstance(delivery.latency, CalibratedModel):
-        delivery.latency.profile.save(delivery.request.out / "profile.json")
-    result = _result(delivery, winner.num_parameters())
-    embedding = sentence_embedding(winner)
-    write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
-    write_mlmodel(folder)
-    _pictures(delivery)
-    return result
-
-
-def _export(delivery: Delivery, winner: Any) -> None:
-    """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases."""
-    phase, folder = delivery.workload.phase, delivery.winner_folder
-    wanted = [
-        (each, Form.ONNX_RUNTIME) for each in ((phase,) if phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE))
-    ]
-    if delivery.target.runtime == Form.TENSORRT:
-        wanted.append((phase, Form.TENSORRT))
-    for each, form in wanted:
-        path = folder / form.file(file_name(each))
-        if not path.exists() or sha256(path) != delivery.certificate.file_sha256:
-            delivery.export.other(each, form).write_pruned(winner, path)
-
-
-def record(result: Result, delivery: Delivery, progress: Timed) -> Result:
-    """Write the report, log to MLflow, then write `result.json` with where it was logged and what took how long."""
-    out = delivery.request.out
-    with progress.stage("writing the report"):
-        replace(result, phases=progress.phases).save(out)
-        write_report([out], out / REPORT)
-    with progress.stage("recording in MLflow"):
-        logged = log_search(search_run(result, delivery), tracking_uri(delivery.request.tracking_uri, out), out)
-    result = replace(result, mlflow=logged, phases=progress.phases)
-    result.save(out)
-    return result
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    import json
-
-    path.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _entry(delivery: Delivery, candidate: Candidate, method: str, measured: float | None = None) -> Entry:
-    """With the quality on the test split."""
-    quality = delivery.held_out[candidate.architecture.digest]
-    return replace(_validated(delivery, candidate, measured), method=method, quality=quality)
-
-
-def _validated(delivery: Delivery, candidate: Candidate, measured: float | None = None) -> Entry:
-    """With the quality that the search saw, so that the members of a front can be compared with each other."""
-    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
-    if measured is None and prediction.exact:
-        measured = prediction.ms
-    interval = (prediction.low_ms, prediction.high_ms)
-    return Entry(candidate.architecture, candidate.quality, prediction.ms, interval, candidate.origin, measured)
-
-
-def _result(delivery: Delivery, parameters: int) -> Result:
-    request, outcome, certificate = delivery.request, delivery.outcome, delivery.certificate
-    measured = _measured(certificate, request.percentile) if certificate.on_target else (None, None)
-    files = {path.name: str(path) for path in sorted(delivery.winner_folder.iterdir()) if path.is_file()}
-    return Result(
-        model=_model(delivery),
-        target=_target(delivery),
-        workload=str(delivery.workload),
-        percentile=request.percentile,
-        budget_ms=delivery.budget_ms,
-        parent=_entry(delivery, outcome.parent, "parent", measured[1]),
-        winner=_entry(delivery, outcome.winner, outcome.winner.origin, measured[0]),
-        winner_parameters=parameters,
-        winner_memory=delivery.memory(outcome.winner.architecture),
-        winner_joules=delivery.joules(outcome.winner.architecture),
-        certified=certificate.certified,
-        verdict=f"{certificate.verdict}: {certificate.reason}",
-        host=_host(certificate, delivery.target),
-        files=files,
-        pareto=tuple(_validated(delivery, candidate) for candidate in outcome.pareto),
-        baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
-        comparisons=_comparisons(delivery),
-        units=delivery.worth,
-        search={
-            "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
-            "seed": request.seed, "storage": without_password(request.storage or "study.db"),
-        },
-        mlflow={},
-        resume_command=request.resume_command,
-        tokens=_tokens(delivery),
-        parent_memory=delivery.memory(outcome.parent.architecture),
-        parent_joules=delivery.joules(outcome.parent.architecture),
-    )  # fmt: skip
-
-
-def _model(delivery: Delivery) -> dict[str, Any]:
-    subject = delivery.subject
-    return {
-        "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
-        "parameters": subject.model.num_parameters(), "data": delivery.data,
-    }  # fmt: skip
-
-
-def _target(delivery: Delivery) -> dict[str, Any]:
-    target, latency = delivery.target, delivery.latency
-    return {
-        "name": target.name, "runtime": target.runtime, "precision": target.precision,
-        "measured": latency.measured, "label": latency.label, "note": target.note,
-    }  # fmt: skip
-
-
-def _tokens(delivery: Delivery) -> str:
-    """The winner's schedule in words; empty where it has none."""
-    schedule = delivery.outcome.winner.architecture.tokens
-    return in_words(schedule, *droppable(delivery.subject, delivery.workload)) if schedule.stages else ""
-
-
-def _comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
-    """The winner against the runner-up and every baseline, on the test split."""
-    outcome, held_out = delivery.outcome, delivery.held_out
-    others = dict(outcome.baselines)
-    if len(outcome.ranked) > 1:
-        others = {"runner-up": outcome.ranked[1]} | others
-    winner = held_out[outcome.winner.architecture.digest]
-    return tuple(
-        compare(winner, held_out[candidate.architecture.digest], name)
-        for name, candidate in others.items()
-        if candidate.architecture != outcome.winner.architecture
-    )
-
-
-def _measured(certificate: Certificate, percentile: int) -> tuple[float | None, float | None]:
-    pair = (certificate.winner, certificate.parent)
-    first, second = (None if m is None else m.percentile(percentile) for m in pair)
-    return first, second
-
-
-def _host(certificate: Certificate, target: Target) -> dict[str, float] | None:
-    """How the exported files compare on the machine that made them; None where a device measured them instead."""
-    elsewhere = certificate.on_target and not target.is_host
-    if elsewhere or certificate.winner is None or certificate.parent is None:
-        return None
-    return {
-        "winner_p50_ms": round(certificate.winner.p50, 4),
-        "winner_p90_ms": round(certificate.winner.p90, 4),
-        "parent_p50_ms": round(certificate.parent.p50, 4),
-        "parent_p90_ms": round(certificate.parent.p90, 4),
-        "ratio_to_parent": round(certificate.winner.ratio(), 4),
-    }
-
-
-def _pictures(delivery: Delivery) -> None:
-    outcome, p = delivery.outcome, delivery.request.percentile
-    named = {"parent": outcome.parent, "winner": outcome.winner}
-    named |= {name: c for name, c in outcome.baselines.items() if name == "cosine-joint"}
-    points = [_point(delivery, c) for c in outcome.candidates]
-    marked = {name: _point(delivery, c) for name, c in named.items()}
-    labels = {
-        "latency_label": f"p{p} latency, ms ({_scale(delivery, [*points, *marked.values()])})",
-        "loss_label": f"{loss(outcome.winner.quality.metric)}, validation split (lower is better)",
-        "title": f"{delivery.subject.id} on {delivery.target.name}, {delivery.workload}",
-    }
-    budget_ms = delivery.scale_budget_ms
-    drawn = {
-        "candidates": [asdict(point) for point in points], "named": {name: asdict(p) for name, p in marked.items()},
-        "budget_ms": budget_ms, **labels,
-    }  # fmt: skip
-    _write_json(delivery.request.out / CANDIDATES, drawn)
-    pareto_figure(points, marked, budget_ms, delivery.request.out / "pareto.png", **labels)
-    pareto_page(points, marked, budget_ms, delivery.request.out / "pareto.html", **labels)
-
-
-def _scale(delivery: Delivery, points: list[Point]) -> str:
-    """Whose milliseconds the picture shows; all are of one latency model, so of one machine in one sitting."""
-    if not delivery.latency.measured:
-        return delivery.latency.label
-    if not any(point.measured for point in points):
-        return f"fitted, {delivery.latency.label}"
-    return f"{delivery.latency.label}: squares; fitted: dots"
-
-
-def _point(delivery: Delivery, candidate: Candidate) -> Point:
-    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
-    label, words = f"{candidate.origin} · trial {candidate.trial}", candidate.architecture.words
-    inside = prediction.ms <= delivery.scale_budget_ms
-    return Point(prediction.ms, candidate.quality.loss, label, words, inside, prediction.exact)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nas.pipeline.delivery import Delivery
 from nas.report import REPORT
 from nas.results.result import Result
 from nas.search import Candidate
@@ -15,13 +16,10 @@ from search_spaces.architecture import Architecture
 from search_spaces.servable import Servable
 from search_spaces.unit import Kind, Unit
 
-if TYPE_CHECKING:
-    from nas.pipeline.delivery import Delivery
-
 _FILES = ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html", "candidates.json", REPORT)
 
 
-def search_run(result: Result, delivery: "Delivery") -> SearchRun:
+def search_run(result: Result, delivery: Delivery) -> SearchRun:
     """What of a delivered search is logged.
 
     The search's run has the winner's numbers under the keys that every candidate has them under, so that the two can
@@ -55,7 +53,7 @@ def _note(result: Result) -> str:
     )
 
 
-def _of_the_search(result: Result, delivery: "Delivery") -> dict[str, str]:
+def _of_the_search(result: Result, delivery: Delivery) -> dict[str, str]:
     """What is known of the search as a whole, and of no candidate."""
     quality = result.winner.quality
     tested = {quality.metric: quality.value, **quality.others}
@@ -86,7 +84,7 @@ def _comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
     return [replace(run, metrics={key: run.metrics[key] for key in run.metrics if key in shared}) for run in runs]
 
 
-def _winner(result: Result, delivery: "Delivery") -> Winner:
+def _winner(result: Result, delivery: Delivery) -> Winner:
     """Of a target that is not at hand the prediction has to do; what was measured above its budget is no champion."""
     winner, certificate, subject = result.winner, delivery.certificate, delivery.subject
     predicted = not certificate.on_target and winner.predicted_ms <= delivery.budget_ms
@@ -109,7 +107,7 @@ def _winner(result: Result, delivery: "Delivery") -> Winner:
     )  # fmt: skip
 
 
-def _asked(delivery: "Delivery", percentile: int) -> str:
+def _asked(delivery: Delivery, percentile: int) -> str:
     """The budget with every other bound that was asked for: winners under other bounds are not compared."""
     request = delivery.request
     others = [request.max_parameters.text] if request.max_parameters else []
@@ -118,7 +116,7 @@ def _asked(delivery: "Delivery", percentile: int) -> str:
 
 
 def _candidate_run(
-    delivery: "Delivery", candidate: Candidate, name: str, asked: dict[str, Any], front: set[Architecture]
+    delivery: Delivery, candidate: Candidate, name: str, asked: dict[str, Any], front: set[Architecture]
 ) -> CandidateRun:
     """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
     architecture, depth = candidate.architecture, delivery.subject.anatomy.depth
@@ -146,7 +144,7 @@ def _candidate_run(
     )  # fmt: skip
 
 
-def _latencies(delivery: "Delivery", architecture: Architecture) -> dict[str, float]:
+def _latencies(delivery: Delivery, architecture: Architecture) -> dict[str, float]:
     """ms at the percentiles that are always shown and at the one that was asked for; whether they were measured."""
     percentiles = sorted({50, 90, delivery.request.percentile})
     found = {percentile: delivery.latency.predict(architecture, percentile) for percentile in percentiles}
@@ -154,7 +152,7 @@ def _latencies(delivery: "Delivery", architecture: Architecture) -> dict[str, fl
     return {f"latency.p{percentile}_ms": each.ms for percentile, each in found.items()} | measured
 
 
-def _memory(delivery: "Delivery", architecture: Architecture, parameters: int) -> dict[str, float]:
+def _memory(delivery: Delivery, architecture: Architecture, parameters: int) -> dict[str, float]:
     """What a model holds and moves on the target; joules where the profile of the target has them."""
     shape, size, depth = delivery.subject.shape, delivery.target.bytes_per_element, delivery.subject.anatomy.depth
     attentions = [layer for layer in range(depth) if architecture.keeps(layer, Kind.ATTENTION)]

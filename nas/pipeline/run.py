@@ -16,9 +16,10 @@ from nas.execution.evaluation_cache import Scorer
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.figures.search import save_redundancy
 from nas.parent.parent import Subject, load_subject
-from nas.pipeline.delivery import Delivery, deliver, record
+from nas.pipeline.delivery import Delivery
 from nas.pipeline.held_out import judge_held_out
 from nas.pipeline.savable import savable
+from nas.pipeline.write_results import deliver, record
 from nas.profiling.device import Device, RemoteDevice, ThisMachine
 from nas.profiling.kit import Kit
 from nas.profiling.latency_model import ParentExport, default_workload, latency_model, workload_for

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pruning.reduction.labels import queries_of
 from pruning.reduction.projections import Projections, Rotary
 from pruning.reduction.scores import attention_weights, key_scores, norm_scores, random_scores
 from pruning.reduction.sequence import Sequence, take
-from pruning.reduction.training import queries_of
 from search_spaces.tokens import Reduction, Scorer
 
 

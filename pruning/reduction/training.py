@@ -1,55 +1,20 @@
-"""Training a decoder that drops tokens: who asks which tokens matter, and the loss of the tokens that are left."""
+"""Training a decoder that drops tokens: the loss of the tokens that are left."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from pruning.reduction.hooks import TokenHooks
+from pruning.reduction.labels import IGNORED, before_answers
 from pruning.reduction.sequence import Sequence, take
 from search_spaces.errors import BadData
-
-if TYPE_CHECKING:
-    from pruning.reduction.hooks import TokenHooks
-
-IGNORED = -100  # the label of a token that is not learned, in every loss of the library
-
-
-def before_answers(labels: Tensor) -> Tensor:
-    """(B, N) bool from labels (B, N): the tokens before each answer, whose own label is ignored and the next one's not.
-
-    Their attention says which tokens an answer needs, as PyramidDrop trains (Xing et al. 2025).
-    """
-    learned = labels != IGNORED
-    return torch.cat([~learned[:, :-1] & learned[:, 1:], torch.zeros_like(learned[:, :1])], dim=1)
-
-
-def queries_of(asking: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor]:
-    """Who asks among the tokens that are left.
-
-    Args:
-        asking: (B, N) bool, of the whole sequence.
-        tokens: T of the N.
-
-    Returns:
-        (B, Q) places among the T, and (B, Q) float32 weights that sum to one in a row. A row in which nobody asks
-        is asked by its last token.
-    """
-    left = take(asking, tokens.places.expand(asking.shape[0], -1))
-    last = tokens.last()
-    last = torch.full_like(left[:, :1], left.shape[1] - 1, dtype=torch.long) if last is None else last
-    silent = ~left.any(1, keepdim=True)
-    left = left | (silent & (torch.arange(left.shape[1], device=left.device) == last))
-    most = int(left.sum(1).max())
-    places = left.float().topk(most, dim=1).indices
-    weights = left.float().gather(1, places)
-    return places, weights / weights.sum(1, keepdim=True)
 
 
 class Supervision:
     """The labels of a model's current pass: they decide who asks, and are cut along with the tokens."""
 
-    def __init__(self, hooks: "TokenHooks", loss: Callable[..., Tensor]) -> None:
+    def __init__(self, hooks: TokenHooks, loss: Callable[..., Tensor]) -> None:
         self.hooks, self.loss = hooks, loss
         self.whole: Sequence | None = None
         self.now: Sequence | None = None
@@ -83,7 +48,7 @@ class Supervision:
         return self.loss(logits, take(labels, places), *args, **kwargs)
 
 
-def supervise(model: Any, trunk: Any, hooks: "TokenHooks") -> None:
+def supervise(model: Any, trunk: Any, hooks: TokenHooks) -> None:
     """Let a model with a language-model head be trained with labels (B, N) of the whole sequence."""
     supervision = Supervision(hooks, model.loss_function)
     model.register_forward_pre_hook(supervision.begin, with_kwargs=True)

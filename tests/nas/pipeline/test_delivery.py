@@ -14,7 +14,8 @@ from nas.certification.run import Finals
 from nas.export.form import Form
 from nas.export.onnx_export import workload_inputs
 from nas.parent.shape import shape_of
-from nas.pipeline.delivery import Delivery, _export, _pictures
+from nas.pipeline.delivery import Delivery
+from nas.pipeline.write_results import _export, _pictures
 from nas.quality import Quality
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest

@@ -9,7 +9,7 @@ import torch
 from families import IMAGE_ID, build
 from torch.nn import functional as F  # noqa: N812
 
-from pruning.reduction.training import before_answers
+from pruning.reduction.labels import before_answers
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Schedule
 from search_spaces.errors import BadData
