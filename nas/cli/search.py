@@ -78,8 +78,7 @@ def search(
     from nas.cli import console
 
     progress = console.begin("search")
-    from nas.quality.precision import check_precision
-    from nas.request.choices import check_method, check_tokens
+    from nas.request.choices import check_method, check_precision, check_tokens
     from nas.request.quantities import Budget, ParameterLimit, parse_duration
     from nas.request.search_request import SearchRequest, check_executor, parse_resources, parse_units
     from search_spaces.servable import parse_servable

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from search_spaces.errors import UsageError
+from nas.request.choices import AUTO, check_precision
 
 
 class Precision(StrEnum):
@@ -35,20 +35,13 @@ class _Reduced:
         return _Reduced(self._model.base_model)
 
 
-def check_precision(asked: str) -> str:
-    """`auto` or the name of a precision.
+def choose_precision(asked: str) -> Precision:
+    """The precision that was asked for; `auto` is bf16 where the processor has it (about twice as fast), else fp32.
 
     Raises:
         UsageError: another word.
     """
-    if asked != "auto" and asked not in set(Precision):
-        raise UsageError(f"precision {asked!r} is none of auto, {', '.join(Precision)}")
-    return asked
-
-
-def choose_precision(asked: str) -> Precision:
-    """`auto` is bf16 where the processor multiplies bf16 natively, which is about twice as fast; else fp32."""
-    if check_precision(asked) != "auto":
+    if check_precision(asked) != AUTO:
         return Precision(asked)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

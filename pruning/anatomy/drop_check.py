@@ -5,7 +5,6 @@ itself first, which also tells whether it can do with a zero of no dimensions. T
 of several blocks gone, since blocks may use each other's keys and values.
 """
 
-import copy
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.contribution import BlockAnatomy, Layout
+from pruning.anatomy.copying import copy_module
 from pruning.anatomy.probe import Tape, evaluating, probe_inputs
 from pruning.surgery.drop_parts import drop_parts
 from search_spaces.errors import UnreadableModel
@@ -50,7 +50,7 @@ def settle_forms(block: BlockAnatomy, tape: Tape) -> BlockAnatomy:
 def _check_empty(block: BlockAnatomy, tape: Tape) -> None:
     """Without attention and MLP a block hands on what it was given; in post-norm, normed. If not, there is more."""
     call = tape.block
-    empty = _shared_copy(call.module)
+    empty = copy_module(call.module, share_tensors=True)
     drop_parts(empty, block, PARTS)
     if block.layout is Layout.POST_NORM:
         first, second = (call.module.get_submodule(str(block.contribution(kind).closes)) for kind in PARTS)
@@ -97,14 +97,14 @@ def _compare(
         for layer in gone:
             hooks.enter_context(_zeroed(model.get_submodule(stack)[layer], blocks[layer], PARTS))
         expected = _first(run(model))
-    pruned = _shared_copy(model)
+    pruned = copy_module(model, share_tensors=True)
     for layer in gone:
         drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], PARTS)
     return _difference(lambda: run(pruned), expected)
 
 
 def _reason(block: BlockAnatomy, kind: Kind, tape: Tape, expected: Tensor) -> str | None:
-    pruned = _shared_copy(tape.block.module)
+    pruned = copy_module(tape.block.module, share_tensors=True)
     drop_parts(pruned, block, (kind,))
     return _difference(lambda: pruned(*tape.block.args, **tape.block.kwargs), expected)
 
@@ -141,11 +141,6 @@ def _with_full_zeros(block: BlockAnatomy, kind: Kind) -> BlockAnatomy:
     unit = block.contribution(kind)
     changed = replace(unit, forms=tuple(replace(form, full=True) for form in unit.forms))
     return replace(block, attention=changed) if kind is Kind.ATTENTION else replace(block, mlp=changed)
-
-
-def _shared_copy(module: Any) -> Any:
-    """A copy whose tensors are the original's."""
-    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
 
 
 def _first(output: Any) -> Tensor:

@@ -1,6 +1,5 @@
 """Watching a model run once: what every part of every block reads and writes on a tiny input."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.anatomy.copying import copy_module
 from pruning.anatomy.language_model import language_config
 from search_spaces.errors import UnreadableModel
 
@@ -135,7 +135,7 @@ def rehearse(block: nn.Module, arguments: Arguments, width: int) -> Tape:
     larger part, a norm whose weights are all one looks like its neighbour, and a residual stream with massive
     activations swallows what is added to it.
     """
-    double = copy.deepcopy(block).eval().float()
+    double = copy_module(block).eval().float()
     for seed, parameter in enumerate(double.parameters()):
         _scatter(parameter, seed)
     args, kwargs = _in_float32(arguments)

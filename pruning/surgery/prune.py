@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
+from pruning.anatomy.copying import copy_module
 from pruning.anatomy.language_model import language_config
 from pruning.inference.kv_cache import adapt_decoding
 from pruning.reduction.install import check_ranking, check_reduction, install, read_reducing
@@ -40,8 +41,7 @@ def prune(
     anatomy = anatomy or read_anatomy(model)
     check_fits(anatomy, architecture)
     check_ranking(model, anatomy, architecture)
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())} if share_weights else {}
-    pruned = copy.deepcopy(model, dict(shared))
+    pruned = copy_module(model, share_tensors=share_weights)
     apply(pruned, anatomy, architecture)
     return pruned
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from command_line import nas
 from fastapi.routing import APIRoute, iter_route_contexts
 from serving_kit import ASKED, Service, await_state, serve_fixture, service, submit  # noqa: F401
 from starlette.routing import Mount
@@ -332,11 +333,6 @@ def test_the_page_links_to_where_a_browser_finds_mlflow(tmp_path: Path) -> None:
     assert settings.extra_arguments == (f"--tracking-uri={inside}",)
 
 
-def nas(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd)
-
-
 def test_tokens_on_the_command_line(tmp_path: Path) -> None:
     made = nas("token", "create", "ci", "--role", "submit", "--role", "device", "--expires", "2099-12-31", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
@@ -363,7 +359,10 @@ def test_tokens_on_the_command_line(tmp_path: Path) -> None:
         (["--mlflow-link", "127.0.0.1:5000"], "no address of a server"),
     ],
 )
-def test_a_server_refuses_to_start_so(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_a_server_refuses_to_start_so(
+    tmp_path: Path, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "serve", None)
     done = nas("serve", "--port", "0", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr

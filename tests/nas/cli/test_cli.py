@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from command_line import nas
 from mlflow.tracking import MlflowClient
 from small_search import NAS, finished, make, search_arguments
 
@@ -22,10 +23,6 @@ from nas.storage.result_folder import alone_in
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("tiny"))
-
-
-def nas(*arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([*NAS, *arguments], capture_output=True, text=True, timeout=900, check=False, **options)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +76,14 @@ def test_with_json_a_failure_is_the_one_document_on_stdout(arguments, code, kind
     assert says in document["error"]["message"]
     assert says.split()[0] in done.stderr  # the person is told as well
     assert done.stdout.count("\n") == 1
+
+
+def test_a_process_of_its_own_ends_in_the_same_way(tmp_path: Path) -> None:
+    """What the others run inside the process of the test."""
+    arguments = ["search", "--target", "host", "--budget", "20", "--json"]
+    alone = subprocess.run([*NAS, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path)
+    inside = nas(*arguments, cwd=tmp_path)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (inside.returncode, inside.stdout, inside.stderr)
 
 
 def broken(instead: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -345,7 +350,7 @@ def test_stopping_prints_the_resume_command_and_resuming_finishes(number: int, t
 
 def test_an_unreachable_tracker_does_not_stop_a_search(tiny: Path, tmp_path: Path) -> None:
     arguments = search_arguments(tiny, tmp_path / "out", "--target", "jetson-orin", "--budget", "0.7x", "--trials", "6")
-    environment = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    environment = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     done = nas(*arguments, "--tracking-uri", "http://127.0.0.1:9", "--json", env=environment)
     assert done.returncode == 0
     assert "not logged to MLflow" in json.loads(done.stdout)["mlflow"]["problem"]

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from command_line import nas
 from families import build
 
 from pruning.checkpoint import save
@@ -19,11 +20,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model")
     save(build("vit"), folder)
     return str(folder)
-
-
-def nas(*arguments: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import nas
 from families import example
-from test_cli import nas, search_arguments, tiny  # noqa: F401  (a fixture)
+from small_search import search_arguments
+from test_cli import tiny  # noqa: F401  (a fixture)
 
 from pruning.checkpoint import load, load_parent
 from pruning.surgery.prune import prune
