@@ -44,7 +44,7 @@ def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) ->
     model, anatomy, data = parts
     tested, plain = scorer(parts, tmp_path / "e.jsonl", capacity=capacity), evaluator_for(model, data)
     for architecture in candidates(anatomy.depth):
-        expected = plain.evaluate(prune(model, architecture), "validation")
+        expected = plain.evaluate(prune(model, architecture, anatomy=anatomy), "validation")
         assert tested(architecture) == expected
         assert tested(architecture).per_item == expected.per_item
     assert (tested.executor.worker.stores[Precision.FP32].skipped > 0) == (capacity > 0)
@@ -56,7 +56,7 @@ def test_more_items_are_added_to_those_that_are_known(cuts: tuple[int, ...], par
     tested, plain = scorer(parts, tmp_path / "e.jsonl", cuts=cuts), evaluator_for(model, data)
     for architecture in candidates(anatomy.depth):
         for items in (4, 7, 9):
-            expected = plain.evaluate(prune(model, architecture), "validation", items)
+            expected = plain.evaluate(prune(model, architecture, anatomy=anatomy), "validation", items)
             found = tested(architecture, items)
             assert found.items == items
             assert found.loss == pytest.approx(expected.loss, abs=1e-6)
