@@ -20,10 +20,12 @@ from latency_models.profile import Profile
 from latency_models.regression import COVERAGE, Regression
 from latency_models.targets import HOST
 from latency_models.terms import Terms
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, as_choice
 from search_spaces.errors import MeasurementError
-from search_spaces.tokens import Reduction
-from search_spaces.unit import Kind, Unit
+from search_spaces.level import DROP
+from search_spaces.rules import parts_of
+from search_spaces.schedule import Reduction
+from search_spaces.unit import Choice, Unit
 
 LEAST_RECORDS = 4
 TAIL_SAMPLES = 64  # fewer bound no 90th percentile (MLPerf's early stopping): the tail of all records is used
@@ -88,21 +90,22 @@ class CalibratedModel:
         low_ms, high_ms = (ms * self._widened(bound / ms) for bound in self.regression.interval(row))
         return Prediction(ms * tail, low_ms * tail, high_ms * tail, percentile, extrapolated=outside)
 
-    def unit_ms(self, unit: Unit) -> float:
-        """The fitted milliseconds (p50) that a unit takes from the parent; of a block, both; of a token unit, alone."""
-        if unit.kind is Kind.TOKENS:
+    def unit_ms(self, chosen: Unit | Choice) -> float:
+        """The fitted milliseconds (p50) that a choice alone saves of the parent; of a dropped block, both its parts."""
+        choice = as_choice(chosen)
+        if choice.level != DROP:
             parent = Architecture.parent(self.profile.shape.depth)
-            saved = self.terms.row(parent) - self.terms.row(parent.drop(unit))
+            saved = self.terms.row(parent) - self.terms.row(parent.drop(choice))
             return float(self.coefficients @ saved[: len(self.coefficients)])
-        kinds = (Kind.ATTENTION, Kind.MLP) if unit.kind is Kind.BLOCK else (unit.kind,)
-        return float(sum(self.coefficients[self.terms.places(Unit(unit.layer, kind))].sum() for kind in kinds))
+        parts = (Unit(choice.layer, kind) for kind in parts_of(choice.unit.kind))
+        return float(sum(self.coefficients[self.terms.places(part)].sum() for part in parts))
 
-    def saves(self, units: Iterable[Unit], reduction: Reduction | None = None) -> dict[Unit, float]:
-        """What each unit adds to the savings of a set of them, ms (p50), as `latency_models.marginal` has it.
+    def saves(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
+        """What each choice adds to the savings of a set of them, ms (p50), as `latency_models.marginal` has it.
 
         Each was measured under the profile's own reduction, so `reduction` changes nothing.
         """
-        return marginal({unit: self.unit_ms(unit) for unit in units})
+        return marginal({choice: self.unit_ms(choice) for choice in choices})
 
     @property
     def term_ms(self) -> dict[str, float]:

@@ -13,11 +13,13 @@ from latency_models.marginal import marginal
 from latency_models.model import DATA_SHEET_LABEL, Prediction
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
-from latency_models.terms import Work, kept_units, unit_work, works
+from latency_models.terms import Work, unit_work, works
 from latency_models.workload import Workload
-from search_spaces.architecture import Architecture
-from search_spaces.tokens import Reduction
-from search_spaces.unit import Kind, Unit
+from search_spaces.architecture import Architecture, as_choice
+from search_spaces.level import DROP
+from search_spaces.rules import parts_of
+from search_spaces.schedule import Reduction
+from search_spaces.unit import Choice, Unit
 
 COMPUTE_EFFICIENCY = {"fp32": 0.34, "fp16": 0.34, "int8": 0.45}
 MEMORY_EFFICIENCY = 0.75
@@ -44,22 +46,20 @@ class DataSheetModel:
         traffic = (work.weights + work.activations) * self.target.bytes_per_element
         return 1e3 * (max(work.flops / self._flops, traffic / self._bytes) + work.kernels * LAUNCH_SECONDS)
 
-    def unit_ms(self, unit: Unit) -> float:
-        """What dropping `unit` from the parent saves, ms; exact here, since units add up."""
-        if unit.kind is Kind.TOKENS:
-            return self._token_ms(unit, None)
-        parts = kept_units(Architecture.parent(self.shape.depth))
-        mine = [part for part in parts if part.layer == unit.layer and unit.kind in (part.kind, "block")]
-        return sum(self.work_ms(unit_work(self.shape, part, self.workload)) for part in mine)
+    def unit_ms(self, chosen: Unit | Choice) -> float:
+        """What one choice saves of the parent, ms; exact here, since units add up."""
+        return self._saved_ms(as_choice(chosen), None)
 
-    def saves(self, units: Iterable[Unit], reduction: Reduction | None = None) -> dict[Unit, float]:
-        """What each unit adds to the savings of a set of them, as `latency_models.marginal` has it."""
-        tokens = Kind.TOKENS
-        return marginal({u: self._token_ms(u, reduction) if u.kind is tokens else self.unit_ms(u) for u in units})
+    def saves(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
+        """What each choice adds to the savings of a set of them, as `latency_models.marginal` has it."""
+        return marginal({choice: self._saved_ms(choice, reduction) for choice in choices})
 
-    def _token_ms(self, unit: Unit, reduction: Reduction | None) -> float:
+    def _saved_ms(self, choice: Choice, reduction: Reduction | None) -> float:
+        if choice.level == DROP:
+            parts = (Unit(choice.layer, kind) for kind in parts_of(choice.unit.kind))
+            return sum(self.work_ms(unit_work(self.shape, part, self.workload)) for part in parts)
         depth = self.shape.depth
-        return self._ms(Architecture.parent(depth)) - self._ms(Architecture(depth, frozenset({unit}), reduction))
+        return self._ms(Architecture.parent(depth)) - self._ms(Architecture(depth, frozenset({choice}), reduction))
 
     def _ms(self, architecture: Architecture) -> float:
         """Summed exactly: what has the same units takes the same time to the last bit."""

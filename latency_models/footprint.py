@@ -10,7 +10,8 @@ from latency_models.terms import kept_units
 from latency_models.token_workloads import block_workloads
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.unit import Unit
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.terms import count_units, kept_units
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, dropping
+from search_spaces.kinds import PARTS
+from search_spaces.schedule import Schedule
 from search_spaces.space import Space
-from search_spaces.tokens import Schedule
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Unit
 
 COUNT = 30
 SCHEDULES = 8
@@ -63,12 +64,12 @@ def few_schedules(
         row: `Terms.row` with tokens.
         count: how many; fewer where the space has no more.
     """
-    units = [unit for unit in space.units if unit.kind is Kind.TOKENS]
-    if not units:
+    steps = space.steps
+    if not steps:
         return [] if space.fixed is None else [space.fixed]
     rng = random.Random(seed)
-    drawn = (rng.sample(units, rng.randint(1, min(_MOST_STAGES, len(units)))) for _ in range(_POOL))
-    sets = [units, *([unit] for unit in units), *drawn]
+    drawn = (rng.sample(steps, rng.randint(1, min(_MOST_STAGES, len(steps)))) for _ in range(_POOL))
+    sets = [steps, *([step] for step in steps), *drawn]
     reduced = list(dict.fromkeys(Architecture(space.depth, frozenset(each), space.reduction) for each in sets))
     fixed = [space.parent, reduced[0]]
     free = min(max(0, count - 1), len(reduced) - 1)
@@ -78,14 +79,13 @@ def few_schedules(
 
 def extremes(depth: int) -> list[Architecture]:
     """Parent, bare stem, attentions only, MLPs only, both halves of the depth, every other block and unit."""
-    every = {kind: [Unit(layer, kind) for layer in range(depth)] for kind in (Kind.ATTENTION, Kind.MLP)}
-    attention, mlp = every[Kind.ATTENTION], every[Kind.MLP]
+    attention, mlp = ([Unit(layer, kind) for layer in range(depth)] for kind in PARTS)
     units = attention + mlp
     late = [unit for unit in units if unit.layer >= depth // 2]
     early = [unit for unit in units if unit.layer < depth // 2]
     other = [unit for unit in units if unit.layer % 2]
     chosen: list[list[Unit]] = [[], units, mlp, attention, late, early, other, attention[::2], mlp[::2]]
-    return list(dict.fromkeys(Architecture(depth, frozenset(dropped)) for dropped in chosen))
+    return list(dict.fromkeys(dropping(depth, dropped) for dropped in chosen))
 
 
 def log_determinant(architectures: list[Architecture], row: Callable[[Architecture], Array] = count_units) -> float:
@@ -98,10 +98,10 @@ def _random(depth: int, seed: int) -> list[Architecture]:
     rng = random.Random(seed)
     found: dict[Architecture, None] = {}
     for _ in range(_POOL):
-        rates = {(kind, half): rng.random() for kind in (Kind.ATTENTION, Kind.MLP) for half in (False, True)}
-        dropped = (Unit(layer, kind) for layer in range(depth) for kind in (Kind.ATTENTION, Kind.MLP)
+        rates = {(kind, half): rng.random() for kind in PARTS for half in (False, True)}
+        dropped = (Unit(layer, kind) for layer in range(depth) for kind in PARTS
                    if rng.random() < rates[kind, 2 * layer >= depth])  # fmt: skip
-        found[Architecture(depth, frozenset(dropped))] = None
+        found[dropping(depth, dropped)] = None
     return list(found)
 
 

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import Reduction
-from search_spaces.unit import Unit
+from search_spaces.schedule import Reduction
+from search_spaces.unit import Choice, Unit
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class LatencyModel(Protocol):
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The latency of an architecture."""
 
-    def unit_ms(self, unit: Unit) -> float:
-        """Milliseconds (p50) saved by dropping `unit` from the parent, as an estimate for planning."""
+    def unit_ms(self, chosen: Unit | Choice) -> float:
+        """Milliseconds (p50) that one choice saves of the parent; a unit stands for dropping it. For planning."""
 
-    def saves(self, units: Iterable[Unit], reduction: Reduction | None = None) -> dict[Unit, float]:
-        """The same made additive: what to sum over a set of dropped units that holds all that they imply."""
+    def saves(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
+        """The same made additive: what to sum over a set of choices that holds all that they imply."""
 
 
 MEASURED_LABEL = "measured on this machine"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from latency_models.measurement import Measurement
-from search_spaces.tokens import THOUSAND, Stage
+from search_spaces.level import THOUSAND
+from search_spaces.schedule import Stage
 
 CPU_TILE, ACCELERATOR_TILE = 8, 64  # tokens: a vector register of a CPU, a tile of tensor cores
 NOISE, MOST_NOISE = 0.01, 0.05  # relative, of a median: what is at least taken for noise, and with what nothing is seen

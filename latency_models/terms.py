@@ -13,8 +13,9 @@ from latency_models.shape import ModelShape
 from latency_models.token_workloads import Step, block_workloads, steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import Reducer, Reduction, Scorer, Source
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.schedule import Reducer, Reduction, Scorer, Source
+from search_spaces.unit import Unit
 
 ATTENTION_KERNELS, MLP_KERNELS, STEM_KERNELS, STAGE_KERNELS = 6, 4, 4, 10  # fused operators that a runtime launches
 

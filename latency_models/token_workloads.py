@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import Stage
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
+from search_spaces.schedule import Stage
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,23 @@
-"""Pure data: units, architectures and the spaces a search explores."""
+"""Pure data: units and their levels, architectures, and the spaces a search explores."""
 
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, dropping
+from search_spaces.encoding import Encoding
+from search_spaces.kinds import KINDS, PARTS, STRUCTURE, Kind, UnitKind
+from search_spaces.level import DROP, Level
+from search_spaces.schedule import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 from search_spaces.space import Space
-from search_spaces.tokens import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
-from search_spaces.unit import STRUCTURE, Kind, Unit
+from search_spaces.unit import Choice, Unit
 
 __all__ = [
+    "DROP",
+    "KINDS",
+    "PARTS",
     "STRUCTURE",
     "Architecture",
+    "Choice",
+    "Encoding",
     "Kind",
+    "Level",
     "Positions",
     "Reducer",
     "Reduction",
@@ -18,4 +27,6 @@ __all__ = [
     "Space",
     "Stage",
     "Unit",
+    "UnitKind",
+    "dropping",
 ]

@@ -4,48 +4,55 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from search_spaces.errors import ArchitectureError
-from search_spaces.tokens import THOUSAND, Reduction, Schedule, Stage
-from search_spaces.unit import Kind, Unit, implies
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.level import DROP, KEEP, THOUSAND, Level
+from search_spaces.rules import SWALLOWS, implies, is_below, remove_hidden
+from search_spaces.schedule import Reduction, Schedule, Stage
+from search_spaces.unit import Choice, Unit, describe_level, is_cumulative, is_structural, parse_level
 
-SCHEMA_VERSION = 1  # without token reduction, as the first release wrote it
-TOKENS_VERSION = 2
-_WORDS = {(True, True): "attn+mlp", (True, False): "attn", (False, True): "mlp", (False, False): "none"}
-_REMOVED = "removed"
-_KEYS = {"schema_version", "depth", "dropped"}
+DROPS_VERSION = 1  # parts that are dropped and nothing else, as the first release wrote it
+TOKENS_VERSION = 2  # with token reduction
+LEVELS_VERSION = 3  # with any other level
+_NOTHING, _REMOVED = "none", "removed"
+_SHORT = {Kind.ATTENTION: "attn", Kind.MLP: "mlp"}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Which units of a parent with `depth` blocks are dropped. Pure data, hashable, JSON.
+    """Which levels the units of a parent with `depth` blocks have. Pure data, hashable, JSON.
 
-    A dropped unit contributes nothing to the residual stream; in a post-norm model its norm stays. A dropped
-    block is gone with its norms, so its attention and MLP are not listed beside it. Dropped token units make the
-    token-drop schedule; those that others imply are not listed. `reduction` says how tokens are chosen, and is
-    None where none are dropped.
+    Only levels other than the parent's are listed. A dropped unit contributes nothing to the residual stream; in a
+    post-norm model its norm stays. A dropped block is gone with its norms, and nothing is listed beside it. Token
+    levels make the token-drop schedule; those that others imply are not listed. `reduction` says how tokens are
+    chosen, and is None where none are dropped.
+
+    Example:
+        >>> Architecture.parent(2).drop(Unit(1, Kind.MLP)).words
+        'attn+mlp attn'
     """
 
     depth: int
-    dropped: frozenset[Unit] = frozenset()
+    choices: frozenset[Choice] = frozenset()
     reduction: Reduction | None = None
 
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise ArchitectureError(f"depth {self.depth} is below 1; a parent has at least one block")
-        beyond = sorted(unit for unit in self.dropped if not 0 <= unit.layer < self.depth)
+        beyond = sorted(choice for choice in self.choices if not 0 <= choice.layer < self.depth)
         if beyond:
             raise ArchitectureError(
                 f"{beyond[0]} is out of range: the parent has {self.depth} blocks, numbered 0 to {self.depth - 1}"
             )
-        blocks = {unit.layer for unit in self.dropped if unit.kind is Kind.BLOCK}
-        implied = {unit for unit in self.dropped if unit.layer in blocks and unit.kind is not Kind.BLOCK}
-        tokens = {unit for unit in self.dropped if unit.kind is Kind.TOKENS}
-        implied = {unit for unit in implied if unit.kind is not Kind.TOKENS} | (tokens - _telling(tokens))
-        if implied:
-            object.__setattr__(self, "dropped", self.dropped - implied)
-        chosen = (self.reduction or Reduction()) if tokens else None
+        kept = remove_hidden(self.choices)
+        if len(kept) < len(self.choices):
+            object.__setattr__(self, "choices", frozenset(kept))
+        if len({choice.unit for choice in kept}) < len(kept):
+            raise ArchitectureError(f"{', '.join(map(str, sorted(kept)))}: a unit has one level; leave the others out")
+        chosen = None if all(is_structural(choice) for choice in kept) else self.reduction or Reduction()
         if chosen != self.reduction:
             object.__setattr__(self, "reduction", chosen)
 
@@ -54,34 +61,66 @@ class Architecture:
         """The architecture that keeps everything."""
         return cls(depth)
 
-    def drop(self, *units: Unit) -> "Architecture":
-        """This architecture with `units` dropped too."""
-        return Architecture(self.depth, self.dropped | set(units), self.reduction)
+    @property
+    def levels(self) -> dict[Unit, Level]:
+        """The level of every unit that has not the parent's, in order."""
+        return {choice.unit: choice.level for choice in sorted(self.choices)}
 
-    def restore(self, *units: Unit) -> "Architecture":
-        """This architecture with exactly these entries of `dropped` kept again."""
-        return Architecture(self.depth, self.dropped - set(units), self.reduction)
+    def level(self, unit: Unit) -> Level:
+        """The level of a unit; of a part of a dropped block, dropped."""
+        if self._is_swallowed(unit):
+            return DROP
+        return next((choice.level for choice in self.choices if choice.unit == unit), Level())
 
-    def drops(self, unit: Unit) -> bool:
-        """Whether `unit` is gone, by itself, with its block, or as part of a token step at least as large."""
-        if unit.kind is Kind.TOKENS:
-            return any(implies(other, unit) for other in self.dropped)
-        return unit in self.dropped or Unit(unit.layer, Kind.BLOCK) in self.dropped
+    def with_level(self, unit: Unit, level: Level) -> "Architecture":
+        """This architecture with another level of one unit; `Level()` is the parent's."""
+        others = {choice for choice in self.choices if choice.unit != unit}
+        return Architecture(self.depth, frozenset(others | ({unit.at(level)} if level.axes else set())), self.reduction)
+
+    def drop(self, *chosen: Unit | Choice) -> "Architecture":
+        """This architecture with these choices made too; a unit stands for dropping it."""
+        return Architecture(self.depth, self.choices | {as_choice(each) for each in chosen}, self.reduction)
+
+    def restore(self, *chosen: Unit | Choice) -> "Architecture":
+        """This architecture without exactly these of its choices; a unit stands for dropping it."""
+        return Architecture(self.depth, self.choices - {as_choice(each) for each in chosen}, self.reduction)
+
+    def drops(self, chosen: Unit | Choice) -> bool:
+        """Whether no more is left of a unit than at this level: by itself, with its block, or by what implies it."""
+        choice = as_choice(chosen)
+        if choice in self.choices or self._is_swallowed(choice.unit):
+            return True
+        if is_cumulative(choice):
+            return any(implies(other, choice) for other in self.choices)
+        return choice.level != DROP and any(is_below(other, choice) for other in self.choices)
 
     def keeps(self, layer: int, kind: Kind) -> bool:
-        """Whether the unit of that kind in that layer is still there."""
+        """Whether anything of the unit of that kind in that layer is still there."""
         return not self.drops(Unit(layer, kind))
+
+    def _is_swallowed(self, unit: Unit) -> bool:
+        return unit.layer in self._gone and unit.kind in self._gone[unit.layer]
+
+    @cached_property
+    def _gone(self) -> dict[int, tuple[Kind, ...]]:
+        """By layer, the kinds of units that are gone with a larger one."""
+        return {c.layer: SWALLOWS[c.unit.kind] for c in self.choices if c.unit.kind in SWALLOWS}
 
     @property
     def tokens(self) -> Schedule:
         """The token-drop schedule; without stages where no tokens are dropped."""
-        stages = (Stage(unit.layer, unit.permille) for unit in self.dropped if unit.kind is Kind.TOKENS)
-        return Schedule(tuple(sorted(stages)), self.reduction or Reduction())
+        steps = sorted(choice for choice in self.choices if not is_structural(choice))
+        stages = (Stage(choice.layer, value) for choice in steps if (value := choice.level.value(KEEP)) is not None)
+        return Schedule(tuple(stages), self.reduction or Reduction())
 
     @property
     def structure(self) -> "Architecture":
         """This architecture with all tokens."""
-        return Architecture(self.depth, frozenset(unit for unit in self.dropped if unit.kind is not Kind.TOKENS))
+        return Architecture(self.depth, frozenset(choice for choice in self.choices if is_structural(choice)))
+
+    def block(self, layer: int) -> tuple[Choice, ...]:
+        """What is chosen for the parts of a block, in order: two architectures that agree there compute the same."""
+        return tuple(sorted(choice for choice in self.choices if choice.layer == layer and is_structural(choice)))
 
     def with_tokens(self, schedule: Schedule) -> "Architecture":
         """This architecture's structure with another schedule.
@@ -93,35 +132,35 @@ class Architecture:
             raise ArchitectureError(
                 f"{len(schedule.stages)} stages ({schedule}) are more than the {self.depth} blocks; leave some out"
             )
-        units = {Unit(s.block, Kind.TOKENS, s.permille) for s in schedule.stages if s.permille < THOUSAND}
-        return Architecture(self.depth, self.structure.dropped | units, schedule.reduction)
+        steps = {stage_choice(stage) for stage in schedule.stages if stage.permille < THOUSAND}
+        return Architecture(self.depth, self.structure.choices | steps, schedule.reduction)
 
     def removed_blocks(self) -> tuple[int, ...]:
         """Layers whose whole block is gone, in order."""
-        return tuple(sorted(unit.layer for unit in self.dropped if unit.kind is Kind.BLOCK))
+        return tuple(sorted(self._gone))
 
     def merge_blocks(self) -> "Architecture":
         """Blocks with both units dropped written as removed blocks: the same model where no norm is left over."""
-        both = [
-            layer
-            for layer in range(self.depth)
-            if not self.keeps(layer, Kind.ATTENTION) and not self.keeps(layer, Kind.MLP)
-        ]
-        return self.drop(*(Unit(layer, Kind.BLOCK) for layer in both))
+        both = [layer for layer in range(self.depth) if not any(self.keeps(layer, kind) for kind in PARTS)]
+        return self.drop(*(Unit(layer, Kind.BLOCK) for layer in both if layer not in self._gone))
 
     @property
     def words(self) -> str:
         """One word per block, as EvoPress writes patterns: `attn+mlp attn mlp none removed`.
 
-        Where a stage of the token schedule begins, its ratio follows: `attn+mlp@0.5`.
+        A level other than dropped follows its part, `attn+mlp:width=0.5`, and where a stage of the token schedule
+        begins, its ratio follows the block: `attn+mlp@0.5`.
         """
-        removed = set(self.removed_blocks())
         begins = {stage.block: f"@{stage.ratio:g}" for stage in self.tokens.stages}
-        return " ".join(
-            (_REMOVED if layer in removed else _WORDS[self.keeps(layer, Kind.ATTENTION), self.keeps(layer, Kind.MLP)])
-            + begins.get(layer, "")
-            for layer in range(self.depth)
-        )
+        return " ".join(self._word(layer) + begins.get(layer, "") for layer in range(self.depth))
+
+    def _word(self, layer: int) -> str:
+        if layer in self._gone:
+            return _REMOVED
+        chosen = {choice.unit.kind: choice.level for choice in self.block(layer)}
+        levels = {kind: f":{describe_level(kind, level)}" for kind, level in chosen.items() if level != DROP}
+        kept = [_SHORT[kind] + levels.get(kind, "") for kind in PARTS if chosen.get(kind) != DROP]
+        return "+".join(kept) or _NOTHING
 
     @classmethod
     def from_words(cls, text: str) -> "Architecture":
@@ -130,21 +169,13 @@ class Architecture:
         Raises:
             ArchitectureError: on a word that is none of them.
         """
-        meaning = {word: kept for kept, word in _WORDS.items()}
-        dropped: set[Unit] = set()
+        choices: set[Choice] = set()
         words = text.split()
         for layer, (word, at, ratio) in enumerate(word.partition("@") for word in words):
             if at:
-                dropped.add(Unit.parse(f"{Kind.TOKENS}.{layer}={ratio}"))
-            if word == _REMOVED:
-                dropped.add(Unit(layer, Kind.BLOCK))
-            elif word in meaning:
-                kept = zip((Kind.ATTENTION, Kind.MLP), meaning[word], strict=True)
-                dropped |= {Unit(layer, kind) for kind, keep in kept if not keep}
-            else:
-                known = ", ".join([*meaning, _REMOVED])
-                raise ArchitectureError(f"block {layer} reads {word!r}; each word is one of {known}")
-        return cls(len(words), frozenset(dropped))
+                choices.add(Choice.parse(f"{Kind.TOKENS}.{layer}={ratio}"))
+            choices |= _read_word(layer, word)
+        return cls(len(words), frozenset(choices))
 
     @property
     def digest(self) -> str:
@@ -152,15 +183,25 @@ class Architecture:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form: schema version, depth, the dropped units by name and, with token units, the reduction."""
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "depth": self.depth,
-            "dropped": [str(unit) for unit in sorted(self.dropped)],
-        }
+        """The JSON form: schema version, depth, what is chosen and, with token levels, the reduction.
+
+        Drops and tokens are a list of names under `dropped`, as the first releases wrote them; with any other level
+        all are under `levels`, unit to level.
+        """
+        document: dict[str, Any] = {"schema_version": DROPS_VERSION, "depth": self.depth}
+        if self._only_keeps:
+            document["dropped"] = [str(choice) for choice in sorted(self.choices)]
+        else:
+            document["schema_version"] = LEVELS_VERSION
+            document["levels"] = {str(u): describe_level(u.kind, level) for u, level in self.levels.items()}
         if self.reduction is None:
             return document
-        return {**document, "schema_version": TOKENS_VERSION, "reduction": self.reduction.to_json()}
+        version = max(TOKENS_VERSION, document["schema_version"])
+        return {**document, "schema_version": version, "reduction": self.reduction.to_json()}
+
+    @property
+    def _only_keeps(self) -> bool:
+        return all(axis == KEEP for choice in self.choices for axis, _ in choice.level.axes)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Architecture":
@@ -169,26 +210,69 @@ class Architecture:
         Raises:
             ArchitectureError: on another schema version, missing or unknown keys, or units out of range.
         """
-        if not isinstance(document, dict) or not _KEYS <= set(document) <= {*_KEYS, "reduction"}:
+        given = set(document) - {"reduction"} if isinstance(document, dict) else set()
+        if given not in ({"schema_version", "depth", "dropped"}, {"schema_version", "depth", "levels"}):
             raise ArchitectureError(
-                "an architecture has exactly the keys schema_version, depth and dropped, and reduction with tokens"
+                "an architecture has exactly the keys schema_version, depth and dropped (or levels), and reduction "
+                "with tokens"
             )
-        version = TOKENS_VERSION if "reduction" in document else SCHEMA_VERSION
+        version = TOKENS_VERSION if "reduction" in document else DROPS_VERSION
+        version = LEVELS_VERSION if "levels" in document else version
         if document["schema_version"] != version:
             raise ArchitectureError(
                 f"schema_version {document['schema_version']!r} is not {version}; use the nas that wrote it"
             )
-        depth, dropped = document["depth"], document["dropped"]
-        if not isinstance(depth, int) or not isinstance(dropped, list):
-            raise ArchitectureError("depth is an integer and dropped a list of unit names such as attention.3")
+        depth = document["depth"]
+        if not isinstance(depth, int):
+            raise ArchitectureError("depth is an integer, the number of blocks of the parent")
         reduction = Reduction.from_json(document["reduction"]) if "reduction" in document else None
-        return cls(depth, _parse_all(dropped), reduction)
+        return cls(depth, _read_choices(document), reduction)
 
 
-def _parse_all(names: Iterable[Any]) -> frozenset[Unit]:
-    return frozenset(Unit.parse(str(name)) for name in names)
+def as_choice(chosen: Unit | Choice) -> Choice:
+    """The choice that is meant: a unit stands for dropping it."""
+    return chosen if isinstance(chosen, Choice) else chosen.dropped
 
 
-def _telling(tokens: set[Unit]) -> set[Unit]:
-    """The token units that no other one implies."""
-    return {unit for unit in tokens if not any(other != unit and implies(other, unit) for other in tokens)}
+def stage_choice(stage: Stage) -> Choice:
+    """The choice that begins a stage of a token schedule."""
+    return Unit(stage.block, Kind.TOKENS).at(Level.on(KEEP, stage.permille))
+
+
+def dropping(depth: int, units: Iterable[Unit | Choice], reduction: Reduction | None = None) -> Architecture:
+    """The architecture that drops these units of a parent of `depth` blocks."""
+    return Architecture(depth, frozenset(as_choice(unit) for unit in units), reduction)
+
+
+def _read_choices(document: dict[str, Any]) -> frozenset[Choice]:
+    if "dropped" in document:
+        if not isinstance(document["dropped"], list):
+            raise ArchitectureError("dropped is a list of unit names such as attention.3")
+        return frozenset(Choice.parse(str(name)) for name in document["dropped"])
+    if not isinstance(document["levels"], dict):
+        raise ArchitectureError('levels are written as {"mlp.3": "width=0.5"}')
+    choices = set()
+    for name, text in document["levels"].items():
+        unit = Unit.parse(str(name))
+        try:
+            choices.add(unit.at(parse_level(unit.kind, str(text))))
+        except ValueError:
+            raise ArchitectureError(f"{name} at {text!r}: it is no level of such a unit") from None
+    return frozenset(choices)
+
+
+def _read_word(layer: int, word: str) -> set[Choice]:
+    if word == _REMOVED:
+        return {Unit(layer, Kind.BLOCK).dropped}
+    parts = {} if word == _NOTHING else dict(_split(part) for part in word.split("+"))
+    kinds = {short: kind for kind, short in _SHORT.items()}
+    if not parts.keys() <= kinds.keys():
+        known = ", ".join(["attn+mlp", "attn", "mlp", _NOTHING, _REMOVED])
+        raise ArchitectureError(f"block {layer} reads {word!r}; each word is one of {known}")
+    gone = {Unit(layer, kind).dropped for short, kind in kinds.items() if short not in parts}
+    return gone | {Choice.parse(f"{Unit(layer, kinds[short])}:{level}") for short, level in parts.items() if level}
+
+
+def _split(part: str) -> tuple[str, str]:
+    short, _, level = part.partition(":")
+    return short, level

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from search_spaces.errors import ArchitectureError, UsageError
-from search_spaces.tokens import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage, permille_of
+from search_spaces.level import permille_of
+from search_spaces.schedule import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 
 _RATIOS = (0.5, 0.25, 0.125)
 _VISIONZIP = 0.112  # 64 of the 576 tokens of LLaVA-1.5

@@ -4,8 +4,9 @@ from dataclasses import replace
 from enum import StrEnum
 
 from search_spaces.errors import ArchitectureError, UsageError
+from search_spaces.kinds import Kind
 from search_spaces.space import Space
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Choice, Unit
 
 
 class Servable(StrEnum):
@@ -41,20 +42,19 @@ def restrict(space: Space, servable: Servable) -> Space:
     """
     if servable is Servable.ANY:
         return space
-    units = _whole_blocks(space) if servable is Servable.VANILLA else _decilm(space)
-    if not units:
+    chosen = _whole_blocks(space) if servable is Servable.VANILLA else _decilm(space)
+    if not chosen:
         raise ArchitectureError(f"servable {servable!s} leaves nothing to drop of these units; allow more with --units")
-    tokens = (unit for unit in space.units if unit.kind is Kind.TOKENS)  # engines see the same model with fewer tokens
-    return replace(space, units=(*units, *tokens))
+    return replace(space, choices=(*chosen, *space.steps))  # engines see the same model with fewer tokens
 
 
-def _whole_blocks(space: Space) -> tuple[Unit, ...]:
-    blocks = (Unit(layer, Kind.BLOCK) for layer in range(space.depth))
+def _whole_blocks(space: Space) -> tuple[Choice, ...]:
+    blocks = (Unit(layer, Kind.BLOCK).dropped for layer in range(space.depth))
     return tuple(block for block in blocks if space.contains(space.decode({block})))
 
 
-def _decilm(space: Space) -> tuple[Unit, ...]:
-    """Neither the first attention nor the last MLP, nor the blocks that hold them."""
+def _decilm(space: Space) -> tuple[Choice, ...]:
+    """Neither the first attention nor the last MLP dropped, nor the blocks that hold them."""
     last = space.depth - 1
-    fixed = {Unit(0, Kind.ATTENTION), Unit(0, Kind.BLOCK), Unit(last, Kind.MLP), Unit(last, Kind.BLOCK)}
-    return tuple(unit for unit in space.structure if unit not in fixed)
+    fixed = (Unit(0, Kind.ATTENTION), Unit(0, Kind.BLOCK), Unit(last, Kind.MLP), Unit(last, Kind.BLOCK))
+    return tuple(choice for choice in space.structure if choice not in {unit.dropped for unit in fixed})

@@ -1,69 +1,161 @@
-"""A unit: a removable part of the parent, or a step of its token reduction."""
+"""Units, and the levels that are chosen for them."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import cache
 
 from search_spaces.errors import ArchitectureError
-from search_spaces.tokens import THOUSAND, permille_of
+from search_spaces.kinds import KINDS, Kind, UnitKind
+from search_spaces.level import DROP, KEEP, Level
 
-
-class Kind(StrEnum):
-    """What a unit is: the attention of a block, its MLP, the whole block with its norms, or tokens."""
-
-    ATTENTION = "attention"
-    MLP = "mlp"
-    BLOCK = "block"
-    TOKENS = "tokens"
-
-
-STRUCTURE = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)  # parts of the parent
+_EXAMPLES = "attention.3 or tokens.3=0.5"
 
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """One removable part: `layer` counts blocks from 0. Written `attention.3`.
+    """What one decision is about: a part of block `layer` (counted from 0), or the tokens from there on.
 
-    Dropping the token unit `tokens.3=0.5` leaves at most `permille` thousandths (here 500) of the droppable tokens
-    to block 3 and those after it. So it implies every unit of the same or a later block with more tokens.
+    Example:
+        >>> str(Unit(3, Kind.MLP))
+        'mlp.3'
     """
 
     layer: int
     kind: Kind
-    permille: int = 0  # of tokens only
-
-    def __post_init__(self) -> None:
-        if self.kind is Kind.TOKENS and not 0 < self.permille < THOUSAND:
-            raise ArchitectureError(
-                f"token unit with ratio {self.permille / THOUSAND:g}: it leaves a share above 0 and below 1"
-            )
 
     def __str__(self) -> str:
-        ratio = f"={self.permille / THOUSAND:g}" if self.kind is Kind.TOKENS else ""
-        return f"{self.kind}.{self.layer}{ratio}"
+        return f"{self.kind}.{self.layer}"
+
+    def at(self, level: Level) -> "Choice":
+        """This unit at a level other than the parent's."""
+        return Choice(self, level)
+
+    @property
+    def dropped(self) -> "Choice":
+        """This unit, dropped."""
+        return Choice(self, DROP)
 
     @classmethod
     def parse(cls, text: str) -> "Unit":
-        """Read `attention.3` or `tokens.3=0.5`.
+        """Read `mlp.3`.
 
         Raises:
             ArchitectureError: when `text` is not kind.layer.
         """
-        kind, _, rest = text.partition(".")
-        layer, equals, ratio = rest.partition("=")
-        known = kind in set(Kind) and layer.isdecimal() and bool(equals) == (kind == Kind.TOKENS)
-        if known and kind == Kind.TOKENS:
-            try:
-                return cls(int(layer), Kind.TOKENS, permille_of(float(ratio)))
-            except ValueError:
-                known = False
-        if not known:
-            raise ArchitectureError(
-                f"unit {text!r} is not KIND.LAYER with KIND one of {', '.join(Kind)}; "
-                "write for example attention.3 or tokens.3=0.5"
-            )
+        kind, _, layer = text.partition(".")
+        if kind not in set(Kind) or not layer.isdecimal():
+            raise ArchitectureError(_not_one(text))
         return cls(int(layer), Kind(kind))
 
 
-def implies(unit: Unit, other: Unit) -> bool:
-    """Whether dropping the token unit `unit` leaves no more tokens anywhere than dropping the token unit `other`."""
-    return unit.kind is other.kind is Kind.TOKENS and unit.layer <= other.layer and unit.permille <= other.permille
+@dataclass(frozen=True, order=True)
+class Choice:
+    """A unit at a level that is not the parent's: `mlp.3` dropped, `tokens.3=0.5`, `mlp.3:width=0.5`.
+
+    Example:
+        >>> str(Choice.parse("tokens.3=0.5"))
+        'tokens.3=0.5'
+    """
+
+    unit: Unit
+    level: Level
+
+    def __post_init__(self) -> None:
+        _check(self.unit.kind, self.level)
+
+    @property
+    def layer(self) -> int:
+        """The block of the unit."""
+        return self.unit.layer
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the unit."""
+        return self.unit.kind
+
+    def __str__(self) -> str:
+        if self.level == DROP:
+            return str(self.unit)
+        if len(self.level.axes) == 1 and self.level.axes[0][0] == KEEP:
+            return f"{self.unit}={describe_level(self.unit.kind, self.level)}"
+        return f"{self.unit}:{describe_level(self.unit.kind, self.level)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Choice":
+        """Read `attention.3` (dropped), `tokens.3=0.5` or `mlp.3:width=0.5`.
+
+        Raises:
+            ArchitectureError: when `text` is none.
+        """
+        head, colon, axes = text.partition(":")
+        name, equals, share = head.partition("=")
+        if equals and colon:
+            raise ArchitectureError(_not_one(text))
+        unit = Unit.parse(name)
+        try:
+            return cls(unit, parse_level(unit.kind, axes if colon else share if equals else "drop"))
+        except (ArchitectureError, ValueError):
+            raise ArchitectureError(_not_one(text)) from None
+
+
+@cache
+def _check(kind: Kind, level: Level) -> None:
+    for axis, value in level.axes:
+        try:
+            kind_on(kind, axis).parse(kind_on(kind, axis).describe(value))
+        except (ArchitectureError, ValueError):
+            raise ArchitectureError(f"{kind} units have no level {axis} = {value}") from None
+    if not level.axes:
+        raise ArchitectureError(f"the parent's level of {kind} units is not chosen; leave the unit out")
+
+
+@cache
+def kind_on(kind: Kind, axis: str) -> UnitKind:
+    """The registered kind that gives units of `kind` their levels on an axis.
+
+    Raises:
+        ArchitectureError: none does.
+    """
+    for each in KINDS.values():
+        if each.slot is kind and each.axis == axis:
+            return each
+    known = ", ".join(each.axis for each in KINDS.values() if each.slot is kind)
+    raise ArchitectureError(f"{kind} units have no axis {axis!r}; theirs are {known}")
+
+
+def is_structural(choice: Choice) -> bool:
+    """Whether a choice changes the model's own parts, not what they are given."""
+    return _traits(choice.unit.kind, choice.level)[0]
+
+
+def is_cumulative(choice: Choice) -> bool:
+    """Whether a choice takes along others (`search_spaces.rules.implies`)."""
+    return _traits(choice.unit.kind, choice.level)[1]
+
+
+@cache
+def _traits(kind: Kind, level: Level) -> tuple[bool, bool]:
+    kinds = [kind_on(kind, axis) for axis, _ in level.axes]
+    return all(each.structural for each in kinds), any(each.cumulative for each in kinds)
+
+
+def describe_level(kind: Kind, level: Level) -> str:
+    """A level in words: `drop`, `0.5`, `bits=8,width=0.5`."""
+    words = [(axis, kind_on(kind, axis).describe(value)) for axis, value in level.axes]
+    return ",".join(word if axis == KEEP else f"{axis}={word}" for axis, word in words)
+
+
+def parse_level(kind: Kind, text: str) -> Level:
+    """Read what `describe_level` writes.
+
+    Raises:
+        ArchitectureError: an axis that such units do not have.
+        ValueError: a value that the axis does not have.
+    """
+    pairs = [
+        (axis, word) if equals else (KEEP, axis) for axis, equals, word in (p.partition("=") for p in text.split(","))
+    ]
+    return Level(tuple(sorted((axis, kind_on(kind, axis).parse(word)) for axis, word in pairs)))
+
+
+def _not_one(text: str) -> str:
+    return f"unit {text!r} is not KIND.LAYER with KIND one of {', '.join(Kind)}; write for example {_EXAMPLES}"

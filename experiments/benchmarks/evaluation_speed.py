@@ -36,7 +36,7 @@ from nas.quality.precision import Precision
 from nas.search import Problem, run_search
 from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 GIB = 1 << 30
 BUDGET = 0.6
@@ -153,7 +153,7 @@ def sweep(bench: Bench, how: How) -> tuple[float, list[float]]:
     """Seconds of dropping every unit alone, deepest first, after the parent; and the losses."""
     scorer, anatomy = bench.scorer(how), bench.subject.anatomy
     parent = Architecture.parent(anatomy.depth)
-    units = sorted(anatomy.space((Kind.ATTENTION, Kind.MLP)).units, key=lambda unit: -unit.layer)
+    units = sorted(anatomy.space((Kind.ATTENTION, Kind.MLP)).choices, key=lambda unit: -unit.layer)
     scorer(parent, SWEEP_ITEMS)
     losses: list[float] = []
     seconds = timed_s(lambda: losses.extend(scorer(parent.drop(unit), SWEEP_ITEMS).loss for unit in units))

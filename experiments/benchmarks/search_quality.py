@@ -32,8 +32,9 @@ from nas.search import Candidate, Problem, run_search
 from nas.search.methods import METHODS, add_back, as_published
 from pruning.analysis.redundancy import Redundancy, measure_redundancy
 from search_spaces.architecture import Architecture
-from search_spaces.space import empty
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.space import is_empty
+from search_spaces.unit import Unit
 
 BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
 SEEDED = ("random", "evopress")  # whose results depend on the seed
@@ -49,7 +50,7 @@ class Counter:
 
     def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
         count = self.items if items is None else min(items, self.items)
-        if architecture.dropped:  # the parent's loss is 0 by definition
+        if architecture.choices:  # the parent's loss is 0 by definition
             self.asked[architecture] = max(count, self.asked.get(architecture, 0))
         return self.scorer(architecture, count)
 
@@ -199,7 +200,7 @@ def optima(bench: Bench, target: str, out: Path) -> None:
     losses = {}
     for choice in itertools.product((False, True), repeat=len(units)):
         architecture = space.decode({unit for unit, drop in zip(units, choice, strict=True) if drop})
-        if not empty(architecture):
+        if not is_empty(architecture):
             losses[architecture] = bench.scorer(architecture, bench.items).loss
             if len(losses) % 256 == 0:
                 print(f"{len(losses)} of {2 ** len(units) - 1}", file=sys.stderr, flush=True)

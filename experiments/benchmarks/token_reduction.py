@@ -43,9 +43,10 @@ from nas.search.methods.schedules import fitted, most_tokens
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, NoFeasibleCandidate
+from search_spaces.level import THOUSAND
 from search_spaces.presets import visionzip
+from search_spaces.schedule import Schedule, Stage
 from search_spaces.space import Space
-from search_spaces.tokens import THOUSAND, Schedule, Stage
 
 BUDGETS = (0.8, 0.65, 0.5)
 MEDIAN = 50
@@ -55,7 +56,7 @@ ROUNDS = 60
 
 def spaces(space: Space) -> dict[str, Space]:
     """What each of our three searches may change."""
-    tokens = tuple(unit for unit in space.units if unit not in space.structure)
+    tokens = space.steps
     return {
         "structure": replace(space, units=space.structure, reduction=None),
         "tokens": replace(space, units=tokens),
@@ -96,7 +97,7 @@ def ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, Any]:
         predicted: take what the study ranks first instead, as for a target that cannot be measured.
     """
     began, space = time.perf_counter(), problem.space
-    least = 0.0 if space.structure else problem.ms(space.decode(set(space.units)))  # fewest tokens, all parts
+    least = 0.0 if space.structure else problem.ms(space.decode(set(space.choices)))  # fewest tokens, all parts
     levels = {share: share * bench.parent_ms for share in BUDGETS if share * bench.parent_ms >= least}
     cells = {}
     with tempfile.TemporaryDirectory() as folder:

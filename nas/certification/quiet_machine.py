@@ -40,7 +40,7 @@ def slower_than_parent(measured: Mapping[Architecture, Measurement], most: float
     return [
         architecture
         for architecture, its in measured.items()
-        if architecture.dropped and not architecture.tokens.stages and _is_slower(its, most)
+        if architecture.choices and not architecture.tokens.stages and _is_slower(its, most)
     ]
 
 

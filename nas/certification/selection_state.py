@@ -194,4 +194,4 @@ def loss_of(candidate: Candidate) -> float:
 
 
 def _drops_less(one: Architecture, other: Architecture) -> bool:
-    return one != other and all(other.drops(unit) for unit in one.dropped)
+    return one != other and all(other.drops(choice) for choice in one.choices)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nas.progress import Progress
     from pruning.analysis.redundancy import Redundancy
     from pruning.analysis.token_redundancy import TokenRedundancy
-    from search_spaces.tokens import Scorer
+    from search_spaces.schedule import Scorer
 
 _HELP = """Measure how redundant every attention, MLP and block of a model is (cosine similarity), and its tokens
 (how alike they are, how few of them are attended to). For models of images a picture shows which patches are left.

@@ -128,7 +128,7 @@ def _worth(result: Result) -> list[str]:
     best = sorted(known, key=lambda pair: -pair[1])[:_CHEAPEST]
     lines = []
     if best:
-        said = ", ".join(f"{unit.unit} saves {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
+        said = ", ".join(f"{unit.choice} saves {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
         lines.append(f"cheapest    {said}")
     without = idle(result.units)
     if without:

@@ -27,7 +27,7 @@ from pruning.inference.kv_cache import CacheKeeper, PrunedCache
 from pruning.surgery.prune import RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 NEW = 3  # tokens that a file of `decode` is traced with
 _TOKENS = 2  # axis of keys and values that counts tokens

@@ -15,8 +15,8 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.reduction.install import acting_stages
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
-from search_spaces.tokens import Schedule
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
+from search_spaces.schedule import Schedule
 
 NO_SCHEDULE = Schedule()
 _ROOT = "model."  # the exported wrapper holds the model under this name

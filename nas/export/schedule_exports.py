@@ -12,7 +12,7 @@ from typing import Protocol
 from nas.export.graph_editing import ParentGraph, acting_schedule
 from pruning.anatomy.anatomy import Anatomy
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import Schedule
+from search_spaces.schedule import Schedule
 
 
 class Graphs(Protocol):

@@ -16,7 +16,7 @@ from nas.export.images import image_tokens
 from pruning.inference.kv_cache import Left, PrunedCache
 from pruning.reduction.inspection import token_hooks
 from pruning.reduction.layout import Group
-from search_spaces.tokens import Positions
+from search_spaces.schedule import Positions
 
 
 @dataclass(frozen=True)

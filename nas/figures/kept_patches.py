@@ -12,7 +12,7 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.reduction.kept_tokens import survivors
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import Schedule
+from search_spaces.schedule import Schedule
 
 IMAGES = 4  # at most, so that the picture is looked at as a whole
 

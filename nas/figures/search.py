@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.analysis.redundancy import Redundancy
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"

@@ -22,8 +22,6 @@ from nas.tokens.describe import in_words
 from nas.tokens.space import droppable, evaluator_with_tokens
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
-from search_spaces.tokens import THOUSAND
-from search_spaces.unit import Kind
 
 _TIMED = 4  # items of one look at the parent
 _SHARED = 0.5  # of an evaluation is computed, as candidates share the states of blocks; docs/search.md
@@ -64,7 +62,7 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     facts = {
         **_asked_for(request, subject, target, workload),
         **_predicted(request, subject, target, workload, space, progress),
-        "units": len(space.units),
+        "units": len(space.choices),
         "tokens": _tokens_in_words(request, subject, workload, space),
         "architectures": 2 ** len(space.structure) * _schedules(space),
         "items": {name: len(dataset.split(name)) for name in SPLITS},
@@ -121,7 +119,7 @@ def _items_judged(request: SearchRequest, space: Space, dataset: Dataset) -> flo
     """Items that are computed, about: of parts alone, on the way down, of all trials, of the last few, of the test."""
     few, *_, every = rungs(len(dataset.validation))
     usual = rungs(len(dataset.validation))[-2:][0]
-    units = len(space.units)
+    units = len(space.choices)
     down = units / 2 * max(WIDTH[1], WIDTH[0] * units)
     judged = few * (units + down) + usual * request.trials + 4 * every + 6 * len(dataset.test)
     return _SHARED * judged + len(dataset.calibration)
@@ -147,17 +145,16 @@ def _tokens_per_item(dataset: Dataset) -> int | None:
 def _tokens_in_words(request: SearchRequest, subject: Subject, workload: Workload, space: Space) -> str:
     if space.fixed is not None:
         return in_words(space.fixed, *droppable(subject, workload))
-    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
-    if not steps:
+    if not space.steps:
         return request.tokens
-    blocks, ratios = len({unit.layer for unit in steps}), sorted({unit.permille / THOUSAND for unit in steps})
+    blocks = len({step.layer for step in space.steps})
+    ratios = sorted({stage.ratio for step in space.steps for stage in space.decode([step]).tokens.stages})
     return f"{request.tokens}: stages before {blocks} blocks that leave {', '.join(f'{r:g}' for r in ratios)}"
 
 
 def _schedules(space: Space) -> int:
     """How many there are: rows of shares, one a place, that never rise."""
-    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
-    blocks, ratios = len({unit.layer for unit in steps}), len({unit.permille for unit in steps})
+    blocks, ratios = len({step.layer for step in space.steps}), len({step.level for step in space.steps})
     return comb(blocks + ratios, ratios)
 
 

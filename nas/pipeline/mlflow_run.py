@@ -13,8 +13,9 @@ from nas.tracking import CandidateRun, Layout, SearchRun, Winner
 from nas.tracking.record import FEASIBLE
 from nas.tracking.registry import former_name, model_name
 from search_spaces.architecture import Architecture
+from search_spaces.kinds import Kind
 from search_spaces.servable import Servable
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Unit
 
 _FILES = ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html", "candidates.json", REPORT)
 

@@ -58,9 +58,10 @@ from pruning.analysis.redundancy import Redundancy, measure_redundancy
 from pruning.inference.prefix_cache import GIB
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MachineTooBusy, UsageError
+from search_spaces.kinds import STRUCTURE
 from search_spaces.servable import restrict
 from search_spaces.space import Space
-from search_spaces.unit import STRUCTURE, Unit
+from search_spaces.unit import Unit
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
@@ -346,7 +347,7 @@ def _limits(setting: Setting) -> tuple[Limit, ...]:
         return ()
     parent = subject.model.num_parameters()
     every = [Unit(layer, kind) for layer in range(subject.anatomy.depth) for kind in STRUCTURE]
-    saves = {unit: float(subject.anatomy.parameters(unit)) for unit in every}
+    saves = {unit.dropped: float(subject.anatomy.parameters(unit)) for unit in every}
     return (Limit("parameters", parent, most.resolve(parent), saves),)
 
 

@@ -7,9 +7,10 @@ from pruning.checkpoint.writing import check_config, is_plain
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
+from search_spaces.kinds import Kind
 from search_spaces.servable import Servable
 from search_spaces.space import Space
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Choice
 
 
 def savable(space: Space, subject: Subject, servable: Servable) -> Space:
@@ -25,18 +26,18 @@ def savable(space: Space, subject: Subject, servable: Servable) -> Space:
     check_config(subject.model)
     if servable is not Servable.VANILLA:
         return space
-    blocks = [unit for unit in space.units if unit.kind is Kind.BLOCK]
+    blocks = [choice for choice in space.choices if choice.unit.kind is Kind.BLOCK]
     if not blocks or _leaves_plain(subject, min(blocks)):  # which moves all others: nothing depends on the place
         return space
-    units = tuple(unit for unit in space.units if unit.kind is not Kind.BLOCK or _leaves_plain(subject, unit))
-    if not any(unit.kind is Kind.BLOCK for unit in units):
+    chosen = tuple(choice for choice in space.choices if choice not in blocks or _leaves_plain(subject, choice))
+    if not set(blocks) & set(chosen):
         raise ArchitectureError(
             f"servable {servable!s}: every block of {subject.id} depends on its place, so that plain classes would "
             "build others from what is left; take --servable any"
         )
-    return replace(space, units=units)
+    return replace(space, choices=chosen)
 
 
-def _leaves_plain(subject: Subject, block: Unit) -> bool:
+def _leaves_plain(subject: Subject, block: Choice) -> bool:
     without = Architecture(subject.anatomy.depth).drop(block)
     return is_plain(prune(subject.model, without, anatomy=subject.anatomy, share_weights=True))

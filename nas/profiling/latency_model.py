@@ -35,9 +35,8 @@ from pruning.anatomy.positions import longest_sequence, trained_positions
 from pruning.surgery.prune import architecture_of, prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import BadWorkload, ExportError, MeasurementError
+from search_spaces.schedule import TOKENS_REVISION
 from search_spaces.space import Space
-from search_spaces.tokens import TOKENS_REVISION
-from search_spaces.unit import Kind
 
 REVISION = 2  # of how files are written: those of another one are made anew
 LIMIT = 9.0  # times the seconds that were asked for, at most, whatever a machine does besides
@@ -201,11 +200,11 @@ def tokens_name(space: Space | None) -> str:
     """Names the token schedules that a space's profile is made with; empty where it has none."""
     if space is None:
         return ""
-    steps = Architecture(space.depth, frozenset(space.units) - frozenset(space.structure), space.reduction)
+    steps = Architecture(space.depth, frozenset(space.steps), space.reduction)
     every = steps.with_tokens(space.fixed) if space.fixed is not None else steps
     if not every.tokens.stages:
         return ""
-    listed = sorted(str(unit) for unit in space.units if unit.kind is Kind.TOKENS)
+    listed = sorted(map(str, space.steps))
     return f"-tokens-{hashlib.sha256(f'{TOKENS_REVISION} {every.digest} {listed}'.encode()).hexdigest()[:12]}"
 
 

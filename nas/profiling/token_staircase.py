@@ -24,7 +24,8 @@ from nas.storage.cache_folder import file_words
 from pruning.anatomy.language_model import is_vision_language
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
-from search_spaces.tokens import THOUSAND, Reduction, Schedule, Scorer, Stage
+from search_spaces.level import THOUSAND
+from search_spaces.schedule import Reduction, Schedule, Scorer, Stage
 
 SECONDS = 20.0
 LEAST_ROUNDS = 20

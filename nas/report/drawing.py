@@ -8,6 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from search_spaces.architecture import Architecture
+from search_spaces.kinds import PARTS
+from search_spaces.level import DROP
+
 WIDTH, HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
 _LEAST_CHANGE = 1e-5  # what is drawn for a part that changes nothing
@@ -57,17 +61,18 @@ class Block:
     removed: bool
     share: float
     begins: str  # the share in words where a stage of the token schedule begins
+    levels: str = ""  # those of its parts that are neither the parent's nor dropped
 
 
-def strip(words: str) -> tuple[Block, ...]:
-    """The blocks of an architecture in words, `attn+mlp attn@0.5 removed`."""
-    blocks, share = [], 1.0
-    for number, word in enumerate(words.split()):
-        parts, _, ratio = word.partition("@")
-        share = float(ratio) if ratio else share
-        begins = f"{100 * share:.3g} %" if ratio else ""
-        kept = parts.split("+")
-        blocks.append(Block(number, "attn" in kept, "mlp" in kept, parts == "removed", share, begins))
+def strip(architecture: Architecture) -> tuple[Block, ...]:
+    """The blocks of an architecture, in order."""
+    begins = {stage.block: f"{100 * stage.ratio:.3g} %" for stage in architecture.tokens.stages}
+    removed, shares = architecture.removed_blocks(), architecture.tokens.shares(architecture.depth)
+    blocks = []
+    for layer in range(architecture.depth):
+        attention, mlp = (architecture.keeps(layer, kind) for kind in PARTS)
+        levels = ", ".join(str(choice) for choice in architecture.block(layer) if choice.level != DROP)
+        blocks.append(Block(layer, attention, mlp, layer in removed, shares[layer], begins.get(layer, ""), levels))
     return tuple(blocks)
 
 

@@ -9,6 +9,10 @@ from nas.report.drawing import Block, strip
 from nas.report.words import MISSING, energy, figure, metric, millions, ms, ratio, size
 from nas.results.certificate import Certificate
 from nas.results.glossary import RUNNER_UP, together, with_items
+from search_spaces.architecture import Architecture
+from search_spaces.errors import ArchitectureError
+from search_spaces.level import DROP
+from search_spaces.unit import Choice, is_structural
 
 Row = tuple[str, ...]
 
@@ -133,27 +137,29 @@ def entry_rows(result: dict[str, Any]) -> tuple[tuple[str, str, str, str, tuple[
             figure(entry["quality"]["value"]),
             ms(entry["predicted_ms"]),
             ms(entry["measured_ms"]),
-            strip(entry["words"]),
+            strip(Architecture.from_json(entry["architecture"])),
         )
         for name, entry in named
     )
 
 
-def unit_rows(units: Sequence[dict[str, Any]], blocks: Sequence[Block]) -> tuple[Row, ...]:
+def unit_rows(units: Sequence[dict[str, Any]], winner: Architecture) -> tuple[Row, ...]:
     """What dropping each unit alone saves and costs; the best bargain first; whether the winner dropped it."""
     ranked = sorted(units, key=lambda unit: -(unit["ms_per_loss"] or 0.0))
     rows = []
     for unit in ranked:
         bargain = MISSING if unit["ms_per_loss"] is None else f"{unit['ms_per_loss']:.3g}"
-        fate = _fate(unit["unit"], blocks) if unit["buys_time"] else "saves no time"
+        fate = _fate(unit["unit"], winner) if unit["buys_time"] else "saves no time"
         rows.append((unit["unit"], ms(unit["saves_ms"]), figure(unit["loss"]), bargain, fate))
     return tuple(rows)
 
 
-def _fate(unit: str, blocks: Sequence[Block]) -> str:
-    kind, _, place = unit.partition(".")
-    if kind not in ("attention", "mlp") or not place.isdigit() or int(place) >= len(blocks):
+def _fate(name: str, winner: Architecture) -> str:
+    """What the winner made of a choice; nothing is said of steps of token reduction, or of what another nas names."""
+    try:
+        choice = Choice.parse(name)
+    except ArchitectureError:
         return ""
-    block = blocks[int(place)]
-    kept = block.attention if kind == "attention" else block.mlp
-    return "kept" if kept and not block.removed else "dropped"
+    if not is_structural(choice) or choice.layer >= winner.depth:
+        return ""
+    return ("dropped" if choice.level == DROP else "chosen") if winner.drops(choice) else "kept"

@@ -20,6 +20,7 @@ from nas.report.tables import (
 from nas.report.words import energy, figure, metric, millions, ms, ratio, size
 from nas.results.glossary import RUNNER_UP, explained, percentile
 from nas.storage.result_folder import resume_command
+from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 
 _PICTURE = "data:image/png;base64,"
@@ -95,7 +96,8 @@ def headline(finished: Finished) -> dict[str, Any]:
 
 def _view(finished: Finished) -> View:
     result, certificate, winner = finished.result, finished.certificate, finished.result["winner"]
-    blocks, model, target = strip(winner["words"]), result["model"]["id"], result["target"]["name"]
+    architecture = Architecture.from_json(winner["architecture"])
+    blocks, model, target = strip(architecture), result["model"]["id"], result["target"]["name"]
     verdict, _, reason = winner["verdict"].partition(": ")
     measured = certificate.file_sha256 if certificate is not None and certificate.winner is not None else None
     charts = [] if finished.redundancy is None else [redundancy_chart(finished.redundancy["similarity"], blocks)]
@@ -118,7 +120,7 @@ def _view(finished: Finished) -> View:
         entries=entry_rows(result),
         metric=metric(winner["quality"]["metric"]),
         meanings=_meanings(result),
-        units=unit_rows(result["units"], blocks),
+        units=unit_rows(result["units"], architecture),
         command="" if finished.request is None else command(finished.request),
         resume=resume_command(finished.folder),
         versions=tuple(sorted(result["versions"].items())) + _search(result),

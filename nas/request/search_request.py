@@ -11,8 +11,8 @@ from nas.request.quantities import Budget, ParameterLimit
 from nas.storage.private_files import write_private
 from nas.storage.result_folder import resume_command
 from search_spaces.errors import UsageError
+from search_spaces.kinds import STRUCTURE, Kind
 from search_spaces.servable import Servable
-from search_spaces.unit import STRUCTURE, Kind
 
 FILE = "request.json"
 SCHEMA_VERSION = 1

@@ -6,8 +6,11 @@ from latency_models.workload import Phase
 from nas.export.onnx_export import file_name
 from nas.results.glossary import together, with_items
 from nas.results.result import Entry, Result
+from search_spaces.architecture import Architecture
+from search_spaces.kinds import PARTS
+from search_spaces.level import DROP
 
-_SIGNS = {"attn+mlp": "A M", "attn": "A ·", "mlp": "· M", "none": "· ·", "removed": "   "}
+_SIGNS = dict(zip(PARTS, "AM", strict=True))
 
 
 def write_card(result: Result, folder: Path, plain: bool, embedding: str = "") -> None:
@@ -128,9 +131,16 @@ def _row(name: str, entry: Entry) -> str:
 
 
 def _blocks(entry: Entry) -> str:
-    words = entry.architecture.words.split()
-    parts = (word.partition("@") for word in words)
+    architecture = entry.architecture
+    begins = {stage.block: f"  {stage.ratio:g} of the tokens from here on" for stage in architecture.tokens.stages}
     return "\n".join(
-        f"block {layer:>2}  {_SIGNS[part]}" + (f"  {float(share):g} of the tokens from here on" if at else "")
-        for layer, (part, at, share) in enumerate(parts)
+        f"block {layer:>2}  {_signs(architecture, layer)}{begins.get(layer, '')}" for layer in range(architecture.depth)
     )
+
+
+def _signs(architecture: Architecture, layer: int) -> str:
+    """A letter for every part that is kept, and the levels of those that are not as the parent's."""
+    if layer in architecture.removed_blocks():
+        return " " * (2 * len(PARTS) - 1)
+    kept = " ".join(_SIGNS[kind] if architecture.keeps(layer, kind) else "·" for kind in PARTS)
+    return "  ".join([kept, *(str(each) for each in architecture.block(layer) if each.level != DROP)])

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from nas.search.problem import DESCENDING, Problem
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
-from search_spaces.space import empty
-from search_spaces.unit import Kind, Unit
+from search_spaces.space import is_empty
+from search_spaces.unit import Choice, is_cumulative, is_structural
 
 WIDTH = (1 / 3, 6)  # parts scored in a round: this share of them, and at least so many
 STEPS = 4  # token steps scored in a round
@@ -27,7 +27,7 @@ class Descent:
     """The way down, and everything that was scored on it: architecture to loss on the first rung's items."""
 
     problem: Problem
-    library: dict[Unit, float]
+    library: dict[Choice, float]
     path: list[Architecture] = field(default_factory=list)
     scored: dict[Architecture, float] = field(default_factory=dict)
 
@@ -57,10 +57,10 @@ class Descent:
         space, ms = self.problem.space, self.problem.ms(current)
         parts: list[Architecture] = []
         steps: list[Architecture] = []
-        for unit in (unit for unit in space.units if not current.drops(unit)):
-            architecture = space.canonical(current.drop(unit))
-            if not empty(architecture) and space.contains(architecture) and self.problem.ms(architecture) < ms:
-                (steps if unit.kind is Kind.TOKENS else parts).append(architecture)
+        for choice in (each for each in space.choices if not current.drops(each)):
+            architecture = space.canonical(current.drop(choice))
+            if not is_empty(architecture) and space.contains(architecture) and self.problem.ms(architecture) < ms:
+                (parts if is_structural(choice) else steps).append(architecture)
         whole = self.problem.ms(space.start)
         handy = [a for a in steps if STEP[0] * whole <= ms - self.problem.ms(a) <= STEP[1] * whole]
         return parts, handy or steps
@@ -69,7 +69,7 @@ class Descent:
         """The step of least added loss per millisecond, among those that the surrogate expects to be."""
         problem, below = self.problem, [*parts, *steps]
         start = problem.start_loss()
-        surrogate = Surrogate.fit(problem.space.units, self.library, list(self.scored.items()), start)
+        surrogate = Surrogate.fit(problem.space.choices, self.library, list(self.scored.items()), start)
         expected = dict(zip(below, surrogate.expected(below), strict=True))
         before_ms, before = problem.ms(current), self.scored.get(current, start)
 
@@ -94,28 +94,28 @@ class Descent:
 
     def _restored(self, way: list[Architecture], budget_ms: float) -> Architecture:
         space = self.problem.space
-        gone = _gone(space.units, way[-1])
+        gone = _made(space.choices, way[-1])
         for earlier, later in reversed(list(itertools.pairwise(way))):
-            step = _gone(space.units, later) - _gone(space.units, earlier)
+            step = _made(space.choices, later) - _made(space.choices, earlier)
             if self.problem.meets(space.decode(gone - step), budget_ms):
                 gone -= step
         return self._with_more_tokens(gone, budget_ms)
 
-    def _with_more_tokens(self, gone: set[Unit], budget_ms: float) -> Architecture:
-        """With token units restored that no other implies while the budget is met, dearest in loss first."""
+    def _with_more_tokens(self, gone: set[Choice], budget_ms: float) -> Architecture:
+        """With steps taken back that no other implies while the budget is met, dearest in loss first."""
         space = self.problem.space
         while True:
-            outer = [unit for unit in space.decode(gone).dropped if unit in gone and unit.kind is Kind.TOKENS]
-            fits = [unit for unit in outer if self.problem.meets(space.decode(gone - {unit}), budget_ms)]
+            outer = [each for each in space.decode(gone).choices if each in gone and is_cumulative(each)]
+            fits = [each for each in outer if self.problem.meets(space.decode(gone - {each}), budget_ms)]
             if not fits:
                 return space.decode(gone)
-            gone = gone - {max(fits, key=lambda unit: (self.library[unit], unit))}
+            gone = gone - {max(fits, key=lambda each: (self.library[each], each))}
 
 
-def _gone(units: tuple[Unit, ...], architecture: Architecture) -> set[Unit]:
-    return {unit for unit in units if architecture.drops(unit)}
+def _made(choices: tuple[Choice, ...], architecture: Architecture) -> set[Choice]:
+    return {choice for choice in choices if architecture.drops(choice)}
 
 
 def _changed(earlier: Architecture, later: Architecture) -> tuple[int, str]:
     """The depth of what was dropped; the digest decides between equals."""
-    return max((unit.layer for unit in later.dropped - earlier.dropped), default=0), later.digest
+    return max((choice.layer for choice in later.choices - earlier.choices), default=0), later.digest

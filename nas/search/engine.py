@@ -17,8 +17,8 @@ from nas.search.problem import SCORING, Problem
 from nas.search.sampler import BAND, LevelSwitchSampler
 from nas.search.solve import solve
 from search_spaces.architecture import Architecture
-from search_spaces.space import empty
-from search_spaces.unit import Unit
+from search_spaces.space import is_empty
+from search_spaces.unit import Choice
 
 SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
 SOLUTIONS = 1  # at each of them
@@ -128,7 +128,7 @@ class Engine:
             best.setdefault(candidate.architecture.structure, candidate.architecture)
         return list(best.values())[:POLISHED]
 
-    def _solved(self, library: dict[Unit, float], budget_ms: float) -> list[tuple[str, Architecture]]:
+    def _solved(self, library: dict[Choice, float], budget_ms: float) -> list[tuple[str, Architecture]]:
         problem = self.problem
         saves, start_ms = problem.savings(), problem.ms(problem.space.start)
         return [
@@ -172,7 +172,7 @@ class Engine:
     def _trials(self, budget_ms: float, most: int = 1, given: Given = nobody) -> None:
         """A batch: proposed together, judged against the same bar, told in order."""
         asked = self.journal.ask(budget_ms, most, given)
-        models = [architecture for _, architecture in asked if not empty(architecture)]
+        models = [architecture for _, architecture in asked if not is_empty(architecture)]
         qualities = dict(zip(models, judge_all(self.problem, models, self._bar(budget_ms)), strict=True))
         for trial, architecture in asked:
             if architecture in qualities:

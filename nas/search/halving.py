@@ -63,7 +63,7 @@ def _below(problem: Problem, architecture: Architecture, bar: Bar, rung: int | N
 
 
 def _is_judged_by(bar: Bar, architecture: Architecture) -> bool:
-    return architecture != bar.incumbent and bool(architecture.dropped)
+    return architecture != bar.incumbent and bool(architecture.choices)
 
 
 def against(

@@ -233,7 +233,7 @@ class Journal:
     def _name_of(self, budget_ms: float) -> str:
         """Names a budget under the latency model as it is now: once that is corrected, the search begins anew."""
         space = self.problem.space
-        edges = (space.parent, space.decode({space.units[0]}), space.decode({space.units[-1]}))
+        edges = (space.parent, space.decode([space.choices[0]]), space.decode([space.choices[-1]]))
         return " ".join(f"{ms:.9g}" for ms in (budget_ms, *map(self.problem.ms, edges)))
 
     def _loss_within(self, entry: "_Entry", budget_ms: float) -> float:

@@ -17,7 +17,8 @@ from nas.search.problem import Problem
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.unit import Choice, is_structural
 
 DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "attention": FloatDistribution(0.5, 2.0, log=True),
@@ -48,18 +49,18 @@ class Knobs:
     pairs: float
     tokens: float = 1.0
 
-    def bend(self, library: dict[Unit, float], layers: int) -> dict[Unit, float]:
+    def bend(self, library: dict[Choice, float], layers: int) -> dict[Choice, float]:
         """The library's losses, bent; the largest of a part keeps its size. Steps' are scaled only: they are sums."""
-        largest = max([1e-12, *(loss for unit, loss in library.items() if unit.kind is not Kind.TOKENS)])
+        largest = max([1e-12, *(loss for choice, loss in library.items() if is_structural(choice))])
 
-        def bent(unit: Unit, loss: float) -> float:
-            if unit.kind is Kind.TOKENS:
+        def bent(choice: Choice, loss: float) -> float:
+            if not is_structural(choice):
                 return self.tokens * loss
-            kind = self.attention if unit.kind is Kind.ATTENTION else 1.0
-            slope = math.exp(self.depth * (unit.layer / max(1, layers - 1) - 0.5))
+            kind = self.attention if choice.unit.kind is Kind.ATTENTION else 1.0
+            slope = math.exp(self.depth * (choice.layer / max(1, layers - 1) - 0.5))
             return float(kind * slope * largest * (max(loss, 0.0) / largest) ** self.exponent)
 
-        return {unit: bent(unit, loss) for unit, loss in library.items()}
+        return {choice: bent(choice, loss) for choice, loss in library.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The numbers by name."""
@@ -68,7 +69,7 @@ class Knobs:
 
 def distributions(problem: Problem) -> dict[str, BaseDistribution]:
     """The knobs there are in a space: the last is for schedules and parts beside each other."""
-    both = 0 < len(problem.space.structure) < len(problem.space.units)
+    both = 0 < len(problem.space.structure) < len(problem.space.choices)
     return DISTRIBUTIONS | (TOKENS if both else {})
 
 

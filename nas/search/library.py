@@ -1,34 +1,34 @@
-"""The score library: the loss of every unit dropped alone, independent of device and budget."""
+"""The score library: the loss of every choice made alone, independent of device and budget."""
 
 from collections.abc import Callable
 
 from latency_models.marginal import marginal
 from nas.search.problem import Problem
-from search_spaces.steps import rising
-from search_spaces.unit import Unit
+from search_spaces.rules import enforce_monotone
+from search_spaces.unit import Choice
 
 
 def score_library(
     problem: Problem, items: int | None, on_unit: Callable[[int, int], None] = lambda done, of: None
-) -> dict[Unit, float]:
-    """What each unit of the space adds to the loss alone; what an earlier search found out is read, not computed.
+) -> dict[Choice, float]:
+    """What each choice of the space adds to the loss alone; what an earlier search found out is read, not computed.
 
-    A token unit is scored with all that it implies, as the one stage of a schedule, and has what it adds to those: sums
-    over what an architecture drops then are losses of schedules, and never negative.
+    A cumulative choice is scored with all that it implies, as the one stage of a schedule, and has what it adds to
+    those: sums over what an architecture chooses then are losses of schedules, and never negative.
 
     Deepest first: each candidate then resumes from the parent's states, of which later ones need fewer.
 
     Args:
         items: validation items to score on; None for all.
-        on_unit: told (done, all) after every unit.
+        on_unit: told (done, all) after every choice.
     """
     space = problem.space
-    units, losses = sorted(space.units, key=lambda unit: -unit.layer), {}
+    choices, losses = sorted(space.choices, key=lambda choice: -choice.layer), {}
     problem.evaluate(space.start, items)  # its states are the prefix of all of them
     before = 0.0 if space.fixed is None else problem.evaluate(space.start, items).loss
-    without = {unit: space.canonical(space.start.drop(unit)) for unit in units}
-    problem.ahead([(architecture, items) for architecture in without.values()])
-    for done, unit in enumerate(units, 1):
-        losses[unit] = problem.evaluate(without[unit], items).loss - before
-        on_unit(done, len(units))
-    return marginal(rising({unit: losses[unit] for unit in space.units}))
+    alone = {choice: space.canonical(space.start.drop(choice)) for choice in choices}
+    problem.ahead([(architecture, items) for architecture in alone.values()])
+    for done, choice in enumerate(choices, 1):
+        losses[choice] = problem.evaluate(alone[choice], items).loss - before
+        on_unit(done, len(choices))
+    return marginal(enforce_monotone({choice: losses[choice] for choice in space.choices}))

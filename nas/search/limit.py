@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Choice, is_structural
 
 
 @dataclass(frozen=True)
@@ -13,22 +13,22 @@ class Limit:
     Attributes:
         name: of what, in the plural.
         parent: how much the parent has.
-        saves: how much less there is without a unit.
+        saves: how much less there is with a choice; what is not listed changes nothing.
         most: how much there may be.
     """
 
     name: str
     parent: float
     most: float
-    saves: dict[Unit, float] = field(repr=False)
+    saves: dict[Choice, float] = field(repr=False)
 
     def of(self, architecture: Architecture) -> float:
         """How much an architecture has; what a block shares with its parts is gone only with the block."""
-        return self.parent - sum(self.saved(unit) for unit in sorted(architecture.dropped))
+        return self.parent - sum(self.saved(choice) for choice in sorted(architecture.choices))
 
-    def saved(self, unit: Unit) -> float:
-        """How much less there is without a unit; dropped tokens change nothing."""
-        return 0.0 if unit.kind is Kind.TOKENS else self.saves[unit]
+    def saved(self, choice: Choice) -> float:
+        """How much less there is with a choice; fewer tokens change nothing."""
+        return self.saves[choice] if is_structural(choice) else 0.0
 
     def met(self, architecture: Architecture) -> bool:
         """Whether an architecture keeps to it."""

@@ -9,9 +9,9 @@ from nas.search.limit import Limit
 from nas.search.savings import Savings, overlaps
 from pruning.analysis.redundancy import Redundancy
 from search_spaces.architecture import Architecture
+from search_spaces.schedule import Reduction
 from search_spaces.space import Space
-from search_spaces.tokens import Reduction
-from search_spaces.unit import Unit
+from search_spaces.unit import Choice
 
 Asked = tuple[Architecture, int | None]  # on the first items, or on all with None
 Evaluate = Callable[[Architecture, int | None], Quality]
@@ -124,17 +124,18 @@ class Problem:
         return 0.0 if self.space.fixed is None else self.evaluate(self.space.start, self.rungs[0]).loss
 
     def savings(self) -> Savings:
-        """What units save from where the search starts, as an estimate at the asked percentile."""
+        """What choices save from where the search starts, as an estimate at the asked percentile."""
         start = self.space.start
         tail = self.ms(start) / self.latency.predict(start, 50).ms  # the latency model's own are medians
-        saved = self.latency.saves(self.space.units, self.space.reduction)
+        choices = self.space.choices
+        saved = self.latency.saves(choices, self.space.reduction)
         if self.space.fixed is not None:  # parts do less work on fewer tokens
-            saved = {unit: self._median(start) - self._median(self.space.decode({unit})) for unit in self.space.units}
-        alone = {unit: tail * saved[unit] for unit in self.space.units}
+            saved = {each: self._median(start) - self._median(self.space.decode({each})) for each in choices}
+        alone = {each: tail * saved[each] for each in choices}
         return Savings(alone, overlaps(self.space, alone, self.latency))
 
-    def saves_ms(self) -> dict[Unit, float]:
-        """What each unit saves: a part dropped alone; a token unit beyond those that it implies."""
+    def saves_ms(self) -> dict[Choice, float]:
+        """What each choice saves: of a part, made alone; of a cumulative one, beyond those that it implies."""
         return self.savings().alone
 
     def _median(self, architecture: Architecture) -> float:

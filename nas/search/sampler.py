@@ -19,19 +19,19 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.descent import Descent
-from nas.search.incidence import Rows
 from nas.search.levels import distributions, encode
 from nas.search.problem import Problem
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
-from search_spaces.space import empty
-from search_spaces.unit import Kind, Unit
+from search_spaces.encoding import Rows
+from search_spaces.space import is_empty
+from search_spaces.unit import Choice
 
 BAND = 0.90  # proposals use at least this share of the budget
 NEARLY = 1.25  # times the budget
 STEPS = 3
-SPAN = 2  # times the ratios there are: token units that one switch changes at most
+SPAN = 2  # times the ratios there are: steps that one switch changes at most
 MOST = 1000  # neighbours looked at in a step
 KEPT = 16  # neighbours of every step that may be proposed
 ELITE = 3
@@ -46,7 +46,7 @@ class LevelSwitchSampler(BaseSampler):
         """`descent` has the library and what was scored on the way down; proposals stay just under `budget_ms`."""
         self._problem, self._descent, self._budget_ms = problem, descent, budget_ms
         self._savings = problem.savings()
-        self._incidence = self._savings.incidence
+        self._encoding = self._savings.encoding
         self._ms: dict[Architecture, float] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -103,9 +103,9 @@ class LevelSwitchSampler(BaseSampler):
     def surrogate(self, seen: Mapping[Architecture, float]) -> Surrogate:
         """Fitted to all that was scored, on the items that all of it was scored on."""
         problem = self._problem
-        few = {a: problem.evaluate(a, problem.rungs[0]).loss for a in seen if a.dropped}
+        few = {a: problem.evaluate(a, problem.rungs[0]).loss for a in seen if a.choices}
         known, start = list((self._descent.scored | few).items()), problem.start_loss()
-        return Surrogate.fit(problem.space.units, self._descent.library, known, start)
+        return Surrogate.fit(problem.space.choices, self._descent.library, known, start)
 
     def _solved(self, surrogate: Surrogate) -> list[Architecture]:
         """The exact solve again, with the pairs that were learned."""
@@ -134,30 +134,30 @@ class LevelSwitchSampler(BaseSampler):
         Of a thousand rows the few that are kept become architectures; equals are in the order of their digests.
         """
         rows = self._neighbours(current, rng)
-        assert surrogate.incidence.units == self._incidence.units
+        assert surrogate.encoding.columns == self._encoding.columns
         expected = surrogate.expected_of(rows)
         order = np.argsort(expected, kind="stable")
         kept: list[Architecture] = []
         for _, equals in itertools.groupby(order.tolist(), key=lambda place: expected[place]):
-            near = [self._problem.space.decode(units) for units in self._incidence.units_of(rows[list(equals)])]
-            fitting = [a for a in near if a != current and not empty(a) and self._keeps_limits(a)]
+            near = [self._problem.space.decode(chosen) for chosen in self._encoding.decode(rows[list(equals)])]
+            fitting = [a for a in near if a != current and not is_empty(a) and self._keeps_limits(a)]
             kept += sorted(fitting, key=lambda a: a.digest)
             if len(kept) >= KEPT:
                 break
         return kept[:KEPT]
 
     def _neighbours(self, architecture: Architecture, rng: random.Random) -> Rows:
-        """Those that differ by at most two units out and two in, and whose estimated latency is in the band.
+        """Those that differ by at most two choices out and two in, and whose estimated latency is in the band.
 
         All of them where there are not too many, else a random choice. The additive estimate around the architecture
         is used: the latency model is asked only about the few that are proposed, not about the thousands before them.
         """
-        incidence, savings = self._incidence, self._savings
-        row = incidence.rows([architecture])[0]
+        encoding, savings = self._encoding, self._savings
+        row = encoding.rows([architecture])[0]
         before = savings.of(row[None])[0]
         out, into = self._restored(row), self._dropped(architecture, row)
-        restored = before - savings.of(row & ~out.units)
-        dropped = savings.of(row | into.units) - before
+        restored = before - savings.of(row & ~out.sets)
+        dropped = savings.of(row & ~into.clears | into.sets) - before
         order = sorted(range(len(dropped)), key=lambda place: (dropped[place], into.switches[place]))
         ms = dropped[order].tolist()
         room = self._budget_ms + ROUNDING - self._latency(architecture)
@@ -166,30 +166,37 @@ class LevelSwitchSampler(BaseSampler):
         for place, added in enumerate(restored.tolist()):
             first, last = bisect_left(ms, added - room), bisect_right(ms, added - room + band)
             places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
-            found.append(row & ~out.units[place] | into.units[[order[more] for more in places]])
-        rows = incidence.canonical(np.concatenate(found), self._problem.space.merges_blocks)
+            chosen = [order[more] for more in places]
+            found.append(row & ~out.sets[place] & ~into.clears[chosen] | into.sets[chosen])
+        rows = encoding.canonical(np.concatenate(found), self._problem.space.merges_blocks)
         return _unlike(rows)
 
     def _restored(self, row: Rows) -> "_Switches":
-        """Units to restore, at most two, each with those that imply it."""
+        """Choices to take back, at most two, each with those that imply it."""
         places = np.flatnonzero(row).tolist()
-        return self._switches(places, self._incidence.closure.T[places] & row)
+        return self._switches(places, self._encoding.closure.T[places] & row)
 
     def _dropped(self, architecture: Architecture, row: Rows) -> "_Switches":
-        """Units to drop, at most two, each with those that it implies."""
-        places = [place for place, unit in enumerate(self._incidence.units) if not architecture.drops(unit)]
-        return self._switches(places, self._incidence.closure[places] & ~row)
+        """Choices to make, at most two, each with those that it implies and in place of the unit's other level."""
+        encoding = self._encoding
+        other = np.asarray((encoding.alternatives & row).any(axis=1))
+        places = [
+            place
+            for place, choice in enumerate(encoding.columns)
+            if not row[place] and (other[place] or not architecture.drops(choice))
+        ]
+        return self._switches(places, encoding.closure[places] & ~row, encoding.alternatives[places] & row)
 
-    def _switches(self, places: list[int], changes: Rows) -> "_Switches":
-        """All pairs of those that do not change too many token units at once, every single one, and none."""
-        units = self._incidence.units
-        ratios = len({unit.permille for unit in units if unit.kind is Kind.TOKENS})
-        small = [n for n, change in enumerate(changes) if change.sum() <= max(1, SPAN * ratios)]
-        chosen = _at_most_two(small)
-        rows = np.zeros((len(chosen), len(units)), dtype=bool)
-        for row, which in zip(rows, chosen, strict=True):
-            row[:] = changes[list(which)].any(0)
-        return _Switches([tuple(units[places[n]] for n in which) for which in chosen], rows)
+    def _switches(self, places: list[int], changes: Rows, clears: Rows | None = None) -> "_Switches":
+        """All pairs of those that do not change too many steps at once, every single one, and none."""
+        columns, most = self._encoding.columns, max(1, SPAN * self._encoding.level_count)
+        chosen = _at_most_two([n for n, change in enumerate(changes) if change.sum() <= most])
+        sets, cleared = (np.zeros((len(chosen), len(columns)), dtype=bool) for _ in range(2))
+        for at, which in enumerate(chosen):
+            sets[at] = changes[list(which)].any(0)
+            if clears is not None:
+                cleared[at] = clears[list(which)].any(0)
+        return _Switches([tuple(columns[places[n]] for n in which) for which in chosen], sets, cleared)
 
     def _latency(self, architecture: Architecture) -> float:
         if architecture not in self._ms:
@@ -223,8 +230,9 @@ def _unlike(rows: Rows) -> Rows:
 
 
 class _Switches(NamedTuple):
-    switches: list[tuple[Unit, ...]]
-    units: Rows  # what each of them changes
+    switches: list[tuple[Choice, ...]]
+    sets: Rows  # the columns that each of them changes
+    clears: Rows  # those that go in return
 
 
 def _at_most_two(places: Sequence[int]) -> list[tuple[int, ...]]:

@@ -1,7 +1,7 @@
-"""The exact solve: the units whose summed loss is least and whose summed milliseconds meet the budget.
+"""The exact solve: the choices whose summed loss is least and whose summed milliseconds meet the budget.
 
-A mixed-integer program (HiGHS through SciPy). Summed losses are wrong for many drops together, so its solutions
-seed the study and do not decide.
+A multiple-choice knapsack as a mixed-integer program (HiGHS through SciPy): of the levels of a unit at most one.
+Summed losses are wrong for many choices together, so its solutions seed the study and do not decide.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 from nas.search.limit import Limit
 from nas.search.savings import Savings
 from search_spaces.architecture import Architecture
-from search_spaces.space import Space, empty
-from search_spaces.steps import preceding
-from search_spaces.unit import Kind, Unit
+from search_spaces.space import Space, is_empty
+from search_spaces.unit import Choice, is_cumulative
 
-Pair = tuple[Unit, Unit]
+Pair = tuple[Choice, Choice]
 
 TIME_LIMIT_S = 2.0  # what has been found by then is taken
-_GAP_BITS = 2  # each solution differs from the earlier ones in at least so many units
+_GAP_BITS = 2  # each solution differs from the earlier ones in at least so many choices
 
 
 def solve(
     space: Space,
-    loss: dict[Unit, float],
-    saves_ms: dict[Unit, float] | Savings,
+    loss: dict[Choice, float],
+    saves_ms: dict[Choice, float] | Savings,
     needed_ms: float,
     solutions: int = 1,
     pairs: dict[Pair, float] | None = None,
@@ -34,22 +33,22 @@ def solve(
     """Diverse best architectures that save at least `needed_ms`, best first; fewer if there are not so many.
 
     Args:
-        space: its units are the binary choices; a block excludes its attention and MLP.
-        loss: loss of each unit dropped alone; of a token unit, what it adds to those that it implies.
+        space: its choices are the binary variables, its rules are constraints.
+        loss: loss of each choice made alone; of a cumulative one, what it adds to those that it implies.
         saves_ms: what each saves, likewise; `Savings` also has what two save less together.
         needed_ms: what must be saved.
         solutions: how many to look for, each at a Hamming distance of at least two from the others.
-        pairs: what dropping both of two units adds to the sum (or takes from it).
+        pairs: what making both of two choices adds to the sum (or takes from it).
         limits: a row each.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    units, more = space.units, pairs or {}
+    choices, more = space.choices, pairs or {}
     savings = saves_ms if isinstance(saves_ms, Savings) else Savings(saves_ms, {})
     together = sorted(more.keys() | savings.overlap.keys())
-    cost = np.array([_cost(unit, loss[unit]) for unit in units] + [more.get(pair, 0.0) for pair in together])
-    rows = _rows(units, savings, needed_ms, together, limits)
-    whole = np.array([1] * len(units) + [0] * len(together))  # a product of two choices is 0 or 1 by its rows
+    cost = np.array([_cost(each, loss[each]) for each in choices] + [more.get(pair, 0.0) for pair in together])
+    rows = _rows(space, savings, needed_ms, together, limits)
+    whole = np.array([1] * len(choices) + [0] * len(together))  # a product of two choices is 0 or 1 by its rows
     found: list[Architecture] = []
     for _ in range(4 * solutions):
         if len(found) == solutions:
@@ -60,43 +59,42 @@ def solve(
         )  # fmt: skip
         if answer.x is None:
             break
-        chosen = answer.x[: len(units)] > 0.5
-        architecture = space.decode({unit for unit, drop in zip(units, chosen, strict=True) if drop})
-        if not empty(architecture):
+        chosen = answer.x[: len(choices)] > 0.5
+        architecture = space.decode({choice for choice, made in zip(choices, chosen, strict=True) if made})
+        if not is_empty(architecture):
             found.append(architecture)
         # No-good cut: sum over chosen of (1 - x) + sum over others of x >= the gap.
-        cut = {place: -1.0 if drop else 1.0 for place, drop in enumerate(chosen)}
-        rows.add(cut, (_GAP_BITS if not empty(architecture) else 1) - float(chosen.sum()), np.inf)
+        cut = {column: -1.0 if made else 1.0 for column, made in enumerate(chosen)}
+        rows.add(cut, (_GAP_BITS if not is_empty(architecture) else 1) - float(chosen.sum()), np.inf)
     return found
 
 
-def _cost(unit: Unit, loss: float) -> float:
-    """A step may cost less than nothing beside those that it implies, which it takes along."""
-    return (loss if unit.kind is Kind.TOKENS else max(loss, 0.0)) + 1e-9
+def _cost(choice: Choice, loss: float) -> float:
+    """A cumulative choice may cost less than nothing beside those that it implies, which it takes along."""
+    return (loss if is_cumulative(choice) else max(loss, 0.0)) + 1e-9
 
 
-def _rows(
-    units: tuple[Unit, ...], savings: Savings, needed_ms: float, together: list[Pair], limits: Sequence[Limit]
-) -> "_Rows":
+def _rows(space: Space, savings: Savings, needed_ms: float, together: list[Pair], limits: Sequence[Limit]) -> "_Rows":
     """What every solution keeps to."""
-    rows, place = _Rows(len(units), len(together)), {unit: place for place, unit in enumerate(units)}
-    overlap = {len(units) + at: -savings.overlap[pair] for at, pair in enumerate(together) if pair in savings.overlap}
-    rows.add({place[unit]: savings.alone[unit] for unit in units} | overlap, needed_ms, np.inf)
+    choices = space.choices
+    rows, column = _Rows(len(choices), len(together)), {choice: at for at, choice in enumerate(choices)}
+    overlap = {len(choices) + at: -savings.overlap[pair] for at, pair in enumerate(together) if pair in savings.overlap}
+    rows.add({column[each]: savings.alone[each] for each in choices} | overlap, needed_ms, np.inf)
     for limit in limits:
-        rows.add({place[unit]: limit.saved(unit) for unit in units}, limit.excess, np.inf)
-    for exclusive in _exclusive(units):
-        rows.add(dict.fromkeys(exclusive, 1.0), -np.inf, 1.0)
-    for step, implied in preceding(units):
-        rows.add({place[step]: -1.0, place[implied]: 1.0}, 0.0, np.inf)
-    rows.link([(place[one], place[other]) for one, other in together])
+        rows.add({column[each]: limit.saved(each) for each in choices}, limit.excess, np.inf)
+    for group in space.exclusions:
+        rows.add(dict.fromkeys((column[each] for each in group), 1.0), -np.inf, 1.0)
+    for choice, implied in space.implications:
+        rows.add({column[choice]: -1.0, column[implied]: 1.0}, 0.0, np.inf)
+    rows.link([(column[one], column[other]) for one, other in together])
     return rows
 
 
 class _Rows:
-    """Linear constraints over the units' choices and the products of pairs."""
+    """Linear constraints over the choices and the products of pairs."""
 
-    def __init__(self, units: int, pairs: int) -> None:
-        self.units, self.width = units, units + pairs
+    def __init__(self, choices: int, pairs: int) -> None:
+        self.choices, self.width = choices, choices + pairs
         self.rows: list[NDArray[np.float64]] = []
         self.low: list[float] = []
         self.high: list[float] = []
@@ -110,21 +108,10 @@ class _Rows:
 
     def link(self, pairs: list[tuple[int, int]]) -> None:
         """z = x y for binary x and y: z <= x, z <= y, z >= x + y - 1."""
-        for number, (one, other) in enumerate(pairs, self.units):
+        for number, (one, other) in enumerate(pairs, self.choices):
             self.add({one: 1.0, number: -1.0}, 0.0, np.inf)
             self.add({other: 1.0, number: -1.0}, 0.0, np.inf)
             self.add({one: 1.0, other: 1.0, number: -1.0}, -np.inf, 1.0)
 
     def matrix(self) -> tuple[NDArray[np.float64], list[float], list[float]]:
         return np.array(self.rows), self.low, self.high
-
-
-def _exclusive(units: tuple[Unit, ...]) -> list[tuple[int, int]]:
-    """Places that cannot both be chosen: a block and its attention or its MLP."""
-    return [
-        (place, units.index(part))
-        for place, unit in enumerate(units)
-        if unit.kind is Kind.BLOCK
-        for part in (Unit(unit.layer, Kind.ATTENTION), Unit(unit.layer, Kind.MLP))
-        if part in units
-    ]

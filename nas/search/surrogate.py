@@ -8,11 +8,11 @@ a term for every pair, at most 2 sqrt(c c') in size: they may add up, or cancel.
 with r made of a part that all pairs of the same kinds and distance in depth share, which a dozen evaluations
 determine, and of a smaller part of the pair's own. Two fits of it: the exact solve needs it linear (ridge regression on
 the relative excess over the sum); proposals are ranked by a Gaussian process on the logarithm of that excess, which
-also knows that neighbours, architectures that differ in few units, err alike.
+also knows that neighbours, architectures that differ in few choices, err alike.
 
-A token schedule is one disturbance however many units it is made of: the loss of a single stage is the sum of its
-units' own, and the square root of it is spread over them in the same way (`latency_models.marginal`), so that pairs of
-token units and parts add up to r sqrt(c c') with c the stage's loss. Several stages have a term of their own.
+A token schedule is one disturbance however many choices it is made of: the loss of a single stage is the sum of its
+own, and the square root of it is spread over them in the same way (`latency_models.marginal`), so that pairs of
+steps and parts add up to r sqrt(c c') with c the stage's loss. Several stages have a term of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.marginal import marginal
-from nas.search.incidence import Incidence, Rows
 from nas.search.solve import Pair
 from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind, Unit
+from search_spaces.encoding import Encoding, Rows
+from search_spaces.unit import Choice, is_cumulative
 
 FAR = 3  # blocks; beyond, the distance makes no difference
 OWN = 0.5  # how much a pair may differ from others like it, relative to how much those may differ from 0
 ALIKE = 0.3  # how much neighbours share beyond their pairs
-REACH = 4.0  # units; how far neighbourhood goes
+REACH = 4.0  # choices; how far neighbourhood goes
 STRONGEST = 60  # pairs that the exact solve is given: with all of 276 it takes seconds, with these hundredths
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LEAST_SEEN = 5
@@ -42,25 +42,25 @@ Array = NDArray[np.float64]
 class Surrogate:
     """Ranks architectures by expected loss; `pairs` is what each pair of drops adds to the sum, for the exact solve."""
 
-    def __init__(self, units: Sequence[Unit], library: dict[Unit, float], start: float = 0.0) -> None:
-        """The plain sum; `library` is what each unit adds (`score_library`) to the loss `start`."""
-        self.units, self.library = tuple(units), library
+    def __init__(self, choices: Sequence[Choice], library: dict[Choice, float], start: float = 0.0) -> None:
+        """The plain sum; `library` is what each choice adds (`score_library`) to the loss `start`."""
+        self.library = library
         self.pairs: dict[Pair, float] = {}
-        self._design = _design(self.units, tuple(library[unit] for unit in self.units), start)
+        self._design = _design(tuple(choices), tuple(library[choice] for choice in choices), start)
         self._correction: Callable[[Array], Array] | None = None
 
     @classmethod
     def fit(
         cls,
-        units: Sequence[Unit],
-        library: dict[Unit, float],
+        choices: Sequence[Choice],
+        library: dict[Choice, float],
         seen: Sequence[tuple[Architecture, float]],
         start: float = 0.0,
     ) -> "Surrogate":
         """Fit to evaluated architectures; each part only where leave-one-out says that it predicts better."""
-        surrogate = cls(units, library, start)
+        surrogate = cls(choices, library, start)
         design = surrogate._design
-        several = design.incidence.units_of(design.incidence.rows([a for a, _ in seen]))
+        several = design.encoding.decode(design.encoding.rows([a for a, _ in seen]))
         known = [pair for pair, gone in zip(seen, several, strict=True) if len(gone) > 1 and pair[1] > 0]
         if len(known) < LEAST_SEEN:
             return surrogate
@@ -72,9 +72,9 @@ class Surrogate:
         return surrogate
 
     @property
-    def incidence(self) -> Incidence:
+    def encoding(self) -> Encoding:
         """How architectures are read as rows."""
-        return self._design.incidence
+        return self._design.encoding
 
     def rank(self, architectures: Sequence[Architecture]) -> list[Architecture]:
         """Least expected loss first."""
@@ -84,10 +84,10 @@ class Surrogate:
 
     def expected(self, architectures: Sequence[Architecture]) -> Array:
         """The expected losses."""
-        return self.expected_of(self._design.incidence.rows(architectures))
+        return self.expected_of(self._design.encoding.rows(architectures))
 
     def expected_of(self, rows: Rows) -> Array:
-        """The expected losses of canonical rows of `incidence`, to a trillionth: equals are equal in any company."""
+        """The expected losses of canonical rows of `encoding`, to a trillionth: equals are equal in any company."""
         if not len(rows):
             return np.zeros(0)
         gone = rows.astype(np.float64)
@@ -119,29 +119,29 @@ class Surrogate:
 class _Design:
     """Architectures as numbers: what is gone, the sum of its losses, and its pairs relative to that sum."""
 
-    def __init__(self, units: tuple[Unit, ...], losses: tuple[float, ...], start: float) -> None:
-        self.units, self.start, self.incidence = units, start, Incidence(units)
-        tokens, alone = self.incidence.tokens, np.array(losses)
+    def __init__(self, choices: tuple[Choice, ...], losses: tuple[float, ...], start: float) -> None:
+        self.choices, self.start, self.encoding = choices, start, Encoding(choices)
+        tokens, alone = self.encoding.cumulative, np.array(losses)
         self.alone = np.where(tokens, alone, np.maximum(alone, 0.0))
-        self.root = _roots(self.incidence, self.alone)
-        first, second = np.triu_indices(len(units), 1)
-        apart = ~(tokens[first] & tokens[second])
+        self.root = _roots(self.encoding, self.alone)
+        first, second = np.triu_indices(len(choices), 1)
+        apart = ~(tokens[first] & tokens[second]) & ~self.encoding.alternatives[first, second]
         self.first, self.second = first[apart], second[apart]
         self.scale = self.root[self.first] * self.root[self.second]
-        classes = [_class_of(units[i], units[j]) for i, j in zip(self.first, self.second, strict=True)]
+        classes = [_name_class(choices[i], choices[j]) for i, j in zip(self.first, self.second, strict=True)]
         names = sorted(set(classes))
         self.shared = np.zeros((len(classes), len(names)))
         self.shared[range(len(classes)), [names.index(name) for name in classes]] = 1.0
 
     def gone(self, architectures: Sequence[Architecture]) -> Array:
         """One row each, with numbers for truth values."""
-        rows: Rows = self.incidence.rows(architectures)
+        rows: Rows = self.encoding.rows(architectures)
         return rows.astype(np.float64)
 
     def spread(self, gone: Array) -> Array:
-        """Rows whose squared distances count units: a stage that is moved changes one at each of the larger ratios."""
-        ratios = len({unit.permille for unit in self.units if unit.kind is Kind.TOKENS})
-        return gone * np.sqrt(np.where(self.incidence.tokens, 2.0 / max(ratios, 2), 1.0))
+        """Rows whose squared distances count choices: a stage that moves changes one at each of the larger ratios."""
+        ratios = self.encoding.level_count
+        return np.asarray(gone * np.sqrt(np.where(self.encoding.cumulative, 2.0 / max(ratios, 2), 1.0)))
 
     def sums(self, gone: Array) -> Array:
         return np.asarray(self.start + gone @ self.alone + TINY)
@@ -150,7 +150,7 @@ class _Design:
         sums = self.sums(gone)[:, None]
         both = gone[:, self.first] * gone[:, self.second] * self.scale / sums
         parts = [both @ self.shared, OWN * both]
-        tokens = self.incidence.tokens
+        tokens = self.encoding.cumulative
         if tokens.any():
             own = gone[:, tokens]
             parts.append(((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])[:, None] / sums)
@@ -158,7 +158,7 @@ class _Design:
 
     def weighted(self, weights: Array) -> Callable[[Array], Array]:
         """What `features(gone) @ weights` is for any rows, as a quadratic form: a thousand rows have many features."""
-        matrix, tokens = np.zeros((len(self.units), len(self.units))), self.incidence.tokens
+        matrix, tokens = np.zeros((len(self.choices), len(self.choices))), self.encoding.cumulative
         matrix[self.first, self.second] = self._terms(weights)
 
         def apply(gone: Array) -> Array:
@@ -172,7 +172,7 @@ class _Design:
 
     def pairs(self, weights: Array) -> dict[Pair, float]:
         named = zip(self.first, self.second, self._terms(weights), strict=True)
-        return {(self.units[i], self.units[j]): float(value) for i, j, value in named if abs(value) > TINY}
+        return {(self.choices[i], self.choices[j]): float(value) for i, j, value in named if abs(value) > TINY}
 
     def _terms(self, weights: Array) -> Array:
         """What each pair adds."""
@@ -181,15 +181,15 @@ class _Design:
 
 
 @lru_cache(maxsize=4)
-def _design(units: tuple[Unit, ...], losses: tuple[float, ...], start: float) -> _Design:
+def _design(choices: tuple[Choice, ...], losses: tuple[float, ...], start: float) -> _Design:
     """The same for all fits of a search."""
-    return _Design(units, losses, start)
+    return _Design(choices, losses, start)
 
 
-def _roots(incidence: Incidence, alone: Array) -> Array:
-    """Square roots of the losses; those of single stages spread over the token units they are made of."""
-    whole = np.sqrt(np.maximum(incidence.closure @ alone, 0.0))
-    roots = marginal(dict(zip(incidence.units, whole.tolist(), strict=True)))
+def _roots(encoding: Encoding, alone: Array) -> Array:
+    """Square roots of the losses; those of single stages spread over the steps they are made of."""
+    whole = np.sqrt(np.maximum(encoding.closure @ alone, 0.0))
+    roots = marginal(dict(zip(encoding.columns, whole.tolist(), strict=True)))
     return np.array(list(roots.values()))
 
 
@@ -213,9 +213,10 @@ def _neighbourhood(some: Array, others: Array) -> Array:
     return np.asarray(ALIKE * np.exp(-distance / REACH))
 
 
-def _class_of(one: Unit, other: Unit) -> tuple[str, str, int]:
-    kinds = sorted((str(one.kind), str(other.kind)))
-    if Kind.TOKENS in (one.kind, other.kind):
-        step, part = (one, other) if one.kind is Kind.TOKENS else (other, one)
+def _name_class(one: Choice, other: Choice) -> tuple[str, str, int]:
+    """The class of pairs that share a term: kinds and distance in depth; of a step and a part, which comes first."""
+    kinds = sorted((str(one.unit.kind), str(other.unit.kind)))
+    if is_cumulative(one) or is_cumulative(other):
+        step, part = (one, other) if is_cumulative(one) else (other, one)
         return kinds[0], kinds[1], int(part.layer >= step.layer)
     return kinds[0], kinds[1], min(abs(one.layer - other.layer), FAR)

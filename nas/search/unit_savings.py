@@ -1,4 +1,4 @@
-"""What dropping each unit buys: milliseconds on this target, against the loss it costs.
+"""What each choice buys: milliseconds on this target, against the loss it costs.
 
 Fewer operations are not always fewer milliseconds: what a runtime overlaps, pads or waits for does not get faster.
 """
@@ -10,8 +10,9 @@ from typing import Any
 
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import THOUSAND
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.level import DROP, KEEP, THOUSAND
+from search_spaces.unit import Choice, is_structural
 
 _NAMES = {Kind.ATTENTION: "an attention", Kind.MLP: "an MLP"}
 NOTHING = 0.1  # of what a unit of its kind or another saves on average
@@ -19,9 +20,9 @@ NOTHING = 0.1  # of what a unit of its kind or another saves on average
 
 @dataclass(frozen=True)
 class Worth:
-    """One unit dropped alone: ms saved at the asked percentile, and the validation loss, where it is known."""
+    """One choice alone: ms saved at the asked percentile, and the validation loss, where it is known."""
 
-    unit: Unit
+    choice: Choice
     saves_ms: float
     loss: float | None = None
     buys: bool = True  # False: it saves next to nothing on this target
@@ -35,21 +36,21 @@ class Worth:
         """The JSON form."""
         rounded = {"saves_ms": self.saves_ms, "loss": self.loss, "ms_per_loss": self.ms_per_loss}
         figures = {name: None if value is None else round(value, 5) for name, value in rounded.items()}
-        return {"unit": str(self.unit), **figures, "buys_time": self.buys}
+        return {"unit": str(self.choice), **figures, "buys_time": self.buys}
 
 
 def saved_ms(problem: Problem) -> tuple[Worth, ...]:
-    """What every attention and MLP of the space saves, and every stage of a token schedule; nothing is evaluated."""
-    savings = problem.savings()
-    parts = {u: ms for u, ms in savings.alone.items() if u.kind not in (Kind.BLOCK, Kind.TOKENS)}
-    steps = [unit for unit in savings.alone if unit.kind is Kind.TOKENS]
-    usual = mean(parts.values()) if parts else 0.0
-    found = [Worth(unit, ms, buys=ms > NOTHING * usual) for unit, ms in sorted(parts.items())]
-    whole = savings.of(savings.incidence.rows([_alone(problem, unit) for unit in steps])) if steps else ()
+    """What every level of an attention or MLP saves, and every stage of a token schedule; nothing is evaluated."""
+    savings, steps = problem.savings(), problem.space.steps
+    parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in PARTS}
+    dropped = [ms for choice, ms in parts.items() if choice.level == DROP]
+    usual = mean(dropped) if dropped else 0.0
+    found = [Worth(choice, ms, buys=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]
+    whole = savings.of(savings.encoding.rows([_alone(problem, step) for step in steps])) if steps else ()
     start_ms, depth = problem.ms(problem.space.start), problem.space.depth
-    for unit, ms in zip(steps, map(float, whole), strict=True):
-        share = (1 - unit.permille / THOUSAND) * (depth - unit.layer) / depth  # of the tokens in all blocks
-        found.append(Worth(unit, ms, buys=ms > NOTHING * share * start_ms))
+    for step, ms in zip(steps, map(float, whole), strict=True):
+        share = (1 - _share(step)) * (depth - step.layer) / depth  # of the tokens in all blocks
+        found.append(Worth(step, ms, buys=ms > NOTHING * share * start_ms))
     return tuple(found)
 
 
@@ -57,29 +58,38 @@ def worth(problem: Problem) -> tuple[Worth, ...]:
     """The same with each unit's loss on the fewest items that trials are judged on, known since it was scored."""
     items = problem.rungs[0]
     return tuple(
-        Worth(each.unit, each.saves_ms, problem.evaluate(_alone(problem, each.unit), items).loss, each.buys)
+        Worth(each.choice, each.saves_ms, problem.evaluate(_alone(problem, each.choice), items).loss, each.buys)
         for each in saved_ms(problem)
     )
 
 
-def _alone(problem: Problem, unit: Unit) -> Architecture:
-    """Dropped from where the search starts; a token unit is the one stage of a schedule then."""
-    return problem.space.canonical(problem.space.start.drop(unit))
+def _alone(problem: Problem, choice: Choice) -> Architecture:
+    """Made where the search starts; a step of token reduction is the one stage of a schedule then."""
+    return problem.space.canonical(problem.space.start.drop(choice))
+
+
+def _share(step: Choice) -> float:
+    """The share of the tokens that a step leaves."""
+    return (step.level.value(KEEP) or 0) / THOUSAND
 
 
 def in_words(units: Sequence[Worth], parent_ms: float) -> str:
     """One line for a person: what a unit of each kind saves, and which save nothing."""
     said = []
     for kind in _NAMES:
-        mine = [each.saves_ms for each in units if each.unit.kind is kind and each.buys]
+        mine = [
+            each.saves_ms
+            for each in units
+            if each.choice == each.choice.unit.dropped and each.choice.unit.kind is kind and each.buys
+        ]
         if mine:
             low, high, share = min(mine), max(mine), 100 * mean(mine) / parent_ms
             span = f"{low:.3f}" if high < 1.01 * low else f"{low:.3f} to {high:.3f}"
             said.append(f"{_NAMES[kind]} saves {span} ms ({share:.1f} %)")
-    steps = [each for each in units if each.unit.kind is Kind.TOKENS and each.buys]
+    steps = [each for each in units if not is_structural(each.choice) and each.buys]
     if steps:
         most = max(steps, key=lambda each: each.saves_ms)
-        half = min(steps, key=lambda each: (abs(each.unit.permille - THOUSAND // 2), each.unit.layer))
+        half = min(steps, key=lambda each: (abs(_share(each.choice) - 0.5), each.choice.layer))
         said.append(" and ".join(_step(each, parent_ms) for each in dict.fromkeys((half, most))))
     without = idle(units)
     if without:
@@ -89,12 +99,12 @@ def in_words(units: Sequence[Worth], parent_ms: float) -> str:
 
 def idle(units: Sequence[Worth]) -> list[str]:
     """What saves next to nothing: parts, and tokens from blocks on where no stage saves anything."""
-    parts = [str(each.unit) for each in units if not each.buys and each.unit.kind is not Kind.TOKENS]
-    steps = [each for each in units if each.unit.kind is Kind.TOKENS]
-    useful = {each.unit.layer for each in steps if each.buys}
-    return parts + [f"tokens.{block}" for block in sorted({each.unit.layer for each in steps} - useful)]
+    parts = [str(each.choice) for each in units if not each.buys and is_structural(each.choice)]
+    steps = [each for each in units if not is_structural(each.choice)]
+    useful = {each.choice.layer for each in steps if each.buys}
+    return parts + [f"tokens.{block}" for block in sorted({each.choice.layer for each in steps} - useful)]
 
 
 def _step(each: Worth, parent_ms: float) -> str:
-    left, part = f"{each.unit.permille / 10:g} %", f"{100 * each.saves_ms / parent_ms:.1f} %"
-    return f"leaving {left} of the tokens from block {each.unit.layer} on saves {each.saves_ms:.3f} ms ({part})"
+    left, part = f"{100 * _share(each.choice):g} %", f"{100 * each.saves_ms / parent_ms:.1f} %"
+    return f"leaving {left} of the tokens from block {each.choice.layer} on saves {each.saves_ms:.3f} ms ({part})"

@@ -2,7 +2,8 @@
 
 from fractions import Fraction
 
-from search_spaces.tokens import THOUSAND, Reducer, Reduction, Schedule, Scorer, Source
+from search_spaces.level import THOUSAND
+from search_spaces.schedule import Reducer, Reduction, Schedule, Scorer, Source
 
 _SHARES = {
     Fraction(1, 8): "an eighth",

@@ -22,9 +22,9 @@ from nas.tokens.space import (
 from nas.tokens.strategies import Judge, best_reduction
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
+from search_spaces.kinds import STRUCTURE
+from search_spaces.schedule import Reduction
 from search_spaces.space import Space
-from search_spaces.tokens import Reduction
-from search_spaces.unit import STRUCTURE
 
 
 def profiled(

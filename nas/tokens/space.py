@@ -18,11 +18,11 @@ from nas.search.problem import as_it_is
 from pruning.anatomy.language_model import is_vision_language
 from pruning.reduction.inspection import token_hooks
 from search_spaces.errors import UsageError
+from search_spaces.level import THOUSAND, permille_of
 from search_spaces.presets import parse_preset
+from search_spaces.schedule import Reduction, Scorer, Stage
 from search_spaces.servable import Servable
 from search_spaces.space import Space
-from search_spaces.tokens import THOUSAND, Reduction, Scorer, Stage, permille_of
-from search_spaces.unit import Kind
 
 RATIOS = (0.75, 0.5, 0.35, 0.25, 0.125)
 DEEP = 16  # blocks; of more every second may have a stage before it
@@ -77,15 +77,14 @@ def with_tokens(
 
 
 def tokens_only(space: Space) -> Space:
-    """The space with nothing but its token units.
+    """The space with nothing but its steps of token reduction.
 
     Raises:
         UsageError: it has none.
     """
-    units = tuple(unit for unit in space.units if unit.kind is Kind.TOKENS)
-    if not units:
+    if not space.steps:
         raise UsageError(f"--units none leaves nothing to search; add --tokens {SEARCH} or name units")
-    return replace(space, units=units)
+    return replace(space, choices=space.steps)
 
 
 def default_reduction(subject: Subject) -> Reduction:

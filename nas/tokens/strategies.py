@@ -12,7 +12,8 @@ from nas.search.halving import clearly_more
 from nas.tokens.space import default_reduction
 from pruning.reduction.install import has_axes
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import THOUSAND, Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
+from search_spaces.level import THOUSAND
+from search_spaces.schedule import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 
 MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
 ITEMS = 32  # on which ways are compared first

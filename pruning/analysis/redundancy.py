@@ -23,7 +23,8 @@ from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.probe import as_rows
 from search_spaces.errors import BadData
-from search_spaces.unit import STRUCTURE, Kind, Unit
+from search_spaces.kinds import STRUCTURE, Kind
+from search_spaces.unit import Unit
 
 SCHEMA_VERSION = 1
 

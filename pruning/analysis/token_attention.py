@@ -9,7 +9,7 @@ from torch import Tensor
 from pruning.reduction.projections import Projections, Rotary
 from pruning.reduction.scores import attention_weights
 from search_spaces.errors import UnreadableModel
-from search_spaces.tokens import Scorer
+from search_spaces.schedule import Scorer
 
 
 def query_attention(

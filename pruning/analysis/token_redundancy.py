@@ -27,7 +27,7 @@ from pruning.reduction.layout import Group, TokenLayout, token_layout
 from pruning.reduction.projections import Projections, read_projections
 from pruning.reduction.ranking_check import check_attention
 from search_spaces.errors import BadData
-from search_spaces.tokens import Scorer
+from search_spaces.schedule import Scorer
 
 SCHEMA_VERSION = 1
 MEASURES = ("neighbour", "nearest", "mass", "holding")

@@ -16,8 +16,9 @@ from pruning.anatomy.drop_check import check_drops, settle_forms
 from pruning.anatomy.language_model import is_vision_language, language_config, language_path
 from pruning.anatomy.probe import Arguments, overhear, rehearse
 from search_spaces.errors import ArchitectureError, UnreadableModel
+from search_spaces.kinds import PARTS, Kind
 from search_spaces.space import Space
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class Anatomy:
     @property
     def units(self) -> tuple[Unit, ...]:
         """Every removable unit: attention and MLP of each block, then the blocks."""
-        kinds = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
-        return tuple(Unit(layer, kind) for kind in kinds for layer in range(self.depth))
+        return tuple(Unit(layer, kind) for kind in (*PARTS, Kind.BLOCK) for layer in range(self.depth))
 
     @property
     def merges_blocks(self) -> bool:
@@ -54,9 +54,9 @@ class Anatomy:
 
         A block is a unit of its own where its norms make a difference (post-norm), or where only blocks may go.
         """
-        both = {Kind.ATTENTION, Kind.MLP} <= set(kinds)
+        both = set(PARTS) <= set(kinds)
         chosen = {kind for kind in kinds if not (kind is Kind.BLOCK and both and self.merges_blocks)}
-        return Space(self.depth, tuple(unit for unit in self.units if unit.kind in chosen), self.merges_blocks)
+        return Space.dropping(self.depth, (unit for unit in self.units if unit.kind in chosen), self.merges_blocks)
 
 
 def read_anatomy(model: Any) -> Anatomy:

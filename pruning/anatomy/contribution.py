@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pruning.anatomy.probe import Call, Tape, mixes_tokens
 from pruning.surgery.dropped import Form
 from search_spaces.errors import UnreadableModel
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 STREAM_DIMENSIONS = 3  # (batch, tokens, hidden)
 

@@ -18,7 +18,7 @@ from pruning.anatomy.copying import copy_module
 from pruning.anatomy.probe import Tape, evaluating, probe_inputs
 from pruning.surgery.drop_parts import drop_parts
 from search_spaces.errors import UnreadableModel
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 PARTS = (Kind.ATTENTION, Kind.MLP)
 TOLERANCE = 1e-3  # of the largest value: both ways do the same arithmetic

@@ -15,7 +15,7 @@ from pruning.checkpoint.model_class import find_class
 from pruning.surgery.prune import RECORD, apply, check_fits
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ModelError
-from search_spaces.unit import Kind, Unit
+from search_spaces.unit import Unit
 
 PREFIX = "nas_"  # before the model type of such a folder
 
@@ -53,11 +53,12 @@ def rebuild(
 
 
 def _among_the_left(architecture: Architecture) -> Architecture:
-    """The dropped parts of the blocks that are left, counted among those."""
+    """What is chosen for the parts of the blocks that are left, counted among those."""
     removed = architecture.removed_blocks()
     place = {layer: at for at, layer in enumerate(x for x in range(architecture.depth) if x not in removed)}
-    parts = [unit for unit in architecture.structure.dropped if unit.kind is not Kind.BLOCK]
-    return Architecture(len(place), frozenset(Unit(place[unit.layer], unit.kind) for unit in parts))
+    parts = [choice for layer in place for choice in architecture.block(layer)]
+    moved = (Unit(place[choice.layer], choice.unit.kind).at(choice.level) for choice in parts)
+    return Architecture(len(place), frozenset(moved))
 
 
 def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, trust_remote_code: bool) -> Any:

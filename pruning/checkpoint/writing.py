@@ -18,7 +18,6 @@ from pruning.inference.kv_cache import keeps_own_cache
 from pruning.surgery.prune import PARENT_CONFIG, RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ModelError
-from search_spaces.unit import Kind
 
 _CONFIG = "config.json"
 _GENERATION = "generation_config.json"
@@ -62,8 +61,9 @@ def is_plain(model: Any) -> bool:
     record = getattr(model.config, RECORD, None)
     if record is None:
         return True
-    partial = any(unit.kind is not Kind.BLOCK for unit in Architecture.from_json(record).dropped)
-    if partial or keeps_own_cache(model):
+    architecture = Architecture.from_json(record)
+    whole = all(choice.layer in architecture.removed_blocks() for choice in architecture.choices)
+    if not whole or keeps_own_cache(model):
         return False
     return _config_differs(model) is None
 

@@ -17,7 +17,7 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.language_model import language_config
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from pruning.anatomy.anatomy import Anatomy
 from pruning.reduction.install import acting_stages
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import Source
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
+from search_spaces.schedule import Source
 
 Prefix = tuple[str, ...]
 GIB = 1 << 30

@@ -20,7 +20,7 @@ from pruning.reduction.ranking import Ranked, rank
 from pruning.reduction.reducers import metric_of, reduce_sequence
 from pruning.reduction.sequence import Sequence, restored, take
 from pruning.reduction.vision_tower import TowerWatch
-from search_spaces.tokens import Positions, Reducer, Reduction, Stage
+from search_spaces.schedule import Positions, Reducer, Reduction, Stage
 
 _MASKS = ("attention_mask", "attn_mask")
 _ROTARY = "position_embeddings"

@@ -9,7 +9,8 @@ from pruning.reduction.hooks import BlockEntry, TokenHooks
 from pruning.reduction.layout import Group
 from pruning.reduction.merge import rounds
 from pruning.reduction.recycle import contextual_of
-from search_spaces.tokens import THOUSAND, Reducer, Stage
+from search_spaces.level import THOUSAND
+from search_spaces.schedule import Reducer, Stage
 
 LENGTHS = 4096  # looked through for the most rounds: few tokens take the most, as shares are rounded down
 

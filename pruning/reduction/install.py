@@ -18,7 +18,7 @@ from pruning.reduction.training import supervise
 from pruning.reduction.vision_tower import Tower, TowerWatch, read_tower
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
-from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source, Stage
+from search_spaces.schedule import Positions, Reducer, Reduction, Scorer, Source, Stage
 
 _ASKING = (Scorer.LAST, Scorer.CLASS, Scorer.MEAN)  # scores that are attention
 _BLIND = (Scorer.NORM, Scorer.RANDOM)  # scores that need neither queries nor keys

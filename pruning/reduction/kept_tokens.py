@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruning.reduction.hooks import BlockEntry, TokenHooks
 from pruning.reduction.sequence import Sequence
-from search_spaces.tokens import Stage
+from search_spaces.schedule import Stage
 
 
 @dataclass(frozen=True)

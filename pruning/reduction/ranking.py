@@ -9,7 +9,7 @@ from pruning.reduction.labels import queries_of
 from pruning.reduction.projections import Projections, Rotary
 from pruning.reduction.scores import attention_weights, key_scores, norm_scores, random_scores
 from pruning.reduction.sequence import Sequence, take
-from search_spaces.tokens import Reduction, Scorer
+from search_spaces.schedule import Reduction, Scorer
 
 
 @dataclass(frozen=True)

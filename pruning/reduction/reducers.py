@@ -11,7 +11,7 @@ from pruning.reduction.ranking import Ranked
 from pruning.reduction.recycle import contextual_of, recycle_tokens
 from pruning.reduction.scores import best
 from pruning.reduction.sequence import Sequence, take
-from search_spaces.tokens import Reducer
+from search_spaces.schedule import Reducer
 
 
 def reduce_sequence(

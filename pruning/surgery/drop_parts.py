@@ -6,7 +6,7 @@ from torch import nn
 
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.surgery.dropped import Dropped
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 
 def drop_parts(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> None:

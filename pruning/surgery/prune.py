@@ -15,8 +15,8 @@ from pruning.surgery.config_blocks import keep_blocks
 from pruning.surgery.drop_parts import drop_parts
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
-from search_spaces.space import empty
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
+from search_spaces.space import is_empty
 
 RECORD = "nas_architecture"  # the key in the config of a pruned model
 PARENT_CONFIG = "nas_parent_config"  # on a pruned model: the config from which its parent is built
@@ -62,7 +62,7 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
         raise ArchitectureError(
             f"the architecture has {architecture.depth} blocks and the parent {anatomy.depth}; it is another parent's"
         )
-    if empty(architecture):
+    if is_empty(architecture):
         raise ArchitectureError(f"the architecture drops all {anatomy.depth} blocks; keep at least one unit")
     check_reduction(anatomy, architecture)
 

@@ -22,6 +22,7 @@ from latency_models.targets import find_target
 from latency_models.terms import attention_work, count_units, mlp_work, model_work, stem_work
 from latency_models.workload import Phase, Workload
 from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import MeasurementError, ProfileMismatch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
@@ -113,7 +114,7 @@ class Synthetic:
 def architectures(seed: int, count: int) -> list[Architecture]:
     rng = random.Random(seed)
     units = [Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP)]
-    return [Architecture(DEPTH, frozenset(u for u in units if rng.random() < rng.random())) for _ in range(count)]
+    return [dropping(DEPTH, (u for u in units if rng.random() < rng.random())) for _ in range(count)]
 
 
 def test_the_fit_recovers_a_known_device() -> None:
@@ -252,7 +253,7 @@ def test_layers_that_do_different_work_have_coefficients_of_their_own() -> None:
 
 
 def test_outside_of_what_was_measured_is_said() -> None:
-    half = [Architecture(DEPTH, frozenset({Unit(i, Kind.MLP)})) for i in range(6)]
+    half = [dropping(DEPTH, {Unit(i, Kind.MLP)}) for i in range(6)]
     model = CalibratedModel(Synthetic(1).profile(half))
     assert model.predict(Architecture.parent(DEPTH).drop(*(Unit(i, Kind.MLP) for i in range(9)))).extrapolated
 

@@ -19,6 +19,8 @@ from latency_models.terms import Terms, attention_work, mlp_work, model_work, st
 from latency_models.token_workloads import block_workloads, steps
 from latency_models.workload import Phase, Workload
 from search_spaces import Architecture, Kind, Reducer, Reduction, Schedule, Scorer, Unit
+from search_spaces.architecture import stage_choice
+from search_spaces.schedule import Stage
 
 TERMS = Terms(SHAPE, HERE, tokens=True)
 DECODER = ModelShape(4, 8, 2, 1, 4, 16, True, 10, True, True, 0, (None, None, 50, None))
@@ -117,13 +119,13 @@ def test_few_exports_are_needed_and_every_term_is_identifiable() -> None:
     rows = np.array([TERMS.row(architecture) for architecture in chosen])
     assert np.linalg.matrix_rank(rows) == rows.shape[1]
     assert sum(a.reduction is not None and a.structure != SPACE.parent for a in chosen) >= 5
-    assert few_schedules(replace(SPACE, units=SPACE.structure), TERMS.row) == []
+    assert few_schedules(replace(SPACE, choices=SPACE.structure), TERMS.row) == []
 
 
 def test_without_schedules_nothing_changes_and_with_them_all_tokens_count_one() -> None:
     plain, parent = Terms(SHAPE, HERE), Architecture.parent(DEPTH)
     assert Terms.over(SHAPE, HERE, design(DEPTH)) == plain
-    assert Terms.over(SHAPE, HERE, [parent, alone(Unit(3, Kind.TOKENS, 500))]) == TERMS
+    assert Terms.over(SHAPE, HERE, [parent, alone(stage_choice(Stage(3, 500)))]) == TERMS
     assert plain.names == TERMS.names[: len(plain.names)]
     for structure in design(DEPTH):
         few, many = plain.row(structure), TERMS.row(structure)
@@ -134,10 +136,10 @@ def test_without_schedules_nothing_changes_and_with_them_all_tokens_count_one() 
 
 def test_a_profile_without_schedules_says_that_it_knows_nothing_of_them() -> None:
     model = CalibratedModel(TokenDevice().profile(design(DEPTH)))
-    reduced = alone(Unit(3, Kind.TOKENS, 500))
+    reduced = alone(stage_choice(Stage(3, 500)))
     assert model.predict(reduced).extrapolated
     assert model.predict(reduced).ms == pytest.approx(TokenDevice().ms(reduced.structure), rel=0.02)
-    assert model.unit_ms(Unit(3, Kind.TOKENS, 500)) == 0
+    assert model.unit_ms(stage_choice(Stage(3, 500))) == 0
 
 
 def models() -> list[LatencyModel]:
@@ -146,28 +148,28 @@ def models() -> list[LatencyModel]:
 
 @pytest.mark.parametrize("model", models(), ids=["data sheet", "calibrated"])
 def test_marginal_savings_of_a_closed_set_telescope(model: LatencyModel) -> None:
-    saves = model.saves(SPACE.units, REDUCTION)
-    assert set(saves) == set(SPACE.units)
-    tokens = [unit for unit in SPACE.units if unit.kind is Kind.TOKENS]
+    saves = model.saves(SPACE.choices, REDUCTION)
+    assert set(saves) == set(SPACE.choices)
+    tokens = [unit for unit in SPACE.choices if unit.kind is Kind.TOKENS]
     for unit in tokens:  # of one stage the sum is what it saves alone
         closed = [other for other in tokens if alone(unit).drops(other)]
         assert sum(saves[other] for other in closed) == pytest.approx(model.unit_ms(unit))
-    assert saves[Unit(3, Kind.MLP)] == model.unit_ms(Unit(3, Kind.MLP))
+    assert saves[Unit(3, Kind.MLP).dropped] == model.unit_ms(Unit(3, Kind.MLP))
     # Of several stages it is what they save together, but for what all but one of them cost by themselves.
-    both = alone(Unit(3, Kind.TOKENS, 500)).drop(Unit(7, Kind.TOKENS, 250))
+    both = alone(stage_choice(Stage(3, 500))).drop(stage_choice(Stage(7, 250)))
     together = sum(saves[other] for other in tokens if both.drops(other))
     saved = model.predict(SPACE.parent).ms - model.predict(both).ms
     assert together == pytest.approx(saved, rel=0.05)
-    assert together < sum(model.unit_ms(unit) for unit in both.dropped)
+    assert together < sum(model.unit_ms(unit) for unit in both.choices)
 
 
 def test_marginal_savings_are_the_second_difference_over_block_and_ratio() -> None:
     """Block ranges times steps of the ratio, worked out for a device that costs nothing but tokens."""
     device = TokenDevice(attention=(0.0, 0.5, 0.0), mlp=(0.0, 0.5), stage=(0.0, 0.0), noise=1e-6)
-    saves = calibrated(device).saves(SPACE.units)
+    saves = calibrated(device).saves(SPACE.choices)
     for block, (more, fewer) in itertools.product((1, 3, 9), ((1000, 750), (750, 500), (250, 125))):
         blocks = 2 if block < 11 else 1  # until the next stage that the space has
-        assert saves[Unit(block, Kind.TOKENS, fewer)] == pytest.approx(blocks * (more - fewer) / 1000, rel=0.02)
+        assert saves[stage_choice(Stage(block, fewer))] == pytest.approx(blocks * (more - fewer) / 1000, rel=0.02)
 
 
 def test_caches_shrink_by_stage_and_the_peak_is_where_most_is_alive() -> None:

@@ -18,14 +18,15 @@ from nas.results.certificate import Certificate, Verdict
 from nas.search import Problem
 from nas.search.journal import Journal
 from pruning.analysis.redundancy import Redundancy
-from search_spaces import STRUCTURE, Architecture, Kind, Space, Unit
-from search_spaces.tokens import Positions, Reducer, Reduction, Scorer, Source
+from search_spaces import STRUCTURE, Architecture, Choice, Kind, Space, Unit
+from search_spaces.architecture import dropping, stage_choice
+from search_spaces.schedule import Positions, Reducer, Reduction, Scorer, Source, Stage
 
 FROZEN = Path(__file__).parent / "frozen"
-WINNER = Architecture(4, frozenset({Unit(0, Kind.MLP), Unit(1, Kind.ATTENTION), Unit(3, Kind.ATTENTION)}))
-REDUCED = Architecture(
+WINNER = dropping(4, {Unit(0, Kind.MLP), Unit(1, Kind.ATTENTION), Unit(3, Kind.ATTENTION)})
+REDUCED = dropping(
     4,
-    frozenset({Unit(2, Kind.ATTENTION), Unit(1, Kind.TOKENS, 750), Unit(3, Kind.TOKENS, 500)}),
+    {Unit(2, Kind.ATTENTION), stage_choice(Stage(1, 750)), stage_choice(Stage(3, 500))},
     Reduction(Scorer.CLASS, Reducer.RECYCLE, Positions.KEPT, Source.PREVIOUS),
 )
 
@@ -44,7 +45,7 @@ def test_evaluations_are_known(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.jsonl"
     shutil.copy(FROZEN / "evaluations-1.jsonl", path)
     known = FileEvaluations(path, "787cc6d10d8ef1db/4b5ff0206bb80d68/kl")
-    dropped = Architecture(4, frozenset({Unit(3, Kind.ATTENTION)}))
+    dropped = dropping(4, {Unit(3, Kind.ATTENTION)})
     assert known[dropped, 4, Precision.BF16].loss == 0.0076784053817391396
     assert known[REDUCED, 2, Precision.FP32].per_item == (0.1, 0.4)
     assert len(known) == 9
@@ -84,7 +85,7 @@ class _AsMeasured:
 
     workload, measured, label = Workload(Phase.FORWARD), True, "synthetic"
 
-    def saves(self, units: object, reduction: object = None) -> dict[Unit, float]:
+    def saves(self, units: object, reduction: object = None) -> dict[Choice, float]:
         return {}
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
@@ -97,7 +98,7 @@ def test_a_study_is_continued(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (name,) = optuna.get_all_study_names(storage)
     kinds = (Kind.ATTENTION, Kind.MLP)
-    space = Space(4, tuple(Unit(layer, kind) for layer in range(4) for kind in kinds))
+    space = Space.dropping(4, tuple(Unit(layer, kind) for layer in range(4) for kind in kinds))
     ones = (1.0,) * 4
     problem = Problem(
         space=space, evaluate=lambda architecture, items: pytest.fail("it was judged"), latency=_AsMeasured(),

@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import STRUCTURE, Architecture, Kind, Unit
+from search_spaces import STRUCTURE, Architecture, Kind, Stage, Unit
+from search_spaces.architecture import dropping, stage_choice
 from search_spaces.errors import ArchitectureError
 
 
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
     depth = draw(st.integers(1, 12))
-    parts = st.builds(Unit, st.integers(0, depth - 1), st.sampled_from(STRUCTURE))
-    steps = st.builds(Unit, st.integers(0, depth - 1), st.just(Kind.TOKENS), st.integers(1, 999))
+    parts = st.builds(Unit, st.integers(0, depth - 1), st.sampled_from(STRUCTURE)).map(lambda unit: unit.dropped)
+    steps = st.builds(Stage, st.integers(0, depth - 1), st.integers(1, 999)).map(stage_choice)
     return Architecture(depth, draw(st.frozensets(parts)) | draw(st.frozensets(steps, max_size=4)))
 
 
@@ -54,9 +55,9 @@ def test_drop_then_restore_is_the_same(architecture: Architecture, data: st.Data
 
 def test_a_removed_block_swallows_its_units() -> None:
     units = {Unit(1, Kind.ATTENTION), Unit(1, Kind.BLOCK), Unit(2, Kind.MLP)}
-    architecture = Architecture(3, frozenset(units))
+    architecture = dropping(3, units)
     assert architecture.words == "attn+mlp removed attn"
-    assert architecture == Architecture(3, frozenset({Unit(1, Kind.BLOCK), Unit(2, Kind.MLP)}))
+    assert architecture == dropping(3, {Unit(1, Kind.BLOCK), Unit(2, Kind.MLP)})
     assert architecture.removed_blocks() == (1,)
     assert not architecture.keeps(1, Kind.MLP)
 
@@ -70,7 +71,7 @@ def test_both_units_dropped_merge_into_a_removed_block() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Architecture(4, frozenset({Unit(4, Kind.MLP)})), "out of range"),
+        (lambda: dropping(4, {Unit(4, Kind.MLP)}), "out of range"),
         (lambda: Architecture(0), "at least one block"),
         (lambda: Unit.parse("attention"), "KIND.LAYER"),
         (lambda: Unit.parse("attention.-1"), "KIND.LAYER"),

@@ -6,42 +6,58 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Schedule, Scorer, Space, Stage, Unit
+from search_spaces import (
+    Architecture,
+    Choice,
+    Encoding,
+    Kind,
+    Positions,
+    Reducer,
+    Reduction,
+    Schedule,
+    Scorer,
+    Space,
+    Stage,
+    Unit,
+)
+from search_spaces.architecture import dropping, stage_choice
 from search_spaces.errors import ArchitectureError
 
 BLOCKS, RATIOS = range(1, 6), (0.75, 0.5, 0.25)
 
 
-def step(block: int, permille: int) -> Unit:
-    return Unit(block, Kind.TOKENS, permille)
+def step(block: int, permille: int) -> Choice:
+    return stage_choice(Stage(block, permille))
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> frozenset[Unit]:
+def steps(draw: st.DrawFn) -> frozenset[Choice]:
     unit = st.builds(step, st.integers(0, 5), st.sampled_from([750, 500, 250]))
     return draw(st.frozensets(unit, max_size=6))
 
 
-def shares_by_hand(units: frozenset[Unit], depth: int) -> tuple[float, ...]:
+def shares_by_hand(units: frozenset[Choice], depth: int) -> tuple[float, ...]:
     """The least of all steps taken at a block or before it."""
-    return tuple(min([1.0, *(u.permille / 1000 for u in units if u.layer <= block)]) for block in range(depth))
+    return tuple(
+        min([1.0, *(u.level.value("keep") / 1000 for u in units if u.layer <= block)]) for block in range(depth)
+    )
 
 
 @given(steps())
-def test_shares_are_the_running_minimum_of_the_steps(units: frozenset[Unit]) -> None:
+def test_shares_are_the_running_minimum_of_the_steps(units: frozenset[Choice]) -> None:
     assert Architecture(6, units).tokens.shares(6) == shares_by_hand(units, 6)
 
 
 @given(steps(), steps())
 def test_architectures_are_equal_exactly_where_every_block_sees_as_many_tokens(
-    one: frozenset[Unit], other: frozenset[Unit]
+    one: frozenset[Choice], other: frozenset[Choice]
 ) -> None:
     same = shares_by_hand(one, 6) == shares_by_hand(other, 6)
     assert (Architecture(6, one) == Architecture(6, other)) == same
 
 
 @given(steps())
-def test_a_step_is_dropped_where_no_block_sees_more_tokens_than_it_leaves(units: frozenset[Unit]) -> None:
+def test_a_step_is_dropped_where_no_block_sees_more_tokens_than_it_leaves(units: frozenset[Choice]) -> None:
     architecture, shares = Architecture(6, units), shares_by_hand(units, 6)
     for block in range(6):
         for permille in (750, 500, 250):
@@ -49,12 +65,12 @@ def test_a_step_is_dropped_where_no_block_sees_more_tokens_than_it_leaves(units:
 
 
 @given(steps())
-def test_a_space_decodes_what_it_encodes(units: frozenset[Unit]) -> None:
+def test_an_encoding_decodes_what_it_encodes(units: frozenset[Choice]) -> None:
     reduction = Reduction(Scorer.CLASS, Reducer.MERGE, Positions.KEPT)
-    space = Space(6, (Unit(2, Kind.MLP), Unit(3, Kind.ATTENTION))).with_tokens(reduction, range(6), RATIOS)
-    architecture = space.decode(units | {Unit(2, Kind.MLP)})
-    levels = space.encode(architecture)
-    assert space.decode({unit for unit in space.units if levels[str(unit)] == "drop"}) == architecture
+    space = Space.dropping(6, (Unit(2, Kind.MLP), Unit(3, Kind.ATTENTION))).with_tokens(reduction, range(6), RATIOS)
+    architecture = space.decode(units | {Unit(2, Kind.MLP).dropped})
+    encoding = Encoding(space.choices)
+    assert space.decode(encoding.decode(encoding.rows([architecture]))[0]) == architecture
     assert space.contains(architecture)
     assert architecture.reduction == (reduction if units else None)
 
@@ -73,7 +89,7 @@ def test_schedule_and_back() -> None:
 
 
 def test_without_tokens_the_file_is_as_it_always_was() -> None:
-    assert Architecture(3, frozenset({Unit(1, Kind.MLP)})).to_json() == {
+    assert dropping(3, {Unit(1, Kind.MLP)}).to_json() == {
         "schema_version": 1,
         "depth": 3,
         "dropped": ["mlp.1"],
@@ -103,4 +119,4 @@ def test_more_stages_than_blocks_are_refused() -> None:
 @pytest.mark.parametrize("name", ["tokens.3", "tokens.3=0", "tokens.3=1", "tokens.3=x", "mlp.3=0.5"])
 def test_units_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(ArchitectureError):
-        Unit.parse(name)
+        Choice.parse(name)

@@ -8,7 +8,7 @@ from search_spaces.servable import Servable, parse_servable, restrict
 
 PARTS = tuple(Unit(layer, kind) for layer in range(4) for kind in (Kind.ATTENTION, Kind.MLP))
 BLOCKS = tuple(Unit(layer, Kind.BLOCK) for layer in range(4))
-MERGING, POST_NORM = Space(4, PARTS), Space(4, PARTS + BLOCKS, merges_blocks=False)
+MERGING, POST_NORM = Space.dropping(4, PARTS), Space.dropping(4, PARTS + BLOCKS, merges_blocks=False)
 
 
 @pytest.mark.parametrize("space", [MERGING, POST_NORM])
@@ -24,23 +24,23 @@ def test_decilm_keeps_the_first_attention_and_the_last_mlp(space: Space) -> None
     for refused in words:
         assert not left.contains(left.canonical(Architecture.from_words(refused)))
     assert left.contains(left.canonical(Architecture.from_words("attn removed attn mlp")))
-    assert set(left.units) < set(space.units)
+    assert set(left.choices) < set(space.choices)
 
 
 @pytest.mark.parametrize("space", [MERGING, POST_NORM])
 def test_vanilla_removes_whole_blocks_only(space: Space) -> None:
     left = restrict(space, Servable.VANILLA)
-    assert left.units == BLOCKS
+    assert left.choices == tuple(block.dropped for block in BLOCKS)
     assert left.contains(Architecture.from_words("attn+mlp removed attn+mlp removed"))
     assert not left.contains(Architecture.from_words("attn+mlp removed attn attn+mlp"))
 
 
 def test_a_rule_that_leaves_nothing_says_so() -> None:
-    attention_of_one_block = Space(1, (Unit(0, Kind.ATTENTION),))
+    attention_of_one_block = Space.dropping(1, (Unit(0, Kind.ATTENTION),))
     with pytest.raises(ArchitectureError, match="servable decilm leaves nothing to drop"):
         restrict(attention_of_one_block, Servable.DECILM)
     with pytest.raises(ArchitectureError, match="servable vanilla leaves nothing to drop"):
-        restrict(Space(4, PARTS[::2]), Servable.VANILLA)  # attentions alone
+        restrict(Space.dropping(4, PARTS[::2]), Servable.VANILLA)  # attentions alone
 
 
 def test_rules_are_read_by_name() -> None:

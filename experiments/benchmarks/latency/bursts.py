@@ -37,13 +37,14 @@ from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import NasError, NoFeasibleCandidate
 
 DEPTH, SITTINGS, PERCENTILE = 4, 2, 90
 HERE = Workload.parse("forward")
 KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
 UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
-EVERY = [Architecture(DEPTH, frozenset(units)) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
+EVERY = [dropping(DEPTH, units) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
 PARENT = Architecture.parent(DEPTH)
 SHAPE = ModelShape(DEPTH, 8, 1, 1, 8, 16, False, 0, False, False, 8, (None,) * DEPTH)
 FRACTION = 0.5
@@ -117,7 +118,7 @@ class Device:
         rng = random.Random(self.seed)
         saves = {unit: rng.uniform(0.5, 1.5) for unit in UNITS}
         weight = {unit: rng.uniform(0.5, 1.5) for unit in UNITS}
-        self.loss = {a: sum(weight[u] for u in a.dropped) ** 1.5 * rng.uniform(0.9, 1.1) for a in EVERY}
+        self.loss = {a: sum(weight[c.unit] for c in a.choices) ** 1.5 * rng.uniform(0.9, 1.1) for a in EVERY}
         self.median = {
             a: (1.5 + sum(ms for unit, ms in saves.items() if not a.drops(unit))) * math.exp(0.04 * rng.gauss(0, 1))
             for a in EVERY
@@ -229,7 +230,8 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
         finals = Finals(request, subject, find_target("host"), HERE, None, device, Silent())  # type: ignore[arg-type]
         finals.wait.now, finals.wait.sleep = (lambda: device.machine.s), device.machine.rest
         problem = Problem(
-            space=Space(DEPTH, UNITS), evaluate=lambda a, items: Quality("kl", device.loss[a], False, "validation", 0),
+            space=Space.dropping(DEPTH, UNITS),
+            evaluate=lambda a, items: Quality("kl", device.loss[a], False, "validation", 0),
             latency=model, budget_ms=budget.resolve(model.predict(PARENT, PERCENTILE).ms), percentile=PERCENTILE,
             redundancy=None, storage="",
         )  # type: ignore[arg-type]  # fmt: skip

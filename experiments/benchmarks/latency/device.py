@@ -11,8 +11,8 @@ from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.terms import kept_units
 from latency_models.workload import Phase, Workload
-from search_spaces.architecture import Architecture
-from search_spaces.unit import Kind
+from search_spaces.architecture import Architecture, dropping
+from search_spaces.kinds import Kind
 
 DEPTH, TILE, ROUNDS = 16, 64, 40
 PARENT = Architecture.parent(DEPTH)
@@ -93,5 +93,5 @@ def random_architectures(seed: int, count: int) -> list[Architecture]:
     found: dict[Architecture, None] = {}
     while len(found) < count:
         share = rng.random()
-        found[Architecture(DEPTH, frozenset(unit for unit in units if rng.random() < share))] = None
+        found[dropping(DEPTH, (unit for unit in units if rng.random() < share))] = None
     return list(found)

@@ -24,6 +24,7 @@ from nas.profiling.host import measure_architectures, profile_host
 from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
 from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import dropping
 
 CASES = (  # reference model, workload
     ("python-lm", "forward:batch=1,seq=256"),
@@ -65,7 +66,7 @@ def held_out(profile: Profile, seed: int = 1) -> list[Architecture]:
     found: dict[Architecture, None] = {}
     while len(found) < HELD_OUT:
         rate = rng.uniform(0.05, 0.75)
-        architecture = Architecture(depth, frozenset(unit for unit in units if rng.random() < rate))
+        architecture = dropping(depth, (unit for unit in units if rng.random() < rate))
         if profile.of(architecture) is None:
             found[architecture] = None
     return list(found)

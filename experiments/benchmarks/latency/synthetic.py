@@ -11,7 +11,8 @@ from latency.accuracy import Accuracy, markdown
 from latency.budget_search import budget_searches
 from latency.device import PARENT, ROUNDS, Device, random_architectures
 from latency_models.calibrated import CalibratedModel
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.unit import Unit
 
 DEVICES = {  # what is added to noise and a tail, one by one and together
     "plain": {"fused": 0.0, "wave_ms": 0.0, "drift": 0.0},

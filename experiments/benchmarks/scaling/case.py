@@ -20,7 +20,7 @@ from nas.quality.precision import choose_precision
 from nas.request.search_request import BATCH
 from nas.search.problem import Problem
 from pruning.analysis.redundancy import measure_redundancy
-from search_spaces.unit import STRUCTURE
+from search_spaces.kinds import STRUCTURE
 
 TARGET, BUDGET, PERCENTILE = "jetson-orin", 0.6, 90  # data sheet: the same everywhere
 

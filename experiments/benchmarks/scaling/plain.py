@@ -22,7 +22,7 @@ def typical_tasks(case: Case, trials: int) -> list[Task]:
     """What a search asks for: every unit alone on the first rung, and so many mixtures on the first two."""
     space, rungs = case.base.space, case.base.rungs
     first, second = (items for items in rungs[:2] if items is not None)
-    alone = [Task(space.start.drop(unit), (0, first), case.bench.precision) for unit in space.units]
+    alone = [Task(space.start.drop(unit), (0, first), case.bench.precision) for unit in space.choices]
     rng = random.Random(0)
     mixed = [space.sample(rng, 0.3) for _ in range(trials)]
     return in_shared_order([*alone, *(Task(some, (0, first, second), case.bench.precision) for some in mixed)])

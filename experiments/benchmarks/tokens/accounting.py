@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass
 
 from search_spaces.presets import pyramiddrop
-from search_spaces.tokens import Schedule
+from search_spaces.schedule import Schedule
 
 TERA = 1e12
 

@@ -19,7 +19,7 @@ from nas.search import Problem
 from nas.tokens.space import default_reduction, evaluator_with_tokens, snapping, with_tokens
 from nas.tokens.strategies import best_reduction
 from pruning.analysis.redundancy import measure_redundancy
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 TEXTS = Path(__file__).parents[2] / "reference" / "python-lm" / "data"
 MIDDLE = 0.6  # of the parent's work: where ways of choosing tokens are compared

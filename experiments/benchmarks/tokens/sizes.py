@@ -12,7 +12,8 @@ from nas.profiling.host import measure_architectures
 from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import THOUSAND, Reduction, Schedule, Scorer, Stage
+from search_spaces.level import THOUSAND
+from search_spaces.schedule import Reduction, Schedule, Scorer, Stage
 
 SECONDS, ROUNDS = 90.0, 40
 

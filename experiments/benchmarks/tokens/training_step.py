@@ -40,7 +40,7 @@ from transformers import LlavaForConditionalGeneration
 
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import Schedule
+from search_spaces.schedule import Schedule
 
 BENCHMARKS = Path(__file__).parents[1]
 MODEL = BENCHMARKS.parent / "reference" / "digits-vlm"

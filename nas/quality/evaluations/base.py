@@ -15,7 +15,7 @@ from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from search_spaces.architecture import Architecture
 from search_spaces.errors import NasError
-from search_spaces.tokens import TOKENS_REVISION
+from search_spaces.schedule import TOKENS_REVISION
 
 SCHEMA_VERSION = 1
 

@@ -11,7 +11,7 @@ from nas.search.methods.method import Method, TokenMethod, Trail, add_back, as_p
 from nas.search.methods.one_shot import Cosine, RandomOrder, ReverseOrder, Sprint
 from nas.search.methods.schedules import SWEPT
 from nas.search.methods.window import Window
-from search_spaces.unit import Kind
+from search_spaces.kinds import Kind
 
 METHODS: dict[str, Method] = {
     method.name: method

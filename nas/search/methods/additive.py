@@ -16,7 +16,7 @@ class Additive:
     """DOP (arXiv 2507.02909): each operation's output divergence alone, summed, least for so many operations.
 
     Its budget is arithmetic, not time: it is lowered until the answer meets the latency. The knapsack is solved
-    exactly; parts and token units are the operations, of the space as it is.
+    exactly; parts and steps of token reduction are the operations, of the space as it is.
     """
 
     name: str = "dop"
@@ -25,8 +25,8 @@ class Additive:
         """The first answer that meets the budget; None where none does."""
         space, flops = problem.space, problem.flops or problem.ms
         whole, losses = flops(space.start), score_library(problem, problem.fidelity)
-        alone = {unit: whole - flops(space.canonical(space.start.drop(unit))) for unit in space.units}
-        saves, tried = {unit: value / whole for unit, value in marginal(alone).items()}, 0.0
+        alone = {each: whole - flops(space.canonical(space.start.drop(each))) for each in space.choices}
+        saves, tried = {choice: value / whole for choice, value in marginal(alone).items()}, 0.0
         while tried < 1:
             tried += FINEST
             answers = solve(space, losses, saves, tried, limits=problem.limits)

@@ -6,7 +6,8 @@ from functools import partial
 from nas.search.methods.schedules import most_tokens
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
-from search_spaces.tokens import THOUSAND, Schedule, Stage
+from search_spaces.level import THOUSAND
+from search_spaces.schedule import Schedule, Stage
 
 STEPS = (1, 2, 3, 4)
 STARTS = 6  # first blocks that are tried, spread over the depth

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from nas.search.methods.method import Trail, droppable, goes_on, loss_of
 from nas.search.problem import Problem
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.unit import Unit
 
 INITIAL = 64
 OFFSPRING = 32
@@ -27,7 +28,7 @@ class EvoPress:
     def trail(self, problem: Problem) -> Trail | None:
         """The best found; what hurts least when it is restored comes first."""
         depth = problem.space.depth
-        if len(droppable(problem.space, (Kind.ATTENTION, Kind.MLP))) < 2 * depth:
+        if len(droppable(problem.space, PARTS)) < 2 * depth:
             return None
         for k in range(1, depth + 1):
             first = _both(range(k))
@@ -57,7 +58,7 @@ class EvoPress:
     def _mutated(self, rng: random.Random, problem: Problem, parent: set[Unit]) -> set[Unit]:
         child = set(parent)
         for _ in range(min(rng.randint(1, MUTATIONS), rng.randint(1, MUTATIONS))):
-            kind = rng.choice((Kind.ATTENTION, Kind.MLP))
+            kind = rng.choice(PARTS)
             removed = sorted(unit for unit in child if unit.kind is kind)
             kept = [Unit(layer, kind) for layer in range(problem.space.depth) if Unit(layer, kind) not in child]
             if kept:
@@ -72,7 +73,7 @@ class EvoPress:
 
 
 def _both(layers: range) -> set[Unit]:
-    return {Unit(layer, kind) for layer in layers for kind in (Kind.ATTENTION, Kind.MLP)}
+    return {Unit(layer, kind) for layer in layers for kind in PARTS}
 
 
 def _least(problem: Problem, candidates: list[set[Unit]], share: float) -> list[set[Unit]]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from nas.search.methods.method import Trail, droppable, goes_on, loss_of
 from nas.search.problem import Problem
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class FinerCut:
 
     def trail(self, problem: Problem) -> Trail | None:
         """Attentions and MLPs in the order of their removal."""
-        return remove_greedily(problem, droppable(problem.space, (Kind.ATTENTION, Kind.MLP)), self.per_ms)
+        return remove_greedily(problem, droppable(problem.space, PARTS), self.per_ms)
 
 
 def remove_greedily(problem: Problem, units: Trail, per_ms: bool) -> Trail | None:

@@ -4,8 +4,9 @@ from typing import Protocol
 
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
-from search_spaces.space import Space, empty
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.space import Space, is_empty
+from search_spaces.unit import Unit
 
 Trail = tuple[Unit, ...]  # what a method drops, first dropped first
 
@@ -37,7 +38,7 @@ class TokenMethod(Protocol):
 
 def as_published(problem: Problem, trail: Trail) -> Architecture:
     """Everything the method dropped: the last unit usually overshoots the budget."""
-    return problem.space.decode(set(trail))
+    return problem.space.decode(trail)
 
 
 def add_back(problem: Problem, trail: Trail) -> Architecture:
@@ -71,10 +72,10 @@ def droppable(space: Space, kinds: tuple[Kind, ...]) -> tuple[Unit, ...]:
 def loss_of(problem: Problem, dropped: set[Unit]) -> float:
     """Validation loss on as many items as every method is given."""
     architecture = problem.space.decode(dropped)
-    return 0.0 if not architecture.dropped else problem.evaluate(architecture, problem.fidelity).loss
+    return 0.0 if not architecture.choices else problem.evaluate(architecture, problem.fidelity).loss
 
 
 def goes_on(space: Space, dropped: set[Unit]) -> bool:
     """Whether a model is left, and one that the space has."""
     architecture = space.decode(dropped)
-    return not empty(architecture) and space.contains(architecture)
+    return not is_empty(architecture) and space.contains(architecture)

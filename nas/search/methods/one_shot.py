@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from nas.search.library import score_library
 from nas.search.methods.method import Trail, droppable, until_feasible
 from nas.search.problem import Problem
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class Sprint:
         units = droppable(problem.space, _parts(problem))
 
         def sensitivity(unit: Unit) -> float:
-            return losses[unit] / max(saves[unit], 1e-9)
+            return losses[unit.dropped] / max(saves[unit.dropped], 1e-9)
 
         return until_feasible(problem, tuple(sorted(units, key=lambda u: (sensitivity(u), u))))
 
 
 def _parts(problem: Problem) -> tuple[Kind, ...]:
     """Attentions and MLPs; blocks where the space has nothing else."""
-    kinds = {unit.kind for unit in problem.space.units}
-    return tuple(kind for kind in (Kind.ATTENTION, Kind.MLP) if kind in kinds) or (Kind.BLOCK,)
+    kinds = {choice.unit.kind for choice in problem.space.choices}
+    return tuple(kind for kind in PARTS if kind in kinds) or (Kind.BLOCK,)

@@ -8,9 +8,10 @@ from latency_models.workload import Phase
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError, UsageError
+from search_spaces.level import THOUSAND, permille_of
 from search_spaces.presets import fastv, pyramiddrop, tome
-from search_spaces.space import empty
-from search_spaces.tokens import THOUSAND, Schedule, Scorer, Stage, permille_of
+from search_spaces.schedule import Schedule, Scorer, Stage
+from search_spaces.space import is_empty
 
 CONTROL = "random-tokens"
 Family = Callable[[Problem, float], Schedule]  # a share of tokens in (0, 1): the larger, the more are left
@@ -101,9 +102,9 @@ def fitted(problem: Problem, architecture: Architecture) -> Architecture | None:
 def exchanged(problem: Problem, architecture: Architecture) -> list[Architecture]:
     """Parts for tokens: one part more dropped, or one brought back, and as many tokens as then meet the budget."""
     space, structure = problem.space, architecture.structure
-    fewer = [space.canonical(architecture.drop(unit)) for unit in space.structure if not structure.drops(unit)]
-    more = [architecture.restore(unit) for unit in sorted(structure.dropped)]
-    found = dict.fromkeys(fitted(problem, each) for each in (*fewer, *more) if not empty(each))
+    fewer = [space.canonical(architecture.drop(each)) for each in space.structure if not structure.drops(each)]
+    more = [architecture.restore(each) for each in sorted(structure.choices)]
+    found = dict.fromkeys(fitted(problem, each) for each in (*fewer, *more) if not is_empty(each))
     return [each for each in found if each is not None]
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from nas.search.methods.method import Trail
 from nas.search.problem import Problem
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.unit import Unit
 
 
 @dataclass(frozen=True)

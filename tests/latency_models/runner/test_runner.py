@@ -26,7 +26,8 @@ from latency_models.shape import ModelShape
 from latency_models.workload import Workload
 from search_spaces import Architecture
 from search_spaces.errors import MeasurementError
-from search_spaces.unit import Kind, Unit
+from search_spaces.kinds import Kind
+from search_spaces.unit import Unit
 
 HERE = Workload.parse("forward:batch=1,seq=64")
 DEPTH = 4

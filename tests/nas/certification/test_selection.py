@@ -26,13 +26,14 @@ from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, Verdict, judge, too_busy
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces import Architecture, Kind, Schedule, Space, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import MachineTooBusy, NoFeasibleCandidate, ProfileMismatch
 
 KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
 HERE = Workload.parse("forward")
 DEPTH = 3
 UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
-EVERY = [Architecture(DEPTH, frozenset(units)) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
+EVERY = [dropping(DEPTH, units) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
 PARENT = Architecture.parent(DEPTH)
 SHAPE = ModelShape(
     depth=DEPTH, hidden=8, heads=1, kv_heads=1, head_dim=8, intermediate=16, gated=False, outputs=0,
@@ -48,7 +49,7 @@ class Device:
         self.rng, self.noise, self.drift = random.Random(seed), noise, drift
         rng = random.Random(seed + 1)
         saves = {unit: rng.uniform(0.5, 1.5) for unit in UNITS}
-        self.loss = {a: sum(rng.uniform(0.5, 1.5) for _ in a.dropped) + 0.1 * len(a.dropped) ** 2 for a in EVERY}
+        self.loss = {a: sum(rng.uniform(0.5, 1.5) for _ in a.choices) + 0.1 * len(a.choices) ** 2 for a in EVERY}
         self.median = {
             a: (2 + sum(ms for unit, ms in saves.items() if not a.drops(unit))) * math.exp(odd * rng.gauss(0, 1))
             for a in EVERY
@@ -138,7 +139,7 @@ def steps_of(device: Device, budget: Budget, folder: Path, **others: Any) -> Ste
 
 def problem_of(device: Device, model: CalibratedModel, budget_ms: float) -> Problem:
     return Problem(
-        space=Space(DEPTH, UNITS), evaluate=lambda a, items: device.quality(a), latency=model,
+        space=Space.dropping(DEPTH, UNITS), evaluate=lambda a, items: device.quality(a), latency=model,
         budget_ms=budget_ms, percentile=90, redundancy=None, storage="",
     )  # fmt: skip
 

@@ -29,7 +29,8 @@ from nas.parent.reference_models import find_reference
 from nas.quality.prompt import PromptEvaluator, prompts
 from pruning.checkpoint import save
 from pruning.surgery.prune import prune
-from search_spaces import Architecture, Kind, Positions, Reduction, Schedule, Scorer, Unit
+from search_spaces import Kind, Positions, Reduction, Schedule, Scorer, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import MeasurementError, ModelError
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -53,7 +54,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (home / "texts.txt").write_text("\n\n".join("".join(rng.choice(letters, 400)) for _ in range(30)))
     subject = load_subject(str(home / "parent"), home / "texts.txt")
     reduction = Reduction(Scorer.RANDOM, positions=Positions.COMPACTED)
-    architecture = Architecture(4, frozenset({Unit(2, Kind.MLP)})).with_tokens(Schedule.parse("1=0.5", reduction))
+    architecture = dropping(4, {Unit(2, Kind.MLP)}).with_tokens(Schedule.parse("1=0.5", reduction))
     winner = prune(subject.model, architecture, anatomy=subject.anatomy)
     save(winner, home / "winner", companions=home / "parent")
     replace(certificate(home / "winner"), workload=PROMPT).save(home / "winner" / "certificate.json")

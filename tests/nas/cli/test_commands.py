@@ -19,8 +19,8 @@ from nas.request.search_request import SearchRequest
 from nas.storage.result_folder import read_result, resume_command
 from nas.tracking import log_page
 from search_spaces.errors import UsageError
+from search_spaces.kinds import Kind
 from search_spaces.servable import Servable
-from search_spaces.unit import Kind
 
 ROOT = Path(__file__).parents[3]
 ODD = ("plain", "with space", "a'quote", 'a"quote', "$HOME", "a;b", "100%20?x#y", "ünï", "*")  # names of folders

@@ -211,7 +211,7 @@ def test_shares_give_every_task_once_and_neighbours_to_one_worker(workers: int) 
     assert sorted(place for _, place in given) == list(range(len(asked)))
     if workers == 2:  # the first of the validation split drop late parts, the last early ones
         own = [[asked[place].architecture for worker, place in given if worker == each] for each in range(2)]
-        depths = [sorted(min(u.layer for u in a.dropped) for a in some[:4]) for some in own]
+        depths = [sorted(min(u.layer for u in a.choices) for a in some[:4]) for some in own]
         assert depths[0] != depths[1]
 
 

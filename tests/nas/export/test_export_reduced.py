@@ -20,13 +20,15 @@ from nas.progress import Silent
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Reduction, Schedule, Scorer, Space, Unit
+from search_spaces.architecture import stage_choice
 from search_spaces.errors import ExportError
+from search_spaces.schedule import Stage
 
 HERE = Workload.parse("forward:batch=2,seq=10")
 REDUCTION = Reduction(Scorer.CLASS)
 SCHEDULE = Schedule.parse("1=0.5,3=0.25", REDUCTION)
 FEWER = "mlp mlp attn+mlp attn"  # the attention that ranks at block 1 is gone
-SPACE = Space(4, tuple(Unit(i, kind) for i in range(4) for kind in (Kind.ATTENTION, Kind.MLP)))
+SPACE = Space.dropping(4, tuple(Unit(i, kind) for i in range(4) for kind in (Kind.ATTENTION, Kind.MLP)))
 
 
 @dataclass(frozen=True)
@@ -122,15 +124,15 @@ def test_all_files_read_one_file_of_weights(export: ParentExport, tmp_path: Path
 def test_a_profile_covers_the_schedules_of_a_space_and_is_kept_apart(
     export: ParentExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = [Unit(stage.block, Kind.TOKENS, stage.permille) for stage in SCHEDULE.stages]
-    reduced = Space(4, (*SPACE.units, *steps), reduction=REDUCTION)
+    steps = [stage_choice(Stage(stage.block, stage.permille)) for stage in SCHEDULE.stages]
+    reduced = Space.dropping(4, (*SPACE.choices, *steps), reduction=REDUCTION)
     subject, target = export.subject, SimpleNamespace(is_host=True)
     monkeypatch.setattr("nas.profiling.host.few_schedules", lambda *given: [SCHEDULE])  # one export
     profile = host_profile(subject, export, HERE, Silent(), seconds=0.3, space=reduced)
     measured = [record.architecture for record in profile.records]
     assert measured == planned(subject.shape, HERE, reduced)
     assert {architecture.tokens for architecture in measured} == {Schedule(), SCHEDULE}
-    paths = {profile_path(subject, HERE, space) for space in (None, SPACE, reduced, Space(4, reduced.units[:-1]))}
+    paths = {profile_path(subject, HERE, space) for space in (None, SPACE, reduced, Space(4, reduced.choices[:-1]))}
     assert len(paths) == 3
     assert profile_path(subject, HERE) == profile_path(subject, HERE, SPACE)
     model = latency_model(subject, target, HERE, export, Silent(), reduced)  # not measured again

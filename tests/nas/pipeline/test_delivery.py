@@ -23,6 +23,7 @@ from nas.results.certificate import sha256
 from nas.search import Candidate, SearchOutcome
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Architecture, Kind, Reduction, Schedule, Unit
+from search_spaces.architecture import dropping
 
 SCHEDULE = Schedule.parse("1=0.5,3=0.25", Reduction())
 PROMPT, STEP = Workload.parse("prefill:batch=1,seq=60"), Workload.parse("decode:batch=1,past=60")
@@ -116,13 +117,13 @@ class Corrected:
     measured, label = True, "measured on this machine"
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        ms = 20.0 - 4 * len(architecture.dropped)
-        return Prediction(ms, ms, ms, percentile, exact=not architecture.dropped)
+        ms = 20.0 - 4 * len(architecture.choices)
+        return Prediction(ms, ms, ms, percentile, exact=not architecture.choices)
 
 
 def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
     """Parent, candidates and a budget that is a fraction, in those of the latency model as it is in the end."""
-    architectures = [Architecture(4, frozenset(Unit(layer, Kind.MLP) for layer in range(count))) for count in range(4)]
+    architectures = [dropping(4, (Unit(layer, Kind.MLP) for layer in range(count))) for count in range(4)]
     qualities = [Quality("kl", 0.1 * count, False, "validation", 0.1 * count) for count in range(4)]
     found = [
         Candidate(architecture, quality, 10.0 - 2 * count, "x", count)

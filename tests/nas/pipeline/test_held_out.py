@@ -10,6 +10,7 @@ from nas.quality.evaluations import FileEvaluations
 from nas.quality.quality import Quality
 from nas.search.outcome import Candidate, SearchOutcome
 from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import dropping
 
 
 def outcome_of(judge, architectures: list[Architecture]) -> SearchOutcome:
@@ -66,7 +67,7 @@ class Losses:
 
 def test_a_baseline_that_is_clearly_worse_on_a_quarter_of_the_items_stays_there(tmp_path: Path) -> None:
     parent, winner, runner_up, worse, close = (
-        Architecture(6, frozenset(Unit(layer, Kind.MLP) for layer in range(gone))) for gone in range(5)
+        dropping(6, (Unit(layer, Kind.MLP) for layer in range(gone))) for gone in range(5)
     )
     wave = [0.01 * (number % 5) for number in range(32)]
     losses = Losses(

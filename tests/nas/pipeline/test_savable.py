@@ -12,9 +12,10 @@ from nas.parent.parent import Subject, load_subject
 from nas.pipeline.savable import savable
 from pruning.checkpoint.writing import check_config
 from search_spaces.errors import ArchitectureError, ModelError
+from search_spaces.kinds import STRUCTURE, Kind
 from search_spaces.servable import Servable, restrict
 from search_spaces.space import Space
-from search_spaces.unit import STRUCTURE, Kind, Unit
+from search_spaces.unit import Unit
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 48, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip
@@ -44,7 +45,7 @@ def test_for_plain_classes_only_blocks_go_that_move_no_other(tmp_path: Path) -> 
     assert savable(vanilla(subject), subject, Servable.VANILLA).units == (Unit(3, Kind.BLOCK),)
     every = subject.anatomy.space(STRUCTURE)
     assert savable(every, subject, Servable.ANY) == every
-    first = dataclasses.replace(vanilla(subject), units=(Unit(0, Kind.BLOCK), Unit(1, Kind.BLOCK)))
+    first = dataclasses.replace(vanilla(subject), choices=(Unit(0, Kind.BLOCK).dropped, Unit(1, Kind.BLOCK).dropped))
     with pytest.raises(ArchitectureError, match=r"every block of .* depends on its place"):
         savable(first, subject, Servable.VANILLA)
 

@@ -21,7 +21,9 @@ from nas.parent.shape import shape_of
 from nas.profiling.host import derive_files, measure_architectures, profile_host, write_plan
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Architecture
-from search_spaces.unit import STRUCTURE, Kind, Unit
+from search_spaces.architecture import dropping
+from search_spaces.kinds import STRUCTURE, Kind
+from search_spaces.unit import Unit
 
 HERE = Workload.parse("forward:batch=2,seq=10")
 
@@ -78,7 +80,7 @@ def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_
     profile.save(tmp_path / "profile.json")
     fitted = CalibratedModel(Profile.load(tmp_path / "profile.json"))
     assert fitted.predict(design(4)[1]).exact
-    blocks = [Architecture(4, frozenset({Unit(layer, Kind.BLOCK)})) for layer in range(4)]
+    blocks = [dropping(4, {Unit(layer, Kind.BLOCK)}) for layer in range(4)]
     other = next(architecture for architecture in blocks if profile.of(architecture) is None)
     assert not fitted.predict(other).exact
 

@@ -22,6 +22,8 @@ from nas.profiling.profile_store import import_profile
 from nas.progress import Silent
 from pruning.checkpoint import save
 from search_spaces import Architecture, Kind, Reduction, Scorer, Space, Unit
+from search_spaces.architecture import stage_choice
+from search_spaces.schedule import Stage
 
 ORIN, HERE = find_target("jetson-orin"), Workload.parse("forward:batch=2,seq=17")
 PARTS = tuple(Unit(layer, kind) for layer in range(4) for kind in (Kind.ATTENTION, Kind.MLP))
@@ -35,7 +37,7 @@ def test_a_kit_measures_schedules_and_a_search_for_others_takes_the_data_sheet(
     monkeypatch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
     save(build("vit"), tmp_path / "model")
     subject = load_subject(str(tmp_path / "model"))
-    space = Space(4, (*PARTS, Unit(2, Kind.TOKENS, 500)), reduction=Reduction(Scorer.CLASS))
+    space = Space.dropping(4, (*PARTS, stage_choice(Stage(2, 500))), reduction=Reduction(Scorer.CLASS))
     kit = Kit(subject, ORIN, HERE, seconds=1, space=space)
     assert kit._name() != replace(kit, space=None)._name()
     (tmp_path / "kit").mkdir()

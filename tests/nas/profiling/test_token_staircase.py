@@ -27,8 +27,8 @@ from nas.progress import Silent
 from nas.tokens.profiled_schedules import profiled
 from nas.tokens.space import snapping, with_tokens
 from pruning.reduction import layout
+from search_spaces.kinds import STRUCTURE, Kind
 from search_spaces.space import Space
-from search_spaces.unit import STRUCTURE, Kind
 
 THIS_MACHINE = find_target(HOST)
 TEXT = Workload.parse("forward:batch=2,seq=128")
@@ -99,7 +99,7 @@ def stepped(encoder: Subject) -> Subject:
 
 def left(space: Space) -> set[int]:
     """Tokens of a text that stages may leave; the first of 128 always stays."""
-    return {1 + 127 * unit.permille // 1000 for unit in space.units if unit.kind is Kind.TOKENS}
+    return {1 + 127 * unit.permille // 1000 for unit in space.choices if unit.kind is Kind.TOKENS}
 
 
 def test_what_was_measured_is_known_from_then_on(stepped: Subject) -> None:

@@ -24,6 +24,8 @@ from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from nas.storage.open_storage import open_storage
 from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import stage_choice
+from search_spaces.schedule import Stage
 
 PARENT = Architecture.parent(4)
 UNITS = [Unit(layer, kind) for layer in range(4) for kind in (Kind.ATTENTION, Kind.MLP)]
@@ -77,7 +79,7 @@ def test_contents_never_mix(opened: Open) -> None:
 
 
 def test_token_schedules_that_meant_something_else_are_judged_anew(opened: Open, monkeypatch) -> None:
-    with_tokens = (PARENT.drop(Unit(1, Kind.TOKENS, 500)), 4, Precision.FP32)
+    with_tokens = (PARENT.drop(stage_choice(Stage(1, 500))), 4, Precision.FP32)
     earlier = opened("a")
     earlier.add(with_tokens, quality(0.5))
     earlier.add(key(1), quality(0.25))

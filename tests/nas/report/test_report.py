@@ -30,13 +30,13 @@ from nas.results.model_card import card
 from nas.results.result import Entry, Result
 from nas.search.methods import ONE_SHOT
 from nas.search.unit_savings import Worth
-from search_spaces import Architecture
+from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import UsageError
 from search_spaces.servable import Servable
-from search_spaces.unit import Kind, Unit
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
-WINNER = Architecture(4, frozenset({Unit(1, Kind.BLOCK), Unit(2, Kind.MLP), Unit(3, Kind.ATTENTION)}))
+WINNER = dropping(4, {Unit(1, Kind.BLOCK), Unit(2, Kind.MLP), Unit(3, Kind.ATTENTION)})
 WORKLOAD = Workload.parse("forward:batch=8,seq=65")
 SIMILARITY = {"attention": [0.2, 0.9, 0.95, 0.99], "mlp": [0.4, 0.99, 1.0, 0.95], "block": [-0.1, 0.9, 0.94, 0.93]}
 
@@ -70,9 +70,9 @@ def result(verdict: Certificate, model: str) -> Result:
         winner=entry(WINNER, 0.0432, 11.0, "evolution", measured[1]),
         winner_parameters=401_000, winner_memory=Memory(1 << 20, 0, 1 << 19), winner_joules=0.25,
         certified=verdict.certified, verdict=f"{verdict.verdict}: {verdict.reason}", host=None, files={}, pareto=(),
-        baselines=(entry(Architecture(4, frozenset({Unit(0, Kind.BLOCK)})), 0.7, 11.9, "cosine-joint"),),
+        baselines=(entry(dropping(4, {Unit(0, Kind.BLOCK)}), 0.7, 11.9, "cosine-joint"),),
         comparisons=(Comparison("cosine-joint", -0.6568, -0.71, -0.61, 4.8e-15, 360),),
-        units=(Worth(Unit(0, Kind.ATTENTION), 1.25, 0.5), Worth(Unit(2, Kind.MLP), 1.0, 0.001)),
+        units=(Worth(Unit(0, Kind.ATTENTION).dropped, 1.25, 0.5), Worth(Unit(2, Kind.MLP).dropped, 1.0, 0.001)),
         search={"trials": 4, "evaluations": 40, "seconds": 8.5, "seed": 0, "storage": "study.db"}, mlflow={},
         resume_command="nas search --resume out", parent_memory=Memory(2 << 20, 0, 1 << 20), parent_joules=0.5,
     )  # fmt: skip
@@ -223,7 +223,7 @@ def test_the_strip_shows_the_parts_that_are_kept(finished: Callable[..., Path]) 
         kept = sum(WINNER.keeps(layer, kind) for layer in range(4))
         # The strip of the winner, then small ones: of parent, winner and baseline (all but one of four).
         assert page.count("rect", kind.value) == kept + 4 + kept + 3
-    blocks = strip("attn+mlp mlp@0.5 removed none@0.125 attn")
+    blocks = strip(Architecture.from_words("attn+mlp mlp@0.5 removed none@0.125 attn"))
     assert [(b.attention, b.mlp, b.removed) for b in blocks] == [
         (True, True, False), (False, True, False), (False, False, True), (False, False, False), (True, False, False),
     ]  # fmt: skip
@@ -256,7 +256,7 @@ def test_charts_keep_the_order_of_their_numbers() -> None:
     assert all((mark.x <= chart.edge) == (point["ms"] <= 12.0) for mark, point in zip(shown, points, strict=True))
     labels = sorted(mark.label_y for mark in chart.marks if mark.label)
     assert len(labels) == 3
-    depth = redundancy_chart(SIMILARITY, strip(WINNER.words))
+    depth = redundancy_chart(SIMILARITY, strip(WINNER))
     assert inside(depth)
     hollow = {mark.words.split(":")[0] for mark in depth.marks if "hollow" in mark.look}
     assert hollow == {
@@ -272,7 +272,7 @@ def test_charts_of_next_to_nothing_are_drawn(count: int) -> None:
     few["budget_ms"] = few["candidates"][0]["ms"]
     assert inside(pareto_chart(few))
     same = {kind: [1.0] * count for kind in SIMILARITY}
-    assert inside(redundancy_chart(same, strip("attn+mlp " * count)))
+    assert inside(redundancy_chart(same, strip(Architecture.parent(count))))
 
 
 def test_several_searches_are_compared_first(finished: Callable[..., Path]) -> None:

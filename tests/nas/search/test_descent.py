@@ -38,4 +38,4 @@ def test_every_budget_on_the_way_is_met_with_what_still_fits_restored() -> None:
         assert asked.feasible(found)
     assert way.first_within(0.5) is None
     assert way.first_within(10.0) == SPACE.parent
-    assert way.first_within(7.5).dropped == frozenset({A1, M2})
+    assert way.first_within(7.5) == SPACE.decode({A1, M2})

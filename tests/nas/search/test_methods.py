@@ -14,14 +14,14 @@ from nas.request.choices import check_method
 from nas.search import Problem, run_search
 from nas.search.methods import METHODS, add_back, as_published
 from pruning.analysis.redundancy import Redundancy
-from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces import Architecture, Choice, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate, UsageError
 
 DEPTH = 3
 A0, A1, A2 = (Unit(layer, Kind.ATTENTION) for layer in range(DEPTH))
 M0, M1, M2 = (Unit(layer, Kind.MLP) for layer in range(DEPTH))
 B0, B1, B2 = (Unit(layer, Kind.BLOCK) for layer in range(DEPTH))
-SPACE = Space(DEPTH, (A0, A1, A2, M0, M1, M2))
+SPACE = Space.dropping(DEPTH, (A0, A1, A2, M0, M1, M2))
 LOSS = {A0: 0.5, A1: 0.1, A2: 0.2, M0: 0.9, M1: 0.3, M2: 0.25}
 TOGETHER = {frozenset({A1, A2}): 1.0, frozenset({M1, M2}): 0.4}  # what pairs add
 REDUNDANCY = Redundancy(
@@ -37,7 +37,7 @@ class Milliseconds:
     def unit_ms(self, unit: Unit) -> float:
         return {Kind.ATTENTION: 1.0, Kind.MLP: 2.0, Kind.BLOCK: 3.0}[unit.kind]
 
-    def saves(self, units, reduction=None) -> dict[Unit, float]:
+    def saves(self, units, reduction=None) -> dict[Choice, float]:
         return {unit: self.unit_ms(unit) for unit in units}
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
@@ -86,8 +86,8 @@ def test_add_back_restores_the_last_that_fits() -> None:
     asked = problem(8.0)
     trail = (A1, A2, M2)  # 4 ms gone, 2 needed
     assert as_published(asked, trail).words == "attn+mlp mlp removed"
-    assert add_back(asked, trail).dropped == frozenset({A1, A2})  # M2 fits back, then nothing more
-    assert add_back(problem(7.0), trail).dropped == frozenset({A1, M2})  # A2, 1 ms; M2 would be 2
+    assert add_back(asked, trail) == SPACE.decode({A1, A2})  # M2 fits back, then nothing more
+    assert add_back(problem(7.0), trail) == SPACE.decode({A1, M2})  # A2, 1 ms; M2 would be 2
 
 
 def test_evopress_finds_the_best_of_its_equal_counts() -> None:
@@ -125,7 +125,7 @@ def test_the_contract(name: str, budget: float) -> None:
     assert asked.feasible(published)
     assert asked.feasible(restored)
     assert asked.ms(restored) >= asked.ms(published)
-    assert all(published.drops(unit) for unit in restored.dropped if unit.kind is not Kind.BLOCK)
+    assert all(published.drops(unit) for unit in restored.choices if unit.kind is not Kind.BLOCK)
     for unit in trail:  # nothing more fits
         more = SPACE.decode({u for u in LOSS if restored.drops(u)} - {unit})
         assert more == restored or not asked.feasible(more)
@@ -136,7 +136,7 @@ def test_the_contract(name: str, budget: float) -> None:
 
 def test_a_method_runs_in_place_of_the_search(tmp_path: Path) -> None:
     outcome = run_search(problem(6.5, tmp_path, method="finercut"))
-    assert outcome.winner.architecture.dropped == frozenset({A0, A1, M2})
+    assert outcome.winner.architecture == SPACE.decode({A0, A1, M2})
     assert outcome.winner.origin == "finercut"
     assert outcome.winner.quality.loss == pytest.approx(0.85)
     with pytest.raises(NoFeasibleCandidate, match="sleb cannot get there"):

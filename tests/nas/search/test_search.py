@@ -22,13 +22,14 @@ from nas.search.problem import Asked
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
 from pruning.analysis.redundancy import Redundancy
-from search_spaces import STRUCTURE, Architecture, Kind, Space, Unit
+from search_spaces import STRUCTURE, Architecture, Choice, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate
-from search_spaces.space import empty
+from search_spaces.space import is_empty
 
 DEPTH = 6
-UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
-SPACE = Space(DEPTH, UNITS)
+UNITS = tuple(Unit(layer, kind).dropped for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
+SPACE = Space.dropping(DEPTH, UNITS)
+EVERY = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in STRUCTURE)
 
 
 class Additive:
@@ -42,7 +43,7 @@ class Additive:
     def unit_ms(self, unit: Unit) -> float:
         return sum(self.costs.values()) if unit.kind is Kind.BLOCK else self.costs[unit.kind]
 
-    def saves(self, units, reduction=None) -> dict[Unit, float]:
+    def saves(self, units, reduction=None) -> dict[Choice, float]:
         return {unit: self.unit_ms(unit) for unit in units}
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
@@ -122,7 +123,7 @@ def test_the_mip_equals_brute_force(seed: int, everything) -> None:
     saves = {unit: rng.uniform(0.5, 3) for unit in UNITS}
     needed = 0.45 * sum(saves.values())
 
-    def total(architecture: Architecture, of: dict[Unit, float]) -> float:
+    def total(architecture: Architecture, of: dict[Choice, float]) -> float:
         return sum(of[unit] for unit in UNITS if architecture.drops(unit))
 
     enough = [a for a in everything if total(a, saves) >= needed]
@@ -152,14 +153,14 @@ def test_the_mip_with_pair_terms_equals_brute_force(seed: int, everything) -> No
 
 
 def test_the_mip_never_takes_a_block_and_its_parts() -> None:
-    units = tuple(Unit(layer, kind) for layer in range(3) for kind in STRUCTURE)
-    space = Space(3, units, merges_blocks=False)
+    units = tuple(Unit(layer, kind).dropped for layer in range(3) for kind in STRUCTURE)
+    space = Space.dropping(3, units, merges_blocks=False)
     loss = {unit: 1.0 if unit.kind is Kind.BLOCK else 0.4 for unit in units}
     saves = {unit: 3.5 if unit.kind is Kind.BLOCK else 1.5 for unit in units}
     first, *others = solve(space, loss, saves, 3.2, solutions=6)
     assert first.words.split().count("removed") == 1  # one block at 1.0 beats three units at 1.2
     for architecture in (first, *others):
-        assert sum(saves[unit] for unit in architecture.dropped) >= 3.2
+        assert sum(saves[unit] for unit in architecture.choices) >= 3.2
 
 
 def test_the_same_seed_gives_the_same_search_and_another_may_not(tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ def test_a_limit_is_kept_and_the_optimum_within_it_found(most: float, everything
     """Attentions save most milliseconds, MLPs most parameters: the two rows pull apart."""
     landscape, latency = Landscape(4), Additive(attention=2.0, mlp=1.0)
     saves = {unit: 1.0 if unit.kind is Kind.MLP else 0.5 for unit in UNITS}
-    saves |= {Unit(layer, Kind.BLOCK): 1.5 for layer in range(DEPTH)}
+    saves |= {Unit(layer, Kind.BLOCK).dropped: 1.5 for layer in range(DEPTH)}
     limit = Limit("parameters", 10.0, most, saves)
     fitting = [a for a in everything if latency.predict(a).ms <= 14.0 and limit.met(a)]
     best = min(landscape.loss(a) for a in fitting)
@@ -332,7 +333,7 @@ def test_a_limit_is_kept_and_the_optimum_within_it_found(most: float, everything
 
 
 def test_what_keeps_to_no_limit_is_said(tmp_path: Path) -> None:
-    saves = {Unit(layer, kind): 1.0 for layer in range(DEPTH) for kind in STRUCTURE}
+    saves = {Unit(layer, kind).dropped: 1.0 for layer in range(DEPTH) for kind in STRUCTURE}
     with pytest.raises(NoFeasibleCandidate, match=r"no candidate meets 15.00 ms \(p90\) with at most 1 parameters"):
         run_search(problem(tmp_path, Landscape(0), 15.0, limits=(Limit("parameters", 20.0, 1.0, saves),)))
 
@@ -349,7 +350,7 @@ def test_nothing_feasible_names_the_closest(tmp_path: Path) -> None:
 
 
 def test_the_study_says_what_is_above_its_budget_as_optuna_and_its_dashboard_read_it(tmp_path: Path) -> None:
-    weights = {Unit(layer, kind): 2.0 if kind is Kind.BLOCK else 1.0 for layer in range(DEPTH) for kind in STRUCTURE}
+    weights = {unit.dropped: 2.0 if unit.kind is Kind.BLOCK else 1.0 for unit in EVERY}
     parts = Limit("parts", 12, 9, weights)
     run_search(problem(tmp_path, Landscape(4), 9.0, trials=30, limits=(parts,)))
     study = optuna.load_study(study_name="nas", storage=f"sqlite:///{tmp_path}/study.db")
@@ -373,7 +374,7 @@ def test_the_surrogate_corrects_the_sum_when_pairs_matter() -> None:
     landscape = Landscape(7)
     rng = random.Random(0)
     architectures = [SPACE.sample(rng, 0.4) for _ in range(60)]
-    seen = [(a, landscape.loss(a)) for a in architectures if not empty(a)]
+    seen = [(a, landscape.loss(a)) for a in architectures if not is_empty(a)]
     surrogate, plain = Surrogate.fit(UNITS, landscape.single, seen), Surrogate(UNITS, landscape.single)
     unseen = [SPACE.sample(rng, 0.4) for _ in range(200)]
     truth = np.array([landscape.loss(a) for a in unseen])

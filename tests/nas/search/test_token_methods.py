@@ -20,15 +20,29 @@ from nas.search.journal import Journal
 from nas.search.methods import TOKEN_METHODS
 from nas.search.methods.schedules import exchanged, fitted, shapes, snapped
 from pruning.analysis.redundancy import Redundancy
-from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Schedule, Scorer, Source, Space, Unit
+from search_spaces import (
+    Architecture,
+    Choice,
+    Kind,
+    Positions,
+    Reducer,
+    Reduction,
+    Schedule,
+    Scorer,
+    Source,
+    Space,
+    Unit,
+)
+from search_spaces.architecture import dropping, stage_choice
 from search_spaces.errors import NoFeasibleCandidate, UsageError
+from search_spaces.schedule import Stage
 
 DEPTH = 8
-PARTS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
+PARTS = tuple(Unit(layer, kind).dropped for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
 REDUCTION = Reduction(Scorer.MEAN)
 ALIKE = tuple(0.5 + 0.05 * layer for layer in range(DEPTH))
 REDUNDANCY = Redundancy("made", "pre_norm", 1, ALIKE, ALIKE, ALIKE, ((1.0,) * (DEPTH + 1),) * (DEPTH + 1))
-SPACE = Space(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), (0.75, 0.5, 0.25))
+SPACE = Space.dropping(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), (0.75, 0.5, 0.25))
 
 
 class Device:
@@ -43,9 +57,9 @@ class Device:
         return 1.0 + math.fsum(shares[u.layer] * costs[u.kind] for u in PARTS if not architecture.drops(u))
 
     def unit_ms(self, unit: Unit) -> float:
-        return 25.0 - self.ms(Architecture(DEPTH, frozenset({unit})))
+        return 25.0 - self.ms(dropping(DEPTH, {unit}))
 
-    def saves(self, units, reduction=None) -> dict[Unit, float]:
+    def saves(self, units, reduction=None) -> dict[Choice, float]:
         return marginal({unit: self.unit_ms(unit) for unit in units})
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
@@ -77,7 +91,7 @@ def test_the_contract(name: str, budget: float) -> None:
     assert asked.feasible(found)
     assert TOKEN_METHODS[name].architecture(asked) == found
     if name != "dop":
-        assert not found.structure.dropped
+        assert not found.structure.choices
         more = [replace(stage, permille=min(1000, stage.permille + 3)) for stage in found.tokens.stages]
         assert asked.ms(found.with_tokens(replace(found.tokens, stages=tuple(more)))) > budget - 0.1  # none is wasted
 
@@ -129,7 +143,7 @@ def test_equal_steps_is_the_best_of_its_grid() -> None:
         evaluate(a).loss
         for first in range(1, 4)
         for share in range(5, 996, 5)
-        for a in [Architecture(DEPTH).drop(Unit(first, Kind.TOKENS, share))]
+        for a in [Architecture(DEPTH).drop(stage_choice(Stage(first, share)))]
         if asked.feasible(a) and first in (1, 2, 3)
     ) + 1e-9  # fmt: skip
 
@@ -142,7 +156,7 @@ def test_dop_counts_arithmetic_and_not_milliseconds() -> None:
         return sum(shares[u.layer] for u in PARTS if u.kind is Kind.ATTENTION and not architecture.drops(u))
 
     found = TOKEN_METHODS["dop"].architecture(problem(24.0, flops=attention))
-    assert {unit.kind for unit in found.structure.dropped} <= {Kind.ATTENTION}
+    assert {unit.kind for unit in found.structure.choices} <= {Kind.ATTENTION}
     assert problem(24.0).feasible(found)
 
 
@@ -203,9 +217,9 @@ def test_each_exchange_changes_one_part_and_spends_its_time_on_tokens() -> None:
     start = Architecture(DEPTH).drop(Unit(1, Kind.ATTENTION)).with_tokens(Schedule.parse("2=0.5", REDUCTION))
     asked = problem(15.0)
     assert asked.ms(start) == 15.0
-    found = {each.structure.dropped ^ start.structure.dropped: each for each in exchanged(asked, start)}
-    assert set(found) == {frozenset({part}) for part in PARTS if part != Unit(1, Kind.MLP)} | {
-        frozenset({Unit(1, Kind.ATTENTION), Unit(1, Kind.BLOCK)})  # both are gone: the block is
+    found = {each.structure.choices ^ start.structure.choices: each for each in exchanged(asked, start)}
+    assert set(found) == {frozenset({part}) for part in PARTS if part != Unit(1, Kind.MLP).dropped} | {
+        frozenset({Unit(1, Kind.ATTENTION).dropped, Unit(1, Kind.BLOCK).dropped})  # both are gone: the block is
     }
     shares = {
         Unit(1, Kind.ATTENTION): 8 / 18,  # back: 1 + 6 + 18 s
@@ -213,27 +227,27 @@ def test_each_exchange_changes_one_part_and_spends_its_time_on_tokens() -> None:
         Unit(7, Kind.MLP): 9 / 16,  # gone: 1 + 3 + 2 + 16 s
     }
     for part, share in shares.items():
-        assert found[frozenset({part})].tokens.stages[0].ratio == pytest.approx(share, abs=0.002)
+        assert found[frozenset({part.dropped})].tokens.stages[0].ratio == pytest.approx(share, abs=0.002)
     assert all(14.95 < asked.ms(each) <= 15.0 for each in found.values())
 
 
 def dear_parts_and_one_cheap(architecture: Architecture, items: int | None = None) -> Quality:
     """The last MLP loses next to nothing; tokens lose by how many are gone, any other part by itself."""
     gone = sum(1 - share for share in architecture.tokens.shares(DEPTH))
-    parts = sum(0.001 if unit == Unit(7, Kind.MLP) else 2.0 for unit in PARTS if architecture.drops(unit))
+    parts = sum(0.001 if unit == Unit(7, Kind.MLP).dropped else 2.0 for unit in PARTS if architecture.drops(unit))
     loss = gone**2 / 10 + parts
     return Quality("kl", loss, False, "validation", loss, items=items or 4)
 
 
 def test_a_search_exchanges_parts_for_tokens_between_the_shares_of_its_space() -> None:
-    coarse = Space(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), (0.5,))
+    coarse = Space.dropping(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), (0.5,))
     asked = problem(13.0, space=coarse, evaluate=dear_parts_and_one_cheap)
     outcome = run_search(asked)
     within = [candidate for candidate in outcome.candidates if asked.feasible(candidate.architecture)]
     without = min(candidate.quality.loss for candidate in within if candidate.origin != "exchange")
     assert outcome.winner.origin == "exchange"
     assert outcome.winner.quality.loss < without
-    assert outcome.winner.architecture.structure.dropped == {Unit(7, Kind.MLP)}
+    assert outcome.winner.architecture.structure.choices == {Unit(7, Kind.MLP).dropped}
     assert run_search(asked).winner == outcome.winner
     assert not any(c.origin == "exchange" for c in run_search(replace(asked, space=alone(coarse))).candidates)
 
@@ -261,7 +275,7 @@ def test_a_search_that_died_while_it_polished_ends_as_if_it_had_not(budget, died
 
 def alone(space: Space) -> Space:
     """Its tokens, without its parts."""
-    return replace(space, units=tuple(unit for unit in space.units if unit.kind is Kind.TOKENS))
+    return replace(space, choices=space.steps)
 
 
 def test_a_step_that_takes_as_long_as_all_tokens_is_no_stage() -> None:

@@ -25,24 +25,25 @@ from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, judge
 from nas.search import Problem, run_search
 from nas.search.descent import Descent
-from nas.search.incidence import Incidence
 from nas.search.knobs import Knobs, distributions
-from nas.search.levels import decode, encode
+from nas.search.levels import encode
 from nas.search.library import score_library
 from nas.search.limit import Limit
 from nas.search.solve import solve
 from nas.search.surrogate import ALIKE, REACH, Surrogate, _design, _neighbourhood
-from search_spaces import Architecture, Kind, Reduction, Schedule, Scorer, Space, Unit
+from search_spaces import Architecture, Choice, Encoding, Kind, Reduction, Schedule, Scorer, Space, Unit
+from search_spaces.architecture import dropping, stage_choice
 from search_spaces.errors import ArchitectureError
-from search_spaces.space import empty
+from search_spaces.schedule import Stage
+from search_spaces.space import is_empty
 
 DEPTH = 4
-PARTS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
+PARTS = tuple(Unit(layer, kind).dropped for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
 REDUCTION = Reduction(Scorer.KEYS)
 RATIOS = (0.75, 0.5, 0.25)
-JOINT = Space(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), RATIOS)
-TOKENS = Space(DEPTH, tuple(unit for unit in JOINT.units if unit.kind is Kind.TOKENS), reduction=REDUCTION)
-SPACES = {"joint": JOINT, "tokens": TOKENS, "structure": Space(DEPTH, PARTS)}
+JOINT = Space.dropping(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), RATIOS)
+TOKENS = Space.dropping(DEPTH, JOINT.steps, reduction=REDUCTION)
+SPACES = {"joint": JOINT, "tokens": TOKENS, "structure": Space.dropping(DEPTH, PARTS)}
 
 
 class Device:
@@ -53,12 +54,12 @@ class Device:
     def __init__(self, stage: float = 0.0) -> None:
         self.stage = stage
 
-    def unit_ms(self, unit: Unit) -> float:
+    def unit_ms(self, unit: Unit | Choice) -> float:
         if unit.kind is Kind.TOKENS:
-            return self._ms(Architecture(DEPTH)) - self._ms(Architecture(DEPTH, frozenset({unit})))
+            return self._ms(Architecture(DEPTH)) - self._ms(dropping(DEPTH, {unit}))
         return {Kind.ATTENTION: 1.0, Kind.MLP: 2.0, Kind.BLOCK: 3.0}[unit.kind]
 
-    def saves(self, units, reduction=None) -> dict[Unit, float]:
+    def saves(self, units, reduction=None) -> dict[Choice, float]:
         return marginal({unit: self.unit_ms(unit) for unit in units})
 
     def _ms(self, architecture: Architecture) -> float:
@@ -110,11 +111,11 @@ def every(space: Space) -> list[Architecture]:
     sets = itertools.chain.from_iterable(
         itertools.combinations(space.structure, n) for n in range(len(space.structure) + 1)
     )
-    levels = [0, 1000, 750, 500, 250] if len(space.structure) < len(space.units) else [0]
+    levels = [0, 1000, 750, 500, 250] if len(space.structure) < len(space.choices) else [0]
     shares = [s for s in itertools.product(levels[1:] or [1000], repeat=DEPTH - 1) if list(s) == sorted(s)[::-1]]
-    steps = [{Unit(block, Kind.TOKENS, s) for block, s in enumerate(row, 1) if s < 1000} for row in shares]
+    steps = [{stage_choice(Stage(block, s)) for block, s in enumerate(row, 1) if s < 1000} for row in shares]
     found = {space.decode({*parts, *step}) for parts in sets for step in steps}
-    return [architecture for architecture in found if not empty(architecture)]
+    return [architecture for architecture in found if not is_empty(architecture)]
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +131,14 @@ def test_there_are_as_many_as_there_should_be(everything) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_weighing_rows_at_once_is_weighing_their_features(name: str) -> None:
-    units, rng = SPACES[name].units, np.random.default_rng(0)
+    units, rng = SPACES[name].choices, np.random.default_rng(0)
     design = _design(units, tuple(rng.uniform(0, 1, len(units))), 0.1)
     gone = design.gone([SPACES[name].sample(random.Random(seed), 0.4) for seed in range(40)])
     features = design.features(gone)
     weights = rng.normal(size=features.shape[1])
     assert design.weighted(weights)(gone) == pytest.approx(features @ weights, abs=1e-12)
     rows = design.spread(gone)
-    scale = np.where(design.incidence.tokens, 2 / len(RATIOS), 1.0)
+    scale = np.where(design.encoding.cumulative, 2 / len(RATIOS), 1.0)
     apart = [[np.abs(scale * (one - other)).sum() for other in gone] for one in gone]  # units, stages counted less
     assert _neighbourhood(rows, rows) == pytest.approx(ALIKE * np.exp(-np.array(apart) / REACH), abs=1e-12)
 
@@ -175,7 +176,7 @@ def test_the_exact_solve_is_exact_where_savings_overlap(seed: int, everything) -
         tokens = sum(each * (1 - s) ** 2 for each, s in zip(early, architecture.tokens.shares(DEPTH), strict=True))
         return tokens + sum(single[unit] for unit in PARTS if architecture.drops(unit))
 
-    library = marginal({unit: cost(JOINT.decode({unit})) for unit in JOINT.units})
+    library = marginal({unit: cost(JOINT.decode({unit})) for unit in JOINT.choices})
     needed = 0.45 * latency.predict(Architecture(DEPTH)).ms
     fits = [a for a in everything["joint"] if 13 - latency.predict(a).ms >= needed]
     found = solve(JOINT, library, asked.savings(), needed, solutions=3)
@@ -186,9 +187,9 @@ def test_the_exact_solve_is_exact_where_savings_overlap(seed: int, everything) -
 
 def test_the_exact_solve_takes_along_what_a_step_implies() -> None:
     """The step costs nothing by itself and saves all; those that it implies are what is paid for."""
-    last = Unit(1, Kind.TOKENS, 250)
-    loss = {unit: 0.0 if unit == last else 0.1 for unit in TOKENS.units}
-    saves = {unit: 1.0 if unit == last else 0.0 for unit in TOKENS.units}
+    last = stage_choice(Stage(1, 250))
+    loss = {unit: 0.0 if unit == last else 0.1 for unit in TOKENS.choices}
+    saves = {unit: 1.0 if unit == last else 0.0 for unit in TOKENS.choices}
     assert solve(TOKENS, loss, saves, 0.9)[0] == TOKENS.decode({last})
     cheaper = {**loss, last: -0.2}  # less than nothing, beside what it implies
     assert solve(TOKENS, cheaper, saves, 0.9)[0] == TOKENS.decode({last})
@@ -200,22 +201,23 @@ def test_savings_are_the_device_s(everything) -> None:
     savings = asked.savings()
     some = random.Random(0).sample(sorted(everything["joint"], key=lambda a: a.digest), 300)
     expected = [13 - asked.ms(architecture) for architecture in some]
-    assert savings.of(savings.incidence.rows(some)) == pytest.approx(expected, abs=1e-8)
+    assert savings.of(savings.encoding.rows(some)) == pytest.approx(expected, abs=1e-8)
 
 
 def test_rows_and_back(everything) -> None:
-    incidence = Incidence(JOINT.units)
+    encoding = Encoding(JOINT.choices)
     some = random.Random(1).sample(sorted(everything["joint"], key=lambda a: a.digest), 300)
-    rows = incidence.rows(some)
-    assert [JOINT.decode(units) for units in incidence.units_of(rows)] == some
+    rows = encoding.rows(some)
+    assert [JOINT.decode(chosen) for chosen in encoding.decode(rows)] == some
     for row, architecture in zip(rows, some, strict=True):
-        assert row.tolist() == [architecture.drops(unit) for unit in JOINT.units]
+        assert row.tolist() == [architecture.drops(unit) for unit in JOINT.choices]
 
 
 def test_a_study_s_parameters_and_back(everything) -> None:
     for architecture in random.Random(2).sample(sorted(everything["joint"], key=lambda a: a.digest), 300):
         levels = encode(JOINT, architecture)
-        assert decode(JOINT, levels) == architecture
+        parts = {unit.dropped for unit in JOINT.levels if levels[str(unit)] == "drop"}
+        assert JOINT.decode(parts).structure == architecture.structure
         shares = architecture.tokens.shares(DEPTH)
         assert [float(levels[f"tokens.{block}"]) for block in (1, 2, 3)] == list(shares[1:])
     assert len(encode(JOINT, JOINT.parent)) == len(PARTS) + 3
@@ -224,7 +226,7 @@ def test_a_study_s_parameters_and_back(everything) -> None:
 def test_the_library_sums_to_the_loss_of_single_stages() -> None:
     landscape = Landscape(3)
     library = score_library(problem(JOINT, landscape, 9.0), None)
-    for unit in JOINT.units:
+    for unit in JOINT.choices:
         architecture = JOINT.decode({unit})
         total = sum(loss for other, loss in library.items() if architecture.drops(other))
         assert total == pytest.approx(landscape.loss(architecture))
@@ -248,21 +250,21 @@ def test_the_way_down_takes_steps_and_parts_and_meets_every_budget() -> None:
     way = Descent(asked, score_library(asked, None))
     way.run(4.0)
     assert any(a.tokens.stages for a in way.path)
-    assert any(a.structure.dropped for a in way.path)
+    assert any(a.structure.choices for a in way.path)
     for budget in (12.0, 9.0, 7.5, 6.0, 4.0):
         found = way.first_within(budget)
         assert found is not None
         assert asked.ms(found) <= budget
-        outer = [unit for unit in found.dropped if unit.kind is Kind.TOKENS]
-        gone = {unit for unit in JOINT.units if found.drops(unit)}
+        outer = [unit for unit in found.choices if unit.kind is Kind.TOKENS]
+        gone = {unit for unit in JOINT.choices if found.drops(unit)}
         assert all(asked.ms(JOINT.decode(gone - {unit})) > budget for unit in outer)
 
 
 def test_a_single_stage_is_expected_to_lose_what_it_lost() -> None:
     landscape = Landscape(2)
     library = score_library(problem(JOINT, landscape, 9.0), None)
-    alone = [JOINT.decode({unit}) for unit in JOINT.units]
-    expected = Surrogate(JOINT.units, library).expected(alone)
+    alone = [JOINT.decode({unit}) for unit in JOINT.choices]
+    expected = Surrogate(JOINT.choices, library).expected(alone)
     assert expected == pytest.approx([landscape.loss(a) for a in alone], abs=1e-6)
 
 
@@ -271,45 +273,49 @@ def test_the_surrogate_learns_what_schedules_and_parts_do_together(everything) -
     landscape.mixed = 0.8
     library = score_library(problem(JOINT, landscape, 9.0), None)
     order = random.Random(0).sample(sorted(set(everything["joint"]) - {JOINT.parent}, key=lambda a: a.digest), 300)
-    fitted = Surrogate.fit(JOINT.units, library, [(a, landscape.loss(a)) for a in order[:60]])
-    plain, truth = Surrogate(JOINT.units, library), np.array([landscape.loss(a) for a in order[60:]])
+    fitted = Surrogate.fit(JOINT.choices, library, [(a, landscape.loss(a)) for a in order[:60]])
+    plain, truth = Surrogate(JOINT.choices, library), np.array([landscape.loss(a) for a in order[60:]])
     errors = [np.abs(np.log(s.expected(order[60:]) / truth)).mean() for s in (fitted, plain)]
     assert errors[0] < 0.5 * errors[1]
 
 
 def test_a_limit_on_parameters_ignores_tokens() -> None:
-    limit = Limit("parameters", 12.0, 9.0, dict.fromkeys(PARTS, 1.5) | {Unit(n, Kind.BLOCK): 3.0 for n in range(4)})
+    limit = Limit(
+        "parameters", 12.0, 9.0, dict.fromkeys(PARTS, 1.5) | {Unit(n, Kind.BLOCK).dropped: 3.0 for n in range(4)}
+    )
     outcome = run_search(problem(JOINT, Landscape(0), 8.0, limits=(limit,), trials=30))
     assert limit.met(outcome.winner.architecture)
-    assert limit.of(JOINT.decode({Unit(1, Kind.TOKENS, 250)})) == 12.0
+    assert limit.of(JOINT.decode({stage_choice(Stage(1, 250))})) == 12.0
 
 
 def test_the_knob_of_tokens_scales_sums() -> None:
     assert "tokens" in distributions(problem(JOINT, Landscape(0), 9.0))
     assert "tokens" not in distributions(problem(TOKENS, Landscape(0), 9.0))
-    library = {unit: 0.1 + 0.01 * unit.layer for unit in JOINT.units}
+    library = {unit: 0.1 + 0.01 * unit.layer for unit in JOINT.choices}
     bent = Knobs(1.0, 1.0, 0.5, 1.0, tokens=3.0).bend(library, DEPTH)
-    assert all(bent[unit] == pytest.approx(3 * library[unit]) for unit in TOKENS.units)
+    assert all(bent[unit] == pytest.approx(3 * library[unit]) for unit in TOKENS.choices)
 
 
 FIXED = Schedule.parse("1=0.5,2=0.25", REDUCTION)
 
 
 def test_a_fixed_schedule_is_in_every_architecture_of_a_space() -> None:
-    space = Space(DEPTH, PARTS, fixed=FIXED)
+    space = Space.dropping(DEPTH, PARTS, fixed=FIXED)
     assert space.start == Architecture(DEPTH).with_tokens(FIXED)
     assert space.parent == Architecture(DEPTH)
     some = space.decode({PARTS[0], PARTS[3]})
     assert some.tokens == FIXED
     assert space.contains(some)
     assert not space.contains(some.structure)
-    assert not space.contains(Space(DEPTH, PARTS).decode({PARTS[0]}).with_tokens(Schedule.parse("1=0.5", REDUCTION)))
+    assert not space.contains(
+        Space.dropping(DEPTH, PARTS).decode({PARTS[0]}).with_tokens(Schedule.parse("1=0.5", REDUCTION))
+    )
     with pytest.raises(ArchitectureError, match="leave one out"):
-        Space(DEPTH, JOINT.units, fixed=FIXED)
+        Space.dropping(DEPTH, JOINT.choices, fixed=FIXED)
 
 
 def test_parts_are_searched_under_a_fixed_schedule(everything) -> None:
-    landscape, space = Landscape(2), Space(DEPTH, PARTS, fixed=FIXED)
+    landscape, space = Landscape(2), Space.dropping(DEPTH, PARTS, fixed=FIXED)
     budget = 0.6 * Device().predict(space.start).ms
     fits = [a.with_tokens(FIXED) for a in everything["structure"]]
     best = min(landscape.loss(a) for a in fits if Device().predict(a).ms <= budget)
@@ -320,18 +326,18 @@ def test_parts_are_searched_under_a_fixed_schedule(everything) -> None:
 
 
 def test_a_fixed_schedule_that_is_fast_enough_is_the_winner(tmp_path: Path) -> None:
-    space = Space(DEPTH, PARTS, fixed=FIXED)
+    space = Space.dropping(DEPTH, PARTS, fixed=FIXED)
     assert run_search(problem(space, Landscape(0), 12.0)).winner.architecture == space.start
 
 
 def test_a_fixed_schedule_that_meets_every_budget_of_a_front_is_the_winner() -> None:
-    space = Space(DEPTH, PARTS, fixed=FIXED)
+    space = Space.dropping(DEPTH, PARTS, fixed=FIXED)
     assert run_search(problem(space, Landscape(0), 12.0, front=(12.0, 11.9))).winner.architecture == space.start
 
 
 def test_what_is_certified_where_a_fixed_schedule_is_fast_enough_has_the_schedule(tmp_path: Path) -> None:
     """Not the parent, which meets the budget too."""
-    space, workload, certified = Space(DEPTH, PARTS, fixed=FIXED), Workload(Phase.FORWARD, 1, 64), []
+    space, workload, certified = Space.dropping(DEPTH, PARTS, fixed=FIXED), Workload(Phase.FORWARD, 1, 64), []
     shape = ModelShape(DEPTH, 8, 1, 1, 8, 16, False, 0, False, False, 8, (None,) * DEPTH)
 
     def took(ms: float) -> Measurement:

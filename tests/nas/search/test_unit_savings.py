@@ -10,8 +10,11 @@ from nas.quality import Quality
 from nas.search import Problem
 from nas.search.unit_savings import in_words, saved_ms, worth
 from search_spaces import Architecture, Kind, Reduction, Space, Unit
+from search_spaces.architecture import stage_choice
+from search_spaces.schedule import Stage
 
-SAVES = {Unit(0, Kind.ATTENTION): 1.0, Unit(0, Kind.MLP): 2.0, Unit(1, Kind.ATTENTION): 0.0, Unit(1, Kind.MLP): 2.0}
+PARTS = [Unit(layer, kind).dropped for layer in range(2) for kind in (Kind.ATTENTION, Kind.MLP)]
+SAVES = dict(zip(PARTS, (1.0, 2.0, 0.0, 2.0), strict=True))
 
 
 def ms(architecture: Architecture) -> float:
@@ -26,7 +29,7 @@ LATENCY = SimpleNamespace(
 
 def loss(architecture: Architecture, items: int | None) -> Quality:
     assert items == 4  # the fewest: what scoring the units has left in the cache
-    lost = 0.5 * len(architecture.dropped)
+    lost = 0.5 * len(architecture.choices)
     return Quality("kl", lost, False, "validation", lost)
 
 
@@ -37,9 +40,9 @@ PROBLEM = Problem(
 
 
 def test_milliseconds_are_of_the_asked_percentile_and_idle_units_are_named() -> None:
-    found = {each.unit: each for each in saved_ms(PROBLEM)}
-    assert found[Unit(0, Kind.MLP)].saves_ms == pytest.approx(3.0)  # 2 ms at the median
-    assert [unit for unit, each in found.items() if not each.buys] == [Unit(1, Kind.ATTENTION)]
+    found = {each.choice: each for each in saved_ms(PROBLEM)}
+    assert found[Unit(0, Kind.MLP).dropped].saves_ms == pytest.approx(3.0)  # 2 ms at the median
+    assert [unit for unit, each in found.items() if not each.buys] == [Unit(1, Kind.ATTENTION).dropped]
     said = in_words(tuple(found.values()), 15.0)
     assert "an attention saves 1.500 ms (10.0 %)" in said
     assert "an MLP saves 3.000 ms (20.0 %)" in said
@@ -47,9 +50,9 @@ def test_milliseconds_are_of_the_asked_percentile_and_idle_units_are_named() -> 
 
 
 def test_worth_is_milliseconds_per_loss() -> None:
-    found = {each.unit: each for each in worth(PROBLEM)}
-    assert found[Unit(0, Kind.MLP)].ms_per_loss == pytest.approx(6.0)
-    assert found[Unit(0, Kind.MLP)].to_json() == {
+    found = {each.choice: each for each in worth(PROBLEM)}
+    assert found[Unit(0, Kind.MLP).dropped].ms_per_loss == pytest.approx(6.0)
+    assert found[Unit(0, Kind.MLP).dropped].to_json() == {
         "unit": "mlp.0", "saves_ms": 3.0, "loss": 0.5, "ms_per_loss": 6.0, "buys_time": True,
     }  # fmt: skip
 
@@ -57,16 +60,16 @@ def test_worth_is_milliseconds_per_loss() -> None:
 def test_stages_are_worth_what_they_save_with_all_that_they_imply() -> None:
     """A quarter saves 3 ms alone, 1 ms beyond a half; nothing is saved from block 1 on."""
     steps = {(0, 250): 1.0, (0, 500): 2.0, (1, 250): 0.0, (1, 500): 0.0}
-    adds = {Unit(block, Kind.TOKENS, permille): ms for (block, permille), ms in steps.items()}
+    adds = {stage_choice(Stage(block, permille)): ms for (block, permille), ms in steps.items()}
     latency = SimpleNamespace(
         unit_ms=SAVES.__getitem__, predict=LATENCY.predict,
         saves=lambda units, reduction: {unit: {**SAVES, **adds}[unit] for unit in units},
     )  # fmt: skip
-    space = Space(2, tuple(SAVES)).with_tokens(Reduction(), (0, 1), (0.25, 0.5))
+    space = Space.dropping(2, tuple(SAVES)).with_tokens(Reduction(), (0, 1), (0.25, 0.5))
     asked = replace(PROBLEM, space=space, latency=latency)
-    found = {each.unit: each for each in saved_ms(asked)}
-    assert found[Unit(0, Kind.TOKENS, 250)].saves_ms == pytest.approx(4.5)
-    assert found[Unit(0, Kind.TOKENS, 500)].saves_ms == pytest.approx(3.0)
+    found = {each.choice: each for each in saved_ms(asked)}
+    assert found[stage_choice(Stage(0, 250))].saves_ms == pytest.approx(4.5)
+    assert found[stage_choice(Stage(0, 500))].saves_ms == pytest.approx(3.0)
     said = in_words(tuple(found.values()), 15.0)
     assert "leaving 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in said
     assert "leaving 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in said

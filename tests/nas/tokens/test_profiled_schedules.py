@@ -41,7 +41,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ) -> Profile:
         asked.append(space)
         chosen = planned(shape, workload, space)
-        times = [4.0 - 0.3 * len(a.structure.dropped) - 0.1 * len(a.tokens.stages) for a in chosen]
+        times = [4.0 - 0.3 * len(a.structure.choices) - 0.1 * len(a.tokens.stages) for a in chosen]
         records = tuple(
             Record(a, Measurement((ms,) * 20, workload, (4.0,) * 20)) for a, ms in zip(chosen, times, strict=True)
         )
@@ -105,7 +105,7 @@ def test_a_decoder_is_measured_where_it_reads_a_prompt() -> None:
     assert workload.phase == "prefill"
     assert space is not None
     assert space.fixed is not None
-    assert {unit.kind for unit in space.units} == {Kind.ATTENTION, Kind.MLP}
+    assert {unit.kind for unit in space.choices} == {Kind.ATTENTION, Kind.MLP}
     with pytest.raises(UsageError, match="drops tokens where it reads a prompt"):
         profiled(subject, target, Workload.parse("forward:batch=1,seq=64"), "search", Silent())
 

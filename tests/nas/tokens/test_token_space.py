@@ -59,11 +59,11 @@ def space_of(found: SimpleNamespace):
 
 def test_stages_may_be_before_each_block_but_the_first(vit) -> None:
     space = with_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "search")
-    steps = [unit for unit in space.units if unit.kind is Kind.TOKENS]
+    steps = space.steps
     assert {unit.layer for unit in steps} == {1, 2, 3}
-    assert {unit.permille for unit in steps} == {750, 500, 350, 250, 125}
-    assert space.structure == space_of(vit).units
-    assert tokens_only(space).units == tuple(sorted(steps))
+    assert {step.level.value("keep") for step in steps} == {750, 500, 350, 250, 125}
+    assert space.structure == space_of(vit).choices
+    assert tokens_only(space).choices == steps
     assert space.reduction == Reduction(Scorer.CLASS)
 
 
@@ -71,7 +71,7 @@ def test_ratios_are_at_the_ends_of_the_target_s_steps(llama) -> None:
     """At 512 tokens an accelerator's tile is 64: what is left, with the 36 that stay anyway, is a multiple of it."""
     long = Workload(Phase.PREFILL, 1, 512)
     space = with_tokens(space_of(llama), llama, find_target("jetson-orin"), long, "search")
-    permille = sorted({unit.permille for unit in space.units if unit.kind is Kind.TOKENS})
+    permille = sorted({step.level.value("keep") for step in space.steps})
     assert len(permille) >= 3
     for each in permille:
         left = 36 + 476 * each // 1000
@@ -207,6 +207,6 @@ def test_how_many_schedules_there_are() -> None:
     from nas.pipeline.dry_run import _schedules
     from search_spaces import Space
 
-    space = Space(5, (Unit(0, Kind.MLP),)).with_tokens(Reduction(), range(1, 5), (0.5, 0.25))
+    space = Space.dropping(5, (Unit(0, Kind.MLP),)).with_tokens(Reduction(), range(1, 5), (0.5, 0.25))
     assert _schedules(space) == comb(6, 2)
-    assert _schedules(Space(5, (Unit(0, Kind.MLP),))) == 1
+    assert _schedules(Space.dropping(5, (Unit(0, Kind.MLP),))) == 1

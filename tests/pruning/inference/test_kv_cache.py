@@ -12,8 +12,9 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.inference.kv_cache import PrunedCache
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import ArchitectureError
-from search_spaces.space import empty
+from search_spaces.space import is_empty
 
 PREFIX, LENGTH = 5, 14  # past the sliding window of 8 tokens
 EXHAUSTIVE = ("llama", "gemma2", "gpt_neox", "gpt2")  # one family of each cache and residual class
@@ -35,7 +36,7 @@ def parents():
 
 def every_pattern() -> list[Architecture]:
     subsets = itertools.chain.from_iterable(itertools.combinations(UNITS, n) for n in range(len(UNITS)))
-    return [Architecture(4, frozenset(units)).merge_blocks() for units in subsets]
+    return [dropping(4, units).merge_blocks() for units in subsets]
 
 
 def some_patterns(count: int) -> list[Architecture]:
@@ -44,8 +45,8 @@ def some_patterns(count: int) -> list[Architecture]:
     chosen = [attention[:1], attention, attention[:3], attention[1:], [*attention[:2], Unit(3, Kind.BLOCK)]]
     rng = random.Random(1)
     chosen += [rng.sample(UNITS, rng.randint(1, 7)) for _ in range(count)]
-    made = [Architecture(4, frozenset(units)).merge_blocks() for units in chosen]
-    return [architecture for architecture in made if not empty(architecture)]
+    made = [dropping(4, units).merge_blocks() for units in chosen]
+    return [architecture for architecture in made if not is_empty(architecture)]
 
 
 @torch.no_grad()

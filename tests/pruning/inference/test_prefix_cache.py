@@ -10,7 +10,7 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.inference.prefix_cache import PrefixStore, make_resumable, prefixes
 from pruning.surgery.prune import prune
 from search_spaces import STRUCTURE, Architecture, Kind, Reduction, Scorer, Unit
-from search_spaces.tokens import Source
+from search_spaces.schedule import Source
 
 
 def outputs(model, batches) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pruning.reduction.inspection import _words_to_merge
 from pruning.reduction.merge import log_sizes, merge_tokens, rounds
 from search_spaces.errors import ArchitectureError
-from search_spaces.tokens import Stage
+from search_spaces.schedule import Stage
 
 torch.set_num_threads(1)
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
-from search_spaces import Architecture, Kind, Positions, Reducer, Reduction, Schedule, Scorer, Unit
+from search_spaces import Kind, Positions, Reducer, Reduction, Schedule, Scorer, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import ArchitectureError, BadData
-from search_spaces.tokens import Source
+from search_spaces.schedule import Source
 
 STAGES = "1=0.5,3=0.25"
 TOKENS = 52  # 4 + 32 stay, 16 may go
@@ -19,7 +20,7 @@ TOKENS = 52  # 4 + 32 stay, 16 may go
 
 def reduced(model: Any, stages: str = STAGES, *dropped: Unit, **choices: Any) -> Any:
     schedule = Schedule.parse(stages, Reduction(**choices))
-    return prune(model, Architecture(4, frozenset(dropped)).with_tokens(schedule))
+    return prune(model, dropping(4, dropped).with_tokens(schedule))
 
 
 def rotated(states: Tensor, angles: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from families import build, example
 from pruning.checkpoint import load, save
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Positions, Reducer, Reduction, Schedule, Scorer
-from search_spaces.tokens import Source
+from search_spaces.schedule import Source
 
 TOKENS = 52
 

@@ -15,6 +15,7 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.reduction.hooks import BlockEntry
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Positions, Reduction, Schedule, Scorer, Unit
+from search_spaces.architecture import dropping
 
 PROMPT, STEPS = 48, 4  # 4 + 32 stay, 12 may go
 STAGES = {1: 6, 3: 3}  # block: droppable tokens that are left
@@ -24,7 +25,7 @@ OWN_POSITIONS = ("opt",)  # positions from the mask, not from position_ids
 
 def reduced(model: Any, *dropped: Unit, **choices: Any) -> Any:
     schedule = Schedule.parse(TEXT, Reduction(**choices))
-    return prune(model, Architecture(4, frozenset(dropped)).with_tokens(schedule))
+    return prune(model, dropping(4, dropped).with_tokens(schedule))
 
 
 def watch(model: Any, stack: str) -> dict[int, Tensor]:

@@ -12,6 +12,7 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.anatomy.contribution import Layout
 from pruning.surgery.prune import prune
 from search_spaces import STRUCTURE, Architecture, Kind, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import ArchitectureError
 
 # The independent truth: where each family adds to the residual stream, written by hand.
@@ -79,7 +80,7 @@ def patterns(depth: int = 4) -> list[Architecture]:
     chosen += [set(pair) for pair in itertools.islice(itertools.combinations(units, 2), 0, None, 5)]
     rng = random.Random(0)
     chosen += [set(rng.sample(units, rng.randint(3, 6))) for _ in range(10)]
-    architectures = [Architecture(depth, frozenset(units)) for units in chosen]
+    architectures = [dropping(depth, units) for units in chosen]
     return [a for a in architectures if any(a.keeps(i, k) for i in range(depth) for k in (Kind.ATTENTION, Kind.MLP))]
 
 

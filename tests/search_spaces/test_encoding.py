@@ -6,10 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from nas.search.incidence import Incidence
-from search_spaces import Kind, Space, Unit
+from search_spaces import Encoding, Kind, Space, Unit
 from search_spaces.presets import parse_preset
-from search_spaces.tokens import Reduction
+from search_spaces.schedule import Reduction
 
 DEPTH = 4
 KINDS = [
@@ -18,11 +17,11 @@ KINDS = [
 
 
 def space_of(kinds: tuple[Kind, ...], merges: bool, tokens: str) -> Space:
-    space = Space(DEPTH, tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in kinds), merges)
+    space = Space.dropping(DEPTH, tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in kinds), merges)
     if tokens == "searched":
         return space.with_tokens(Reduction(), (1, 3), (0.75, 0.5))
     if tokens == "fixed":
-        return Space(DEPTH, space.units, merges, fixed=parse_preset("pyramiddrop:2=0.5", DEPTH, causal=True))
+        return Space.dropping(DEPTH, space.choices, merges, fixed=parse_preset("pyramiddrop:2=0.5", DEPTH, causal=True))
     return space
 
 
@@ -31,10 +30,10 @@ def space_of(kinds: tuple[Kind, ...], merges: bool, tokens: str) -> Space:
 @pytest.mark.parametrize("kinds", KINDS)
 def test_a_canonical_row_is_that_of_the_architecture_it_drops(kinds, merges: bool, tokens: str) -> None:
     space, rng = space_of(kinds, merges, tokens), random.Random(0)
-    incidence = Incidence(space.units)
-    pairs = itertools.chain(itertools.combinations(range(len(space.units)), 2), [()])
-    more = (tuple(rng.sample(range(len(space.units)), rng.randint(3, len(space.units)))) for _ in range(200))
+    encoding = Encoding(space.choices)
+    pairs = itertools.chain(itertools.combinations(range(len(space.choices)), 2), [()])
+    more = (tuple(rng.sample(range(len(space.choices)), rng.randint(3, len(space.choices)))) for _ in range(200))
     for places in [*pairs, *more]:
-        row = np.isin(np.arange(len(space.units)), places)
-        expected = incidence.rows([space.decode({space.units[place] for place in places})])
-        assert np.array_equal(incidence.canonical(row[None], merges), expected)
+        row = np.isin(np.arange(len(space.choices)), places)
+        expected = encoding.rows([space.decode({space.choices[place] for place in places})])
+        assert np.array_equal(encoding.canonical(row[None], merges), expected)

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Any
 
 from search_spaces.errors import ArchitectureError
+from search_spaces.level import THOUSAND, permille_of
 
-THOUSAND = 1000
 TOKENS_REVISION = 4  # raised when what a schedule means to a model changes: what was kept from before is made anew
 
 
@@ -155,14 +155,3 @@ class Schedule:
                     f"stage {part!r} is not BLOCK=RATIO; write for example 2=0.5,4=0.25,6=0.125"
                 ) from None
         return cls(tuple(stages), reduction or Reduction())
-
-
-def permille_of(ratio: float) -> int:
-    """A ratio in thousandths: exact in files, and whole numbers can be traced.
-
-    Raises:
-        ArchitectureError: it is outside (0, 1].
-    """
-    if not 0 < ratio <= 1:
-        raise ArchitectureError(f"ratio {ratio:g} is outside (0, 1]; give the share of the tokens that stays")
-    return max(1, round(THOUSAND * ratio))

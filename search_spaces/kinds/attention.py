@@ -1,0 +1,5 @@
+"""Attentions that are dropped."""
+
+from search_spaces.kinds.kind import Kind, UnitKind
+
+KIND = UnitKind("attention", Kind.ATTENTION)

@@ -1,0 +1,62 @@
+"""What the search knows of a kind of unit: its name, its levels as text, and which levels take others along."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from search_spaces.level import KEEP
+
+
+class Kind(StrEnum):
+    """What a unit is: the attention of a block, its MLP, the whole block with its norms, or the tokens it is given."""
+
+    ATTENTION = "attention"
+    MLP = "mlp"
+    BLOCK = "block"
+    TOKENS = "tokens"
+
+
+@dataclass(frozen=True)
+class UnitKind:
+    """One axis along which units of a kind may differ from the parent's. Registered under `name` in each layer.
+
+    To add one, write a file with a `KIND` in `search_spaces/kinds`, one with a `SURGERY` in `pruning/kinds`, one with a
+    `COST` in `latency_models/kinds` and one with an `EDIT` in `nas/export/kinds`.
+
+    Attributes:
+        name: what `--units` calls it, such as `mlp-width`.
+        slot: the kind of the units that it gives levels to.
+        axis: of those levels; `keep` with the value 0 drops the unit.
+        structural: whether it changes the model's own parts; False where it changes what they are given.
+        swallows: kinds of units of the same block that are gone with a dropped unit of this one.
+        default: whether a search has it without being asked.
+    """
+
+    name: str
+    slot: Kind
+    axis: str = KEEP
+    structural: bool = True
+    swallows: tuple[Kind, ...] = ()
+    default: bool = True
+
+    def describe(self, value: int) -> str:
+        """A value in words, as part of a level's: `drop`."""
+        return "drop"
+
+    def parse(self, text: str) -> int:
+        """Read what `describe` writes.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if text != "drop":
+            raise ValueError(text)
+        return 0
+
+    @property
+    def cumulative(self) -> bool:
+        """Whether a level takes along levels of other units, so that a set of levels is closed under `implies`."""
+        return False
+
+    def implies(self, layer: int, value: int, other_layer: int, other_value: int) -> bool:
+        """Whether a level of this kind at a block leaves no more, anywhere, than another of this kind."""
+        return False
