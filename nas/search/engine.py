@@ -14,7 +14,7 @@ from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
 from nas.search.methods.schedules import exchanged, fitted, shapes
 from nas.search.outcome import Candidate, SearchOutcome, in_full, infeasible
 from nas.search.problem import SCORING, Problem
-from nas.search.sampler import BAND, LevelSwitchSampler
+from nas.search.proposals import BAND, LevelSwitch
 from nas.search.solve import solve
 from search_spaces.architecture import Architecture
 from search_spaces.space import is_empty
@@ -73,7 +73,7 @@ class Engine:
             seeds = [("parent", start), *([("descent", below)] if below else []), *baselines.items()]
             self.journal.queue([*seeds, *self._solved(library, budget)])
             self._join(budget)
-            sampler = LevelSwitchSampler(problem, descent, budget)
+            sampler = LevelSwitch(problem, descent, budget)
             self.journal.sample_with(sampler.propose)
             self._evolve(sampler, budget, problem.trials * number)
             self._polish(budget, sampler)
@@ -83,7 +83,7 @@ class Engine:
         problem = replace(self.problem, budget_ms=budget_ms)
         self._add(budget_ms, shapes(problem, problem.space.parent))
 
-    def _polish(self, budget_ms: float, sampler: LevelSwitchSampler) -> None:
+    def _polish(self, budget_ms: float, sampler: LevelSwitch) -> None:
         """The best structures of a budget: other schedules, what is left spent on more tokens, parts for tokens.
 
         It starts from what the trials found, whatever it added before: a search that is run again ends as it did.
@@ -97,7 +97,7 @@ class Engine:
         if problem.space.structure and problem.space.reduction is not None:
             self._exchange(problem, sampler)
 
-    def _exchange(self, problem: Problem, sampler: LevelSwitchSampler) -> None:
+    def _exchange(self, problem: Problem, sampler: LevelSwitch) -> None:
         """Parts for tokens, on from the best, as long as that leads to a better one.
 
         A switch of levels moves few stages at a time; here all of them make up for a part.
@@ -139,7 +139,7 @@ class Engine:
             )
         ]
 
-    def _evolve(self, sampler: LevelSwitchSampler, budget_ms: float, trials: int) -> None:
+    def _evolve(self, sampler: LevelSwitch, budget_ms: float, trials: int) -> None:
         """Trials until there are enough, nothing better turns up, or time is up.
 
         A time limit never costs the seeds a first feasible one.
@@ -152,7 +152,7 @@ class Engine:
                 return
             self._trials(budget_ms, left, partial(self._by_knobs, sampler, budget_ms, since, left))
 
-    def _by_knobs(self, sampler: LevelSwitchSampler, budget_ms: float, since: int, left: int) -> list[Proposal]:
+    def _by_knobs(self, sampler: LevelSwitch, budget_ms: float, since: int, left: int) -> list[Proposal]:
         """TPE's share of the next batch."""
         seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.candidates()}
         told = [(Knobs(**knobs), loss) for knobs, loss in self.journal.knobs(BAND * budget_ms, budget_ms)]

@@ -1,4 +1,4 @@
-"""Level-switch evolution as an Optuna sampler: swap units in and out, stay inside a latency band.
+"""Level-switch evolution: other levels for a few units at a time, inside a latency band.
 
 EvoPress (Sieberling et al., 2024) swaps one removed with one kept unit of the same kind, so that the size never
 changes. Here units have measured costs, and any moves are allowed that end in a band under the budget. Of many
@@ -10,16 +10,11 @@ import itertools
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.descent import Descent
-from nas.search.levels import distributions, encode
 from nas.search.problem import Problem
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
@@ -39,7 +34,7 @@ SOLVED = 1  # solutions of the surrogate among the proposals
 ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
 
 
-class LevelSwitchSampler(BaseSampler):
+class LevelSwitch:
     """Proposes neighbours of the best feasible architectures; deterministic for (seed, trial number)."""
 
     def __init__(self, problem: Problem, descent: Descent, budget_ms: float) -> None:
@@ -48,17 +43,6 @@ class LevelSwitchSampler(BaseSampler):
         self._savings = problem.savings()
         self._encoding = self._savings.encoding
         self._ms: dict[Architecture, float] = {}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Those of the space."""
-        return dict(distributions(self._problem.space))
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The proposal of this trial: a level for every parameter."""
-        proposal = self.propose(_evaluated(study), _running(study), [trial.number])[0]
-        return dict(encode(self._problem.space, proposal))
 
     def propose(
         self, seen: Mapping[Architecture, float], running: Set[Architecture], turns: Sequence[int]
@@ -86,12 +70,6 @@ class LevelSwitchSampler(BaseSampler):
         pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
         return surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Keep what no proposal covered."""
-        return distributions(self._problem.space)[param_name].choices[0]
 
     def _elite(self, seen: Mapping[Architecture, float]) -> list[Architecture]:
         """The best within the budget, and the best of those that are nearly: they need one drop more."""
@@ -208,18 +186,6 @@ class LevelSwitchSampler(BaseSampler):
 
     def _keeps_limits(self, architecture: Architecture) -> bool:
         return all(limit.met(architecture) for limit in self._problem.limits)
-
-
-def _evaluated(study: optuna.Study) -> dict[Architecture, float]:
-    """Losses of the finished trials."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return {Architecture.from_json(t.user_attrs["architecture"]): t.values[0] for t in trials}
-
-
-def _running(study: optuna.Study) -> set[Architecture]:
-    """What the running trials propose."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return {Architecture.from_json(t.user_attrs["architecture"]) for t in trials if "architecture" in t.user_attrs}
 
 
 def _unlike(rows: Rows) -> Rows:
