@@ -64,7 +64,7 @@ def run_ours(bench: Bench, seed: int) -> list[tuple[int, float]]:
 def run_evopress(bench: Bench, seed: int) -> list[tuple[int, float]]:
     counter = Logged(bench.scorer, bench.items)
     problem = bench.problem(SHARE, seed, counter)
-    add_back(problem, METHODS["evopress"].trail(problem) or ())
+    add_back(problem, METHODS["evopress"].removal_order(problem) or ())
     return curve(bench, counter, bench.items, problem.budget_ms)
 
 

@@ -168,10 +168,10 @@ def run_method(bench: Bench, name: str, seed: int) -> dict:
     counter, began, found = Counter(bench.scorer, bench.items), time.perf_counter(), {}
     for share in BUDGETS:
         problem = bench.problem(share, seed, counter)
-        trail = METHODS[name].trail(problem)
-        if trail is None:
+        order = METHODS[name].removal_order(problem)
+        if order is None:
             continue
-        for label, architecture in (("", as_published(problem, trail)), ("+add-back", add_back(problem, trail))):
+        for label, architecture in (("", as_published(problem, order)), ("+add-back", add_back(problem, order))):
             loss = bench.scorer(architecture, bench.items).loss
             found[f"{share}{label}"] = cell(bench, architecture, problem.ms(architecture), loss)
     return {"cells": found, "seconds": round(time.perf_counter() - began, 1), **counter.cost}

@@ -39,7 +39,7 @@ from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.search import run_search
 from nas.search.methods import TOKEN_METHODS, TokenMethod
-from nas.search.methods.schedules import fitted, most_tokens
+from nas.search.methods.schedules import fit_to_budget, most_tokens
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, NoFeasibleCandidate
@@ -220,7 +220,7 @@ def parts(bench: Bench, document: dict[str, Any]) -> None:
         problem = replace(bench.problem, budget_ms=bench.problem.ms(alone))
         loss = {"": bench.scorer(alone).loss}
         for unit in bench.problem.space.structure:
-            exchanged = fitted(problem, alone.drop(unit))
+            exchanged = fit_to_budget(problem, alone.drop(unit))
             if exchanged is not None:
                 loss[str(unit)] = bench.scorer(exchanged).loss
         document["exchanged"][share] = dict(sorted(loss.items(), key=lambda pair: pair[1]))

@@ -8,7 +8,7 @@ from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from nas.results.certificate import Certificate
 from nas.search import Candidate, Problem, SearchOutcome
-from nas.search.halving import undecided
+from nas.search.halving import statistically_tied
 from nas.search.outcome import in_full
 from search_spaces.architecture import Architecture
 
@@ -131,7 +131,7 @@ def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]
     """
     problem = standing.problem
     may = sorted((c for c in standing.outcome.candidates if standing.may_meet(c.architecture)), key=loss_of)
-    judged = in_full(problem, undecided(problem, may, MEASURED))
+    judged = in_full(problem, statistically_tied(problem, may, MEASURED))
     enough = float("inf") if best is None else loss_of(best) - max(MATTERS * loss_of(best), LEAST)
     return [c.architecture for c in sorted(judged, key=loss_of) if loss_of(c) < enough][:MEASURED]
 
@@ -147,7 +147,7 @@ def best_measured(standing: Standing) -> Candidate | None:
         if standing.inside(candidate.architecture)
         and faster_less_pruned(profile, candidate.architecture, among) is None
     ]
-    judged = in_full(problem, undecided(problem, sorted(measured, key=loss_of), MEASURED))
+    judged = in_full(problem, statistically_tied(problem, sorted(measured, key=loss_of), MEASURED))
     return min(judged, key=loss_of, default=None)
 
 

@@ -51,7 +51,7 @@ class Scorer:
             self._find_out([key])
         return self.known[key]
 
-    def ahead(self, asked: Sequence[tuple[Architecture, int | None]]) -> None:
+    def prefetch(self, asked: Sequence[tuple[Architecture, int | None]]) -> None:
         """Find out together what will be asked for one by one."""
         keys = dict.fromkeys(self._key(architecture, items) for architecture, items in asked)
         self._find_out([key for key in keys if key not in self.known])

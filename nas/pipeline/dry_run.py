@@ -17,7 +17,7 @@ from nas.pipeline.run import asked, rungs, say_what_fits
 from nas.profiling.latency_model import ParentExport, latency_model
 from nas.progress import Progress
 from nas.request.search_request import SearchRequest
-from nas.search.descent import WIDTH
+from nas.search.greedy_removal import WIDTH
 from nas.tokens.describe import in_words
 from nas.tokens.space import droppable, evaluator_with_tokens
 from search_spaces.architecture import Architecture

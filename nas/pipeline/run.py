@@ -37,7 +37,7 @@ from nas.search import Problem
 from nas.search.limit import Limit
 from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
-from nas.search.problem import nobody_ahead
+from nas.search.problem import no_prefetch
 from nas.search.unit_savings import in_words, saved_ms, worth
 from nas.storage.cache_folder import cache_folder
 from nas.storage.disk_errors import check_folder, check_room
@@ -319,7 +319,7 @@ def _problem(setting: Setting, redundancy: Redundancy) -> Problem:
         snap=snapping(setting.subject, setting.target, setting.workload),
         trials=request.trials,
         batch=request.batch,
-        ahead=nobody_ahead if cluster_of(request) is None else scorer.ahead,
+        prefetch=no_prefetch if cluster_of(request) is None else scorer.prefetch,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
     )

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from nas.search.descent import Descent
-from nas.search.halving import CLEARLY, CLOSE, Bar, against, judge_all, undecided
+from nas.search.greedy_removal import GreedyRemoval
+from nas.search.halving import CLEARLY, CLOSE, IncumbentThreshold, judge_all, paired_difference, statistically_tied
 from nas.search.journal import Given, Journal, Proposal, nobody
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
 from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
-from nas.search.methods.schedules import exchanged, fitted, shapes
+from nas.search.methods.schedules import exchange_parts_for_tokens, fit_to_budget, published_schedules
 from nas.search.outcome import Candidate, SearchOutcome, in_full, infeasible
 from nas.search.problem import SCORING, Problem
 from nas.search.proposals import BAND, LevelSwitch
@@ -52,7 +52,7 @@ class Engine:
             self._trials(problem.budget_ms)
         else:
             self._explore(baselines)
-        ranked = self._ranked(undecided(problem, self.journal.feasible(problem.budget_ms), problem.finalists))
+        ranked = self._ranked(statistically_tied(problem, self.journal.feasible(problem.budget_ms), problem.finalists))
         if not ranked:
             raise infeasible(problem, self.journal.candidates())
         return self._outcome(ranked, baselines)
@@ -61,7 +61,7 @@ class Engine:
         """Each budget in turn, loosest first; what was learned at one is where the next begins."""
         problem, start = self.problem, self.problem.space.start
         library = score_library(problem, problem.rungs[0], partial(problem.on_phase, SCORING))
-        descent = Descent(problem, library)
+        descent = GreedyRemoval(problem, library)
         budgets = sorted({*problem.front, problem.budget_ms}, reverse=True)
         if problem.space.fixed is not None:  # it may meet budgets that no other trial is made for
             self.journal.add(start, problem.evaluate(start, problem.fidelity), "parent")
@@ -69,7 +69,7 @@ class Engine:
         for number, budget in enumerate(budgets, 1):
             if problem.meets(start, budget):
                 continue
-            below = descent.first_within(budget)
+            below = descent.first_within_budget(budget)
             seeds = [("parent", start), *([("descent", below)] if below else []), *baselines.items()]
             self.journal.queue([*seeds, *self._solved(library, budget)])
             self._join(budget)
@@ -81,7 +81,7 @@ class Engine:
     def _join(self, budget_ms: float) -> None:
         """Published token schedules take part, with ratios of their own."""
         problem = replace(self.problem, budget_ms=budget_ms)
-        self._add(budget_ms, shapes(problem, problem.space.parent))
+        self._add(budget_ms, published_schedules(problem, problem.space.parent))
 
     def _polish(self, budget_ms: float, sampler: LevelSwitch) -> None:
         """The best structures of a budget: other schedules, what is left spent on more tokens, parts for tokens.
@@ -91,8 +91,8 @@ class Engine:
         problem = replace(self.problem, budget_ms=budget_ms)
         best = self._of_each_structure(budget_ms)
         for structure in dict.fromkeys(architecture.structure for architecture in best):
-            self._add(budget_ms, shapes(problem, structure), polish=True)
-        fuller = (fitted(problem, architecture) for architecture in best)
+            self._add(budget_ms, published_schedules(problem, structure), polish=True)
+        fuller = (fit_to_budget(problem, architecture) for architecture in best)
         self._add(budget_ms, [("filled", each) for each in fuller if each is not None], polish=True)
         if problem.space.structure and problem.space.reduction is not None:
             self._exchange(problem, sampler)
@@ -108,15 +108,15 @@ class Engine:
         for _ in range(EXCHANGES):
             if best is None or self._time_is_up():
                 return
-            near = surrogate.rank(exchanged(problem, best.architecture))[:EXCHANGED]
+            near = surrogate.rank(exchange_parts_for_tokens(problem, best.architecture))[:EXCHANGED]
             self._add(problem.budget_ms, [(EXCHANGE, architecture) for architecture in near], polish=True)
             found = (each for each in self.journal.feasible(problem.budget_ms) if each.architecture in near)
             better = next(found, best)
             best = better if better.quality.loss < best.quality.loss else None
 
     def _add(self, budget_ms: float, proposed: Sequence[tuple[str, Architecture]], polish: bool = False) -> None:
-        """Judge what somebody else proposed, all against the same bar."""
-        qualities = judge_all(self.problem, [architecture for _, architecture in proposed], self._bar(budget_ms))
+        """Judge what somebody else proposed, all against the same threshold."""
+        qualities = judge_all(self.problem, [architecture for _, architecture in proposed], self._threshold(budget_ms))
         for (name, architecture), quality in zip(proposed, qualities, strict=True):
             self.journal.add(architecture, quality, name, budget_ms if polish else None)
 
@@ -170,10 +170,10 @@ class Engine:
         return limit is not None and time.monotonic() - self.began > limit
 
     def _trials(self, budget_ms: float, most: int = 1, given: Given = nobody) -> None:
-        """A batch: proposed together, judged against the same bar, told in order."""
+        """A batch: proposed together, judged against the same threshold, told in order."""
         asked = self.journal.ask(budget_ms, most, given)
         models = [architecture for _, architecture in asked if not is_empty(architecture)]
-        qualities = dict(zip(models, judge_all(self.problem, models, self._bar(budget_ms)), strict=True))
+        qualities = dict(zip(models, judge_all(self.problem, models, self._threshold(budget_ms)), strict=True))
         for trial, architecture in asked:
             if architecture in qualities:
                 self.journal.tell(trial, qualities[architecture])
@@ -181,13 +181,13 @@ class Engine:
             else:
                 self.journal.fail(trial)
 
-    def _bar(self, budget_ms: float) -> Bar | None:
+    def _threshold(self, budget_ms: float) -> IncumbentThreshold | None:
         feasible = self.journal.feasible(budget_ms)
         if not feasible:
             return None
         best = feasible[0].quality.loss
         worst = feasible[min(ELITE, len(feasible)) - 1].quality.loss
-        return Bar(feasible[0].architecture, min(worst - best, CLOSE * best))
+        return IncumbentThreshold(feasible[0].architecture, min(worst - best, CLOSE * best))
 
     def _leaders(self, budget_ms: float) -> list[Candidate]:
         """The best at a budget of the front, and who is not clearly worse among those next to it."""
@@ -199,7 +199,7 @@ class Engine:
         if candidate is best or candidate.quality.items < best.quality.items:
             return candidate is not best
         problem = self.problem
-        estimate, error = against(problem, candidate.architecture, best.architecture, problem.fidelity)
+        estimate, error = paired_difference(problem, candidate.architecture, best.architecture, problem.fidelity)
         return estimate - CLEARLY * error > best.quality.loss
 
     def _ranked(self, chosen: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -210,7 +210,7 @@ class Engine:
     def _outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
         problem, everything = self.problem, {c.architecture: c for c in self._on_one_level(ranked[0])}
         fronts = [candidate for budget in problem.front for candidate in self._ranked(self._leaders(budget))]
-        problem.ahead([(architecture, problem.fidelity) for architecture in baselines.values()])
+        problem.prefetch([(architecture, problem.fidelity) for architecture in baselines.values()])
         parent = in_full(problem, [self._named(problem.space.parent, "parent", 0)])[0]
         everything |= {candidate.architecture: candidate for candidate in (parent, *fronts, *ranked)}
 
@@ -250,8 +250,8 @@ def one_shot(problem: Problem) -> dict[str, Architecture]:
     """Every one-shot cosine ranking brought to the budget, as published and after adding back what still fits."""
     found: dict[str, Architecture] = {}
     for name in ONE_SHOT:
-        trail = METHODS[name].trail(problem)
-        if trail:
-            found[name] = as_published(problem, trail)
-            found[f"{name}+add-back"] = add_back(problem, trail)
+        order = METHODS[name].removal_order(problem)
+        if order:
+            found[name] = as_published(problem, order)
+            found[f"{name}+add-back"] = add_back(problem, order)
     return found

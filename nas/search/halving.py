@@ -23,50 +23,54 @@ CONTESTED = 16  # at most so many are judged on all items, however little fewer 
 
 
 @dataclass(frozen=True)
-class Bar:
+class IncumbentThreshold:
     """What a candidate has to reach: the incumbent, and how much worse one may be and still be of interest."""
 
     incumbent: Architecture
     margin: float
 
 
-def judge(problem: Problem, architecture: Architecture, bar: Bar | None) -> Quality:
-    """The quality on `fidelity` items, or an estimate of it where fewer show that it does not reach the bar.
+def judge(problem: Problem, architecture: Architecture, threshold: IncumbentThreshold | None) -> Quality:
+    """The quality on `fidelity` items, or an estimate of it where fewer show that it does not reach the threshold.
 
     `Quality.items` says how many were used.
     """
-    return judge_all(problem, [architecture], bar)[0]
+    return judge_all(problem, [architecture], threshold)[0]
 
 
-def judge_all(problem: Problem, architectures: Sequence[Architecture], bar: Bar | None) -> list[Quality]:
+def judge_all(
+    problem: Problem, architectures: Sequence[Architecture], threshold: IncumbentThreshold | None
+) -> list[Quality]:
     """Each judged against the same bar; those that are left at a rung go on together."""
     judged: dict[Architecture, Quality] = {}
     left = list(dict.fromkeys(architectures))
-    for rung in problem.rungs[:-2] if bar is not None else ():
-        assert bar is not None
-        problem.ahead([(architecture, rung) for architecture in left if _is_judged_by(bar, architecture)])
-        judged |= {a: found for a in left if (found := _below(problem, a, bar, rung)) is not None}
+    for rung in problem.rungs[:-2] if threshold is not None else ():
+        assert threshold is not None
+        problem.prefetch([(architecture, rung) for architecture in left if _is_judged_by(threshold, architecture)])
+        judged |= {a: found for a in left if (found := _estimate_if_worse(problem, a, threshold, rung)) is not None}
         left = [architecture for architecture in left if architecture not in judged]
-    problem.ahead([(architecture, problem.fidelity) for architecture in left])
+    problem.prefetch([(architecture, problem.fidelity) for architecture in left])
     judged |= {architecture: problem.evaluate(architecture, problem.fidelity) for architecture in left}
     return [judged[architecture] for architecture in architectures]
 
 
-def _below(problem: Problem, architecture: Architecture, bar: Bar, rung: int | None) -> Quality | None:
-    """An estimate for one that does not reach the bar, as the items of a rung show; None for the others."""
-    if not _is_judged_by(bar, architecture):
+def _estimate_if_worse(
+    problem: Problem, architecture: Architecture, threshold: IncumbentThreshold, rung: int | None
+) -> Quality | None:
+    """An estimate for one that does not reach the threshold, as the items of a rung show; None for the others."""
+    if not _is_judged_by(threshold, architecture):
         return None
-    estimate, error = against(problem, architecture, bar.incumbent, rung)
-    if estimate - CLEARLY * error <= problem.evaluate(bar.incumbent, problem.fidelity).loss + bar.margin:
+    estimate, error = paired_difference(problem, architecture, threshold.incumbent, rung)
+    if estimate - CLEARLY * error <= problem.evaluate(threshold.incumbent, problem.fidelity).loss + threshold.margin:
         return None
     return replace(problem.evaluate(architecture, rung), loss=estimate)
 
 
-def _is_judged_by(bar: Bar, architecture: Architecture) -> bool:
-    return architecture != bar.incumbent and bool(architecture.choices)
+def _is_judged_by(threshold: IncumbentThreshold, architecture: Architecture) -> bool:
+    return architecture != threshold.incumbent and bool(architecture.choices)
 
 
-def against(
+def paired_difference(
     problem: Problem, architecture: Architecture, incumbent: Architecture, items: int | None
 ) -> tuple[float, float]:
     """The expected loss on `fidelity` items, and its standard error, from the first `items`.
@@ -81,7 +85,7 @@ def against(
     return max(level + difference, 0.0), error
 
 
-def clearly_more(losses: Sequence[float], others: Sequence[float]) -> bool:
+def is_significantly_worse(losses: Sequence[float], others: Sequence[float]) -> bool:
     """Whether losses of the same items are more on average, beyond what these items leave to chance."""
     difference, error = _paired(losses, others)
     return difference > CLEARLY * error
@@ -94,7 +98,7 @@ def _paired(losses: Sequence[float], others: Sequence[float]) -> tuple[float, fl
     return statistics.fmean(differences), spread / len(differences) ** 0.5
 
 
-def undecided(problem: Problem, candidates: Sequence[Candidate], sure: int) -> list[Candidate]:
+def statistically_tied(problem: Problem, candidates: Sequence[Candidate], sure: int) -> list[Candidate]:
     """Who is worth all items: the first `sure`, and those behind them that may well be better than the first.
 
     Where a few items carry most of a loss, the best of many trials is best by luck, and others are not known to be
@@ -103,13 +107,13 @@ def undecided(problem: Problem, candidates: Sequence[Candidate], sure: int) -> l
     Args:
         candidates: best first, as trials saw them.
     """
-    behind = (c for c in candidates[sure:] if _may_lead(problem, c, candidates[0]))
+    behind = (c for c in candidates[sure:] if _may_be_better(problem, c, candidates[0]))
     return [*candidates[:sure], *islice(behind, max(0, CONTESTED - sure))]
 
 
-def _may_lead(problem: Problem, candidate: Candidate, first: Candidate) -> bool:
+def _may_be_better(problem: Problem, candidate: Candidate, first: Candidate) -> bool:
     seen = problem.evaluate(first.architecture, problem.fidelity)
     if candidate.quality.items < seen.items:  # clearly worse on fewer
         return False
-    estimate, error = against(problem, candidate.architecture, first.architecture, problem.fidelity)
+    estimate, error = paired_difference(problem, candidate.architecture, first.architecture, problem.fidelity)
     return estimate - CLEARLY * error < (1 - CLOSE) * seen.loss

@@ -1,8 +1,8 @@
 """TPE over a few global knobs, with the exact solve as decoder.
 
 One categorical parameter per unit is too many for TPE: it treats them as independent. A handful of numbers is not: they
-bend the library's losses, and the exact solve turns the bent losses into the architecture that is best under them. What
-such an architecture really loses is what TPE (Bergstra et al., 2011) learns from.
+reweight the library's losses, and the exact solve turns those into the architecture that is best under them. What such
+an architecture really loses is what TPE (Bergstra et al., 2011) learns from.
 """
 
 import math
@@ -33,7 +33,7 @@ STARTUP = 4  # random draws before TPE has something to learn from
 
 @dataclass(frozen=True)
 class Knobs:
-    """How losses are bent.
+    """How losses are reweighted.
 
     Attributes:
         attention: how much an attention's loss counts against an MLP's or a block's.
@@ -49,18 +49,18 @@ class Knobs:
     pairs: float
     tokens: float = 1.0
 
-    def bend(self, library: dict[Choice, float], layers: int) -> dict[Choice, float]:
-        """The library's losses, bent; the largest of a part keeps its size. Steps' are scaled only: they are sums."""
+    def reweight(self, library: dict[Choice, float], layers: int) -> dict[Choice, float]:
+        """The library's losses, reweighted; the largest of a part keeps its size. Steps are sums and only scaled."""
         largest = max([1e-12, *(loss for choice, loss in library.items() if is_structural(choice))])
 
-        def bent(choice: Choice, loss: float) -> float:
+        def reweighted(choice: Choice, loss: float) -> float:
             if not is_structural(choice):
                 return self.tokens * loss
             kind = self.attention if choice.unit.kind is Kind.ATTENTION else 1.0
             slope = math.exp(self.depth * (choice.layer / max(1, layers - 1) - 0.5))
             return float(kind * slope * largest * (max(loss, 0.0) / largest) ** self.exponent)
 
-        return {choice: bent(choice, loss) for choice, loss in library.items()}
+        return {choice: reweighted(choice, loss) for choice, loss in library.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The numbers by name."""
@@ -95,7 +95,7 @@ def propose(
     saves, needed = problem.savings(), problem.ms(problem.space.start) - budget_ms
     for _ in range(TRIES):
         knobs = Knobs(**study.ask(ranges).params)
-        losses = knobs.bend(surrogate.library, problem.space.depth)
+        losses = knobs.reweight(surrogate.library, problem.space.depth)
         pairs = {pair: knobs.pairs * value for pair, value in surrogate.pairs.items()}
         for architecture in solve(problem.space, losses, saves, needed, 1, pairs, problem.limits):
             if architecture not in known:

@@ -27,7 +27,7 @@ def score_library(
     problem.evaluate(space.start, items)  # its states are the prefix of all of them
     before = 0.0 if space.fixed is None else problem.evaluate(space.start, items).loss
     alone = {choice: space.canonical(space.start.drop(choice)) for choice in choices}
-    problem.ahead([(architecture, items) for architecture in alone.values()])
+    problem.prefetch([(architecture, items) for architecture in alone.values()])
     for done, choice in enumerate(choices, 1):
         losses[choice] = problem.evaluate(alone[choice], items).loss - before
         on_unit(done, len(choices))

@@ -69,7 +69,7 @@ def with_whole_front(problem: Problem, outcome: SearchOutcome) -> SearchOutcome:
 def in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The candidates judged on all items."""
     chosen = list(candidates)
-    problem.ahead([(c.architecture, None) for c in chosen if not c.full])
+    problem.prefetch([(c.architecture, None) for c in chosen if not c.full])
     judged = []
     for done, candidate in enumerate(chosen):
         problem.on_phase(IN_FULL, done, len(chosen))

@@ -17,7 +17,7 @@ Asked = tuple[Architecture, int | None]  # on the first items, or on all with No
 Evaluate = Callable[[Architecture, int | None], Quality]
 
 ENGINE = "nas"  # the method that is none of the published ones
-SCORING, DESCENDING, IN_FULL = (
+SCORING, REMOVING, IN_FULL = (
     "scoring each part alone",
     "dropping one part after another",
     "judging the best on all items",
@@ -32,11 +32,11 @@ def _nowhere(phase: str, done: float, total: float) -> None:
     """Nobody is told."""
 
 
-def nobody_ahead(asked: Sequence[Asked]) -> None:
+def no_prefetch(asked: Sequence[Asked]) -> None:
     """Each is computed when it is asked for."""
 
 
-def as_it_is(ratio: float) -> float:
+def identity_ratio(ratio: float) -> float:
     """Any share of tokens has a latency of its own."""
     return ratio
 
@@ -83,14 +83,14 @@ class Problem:
     limits: tuple[Limit, ...] = ()
     reduction: Reduction = field(default_factory=Reduction)
     flops: Callable[[Architecture], float] | None = None
-    snap: Callable[[float], float] = as_it_is
+    snap: Callable[[float], float] = identity_ratio
     trials: int = 48
     batch: int = 1
     patience: int = 12
     time_limit_s: float | None = None
     seed: int = 0
     finalists: int = 4
-    ahead: Callable[[Sequence[Asked]], None] = nobody_ahead
+    prefetch: Callable[[Sequence[Asked]], None] = no_prefetch
     on_trial: Callable[[int, str], None] = _silent
     on_phase: Callable[[str, float, float], None] = _nowhere
     _ms: dict[Architecture, float] = field(default_factory=dict, init=False, compare=False, repr=False)

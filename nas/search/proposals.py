@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nas.search.descent import Descent
+from nas.search.greedy_removal import GreedyRemoval
 from nas.search.problem import Problem
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
@@ -37,7 +37,7 @@ ROUNDING = 1e-9  # ms, so that what fits exactly is proposed
 class LevelSwitch:
     """Proposes neighbours of the best feasible architectures; deterministic for (seed, trial number)."""
 
-    def __init__(self, problem: Problem, descent: Descent, budget_ms: float) -> None:
+    def __init__(self, problem: Problem, descent: GreedyRemoval, budget_ms: float) -> None:
         """`descent` has the library and what was scored on the way down; proposals stay just under `budget_ms`."""
         self._problem, self._descent, self._budget_ms = problem, descent, budget_ms
         self._savings = problem.savings()

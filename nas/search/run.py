@@ -42,7 +42,7 @@ def _chosen(problem: Problem) -> Architecture | None:
     """What the method makes of the problem; None where it cannot meet the budget."""
     if problem.method in TOKEN_METHODS:
         return TOKEN_METHODS[problem.method].architecture(problem)
-    trail = METHODS[problem.method.removesuffix(ADD_BACK)].trail(problem)
-    if trail is None:
+    order = METHODS[problem.method.removesuffix(ADD_BACK)].removal_order(problem)
+    if order is None:
         return None
-    return add_back(problem, trail) if problem.method.endswith(ADD_BACK) else as_published(problem, trail)
+    return add_back(problem, order) if problem.method.endswith(ADD_BACK) else as_published(problem, order)

@@ -14,7 +14,7 @@ from nas.quality.evaluator import Evaluator, evaluator_for
 from nas.quality.prompt import PromptEvaluator, prompts
 from nas.request.choices import OFF, SEARCH
 from nas.results.certificate import Certificate
-from nas.search.problem import as_it_is
+from nas.search.problem import identity_ratio
 from pruning.anatomy.language_model import is_vision_language
 from pruning.reduction.inspection import token_hooks
 from search_spaces.errors import UsageError
@@ -143,7 +143,7 @@ def snapping(subject: Subject, target: Target, workload: Workload) -> Callable[[
     steps, length = known_steps(subject, target, workload), workload.sequence
     droppable = subject.shape.droppable_of(length)
     if droppable <= 1:
-        return as_it_is
+        return identity_ratio
 
     def left(ratio: float) -> int:
         return int(Stage(0, permille_of(ratio)).kept(droppable))

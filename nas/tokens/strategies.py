@@ -8,7 +8,7 @@ from latency_models.terms import model_work
 from latency_models.workload import Workload
 from nas.parent.parent import Subject
 from nas.quality.quality import Quality
-from nas.search.halving import clearly_more
+from nas.search.halving import is_significantly_worse
 from nas.tokens.space import default_reduction
 from pruning.reduction.install import has_axes
 from search_spaces.architecture import Architecture
@@ -71,7 +71,7 @@ def best_reduction(
     enough = min(SAVES * most, most)  # where all are slower than the parent, the quickest is left
     few = {way: losses_for_time(way, ITEMS) for way, ms in saved.items() if ms[schedules[0]] >= enough}
     ranked = sorted(few, key=lambda way: fmean(few[way]))
-    left = [*ranked[:LEFT], *(way for way in ranked[LEFT:] if not clearly_more(few[way], few[ranked[0]]))]
+    left = [*ranked[:LEFT], *(way for way in ranked[LEFT:] if not is_significantly_worse(few[way], few[ranked[0]]))]
     return min(left, key=lambda way: fmean(losses_for_time(way, None)))
 
 

@@ -46,7 +46,7 @@ class Case:
 
     def problem(self, scorer: Scorer, study: Path, batch: int = BATCH, trials: int | None = None) -> Problem:
         """A search as `--executor ray` makes it, its study in SQLite."""
-        changes = {"evaluate": scorer, "ahead": scorer.ahead, "storage": f"sqlite:///{study}", "batch": batch}
+        changes = {"evaluate": scorer, "ahead": scorer.prefetch, "storage": f"sqlite:///{study}", "batch": batch}
         return replace(self.base, **changes, trials=self.base.trials if trials is None else trials)
 
 

@@ -36,7 +36,7 @@ PLACES: tuple[Place, ...] = (
     ("proposals: exact solve", engine, "solve"),
     ("proposals: knobs", engine.Engine, "_by_knobs"),
     ("one-shot rankings", engine, "one_shot"),
-    ("way down", engine.Descent, "run"),
+    ("way down", engine.GreedyRemoval, "run"),
     ("study: opening", Journal, "__init__"),
     ("study: commits", Session, "commit"),
     ("study: statements", Database, "patiently"),

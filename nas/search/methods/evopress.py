@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from nas.search.methods.method import Trail, droppable, goes_on, loss_of
+from nas.search.methods.method import RemovalOrder, droppable, is_possible, loss_of
 from nas.search.problem import Problem
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.unit import Unit
@@ -25,14 +25,14 @@ class EvoPress:
 
     name: str = "evopress"
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """The best found; what hurts least when it is restored comes first."""
         depth = problem.space.depth
         if len(droppable(problem.space, PARTS)) < 2 * depth:
             return None
         for k in range(1, depth + 1):
             first = _both(range(k))
-            if goes_on(problem.space, first) and problem.feasible(problem.space.decode(first)):
+            if is_possible(problem.space, first) and problem.feasible(problem.space.decode(first)):
                 return self._order(problem, self._evolve(problem, k))
         return None
 
@@ -52,7 +52,7 @@ class EvoPress:
             layers = range(problem.space.depth)
             chosen = {Unit(layer, Kind.ATTENTION) for layer in rng.sample(layers, k)}
             chosen |= {Unit(layer, Kind.MLP) for layer in rng.sample(layers, k)}
-            if goes_on(problem.space, chosen) and problem.feasible(problem.space.decode(chosen)):
+            if is_possible(problem.space, chosen) and problem.feasible(problem.space.decode(chosen)):
                 return chosen
 
     def _mutated(self, rng: random.Random, problem: Problem, parent: set[Unit]) -> set[Unit]:
@@ -63,11 +63,11 @@ class EvoPress:
             kept = [Unit(layer, kind) for layer in range(problem.space.depth) if Unit(layer, kind) not in child]
             if kept:
                 child = child - {rng.choice(removed)} | {rng.choice(kept)}
-        fits = goes_on(problem.space, child) and problem.feasible(problem.space.decode(child))
+        fits = is_possible(problem.space, child) and problem.feasible(problem.space.decode(child))
         return child if fits else set(parent)
 
-    def _order(self, problem: Problem, dropped: set[Unit]) -> Trail:
-        problem.ahead([(problem.space.decode(dropped - {unit}), problem.fidelity) for unit in sorted(dropped)])
+    def _order(self, problem: Problem, dropped: set[Unit]) -> RemovalOrder:
+        problem.prefetch([(problem.space.decode(dropped - {unit}), problem.fidelity) for unit in sorted(dropped)])
         gains = {unit: loss_of(problem, dropped - {unit}) for unit in sorted(dropped)}
         return tuple(sorted(gains, key=lambda unit: (-gains[unit], unit)))
 
@@ -79,7 +79,7 @@ def _both(layers: range) -> set[Unit]:
 def _least(problem: Problem, candidates: list[set[Unit]], share: float) -> list[set[Unit]]:
     """The candidates by loss on a share of the items, least first."""
     items = problem.fidelity if problem.fidelity is None else max(1, round(share * problem.fidelity))
-    problem.ahead([(problem.space.decode(units), items) for units in candidates])
+    problem.prefetch([(problem.space.decode(units), items) for units in candidates])
 
     def loss(units: set[Unit]) -> float:
         return problem.evaluate(problem.space.decode(units), items).loss

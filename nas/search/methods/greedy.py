@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.search.methods.method import Trail, droppable, goes_on, loss_of
+from nas.search.methods.method import RemovalOrder, droppable, is_possible, loss_of
 from nas.search.problem import Problem
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.unit import Unit
@@ -22,7 +22,7 @@ class Sleb:
         """With the criterion where it is not the published one."""
         return "sleb-per-ms" if self.per_ms else "sleb"
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Blocks in the order of their removal."""
         blocks = droppable(problem.space, (Kind.BLOCK,))
         inner = tuple(unit for unit in blocks if 0 < unit.layer < problem.space.depth - 1)
@@ -40,29 +40,29 @@ class FinerCut:
         """With the criterion where it is not the published one."""
         return "finercut-per-ms" if self.per_ms else "finercut"
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Attentions and MLPs in the order of their removal."""
         return remove_greedily(problem, droppable(problem.space, PARTS), self.per_ms)
 
 
-def remove_greedily(problem: Problem, units: Trail, per_ms: bool) -> Trail | None:
+def remove_greedily(problem: Problem, units: RemovalOrder, per_ms: bool) -> RemovalOrder | None:
     """Remove one unit a round until the budget is met; None when they run out before."""
-    trail: list[Unit] = []
-    while not problem.feasible(problem.space.decode(set(trail))):
-        rest = [unit for unit in units if unit not in trail and goes_on(problem.space, {*trail, unit})]
+    order: list[Unit] = []
+    while not problem.feasible(problem.space.decode(set(order))):
+        rest = [unit for unit in units if unit not in order and is_possible(problem.space, {*order, unit})]
         if not rest:
             return None
         # Deepest first, so that each resumes from the states of the one before it.
         rest.sort(reverse=True)
-        problem.ahead([(problem.space.decode({*trail, unit}), problem.fidelity) for unit in rest])
-        scores = {unit: _score(problem, trail, unit, per_ms) for unit in rest}
-        trail.append(min(rest, key=lambda unit: (scores[unit], unit)))
-    return tuple(trail)
+        problem.prefetch([(problem.space.decode({*order, unit}), problem.fidelity) for unit in rest])
+        scores = {unit: _score(problem, order, unit, per_ms) for unit in rest}
+        order.append(min(rest, key=lambda unit: (scores[unit], unit)))
+    return tuple(order)
 
 
-def _score(problem: Problem, trail: list[Unit], unit: Unit, per_ms: bool) -> float:
-    loss = loss_of(problem, {*trail, unit})
+def _score(problem: Problem, order: list[Unit], unit: Unit, per_ms: bool) -> float:
+    loss = loss_of(problem, {*order, unit})
     if not per_ms:
         return loss
-    before, after = (problem.ms(problem.space.decode(set(units))) for units in (trail, [*trail, unit]))
-    return (loss - loss_of(problem, set(trail))) / max(before - after, 1e-9)
+    before, after = (problem.ms(problem.space.decode(set(units))) for units in (order, [*order, unit]))
+    return (loss - loss_of(problem, set(order))) / max(before - after, 1e-9)

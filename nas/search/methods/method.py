@@ -8,7 +8,7 @@ from search_spaces.kinds import Kind
 from search_spaces.space import Space, is_empty
 from search_spaces.unit import Unit
 
-Trail = tuple[Unit, ...]  # what a method drops, first dropped first
+RemovalOrder = tuple[Unit, ...]  # what a method drops, first dropped first
 
 
 class Method(Protocol):
@@ -18,7 +18,7 @@ class Method(Protocol):
     def name(self) -> str:
         """What `--method` calls it."""
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """The units it drops, in its order; dropping all of them meets the budget. None where it cannot.
 
         Losses are asked of `problem.evaluate` on `problem.fidelity` items.
@@ -36,22 +36,22 @@ class TokenMethod(Protocol):
         """Its choice, which meets the budget; None where it cannot. Its ratios need not be those of the space."""
 
 
-def as_published(problem: Problem, trail: Trail) -> Architecture:
+def as_published(problem: Problem, order: RemovalOrder) -> Architecture:
     """Everything the method dropped: the last unit usually overshoots the budget."""
-    return problem.space.decode(trail)
+    return problem.space.decode(order)
 
 
-def add_back(problem: Problem, trail: Trail) -> Architecture:
+def add_back(problem: Problem, order: RemovalOrder) -> Architecture:
     """The same, after restoring what still fits, last dropped first."""
-    dropped = set(trail)
-    for unit in reversed(trail):
+    dropped = set(order)
+    for unit in reversed(order):
         candidate = problem.space.decode(dropped - {unit})
         if candidate != problem.space.decode(dropped) and problem.feasible(candidate):
             dropped.discard(unit)
     return problem.space.decode(dropped)
 
 
-def until_feasible(problem: Problem, ranking: Trail) -> Trail | None:
+def until_feasible(problem: Problem, ranking: RemovalOrder) -> RemovalOrder | None:
     """The shortest beginning of a ranking that meets the budget; None if none does or a unit may not go."""
     space = problem.space
     for end in range(1, len(ranking) + 1):
@@ -75,7 +75,7 @@ def loss_of(problem: Problem, dropped: set[Unit]) -> float:
     return 0.0 if not architecture.choices else problem.evaluate(architecture, problem.fidelity).loss
 
 
-def goes_on(space: Space, dropped: set[Unit]) -> bool:
+def is_possible(space: Space, dropped: set[Unit]) -> bool:
     """Whether a model is left, and one that the space has."""
     architecture = space.decode(dropped)
     return not is_empty(architecture) and space.contains(architecture)

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 from nas.search.library import score_library
-from nas.search.methods.method import Trail, droppable, until_feasible
+from nas.search.methods.method import RemovalOrder, droppable, until_feasible
 from nas.search.problem import Problem
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.unit import Unit
@@ -20,7 +20,7 @@ class Cosine:
     name: str
     kinds: tuple[Kind, ...]
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Along the ranking of the redundancy analysis."""
         able = droppable(problem.space, self.kinds)
         return until_feasible(problem, tuple(u for u in problem.redundancy.ranking(*self.kinds) if u in able))
@@ -32,7 +32,7 @@ class ReverseOrder:
 
     name: str = "reverse"
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Attentions and MLPs from the last to the first."""
         units = droppable(problem.space, _parts(problem))
         return until_feasible(problem, tuple(sorted(units, key=lambda u: (-u.layer, u.kind is Kind.ATTENTION))))
@@ -44,7 +44,7 @@ class RandomOrder:
 
     name: str = "random"
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Attentions and MLPs shuffled."""
         units = droppable(problem.space, _parts(problem))
         return until_feasible(problem, tuple(random.Random(problem.seed).sample(units, len(units))))
@@ -56,7 +56,7 @@ class Sprint:
 
     name: str = "sprint"
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """In the order of loss alone over milliseconds saved."""
         losses, saves = score_library(problem, problem.fidelity), problem.saves_ms()
         units = droppable(problem.space, _parts(problem))

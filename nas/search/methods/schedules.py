@@ -58,7 +58,7 @@ def most_tokens(
     return best
 
 
-def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Architecture]]:
+def published_schedules(problem: Problem, structure: Architecture) -> list[tuple[str, Architecture]]:
     """The published schedules on some structure, chosen in the space's own way; as many tokens as meet the budget.
 
     Their ratios need not be among the space's; they are at the ends of the target's steps.
@@ -69,7 +69,7 @@ def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Archite
 
     def chosen_so(method: Swept, permille: int) -> Schedule | None:
         schedule = method.schedule(problem, permille)
-        return None if schedule is None else replace(snapped(problem, schedule), reduction=reduction)
+        return None if schedule is None else replace(snap_to_target(problem, schedule), reduction=reduction)
 
     brought = {
         method.name: most_tokens(problem, partial(chosen_so, method), structure)
@@ -79,7 +79,7 @@ def shapes(problem: Problem, structure: Architecture) -> list[tuple[str, Archite
     return [(name, architecture) for name, architecture in brought.items() if architecture is not None]
 
 
-def fitted(problem: Problem, architecture: Architecture) -> Architecture | None:
+def fit_to_budget(problem: Problem, architecture: Architecture) -> Architecture | None:
     """An architecture with as many tokens in its stages as meet the budget; None where none do, or without stages.
 
     Its ratios are raised to one power: below 1 for more tokens, above it for fewer.
@@ -94,21 +94,21 @@ def fitted(problem: Problem, architecture: Architecture) -> Architecture | None:
         if min(ratios) * THOUSAND < 1:
             return None
         stages = (Stage(s.block, permille_of(ratio)) for s, ratio in zip(schedule.stages, ratios, strict=True))
-        return snapped(problem, Schedule(tuple(stages), schedule.reduction))
+        return snap_to_target(problem, Schedule(tuple(stages), schedule.reduction))
 
     return most_tokens(problem, raised, architecture.structure)
 
 
-def exchanged(problem: Problem, architecture: Architecture) -> list[Architecture]:
+def exchange_parts_for_tokens(problem: Problem, architecture: Architecture) -> list[Architecture]:
     """Parts for tokens: one part more dropped, or one brought back, and as many tokens as then meet the budget."""
     space, structure = problem.space, architecture.structure
     fewer = [space.canonical(architecture.drop(each)) for each in space.structure if not structure.drops(each)]
     more = [architecture.restore(each) for each in sorted(structure.choices)]
-    found = dict.fromkeys(fitted(problem, each) for each in (*fewer, *more) if not is_empty(each))
+    found = dict.fromkeys(fit_to_budget(problem, each) for each in (*fewer, *more) if not is_empty(each))
     return [each for each in found if each is not None]
 
 
-def snapped(problem: Problem, schedule: Schedule) -> Schedule:
+def snap_to_target(problem: Problem, schedule: Schedule) -> Schedule:
     """The schedule that leaves most tokens among those that take as long; stages that then drop nothing are gone."""
     found, least = list[Stage](), THOUSAND
     for stage in schedule.stages:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.search.methods.method import Trail
+from nas.search.methods.method import RemovalOrder
 from nas.search.problem import Problem
 from search_spaces.kinds import Kind
 from search_spaces.unit import Unit
@@ -18,7 +18,7 @@ class Window:
 
     name: str = "window"
 
-    def trail(self, problem: Problem) -> Trail | None:
+    def removal_order(self, problem: Problem) -> RemovalOrder | None:
         """The blocks of the window, deepest first."""
         for length in range(1, problem.space.depth):
             chosen = tuple(Unit(layer, Kind.BLOCK) for layer in problem.redundancy.best_window(length))

@@ -62,7 +62,7 @@ def search(executor: Executor, equipment: Bench, folder: Path, meanwhile: Callab
     known = FileEvaluations(folder / "evaluations.jsonl", "test")
     scorer = Scorer(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
     problem = Problem(
-        space=equipment.anatomy.space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, ahead=scorer.ahead,
+        space=equipment.anatomy.space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, prefetch=scorer.prefetch,
         latency=Costs(), budget_ms=8.5, percentile=90, redundancy=similarities(),
         storage=f"sqlite:///{folder}/study.db", rungs=(3, 6, 9), trials=16, batch=4,
         on_trial=lambda more, note: meanwhile(more),

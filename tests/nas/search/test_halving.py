@@ -9,7 +9,7 @@ from test_methods import problem
 from nas.pipeline.run import rungs
 from nas.quality.quality import Quality
 from nas.search import Candidate, Problem
-from nas.search.halving import CONTESTED, Bar, judge, undecided
+from nas.search.halving import CONTESTED, IncumbentThreshold, judge, statistically_tied
 from search_spaces import Architecture, Kind, Unit
 
 ITEMS, RUNGS = 60, (10, 30, 60)
@@ -42,7 +42,7 @@ class Recorded:
 def judged(worse_by: float, margin: float = 0.0) -> tuple[Quality, Recorded]:
     recorded = Recorded(worse_by)
     asked = problem(8.0, evaluate=recorded, rungs=RUNGS)
-    return judge(asked, OTHER, Bar(INCUMBENT, margin)), recorded
+    return judge(asked, OTHER, IncumbentThreshold(INCUMBENT, margin)), recorded
 
 
 def test_the_clearly_worse_stop_on_the_first_rung_with_a_good_estimate() -> None:
@@ -67,8 +67,12 @@ def test_what_is_worse_but_within_the_margin_goes_on() -> None:
 def test_the_incumbent_the_parent_and_the_first_do_not_stop_early() -> None:
     recorded = Recorded(1.0)
     asked = problem(8.0, evaluate=recorded, rungs=RUNGS)
-    for architecture, bar in ((INCUMBENT, Bar(INCUMBENT, 0.0)), (PARENT, Bar(INCUMBENT, 0.0)), (OTHER, None)):
-        assert judge(asked, architecture, bar).items == FIDELITY
+    for architecture, threshold in (
+        (INCUMBENT, IncumbentThreshold(INCUMBENT, 0.0)),
+        (PARENT, IncumbentThreshold(INCUMBENT, 0.0)),
+        (OTHER, None),
+    ):
+        assert judge(asked, architecture, threshold).items == FIDELITY
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_where_few_items_carry_the_loss_more_are_judged_on_all_and_a_better_one_
     for seed in range(20):
         trials = Trials(seed, heavy=True)
         candidates = trials.candidates()
-        chosen = undecided(trials.problem(), candidates, 4)
+        chosen = statistically_tied(trials.problem(), candidates, 4)
         assert chosen[:4] == candidates[:4]
         assert 4 < len(chosen) <= CONTESTED
         few.append(trials.regret(candidates[:4]))
@@ -131,12 +135,12 @@ def test_where_few_items_carry_the_loss_more_are_judged_on_all_and_a_better_one_
 
 def test_where_items_tell_candidates_apart_no_others_are_judged() -> None:
     trials = Trials(0, heavy=False)
-    assert undecided(trials.problem(), trials.candidates(), 4) == trials.candidates()[:4]
+    assert statistically_tied(trials.problem(), trials.candidates(), 4) == trials.candidates()[:4]
 
 
 def test_who_was_stopped_early_is_not_undecided() -> None:
     trials = Trials(0, heavy=True)
     first, *others = trials.candidates()
     stopped = [Candidate(c.architecture, trials(c.architecture, 30), 1.0, "", 0) for c in others]
-    assert undecided(trials.problem(), [first, *stopped], 1) == [first]
-    assert undecided(trials.problem(), [], 4) == []
+    assert statistically_tied(trials.problem(), [first, *stopped], 1) == [first]
+    assert statistically_tied(trials.problem(), [], 4) == []

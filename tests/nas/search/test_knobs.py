@@ -11,15 +11,15 @@ NEUTRAL = Knobs(attention=1.0, depth=0.0, exponent=1.0, pairs=1.0)
 
 
 def test_neutral_knobs_bend_nothing() -> None:
-    assert NEUTRAL.bend(LIBRARY, 3) == pytest.approx(LIBRARY)
+    assert NEUTRAL.reweight(LIBRARY, 3) == pytest.approx(LIBRARY)
 
 
 def test_every_knob_does_what_it_says() -> None:
-    assert Knobs(2.0, 0.0, 1.0, 1.0).bend(LIBRARY, 3)[A0.dropped] == pytest.approx(2 * LOSS[A0])
-    assert Knobs(2.0, 0.0, 1.0, 1.0).bend(LIBRARY, 3)[M0.dropped] == pytest.approx(LOSS[M0])
-    deep = Knobs(1.0, 1.0, 1.0, 1.0).bend(LIBRARY, 3)
+    assert Knobs(2.0, 0.0, 1.0, 1.0).reweight(LIBRARY, 3)[A0.dropped] == pytest.approx(2 * LOSS[A0])
+    assert Knobs(2.0, 0.0, 1.0, 1.0).reweight(LIBRARY, 3)[M0.dropped] == pytest.approx(LOSS[M0])
+    deep = Knobs(1.0, 1.0, 1.0, 1.0).reweight(LIBRARY, 3)
     assert deep[M2.dropped] / LOSS[M2] == pytest.approx(2.718281828 * deep[M0.dropped] / LOSS[M0])
-    flat = Knobs(1.0, 0.0, 0.5, 1.0).bend(LIBRARY, 3)
+    flat = Knobs(1.0, 0.0, 0.5, 1.0).reweight(LIBRARY, 3)
     assert flat[M0.dropped] == pytest.approx(LOSS[M0])  # the largest
     assert flat[A2.dropped] == pytest.approx((LOSS[A2] * LOSS[M0]) ** 0.5)
 

@@ -59,7 +59,7 @@ def problem(budget_ms: float, tmp_path: Path | None = None, **more) -> Problem:
 
 
 @pytest.mark.parametrize(
-    ("name", "budget", "trail"),
+    ("name", "budget", "order"),
     [
         ("cosine-joint", 8.5, (A1, A2)),  # 0.95, 0.90: 2 of 1.5 ms
         ("cosine-joint", 6.5, (A1, A2, M2)),  # 0.85
@@ -78,60 +78,60 @@ def problem(budget_ms: float, tmp_path: Path | None = None, **more) -> Problem:
         ("finercut-per-ms", 6.5, (A1, M2, M1)),
     ],
 )
-def test_worked_by_hand(name: str, budget: float, trail: tuple[Unit, ...] | None) -> None:
-    assert METHODS[name].trail(problem(budget)) == trail
+def test_worked_by_hand(name: str, budget: float, order: tuple[Unit, ...] | None) -> None:
+    assert METHODS[name].removal_order(problem(budget)) == order
 
 
 def test_add_back_restores_the_last_that_fits() -> None:
     asked = problem(8.0)
-    trail = (A1, A2, M2)  # 4 ms gone, 2 needed
-    assert as_published(asked, trail).words == "attn+mlp mlp removed"
-    assert add_back(asked, trail) == SPACE.decode({A1, A2})  # M2 fits back, then nothing more
-    assert add_back(problem(7.0), trail) == SPACE.decode({A1, M2})  # A2, 1 ms; M2 would be 2
+    order = (A1, A2, M2)  # 4 ms gone, 2 needed
+    assert as_published(asked, order).words == "attn+mlp mlp removed"
+    assert add_back(asked, order) == SPACE.decode({A1, A2})  # M2 fits back, then nothing more
+    assert add_back(problem(7.0), order) == SPACE.decode({A1, M2})  # A2, 1 ms; M2 would be 2
 
 
 def test_evopress_finds_the_best_of_its_equal_counts() -> None:
     """One attention and one MLP of each 3: A1 with M2 is the best of nine."""
-    trail = METHODS["evopress"].trail(problem(7.0))
-    assert trail is not None
-    assert set(trail) == {A1, M2}
-    assert trail[-1] == M2  # the one that is worth more when it is restored
+    order = METHODS["evopress"].removal_order(problem(7.0))
+    assert order is not None
+    assert set(order) == {A1, M2}
+    assert order[-1] == M2  # the one that is worth more when it is restored
 
 
 def test_evopress_needs_two_of_each_for_one_millisecond_more() -> None:
-    trail = METHODS["evopress"].trail(problem(6.9))
-    assert trail is not None
-    kinds = sorted(unit.kind for unit in trail)
+    order = METHODS["evopress"].removal_order(problem(6.9))
+    assert order is not None
+    kinds = sorted(unit.kind for unit in order)
     assert kinds == [Kind.ATTENTION] * 2 + [Kind.MLP] * 2
-    assert set(trail) == {A0, A1, M1, M2}  # 0.6 + 0.95; any other pair of attentions or MLPs costs more
+    assert set(order) == {A0, A1, M1, M2}  # 0.6 + 0.95; any other pair of attentions or MLPs costs more
 
 
 def test_random_is_another_order_for_another_seed_and_the_same_for_the_same() -> None:
-    trails = [METHODS["random"].trail(problem(5.0, seed=seed)) for seed in (0, 0, 1, 2, 3)]
-    assert trails[0] == trails[1]
-    assert len(set(trails)) > 2
+    orders = [METHODS["random"].removal_order(problem(5.0, seed=seed)) for seed in (0, 0, 1, 2, 3)]
+    assert orders[0] == orders[1]
+    assert len(set(orders)) > 2
 
 
 @pytest.mark.parametrize("budget", [9.0, 7.0, 5.0, 3.0])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_contract(name: str, budget: float) -> None:
     asked = problem(budget)
-    trail = METHODS[name].trail(asked)
-    if trail is None:
+    order = METHODS[name].removal_order(asked)
+    if order is None:
         return
-    published, restored = as_published(asked, trail), add_back(asked, trail)
-    assert len(set(trail)) == len(trail)
+    published, restored = as_published(asked, order), add_back(asked, order)
+    assert len(set(order)) == len(order)
     assert SPACE.contains(published)
     assert asked.feasible(published)
     assert asked.feasible(restored)
     assert asked.ms(restored) >= asked.ms(published)
     assert all(published.drops(unit) for unit in restored.choices if unit.kind is not Kind.BLOCK)
-    for unit in trail:  # nothing more fits
+    for unit in order:  # nothing more fits
         more = SPACE.decode({u for u in LOSS if restored.drops(u)} - {unit})
         assert more == restored or not asked.feasible(more)
     if name not in ("evopress", "window"):
-        assert not asked.feasible(as_published(asked, trail[:-1]))
-    assert METHODS[name].trail(asked) == trail
+        assert not asked.feasible(as_published(asked, order[:-1]))
+    assert METHODS[name].removal_order(asked) == order
 
 
 def test_a_method_runs_in_place_of_the_search(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_a_batch_is_asked_for_ahead_and_finds_the_optimum(everything, tmp_path: 
 
     budget = 0.5 * Additive().predict(SPACE.parent).ms
     best = min(landscape.loss(a) for a in everything if Additive().predict(a).ms <= budget)
-    outcome = run_search(problem(tmp_path, landscape, budget, trials=80, batch=8, ahead=ahead))
+    outcome = run_search(problem(tmp_path, landscape, budget, trials=80, batch=8, prefetch=ahead))
     assert outcome.winner.quality.loss <= 1.02 * best
     assert len(announced & landscape.known.keys()) >= 0.95 * landscape.calls
     assert sum(n for n in stretches if n >= 4) >= 0.7 * landscape.calls

@@ -18,7 +18,7 @@ from nas.request.choices import check_method
 from nas.search import Problem, run_search
 from nas.search.journal import Journal
 from nas.search.methods import TOKEN_METHODS
-from nas.search.methods.schedules import exchanged, fitted, shapes, snapped
+from nas.search.methods.schedules import exchange_parts_for_tokens, fit_to_budget, published_schedules, snap_to_target
 from pruning.analysis.redundancy import Redundancy
 from search_spaces import (
     Architecture,
@@ -195,8 +195,8 @@ def test_our_own_schedules_end_on_the_steps_of_the_device() -> None:
         return Architecture(DEPTH).with_tokens(Schedule.parse(f"1={ratios[0]},4={ratios[1]}", REDUCTION))
 
     best = max((at(k / 1000) for k in range(1, 1001) if asked.feasible(at(k / 1000))), key=asked.ms)
-    assert fitted(asked, start) == best
-    proposed = shapes(asked, Architecture(DEPTH))
+    assert fit_to_budget(asked, start) == best
+    proposed = published_schedules(asked, Architecture(DEPTH))
     assert {name for name, _ in proposed} == {"pyramiddrop", "fastv", "tome"}
     for _, architecture in proposed:
         assert asked.feasible(architecture)
@@ -207,9 +207,9 @@ def test_what_is_too_slow_has_its_tokens_reduced_until_it_fits() -> None:
     """One block whole and seven at a share s: 1 + 3 + 21 s, so 14.5 ms leave a half."""
     asked = problem(14.5)
     start = Architecture(DEPTH).with_tokens(Schedule.parse("1=0.9", REDUCTION))
-    assert str(fitted(asked, start).tokens) == "1=0.5"
-    assert fitted(asked, Architecture(DEPTH)) is None  # has no stages
-    assert fitted(problem(3.9), start) is None  # no share is small enough
+    assert str(fit_to_budget(asked, start).tokens) == "1=0.5"
+    assert fit_to_budget(asked, Architecture(DEPTH)) is None  # has no stages
+    assert fit_to_budget(problem(3.9), start) is None  # no share is small enough
 
 
 def test_each_exchange_changes_one_part_and_spends_its_time_on_tokens() -> None:
@@ -217,7 +217,7 @@ def test_each_exchange_changes_one_part_and_spends_its_time_on_tokens() -> None:
     start = Architecture(DEPTH).drop(Unit(1, Kind.ATTENTION)).with_tokens(Schedule.parse("2=0.5", REDUCTION))
     asked = problem(15.0)
     assert asked.ms(start) == 15.0
-    found = {each.structure.choices ^ start.structure.choices: each for each in exchanged(asked, start)}
+    found = {each.structure.choices ^ start.structure.choices: each for each in exchange_parts_for_tokens(asked, start)}
     assert set(found) == {frozenset({part}) for part in PARTS if part != Unit(1, Kind.MLP).dropped} | {
         frozenset({Unit(1, Kind.ATTENTION).dropped, Unit(1, Kind.BLOCK).dropped})  # both are gone: the block is
     }
@@ -280,5 +280,5 @@ def alone(space: Space) -> Space:
 
 def test_a_step_that_takes_as_long_as_all_tokens_is_no_stage() -> None:
     """0.9 is rounded up to everything, 0.45 and 0.4 to one half: one stage is left of three."""
-    snapped_to = snapped(problem(15.0, snap=whole_eighths), Schedule.parse("1=0.9,3=0.45,5=0.4", REDUCTION))
+    snapped_to = snap_to_target(problem(15.0, snap=whole_eighths), Schedule.parse("1=0.9,3=0.45,5=0.4", REDUCTION))
     assert str(snapped_to) == "3=0.5"

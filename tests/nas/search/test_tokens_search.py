@@ -24,7 +24,7 @@ from nas.quality.quality import Quality
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, judge
 from nas.search import Problem, run_search
-from nas.search.descent import Descent
+from nas.search.greedy_removal import GreedyRemoval
 from nas.search.knobs import Knobs, distributions
 from nas.search.levels import encode
 from nas.search.library import score_library
@@ -247,12 +247,12 @@ def test_sums_are_never_negative_however_the_stages_were_scored() -> None:
 
 def test_the_way_down_takes_steps_and_parts_and_meets_every_budget() -> None:
     asked = problem(JOINT, Landscape(1), 4.0)
-    way = Descent(asked, score_library(asked, None))
+    way = GreedyRemoval(asked, score_library(asked, None))
     way.run(4.0)
     assert any(a.tokens.stages for a in way.path)
     assert any(a.structure.choices for a in way.path)
     for budget in (12.0, 9.0, 7.5, 6.0, 4.0):
-        found = way.first_within(budget)
+        found = way.first_within_budget(budget)
         assert found is not None
         assert asked.ms(found) <= budget
         outer = [unit for unit in found.choices if unit.kind is Kind.TOKENS]
@@ -292,8 +292,8 @@ def test_the_knob_of_tokens_scales_sums() -> None:
     assert "tokens" in distributions(problem(JOINT, Landscape(0), 9.0))
     assert "tokens" not in distributions(problem(TOKENS, Landscape(0), 9.0))
     library = {unit: 0.1 + 0.01 * unit.layer for unit in JOINT.choices}
-    bent = Knobs(1.0, 1.0, 0.5, 1.0, tokens=3.0).bend(library, DEPTH)
-    assert all(bent[unit] == pytest.approx(3 * library[unit]) for unit in TOKENS.choices)
+    reweighted = Knobs(1.0, 1.0, 0.5, 1.0, tokens=3.0).reweight(library, DEPTH)
+    assert all(reweighted[unit] == pytest.approx(3 * library[unit]) for unit in TOKENS.choices)
 
 
 FIXED = Schedule.parse("1=0.5,2=0.25", REDUCTION)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nas.search.problem import DESCENDING, Problem
+from nas.search.problem import REMOVING, Problem
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
 from search_spaces.space import is_empty
@@ -23,7 +23,7 @@ STEP = (0.03, 0.12)  # what one saves, of where the search starts
 
 
 @dataclass
-class Descent:
+class GreedyRemoval:
     """The way down, and everything that was scored on it: architecture to loss on the first rung's items."""
 
     problem: Problem
@@ -42,9 +42,9 @@ class Descent:
             current = self._cheapest(current, parts, steps)
             self.path.append(current)
             gone = whole - self.problem.ms(current)
-            self.problem.on_phase(DESCENDING, min(gone, whole - budget_ms), whole - budget_ms)
+            self.problem.on_phase(REMOVING, min(gone, whole - budget_ms), whole - budget_ms)
 
-    def first_within(self, budget_ms: float) -> Architecture | None:
+    def first_within_budget(self, budget_ms: float) -> Architecture | None:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""
         way = [self.problem.space.start, *self.path]
         for place, architecture in enumerate(way):
@@ -82,7 +82,7 @@ class Descent:
         tried = promising(parts, self._width) + promising(steps, STEPS if parts else WIDTH[1])
         # Deepest change first, so that each resumes from the states of the one before it.
         tried.sort(key=lambda a: _changed(current, a), reverse=True)
-        problem.ahead([(architecture, problem.rungs[0]) for architecture in tried])
+        problem.prefetch([(architecture, problem.rungs[0]) for architecture in tried])
         for architecture in tried:
             self.scored[architecture] = problem.evaluate(architecture, problem.rungs[0]).loss
         return min(tried, key=lambda a: rate(a, self.scored[a]))
