@@ -78,9 +78,7 @@ def in_words(units: Sequence[Worth], parent_ms: float) -> str:
     said = []
     for kind in _NAMES:
         mine = [
-            each.saves_ms
-            for each in units
-            if each.choice == each.choice.unit.dropped and each.choice.unit.kind is kind and each.buys
+            each.saves_ms for each in units if each.choice.unit.kind is kind and each.choice.level == DROP and each.buys
         ]
         if mine:
             low, high, share = min(mine), max(mine), 100 * mean(mine) / parent_ms
