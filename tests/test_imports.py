@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = (("search_spaces",), ("latency_models", "pruning"), ("nas",))
 NAS = (
     ("data", "progress", "storage"),
-    ("export", "figures", "parent", "quality", "request", "tracking"),
+    ("request",),
+    ("export", "figures", "parent", "quality", "tracking"),
     ("execution", "mlflow_model", "profiling", "search"),
     ("results",),
     ("api", "certification", "report", "tokens"),

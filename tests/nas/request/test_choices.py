@@ -17,6 +17,7 @@ def test_the_names_of_methods_are_those_of_the_registries() -> None:
 
 
 def test_it_is_read_without_torch() -> None:
-    code = "import sys, nas.request.choices, nas.request.search_request, nas.profiling.profile_store; print('torch' in sys.modules)"
+    modules = "nas.request.choices, nas.request.search_request, nas.profiling.profile_store"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
