@@ -107,7 +107,8 @@ class Encoding:
     @cached_property
     def _hides(self) -> Rows:
         """Row c: the milder levels of the unit of column c."""
-        return np.array([[is_below(one, other) for other in self.columns] for one in self.columns])
+        below = np.array([[is_below(one, other) for other in self.columns] for one in self.columns])
+        return np.asarray(below & self.alternatives)
 
     @cached_property
     def _wholes(self) -> list[tuple[int, list[int], list[int]]]:

@@ -19,7 +19,7 @@ NAS = (
     ("request",),
     ("export", "figures", "parent", "quality", "tracking"),
     ("execution", "mlflow_model", "profiling", "search"),
-    ("results",),
+    ("results", "testing"),
     ("api", "certification", "report", "tokens"),
     ("pipeline",),
     ("sweep",),

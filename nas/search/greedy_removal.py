@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from nas.search.problem import REMOVING, Problem
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
+from search_spaces.rules import is_below
 from search_spaces.space import is_empty
 from search_spaces.unit import Choice, is_cumulative, is_structural
 
@@ -57,13 +58,18 @@ class GreedyRemoval:
         space, ms = self.problem.space, self.problem.ms(current)
         parts: list[Architecture] = []
         steps: list[Architecture] = []
-        for choice in (each for each in space.choices if not current.drops(each)):
+        for choice in self._next_levels(current):
             architecture = space.canonical(current.drop(choice))
             if not is_empty(architecture) and space.contains(architecture) and self.problem.ms(architecture) < ms:
                 (parts if is_structural(choice) else steps).append(architecture)
         whole = self.problem.ms(space.start)
         handy = [a for a in steps if STEP[0] * whole <= ms - self.problem.ms(a) <= STEP[1] * whole]
         return parts, handy or steps
+
+    def _next_levels(self, current: Architecture) -> list[Choice]:
+        """What may be chosen next: of the levels of a part only the one that leaves most of it."""
+        left = [choice for choice in self.problem.space.choices if not current.drops(choice)]
+        return [one for one in left if is_cumulative(one) or not any(is_below(one, other) for other in left)]
 
     def _cheapest(self, current: Architecture, parts: list[Architecture], steps: list[Architecture]) -> Architecture:
         """The step of least added loss per millisecond, among those that the surrogate expects to be."""

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 from latency_models.marginal import marginal
+from nas.search.level_interpolation import interpolate_losses, split_levels
 from nas.search.problem import Problem
+from search_spaces.architecture import Architecture
 from search_spaces.rules import enforce_monotone
+from search_spaces.space import Space
 from search_spaces.unit import Choice
 
 
@@ -16,6 +19,8 @@ def score_library(
     A cumulative choice is scored with all that it implies, as the one stage of a schedule, and has what it adds to
     those: sums over what an architecture chooses then are losses of schedules, and never negative.
 
+    Of a unit with many levels a few are scored, and those between them interpolated.
+
     Deepest first: each candidate then resumes from the parent's states, of which later ones need fewer.
 
     Args:
@@ -23,12 +28,19 @@ def score_library(
         on_unit: told (done, all) after every choice.
     """
     space = problem.space
-    choices, losses = sorted(space.choices, key=lambda choice: -choice.layer), {}
+    measured, between = split_levels(space.choices)
+    choices = sorted(sorted(measured), key=lambda choice: -choice.layer)
+    losses = dict[Choice, float]()
     problem.evaluate(space.start, items)  # its states are the prefix of all of them
     before = 0.0 if space.fixed is None else problem.evaluate(space.start, items).loss
-    alone = {choice: space.canonical(space.start.drop(choice)) for choice in choices}
+    alone = {choice: _alone(space, choice) for choice in choices}
     problem.prefetch([(architecture, items) for architecture in alone.values()])
     for done, choice in enumerate(choices, 1):
         losses[choice] = problem.evaluate(alone[choice], items).loss - before
         on_unit(done, len(choices))
+    losses |= interpolate_losses(losses, between, lambda c: problem.evaluate(_alone(space, c), items).loss - before)
     return marginal(enforce_monotone({choice: losses[choice] for choice in space.choices}))
+
+
+def _alone(space: Space, choice: Choice) -> Architecture:
+    return space.canonical(space.start.drop(choice))

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from families import build
 from test_quality import dataset
-from test_search import Additive, sequence
+from test_search import sequence
 
-from latency_models.model import Prediction
 from nas.execution.cluster import Cluster, RayExecutor
 from nas.execution.evaluation_cache import Scorer
 from nas.execution.task import Executor
@@ -24,9 +23,10 @@ from nas.quality import evaluator_for
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision
 from nas.search import Problem, SearchOutcome, run_search
+from nas.testing import SyntheticLatency
 from pruning.analysis.redundancy import Redundancy
 from pruning.anatomy.anatomy import read_anatomy
-from search_spaces import Architecture, Kind, Unit
+from search_spaces import Kind
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")
@@ -37,15 +37,6 @@ DEPTH = 4
 def bench() -> Bench:
     model = build("llama")
     return Bench(model, read_anatomy(model), evaluator_for(model, dataset("llama")))
-
-
-class Costs(Additive):
-    """Milliseconds for the tiny model's blocks."""
-
-    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        kept = [kind for layer in range(DEPTH) for kind in self.costs if not architecture.drops(Unit(layer, kind))]
-        ms = self.stem + sum(self.costs[kind] for kind in kept)
-        return Prediction(ms, ms, ms, percentile)
 
 
 def similarities() -> Redundancy:
@@ -63,7 +54,7 @@ def search(executor: Executor, equipment: Bench, folder: Path, meanwhile: Callab
     scorer = Scorer(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
     problem = Problem(
         space=equipment.anatomy.space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, prefetch=scorer.prefetch,
-        latency=Costs(), budget_ms=8.5, percentile=90, redundancy=similarities(),
+        latency=SyntheticLatency(DEPTH), budget_ms=8.5, percentile=90, redundancy=similarities(),
         storage=f"sqlite:///{folder}/study.db", rungs=(3, 6, 9), trials=16, batch=4,
         on_trial=lambda more, note: meanwhile(more),
     )  # fmt: skip

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from latency_models.model import Prediction
-from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.request.choices import check_method
 from nas.search import Problem, run_search
 from nas.search.methods import METHODS, add_back, as_published
+from nas.testing import SyntheticLatency
 from pruning.analysis.redundancy import Redundancy
-from search_spaces import Architecture, Choice, Kind, Space, Unit
+from search_spaces import Architecture, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate, UsageError
 
 DEPTH = 3
@@ -31,20 +30,6 @@ REDUNDANCY = Redundancy(
 )  # fmt: skip
 
 
-class Milliseconds:
-    workload, measured, label = Workload(Phase.FORWARD), True, "worked by hand"
-
-    def unit_ms(self, unit: Unit) -> float:
-        return {Kind.ATTENTION: 1.0, Kind.MLP: 2.0, Kind.BLOCK: 3.0}[unit.kind]
-
-    def saves(self, units, reduction=None) -> dict[Choice, float]:
-        return {unit: self.unit_ms(unit) for unit in units}
-
-    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        ms = 1.0 + sum(self.unit_ms(unit) for unit in LOSS if not architecture.drops(unit))
-        return Prediction(ms, ms, ms, percentile)
-
-
 def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
     gone = {unit for unit in LOSS if architecture.drops(unit)}
     loss = sum(LOSS[unit] for unit in gone) + sum(more for pair, more in TOGETHER.items() if pair <= gone)
@@ -53,7 +38,7 @@ def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
 
 def problem(budget_ms: float, tmp_path: Path | None = None, **more) -> Problem:
     storage = f"sqlite:///{tmp_path}/study.db" if tmp_path else "sqlite://"
-    settings = {"space": SPACE, "evaluate": evaluate, "latency": Milliseconds(), "budget_ms": budget_ms,
+    settings = {"space": SPACE, "evaluate": evaluate, "latency": SyntheticLatency(DEPTH), "budget_ms": budget_ms,
                 "percentile": 90, "redundancy": REDUNDANCY, "storage": storage}  # fmt: skip
     return Problem(**{**settings, **more})
 

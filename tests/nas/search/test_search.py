@@ -13,7 +13,6 @@ import optuna
 import pytest
 
 from latency_models.model import Prediction
-from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.search import Problem, SearchOutcome, run_search
 from nas.search.journal import Journal
@@ -21,6 +20,7 @@ from nas.search.limit import Limit
 from nas.search.problem import Asked
 from nas.search.solve import solve
 from nas.search.surrogate import Surrogate
+from nas.testing import SyntheticLatency
 from pruning.analysis.redundancy import Redundancy
 from search_spaces import STRUCTURE, Architecture, Choice, Kind, Space, Unit
 from search_spaces.errors import NoFeasibleCandidate
@@ -32,23 +32,7 @@ SPACE = Space.dropping(DEPTH, UNITS)
 EVERY = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in STRUCTURE)
 
 
-class Additive:
-    """A latency model with known milliseconds per unit."""
-
-    workload, measured, label = Workload(Phase.FORWARD), True, "synthetic"
-
-    def __init__(self, attention: float = 1.0, mlp: float = 2.0, stem: float = 1.0) -> None:
-        self.costs, self.stem = {Kind.ATTENTION: attention, Kind.MLP: mlp}, stem
-
-    def unit_ms(self, unit: Unit) -> float:
-        return sum(self.costs.values()) if unit.kind is Kind.BLOCK else self.costs[unit.kind]
-
-    def saves(self, units, reduction=None) -> dict[Choice, float]:
-        return {unit: self.unit_ms(unit) for unit in units}
-
-    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        ms = self.stem + sum(self.costs[u.kind] for u in UNITS if not architecture.drops(u))
-        return Prediction(ms, ms, ms, percentile)
+LATENCY = SyntheticLatency(DEPTH)
 
 
 class Landscape:
@@ -87,7 +71,7 @@ def similarities(seed: int) -> Redundancy:
 
 def problem(tmp_path: Path, landscape, budget: float, **more) -> Problem:
     settings = {
-        "space": SPACE, "evaluate": landscape, "latency": Additive(), "budget_ms": budget, "percentile": 90,
+        "space": SPACE, "evaluate": landscape, "latency": LATENCY, "budget_ms": budget, "percentile": 90,
         "redundancy": similarities(0), "trials": 60, "patience": 99, "storage": f"sqlite:///{tmp_path}/study.db",
     }  # fmt: skip
     return Problem(**{**settings, **more})
@@ -105,7 +89,7 @@ def everything() -> list[Architecture]:
 
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.8), (1, 0.5), (2, 0.5), (3, 0.65)])
 def test_finds_the_optimum_in_few_evaluations(seed: int, share: float, everything, tmp_path: Path) -> None:
-    landscape, latency = Landscape(seed), Additive()
+    landscape, latency = Landscape(seed), LATENCY
     budget = share * latency.predict(SPACE.parent).ms
     best = min(landscape.loss(a) for a in everything if latency.predict(a).ms <= budget)
     outcome = run_search(problem(tmp_path, landscape, budget, trials=80))
@@ -279,8 +263,8 @@ def test_a_batch_is_asked_for_ahead_and_finds_the_optimum(everything, tmp_path: 
         announced.update(new)
         stretches.append(len(new))
 
-    budget = 0.5 * Additive().predict(SPACE.parent).ms
-    best = min(landscape.loss(a) for a in everything if Additive().predict(a).ms <= budget)
+    budget = 0.5 * LATENCY.predict(SPACE.parent).ms
+    best = min(landscape.loss(a) for a in everything if LATENCY.predict(a).ms <= budget)
     outcome = run_search(problem(tmp_path, landscape, budget, trials=80, batch=8, prefetch=ahead))
     assert outcome.winner.quality.loss <= 1.02 * best
     assert len(announced & landscape.known.keys()) >= 0.95 * landscape.calls
@@ -299,8 +283,8 @@ def test_a_time_limit_ends_the_way_down(tmp_path: Path) -> None:
     assert landscape.calls < library + 12
 
 
-class Curved(Additive):
-    """Less is saved by every further unit: the additive estimate is wrong, and the sampler must not mind."""
+class Curved(SyntheticLatency):
+    """Less is saved by every further unit: the additive estimate is wrong, and the proposals must not mind."""
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         ms = 19.0 * (super().predict(architecture).ms / 19.0) ** 0.7 * (1.2 if percentile == 90 else 1.0)
@@ -308,7 +292,7 @@ class Curved(Additive):
 
 
 def test_the_optimum_is_found_where_milliseconds_do_not_add_up(everything, tmp_path: Path) -> None:
-    landscape, latency = Landscape(1), Curved()
+    landscape, latency = Landscape(1), Curved(DEPTH)
     budget = 0.7 * latency.predict(SPACE.parent, 90).ms
     best = min(landscape.loss(a) for a in everything if latency.predict(a, 90).ms <= budget)
     outcome = run_search(problem(tmp_path, landscape, budget, latency=latency, trials=80))
@@ -319,7 +303,7 @@ def test_the_optimum_is_found_where_milliseconds_do_not_add_up(everything, tmp_p
 @pytest.mark.parametrize("most", [5.0, 8.0])
 def test_a_limit_is_kept_and_the_optimum_within_it_found(most: float, everything, tmp_path: Path) -> None:
     """Attentions save most milliseconds, MLPs most parameters: the two rows pull apart."""
-    landscape, latency = Landscape(4), Additive(attention=2.0, mlp=1.0)
+    landscape, latency = Landscape(4), SyntheticLatency(DEPTH, {Kind.ATTENTION: 2.0, Kind.MLP: 1.0})
     saves = {unit: 1.0 if unit.kind is Kind.MLP else 0.5 for unit in UNITS}
     saves |= {Unit(layer, Kind.BLOCK).dropped: 1.5 for layer in range(DEPTH)}
     limit = Limit("parameters", 10.0, most, saves)

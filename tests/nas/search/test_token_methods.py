@@ -10,8 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from latency_models.marginal import marginal
-from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.request.choices import check_method
@@ -19,10 +17,10 @@ from nas.search import Problem, run_search
 from nas.search.journal import Journal
 from nas.search.methods import TOKEN_METHODS
 from nas.search.methods.schedules import exchange_parts_for_tokens, fit_to_budget, published_schedules, snap_to_target
+from nas.testing import SyntheticLatency
 from pruning.analysis.redundancy import Redundancy
 from search_spaces import (
     Architecture,
-    Choice,
     Kind,
     Positions,
     Reducer,
@@ -33,7 +31,7 @@ from search_spaces import (
     Space,
     Unit,
 )
-from search_spaces.architecture import dropping, stage_choice
+from search_spaces.architecture import stage_choice
 from search_spaces.errors import NoFeasibleCandidate, UsageError
 from search_spaces.schedule import Stage
 
@@ -43,28 +41,6 @@ REDUCTION = Reduction(Scorer.MEAN)
 ALIKE = tuple(0.5 + 0.05 * layer for layer in range(DEPTH))
 REDUNDANCY = Redundancy("made", "pre_norm", 1, ALIKE, ALIKE, ALIKE, ((1.0,) * (DEPTH + 1),) * (DEPTH + 1))
 SPACE = Space.dropping(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), (0.75, 0.5, 0.25))
-
-
-class Device:
-    measured, label = True, "worked by hand"
-
-    def __init__(self, phase: Phase = Phase.FORWARD) -> None:
-        self.workload = Workload(phase)
-
-    def ms(self, architecture: Architecture) -> float:
-        shares = architecture.tokens.shares(DEPTH)
-        costs = {Kind.ATTENTION: 1.0, Kind.MLP: 2.0}
-        return 1.0 + math.fsum(shares[u.layer] * costs[u.kind] for u in PARTS if not architecture.drops(u))
-
-    def unit_ms(self, unit: Unit) -> float:
-        return 25.0 - self.ms(dropping(DEPTH, {unit}))
-
-    def saves(self, units, reduction=None) -> dict[Choice, float]:
-        return marginal({unit: self.unit_ms(unit) for unit in units})
-
-    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        ms = self.ms(architecture)
-        return Prediction(ms, ms, ms, percentile)
 
 
 def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
@@ -77,7 +53,8 @@ def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
 
 
 def problem(budget_ms: float, phase: Phase = Phase.FORWARD, **more) -> Problem:
-    settings = {"space": SPACE, "evaluate": evaluate, "latency": Device(phase), "budget_ms": budget_ms,
+    settings = {"space": SPACE, "evaluate": evaluate, "latency": SyntheticLatency(DEPTH, workload=Workload(phase)),
+                "budget_ms": budget_ms,
                 "percentile": 90, "redundancy": REDUNDANCY, "storage": "sqlite://", "reduction": REDUCTION}  # fmt: skip
     return Problem(**{**settings, **more})
 

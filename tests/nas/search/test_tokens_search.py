@@ -4,7 +4,6 @@ Four blocks; a stage may be before each but the first. Every block takes as long
 """
 
 import itertools
-import math
 import random
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from test_search import Redundancy
 from latency_models.calibrated import CalibratedModel
 from latency_models.marginal import marginal
 from latency_models.measurement import Measurement
-from latency_models.model import Prediction
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
@@ -31,8 +29,9 @@ from nas.search.library import score_library
 from nas.search.limit import Limit
 from nas.search.solve import solve
 from nas.search.surrogate import ALIKE, REACH, Surrogate, _design, _neighbourhood
-from search_spaces import Architecture, Choice, Encoding, Kind, Reduction, Schedule, Scorer, Space, Unit
-from search_spaces.architecture import dropping, stage_choice
+from nas.testing import SyntheticLatency
+from search_spaces import Architecture, Encoding, Kind, Reduction, Schedule, Scorer, Space, Unit
+from search_spaces.architecture import stage_choice
 from search_spaces.errors import ArchitectureError
 from search_spaces.schedule import Stage
 from search_spaces.space import is_empty
@@ -44,32 +43,6 @@ RATIOS = (0.75, 0.5, 0.25)
 JOINT = Space.dropping(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), RATIOS)
 TOKENS = Space.dropping(DEPTH, JOINT.steps, reduction=REDUCTION)
 SPACES = {"joint": JOINT, "tokens": TOKENS, "structure": Space.dropping(DEPTH, PARTS)}
-
-
-class Device:
-    """Milliseconds in proportion to the tokens that each kept part works on, and some for every stage."""
-
-    workload, measured, label = Workload(Phase.FORWARD), True, "synthetic"
-
-    def __init__(self, stage: float = 0.0) -> None:
-        self.stage = stage
-
-    def unit_ms(self, unit: Unit | Choice) -> float:
-        if unit.kind is Kind.TOKENS:
-            return self._ms(Architecture(DEPTH)) - self._ms(dropping(DEPTH, {unit}))
-        return {Kind.ATTENTION: 1.0, Kind.MLP: 2.0, Kind.BLOCK: 3.0}[unit.kind]
-
-    def saves(self, units, reduction=None) -> dict[Choice, float]:
-        return marginal({unit: self.unit_ms(unit) for unit in units})
-
-    def _ms(self, architecture: Architecture) -> float:
-        shares = architecture.tokens.shares(DEPTH)
-        kept = math.fsum(shares[u.layer] * self.unit_ms(u) for u in PARTS if not architecture.drops(u))
-        return 1.0 + kept + self.stage * len(architecture.tokens.stages)
-
-    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        ms = self._ms(architecture)
-        return Prediction(ms, ms, ms, percentile)
 
 
 class Landscape:
@@ -99,11 +72,13 @@ class Landscape:
         return self.known[architecture, items]
 
 
-def problem(space: Space, landscape: Landscape, budget: float, latency: Device | None = None, **more) -> Problem:
+def problem(
+    space: Space, landscape: Landscape, budget: float, latency: SyntheticLatency | None = None, **more
+) -> Problem:
     similar = tuple(0.6 + 0.1 * layer for layer in range(DEPTH))
     redundancy = Redundancy("made", "pre_norm", 1, similar, similar, similar, ((1.0,) * (DEPTH + 1),) * (DEPTH + 1))
     settings = {"trials": 60, "patience": 12, "storage": "sqlite://"}
-    return Problem(space, landscape, latency or Device(), budget, 90, redundancy, **{**settings, **more})
+    return Problem(space, landscape, latency or SyntheticLatency(DEPTH), budget, 90, redundancy, **{**settings, **more})
 
 
 def every(space: Space) -> list[Architecture]:
@@ -146,7 +121,7 @@ def test_weighing_rows_at_once_is_weighing_their_features(name: str) -> None:
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("seed", range(3))
 def test_one_engine_finds_the_optimum_of_parts_of_tokens_and_of_both(name: str, seed: int, everything) -> None:
-    landscape, latency = Landscape(seed), Device(stage=0.1)
+    landscape, latency = Landscape(seed), SyntheticLatency(DEPTH, stage=0.1)
     budget = 0.62 * latency.predict(Architecture(DEPTH)).ms
     best = min(landscape.loss(a) for a in everything[name] if latency.predict(a).ms <= budget)
     outcome = run_search(problem(SPACES[name], landscape, budget, latency))
@@ -157,7 +132,7 @@ def test_one_engine_finds_the_optimum_of_parts_of_tokens_and_of_both(name: str, 
 
 def test_both_together_beat_either(everything) -> None:
     """What the joint search is for, where tokens and parts are worth as much."""
-    landscape, latency = Landscape(0), Device()
+    landscape, latency = Landscape(0), SyntheticLatency(DEPTH)
     landscape.early *= 5
     budget = 0.5 * latency.predict(Architecture(DEPTH)).ms
     found = {name: run_search(problem(space, landscape, budget)).winner.quality.loss for name, space in SPACES.items()}
@@ -167,7 +142,7 @@ def test_both_together_beat_either(everything) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_exact_solve_is_exact_where_savings_overlap(seed: int, everything) -> None:
     """Its milliseconds are the device's own: less is saved where a part works on fewer tokens."""
-    rng, latency = random.Random(seed), Device()
+    rng, latency = random.Random(seed), SyntheticLatency(DEPTH)
     asked = problem(JOINT, Landscape(seed), 1.0)
     single = {unit: rng.uniform(0.1, 1) for unit in PARTS}
     early = [rng.uniform(0.1, 1) for _ in range(DEPTH)]
@@ -316,9 +291,9 @@ def test_a_fixed_schedule_is_in_every_architecture_of_a_space() -> None:
 
 def test_parts_are_searched_under_a_fixed_schedule(everything) -> None:
     landscape, space = Landscape(2), Space.dropping(DEPTH, PARTS, fixed=FIXED)
-    budget = 0.6 * Device().predict(space.start).ms
+    budget = 0.6 * SyntheticLatency(DEPTH).predict(space.start).ms
     fits = [a.with_tokens(FIXED) for a in everything["structure"]]
-    best = min(landscape.loss(a) for a in fits if Device().predict(a).ms <= budget)
+    best = min(landscape.loss(a) for a in fits if SyntheticLatency(DEPTH).predict(a).ms <= budget)
     outcome = run_search(problem(space, landscape, budget))
     assert outcome.winner.architecture.tokens == FIXED
     assert outcome.winner.quality.loss <= 1.03 * best

@@ -1,0 +1,76 @@
+"""Losses of levels between measured ones: a unit with many levels need not be evaluated at each.
+
+To second order a loss grows with the square of the disturbance, and the disturbance about in proportion to what is
+taken away; so the square root of the loss is interpolated linearly along the axis.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from search_spaces.level import DROP
+from search_spaces.unit import Choice, Unit, is_cumulative
+
+MEASURED = 3  # levels of a unit: the mildest, one in the middle, and the one that leaves least
+
+
+def split_levels(choices: Iterable[Choice]) -> tuple[list[Choice], list[Choice]]:
+    """The choices to measure, and those between them that can be interpolated.
+
+    A unit can be interpolated whose levels lie on one axis, on which dropping it is 0; of all others every level is
+    measured, as are steps of token reduction.
+    """
+    measured, between = list[Choice](), list[Choice]()
+    for own in _by_unit(choices).values():
+        if len(own) <= MEASURED or len({axis for each in own for axis in _axes(each)}) != 1 or is_cumulative(own[0]):
+            measured += own
+            continue
+        kept = {round(place * (len(own) - 1) / (MEASURED - 1)) for place in range(MEASURED)}
+        measured += [own[place] for place in sorted(kept)]
+        between += [choice for place, choice in enumerate(own) if place not in kept]
+    return measured, between
+
+
+def interpolate_losses(
+    losses: Mapping[Choice, float], between: Iterable[Choice], measure: Callable[[Choice], float]
+) -> dict[Choice, float]:
+    """Losses of the levels between measured ones.
+
+    Args:
+        losses: of the measured levels.
+        between: the others.
+        measure: gives the loss of a level whose unit's measured levels do not lose more the less is left.
+    """
+    known = _by_unit(losses)
+    found = {}
+    for choice in between:
+        own = known[choice.unit]
+        rising = all(losses[one] <= losses[other] for one, other in itertools.pairwise(own))
+        found[choice] = _interpolate(choice, own, losses) if rising else measure(choice)
+    return found
+
+
+def _interpolate(choice: Choice, own: list[Choice], losses: Mapping[Choice, float]) -> float:
+    at = _left(choice)
+    milder = min((each for each in own if _left(each) > at), key=_left)
+    stronger = max((each for each in own if _left(each) < at), key=_left)
+    share = (_left(milder) - at) / (_left(milder) - _left(stronger))
+    low, high = (math.sqrt(max(losses[each], 0.0)) for each in (milder, stronger))
+    return (low + share * (high - low)) ** 2
+
+
+def _by_unit(choices: Iterable[Choice]) -> dict[Unit, list[Choice]]:
+    """The choices of each unit, the mildest first."""
+    found: dict[Unit, list[Choice]] = {}
+    for choice in sorted(choices, key=lambda each: (each.unit, -_left(each))):
+        found.setdefault(choice.unit, []).append(choice)
+    return found
+
+
+def _axes(choice: Choice) -> tuple[str, ...]:
+    return () if choice.level == DROP else tuple(axis for axis, _ in choice.level.axes)
+
+
+def _left(choice: Choice) -> int:
+    """What a level on one axis leaves; nothing, of a dropped unit."""
+    return 0 if choice.level == DROP else choice.level.axes[0][1]
