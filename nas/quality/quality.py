@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-MEANS = ("accuracy", "agreement", "kl")  # over items
-GEOMETRIC = ("perplexity",)  # likewise; what is neither, as a rank correlation, cannot be put together from parts
+from nas.quality.metrics import Mean, find_metric
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,22 @@ class Quality:
     per_item: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     def joined(self, later: "Quality") -> "Quality":
-        """The quality on these items and the later ones together."""
+        """The quality on these items and the later ones together; without what cannot be put together from parts.
+
+        Raises:
+            UsageError: a metric that is not registered, of which nobody knows how it is averaged.
+        """
         items = self.items + later.items
         mine, theirs = self.items / items, later.items / items
-        others = {name: mine * self.others[name] + theirs * later.others[name] for name in MEANS if name in self.others}
-        for name in GEOMETRIC:
-            if name in self.others:
-                others[name] = math.exp(mine * math.log(self.others[name]) + theirs * math.log(later.others[name]))
+        others = {}
+        for name, value in self.others.items():
+            match find_metric(name).mean:
+                case Mean.ARITHMETIC:
+                    others[name] = mine * value + theirs * later.others[name]
+                case Mean.GEOMETRIC:
+                    others[name] = math.exp(mine * math.log(value) + theirs * math.log(later.others[name]))
+                case Mean.NONE:
+                    pass
         return replace(
             self,
             value=mine * self.value + theirs * later.value,

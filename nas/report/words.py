@@ -1,31 +1,19 @@
 """Numbers as people read them."""
 
+from nas.quality.metrics import METRICS
+
 MISSING = "–"
-_METRICS = {
-    "kl": "KL to the parent",
-    "next_token_kl": "KL of the next token to the parent",
-    "label_kl": "KL of every label to the parent's",
-    "token_kl": "KL of every token's classes to the parent's",
-    "relative_squared_error": "squared error to the parent, over the spread of its scores",
-    "embedding_fidelity": "embedding fidelity",
-    "spearman": "rank correlation with the parent",
-    "agreement": "agreement with the parent",
-}
-_LOSSES = {  # of metrics that are not the loss themselves
-    "accuracy": _METRICS["kl"],
-    "embedding_fidelity": "1 - embedding fidelity",
-}
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def metric(name: str) -> str:
-    """A metric's name; one without words of its own as it is written."""
-    return _METRICS.get(name, name.replace("_", " "))
+    """A metric's name; one that another version wrote as it is written."""
+    return METRICS[name].label if name in METRICS else name.replace("_", " ")
 
 
 def loss(name: str) -> str:
     """What a search minimises where this is the headline metric."""
-    return _LOSSES.get(name, metric(name))
+    return (METRICS[name].loss if name in METRICS else None) or metric(name)
 
 
 def ms(value: float | None) -> str:

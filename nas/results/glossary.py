@@ -2,18 +2,11 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 
+from nas.quality.metrics import METRICS
+
 RUNNER_UP, ADD_BACK = "runner-up", "+add-back"
 _MEANINGS = {
-    "kl": "how far predictions are from the parent's: Kullback-Leibler divergence, nats a token or item; 0 is equal",
-    "next_token_kl": "how far the prediction of the next token is from the parent's, nats",
-    "label_kl": "how far the probabilities of labels are from the parent's, nats",
-    "token_kl": "how far the predicted class of each token is from the parent's, nats",
-    "relative_squared_error": "squared difference to the parent's scores over their variance; 0 is equal",
-    "embedding_fidelity": "cosine of a model's embedding to the parent's; 1 is equal",
-    "perplexity": "of the true next tokens: as unsure as between so many equally likely ones",
-    "accuracy": "share of right answers",
-    "agreement": "share of items on which a model answers as the parent does",
-    "spearman": "rank correlation with the parent; 1 is the same order",
+    **{metric.name: metric.meaning for metric in METRICS.values()},
     "winner": "what this search chose",
     RUNNER_UP: "the second best that this search found within the budget",
     "cosine-joint": "one-shot baseline: attentions and MLPs dropped by cosine similarity, in one ranking",

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.targets import find_target
+from nas.quality.metrics import METRICS
 from nas.sweep.cell import Cell
 from nas.sweep.outcome import Outcome, reached_ms, read_result
 
 # Metrics that say the same of every model, where the data is the same; the others compare a model with its own parent.
-ABSOLUTE = {"accuracy": True, "perplexity": False}  # whether higher is better
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ def _model(entry: dict[str, Any], parameters: int) -> Model:
 
 def _score(quality: dict[str, Any]) -> Score:
     """The absolute metric of a quality, the headline or one beside it; else the headline."""
-    for metric, higher in ABSOLUTE.items():
-        value = quality["value"] if quality["metric"] == metric else quality.get(metric)
+    for metric in (metric for metric in METRICS.values() if metric.absolute):
+        value = quality["value"] if quality["metric"] == metric.name else quality.get(metric.name)
         if value is not None:
-            return Score(metric, value, higher, True, quality["items"])
+            return Score(metric.name, value, metric.higher_is_better, True, quality["items"])
     return Score(quality["metric"], quality["value"], quality["higher_is_better"], False, quality["items"])
 
 
