@@ -68,7 +68,7 @@ RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial 
 
 
 @dataclass(frozen=True)
-class Setting:
+class SearchContext:
     """What a search works with once everything asked for has been found and loaded.
 
     `device` is where the target is measured; None where it is not at hand. `scorer` judges candidates.
@@ -86,7 +86,7 @@ class Setting:
     scorer: Scorer
 
 
-def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None = None) -> Setting:
+def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None = None) -> SearchContext:
     """Load the parent, get the latency model, resolve the budget.
 
     Args:
@@ -124,7 +124,7 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
         f"{subject.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
-    return Setting(request, subject, target, workload, export, device, latency, budget, space, scorer)
+    return SearchContext(request, subject, target, workload, export, device, latency, budget, space, scorer)
 
 
 def asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Workload, Space]:
@@ -193,17 +193,17 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
     """
     request, timed = _as_begun(request), Timed(progress)
     _check_places(request)
-    setting = prepare(request, timed, carrier)
-    weights = sum(each.numel() * each.element_size() for each in setting.subject.model.parameters())
+    context = prepare(request, timed, carrier)
+    weights = sum(each.numel() * each.element_size() for each in context.subject.model.parameters())
     scarce = check_room(request.out, weights)
     if scarce:
         progress.message(scarce)
     request.save()
     with alone_in(request.out):
         try:
-            return _searched(setting, timed)
+            return _searched(context, timed)
         finally:
-            setting.scorer.executor.close()
+            context.scorer.executor.close()
 
 
 def _check_places(request: SearchRequest) -> None:
@@ -219,15 +219,15 @@ def _check_places(request: SearchRequest) -> None:
         check_storage(request.storage or sqlite_url(request.out / "study.db"))
 
 
-def _searched(setting: Setting, progress: Timed) -> Result:
-    request, subject = setting.request, setting.subject
+def _searched(context: SearchContext, progress: Timed) -> Result:
+    request, subject = context.request, context.subject
     batches = told(progress, "analysing redundancy", list(subject.dataset.calibration.batches(4)))
     redundancy = measure_redundancy(subject.model, batches, subject.anatomy)
     save_redundancy(redundancy, request.out, subject.id)
-    scorer = setting.scorer
-    problem = _problem(setting, redundancy)
+    scorer = context.scorer
+    problem = _problem(context, redundancy)
     progress.message(in_words(saved_ms(problem), problem.ms(problem.space.parent)))
-    finals = Finals(request, subject, setting.target, setting.workload, setting.export, setting.device, progress)
+    finals = Finals(request, subject, context.target, context.workload, context.export, context.device, progress)
     outcome, problem, certificate = finals.play(problem)
     if request.pareto:
         with progress.stage("judging the front on all items"):
@@ -236,8 +236,8 @@ def _searched(setting: Setting, progress: Timed) -> Result:
     with Phases(progress) as phases:
         held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "judging on the test split"))
     delivery = Delivery(
-        request, subject, setting.target, setting.workload, problem.latency, certificate.budget_ms,
-        outcome, certificate, held_out, scorer.evaluations, worth(problem), setting.export,
+        request, subject, context.target, context.workload, problem.latency, certificate.budget_ms,
+        outcome, certificate, held_out, scorer.evaluations, worth(problem), context.export,
         {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
     with progress.stage("exporting the winner's files"):
@@ -299,24 +299,24 @@ def rungs(items: int) -> tuple[int, ...]:
     return tuple(sorted({*(min(items, max(least, round(share * items))) for share, least in RUNGS), items}))
 
 
-def _problem(setting: Setting, redundancy: Redundancy) -> Problem:
-    request, scorer = setting.request, setting.scorer
+def _problem(context: SearchContext, redundancy: Redundancy) -> Problem:
+    request, scorer = context.request, context.scorer
     return Problem(
-        space=setting.space,
+        space=context.space,
         evaluate=scorer,
-        latency=setting.latency,
-        budget_ms=setting.budget_ms,
+        latency=context.latency,
+        budget_ms=context.budget_ms,
         percentile=request.percentile,
         redundancy=redundancy,
         rungs=rungs(len(scorer.evaluator.dataset.validation)),
         storage=request.storage or sqlite_url(request.out / "study.db"),
-        study=_study_name(setting),
+        study=_study_name(context),
         method=request.method,
-        front=_front(setting) if request.pareto else (),
-        limits=_limits(setting),
-        reduction=default_reduction(setting.subject),
-        flops=lambda architecture: model_work(setting.subject.shape, architecture, setting.workload).flops,
-        snap=snapping(setting.subject, setting.target, setting.workload),
+        front=_front(context) if request.pareto else (),
+        limits=_limits(context),
+        reduction=default_reduction(context.subject),
+        flops=lambda architecture: model_work(context.subject.shape, architecture, context.workload).flops,
+        snap=snapping(context.subject, context.target, context.workload),
         trials=request.trials,
         batch=request.batch,
         prefetch=no_prefetch if cluster_of(request) is None else scorer.prefetch,
@@ -325,11 +325,11 @@ def _problem(setting: Setting, redundancy: Redundancy) -> Problem:
     )
 
 
-def _study_name(setting: Setting) -> str:
+def _study_name(context: SearchContext) -> str:
     """Words for people, and the search's own name: in a database of many, equal requests of two people never mix."""
-    request = setting.request
+    request = context.request
     tokens = "" if request.tokens == OFF else f" tokens {request.tokens}"
-    words = f"{setting.subject.id} {setting.target.name} {request.budget.text} {request.method} seed {request.seed}"
+    words = f"{context.subject.id} {context.target.name} {request.budget.text} {request.method} seed {request.seed}"
     return f"{words}{tokens} {request.id}"
 
 
@@ -340,9 +340,9 @@ def cluster_of(request: SearchRequest) -> Cluster | None:
     return Cluster(request.workers, request.worker_resources or {"CPU": 1.0})
 
 
-def _limits(setting: Setting) -> tuple[Limit, ...]:
+def _limits(context: SearchContext) -> tuple[Limit, ...]:
     """The bound on parameters, where one was asked for."""
-    most, subject = setting.request.max_parameters, setting.subject
+    most, subject = context.request.max_parameters, context.subject
     if most is None:
         return ()
     parent = subject.model.num_parameters()
@@ -351,7 +351,7 @@ def _limits(setting: Setting) -> tuple[Limit, ...]:
     return (Limit("parameters", parent, most.resolve(parent), saves),)
 
 
-def _front(setting: Setting) -> tuple[float, ...]:
+def _front(context: SearchContext) -> tuple[float, ...]:
     """Budgets between the parent's latency and half of it."""
-    parent_ms = setting.latency.predict(setting.space.parent, setting.request.percentile).ms
+    parent_ms = context.latency.predict(context.space.parent, context.request.percentile).ms
     return tuple(share * parent_ms for share in FRONT)

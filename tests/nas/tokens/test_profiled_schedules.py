@@ -78,12 +78,12 @@ def test_a_search_with_the_same_words_finds_its_profile(
         HOST, Budget.parse("0.6x"), tmp_path / "search", model=str(tiny / "model"), data=tiny / "data",
         workload=WORKLOAD, tokens=tokens,
     )  # fmt: skip
-    setting = prepare(request, Silent())
+    context = prepare(request, Silent())
     assert len(measured) == 1, "it was measured again"
-    assert isinstance(setting.latency, CalibratedModel)
-    assert setting.latency.terms.tokens == (tokens != "off")
+    assert isinstance(context.latency, CalibratedModel)
+    assert context.latency.terms.tokens == (tokens != "off")
     if tokens == "search":  # chosen as the search does
-        assert measured[0].reduction.scorer is setting.space.reduction.scorer is Scorer.NORM
+        assert measured[0].reduction.scorer is context.space.reduction.scorer is Scorer.NORM
     if tokens == "fastv:2=0.5":
         assert document["schedules"] == ["2=0.5"]
 
