@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from pruning.analysis.redundancy import measure_redundancy
 
 SAMPLES = (8, 32, 128)
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    subject = load_subject(arguments.model)
+    subject = load_parent_model(arguments.model)
     if arguments.peak:
         analyse(subject, arguments.peak)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -26,7 +26,7 @@ from nas.data.dataset import Dataset, Split
 from nas.execution.evaluation_cache import Scorer
 from nas.execution.worker import Bench as Equipment
 from nas.execution.worker import LocalExecutor, Worker
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import rungs
 from nas.profiling.latency_model import ParentExport, default_workload, latency_model
 from nas.progress import Silent
@@ -103,7 +103,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    subject: Subject
+    subject: ParentModel
     evaluator: Evaluator
     folder: Path
 
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, help="validation items; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    subject, target = load_subject(arguments.model), find_target("jetson-orin")
+    subject, target = load_parent_model(arguments.model), find_target("jetson-orin")
     evaluator = evaluator_for(subject.model, shortened(subject.dataset, arguments.items))
     evaluator.evaluate(subject.model, "validation")  # the parent's outputs are stored once
     workload, export = default_workload(subject, target), ParentExport(subject, Silent())

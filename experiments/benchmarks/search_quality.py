@@ -23,7 +23,7 @@ from pathlib import Path
 
 from latency_models.targets import find_target
 from nas.execution.evaluation_cache import Scorer
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import rungs, scorer_of
 from nas.profiling.latency_model import ParentExport, default_workload, latency_model
 from nas.progress import Silent
@@ -65,7 +65,7 @@ class Counter:
 class Bench:
     """One model, ready to be searched."""
 
-    subject: Subject
+    subject: ParentModel
     evaluator: Evaluator
     scorer: Scorer
     redundancy: Redundancy
@@ -86,7 +86,7 @@ class Bench:
 def prepare(
     model: str, target: str, items: int | None = None, data: Path | None = None, precision: str = "fp32"
 ) -> Bench:
-    subject, progress = load_subject(model, data), Silent()
+    subject, progress = load_parent_model(model, data), Silent()
     found = find_target(target)
     workload = default_workload(subject, found)
     evaluator = evaluator_for(subject.model, subject.dataset)

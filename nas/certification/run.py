@@ -18,7 +18,7 @@ from latency_models.workload import Phase, Workload
 from nas.certification.quiet_machine import WAIT_S, QuietWait, noise
 from nas.certification.selection import WIDE, Steps, choose_winner
 from nas.certification.selection_state import calibrated
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.device import Device, Effort, ThisMachine
 from nas.profiling.latency_model import ParentExport, fitting
 from nas.progress import Phases, Progress
@@ -46,7 +46,7 @@ class Finals:
     """What certifying needs to know; `device` is None where the target cannot be measured."""
 
     request: SearchRequest
-    subject: Subject
+    subject: ParentModel
     target: Target
     workload: Workload
     export: ParentExport

@@ -9,7 +9,7 @@ import typer
 from nas.cli import options
 
 if TYPE_CHECKING:
-    from nas.parent.parent import Subject
+    from nas.parent.parent import ParentModel
     from nas.progress import Progress
     from pruning.analysis.redundancy import Redundancy
     from pruning.analysis.token_redundancy import TokenRedundancy
@@ -58,14 +58,14 @@ def analyze(
 
     progress = console.begin("analyze")
     from nas.figures.search import save_redundancy
-    from nas.parent.parent import load_subject
+    from nas.parent.parent import load_parent_model
     from nas.progress import told
     from nas.storage.disk_errors import check_folder
     from pruning.analysis.redundancy import measure_redundancy
 
     if out is not None:
         check_folder(out, "--out")
-    subject = load_subject(model, data, trust_remote_code)
+    subject = load_parent_model(model, data, trust_remote_code)
     if tokens is not None:
         _refuse(subject, tokens)
     batches = list(subject.dataset.calibration.batches(4))
@@ -85,7 +85,7 @@ def analyze(
     console.emit_text("\n".join(f"numbers  {folder / name}.json" for name in written if name != "survivors"))
 
 
-def _measure_tokens(subject: "Subject", progress: "Progress") -> "TokenRedundancy | None":
+def _measure_tokens(subject: "ParentModel", progress: "Progress") -> "TokenRedundancy | None":
     """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
     from nas.figures.kept_patches import spread
     from nas.progress import told
@@ -102,7 +102,7 @@ def _measure_tokens(subject: "Subject", progress: "Progress") -> "TokenRedundanc
 
 
 def _save_tokens(
-    subject: "Subject", progress: "Progress", tokens: "TokenRedundancy | None", preset: str | None, folder: Path
+    subject: "ParentModel", progress: "Progress", tokens: "TokenRedundancy | None", preset: str | None, folder: Path
 ) -> Iterable[str]:
     """The names of what is written about tokens."""
     from nas.figures.kept_patches import image_survivors, takes_whole_images
@@ -131,7 +131,7 @@ def _save_tokens(
     return ("tokens", "survivors")
 
 
-def _refuse(subject: "Subject", preset: str) -> None:
+def _refuse(subject: "ParentModel", preset: str) -> None:
     """Before anything is measured.
 
     Raises:
@@ -144,7 +144,7 @@ def _refuse(subject: "Subject", preset: str) -> None:
     prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
 
 
-def _schedule(subject: "Subject", preset: str, scorer: "Scorer | None") -> Any:
+def _schedule(subject: "ParentModel", preset: str, scorer: "Scorer | None") -> Any:
     """A preset for this model; an encoder without a class token asks whom the analysis asked.
 
     Raises:

@@ -41,7 +41,7 @@ def evaluate(
     import torch
 
     from nas.data.documents import SPLITS
-    from nas.parent.parent import load_subject
+    from nas.parent.parent import load_parent_model
     from nas.parent.reference_models import find_reference
     from nas.quality.comparable import check_comparable
     from nas.quality.embedding import embedded_otherwise
@@ -54,7 +54,7 @@ def evaluate(
     reference = find_reference(candidate)
     place = reference.folder if reference else Path(candidate)
     model = load(place, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    subject = load_subject(parent, data, trust_remote_code)
+    subject = load_parent_model(parent, data, trust_remote_code)
     with progress.stage("evaluating"):
         evaluator = evaluator_of_candidate(subject, model, Path(candidate))
         check_comparable(model, subject.model, evaluator, split)

@@ -90,7 +90,7 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
     """The model, what it is called, and the folder that it came from."""
     import json
 
-    from nas.parent.parent import load_subject
+    from nas.parent.parent import load_parent_model
     from pruning.checkpoint import is_pruned, load
     from pruning.surgery.prune import prune
     from search_spaces import Architecture
@@ -100,7 +100,7 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
         import torch
 
         return load(source, torch.float32, trust_remote_code), Path(source).resolve().parent.name, Path(source)
-    subject = load_subject(source, None, trust_remote_code)
+    subject = load_parent_model(source, None, trust_remote_code)
     if architecture is None:
         return subject.model, Path(subject.id).name, subject.files
     try:

@@ -82,7 +82,7 @@ def profile(
     progress = console.begin("profile")
     from latency_models.targets import find_target
     from latency_models.workload import Workload
-    from nas.parent.parent import load_subject
+    from nas.parent.parent import load_parent_model
     from nas.profiling.host import SECONDS
     from nas.profiling.kit import SECONDS as KIT_SECONDS
     from nas.profiling.kit import Kit
@@ -103,7 +103,7 @@ def profile(
         )
     if out is not None:
         check_folder(out, "--out")
-    subject = load_subject(model, data, trust_remote_code)
+    subject = load_parent_model(model, data, trust_remote_code)
     chosen, space = profiled(subject, found, wanted, reducing, progress)
     if account is None:
         export = ParentExport(subject, progress, chosen.phase)
@@ -134,7 +134,7 @@ def kit(
 
     from latency_models.targets import find_target
     from latency_models.workload import Workload
-    from nas.parent.parent import load_subject
+    from nas.parent.parent import load_parent_model
     from nas.profiling.kit import SECONDS, Kit, check_target
     from nas.request.choices import check_tokens
     from nas.tokens.profiled_schedules import profiled
@@ -144,7 +144,7 @@ def kit(
         raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
     found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
-    subject = load_subject(model, data, trust_remote_code)
+    subject = load_parent_model(model, data, trust_remote_code)
     chosen, space = profiled(subject, found, wanted, reducing, progress)
     made = Kit(subject, found, chosen, seconds or SECONDS, space=space)
     shutil.copyfile(made.build(progress), out)
@@ -166,9 +166,9 @@ def import_(
 
     subject = None
     if model is not None:  # else nothing has to load torch
-        from nas.parent.parent import load_subject
+        from nas.parent.parent import load_parent_model
 
-        subject = load_subject(model, None, trust_remote_code)
+        subject = load_parent_model(model, None, trust_remote_code)
     measured, kept = import_profile(file, subject)
     _show(measured, measured.model if subject is None else subject.id, kept, json)
 

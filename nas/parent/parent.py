@@ -1,4 +1,4 @@
-"""The subject of the work: a parent with everything that is known of it before anything is searched."""
+"""The parent model: its weights with everything that is known of it before anything is searched."""
 
 import hashlib
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from search_spaces.errors import BadData
 
 
 @dataclass(frozen=True)
-class Subject:
+class ParentModel:
     """A loaded parent.
 
     Attributes:
@@ -98,7 +98,7 @@ class Subject:
         return cache_folder() / self.digest
 
 
-def load_subject(source: str | None, data: Path | None = None, trust_remote_code: bool = False) -> Subject:
+def load_parent_model(source: str | None, data: Path | None = None, trust_remote_code: bool = False) -> ParentModel:
     """Load a parent and read its structure.
 
     Args:
@@ -120,7 +120,7 @@ def load_subject(source: str | None, data: Path | None = None, trust_remote_code
     anatomy = read_anatomy(model)
     own = reference.data if reference else None
     shape, digest = shape_of(model, anatomy), weights_digest(model)
-    return Subject(shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code)
+    return ParentModel(shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code)
 
 
 def weights_digest(model: Any) -> str:

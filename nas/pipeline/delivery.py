@@ -11,7 +11,7 @@ from latency_models.footprint import Memory, memory
 from latency_models.model import LatencyModel
 from latency_models.targets import Target
 from latency_models.workload import Workload
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.latency_model import ParentExport
 from nas.quality import Quality
 from nas.request.search_request import SearchRequest
@@ -30,7 +30,7 @@ class Delivery:
     """
 
     request: SearchRequest
-    subject: Subject
+    subject: ParentModel
     target: Target
     workload: Workload
     latency: LatencyModel

@@ -12,7 +12,7 @@ from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
 from nas.data.dataset import Dataset
 from nas.data.documents import SPLITS
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import asked, rungs, say_what_fits
 from nas.profiling.latency_model import ParentExport, latency_model
 from nas.progress import Progress
@@ -52,7 +52,7 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     """
     target = find_target(request.target)
     with progress.stage("loading the model"):
-        subject = load_subject(request.model, request.data, request.trust_remote_code)
+        subject = load_parent_model(request.model, request.data, request.trust_remote_code)
     workload, space = asked(request, subject, target)
     say_what_fits(request, subject, target, workload, progress)
     with progress.stage("reading the data"):
@@ -74,7 +74,7 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     return Plan({name: value for name, value in facts.items() if value not in (None, "")})
 
 
-def _asked_for(request: SearchRequest, subject: Subject, target: Target, workload: Workload) -> dict[str, Any]:
+def _asked_for(request: SearchRequest, subject: ParentModel, target: Target, workload: Workload) -> dict[str, Any]:
     return {
         "model": subject.id,
         "parameters": subject.model.num_parameters(),
@@ -94,7 +94,7 @@ def _asked_for(request: SearchRequest, subject: Subject, target: Target, workloa
 
 
 def _predicted(
-    request: SearchRequest, subject: Subject, target: Target, workload: Workload, space: Space, progress: Progress
+    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload, space: Space, progress: Progress
 ) -> dict[str, Any]:
     """The parent's latency and the budget that follows from it; this machine is measured when the search begins."""
     if target.is_host:
@@ -106,7 +106,7 @@ def _predicted(
 
 
 @torch.inference_mode()
-def _seconds_per_item(subject: Subject, dataset: Dataset) -> float:
+def _seconds_per_item(subject: ParentModel, dataset: Dataset) -> float:
     """Of the parent here; the second look at the same items, as the first one pays for beginning."""
     batch = next(dataset.calibration.batches(_TIMED))
     for _ in range(2):
@@ -125,7 +125,7 @@ def _items_judged(request: SearchRequest, space: Space, dataset: Dataset) -> flo
     return _SHARED * judged + len(dataset.calibration)
 
 
-def _held(request: SearchRequest, subject: Subject, target: Target, workload: Workload) -> dict[str, int]:
+def _held(request: SearchRequest, subject: ParentModel, target: Target, workload: Workload) -> dict[str, int]:
     """Bytes by arithmetic: here what is loaded and the most that states may take, and the parent on the target."""
     weights = sum(each.numel() * each.element_size() for each in subject.model.parameters())
     on_target = memory(subject.shape, Architecture.parent(subject.anatomy.depth), workload, target.bytes_per_element)
@@ -142,7 +142,7 @@ def _tokens_per_item(dataset: Dataset) -> int | None:
     return int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else None
 
 
-def _tokens_in_words(request: SearchRequest, subject: Subject, workload: Workload, space: Space) -> str:
+def _tokens_in_words(request: SearchRequest, subject: ParentModel, workload: Workload, space: Space) -> str:
     if space.fixed is not None:
         return in_words(space.fixed, *droppable(subject, workload))
     if not space.steps:

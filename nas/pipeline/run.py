@@ -15,7 +15,7 @@ from nas.execution.device_node import Node
 from nas.execution.evaluation_cache import Scorer
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.figures.search import save_redundancy
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.held_out import judge_held_out
 from nas.pipeline.savable import savable
@@ -75,7 +75,7 @@ class SearchContext:
     """
 
     request: SearchRequest
-    subject: Subject
+    subject: ParentModel
     target: Target
     workload: Workload
     export: ParentExport
@@ -99,7 +99,7 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
     if target.note:
         progress.message(f"target: {target.note}")
     with progress.stage("loading the model"):
-        subject = load_subject(request.model, request.data, request.trust_remote_code)
+        subject = load_parent_model(request.model, request.data, request.trust_remote_code)
     workload, space = asked(request, subject, target)
     say_what_fits(request, subject, target, workload, progress)
     with progress.stage("reading the data"):
@@ -127,7 +127,7 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
     return SearchContext(request, subject, target, workload, export, device, latency, budget, space, scorer)
 
 
-def asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Workload, Space]:
+def asked(request: SearchRequest, subject: ParentModel, target: Target) -> tuple[Workload, Space]:
     """The workload and the space of a request.
 
     Raises:
@@ -147,7 +147,7 @@ def asked(request: SearchRequest, subject: Subject, target: Target) -> tuple[Wor
 
 
 def say_what_fits(
-    request: SearchRequest, subject: Subject, target: Target, workload: Workload, progress: Progress
+    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload, progress: Progress
 ) -> None:
     """Where nobody asked for a workload and the usual one is longer than the model's positions."""
     usual = subject.shape.default_workload(small=target.is_host)
@@ -159,7 +159,7 @@ def say_what_fits(
 
 
 def _device(
-    subject: Subject, target: Target, workload: Workload, export: ParentExport, carrier: Carrier | None,
+    subject: ParentModel, target: Target, workload: Workload, export: ParentExport, carrier: Carrier | None,
     progress: Progress, space: Space,
 ) -> Device | None:  # fmt: skip
     """Where the target is measured, if it can be.
@@ -265,7 +265,7 @@ def _as_begun(request: SearchRequest) -> SearchRequest:
 
 
 def scorer_of(
-    subject: Subject,
+    subject: ParentModel,
     evaluator: Evaluator,
     cache_bytes: int = GIB,
     verify: bool = False,
@@ -288,7 +288,7 @@ def scorer_of(
     return Scorer(evaluator, known, executor, chosen, rungs(items or len(evaluator.dataset.validation)))
 
 
-def known_of(subject: Subject, evaluator: Evaluator, split: str, storage: str | None) -> Evaluations:
+def known_of(subject: ParentModel, evaluator: Evaluator, split: str, storage: str | None) -> Evaluations:
     """What other searches found out about a subject on a split."""
     content = f"{subject.digest}/{evaluator.dataset.split(split).digest}/{evaluator.metric}"
     return evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)

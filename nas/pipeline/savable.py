@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from pruning.checkpoint.writing import check_config, is_plain
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
@@ -13,7 +13,7 @@ from search_spaces.space import Space
 from search_spaces.unit import Choice
 
 
-def savable(space: Space, subject: Subject, servable: Servable) -> Space:
+def savable(space: Space, subject: ParentModel, servable: Servable) -> Space:
     """The space without the blocks whose removal leaves no folder of the form that was asked for.
 
     Our own form keeps whatever a block takes from its place among the others. The plain classes build every block
@@ -38,6 +38,6 @@ def savable(space: Space, subject: Subject, servable: Servable) -> Space:
     return replace(space, choices=chosen)
 
 
-def _leaves_plain(subject: Subject, block: Choice) -> bool:
+def _leaves_plain(subject: ParentModel, block: Choice) -> bool:
     without = Architecture(subject.anatomy.depth).drop(block)
     return is_plain(prune(subject.model, without, anatomy=subject.anatomy, share_weights=True))

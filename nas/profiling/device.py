@@ -15,7 +15,7 @@ from latency_models.workload import Workload
 from nas.export.onnx_export import file_name, workload_inputs
 from nas.export.parity import check_parity
 from nas.export.schedule_exports import ReducedGraphs
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.host import measure_architectures
 from nas.profiling.kit import Kit, export_for_target, inputs_of, pack
 from nas.profiling.latency_model import ParentExport, host_profile
@@ -73,7 +73,7 @@ class Device(Protocol):
 class ThisMachine:
     """This machine's CPU in ONNX Runtime."""
 
-    subject: Subject
+    subject: ParentModel
     export_of_parent: ParentExport
     workload: Workload
     progress: Progress

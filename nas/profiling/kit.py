@@ -28,7 +28,7 @@ from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
 from nas.export.schedule_exports import ReducedGraphs
 from nas.export.shared_weights import SharedWeights
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.host import planned, write_plan
 from nas.profiling.latency_model import tokens_name
 from nas.progress import Progress
@@ -87,7 +87,7 @@ class Kit:
         UsageError: for a target that a kit cannot be made for.
     """
 
-    subject: Subject
+    subject: ParentModel
     target: Target
     workload: Workload
     seconds: float = SECONDS

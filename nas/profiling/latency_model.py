@@ -26,7 +26,7 @@ from nas.export.parity import check_parity
 from nas.export.schedule_exports import ReducedGraphs
 from nas.export.shared_weights import with_parent, without_parent
 from nas.export.tensorrt_export import export_tensorrt_onnx
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.host import SECONDS, measure_architectures, profile_host
 from nas.profiling.profile_store import device_model, device_profile_path, load_device_profile
 from nas.progress import Progress, timed_stage
@@ -47,7 +47,7 @@ LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 class ParentExport:
     """The parent's ONNX file for one phase, made once per weights and exporter and kept in the cache, and its graph."""
 
-    subject: Subject
+    subject: ParentModel
     progress: Progress
     phase: Phase = Phase.FORWARD
     form: Form = Form.ONNX_RUNTIME
@@ -151,7 +151,7 @@ class ParentExport:
         return ParentGraph.read(self.path, self.subject.anatomy)
 
 
-def default_workload(subject: Subject, target: Target) -> Workload:
+def default_workload(subject: ParentModel, target: Target) -> Workload:
     """The workload of a target when none was asked for: small where it is measured on a CPU, and one that fits."""
     return fitting(subject.model, subject.shape.default_workload(small=target.is_host))
 
@@ -166,7 +166,7 @@ def fitting(model: Any, workload: Workload) -> Workload:
     return replace(workload, sequence=min(counts))
 
 
-def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Workload:
+def workload_for(subject: ParentModel, target: Target, asked: Workload | None) -> Workload:
     """The workload that was asked for, or the target's usual one, if the model can run it.
 
     Raises:
@@ -191,7 +191,7 @@ def workload_for(subject: Subject, target: Target, asked: Workload | None) -> Wo
     return workload
 
 
-def profile_path(subject: Subject, workload: Workload, space: Space | None = None) -> Path:
+def profile_path(subject: ParentModel, workload: Workload, space: Space | None = None) -> Path:
     """Where the host's profile of a subject and workload is kept; one for each choice of token schedules."""
     return subject.cache / f"profile-{file_words(str(workload))}{tokens_name(space)}.json"
 
@@ -209,7 +209,7 @@ def tokens_name(space: Space | None) -> str:
 
 
 def host_profile(
-    subject: Subject, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
+    subject: ParentModel, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
     fresh: bool = False, space: Space | None = None,
 ) -> Profile:  # fmt: skip
     """The host's profile: read from the cache when it was made under the same key, else measured.
@@ -238,7 +238,7 @@ def host_profile(
 
 
 def measured_ms(
-    subject: Subject, export: ParentExport, workload: Workload, architectures: Sequence[Architecture]
+    subject: ParentModel, export: ParentExport, workload: Workload, architectures: Sequence[Architecture]
 ) -> list[float]:
     """Medians of a quick look at some architectures on this machine, side by side; kept, as the exports are.
 
@@ -266,7 +266,7 @@ def _name_of(architectures: Sequence[Architecture]) -> str:
     return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
-def _cached(path: Path, subject: Subject, workload: Workload) -> Profile | None:
+def _cached(path: Path, subject: ParentModel, workload: Workload) -> Profile | None:
     """The cached profile if it is one of this machine with this model and workload, under today's key."""
     try:
         profile = Profile.load(path)
@@ -278,7 +278,7 @@ def _cached(path: Path, subject: Subject, workload: Workload) -> Profile | None:
 
 
 def latency_model(
-    subject: Subject, target: Target, workload: Workload, export: ParentExport, progress: Progress,
+    subject: ParentModel, target: Target, workload: Workload, export: ParentExport, progress: Progress,
     space: Space | None = None,
 ) -> LatencyModel:  # fmt: skip
     """The latency model of a target: of a device, its profile where one was imported, else its data sheet.
@@ -304,7 +304,7 @@ def _covers(profile: Profile, space: Space | None) -> bool:
     return wanted is None or any(record.architecture.reduction == wanted for record in profile.records)
 
 
-def _say_what_is_measured(subject: Subject, target: Target, workload: Workload, progress: Progress) -> None:
+def _say_what_is_measured(subject: ParentModel, target: Target, workload: Workload, progress: Progress) -> None:
     """A device that was profiled under other workloads is not silently predicted from its data sheet."""
     found = sorted(subject.cache.glob(f"device-{file_words(target.name)}-*.json"))
     if found:

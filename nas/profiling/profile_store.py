@@ -18,14 +18,14 @@ from search_spaces.errors import MeasurementError, ProfileMismatch
 MOST_RECORDS, MOST_SAMPLES, MOST_BLOCKS = 500, 1_000_000, 1000  # of a profile that is taken from elsewhere
 
 if TYPE_CHECKING:
-    from nas.parent.parent import Subject  # which loads models; a profile is checked without
+    from nas.parent.parent import ParentModel  # which loads models; a profile is checked without
 
 _LONGEST = 40  # characters of a value in a message
 _KEY = {"device", "runtime", "precision", "threads", "power_mode"}
 
 
 def import_profile(
-    path: Path, subject: "Subject | None" = None, target: Target | None = None, workload: Workload | None = None
+    path: Path, subject: "ParentModel | None" = None, target: Target | None = None, workload: Workload | None = None
 ) -> tuple[Profile, Path]:
     """Check a profile that a kit wrote on a device and put it where a search for that device finds it.
 
@@ -72,7 +72,7 @@ def _check_size(path: Path, profile: Profile) -> None:
 
 
 def check_profile(
-    profile: Profile, name: Path | str, subject: "Subject | None", target: Target, workload: Workload
+    profile: Profile, name: Path | str, subject: "ParentModel | None", target: Target, workload: Workload
 ) -> None:
     """Whether a profile is of this model, target and workload, in the target's precision.
 
@@ -108,7 +108,7 @@ def check_profile(
         )
 
 
-def load_device_profile(path: Path, subject: "Subject", target: Target, workload: Workload) -> Profile:
+def load_device_profile(path: Path, subject: "ParentModel", target: Target, workload: Workload) -> Profile:
     """A profile that was kept for a device, checked again: files are copied, and configurations change.
 
     Raises:
@@ -166,7 +166,7 @@ def _shape_in(kit: Path) -> object:
         return None
 
 
-def _differences(profile: Profile, subject: "Subject") -> str:
+def _differences(profile: Profile, subject: "ParentModel") -> str:
     """What two shapes differ in."""
     pairs = [(f.name, getattr(profile.shape, f.name), getattr(subject.shape, f.name)) for f in fields(profile.shape)]
     return ", ".join(f"{n} {_short(a)} where {subject.id} has {_short(b)}" for n, a, b in pairs if a != b)

@@ -145,9 +145,9 @@ def account_of_profile(
     profile = Profile.load(path)
     subject = None
     if model is not None:
-        from nas.parent.parent import load_subject
+        from nas.parent.parent import load_parent_model
 
-        subject = load_subject(model, None, trust_remote_code)
+        subject = load_parent_model(model, None, trust_remote_code)
     check_profile(profile, path, subject, target, workload or profile.workload)
     return _account_of(target, profile)
 
@@ -170,10 +170,10 @@ def account_of_subject(
     Raises:
         MeasurementError: this machine was not measured with this model and workload.
     """
-    from nas.parent.parent import load_subject
+    from nas.parent.parent import load_parent_model
     from nas.profiling.latency_model import default_workload, profile_path
 
-    subject = load_subject(model, None, trust_remote_code)
+    subject = load_parent_model(model, None, trust_remote_code)
     chosen = workload or default_workload(subject, target)
     if not target.is_host:
         return _account_of_sheet(target, subject.shape, chosen)

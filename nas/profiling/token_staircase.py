@@ -16,7 +16,7 @@ from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase, meas
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import workload_inputs
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.host import measure_architectures
 from nas.profiling.latency_model import ParentExport
 from nas.progress import Progress
@@ -35,7 +35,7 @@ _COUNTS = 8  # of images, where each needs an export
 _SCHEMA = 1
 
 
-def known_steps(subject: Subject, target: Target, workload: Workload) -> Staircase:
+def known_steps(subject: ParentModel, target: Target, workload: Workload) -> Staircase:
     """The steps that were measured on this machine as it is today; else the target's usual tile."""
     usual = usual_steps(target, workload)
     return (_kept(subject, workload) or usual) if target.is_host else usual
@@ -141,11 +141,11 @@ def _tiles(workload: Workload, tile: int) -> list[int]:
     return list(range(apart, workload.sequence + 1, apart))
 
 
-def _path(subject: Subject, workload: Workload) -> Path:
+def _path(subject: ParentModel, workload: Workload) -> Path:
     return subject.cache / f"steps-{file_words(str(workload))}.json"
 
 
-def _keep(subject: Subject, workload: Workload, steps: Staircase, measured: Mapping[int, Measurement]) -> None:
+def _keep(subject: ParentModel, workload: Workload, steps: Staircase, measured: Mapping[int, Measurement]) -> None:
     document = {
         "schema_version": _SCHEMA,
         "key": environment(default_threads()),
@@ -159,7 +159,7 @@ def _keep(subject: Subject, workload: Workload, steps: Staircase, measured: Mapp
     draft.replace(path)
 
 
-def _kept(subject: Subject, workload: Workload) -> Staircase | None:
+def _kept(subject: ParentModel, workload: Workload) -> Staircase | None:
     """What was kept, if it was measured under today's key; None also where the file cannot be read."""
     try:
         document = json.loads(_path(subject, workload).read_text())

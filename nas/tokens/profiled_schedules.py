@@ -5,7 +5,7 @@ from functools import partial
 
 from latency_models.targets import Target
 from latency_models.workload import Workload
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.latency_model import ParentExport, default_workload, measured_ms, workload_for
 from nas.profiling.token_staircase import measure_steps
 from nas.progress import Progress
@@ -28,7 +28,7 @@ from search_spaces.space import Space
 
 
 def profiled(
-    subject: Subject, target: Target, asked: Workload | None, tokens: str, progress: Progress
+    subject: ParentModel, target: Target, asked: Workload | None, tokens: str, progress: Progress
 ) -> tuple[Workload, Space | None]:
     """The workload that is measured, and the space whose schedules are in the design; None where no tokens go.
 
@@ -56,7 +56,7 @@ def profiled(
 
 
 def with_best_reduction(
-    space: Space, subject: Subject, target: Target, export: ParentExport, workload: Workload, judge: Judge,
+    space: Space, subject: ParentModel, target: Target, export: ParentExport, workload: Workload, judge: Judge,
     fraction: float | None, progress: Progress,
 ) -> Space:  # fmt: skip
     """The space with the way to choose tokens that loses least (`best_reduction`), timed where the target is here."""
@@ -67,7 +67,7 @@ def with_best_reduction(
     return replace(space, reduction=chosen)
 
 
-def _searched(space: Space, subject: Subject, target: Target, workload: Workload, progress: Progress) -> Space:
+def _searched(space: Space, subject: ParentModel, target: Target, workload: Workload, progress: Progress) -> Space:
     if subject.data is None:
         usual: Reduction = default_reduction(subject)
         progress.message(f"no data to compare by: tokens are chosen by {chosen_by(usual)}; a search may choose others")

@@ -8,7 +8,7 @@ from typing import Any
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.data.padding import needs_padding, settle_padding
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.profiling.token_staircase import known_steps
 from nas.quality.evaluator import Evaluator, evaluator_for
 from nas.quality.prompt import PromptEvaluator, prompts
@@ -29,7 +29,7 @@ DEEP = 16  # blocks; of more every second may have a stage before it
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
-def check_workload(subject: Subject, workload: Workload, tokens: str) -> None:
+def check_workload(subject: ParentModel, workload: Workload, tokens: str) -> None:
     """Refuse a workload in which a decoder drops nothing.
 
     Raises:
@@ -42,7 +42,7 @@ def check_workload(subject: Subject, workload: Workload, tokens: str) -> None:
         )
 
 
-def workload_with_tokens(subject: Subject, usual: Workload, tokens: str) -> Workload:
+def workload_with_tokens(subject: ParentModel, usual: Workload, tokens: str) -> Workload:
     """The workload when none was asked for: a decoder's prompt of the usual size where tokens are dropped."""
     if tokens == OFF or not subject.anatomy.is_decoder or usual.phase is Phase.PREFILL:
         return usual
@@ -50,7 +50,12 @@ def workload_with_tokens(subject: Subject, usual: Workload, tokens: str) -> Work
 
 
 def with_tokens(
-    space: Space, subject: Subject, target: Target, workload: Workload, tokens: str, servable: Servable = Servable.ANY
+    space: Space,
+    subject: ParentModel,
+    target: Target,
+    workload: Workload,
+    tokens: str,
+    servable: Servable = Servable.ANY,
 ) -> Space:
     """The space that `tokens` asks for, with the usual reduction where stages are searched.
 
@@ -87,7 +92,7 @@ def tokens_only(space: Space) -> Space:
     return replace(space, choices=space.steps)
 
 
-def default_reduction(subject: Subject) -> Reduction:
+def default_reduction(subject: ParentModel) -> Reduction:
     """Drop, rank by the next block: asked is a decoder's last token, an image's class token, else the mean of all."""
     if subject.anatomy.is_decoder:
         return Reduction(Scorer.LAST)
@@ -96,7 +101,7 @@ def default_reduction(subject: Subject) -> Reduction:
     return Reduction(Scorer.CLASS if has_class else Scorer.MEAN)
 
 
-def evaluator_with_tokens(subject: Subject, workload: Workload, tokens: str) -> Evaluator:
+def evaluator_with_tokens(subject: ParentModel, workload: Workload, tokens: str) -> Evaluator:
     """Who judges candidates: where tokens go, texts are as long as the workload's and a prompt is judged at its end.
 
     Raises:
@@ -111,7 +116,7 @@ def evaluator_with_tokens(subject: Subject, workload: Workload, tokens: str) -> 
     return evaluator_for(model, dataset)
 
 
-def evaluator_of_candidate(subject: Subject, candidate: Any, folder: Path) -> Evaluator:
+def evaluator_of_candidate(subject: ParentModel, candidate: Any, folder: Path) -> Evaluator:
     """Who judges a finished model: one that drops tokens on texts of the length that it was searched with.
 
     Args:
@@ -127,14 +132,14 @@ def evaluator_of_candidate(subject: Subject, candidate: Any, folder: Path) -> Ev
     return evaluator_with_tokens(subject, Certificate.load(folder / "certificate.json").workload, SEARCH)
 
 
-def droppable(subject: Subject, workload: Workload) -> tuple[int, str]:
+def droppable(subject: ParentModel, workload: Workload) -> tuple[int, str]:
     """How many tokens of a sequence may be dropped, and what people call them."""
     images = subject.shape.tokens is not None or is_vision_language(subject.model)
     length = workload.past if workload.phase is Phase.DECODE else workload.sequence
     return subject.shape.droppable_of(length), "image tokens" if images else "tokens that may go"
 
 
-def snapping(subject: Subject, target: Target, workload: Workload) -> Callable[[float], float]:
+def snapping(subject: ParentModel, target: Target, workload: Workload) -> Callable[[float], float]:
     """The largest share of the tokens that takes no longer than a share, by the steps that are known of the target.
 
     Shares that leave as many tokens are one: that of the space's own levels, else the smallest in thousandths. Two
@@ -153,7 +158,7 @@ def snapping(subject: Subject, target: Target, workload: Workload) -> Callable[[
     return lambda ratio: names[left(steps.snap(ratio, droppable, length - droppable))]
 
 
-def _ratios(subject: Subject, target: Target, workload: Workload) -> tuple[float, ...]:
+def _ratios(subject: ParentModel, target: Target, workload: Workload) -> tuple[float, ...]:
     """The shares that stages may leave, at the ends of the target's steps."""
     length = workload.sequence
     droppable = subject.shape.droppable_of(length)

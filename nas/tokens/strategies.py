@@ -6,7 +6,7 @@ from statistics import fmean
 
 from latency_models.terms import model_work
 from latency_models.workload import Workload
-from nas.parent.parent import Subject
+from nas.parent.parent import ParentModel
 from nas.quality.quality import Quality
 from nas.search.halving import is_significantly_worse
 from nas.tokens.space import default_reduction
@@ -25,7 +25,7 @@ Judge = Callable[[Architecture, int | None], Quality]
 Measure = Callable[[list[Architecture]], list[float]]
 
 
-def reductions(subject: Subject) -> tuple[Reduction, ...]:
+def reductions(subject: ParentModel) -> tuple[Reduction, ...]:
     """Ways to choose tokens that are tried before a search, the usual one first; chance is one of them.
 
     Those of the published methods are among them: what the block that just ran looked at (FastV), positions numbered
@@ -43,7 +43,7 @@ def reductions(subject: Subject) -> tuple[Reduction, ...]:
 
 
 def best_reduction(
-    subject: Subject, judge: Judge, workload: Workload, fraction: float | None, measure: Measure | None = None
+    subject: ParentModel, judge: Judge, workload: Workload, fraction: float | None, measure: Measure | None = None
 ) -> Reduction:
     """The way to choose tokens that loses least for the time it saves.
 
@@ -96,7 +96,7 @@ def _saved(
     }
 
 
-def forms(subject: Subject, workload: Workload, fraction: float) -> list[tuple[Stage, ...]]:
+def forms(subject: ParentModel, workload: Workload, fraction: float) -> list[tuple[Stage, ...]]:
     """Schedules that leave that share of the arithmetic: little by little first, then all at once.
 
     Powers of one ratio at the quarter points, as PyramidDrop has them; one stage at the first of these or in the

@@ -19,7 +19,7 @@ from latency_models.calibrated import CalibratedModel
 from latency_models.profile import Profile, Record
 from latency_models.terms import model_work
 from latency_models.workload import Workload
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.profiling.host import measure_architectures, profile_host
 from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
@@ -46,7 +46,7 @@ def run(seconds: float, models: set[str]) -> dict[str, Any]:
 
 def case(model: str, text: str, seconds: float) -> dict[str, Any]:
     """Profile, then measure what is held out in processes of its own, and compare."""
-    subject = load_subject(model, None)
+    subject = load_parent_model(model, None)
     workload = Workload.parse(text)
     if subject.shape.tokens is not None:
         workload = Workload(workload.phase, workload.batch, subject.shape.tokens)

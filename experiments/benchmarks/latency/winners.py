@@ -11,7 +11,7 @@ from typing import Any
 from latency.accuracy import markdown
 from latency_models.run_plan import measure_files
 from nas.export.onnx_export import workload_inputs
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.pipeline.run import run as search
 from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
@@ -58,7 +58,7 @@ def again(model: str, out: Path) -> dict[str, float]:
     certificate = Certificate.load(out / "winner" / "certificate.json")
     assert certificate.parent is not None
     assert certificate.bound_ms is not None
-    subject = load_subject(model, None)
+    subject = load_parent_model(model, None)
     files = {"parent": ParentExport(subject, Silent(), certificate.workload.phase).path,
              "winner": out / "winner" / "model.onnx"}  # fmt: skip
     measured = measure_files(

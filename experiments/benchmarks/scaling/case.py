@@ -10,7 +10,7 @@ from nas.execution.evaluation_cache import Scorer
 from nas.execution.task import Executor, Task
 from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import rungs
 from nas.profiling.latency_model import ParentExport, default_workload, latency_model
 from nas.progress import Silent
@@ -29,7 +29,7 @@ TARGET, BUDGET, PERCENTILE = "jetson-orin", 0.6, 90  # data sheet: the same ever
 class Case:
     """What every verb works with; `base` lacks who evaluates and where the study is."""
 
-    subject: Subject
+    subject: ParentModel
     bench: Bench
     base: Problem
 
@@ -51,7 +51,7 @@ class Case:
 
 
 def prepare(model: str) -> Case:
-    subject, target = load_subject(model), find_target(TARGET)
+    subject, target = load_parent_model(model), find_target(TARGET)
     evaluator = evaluator_for(subject.model, subject.dataset)
     evaluator.evaluate(subject.model, "validation")  # the parent's outputs are stored once
     workload, export = default_workload(subject, target), ParentExport(subject, Silent())

@@ -9,7 +9,7 @@ from latency_models.targets import HOST, find_target
 from latency_models.terms import model_work
 from latency_models.workload import Workload
 from nas.execution.evaluation_cache import Scorer
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import scorer_of
 from nas.profiling.latency_model import ParentExport, latency_model, measured_ms
 from nas.progress import Progress
@@ -61,7 +61,7 @@ class Bench:
     """A case, ready to be searched on this machine; its problem's space has everything: parts and token steps."""
 
     case: Case
-    subject: Subject
+    subject: ParentModel
     export: ParentExport
     evaluator: Evaluator
     scorer: Scorer
@@ -75,7 +75,7 @@ class Bench:
 
 def prepare(case: Case, progress: Progress) -> Bench:
     """Load the model, choose how it drops tokens, profile this machine for it (kept between runs)."""
-    subject, target, workload = load_subject(case.name, case.texts), find_target(HOST), case.workload
+    subject, target, workload = load_parent_model(case.name, case.texts), find_target(HOST), case.workload
     evaluator = evaluator_with_tokens(subject, workload, SEARCH)
     scorer, export = scorer_of(subject, evaluator), ParentExport(subject, progress, workload.phase)
     structure = subject.anatomy.space((Kind.ATTENTION, Kind.MLP))

@@ -7,7 +7,7 @@ import argparse
 
 from cases import CASES
 
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.profiling.host import measure_architectures
 from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sizes", nargs="+", type=int, help="tokens that are left, the first one among them")
     sizes, case = parser.parse_args().sizes, CASES["minilm"]
-    subject, workload = load_subject(case.name, case.texts), case.workload
+    subject, workload = load_parent_model(case.name, case.texts), case.workload
     parent, droppable = Architecture(subject.anatomy.depth), subject.shape.droppable_of(workload.sequence)
 
     def leaving(size: int) -> Architecture:

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from latency_models.workload import Workload
 from nas.cli.app import app
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.parent.reference_models import find_reference
 from nas.quality.prompt import PromptEvaluator, prompts
 from pruning.checkpoint import save
@@ -52,7 +52,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     letters = np.array(list("abcdefghij    "))
     rng = np.random.default_rng(0)
     (home / "texts.txt").write_text("\n\n".join("".join(rng.choice(letters, 400)) for _ in range(30)))
-    subject = load_subject(str(home / "parent"), home / "texts.txt")
+    subject = load_parent_model(str(home / "parent"), home / "texts.txt")
     reduction = Reduction(Scorer.RANDOM, positions=Positions.COMPACTED)
     architecture = dropping(4, {Unit(2, Kind.MLP)}).with_tokens(Schedule.parse("1=0.5", reduction))
     winner = prune(subject.model, architecture, anatomy=subject.anatomy)

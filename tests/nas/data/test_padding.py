@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nas.data.dataset import load_dataset
 from nas.data.documents import SPLITS
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.quality import evaluator_for
 from search_spaces.errors import BadData
 
@@ -64,7 +64,7 @@ def test_a_classifier_is_judged_on_every_text_as_it_is_alone(
     family: str, tokenizer: dict[str, str], tmp_path: Path, uneven: Path
 ) -> None:
     source = saved(tmp_path / "model", MODELS[family](), **tokenizer)
-    subject = load_subject(source, uneven)
+    subject = load_parent_model(source, uneven)
     split = subject.dataset.test
     together = torch.cat([subject.model(**batch).logits for batch in split.batches(8)])
     plain = type(subject.model).from_pretrained(source).eval()  # as the library has it, a text at a time

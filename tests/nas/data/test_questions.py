@@ -20,7 +20,7 @@ from transformers import (
 from nas.data.dataset import Dataset, Split, load_dataset
 from nas.data.prompts import IGNORED, encode_questions
 from nas.data.questions import read_questions, split_questions
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.parent.shape import shape_of
 from nas.quality import evaluator_for
 from nas.quality.answers import AnswerEvaluator
@@ -136,7 +136,7 @@ def test_wrong_files_are_one_line(lines: list[dict], says: str, tmp_path: Path) 
 
 def test_a_question_becomes_image_tokens_and_words_padded_on_the_left(folder: Path, tmp_path: Path) -> None:
     lines = [line(n, "how many red dots are ?" if n % 2 else "how many ?", "12 0" if n % 2 else "7") for n in range(8)]
-    subject = load_subject(str(folder), write(tmp_path, lines))
+    subject = load_parent_model(str(folder), write(tmp_path, lines))
     data = subject.dataset
     whole = {q.images[0]: q for split in split_questions(read_questions(tmp_path)).values() for q in split}
     assert len(whole) == len(data.calibration) + len(data.validation) + len(data.test)
@@ -156,7 +156,7 @@ def test_a_question_becomes_image_tokens_and_words_padded_on_the_left(folder: Pa
 def test_two_images_a_question_are_sliced_with_it(folder: Path, tmp_path: Path) -> None:
     lines = [line([n, n + 1], split="test") for n in range(5)]
     lines += [line([6, 6], split="validation"), line([7, 7], split="calibration")]
-    model = load_subject(str(folder)).model
+    model = load_parent_model(str(folder)).model
     test = load_dataset(model, None, write(tmp_path, lines)).test
     assert test.inputs["pixel_values"].shape[0] == 10
     batches = list(test.batches(2, items=4, start=1))
@@ -168,7 +168,7 @@ def test_two_images_a_question_are_sliced_with_it(folder: Path, tmp_path: Path) 
 
 def test_placeholders_of_its_own_must_fit_the_images(folder: Path, tmp_path: Path) -> None:
     splits = ("test", "validation", "calibration")
-    model = load_subject(str(folder)).model
+    model = load_parent_model(str(folder)).model
     lines = [line([2 * n, 2 * n + 1], "<image> how many <image> red ?", split=name) for n, name in enumerate(splits)]
     test = load_dataset(model, None, write(tmp_path, lines)).test
     assert (test.inputs["input_ids"][0] == IMAGE_ID).sum() == 18
@@ -195,7 +195,7 @@ def test_a_chat_template_is_followed(folder: Path, tmp_path: Path) -> None:
     )
     made.save_pretrained(chatting)
     lines = [line(n, split=name) for n, name in enumerate(("test", "validation", "calibration"))]
-    test = load_subject(str(chatting), write(tmp_path, lines)).dataset.test
+    test = load_parent_model(str(chatting), write(tmp_path, lines)).dataset.test
     words = [WORDS[place] for place in test.inputs["input_ids"][0, 10:]]
     assert words == ["are", "how", "many", "dots", "?", "red"]
     assert test.labels.tolist() == [[IDS["3"]]]
@@ -240,7 +240,7 @@ def test_images_of_any_size_are_told_apart_by_what_they_make(tmp_path: Path) -> 
 
 def test_a_model_without_a_processor_is_told_so(tmp_path: Path) -> None:
     build("llava").save_pretrained(tmp_path / "model")
-    subject = load_subject(str(tmp_path / "model"), write(tmp_path, [line(n) for n in range(4)]))
+    subject = load_parent_model(str(tmp_path / "model"), write(tmp_path, [line(n) for n in range(4)]))
     with pytest.raises(BadData, match=r"no processor.*put processor_config\.json"):
         _ = subject.dataset
 

@@ -32,7 +32,7 @@ SPACE = Space.dropping(4, tuple(Unit(i, kind) for i in range(4) for kind in (Kin
 
 
 @dataclass(frozen=True)
-class Subject:
+class ParentModel:
     model: object
     anatomy: object
     shape: object
@@ -40,10 +40,10 @@ class Subject:
     digest: str = "digest"
 
 
-def subject_of(family: str, folder: Path) -> Subject:
+def subject_of(family: str, folder: Path) -> ParentModel:
     model = build(family)
     anatomy = read_anatomy(model)
-    return Subject(model, anatomy, shape_of(model, anatomy), folder)
+    return ParentModel(model, anatomy, shape_of(model, anatomy), folder)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from families import build
 from test_questions import processor
 
 from nas.data.prompts import load_processor
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from pruning.checkpoint import remote_code
 from pruning.checkpoint.tokenizer import load_tokenizer
 from search_spaces.errors import BadData, ModelError, UnsafeCheckpoint
@@ -59,7 +59,7 @@ def llama(tmp_path: Path) -> Path:
 def test_a_tokenizers_code_is_refused_and_nobody_is_asked(llama: Path, willing: int) -> None:
     marker = carry_code(llama, "tokenizer_config.json", "AutoTokenizer", "PreTrainedTokenizerFast")
     with pytest.raises(UnsafeCheckpoint, match="--trust-remote-code") as caught:
-        load_subject(str(llama)).tokenizer  # noqa: B018 (it is read when it is first asked for)
+        load_parent_model(str(llama)).tokenizer  # noqa: B018 (it is read when it is first asked for)
     assert "\n" not in str(caught.value)
     assert not marker.exists()
     assert os.read(willing, 2) == b"y\n"
@@ -68,7 +68,7 @@ def test_a_tokenizers_code_is_refused_and_nobody_is_asked(llama: Path, willing: 
 def test_with_the_flag_it_runs(llama: Path) -> None:
     expected = load_tokenizer(llama)("some words")["input_ids"]
     marker = carry_code(llama, "tokenizer_config.json", "AutoTokenizer", "PreTrainedTokenizerFast")
-    subject = load_subject(str(llama), trust_remote_code=True)
+    subject = load_parent_model(str(llama), trust_remote_code=True)
     assert subject.tokenizer("some words")["input_ids"] == expected
     assert type(subject.tokenizer).__name__ == "Own"
     assert marker.exists()

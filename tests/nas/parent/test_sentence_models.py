@@ -18,7 +18,7 @@ from latency_models.workload import Workload
 from nas.cli.app import app
 from nas.export.onnx_export import export_onnx
 from nas.export.parity import check_parity
-from nas.parent.parent import load_subject, weights_digest
+from nas.parent.parent import load_parent_model, weights_digest
 from nas.profiling.kit import Kit, random_like
 from nas.quality import evaluator_for
 from pruning.checkpoint import load_parent, save
@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_the_models_own_embeddings(similarity: str, tmp_path
     """Vectors of any length are compared as the folder says: by their cosines, or as they are."""
     general = GENERAL | {"similarity_fn_name": similarity}
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"}, (), {"max_seq_length": 9}, general)
-    subject = load_subject(str(folder), data)
+    subject = load_parent_model(str(folder), data)
     split = subject.dataset.test
     assert split.inputs["input_ids"].shape[1] == 9
     given = [PROMPT + text for text in texts_of(folder, split.inputs)]
@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_the_models_own_embeddings(similarity: str, tmp_path
 def test_a_folder_that_says_nothing_is_judged_by_the_mean_and_that_is_said(tmp_path: Path, data: Path) -> None:
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"})
     (folder / "modules.json").unlink()
-    subject = load_subject(str(folder), data)
+    subject = load_parent_model(str(folder), data)
     assert "the mean of the tokens, normalised; no modules.json" in evaluator_for(subject.model, subject.dataset).words
 
 
@@ -133,7 +133,7 @@ def test_models_that_embed_in_other_ways_share_no_cache(tmp_path: Path) -> None:
 
 def test_no_trained_layer_leaves_with_a_kit(tmp_path: Path, data: Path) -> None:
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"}, [("Dense", {}, DENSE)])
-    subject = load_subject(str(folder), data)
+    subject = load_parent_model(str(folder), data)
     drawn = sentence_embedding(random_like(subject.model)).layers[0]
     assert drawn.weight.shape == DENSE["linear.weight"].shape
     kit = Kit(subject, find_target("jetson-orin"), Workload.parse("forward:batch=1,seq=8"), 1.0)
@@ -167,7 +167,7 @@ def test_a_model_of_the_hub_embeds_as_its_files_say_and_they_are_carried(
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    subject = load_subject("some/embedder", data)
+    subject = load_parent_model("some/embedder", data)
     assert sentence_embedding(subject.model).words.startswith("the first token, through a dense layer to 24 numbers")
     save(small(subject.model), tmp_path / "winner", companions=subject.files)
     for name in ("modules.json", "2_Dense/model.safetensors", "tokenizer.json"):

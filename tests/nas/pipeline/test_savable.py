@@ -8,7 +8,7 @@ import pytest
 import transformers
 from families import FAMILIES, build, filled
 
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.savable import savable
 from pruning.checkpoint.writing import check_config
 from search_spaces.errors import ArchitectureError, ModelError
@@ -21,12 +21,12 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "n
          "intermediate_size": 48, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip
 
 
-def subject_of(model: Any, folder: Path) -> Subject:
+def subject_of(model: Any, folder: Path) -> ParentModel:
     model.save_pretrained(folder)
-    return load_subject(str(folder))
+    return load_parent_model(str(folder))
 
 
-def vanilla(subject: Subject) -> Space:
+def vanilla(subject: ParentModel) -> Space:
     return restrict(subject.anatomy.space(STRUCTURE), Servable.VANILLA)
 
 

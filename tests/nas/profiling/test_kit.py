@@ -21,7 +21,7 @@ from latency_models.profile import Profile
 from latency_models.runner.plan import Plan
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas.parent.parent import Subject, load_subject
+from nas.parent.parent import ParentModel, load_parent_model
 from nas.profiling.kit import Kit, pack
 from nas.profiling.latency_model import ParentExport, latency_model
 from nas.profiling.profile_store import import_profile
@@ -42,18 +42,18 @@ class Messages(Silent):
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(tmp_path_factory: pytest.TempPathFactory) -> ParentModel:
     """A tiny image model whose every parameter is a random number, as after training."""
     model, folder = build("vit"), tmp_path_factory.mktemp("trained")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
     save(model, folder)
-    return load_subject(str(folder))
+    return load_parent_model(str(folder))
 
 
 @pytest.fixture(scope="module")
-def unpacked(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(subject: ParentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kit's folder as a device has it; a size of 1 KiB makes large weights of these tiny ones."""
     folder = tmp_path_factory.mktemp("kit")
     with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +74,7 @@ def measured(unpacked: Path) -> Path:
     return unpacked / "profile.json"
 
 
-def test_nothing_that_was_trained_is_in_a_kit(subject: Subject, unpacked: Path) -> None:
+def test_nothing_that_was_trained_is_in_a_kit(subject: ParentModel, unpacked: Path) -> None:
     held = [path.read_bytes() for path in unpacked.rglob("*") if path.is_file()]
     for name, parameter in subject.model.named_parameters():
         for dtype in (np.float32, np.float16):
@@ -111,7 +111,7 @@ def test_weights_are_drawn_on_the_device_and_every_tensor_lies_inside_the_file(u
     assert values.std() == pytest.approx(0.02, rel=0.05)
 
 
-def test_the_same_kit_has_the_same_bytes(subject: Subject, unpacked: Path, tmp_path: Path) -> None:
+def test_the_same_kit_has_the_same_bytes(subject: ParentModel, unpacked: Path, tmp_path: Path) -> None:
     """So a run on a device that was cut off is found again, also from another process or day."""
     files = [path for path in unpacked.rglob("*") if path.suffix in (".onnx", ".npz", ".py")]
     with pytest.MonkeyPatch.context() as patch:
@@ -127,7 +127,7 @@ def test_the_same_kit_has_the_same_bytes(subject: Subject, unpacked: Path, tmp_p
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
-def test_what_was_measured_is_imported_and_predicts(subject: Subject, measured: Path) -> None:
+def test_what_was_measured_is_imported_and_predicts(subject: ParentModel, measured: Path) -> None:
     before = latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
     assert isinstance(before, DataSheetModel)
     profile, kept = import_profile(measured, subject)
@@ -159,7 +159,7 @@ def test_what_was_measured_is_imported_and_predicts(subject: Subject, measured: 
     ],
 )
 def test_a_profile_that_cannot_be_used_is_refused(
-    subject: Subject, measured: Path, tmp_path: Path, changes: dict, error: type[NasError], says: str
+    subject: ParentModel, measured: Path, tmp_path: Path, changes: dict, error: type[NasError], says: str
 ) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(changed(measured, changes)))
@@ -182,7 +182,7 @@ def changed(measured: Path, changes: dict) -> dict:
     ],
 )
 def test_a_profile_of_something_else_than_was_asked_for_is_refused(
-    subject: Subject, measured: Path, target: str, workload: Workload, says: str
+    subject: ParentModel, measured: Path, target: str, workload: Workload, says: str
 ) -> None:
     with pytest.raises(ProfileMismatch, match=says):
         import_profile(measured, subject, find_target(target), workload)
@@ -199,7 +199,7 @@ def test_a_profile_of_something_else_than_was_asked_for_is_refused(
     ],
 )
 def test_what_is_kept_for_a_device_is_checked_again_before_it_is_used(
-    subject: Subject, measured: Path, changes: dict, says: str
+    subject: ParentModel, measured: Path, changes: dict, says: str
 ) -> None:
     """A file that was copied over it, or a configuration that changed since."""
     _, kept = import_profile(measured, subject)
@@ -216,7 +216,7 @@ def test_what_is_kept_for_a_device_is_checked_again_before_it_is_used(
 
 
 def test_a_profile_of_another_shape_than_any_kit_is_refused_without_the_model(
-    subject: Subject, measured: Path, unpacked: Path, tmp_path: Path
+    subject: ParentModel, measured: Path, unpacked: Path, tmp_path: Path
 ) -> None:
     path, kit = tmp_path / "profile.json", subject.cache / "kit-0123456789abcdef.zip"
     subject.cache.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ def test_a_profile_of_a_model_that_is_not_known_is_refused(measured: Path, tmp_p
         import_profile(path)
 
 
-def test_a_truncated_profile_is_refused_and_what_was_imported_stays(measured: Path, subject: Subject) -> None:
+def test_a_truncated_profile_is_refused_and_what_was_imported_stays(measured: Path, subject: ParentModel) -> None:
     kept = import_profile(measured, subject)[1]
     broken = measured.with_name("broken.json")
     broken.write_text(measured.read_text()[:-100])
@@ -245,12 +245,12 @@ def test_a_truncated_profile_is_refused_and_what_was_imported_stays(measured: Pa
 
 
 @pytest.mark.parametrize(("target", "says"), [("host", "is this machine"), ("l4/int8", "in int8, in which no graphs")])
-def test_a_target_that_no_kit_can_be_made_for_is_refused(subject: Subject, target: str, says: str) -> None:
+def test_a_target_that_no_kit_can_be_made_for_is_refused(subject: ParentModel, target: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         Kit(subject, find_target(target), HERE)
 
 
-def test_a_kit_is_made_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kit_is_made_once(subject: ParentModel, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
     monkeypatch.setattr(
         Kit, "write", lambda kit, folder: made.append(folder) or (folder / "plan.json").write_text("{}")
@@ -267,7 +267,7 @@ def test_a_decoder_is_measured_in_half_precision_with_its_cache(
 ) -> None:
     monkeypatch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
     save(build("llama"), tmp_path / "model")
-    decoder = load_subject(str(tmp_path / "model"))
+    decoder = load_parent_model(str(tmp_path / "model"))
     depth = decoder.anatomy.depth
     chosen = (Architecture.parent(depth), Architecture.parent(depth).drop(Unit(0, Kind.ATTENTION), Unit(1, Kind.MLP)))
     Kit(decoder, ORIN, Workload.parse(phase), 0.2, 4, chosen).write(tmp_path / "kit")

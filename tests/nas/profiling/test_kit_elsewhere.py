@@ -16,7 +16,7 @@ from latency_models.calibrated import CalibratedModel
 from latency_models.profile import Profile
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.profiling.kit import Kit
 from nas.profiling.latency_model import ParentExport, latency_model
 from nas.profiling.ssh import Account, profile_there
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
     folder = tmp_path_factory.mktemp("model")
     save(build("vit"), folder)
-    return Kit(load_subject(str(folder)), find_target("jetson-orin"), HERE, seconds=2)
+    return Kit(load_parent_model(str(folder)), find_target("jetson-orin"), HERE, seconds=2)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from latency_models.datasheet_model import DataSheetModel
 from latency_models.runner.plan import Plan
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.profiling.host import planned
 from nas.profiling.kit import Kit
 from nas.profiling.latency_model import ParentExport, latency_model
@@ -36,7 +36,7 @@ def test_a_kit_measures_schedules_and_a_search_for_others_takes_the_data_sheet(
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
     save(build("vit"), tmp_path / "model")
-    subject = load_subject(str(tmp_path / "model"))
+    subject = load_parent_model(str(tmp_path / "model"))
     space = Space.dropping(4, (*PARTS, stage_choice(Stage(2, 500))), reduction=Reduction(Scorer.CLASS))
     kit = Kit(subject, ORIN, HERE, seconds=1, space=space)
     assert kit._name() != replace(kit, space=None)._name()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_export_reduced import Subject, subject_of
+from test_export_reduced import ParentModel, subject_of
 from torch import nn
 
 from latency_models import shape
@@ -79,7 +79,7 @@ def tiled(counts: list[int]) -> dict[int, Measurement]:
 
 
 @pytest.fixture
-def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ParentModel:
     """A text encoder for which 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
     monkeypatch.setattr(token_steps, "measured_counts", lambda export, workload, counts: tiled(counts))
     subject = subject_of("bert", tmp_path)
@@ -91,7 +91,7 @@ def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
 
 
 @pytest.fixture
-def stepped(encoder: Subject) -> Subject:
+def stepped(encoder: ParentModel) -> ParentModel:
     """The same, whose steps have been measured."""
     measure_steps(ParentExport(encoder, Silent()), THIS_MACHINE, TEXT, Silent())
     return encoder
@@ -102,7 +102,7 @@ def left(space: Space) -> set[int]:
     return {1 + 127 * unit.permille // 1000 for unit in space.choices if unit.kind is Kind.TOKENS}
 
 
-def test_what_was_measured_is_known_from_then_on(stepped: Subject) -> None:
+def test_what_was_measured_is_known_from_then_on(stepped: ParentModel) -> None:
     found = known_steps(stepped, THIS_MACHINE, TEXT)
     assert found == Staircase((32, 64, 96, 128), (8, 40, 72, 104), 8)
     others = [known_steps(stepped, find_target("jetson-orin"), TEXT),
@@ -110,14 +110,14 @@ def test_what_was_measured_is_known_from_then_on(stepped: Subject) -> None:
     assert others == [usual_steps(find_target("jetson-orin"), TEXT), Staircase(tile=8)]
 
 
-def test_ratios_end_on_the_measured_steps(stepped: Subject) -> None:
+def test_ratios_end_on_the_measured_steps(stepped: ParentModel) -> None:
     """95 of the 127 that may go are left where 96 take as long as 73."""
     space = with_tokens(stepped.anatomy.space(STRUCTURE), stepped, THIS_MACHINE, TEXT, "search")
     assert left(space) == {32, 64, 96}
     assert 1 + 127 * round(1000 * snapping(stepped, THIS_MACHINE, TEXT)(0.6)) // 1000 == 96
 
 
-def test_a_profile_measures_steps_before_it_takes_ratios(encoder: Subject) -> None:
+def test_a_profile_measures_steps_before_it_takes_ratios(encoder: ParentModel) -> None:
     without_data = SimpleNamespace(**vars(encoder), id="bert", data=None)
     _, space = profiled(without_data, THIS_MACHINE, TEXT, "search", Silent())
     assert space is not None
@@ -125,7 +125,7 @@ def test_a_profile_measures_steps_before_it_takes_ratios(encoder: Subject) -> No
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", '{"steps": {"tops": [8]}}', "another key"])
-def test_what_cannot_be_read_or_was_measured_elsewhere_is_not_used(stepped: Subject, damaged: str) -> None:
+def test_what_cannot_be_read_or_was_measured_elsewhere_is_not_used(stepped: ParentModel, damaged: str) -> None:
     (file,) = stepped.cache.glob("steps-*.json")
     file.write_text(file.read_text().replace('"threads"', '"thread"') if damaged == "another key" else damaged)
     assert known_steps(stepped, THIS_MACHINE, TEXT) == Staircase(tile=8)
@@ -150,7 +150,7 @@ def test_latency_counts_as_droppable_what_surgery_drops() -> None:
     assert (shape.SINKS, shape.RECENT) == (layout.SINKS, layout.RECENT)
 
 
-def test_shares_that_leave_as_many_tokens_have_one_name(encoder: Subject) -> None:
+def test_shares_that_leave_as_many_tokens_have_one_name(encoder: ParentModel) -> None:
     """Of 127: the space's own where it has one, such as 0.5 for 63 and not 0.497; else the smallest in thousandths."""
     snap = snapping(encoder, THIS_MACHINE, TEXT)
     for permille in range(1, 1001):

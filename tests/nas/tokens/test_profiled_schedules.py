@@ -16,7 +16,7 @@ from latency_models.runtime_ort import default_threads, environment
 from latency_models.targets import HOST, find_target
 from latency_models.workload import Workload
 from nas.cli.app import app
-from nas.parent.parent import load_subject
+from nas.parent.parent import load_parent_model
 from nas.pipeline.run import prepare
 from nas.profiling.host import planned
 from nas.profiling.latency_model import ParentExport, latency_model, profile_path
@@ -92,14 +92,14 @@ def test_without_data_the_usual_way_is_measured_and_it_is_said(measured: list[An
     done = profile(tiny, tmp_path / "out", "--tokens", "search")
     assert done.exit_code == 0, done.output
     assert "no data to compare by" in done.stderr
-    subject = load_subject(str(tiny / "model"))
+    subject = load_parent_model(str(tiny / "model"))
     assert measured[0].reduction == default_reduction(subject)
     assert "tokens      " in done.stdout
     assert profile_path(subject, WORKLOAD, measured[0]).exists()
 
 
 def test_a_decoder_is_measured_where_it_reads_a_prompt() -> None:
-    subject = load_subject("python-lm")
+    subject = load_parent_model("python-lm")
     target = find_target(HOST)
     workload, space = profiled(subject, target, None, "pyramiddrop:4=0.5", Silent())
     assert workload.phase == "prefill"
@@ -140,7 +140,7 @@ def test_wrong_words_are_refused_before_anything_is_loaded(tmp_path: Path) -> No
 def test_a_profile_is_measured_with_its_schedule(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     done = profile(tiny, tmp_path / "out", "--tokens", "random:1=0.5", "--seconds", "1", "--json")
     assert done.exit_code == 0, done.output
-    subject, target = load_subject(str(tiny / "model")), find_target(HOST)
+    subject, target = load_parent_model(str(tiny / "model")), find_target(HOST)
     workload, space = profiled(subject, target, WORKLOAD, "random:1=0.5", Silent())
     no_export = SimpleNamespace(graphs=None)
     found = latency_model(subject, target, workload, no_export, Silent(), space)  # known, so not measured
