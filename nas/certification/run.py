@@ -16,7 +16,7 @@ from latency_models.runner.measure import SENTINEL_EVERY
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.certification.quiet_machine import WAIT_S, QuietWait, noise
-from nas.certification.selection import WIDE, Steps, choose_winner
+from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
 from nas.certification.selection_state import calibrated
 from nas.parent.parent import ParentModel
 from nas.profiling.device import Device, Effort, ThisMachine
@@ -63,11 +63,11 @@ class Finals:
         """
         (self.request.out / "winner" / "certificate.json").unlink(missing_ok=True)  # it is of what is exported over
         if self.device is not None:
-            steps = Steps(
+            callbacks = SelectionCallbacks(
                 self.request.budget, self.search, self.measure, self.certify, self.predict, self.device.profile,
                 self.wait, self.progress.message,
             )  # fmt: skip
-            return choose_winner(steps, problem)
+            return choose_winner(callbacks, problem)
         outcome = self.search(problem)
         return outcome, problem, self.compare_here(problem, outcome.winner.architecture)
 

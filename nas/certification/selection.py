@@ -17,7 +17,7 @@ from latency_models.calibrated import CalibratedModel, PairedModel
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile
 from nas.certification.quiet_machine import MOVED, SLOWER, noise, parent_moved, slower_than_parent
-from nas.certification.selection_state import Standing, best_measured, better_ones, calibrated, contenders
+from nas.certification.selection_state import SelectionState, best_measured, better_ones, calibrated, contenders
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, Verdict
 from nas.search import Candidate, Problem, SearchOutcome
@@ -36,7 +36,7 @@ _MOST = 0.9  # and at most to this share
 
 
 @dataclass(frozen=True)
-class Steps:
+class SelectionCallbacks:
     """What the choice asks of the world.
 
     Attributes:
@@ -65,7 +65,7 @@ class Steps:
         return self.budget.fraction is not None
 
 
-def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
+def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
     """Search until a winner is certified, or the machine turns out too busy for that.
 
     Returns:
@@ -76,35 +76,35 @@ def choose_winner(steps: Steps, problem: Problem) -> tuple[SearchOutcome, Proble
         NoFeasibleCandidate: nothing that was measured meets the budget; the closest is reported.
         MachineTooBusy: by what was measured on a busy machine, nothing does.
     """
-    standing = _begun(steps, replace(problem, latency=_judging(steps, problem)))
+    state = _begun(callbacks, replace(problem, latency=_judging(callbacks, problem)))
     try:
-        while standing.turns < ROUNDS:
-            standing, noisy = _noise_in(steps, standing, calibrated(standing.problem).profile, MOVED)
-            best = _start(standing) or best_measured(standing)
-            unknown = contenders(standing, best) if best is None or standing.turns < ROUNDS - LAST else []
+        while state.turns < ROUNDS:
+            state, noisy = _noise_in(callbacks, state, calibrated(state.problem).profile, MOVED)
+            best = _start(state) or best_measured(state)
+            unknown = contenders(state, best) if best is None or state.turns < ROUNDS - LAST else []
             if noisy is not None:
-                standing = _profiled(steps, standing, noisy)
+                state = _profiled(callbacks, state, noisy)
             elif unknown:
-                standing = _measured(steps, standing, unknown)
+                state = _measured(callbacks, state, unknown)
             elif best is None:
-                standing = _lower(steps, standing, standing.problem.budget_ms * AIM)
+                state = _lower(callbacks, state, state.problem.budget_ms * AIM)
             else:
-                standing, certificate = _certified(steps, standing, best)
+                state, certificate = _certified(callbacks, state, best)
                 if certificate is not None:
-                    outcome = _led_by(standing, best)
-                    return outcome, standing.problem, _marked(steps, standing, outcome.winner, certificate)
+                    outcome = _led_by(state, best)
+                    return outcome, state.problem, _marked(callbacks, state, outcome.winner, certificate)
     except MachineTooBusy as busy:
-        outcome = _led_by(standing, best_measured(standing) or standing.outcome.winner)
-        return outcome, standing.problem, steps.predict(standing.problem, outcome.winner.architecture, busy.reason)
-    raise _nothing(standing)
+        outcome = _led_by(state, best_measured(state) or state.outcome.winner)
+        return outcome, state.problem, callbacks.predict(state.problem, outcome.winner.architecture, busy.reason)
+    raise _nothing(state)
 
 
-def _judging(steps: Steps, problem: Problem) -> CalibratedModel:
+def _judging(callbacks: SelectionCallbacks, problem: Problem) -> CalibratedModel:
     """The latency model, by which a fraction is nothing but a ratio."""
-    return PairedModel.of(calibrated(problem)) if steps.relative else calibrated(problem)
+    return PairedModel.of(calibrated(problem)) if callbacks.relative else calibrated(problem)
 
 
-def _begun(steps: Steps, problem: Problem) -> Standing:
+def _begun(callbacks: SelectionCallbacks, problem: Problem) -> SelectionState:
     """The first search: a little below the budget, and at the budget where nothing reaches below.
 
     Raises:
@@ -112,83 +112,87 @@ def _begun(steps: Steps, problem: Problem) -> Standing:
         MachineTooBusy: nothing does, and no quiet machine was to be had.
     """
     while True:
-        budget_ms = steps.budget.resolve(problem.ms(problem.space.parent))
+        budget_ms = callbacks.budget.resolve(problem.ms(problem.space.parent))
         try:
-            return _searched_from(steps, problem, budget_ms)
+            return _searched_from(callbacks, problem, budget_ms)
         except NoFeasibleCandidate as error:
             parent = calibrated(problem).profile.of(problem.space.parent)
             assert parent is not None
-            noisy = noise(parent, _tail(steps, problem))
+            noisy = noise(parent, _tail(callbacks, problem))
             if noisy is None or (error.closest_ms or 0.0) > HOPELESS * budget_ms:
                 raise
-            steps.wait(noisy)
-            problem = replace(problem, latency=calibrated(problem).renewed(steps.profile()))
+            callbacks.wait(noisy)
+            problem = replace(problem, latency=calibrated(problem).renewed(callbacks.profile()))
 
 
-def _searched_from(steps: Steps, problem: Problem, budget_ms: float) -> Standing:
+def _searched_from(callbacks: SelectionCallbacks, problem: Problem, budget_ms: float) -> SelectionState:
     aimed, asked = (replace(problem, budget_ms=share * budget_ms) for share in (AIM, 1.0))
     try:
-        return Standing(aimed, steps.search(aimed), budget_ms, steps.relative)
+        return SelectionState(aimed, callbacks.search(aimed), budget_ms, callbacks.relative)
     except NoFeasibleCandidate:
-        return Standing(asked, steps.search(asked), budget_ms, steps.relative)
+        return SelectionState(asked, callbacks.search(asked), budget_ms, callbacks.relative)
 
 
-def _start(standing: Standing) -> Candidate | None:
+def _start(state: SelectionState) -> Candidate | None:
     """Where the search starts, if that is predicted to meet the budget and was not found to be above it."""
-    problem = standing.problem
+    problem = state.problem
     start = problem.space.start
-    if problem.ms(start) > standing.budget_ms or not standing.open_to(start):
+    if problem.ms(start) > state.budget_ms or not state.open_to(start):
         return None
-    return next((c for c in standing.outcome.candidates if c.architecture == start), None)
+    return next((c for c in state.outcome.candidates if c.architecture == start), None)
 
 
-def _measured(steps: Steps, standing: Standing, architectures: list[Architecture]) -> Standing:
+def _measured(
+    callbacks: SelectionCallbacks, state: SelectionState, architectures: list[Architecture]
+) -> SelectionState:
     """With these measured and in the latency model, if the machine was quiet and as it was when it was profiled.
 
     Raises:
         ProfileMismatch: they were not measured as the profile was.
         MachineTooBusy: no quiet machine was to be had.
     """
-    problem = standing.problem
-    measured = steps.measure(problem, architectures)
-    standing, noisy = _noise_in(steps, standing, measured)
+    problem = state.problem
+    measured = callbacks.measure(problem, architectures)
+    state, noisy = _noise_in(callbacks, state, measured)
     if noisy is not None:
-        steps.wait(noisy)
-        return standing
+        callbacks.wait(noisy)
+        return state
     moved = _moved(problem, measured.of(problem.space.parent))
     if moved is not None:
-        return _profiled(steps, standing, moved)
-    return _again(steps, standing.with_measured(measured))
+        return _profiled(callbacks, state, moved)
+    return _again(callbacks, state.with_measured(measured))
 
 
-def _certified(steps: Steps, standing: Standing, best: Candidate) -> tuple[Standing, Certificate | None]:
+def _certified(
+    callbacks: SelectionCallbacks, state: SelectionState, best: Candidate
+) -> tuple[SelectionState, Certificate | None]:
     """The best one's certificate; None where it was not given, or nothing can be said of it on this machine."""
-    problem = standing.problem
-    certificate = steps.certify(problem, best.architecture, standing.looks)
-    standing = replace(standing, looks=standing.looks + certificate.looks)
+    problem = state.problem
+    certificate = callbacks.certify(problem, best.architecture, state.looks)
+    state = replace(state, looks=state.looks + certificate.looks)
     winner, parent = certificate.winner, certificate.parent
     assert winner is not None
     assert parent is not None
-    standing, noisy = _noise(steps, standing, parent, {best.architecture: winner})
+    state, noisy = _noise(callbacks, state, parent, {best.architecture: winner})
     moved = _moved(problem, parent)
     undecided = certificate.verdict is Verdict.UNDECIDED
     if noisy is None and undecided and certificate.spread > WIDE:
         noisy = certificate.reason
     if noisy is not None:
-        steps.wait(noisy)
+        callbacks.wait(noisy)
     elif moved is not None:
-        standing = _profiled(steps, standing, moved)
+        state = _profiled(callbacks, state, moved)
     elif certificate.certified:
-        return standing, certificate
+        return state, certificate
     elif undecided:
-        steps.say(f"{certificate.reason}: the next best")
-        standing = replace(standing.without(certificate), turns=standing.turns + 1)
+        callbacks.say(f"{certificate.reason}: the next best")
+        state = replace(state.without(certificate), turns=state.turns + 1)
     else:
-        standing = _refused(steps, standing, certificate)
-    return standing, None
+        state = _refused(callbacks, state, certificate)
+    return state, None
 
 
-def _refused(steps: Steps, standing: Standing, certificate: Certificate) -> Standing:
+def _refused(callbacks: SelectionCallbacks, state: SelectionState, certificate: Certificate) -> SelectionState:
     """The budget narrowed by what the winner is above it: it takes more than was thought by as much.
 
     In milliseconds that may be the machine, slower than when it was profiled: then the same winner is measured again,
@@ -196,54 +200,56 @@ def _refused(steps: Steps, standing: Standing, certificate: Certificate) -> Stan
     """
     overshoot, then = _overshoot(certificate), certificate.profiled_parent_ms
     assert certificate.parent is not None
-    if not standing.relative and then is not None and overshoot * then / certificate.parent.p50 <= 1:
+    if not state.relative and then is not None and overshoot * then / certificate.parent.p50 <= 1:
         said = f"the parent took {then:.2f} ms when it was profiled and {certificate.parent.p50:.2f} ms now"
-        if standing.slow:
-            return _profiled(steps, standing, said)
-        steps.say(f"{certificate.reason}; {said}: measuring again")
-        return replace(standing, slow=True)
-    standing = standing.without(certificate).narrowed(max(_MOST, _MARGIN / overshoot))
-    steps.say(f"{certificate.reason}: choosing again with {standing.accepted_ms:.2f} ms")
-    return _lower(steps, standing, min(standing.problem.budget_ms, AIM * standing.accepted_ms))
+        if state.slow:
+            return _profiled(callbacks, state, said)
+        callbacks.say(f"{certificate.reason}; {said}: measuring again")
+        return replace(state, slow=True)
+    state = state.without(certificate).narrowed(max(_MOST, _MARGIN / overshoot))
+    callbacks.say(f"{certificate.reason}: choosing again with {state.accepted_ms:.2f} ms")
+    return _lower(callbacks, state, min(state.problem.budget_ms, AIM * state.accepted_ms))
 
 
-def _profiled(steps: Steps, standing: Standing, reason: str) -> Standing:
+def _profiled(callbacks: SelectionCallbacks, state: SelectionState, reason: str) -> SelectionState:
     """The choice begun again with a new profile: at once the first time, then after waiting for a quiet machine."""
-    if standing.profiles == 0:
-        steps.say(f"{reason}: profiling again")
+    if state.profiles == 0:
+        callbacks.say(f"{reason}: profiling again")
     else:
-        steps.wait(reason)
-    problem = standing.problem
-    begun = _begun(steps, replace(problem, latency=calibrated(problem).renewed(steps.profile())))
-    return replace(begun, profiles=standing.profiles + 1, looks=standing.looks, slower=standing.slower)
+        callbacks.wait(reason)
+    problem = state.problem
+    begun = _begun(callbacks, replace(problem, latency=calibrated(problem).renewed(callbacks.profile())))
+    return replace(begun, profiles=state.profiles + 1, looks=state.looks, slower=state.slower)
 
 
-def _noise_in(steps: Steps, standing: Standing, profile: Profile, most: float = SLOWER) -> tuple[Standing, str | None]:
+def _noise_in(
+    callbacks: SelectionCallbacks, state: SelectionState, profile: Profile, most: float = SLOWER
+) -> tuple[SelectionState, str | None]:
     """`_noise` of all that was measured together; nothing where the parent was not."""
-    beside = profile.of(standing.problem.space.parent)
-    others = {r.architecture: r.measurement for r in profile.records if r.architecture != standing.problem.space.parent}
-    return (standing, None) if beside is None else _noise(steps, standing, beside, others, most)
+    beside = profile.of(state.problem.space.parent)
+    others = {r.architecture: r.measurement for r in profile.records if r.architecture != state.problem.space.parent}
+    return (state, None) if beside is None else _noise(callbacks, state, beside, others, most)
 
 
 def _noise(
-    steps: Steps,
-    standing: Standing,
+    callbacks: SelectionCallbacks,
+    state: SelectionState,
     parent: Measurement,
     others: Mapping[Architecture, Measurement],
     most: float = SLOWER,
-) -> tuple[Standing, str | None]:
+) -> tuple[SelectionState, str | None]:
     """What proves that the machine was busy while these were measured, if anything does.
 
     That a candidate is slower than the parent that it lacks parts of is believed the second time: fusions may be lost.
     """
-    noisy = noise(parent, _tail(steps, standing.problem))
+    noisy = noise(parent, _tail(callbacks, state.problem))
     if noisy is not None:
-        return standing, noisy
-    slower = [a for a in slower_than_parent(others, most) if a not in standing.slower]
+        return state, noisy
+    slower = [a for a in slower_than_parent(others, most) if a not in state.slower]
     if not slower:
-        return standing, None
+        return state, None
     said = f"{slower[0].words} measured slower than the parent that it lacks parts of"
-    return replace(standing, slower=standing.slower | {*slower}), said
+    return replace(state, slower=state.slower | {*slower}), said
 
 
 def _moved(problem: Problem, parent: Measurement | None) -> str | None:
@@ -253,71 +259,73 @@ def _moved(problem: Problem, parent: Measurement | None) -> str | None:
     return None if parent is None else parent_moved(then, parent)
 
 
-def _tail(steps: Steps, problem: Problem) -> int | None:
+def _tail(callbacks: SelectionCallbacks, problem: Problem) -> int | None:
     """The percentile whose tail has to be calm: none where ratios are judged."""
-    return None if steps.relative else problem.percentile
+    return None if callbacks.relative else problem.percentile
 
 
-def _marked(steps: Steps, standing: Standing, winner: Candidate, certificate: Certificate) -> Certificate:
+def _marked(
+    callbacks: SelectionCallbacks, state: SelectionState, winner: Candidate, certificate: Certificate
+) -> Certificate:
     """The certificate, which says so where the winner is much faster than asked and better ones might be inside."""
-    share, better = certificate.judged_ms / certificate.budget_ms, better_ones(standing, winner)
+    share, better = certificate.judged_ms / certificate.budget_ms, better_ones(state, winner)
     if share >= FAST or not better:
         return certificate
     said = (
         f"; it takes {share:.2f} of the budget, and {len(better)} that lose less are predicted inside it and were not "
         f"certified (the best: {better[0].architecture.words}): run it again on a quiet machine"
     )
-    steps.say(certificate.reason + said)
+    callbacks.say(certificate.reason + said)
     return replace(certificate, reason=certificate.reason + said)
 
 
-def _led_by(standing: Standing, winner: Candidate) -> SearchOutcome:
+def _led_by(state: SelectionState, winner: Candidate) -> SearchOutcome:
     """The outcome with this one first and those that were only predicted to be as good behind it."""
-    outcome, winner = standing.outcome, replace(winner, predicted_ms=standing.problem.ms(winner.architecture))
+    outcome, winner = state.outcome, replace(winner, predicted_ms=state.problem.ms(winner.architecture))
     others = tuple(c for c in outcome.ranked if c.architecture != winner.architecture)
     candidates = tuple(winner if c.architecture == winner.architecture else c for c in outcome.candidates)
     return replace(outcome, ranked=(winner, *others), candidates=candidates)
 
 
-def _again(steps: Steps, standing: Standing) -> Standing:
+def _again(callbacks: SelectionCallbacks, state: SelectionState) -> SelectionState:
     """Choose among what was evaluated; where nothing of it fits the corrected prediction any more, search on."""
-    problem, trials = standing.problem, standing.outcome.trials
-    if not any(problem.feasible(candidate.architecture) for candidate in standing.outcome.candidates):
+    problem, trials = state.problem, state.outcome.trials
+    if not any(problem.feasible(candidate.architecture) for candidate in state.outcome.candidates):
         trials += MORE_TRIALS
-    return _searched(steps, standing, replace(problem, trials=trials))
+    return _searched(callbacks, state, replace(problem, trials=trials))
 
 
-def _lower(steps: Steps, standing: Standing, aim_ms: float) -> Standing:
+def _lower(callbacks: SelectionCallbacks, state: SelectionState, aim_ms: float) -> SelectionState:
     """Aim lower and search on."""
-    problem = replace(standing.problem, budget_ms=aim_ms, trials=standing.outcome.trials + MORE_TRIALS)
-    return _searched(steps, standing, problem)
+    problem = replace(state.problem, budget_ms=aim_ms, trials=state.outcome.trials + MORE_TRIALS)
+    return _searched(callbacks, state, problem)
 
 
-def _searched(steps: Steps, standing: Standing, problem: Problem) -> Standing:
+def _searched(callbacks: SelectionCallbacks, state: SelectionState, problem: Problem) -> SelectionState:
     """Search; where nothing is predicted to reach what is aimed at, what was found before stands."""
-    standing = replace(standing, problem=problem, turns=standing.turns + 1)
+    state = replace(state, problem=problem, turns=state.turns + 1)
     try:
-        return replace(standing, outcome=steps.search(problem))
+        return replace(state, outcome=callbacks.search(problem))
     except NoFeasibleCandidate:
-        return standing
+        return state
 
 
-def _nothing(standing: Standing) -> NoFeasibleCandidate:
+def _nothing(state: SelectionState) -> NoFeasibleCandidate:
     """The error for a budget that nothing measured meets: what came nearest, in words and ms.
 
     Of certificates that were not given, else of what was measured.
     """
     words, closest_ms = "", None
-    if standing.set_aside:
-        nearest = min(standing.set_aside, key=_overshoot)
+    if state.set_aside:
+        nearest = min(state.set_aside, key=_overshoot)
         words, closest_ms = f"; the closest: {nearest.reason}", _overshoot(nearest) * nearest.budget_ms
     else:
-        measured = [(b[1], c) for c in standing.outcome.candidates if (b := standing.bounds_ms(c.architecture))]
+        measured = [(b[1], c) for c in state.outcome.candidates if (b := state.bounds_ms(c.architecture))]
         if measured:
             closest_ms, candidate = min(measured, key=lambda pair: pair[0])
             words = f"; the closest takes at most {closest_ms:.2f} ms ({candidate.architecture.words})"
-    said = f"no measured candidate meets {standing.budget_ms:.2f} ms (p{standing.problem.percentile}){words}"
-    return NoFeasibleCandidate(f"{said}; raise the budget", standing.budget_ms, closest_ms)
+    said = f"no measured candidate meets {state.budget_ms:.2f} ms (p{state.problem.percentile}){words}"
+    return NoFeasibleCandidate(f"{said}; raise the budget", state.budget_ms, closest_ms)
 
 
 def _overshoot(certificate: Certificate) -> float:

@@ -20,7 +20,7 @@ _TAIL = 90  # the percentile that a measurement must have samples for to be one,
 
 
 @dataclass(frozen=True)
-class Standing:
+class SelectionState:
     """How far the choice has come.
 
     Attributes:
@@ -93,7 +93,7 @@ class Standing:
         low, high = bounds
         return low <= self.accepted_ms < high and high - low > NARROW * (high + low)
 
-    def with_measured(self, measured: Profile) -> "Standing":
+    def with_measured(self, measured: Profile) -> "SelectionState":
         """With these in the latency model, joined to what was measured of them since the profile.
 
         The parent's record stays that of the profile.
@@ -114,54 +114,53 @@ class Standing:
         merged = model.profile.merge(replace(measured, records=renewed))
         return replace(self, problem=replace(self.problem, latency=model.renewed(merged)), beside=beside)
 
-    def without(self, certificate: Certificate) -> "Standing":
+    def without(self, certificate: Certificate) -> "SelectionState":
         """With the winner of a certificate that was not given set aside."""
         return replace(self, set_aside=(*self.set_aside, certificate))
 
-    def narrowed(self, share: float) -> "Standing":
+    def narrowed(self, share: float) -> "SelectionState":
         """With only that share of what was accepted accepted."""
         return replace(self, accepted=self.accepted * share)
 
 
-def contenders(standing: Standing, best: Candidate | None) -> list[Architecture]:
+def contenders(state: SelectionState, best: Candidate | None) -> list[Architecture]:
     """The candidates that may meet the budget and are better than the best measured one, best first.
 
     May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth an
     export, which may take a minute, and measuring it.
     """
-    problem = standing.problem
-    may = sorted((c for c in standing.outcome.candidates if standing.may_meet(c.architecture)), key=loss_of)
+    problem = state.problem
+    may = sorted((c for c in state.outcome.candidates if state.may_meet(c.architecture)), key=loss_of)
     judged = in_full(problem, statistically_tied(problem, may, MEASURED))
     enough = float("inf") if best is None else loss_of(best) - max(MATTERS * loss_of(best), LEAST)
     return [c.architecture for c in sorted(judged, key=loss_of) if loss_of(c) < enough][:MEASURED]
 
 
-def best_measured(standing: Standing) -> Candidate | None:
+def best_measured(state: SelectionState) -> Candidate | None:
     """The best candidate that was measured inside the budget, was not set aside, and is worth its pruning."""
-    problem, candidates = standing.problem, standing.outcome.candidates
+    problem, candidates = state.problem, state.outcome.candidates
     among = [c.architecture for c in candidates if allowed(problem, c.architecture)]
     profile = calibrated(problem).profile
     measured = [
         candidate
         for candidate in candidates
-        if standing.inside(candidate.architecture)
-        and faster_less_pruned(profile, candidate.architecture, among) is None
+        if state.inside(candidate.architecture) and faster_less_pruned(profile, candidate.architecture, among) is None
     ]
     judged = in_full(problem, statistically_tied(problem, sorted(measured, key=loss_of), MEASURED))
     return min(judged, key=loss_of, default=None)
 
 
-def better_ones(standing: Standing, winner: Candidate) -> list[Candidate]:
+def better_ones(state: SelectionState, winner: Candidate) -> list[Candidate]:
     """Candidates that lose less than the winner and may be inside the budget that was asked for, best first."""
     enough = loss_of(winner) - max(MATTERS * loss_of(winner), LEAST)
-    problem = standing.problem
+    problem = state.problem
     found = [
         candidate
-        for candidate in standing.outcome.candidates
+        for candidate in state.outcome.candidates
         if loss_of(candidate) < enough
         and candidate.architecture != problem.space.parent
         and allowed(problem, candidate.architecture)
-        and problem.ms(candidate.architecture) <= standing.budget_ms
+        and problem.ms(candidate.architecture) <= state.budget_ms
     ]
     return sorted(found, key=loss_of)
 

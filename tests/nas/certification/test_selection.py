@@ -16,10 +16,9 @@ from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
-from nas.certification import selection as choice
-from nas.certification import selection_state as standing
+from nas.certification import selection, selection_state
 from nas.certification.quiet_machine import noise
-from nas.certification.selection import Steps, choose_winner
+from nas.certification.selection import SelectionCallbacks, choose_winner
 from nas.certification.selection_state import calibrated, faster_less_pruned
 from nas.quality import Quality
 from nas.request.quantities import Budget
@@ -124,11 +123,11 @@ def milliseconds(ms: float) -> Budget:
     return Budget(f"{ms}ms", milliseconds=ms)
 
 
-def steps_of(device: Device, budget: Budget, folder: Path, **others: Any) -> Steps:
+def callbacks_of(device: Device, budget: Budget, folder: Path, **others: Any) -> SelectionCallbacks:
     """The world as that device; what is named is done by others."""
     file = folder / "model.onnx"
     file.write_bytes(b"")
-    return Steps(
+    return SelectionCallbacks(
         budget=budget, search=others.pop("search", device.search),
         measure=others.pop("measure", lambda problem, architectures: device.measure(architectures)),
         certify=others.pop("certify", partial(device.certify, budget=budget, file=file)),
@@ -153,7 +152,7 @@ def chosen(device: Device, folder: Path) -> tuple[Architecture, Architecture, fl
     budget = BUDGET_SHARE * model.predict(PARENT, 50).ms
     problem = problem_of(device, model, budget)
     naive = device.search(problem).winner.architecture
-    outcome, end, certificate = choose_winner(steps_of(device, milliseconds(budget), folder), problem)
+    outcome, end, certificate = choose_winner(callbacks_of(device, milliseconds(budget), folder), problem)
     assert certificate.certified
     assert certificate.architecture == outcome.winner.architecture == device.confirmed[-1]
     # The profile's parent ran on a machine that was faster or slower than nominal by this much.
@@ -193,13 +192,13 @@ def test_contenders_without_end_do_not_keep_a_measured_one_from_being_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Units explain so little here that everything might be quick enough; one contender is measured at a time."""
-    monkeypatch.setattr(standing, "MEASURED", 1)
+    monkeypatch.setattr(selection_state, "MEASURED", 1)
     for seed in range(6):
         device = Device(seed, odd=0.6)
         rounds: list[list[Architecture]] = []
         device.measure = partial(counted, device.measure, rounds)  # type: ignore[method-assign]
         winner, _, limit = chosen(device, tmp_path)
-        assert len(rounds) - 1 <= choice.ROUNDS - choice.LAST  # the first was the profile
+        assert len(rounds) - 1 <= selection.ROUNDS - selection.LAST  # the first was the profile
         assert device.true_p90(winner) <= limit
 
 
@@ -207,7 +206,7 @@ def test_where_all_lose_next_to_nothing_hardly_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same devices, every loss a ten-thousandth: what is inside the budget is not worth improving."""
-    monkeypatch.setattr(standing, "MEASURED", 1)
+    monkeypatch.setattr(selection_state, "MEASURED", 1)
 
     def measured(share: float) -> int:
         rounds: list[list[Architecture]] = []
@@ -275,7 +274,7 @@ def test_nothing_inside_the_budget_is_said_with_the_closest(tmp_path: Path) -> N
         return replace(given, verdict=Verdict.REFUSED, budget_ms=0.95 * given.judged_ms, profiled_parent_ms=None)
 
     with pytest.raises(NoFeasibleCandidate, match="the closest"):
-        choose_winner(steps_of(device, budget, tmp_path, certify=refuse), problem)
+        choose_winner(callbacks_of(device, budget, tmp_path, certify=refuse), problem)
     assert len(device.confirmed) >= 2  # it went on after the first refusal
     assert len(set(device.confirmed)) == len(device.confirmed)
 
@@ -288,9 +287,9 @@ def test_what_was_measured_under_another_key_is_never_mixed_in(tmp_path: Path) -
     def elsewhere(problem: Problem, architectures: list[Architecture]) -> Profile:
         return replace(device.measure(architectures), key=KEY | {"power_mode": "another"})
 
-    steps = steps_of(device, milliseconds(budget), tmp_path, measure=elsewhere)
+    callbacks = callbacks_of(device, milliseconds(budget), tmp_path, measure=elsewhere)
     with pytest.raises(ProfileMismatch, match="another"):
-        choose_winner(steps, problem_of(device, model, budget))
+        choose_winner(callbacks, problem_of(device, model, budget))
 
 
 def test_a_parent_that_is_refused_is_not_measured_for_ever(tmp_path: Path) -> None:
@@ -313,8 +312,8 @@ def test_a_parent_that_is_refused_is_not_measured_for_ever(tmp_path: Path) -> No
         asked.extend(architectures)
         return device.measure(architectures)
 
-    steps = steps_of(device, budget, tmp_path, certify=certify, measure=measure)
-    outcome, _, certificate = choose_winner(steps, problem_of(device, model, budget.resolve(0.0)))
+    callbacks = callbacks_of(device, budget, tmp_path, certify=certify, measure=measure)
+    outcome, _, certificate = choose_winner(callbacks, problem_of(device, model, budget.resolve(0.0)))
     assert certificate.certified
     assert outcome.winner.architecture != PARENT
     assert PARENT not in asked
@@ -333,7 +332,7 @@ def test_a_budget_that_little_reaches_is_searched_at_the_budget_itself(tmp_path:
         return replace(given, verdict=Verdict.CERTIFIED)
 
     problem = problem_of(device, model, budget.resolve(0.0))
-    outcome, _, _ = choose_winner(steps_of(device, budget, tmp_path, certify=certify), problem)
+    outcome, _, _ = choose_winner(callbacks_of(device, budget, tmp_path, certify=certify), problem)
     assert outcome.winner.architecture == fastest
 
 
@@ -348,7 +347,7 @@ def test_a_fraction_is_a_ratio_whatever_the_machine_does_to_both(tmp_path: Path)
     for seed in range(4):
         device = Device(seed, drift=0.05)
         problem, budget = half(device)
-        outcome, _, certificate = choose_winner(steps_of(device, budget, tmp_path), problem)
+        outcome, _, certificate = choose_winner(callbacks_of(device, budget, tmp_path), problem)
         assert certificate.certified
         share = device.median[outcome.winner.architecture] / device.median[PARENT]
         assert share <= 0.5 * 1.005
@@ -367,7 +366,7 @@ def test_a_bound_that_is_missed_by_spread_never_makes_the_winner_smaller(tmp_pat
         spread = tuple(ms * (0.9 if turn % 2 else 1.12) for turn, ms in enumerate(given.winner.samples_ms))
         return replace(given, winner=replace(given.winner, samples_ms=spread), verdict=Verdict.UNDECIDED)
 
-    outcome, _, certificate = choose_winner(steps_of(device, budget, tmp_path, certify=wide, wait=waits), problem)
+    outcome, _, certificate = choose_winner(callbacks_of(device, budget, tmp_path, certify=wide, wait=waits), problem)
     assert len(set(device.confirmed)) == 1  # the same one was measured again and again
     assert len(waits.reasons) == waits.most + 1
     assert certificate.verdict is Verdict.PREDICTED
@@ -385,8 +384,8 @@ def test_a_parent_that_moved_since_the_profile_is_profiled_again(tmp_path: Path)
         profiled.append(device.profile())
         return profiled[-1]
 
-    steps = steps_of(device, budget, tmp_path, profile=profile, say=said.append)
-    _, end, certificate = choose_winner(steps, problem)
+    callbacks = callbacks_of(device, budget, tmp_path, profile=profile, say=said.append)
+    _, end, certificate = choose_winner(callbacks, problem)
     assert certificate.certified
     assert len(profiled) == 1
     assert any("when it was profiled and takes" in line and "profiling again" in line for line in said)
@@ -407,7 +406,7 @@ def noisy_samples(device: Device) -> Callable[[Architecture, float, int], tuple[
 def test_noise_is_waited_for_and_ends_in_the_winner_of_a_quiet_machine(tmp_path: Path) -> None:
     quiet, device, waits = Device(7), Device(7), Waits(most=3)
     problem, budget = half(quiet)
-    expected, _, _ = choose_winner(steps_of(quiet, budget, tmp_path), problem)
+    expected, _, _ = choose_winner(callbacks_of(quiet, budget, tmp_path), problem)
     problem, budget = half(device)
     calm, device.samples = device.samples, noisy_samples(device)
 
@@ -416,7 +415,7 @@ def test_noise_is_waited_for_and_ends_in_the_winner_of_a_quiet_machine(tmp_path:
         if len(waits.reasons) == 2:
             device.samples = calm
 
-    found, _, certificate = choose_winner(steps_of(device, budget, tmp_path, wait=wait), problem)
+    found, _, certificate = choose_winner(callbacks_of(device, budget, tmp_path, wait=wait), problem)
     assert certificate.certified
     assert len(waits.reasons) == 2
     assert all("the parent's latency ranges over" in reason for reason in waits.reasons)
@@ -427,7 +426,7 @@ def test_noise_without_end_is_refused_and_what_was_found_stays_a_prediction(tmp_
     device = Device(8)
     problem, budget = half(device)
     device.samples = noisy_samples(device)  # type: ignore[method-assign]
-    outcome, _, certificate = choose_winner(steps_of(device, budget, tmp_path), problem)
+    outcome, _, certificate = choose_winner(callbacks_of(device, budget, tmp_path), problem)
     assert not certificate.certified
     assert "this machine is too busy to certify: the parent's latency ranges over" in certificate.reason
     assert device.confirmed == []
@@ -439,7 +438,7 @@ def test_a_profile_of_a_busy_machine_is_measured_again(tmp_path: Path) -> None:
     calm, device.samples = device.samples, noisy_samples(device)
     problem, budget = half(device)
     device.samples = calm
-    _, end, certificate = choose_winner(steps_of(device, budget, tmp_path, wait=waits), problem)
+    _, end, certificate = choose_winner(callbacks_of(device, budget, tmp_path, wait=waits), problem)
     assert certificate.certified
     assert waits.reasons == []  # the first time at once
     before, after = calibrated(problem).profile.of(PARENT), calibrated(end).profile.of(PARENT)
@@ -464,7 +463,7 @@ def test_a_winner_that_is_much_faster_than_asked_is_marked(tmp_path: Path) -> No
         found = device.search(problem)
         return replace(found, candidates=tuple(c for c in found.candidates if c.architecture in four))
 
-    _, _, certificate = choose_winner(steps_of(device, budget, tmp_path, certify=certify, search=search), problem)
+    _, _, certificate = choose_winner(callbacks_of(device, budget, tmp_path, certify=certify, search=search), problem)
     assert certificate.architecture == quickest
     assert certificate.certified
     assert "of the budget, and 2 that lose less are predicted inside it and were not certified" in certificate.reason
@@ -481,5 +480,5 @@ def test_a_budget_that_no_noise_explains_is_refused_without_waiting(tmp_path: Pa
     budget = milliseconds(0.01)
     problem = problem_of(device, CalibratedModel(device.profile()), 0.01)
     with pytest.raises(NoFeasibleCandidate, match="none"):
-        choose_winner(steps_of(device, budget, tmp_path, search=search, wait=waits), problem)
+        choose_winner(callbacks_of(device, budget, tmp_path, search=search, wait=waits), problem)
     assert waits.reasons == []

@@ -17,7 +17,7 @@ from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
-from nas.certification.selection import Steps, choose_winner
+from nas.certification.selection import SelectionCallbacks, choose_winner
 from nas.quality.quality import Quality
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, judge
@@ -332,7 +332,9 @@ def test_what_is_certified_where_a_fixed_schedule_is_fast_enough_has_the_schedul
     def never(*_: object) -> None:
         raise AssertionError("nothing is left to measure")
 
-    steps = Steps(Budget.parse("50ms"), run_search, never, certify, never, never, never, lambda text: None)
-    outcome, _, certificate = choose_winner(steps, problem(space, Landscape(0), 50.0, model))
+    callbacks = SelectionCallbacks(
+        Budget.parse("50ms"), run_search, never, certify, never, never, never, lambda text: None
+    )
+    outcome, _, certificate = choose_winner(callbacks, problem(space, Landscape(0), 50.0, model))
     assert certificate.certified
     assert certified == [outcome.winner.architecture] == [space.start]
