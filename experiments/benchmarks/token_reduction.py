@@ -30,7 +30,7 @@ from tokens.report import report
 
 from latency_models.run_plan import measure_files
 from latency_models.targets import HOST, find_target
-from nas.certification.run import Finals
+from nas.certification.run import CertificationRun
 from nas.export.onnx_export import workload_inputs
 from nas.pipeline.run import rungs
 from nas.profiling.device import ThisMachine
@@ -107,8 +107,8 @@ def ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, Any]:
         for share, budget_ms in levels.items():
             try:
                 at = replace(study, budget_ms=budget_ms)
-                play = (run_search(at), at, None) if predicted else finals(bench, share, Path(folder)).play(at)
-                outcome, corrected, _ = play
+                found = (run_search(at), at, None) if predicted else certification(bench, share, Path(folder)).run(at)
+                outcome, corrected, _ = found
             except NoFeasibleCandidate as error:
                 print(error, file=sys.stderr)
                 continue
@@ -117,12 +117,12 @@ def ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, Any]:
     return {"cells": cells, "seconds": round(time.perf_counter() - began, 1)}
 
 
-def finals(bench: Bench, share: float, folder: Path) -> Finals:
-    """The finals of a search for a share of the parent's median on this machine."""
+def certification(bench: Bench, share: float, folder: Path) -> CertificationRun:
+    """The certification run of a search for a share of the parent's median on this machine."""
     subject, workload, progress = bench.subject, bench.case.workload, Silent()
     request = SearchRequest(HOST, Budget(f"{share:g}x", fraction=share), folder, percentile=MEDIAN)
     device = ThisMachine(subject, bench.export, workload, progress)
-    return Finals(request, subject, find_target(HOST), workload, bench.export, device, progress)
+    return CertificationRun(request, subject, find_target(HOST), workload, bench.export, device, progress)
 
 
 def by_method(bench: Bench, method: TokenMethod) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The finals of a search: contenders and winner exported and measured, on the target where it can be.
+"""The certification run: candidates and winner exported and measured, on the target where it can be.
 
 Where the target cannot be measured the search's winner stands, its file is compared with the parent's on this machine,
 and the certificate says that the budget was predicted.
@@ -42,7 +42,7 @@ _WORDS = 16
 
 
 @dataclass(frozen=True)
-class Finals:
+class CertificationRun:
     """What certifying needs to know; `device` is None where the target cannot be measured."""
 
     request: SearchRequest
@@ -53,7 +53,7 @@ class Finals:
     device: Device | None
     progress: Progress
 
-    def play(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
+    def run(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
         """The outcome, the problem with its latency model corrected by what was measured, and the certificate.
 
         Raises:

@@ -8,7 +8,7 @@ from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
 from latency_models.terms import model_work
 from latency_models.workload import Workload
-from nas.certification.run import Finals
+from nas.certification.run import CertificationRun
 from nas.data.documents import SPLITS
 from nas.execution.cluster import Cluster, resources_offered
 from nas.execution.device_node import Node
@@ -227,8 +227,10 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
     scorer = context.scorer
     problem = _problem(context, redundancy)
     progress.message(in_words(saved_ms(problem), problem.ms(problem.space.parent)))
-    finals = Finals(request, subject, context.target, context.workload, context.export, context.device, progress)
-    outcome, problem, certificate = finals.play(problem)
+    certification = CertificationRun(
+        request, subject, context.target, context.workload, context.export, context.device, progress
+    )
+    outcome, problem, certificate = certification.run(problem)
     if request.pareto:
         with progress.stage("judging the front on all items"):
             outcome = with_whole_front(problem, outcome)

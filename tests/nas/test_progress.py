@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas.certification.run import Finals
+from nas.certification.run import CertificationRun
 from nas.cli import console
 from nas.cli.console import LineProgress, time_left
 from nas.progress import Phases, Silent, Timed, told
@@ -123,8 +123,8 @@ def test_a_search_says_what_it_does_before_its_trials(tmp_path: Path) -> None:
     from test_search import Landscape, problem
 
     noted = Noted()
-    finals = Finals(None, None, None, None, None, None, noted)
-    finals.search(problem(tmp_path, Landscape(0), 9.0, trials=20))
+    certification = CertificationRun(None, None, None, None, None, None, noted)
+    certification.search(problem(tmp_path, Landscape(0), 9.0, trials=20))
     begun = [said.partition(" of ")[0] for said in noted.said if said.startswith("searching: ")]
     assert begun == [
         "searching: scoring each part alone", "searching: dropping one part after another",

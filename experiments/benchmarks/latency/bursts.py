@@ -28,7 +28,7 @@ from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.certification import run as finalists
-from nas.certification.run import Finals
+from nas.certification.run import CertificationRun
 from nas.certification.selection import AIM
 from nas.profiling.device import Effort
 from nas.progress import Silent
@@ -227,8 +227,8 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
         budget = Budget.parse(f"{FRACTION}x" if fraction else f"{asked_ms:.6f}ms")
         request = SearchRequest("host", budget, Path(folder), percentile=PERCENTILE)
         subject: Any = SimpleNamespace(model=None, anatomy=None, shape=SHAPE)
-        finals = Finals(request, subject, find_target("host"), HERE, None, device, Silent())  # type: ignore[arg-type]
-        finals.wait.now, finals.wait.sleep = (lambda: device.machine.s), device.machine.rest
+        certification = CertificationRun(request, subject, find_target("host"), HERE, None, device, Silent())  # type: ignore[arg-type]
+        certification.wait.now, certification.wait.sleep = (lambda: device.machine.s), device.machine.rest
         problem = Problem(
             space=Space.dropping(DEPTH, UNITS),
             evaluate=lambda a, items: Quality("kl", device.loss[a], False, "validation", 0),
@@ -236,7 +236,7 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
             redundancy=None, storage="",
         )  # type: ignore[arg-type]  # fmt: skip
         try:
-            _, _, certificate = finals.play(problem)
+            _, _, certificate = certification.run(problem)
         except NasError as error:
             end = "nothing" if isinstance(error, NoFeasibleCandidate) else "busy, nothing"
             return Found(load, end, math.nan, math.nan, (device.machine.s - began_s) / 60)
@@ -250,7 +250,7 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
 
 @contextmanager
 def _made_up(device: Device) -> Iterator[None]:
-    """The finals with architectures in place of models."""
+    """The certification run with architectures in place of models."""
     with (
         patch.object(finalists, "prune", lambda model, architecture, anatomy: architecture),
         patch.object(finalists, "run_search", device.search),

@@ -10,7 +10,7 @@ from families import build
 
 from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
-from nas.certification.run import Finals
+from nas.certification.run import CertificationRun
 from nas.export.form import Form
 from nas.export.onnx_export import workload_inputs
 from nas.parent.shape import shape_of
@@ -99,7 +99,7 @@ def test_where_a_target_is_far_away_this_machine_compares_prompts_with_room_for_
     model = build(family)
     subject = SimpleNamespace(shape=shape_of(model, read_anatomy(model)), model=model)
     workload = Workload.parse(asked)
-    small = Finals(None, subject, None, workload, None, None, None)._small()
+    small = CertificationRun(None, subject, None, workload, None, None, None)._small()
     assert (small.batch, small.phase) == (1, workload.phase)
     given = workload_inputs(model, small)
     images = int((given["input_ids"][0] == getattr(model.config, "image_token_id", -1)).sum())

@@ -9,7 +9,7 @@ from families import build
 
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas.certification.run import Finals
+from nas.certification.run import CertificationRun
 from nas.export.onnx_export import workload_inputs
 from nas.parent.shape import shape_of
 from nas.pipeline.run import say_what_fits
@@ -82,7 +82,7 @@ def test_rotary_positions_do_not_end() -> None:
 @pytest.mark.parametrize("asked", ["forward:batch=1,seq=64", "prefill:batch=1,seq=32", "decode:batch=1,past=8"])
 def test_what_this_machine_compares_for_a_target_that_is_far_away_fits_too(asked: str, tmp_path: Path) -> None:
     request = SimpleNamespace(time_limit_s=None)
-    small = Finals(request, subject_of("gpt2"), None, Workload.parse(asked), None, None, None)._small()
+    small = CertificationRun(request, subject_of("gpt2"), None, Workload.parse(asked), None, None, None)._small()
     assert small.past + small.sequence <= 64
 
 
