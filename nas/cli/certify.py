@@ -41,17 +41,17 @@ def certify(
     from latency_models.targets import find_target
     from nas.cli.summary import print_summary
     from nas.pipeline.run import run
-    from nas.profiling.ssh import Account
+    from nas.profiling.ssh import SshTarget
     from nas.request.search_request import SearchRequest
     from search_spaces.errors import Interrupted, UsageError
 
     request = SearchRequest.load(folder)
     target = find_target(request.target)
-    account = None if host is None else Account(host, python, port, ssh_config)
-    if account is None and not target.is_host:
+    ssh_target = None if host is None else SshTarget(host, python, port, ssh_config)
+    if ssh_target is None and not target.is_host:
         raise UsageError(f"target {target.name} cannot be measured from here; give --host user@device")
     try:
-        result = run(request, progress, account)
+        result = run(request, progress, ssh_target)
     except KeyboardInterrupt:
         raise Interrupted(shlex.join(["nas", "certify", str(folder)])) from None
     console.emit_json(result.to_json()) if json else print_summary(result, request.out)

@@ -87,7 +87,7 @@ def profile(
     from nas.profiling.kit import SECONDS as KIT_SECONDS
     from nas.profiling.kit import Kit
     from nas.profiling.latency_model import ParentExport, host_profile
-    from nas.profiling.ssh import Account, profile_there
+    from nas.profiling.ssh import SshTarget, profile_there
     from nas.request.choices import check_tokens
     from nas.storage.disk_errors import check_folder
     from nas.tokens.profiled_schedules import profiled
@@ -95,8 +95,8 @@ def profile(
 
     found, wanted = find_target(target), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
-    account = None if host is None else Account(host, python, port, ssh_config)
-    if account is None and not found.is_host:
+    ssh_target = None if host is None else SshTarget(host, python, port, ssh_config)
+    if ssh_target is None and not found.is_host:
         raise UsageError(
             f"target {found.name} cannot be measured from here; give --host user@device, or take it a kit "
             f"(nas profile kit --target {target} -o kit.zip)"
@@ -105,12 +105,12 @@ def profile(
         check_folder(out, "--out")
     subject = load_parent_model(model, data, trust_remote_code)
     chosen, space = profiled(subject, found, wanted, reducing, progress)
-    if account is None:
+    if ssh_target is None:
         export = ParentExport(subject, progress, chosen.phase)
         measured = host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
     else:
         kit = Kit(subject, found, chosen, seconds or KIT_SECONDS, space=space)
-        measured = profile_there(kit, account, progress)
+        measured = profile_there(kit, ssh_target, progress)
     file = (out or Path("nas-results") / f"{Path(subject.id).name}-profile") / "profile.json"
     measured.save(file)
     _show(measured, subject.id, file, json)

@@ -8,7 +8,7 @@ import typer
 from nas.cli import options
 
 if TYPE_CHECKING:
-    from nas.profiling.target_report import TargetAccount
+    from nas.profiling.target_report import TargetReport
 
 _HELP = """List the targets: this machine, and devices known from their data sheets.
 
@@ -101,34 +101,34 @@ def show(
     from latency_models.targets import find_target
     from latency_models.workload import Workload
     from nas.cli import console
-    from nas.profiling.target_report import account_of_profile, account_of_subject
+    from nas.profiling.target_report import report_profile, report_target
 
     target, wanted = find_target(name), None if workload is None else Workload.parse(workload)
     if profile is not None:
-        account = account_of_profile(target, profile, wanted, model, trust_remote_code)
+        report = report_profile(target, profile, wanted, model, trust_remote_code)
     else:
-        account = account_of_subject(target, model, wanted, trust_remote_code)
+        report = report_target(target, model, wanted, trust_remote_code)
     if figure is not None:
-        account.draw(figure)
+        report.draw(figure)
     if json:
-        console.emit_json(account.to_json())
+        console.emit_json(report.to_json())
         return
-    _print(account)
+    _print(report)
 
 
-def _print(account: "TargetAccount") -> None:
+def _print(report: "TargetReport") -> None:
     from rich.table import Table
 
     from nas.cli import console
 
-    table = Table(title=account.title, caption=account.caption, title_justify="left", caption_justify="left")
+    table = Table(title=report.title, caption=report.caption, title_justify="left", caption_justify="left")
     table.add_column("term")
     for heading in ("units", "ms of one", "ms in the parent", "TFLOP/s", "GB/s"):
         table.add_column(heading, justify="right")
     table.add_column("bound by")
-    for rate in account.rates:
+    for rate in report.rates:
         numbers = ["" if value is None else f"{value:.3g}" for value in (rate.tflops, rate.gb_s)]
         whole = f"{rate.ms * rate.units:.3f}"
         table.add_row(rate.term, str(rate.units), f"{rate.ms:.4f}", whole, *numbers, rate.roof or "")
     console.emit_table(table)
-    console.emit_text("\n".join(f"{name:<12}{text}" for name, text in account.lines()))
+    console.emit_text("\n".join(f"{name:<12}{text}" for name, text in report.lines()))

@@ -24,7 +24,7 @@ from nas.profiling.device import Device, RemoteDevice, ThisMachine
 from nas.profiling.kit import Kit
 from nas.profiling.latency_model import ParentExport, default_workload, latency_model, workload_for
 from nas.profiling.profile_store import device_model
-from nas.profiling.ssh import Carrier, profile_there
+from nas.profiling.ssh import Transport, profile_there
 from nas.progress import Phases, Progress, Timed, told
 from nas.quality import Evaluator
 from nas.quality.evaluations import Evaluations, evaluations_for
@@ -86,11 +86,11 @@ class SearchContext:
     scorer: Scorer
 
 
-def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None = None) -> SearchContext:
+def prepare(request: SearchRequest, progress: Progress, transport: Transport | None = None) -> SearchContext:
     """Load the parent, get the latency model, resolve the budget.
 
     Args:
-        carrier: to the target, where it is at hand; it is profiled first where it was not yet.
+        transport: to the target, where it is at hand; it is profiled first where it was not yet.
 
     Raises:
         NasError: any of its kinds, for what the user gave.
@@ -113,10 +113,10 @@ def prepare(request: SearchRequest, progress: Progress, carrier: Carrier | None 
     if request.tokens == SEARCH:
         fraction = request.budget.fraction
         space = with_best_reduction(space, subject, target, export, workload, scorer, fraction, progress)
-    device = _device(subject, target, workload, export, carrier or _node(request, target), progress, space)
+    device = _device(subject, target, workload, export, transport or _node(request, target), progress, space)
     latency = latency_model(subject, target, workload, export, progress, space)
     if isinstance(device, RemoteDevice) and not latency.measured:
-        latency = device_model(profile_there(device.kit, device.carrier, progress))
+        latency = device_model(profile_there(device.kit, device.transport, progress))
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
     budget = request.budget.resolve(parent_ms)
     p = request.percentile
@@ -159,20 +159,20 @@ def say_what_fits(
 
 
 def _device(
-    subject: ParentModel, target: Target, workload: Workload, export: ParentExport, carrier: Carrier | None,
+    subject: ParentModel, target: Target, workload: Workload, export: ParentExport, transport: Transport | None,
     progress: Progress, space: Space,
 ) -> Device | None:  # fmt: skip
     """Where the target is measured, if it can be.
 
     Raises:
-        UsageError: a carrier for this machine, or for a target that no graphs are made for.
+        UsageError: a transport for this machine, or for a target that no graphs are made for.
     """
-    if carrier is not None:
-        return RemoteDevice(Kit(subject, target, workload, space=space), carrier, progress)
+    if transport is not None:
+        return RemoteDevice(Kit(subject, target, workload, space=space), transport, progress)
     return ThisMachine(subject, export, workload, progress, space) if target.is_host else None
 
 
-def _node(request: SearchRequest, target: Target) -> Carrier | None:
+def _node(request: SearchRequest, target: Target) -> Transport | None:
     """A node of the cluster that has the target, under its own name or the one that was asked for."""
     if cluster_of(request) is None or target.is_host:
         return None
@@ -181,11 +181,11 @@ def _node(request: SearchRequest, target: Target) -> Carrier | None:
     return Node(names[0]) if names else None
 
 
-def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = None) -> Result:
+def run(request: SearchRequest, progress: Progress, transport: Transport | None = None) -> Result:
     """The whole road; the result folder is complete when it returns.
 
     Args:
-        carrier: to the target, for one that is not this machine; None asks the cluster for a node that has it.
+        transport: to the target, for one that is not this machine; None asks the cluster for a node that has it.
 
     Raises:
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
@@ -193,7 +193,7 @@ def run(request: SearchRequest, progress: Progress, carrier: Carrier | None = No
     """
     request, timed = _as_begun(request), Timed(progress)
     _check_places(request)
-    context = prepare(request, timed, carrier)
+    context = prepare(request, timed, transport)
     weights = sum(each.numel() * each.element_size() for each in context.subject.model.parameters())
     scarce = check_room(request.out, weights)
     if scarce:

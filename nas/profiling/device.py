@@ -20,7 +20,7 @@ from nas.profiling.host import measure_architectures
 from nas.profiling.kit import Kit, export_for_target, inputs_of, pack
 from nas.profiling.latency_model import ParentExport, host_profile
 from nas.profiling.profile_store import check_profile
-from nas.profiling.ssh import Carrier, profile_there
+from nas.profiling.ssh import Transport, profile_there
 from nas.progress import Progress, timed_stage
 from pruning.surgery.prune import architecture_of
 from search_spaces.architecture import Architecture
@@ -120,12 +120,12 @@ class RemoteDevice:
     """A device that kits are carried to. Contenders go without their weights, the winner as it will be deployed."""
 
     kit: Kit
-    carrier: Carrier
+    transport: Transport
     progress: Progress
 
     def profile(self) -> Profile:
         """The kit that was first taken there, once more."""
-        return profile_there(self.kit, self.carrier, self.progress)
+        return profile_there(self.kit, self.transport, self.progress)
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """A kit of these architectures."""
@@ -180,6 +180,6 @@ class RemoteDevice:
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
             packed = Path(name) / "kit.zip"
             pack(folder, packed)
-            document = self.carrier.run(packed, self.progress)
+            document = self.transport.run(packed, self.progress)
         (folder / PROFILE).write_bytes(document)
         return folder / PROFILE

@@ -29,7 +29,7 @@ _ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4", "-o", "
 
 
 @dataclass(frozen=True)
-class Account:
+class SshTarget:
     """An account on a device that `ssh` reaches.
 
     Attributes:
@@ -70,7 +70,7 @@ class Account:
             ) from None
 
 
-class Carrier(Protocol):
+class Transport(Protocol):
     """Takes kits to a device, and brings back what they measured."""
 
     def run(self, kit: Path, progress: Progress) -> bytes:
@@ -81,20 +81,20 @@ class Carrier(Protocol):
         """
 
 
-def profile_there(kit: Kit, carrier: Carrier, progress: Progress) -> Profile:
+def profile_there(kit: Kit, transport: Transport, progress: Progress) -> Profile:
     """Measure a kit on its device and keep the profile for searches for that device.
 
     Raises:
-        MeasurementError: as `Carrier.run`, or the profile that came back cannot be used.
+        MeasurementError: as `Transport.run`, or the profile that came back cannot be used.
     """
-    document = carrier.run(kit.build(progress), progress)
+    document = transport.run(kit.build(progress), progress)
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         path = Path(name) / PROFILE
         path.write_bytes(document)
         return import_profile(path, kit.subject, kit.target, kit.workload)[0]
 
 
-def run_kit(kit: Path, account: Account, progress: Progress) -> bytes:
+def run_kit(kit: Path, ssh_target: SshTarget, progress: Progress) -> bytes:
     """Run a kit on a device and fetch what it wrote.
 
     Args:
@@ -108,9 +108,9 @@ def run_kit(kit: Path, account: Account, progress: Progress) -> bytes:
             measured until then is kept on the device, and the next call goes on from it.
     """
     folder = f"{_FOLDER}/{hashlib.sha256(kit.read_bytes()).hexdigest()[:16]}"
-    with progress.stage(f"copying the kit to {account.host}"):
-        _copy(kit, account, folder)
-    with progress.stage(f"measuring on {account.host}", total=100) as stage:
+    with progress.stage(f"copying the kit to {ssh_target.host}"):
+        _copy(kit, ssh_target, folder)
+    with progress.stage(f"measuring on {ssh_target.host}", total=100) as stage:
         done = 0.0
 
         def on_step(share: float, message: str) -> None:
@@ -118,37 +118,37 @@ def run_kit(kit: Path, account: Account, progress: Progress) -> bytes:
             stage.advance(100 * share - done, message)
             done = 100 * share
 
-        _run(account, folder, on_step)
-    document = _output(account, f"cat {folder}/{PROFILE}")
-    _output(account, f"rm -rf {folder}")
+        _run(ssh_target, folder, on_step)
+    document = _output(ssh_target, f"cat {folder}/{PROFILE}")
+    _output(ssh_target, f"rm -rf {folder}")
     return document
 
 
-def _copy(kit: Path, account: Account, folder: str) -> None:
+def _copy(kit: Path, ssh_target: SshTarget, folder: str) -> None:
     """Unpack the kit there unless it is there already; a copy that was cut off does not count."""
-    there = _output(account, f"mkdir -p {folder} && if test -f {folder}/complete; then echo there; fi")
+    there = _output(ssh_target, f"mkdir -p {folder} && if test -f {folder}/complete; then echo there; fi")
     if there.split() == [b"there"]:
         return
-    python = shlex.quote(account.python)
+    python = shlex.quote(ssh_target.python)
     with kit.open("rb") as content:
         _output(
-            account,
+            ssh_target,
             f"cd {folder} && cat > kit.zip && {python} -m zipfile -e kit.zip . && rm kit.zip && touch complete",
             content,
         )
 
 
-def _run(account: Account, folder: str, on_step: Callable[[float, str], None]) -> None:
+def _run(ssh_target: SshTarget, folder: str, on_step: Callable[[float, str], None]) -> None:
     """Run the kit and pass on what it says of itself: the share that is done, and a message.
 
     `--tied` ends the run there with its connection. Where the network went away without a word it goes on for a while,
     so its number is kept, and the next run ends it first: two at a time would measure each other.
     """
     earlier = 'pid=$(cat run.pid 2>/dev/null) && grep -q run.py "/proc/$pid/cmdline" 2>/dev/null && kill "$pid"'
-    run = f"exec {shlex.quote(account.python)} run.py --json --tied"
+    run = f"exec {shlex.quote(ssh_target.python)} run.py --json --tied"
     script = f"cd {folder} || exit 1; {earlier}; echo $$ > run.pid; {run}"
     with tempfile.TemporaryFile() as errors:
-        with account.start(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
+        with ssh_target.start(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
             assert process.stdout is not None
             try:
                 for line in process.stdout:
@@ -157,7 +157,7 @@ def _run(account: Account, folder: str, on_step: Callable[[float, str], None]) -
             except BaseException:  # the person stopped: with the connection the run there ends
                 process.terminate()
                 raise
-        _check(process.returncode, account, errors)
+        _check(process.returncode, ssh_target, errors)
 
 
 def _steps(line: bytes) -> list[tuple[float, str]]:
@@ -169,24 +169,26 @@ def _steps(line: bytes) -> list[tuple[float, str]]:
         return []
 
 
-def _output(account: Account, script: str, content: IO[bytes] | None = None) -> bytes:
+def _output(ssh_target: SshTarget, script: str, content: IO[bytes] | None = None) -> bytes:
     """What a script that must succeed writes there."""
     with tempfile.TemporaryFile() as errors:
-        process = account.start(script, stdin=content or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+        process = ssh_target.start(script, stdin=content or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         output, _ = process.communicate()
-        _check(process.returncode, account, errors)
+        _check(process.returncode, ssh_target, errors)
     return output
 
 
-def _check(status: int, account: Account, errors: IO[bytes]) -> None:
+def _check(status: int, ssh_target: SshTarget, errors: IO[bytes]) -> None:
     if status == 0:
         return
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines() or [f"exit status {status}"]
     if status == _CUT_OFF:
         raise MeasurementError(
-            f"no connection to {account.host} ({lines[-1]}); what was measured there is kept: "
+            f"no connection to {ssh_target.host} ({lines[-1]}); what was measured there is kept: "
             "run the same command again to go on"
         )
     said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)] or lines
-    raise MeasurementError(f"{account.host}: {said[-1]} (python there: {account.python}; choose another with --python)")
+    raise MeasurementError(
+        f"{ssh_target.host}: {said[-1]} (python there: {ssh_target.python}; choose another with --python)"
+    )

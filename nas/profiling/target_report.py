@@ -24,7 +24,7 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class TargetAccount:
+class TargetReport:
     """The latency model of a target in words and numbers.
 
     Attributes:
@@ -126,13 +126,13 @@ class TargetAccount:
         prediction_figure(list(regression.left_out), list(regression.measured), path, title=self.title, words=words)
 
 
-def account_of_profile(
+def report_profile(
     target: Target,
     path: Path,
     workload: Workload | None = None,
     model: str | None = None,
     trust_remote_code: bool = False,
-) -> TargetAccount:
+) -> TargetReport:
     """From what was measured.
 
     Args:
@@ -149,22 +149,22 @@ def account_of_profile(
 
         subject = load_parent_model(model, None, trust_remote_code)
     check_profile(profile, path, subject, target, workload or profile.workload)
-    return _account_of(target, profile)
+    return _report_of(target, profile)
 
 
-def _account_of(target: Target, profile: Profile) -> TargetAccount:
+def _report_of(target: Target, profile: Profile) -> TargetReport:
     model = CalibratedModel(profile)
     parent = Architecture.parent(profile.shape.depth)
-    return TargetAccount(
+    return TargetReport(
         target, profile.workload, rates(model.terms, model.term_ms, target), model.predict(parent).ms,
         memory(profile.shape, parent, profile.workload, target.bytes_per_element), model, validate(model.regression),
         EnergyModel(profile).joules(parent) if has_energy(profile) else None,
     )  # fmt: skip
 
 
-def account_of_subject(
+def report_target(
     target: Target, model: str | None, workload: Workload | None, trust_remote_code: bool = False
-) -> TargetAccount:
+) -> TargetReport:
     """From the profile of this machine that is kept for a model, or from the data sheet of a device.
 
     Raises:
@@ -176,7 +176,7 @@ def account_of_subject(
     subject = load_parent_model(model, None, trust_remote_code)
     chosen = workload or default_workload(subject, target)
     if not target.is_host:
-        return _account_of_sheet(target, subject.shape, chosen)
+        return _report_datasheet(target, subject.shape, chosen)
     path = profile_path(subject, chosen)
     if not path.exists():
         again = [
@@ -194,10 +194,10 @@ def account_of_subject(
         )
     profile = Profile.load(path)
     check_profile(profile, path, subject, target, chosen)
-    return _account_of(target, profile)
+    return _report_of(target, profile)
 
 
-def _account_of_sheet(target: Target, shape: ModelShape, workload: Workload) -> TargetAccount:
+def _report_datasheet(target: Target, shape: ModelShape, workload: Workload) -> TargetReport:
     model, terms, parent = (
         DataSheetModel(target, shape, workload),
         Terms(shape, workload),
@@ -206,4 +206,4 @@ def _account_of_sheet(target: Target, shape: ModelShape, workload: Workload) -> 
     milliseconds = {"constant": model.work_ms(stem_work(shape, workload))}
     milliseconds |= {name: model.unit_ms(units[0]) for name, units in terms.classes.items()}
     held = memory(shape, parent, workload, target.bytes_per_element)
-    return TargetAccount(target, workload, rates(terms, milliseconds, target), model.predict(parent).ms, held)
+    return TargetReport(target, workload, rates(terms, milliseconds, target), model.predict(parent).ms, held)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.profiling.ssh import Account
+from nas.profiling.ssh import SshTarget
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd that is started by root wants this folder, an unprivileged one does not
@@ -23,7 +23,7 @@ needs_sshd = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshTarget]:
     """An sshd of this account on a free port, with keys and known hosts of its own; the account's home is a folder."""
     folder = tmp_path_factory.mktemp("sshd")
     for name in ("host", "person"):
@@ -49,7 +49,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     server = subprocess.Popen([SSHD, "-D", "-f", folder / "sshd_config", "-E", folder / "log"])
     try:
         _await(port, server, folder / "log")
-        yield Account("board", python=sys.executable, config=folder / "ssh_config")
+        yield SshTarget("board", python=sys.executable, config=folder / "ssh_config")
     finally:
         server.terminate()
         server.wait(10)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from latency_models.workload import Workload
 from nas.cli.app import app
 from nas.pipeline.run import run
-from nas.profiling.ssh import Account
+from nas.profiling.ssh import SshTarget
 from nas.progress import Silent
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
@@ -39,7 +39,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> SearchRequest:
 @pytest.mark.slow
 @needs_sshd
 def test_a_predicted_winner_is_certified_on_its_device(
-    searched: SearchRequest, loopback: Account, monkeypatch: pytest.MonkeyPatch
+    searched: SearchRequest, loopback: SshTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NAS_CACHE", str(searched.out.parent / "cache"))
     result = run(searched, Silent(), loopback)
@@ -76,7 +76,7 @@ def test_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
 
 def test_a_host_for_this_machine_is_refused(searched_here: SearchRequest) -> None:
     with pytest.raises(UsageError, match="is this machine"):
-        run(searched_here, Silent(), Account("user@device"))
+        run(searched_here, Silent(), SshTarget("user@device"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from latency_models.targets import find_target
 from latency_models.terms import Terms
 from latency_models.workload import Phase, Workload
 from nas.cli.app import app
-from nas.profiling.target_report import account_of_profile, account_of_subject
+from nas.profiling.target_report import report_profile, report_target
 from search_spaces.errors import MeasurementError, NasError, ProfileMismatch, UsageError
 
 FROZEN = Path(__file__).parents[2] / "latency_models" / "frozen"
@@ -75,19 +75,19 @@ def test_a_data_sheet_is_told_with_its_peaks_and_its_caveat() -> None:
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     file = FROZEN / "profile-2.json"
     with pytest.raises(ProfileMismatch, match="name that target"):
-        account_of_profile(find_target("l4"), file)
+        report_profile(find_target("l4"), file)
     with pytest.raises(ProfileMismatch, match="leave --workload out"):
-        account_of_profile(ORIN, file, Workload(Phase.FORWARD, 9, 9))
+        report_profile(ORIN, file, Workload(Phase.FORWARD, 9, 9))
     with pytest.raises(MeasurementError, match="does not exist"):
-        account_of_profile(ORIN, tmp_path / "nothing.json")
+        report_profile(ORIN, tmp_path / "nothing.json")
     few = Profile.load(file)
     replace(few, records=few.records[:2]).save(tmp_path / "few.json")
     with pytest.raises(MeasurementError, match="measure again"):
-        account_of_profile(ORIN, tmp_path / "few.json")
+        report_profile(ORIN, tmp_path / "few.json")
     with pytest.raises(UsageError, match="--profile"):
-        account_of_subject(ORIN, None, None).draw(tmp_path / "figure.png")
+        report_target(ORIN, None, None).draw(tmp_path / "figure.png")
     with pytest.raises(NasError, match="nas profile"):
-        account_of_subject(find_target("host"), None, None)  # the tests' cache holds no profile
+        report_target(find_target("host"), None, None)  # the tests' cache holds no profile
 
 
 def test_the_list_of_targets_is_as_it_was() -> None:

@@ -19,7 +19,7 @@ from latency_models.workload import Workload
 from nas.parent.parent import load_parent_model
 from nas.profiling.kit import Kit
 from nas.profiling.latency_model import ParentExport, latency_model
-from nas.profiling.ssh import Account, profile_there
+from nas.profiling.ssh import SshTarget, profile_there
 from nas.progress import Silent
 from pruning.checkpoint import save
 
@@ -52,10 +52,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_sshd
-def test_one_step_over_ssh_with_nothing_but_onnx_runtime_there(loopback: Account, bare: Path, kit: Kit) -> None:
+def test_one_step_over_ssh_with_nothing_but_onnx_runtime_there(loopback: SshTarget, bare: Path, kit: Kit) -> None:
     refused = subprocess.run([bare, "-c", "import torch"], capture_output=True, text=True, check=False)
     assert "No module named" in refused.stderr
-    profile = profile_there(kit, Account(loopback.host, str(bare), config=loopback.config), Silent())
+    profile = profile_there(kit, SshTarget(loopback.host, str(bare), config=loopback.config), Silent())
     assert profile.target == kit.target.name
     assert profile.key["runtime"].startswith("onnxruntime")
     assert all(len(record.measurement.sittings) == 2 for record in profile.records)

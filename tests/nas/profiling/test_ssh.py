@@ -9,13 +9,13 @@ import pytest
 from loopback import loopback as loopback
 from loopback import needs_sshd
 
-from nas.profiling.ssh import Account, run_kit
+from nas.profiling.ssh import SshTarget, run_kit
 from nas.progress import Silent
 from search_spaces.errors import MeasurementError, UsageError
 
 
-def home_of(account: Account) -> Path:
-    return account.config.parent / "home"
+def home_of(ssh_target: SshTarget) -> Path:
+    return ssh_target.config.parent / "home"
 
 
 def kit_of(path: Path, source: str) -> Path:
@@ -54,7 +54,7 @@ open("profile.json", "w").write(" ".join(sys.argv[1:]))
 
 
 @needs_sshd
-def test_a_kit_is_run_there_and_its_profile_comes_back(loopback: Account, tmp_path: Path) -> None:
+def test_a_kit_is_run_there_and_its_profile_comes_back(loopback: SshTarget, tmp_path: Path) -> None:
     lines = Lines()
     assert run_kit(kit_of(tmp_path / "kit.zip", GOOD), loopback, lines) == b"--json --tied"
     assert lines.done == pytest.approx(100)
@@ -80,7 +80,9 @@ pathlib.Path("profile.json").write_text(part.read_text())
 
 
 @needs_sshd
-def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(loopback: Account, tmp_path: Path) -> None:
+def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(
+    loopback: SshTarget, tmp_path: Path
+) -> None:
     """The run kills the process of sshd that holds its connection, as a cable that is pulled does."""
     kit = kit_of(tmp_path / "kit.zip", RESUMABLE)
     with pytest.raises(MeasurementError, match="run the same command again to go on"):
@@ -98,27 +100,27 @@ def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(loo
 
 
 @needs_sshd
-def test_what_fails_on_the_device_is_its_last_line(loopback: Account, tmp_path: Path) -> None:
+def test_what_fails_on_the_device_is_its_last_line(loopback: SshTarget, tmp_path: Path) -> None:
     failing = kit_of(tmp_path / "kit.zip", 'import sys\nsys.exit("error: no runtime here; install onnxruntime")')
     with pytest.raises(MeasurementError, match="board: no runtime here"):
         run_kit(failing, loopback, Silent())
-    absent = Account(loopback.host, "/opt/none/python3", config=loopback.config)
+    absent = SshTarget(loopback.host, "/opt/none/python3", config=loopback.config)
     with pytest.raises(MeasurementError, match=r"/opt/none/python3.*choose another with --python"):
         run_kit(kit_of(tmp_path / "other.zip", GOOD), absent, Silent())
 
 
 @needs_sshd
-def test_an_unknown_host_key_is_refused_and_a_silent_port_too(loopback: Account, tmp_path: Path) -> None:
+def test_an_unknown_host_key_is_refused_and_a_silent_port_too(loopback: SshTarget, tmp_path: Path) -> None:
     kit = kit_of(tmp_path / "kit.zip", GOOD)
     stranger = tmp_path / "ssh_config"
     stranger.write_text(loopback.config.read_text().replace("known_hosts", "nobody_known"))
     with pytest.raises(MeasurementError, match="Host key verification failed"):
-        run_kit(kit, Account("board", sys.executable, config=stranger), Silent())
+        run_kit(kit, SshTarget("board", sys.executable, config=stranger), Silent())
     with pytest.raises(MeasurementError, match="no connection to board"):
-        run_kit(kit, Account("board", sys.executable, port=1, config=loopback.config), Silent())
+        run_kit(kit, SshTarget("board", sys.executable, port=1, config=loopback.config), Silent())
 
 
 @pytest.mark.parametrize("host", ["", "-oProxyCommand=id", "user@device rm"])
 def test_a_host_that_is_an_option_or_a_command_is_refused(host: str) -> None:
     with pytest.raises(UsageError, match="is no ssh destination"):
-        Account(host)
+        SshTarget(host)
