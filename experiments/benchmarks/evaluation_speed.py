@@ -23,7 +23,7 @@ import torch
 
 from latency_models.targets import find_target
 from nas.data.dataset import Dataset, Split
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.worker import Bench as Equipment
 from nas.execution.worker import LocalExecutor, Worker
 from nas.parent.parent import ParentModel, load_parent_model
@@ -67,7 +67,7 @@ FACTORS = (
 class Timed:
     """Evaluates for a search, and sees how long it takes until the first trial and from there on."""
 
-    scorer: Scorer
+    scorer: CachedEvaluator
     before: float = 0.0  # seconds of scoring units and of the way down
     trials: float = 0.0
     asked: int = 0
@@ -107,10 +107,10 @@ class Bench:
     evaluator: Evaluator
     folder: Path
 
-    def scorer(self, how: How, cuts: tuple[int, ...] = ()) -> Scorer:
+    def scorer(self, how: How, cuts: tuple[int, ...] = ()) -> CachedEvaluator:
         known = FileEvaluations(self.folder / f"{time.monotonic_ns()}.jsonl", "benchmark")
         equipment = Equipment(self.subject.model, self.subject.anatomy, self.evaluator, how.precision, how.capacity)
-        return Scorer(self.evaluator, known, LocalExecutor(Worker(equipment)), how.precision, cuts)
+        return CachedEvaluator(self.evaluator, known, LocalExecutor(Worker(equipment)), how.precision, cuts)
 
     def search(self, how: How, base: Problem) -> Run:
         items = len(self.evaluator.dataset.validation)

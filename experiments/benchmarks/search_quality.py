@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from latency_models.targets import find_target
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import rungs, scorer_of
 from nas.profiling.latency_model import ParentExport, default_workload, latency_model
@@ -44,7 +44,7 @@ SEEDED = ("random", "evopress")  # whose results depend on the seed
 class Counter:
     """Counts what one method evaluates, whoever computed it first: each item of an architecture once."""
 
-    scorer: Scorer
+    scorer: CachedEvaluator
     items: int
     asked: dict[Architecture, int] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class Bench:
 
     subject: ParentModel
     evaluator: Evaluator
-    scorer: Scorer
+    scorer: CachedEvaluator
     redundancy: Redundancy
     items: int
     base: Problem

@@ -12,7 +12,7 @@ from nas.quality.comparison import Comparison
 from nas.report import REPORT
 from nas.results.glossary import explained, percentile, together, with_items
 from nas.results.result import Entry, Result
-from nas.search.unit_savings import idle
+from nas.search.unit_savings import ineffective_units
 
 _CHEAPEST = 3  # units named
 _MLFLOW_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
@@ -124,13 +124,13 @@ def _deployed(result: Result, out: Path) -> Path:
 
 def _worth(result: Result) -> list[str]:
     """Where the milliseconds of this target are cheap, and where there are none."""
-    known = [(unit, ratio) for unit in result.units if unit.buys and (ratio := unit.ms_per_loss) is not None]
+    known = [(unit, ratio) for unit in result.units if unit.effective and (ratio := unit.ms_per_loss) is not None]
     best = sorted(known, key=lambda pair: -pair[1])[:_CHEAPEST]
     lines = []
     if best:
         said = ", ".join(f"{unit.choice} saves {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
         lines.append(f"cheapest    {said}")
-    without = idle(result.units)
+    without = ineffective_units(result.units)
     if without:
         lines.append(f"no time in  {', '.join(without)}: dropping them does not make it faster on this target")
     return lines

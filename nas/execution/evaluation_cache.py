@@ -10,7 +10,7 @@ from nas.quality.quality import Quality
 from search_spaces.architecture import Architecture
 
 
-class Scorer:
+class CachedEvaluator:
     """An executor with a memory.
 
     Attributes:

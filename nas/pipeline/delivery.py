@@ -17,7 +17,7 @@ from nas.quality import Quality
 from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate
 from nas.search import SearchOutcome
-from nas.search.unit_savings import Worth
+from nas.search.unit_savings import UnitSavings
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 
@@ -39,7 +39,7 @@ class Delivery:
     certificate: Certificate
     held_out: dict[str, Quality]
     evaluations: int  # computed in this run, others were known
-    worth: tuple[Worth, ...]
+    unit_savings: tuple[UnitSavings, ...]
     export: ParentExport  # that the winner's files are made from
     data: dict[str, str] = field(default_factory=dict)
 

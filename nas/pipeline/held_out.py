@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.quality.comparison import compare
 from nas.quality.evaluations import Evaluations
 from nas.quality.precision import Precision
@@ -20,7 +20,10 @@ def _nowhere(done: float, total: float) -> None:
 
 
 def judge_held_out(
-    outcome: SearchOutcome, scorer: Scorer, known: Evaluations, on_items: Callable[[float, float], None] = _nowhere
+    outcome: SearchOutcome,
+    scorer: CachedEvaluator,
+    known: Evaluations,
+    on_items: Callable[[float, float], None] = _nowhere,
 ) -> dict[str, Quality]:
     """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest; fp32.
 
@@ -54,7 +57,7 @@ def judge_held_out(
 class _Judge:
     """Judges on the test split and keeps all of it."""
 
-    scorer: Scorer
+    scorer: CachedEvaluator
     known: Evaluations
 
     def evaluate(self, architectures: Iterable[Architecture], items: int) -> dict[Architecture, Quality]:

@@ -12,7 +12,7 @@ from nas.certification.run import CertificationRun
 from nas.data.documents import SPLITS
 from nas.execution.cluster import Cluster, resources_offered
 from nas.execution.device_node import Node
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.figures.search import save_redundancy
 from nas.parent.parent import ParentModel, load_parent_model
@@ -38,7 +38,7 @@ from nas.search.limit import Limit
 from nas.search.methods import TOKEN_METHODS
 from nas.search.outcome import with_whole_front
 from nas.search.problem import no_prefetch
-from nas.search.unit_savings import in_words, saved_ms, worth
+from nas.search.unit_savings import describe_savings, predict_savings, predict_savings_with_loss
 from nas.storage.cache_folder import cache_folder
 from nas.storage.disk_errors import check_folder, check_room
 from nas.storage.open_storage import check_storage
@@ -83,7 +83,7 @@ class SearchContext:
     latency: LatencyModel
     budget_ms: float
     space: Space
-    scorer: Scorer
+    scorer: CachedEvaluator
 
 
 def prepare(request: SearchRequest, progress: Progress, transport: Transport | None = None) -> SearchContext:
@@ -226,7 +226,7 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
     save_redundancy(redundancy, request.out, subject.id)
     scorer = context.scorer
     problem = _problem(context, redundancy)
-    progress.message(in_words(saved_ms(problem), problem.ms(problem.space.parent)))
+    progress.message(describe_savings(predict_savings(problem), problem.ms(problem.space.parent)))
     certification = CertificationRun(
         request, subject, context.target, context.workload, context.export, context.device, progress
     )
@@ -239,7 +239,7 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
         held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "judging on the test split"))
     delivery = Delivery(
         request, subject, context.target, context.workload, problem.latency, certificate.budget_ms,
-        outcome, certificate, held_out, scorer.evaluations, worth(problem), context.export,
+        outcome, certificate, held_out, scorer.evaluations, predict_savings_with_loss(problem), context.export,
         {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
     with progress.stage("exporting the winner's files"):
@@ -275,7 +275,7 @@ def scorer_of(
     items: int | None = None,
     storage: str | None = None,
     cluster: Cluster | None = None,
-) -> Scorer:
+) -> CachedEvaluator:
     """The scorer of a subject, with what other searches found out about it.
 
     Args:
@@ -287,7 +287,7 @@ def scorer_of(
     chosen = choose_precision(precision)
     bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify)
     executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.executor(bench)
-    return Scorer(evaluator, known, executor, chosen, rungs(items or len(evaluator.dataset.validation)))
+    return CachedEvaluator(evaluator, known, executor, chosen, rungs(items or len(evaluator.dataset.validation)))
 
 
 def known_of(subject: ParentModel, evaluator: Evaluator, split: str, storage: str | None) -> Evaluations:

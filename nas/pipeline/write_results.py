@@ -116,7 +116,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         pareto=tuple(_validated(delivery, candidate) for candidate in outcome.pareto),
         baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
         comparisons=_comparisons(delivery),
-        units=delivery.worth,
+        units=delivery.unit_savings,
         search={
             "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
             "seed": request.seed, "storage": without_password(request.storage or "study.db"),

@@ -9,7 +9,7 @@ from typing import Any
 from latency_models.footprint import Memory
 from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
-from nas.search.unit_savings import Worth
+from nas.search.unit_savings import UnitSavings
 from nas.storage.result_folder import RESULT, SCHEMA_VERSION
 from search_spaces.architecture import Architecture
 
@@ -61,7 +61,7 @@ class Result:
     pareto: tuple[Entry, ...]
     baselines: tuple[Entry, ...]
     comparisons: tuple[Comparison, ...]
-    units: tuple[Worth, ...]
+    units: tuple[UnitSavings, ...]
     search: dict[str, Any]
     mlflow: dict[str, Any]
     resume_command: str

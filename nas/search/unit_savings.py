@@ -1,4 +1,4 @@
-"""What each choice buys: milliseconds on this target, against the loss it costs.
+"""What dropping each unit saves: milliseconds on this target, against the loss it costs.
 
 Fewer operations are not always fewer milliseconds: what a runtime overlaps, pads or waits for does not get faster.
 """
@@ -19,13 +19,13 @@ NOTHING = 0.1  # of what a unit of its kind or another saves on average
 
 
 @dataclass(frozen=True)
-class Worth:
+class UnitSavings:
     """One choice alone: ms saved at the asked percentile, and the validation loss, where it is known."""
 
     choice: Choice
     saves_ms: float
     loss: float | None = None
-    buys: bool = True  # False: it saves next to nothing on this target
+    effective: bool = True  # False: it saves next to nothing on this target
 
     @property
     def ms_per_loss(self) -> float | None:
@@ -36,30 +36,32 @@ class Worth:
         """The JSON form."""
         rounded = {"saves_ms": self.saves_ms, "loss": self.loss, "ms_per_loss": self.ms_per_loss}
         figures = {name: None if value is None else round(value, 5) for name, value in rounded.items()}
-        return {"unit": str(self.choice), **figures, "buys_time": self.buys}
+        return {"unit": str(self.choice), **figures, "buys_time": self.effective}
 
 
-def saved_ms(problem: Problem) -> tuple[Worth, ...]:
+def predict_savings(problem: Problem) -> tuple[UnitSavings, ...]:
     """What every level of an attention or MLP saves, and every stage of a token schedule; nothing is evaluated."""
     savings, steps = problem.savings(), problem.space.steps
     parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in PARTS}
     dropped = [ms for choice, ms in parts.items() if choice.level == DROP]
     usual = mean(dropped) if dropped else 0.0
-    found = [Worth(choice, ms, buys=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]
+    found = [UnitSavings(choice, ms, effective=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]
     whole = savings.of(savings.encoding.rows([_alone(problem, step) for step in steps])) if steps else ()
     start_ms, depth = problem.ms(problem.space.start), problem.space.depth
     for step, ms in zip(steps, map(float, whole), strict=True):
         share = (1 - _share(step)) * (depth - step.layer) / depth  # of the tokens in all blocks
-        found.append(Worth(step, ms, buys=ms > NOTHING * share * start_ms))
+        found.append(UnitSavings(step, ms, effective=ms > NOTHING * share * start_ms))
     return tuple(found)
 
 
-def worth(problem: Problem) -> tuple[Worth, ...]:
+def predict_savings_with_loss(problem: Problem) -> tuple[UnitSavings, ...]:
     """The same with each unit's loss on the fewest items that trials are judged on, known since it was scored."""
     items = problem.rungs[0]
     return tuple(
-        Worth(each.choice, each.saves_ms, problem.evaluate(_alone(problem, each.choice), items).loss, each.buys)
-        for each in saved_ms(problem)
+        UnitSavings(
+            each.choice, each.saves_ms, problem.evaluate(_alone(problem, each.choice), items).loss, each.effective
+        )
+        for each in predict_savings(problem)
     )
 
 
@@ -73,36 +75,38 @@ def _share(step: Choice) -> float:
     return (step.level.value(KEEP) or 0) / THOUSAND
 
 
-def in_words(units: Sequence[Worth], parent_ms: float) -> str:
+def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
     """One line for a person: what a unit of each kind saves, and which save nothing."""
     said = []
     for kind in _NAMES:
         mine = [
-            each.saves_ms for each in units if each.choice.unit.kind is kind and each.choice.level == DROP and each.buys
+            each.saves_ms
+            for each in units
+            if each.choice.unit.kind is kind and each.choice.level == DROP and each.effective
         ]
         if mine:
             low, high, share = min(mine), max(mine), 100 * mean(mine) / parent_ms
             span = f"{low:.3f}" if high < 1.01 * low else f"{low:.3f} to {high:.3f}"
             said.append(f"{_NAMES[kind]} saves {span} ms ({share:.1f} %)")
-    steps = [each for each in units if not is_structural(each.choice) and each.buys]
+    steps = [each for each in units if not is_structural(each.choice) and each.effective]
     if steps:
         most = max(steps, key=lambda each: each.saves_ms)
         half = min(steps, key=lambda each: (abs(_share(each.choice) - 0.5), each.choice.layer))
         said.append(" and ".join(_step(each, parent_ms) for each in dict.fromkeys((half, most))))
-    without = idle(units)
+    without = ineffective_units(units)
     if without:
         said.append(f"dropping {', '.join(without)} will not make it faster here")
     return "; ".join(said)
 
 
-def idle(units: Sequence[Worth]) -> list[str]:
+def ineffective_units(units: Sequence[UnitSavings]) -> list[str]:
     """What saves next to nothing: parts, and tokens from blocks on where no stage saves anything."""
-    parts = [str(each.choice) for each in units if not each.buys and is_structural(each.choice)]
+    parts = [str(each.choice) for each in units if not each.effective and is_structural(each.choice)]
     steps = [each for each in units if not is_structural(each.choice)]
-    useful = {each.choice.layer for each in steps if each.buys}
+    useful = {each.choice.layer for each in steps if each.effective}
     return parts + [f"tokens.{block}" for block in sorted({each.choice.layer for each in steps} - useful)]
 
 
-def _step(each: Worth, parent_ms: float) -> str:
+def _step(each: UnitSavings, parent_ms: float) -> str:
     left, part = f"{100 * _share(each.choice):g} %", f"{100 * each.saves_ms / parent_ms:.1f} %"
     return f"leaving {left} of the tokens from block {each.choice.layer} on saves {each.saves_ms:.3f} ms ({part})"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latency_models.targets import find_target
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.task import Executor, Task
 from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench
@@ -39,12 +39,14 @@ class Case:
         evaluator = self.bench.evaluator
         return f"{self.subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
 
-    def scorer(self, executor: Executor, evaluations: Path) -> Scorer:
+    def scorer(self, executor: Executor, evaluations: Path) -> CachedEvaluator:
         """With the evaluations of a file for a memory."""
         known = FileEvaluations(evaluations, "benchmark")
-        return Scorer(self.bench.evaluator, known, executor, self.bench.precision, tuple(filter(None, self.base.rungs)))
+        return CachedEvaluator(
+            self.bench.evaluator, known, executor, self.bench.precision, tuple(filter(None, self.base.rungs))
+        )
 
-    def problem(self, scorer: Scorer, study: Path, batch: int = BATCH, trials: int | None = None) -> Problem:
+    def problem(self, scorer: CachedEvaluator, study: Path, batch: int = BATCH, trials: int | None = None) -> Problem:
         """A search as `--executor ray` makes it, its study in SQLite."""
         changes = {"evaluate": scorer, "ahead": scorer.prefetch, "storage": f"sqlite:///{study}", "batch": batch}
         return replace(self.base, **changes, trials=self.base.trials if trials is None else trials)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.task import Pieces, Task
 from nas.execution.worker import LocalExecutor, Worker
 from nas.quality.evaluations import FileEvaluations
@@ -26,8 +26,8 @@ from scaling.stopwatch import Place, watching
 
 PLACES: tuple[Place, ...] = (
     ("latency model", Problem, "ms"),
-    ("looking up evaluations", Scorer, "__call__"),
-    ("looking up evaluations", Scorer, "ahead"),
+    ("looking up evaluations", CachedEvaluator, "__call__"),
+    ("looking up evaluations", CachedEvaluator, "ahead"),
     ("proposals", sampler.LevelSwitch, "propose"),
     ("proposals: neighbours", sampler.LevelSwitch, "_neighbours"),
     ("proposals: fitting the surrogate", sampler.LevelSwitch, "surrogate"),

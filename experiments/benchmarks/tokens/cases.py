@@ -8,7 +8,7 @@ from pathlib import Path
 from latency_models.targets import HOST, find_target
 from latency_models.terms import model_work
 from latency_models.workload import Workload
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import scorer_of
 from nas.profiling.latency_model import ParentExport, latency_model, measured_ms
@@ -64,7 +64,7 @@ class Bench:
     subject: ParentModel
     export: ParentExport
     evaluator: Evaluator
-    scorer: Scorer
+    scorer: CachedEvaluator
     problem: Problem
 
     @property

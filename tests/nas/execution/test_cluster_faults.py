@@ -16,7 +16,7 @@ from test_quality import dataset
 from test_search import sequence
 
 from nas.execution.cluster import Cluster, RayExecutor
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.task import Executor
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.quality import evaluator_for
@@ -51,7 +51,7 @@ def search(executor: Executor, equipment: Bench, folder: Path, meanwhile: Callab
     """A search over the tiny model, and its scorer; `meanwhile` is called after every trial that ended."""
     folder.mkdir(exist_ok=True)
     known = FileEvaluations(folder / "evaluations.jsonl", "test")
-    scorer = Scorer(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
+    scorer = CachedEvaluator(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
     problem = Problem(
         space=equipment.anatomy.space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, prefetch=scorer.prefetch,
         latency=SyntheticLatency(DEPTH), budget_ms=8.5, percentile=90, redundancy=similarities(),

@@ -8,7 +8,7 @@ import torch
 from families import build
 from test_quality import dataset
 
-from nas.execution.evaluation_cache import Scorer
+from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.quality import evaluator_for
 from nas.quality.evaluations import FileEvaluations
@@ -26,11 +26,13 @@ def parts(request):
     return model, read_anatomy(model), data
 
 
-def scorer(parts, path: Path, content: str = "a", **more) -> Scorer:
+def scorer(parts, path: Path, content: str = "a", **more) -> CachedEvaluator:
     model, anatomy, data = parts
     evaluator, cuts = evaluator_for(model, data), more.pop("cuts", ())
     executor = LocalExecutor(Worker(Bench(model, anatomy, evaluator, **more)))
-    return Scorer(evaluator, FileEvaluations(path, content), executor, more.get("precision", Precision.FP32), cuts)
+    return CachedEvaluator(
+        evaluator, FileEvaluations(path, content), executor, more.get("precision", Precision.FP32), cuts
+    )
 
 
 def candidates(depth: int) -> list[Architecture]:

@@ -8,7 +8,7 @@ import pytest
 from latency_models.model import Prediction
 from nas.quality import Quality
 from nas.search import Problem
-from nas.search.unit_savings import in_words, saved_ms, worth
+from nas.search.unit_savings import describe_savings, predict_savings, predict_savings_with_loss
 from search_spaces import Architecture, Kind, Reduction, Space, Unit
 from search_spaces.architecture import stage_choice
 from search_spaces.schedule import Stage
@@ -40,17 +40,17 @@ PROBLEM = Problem(
 
 
 def test_milliseconds_are_of_the_asked_percentile_and_idle_units_are_named() -> None:
-    found = {each.choice: each for each in saved_ms(PROBLEM)}
+    found = {each.choice: each for each in predict_savings(PROBLEM)}
     assert found[Unit(0, Kind.MLP).dropped].saves_ms == pytest.approx(3.0)  # 2 ms at the median
-    assert [unit for unit, each in found.items() if not each.buys] == [Unit(1, Kind.ATTENTION).dropped]
-    said = in_words(tuple(found.values()), 15.0)
+    assert [unit for unit, each in found.items() if not each.effective] == [Unit(1, Kind.ATTENTION).dropped]
+    said = describe_savings(tuple(found.values()), 15.0)
     assert "an attention saves 1.500 ms (10.0 %)" in said
     assert "an MLP saves 3.000 ms (20.0 %)" in said
     assert "dropping attention.1 will not make it faster here" in said
 
 
 def test_worth_is_milliseconds_per_loss() -> None:
-    found = {each.choice: each for each in worth(PROBLEM)}
+    found = {each.choice: each for each in predict_savings_with_loss(PROBLEM)}
     assert found[Unit(0, Kind.MLP).dropped].ms_per_loss == pytest.approx(6.0)
     assert found[Unit(0, Kind.MLP).dropped].to_json() == {
         "unit": "mlp.0", "saves_ms": 3.0, "loss": 0.5, "ms_per_loss": 6.0, "buys_time": True,
@@ -67,10 +67,10 @@ def test_stages_are_worth_what_they_save_with_all_that_they_imply() -> None:
     )  # fmt: skip
     space = Space.dropping(2, tuple(SAVES)).with_tokens(Reduction(), (0, 1), (0.25, 0.5))
     asked = replace(PROBLEM, space=space, latency=latency)
-    found = {each.choice: each for each in saved_ms(asked)}
+    found = {each.choice: each for each in predict_savings(asked)}
     assert found[stage_choice(Stage(0, 250))].saves_ms == pytest.approx(4.5)
     assert found[stage_choice(Stage(0, 500))].saves_ms == pytest.approx(3.0)
-    said = in_words(tuple(found.values()), 15.0)
+    said = describe_savings(tuple(found.values()), 15.0)
     assert "leaving 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in said
     assert "leaving 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in said
     assert "dropping attention.1, tokens.1 will not make it faster here" in said
