@@ -131,12 +131,12 @@ class CalibratedModel:
 
     @cached_property
     def _apart(self) -> float:
-        """90 % of the log ratio between two measurements of everything, from how far the sittings lie apart."""
-        sittings = [np.log(record.measurement.sitting_ratios()) for record in self.profile.records]
-        count = min(map(len, sittings))
+        """90 % of the log ratio between two measurements of everything, from how far the sessions lie apart."""
+        sessions = [np.log(record.measurement.session_ratios()) for record in self.profile.records]
+        count = min(map(len, sessions))
         if count < 2:
             return 0.0
-        logs = np.array([each[:count] for each in sittings])
+        logs = np.array([each[:count] for each in sessions])
         common = np.median(logs - logs.mean(1, keepdims=True), axis=0)
         spread = math.sqrt(float((common**2).sum()) / (count - 1))
         return NormalDist().inv_cdf((1 + COVERAGE) / 2) * spread * math.sqrt(2 / count)

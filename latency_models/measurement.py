@@ -19,14 +19,14 @@ class Measurement:
     Attributes:
         sentinel_ms: latencies of the sentinel (the parent) around each sample; dividing by them takes out what the
             machine was doing meanwhile.
-        sittings: how many of the samples each process took, in order; empty where one took all.
+        sessions: how many of the samples each process took, in order; empty where one took all.
         joules: energy of one inference, one value for each window in which it was read; empty where none was.
     """
 
     samples_ms: tuple[float, ...]
     workload: Workload
     sentinel_ms: tuple[float, ...] = ()
-    sittings: tuple[int, ...] = ()
+    sessions: tuple[int, ...] = ()
     joules: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -37,9 +37,9 @@ class Measurement:
                 f"{len(self.samples_ms)} samples have {len(self.sentinel_ms)} of the sentinel, which was measured in "
                 "every round; measure again"
             )
-        if self.sittings and (sum(self.sittings) != len(self.samples_ms) or min(self.sittings) < 1):
+        if self.sessions and (sum(self.sessions) != len(self.samples_ms) or min(self.sessions) < 1):
             raise MeasurementError(
-                f"sittings {list(self.sittings)} do not add up to the {len(self.samples_ms)} samples; measure again"
+                f"sessions {list(self.sessions)} do not add up to the {len(self.samples_ms)} samples; measure again"
             )
         if not all(math.isfinite(value) and value >= 0 for value in self.joules):
             raise MeasurementError("an energy per inference is below 0 J or no number; measure again")
@@ -63,7 +63,7 @@ class Measurement:
         """A sample above which the true percentile lies with at most 1 - `confidence`; None with too few samples.
 
         The rule by which MLPerf ends a run early, see `quantile_bounds`. Samples of one process depend on one
-        another; several sittings and the drift guard against that, this bound does not.
+        another; several sessions and the drift guard against that, this bound does not.
         """
         return quantile_bounds(self.samples_ms, percent / 100, confidence)[1]
 
@@ -79,17 +79,17 @@ class Measurement:
         return quantile_bounds(self._ratios, 0.5, confidence) if self.sentinel_ms else (1.0, 1.0)
 
     def joined(self, later: "Measurement") -> "Measurement":
-        """These samples and later ones of the same file, as further sittings.
+        """These samples and later ones of the same file, as further sessions.
 
         Raises:
             MeasurementError: of another workload, or only one of them has a sentinel.
         """
         if later.workload != self.workload or bool(later.sentinel_ms) != bool(self.sentinel_ms):
             raise MeasurementError(f"{later.workload} is not joined to {self.workload}; measure again")
-        sittings = [one.sittings or (len(one.samples_ms),) for one in (self, later)]
+        sessions = [one.sessions or (len(one.samples_ms),) for one in (self, later)]
         return Measurement(
             self.samples_ms + later.samples_ms, self.workload, self.sentinel_ms + later.sentinel_ms,
-            sittings[0] + sittings[1], self.joules + later.joules,
+            sessions[0] + sessions[1], self.joules + later.joules,
         )  # fmt: skip
 
     def median_interval(self, coverage: float = 0.9) -> tuple[float, float]:
@@ -108,11 +108,11 @@ class Measurement:
         """The median over rounds of this file's latency over the sentinel's; 1 without a sentinel."""
         return median(self._ratios) if self.sentinel_ms else 1.0
 
-    def sitting_ratios(self) -> tuple[float, ...]:
+    def session_ratios(self) -> tuple[float, ...]:
         """The same for the samples of each process."""
         if not self.sentinel_ms:
-            return (1.0,) * max(1, len(self.sittings))
-        ends = list(itertools.accumulate(self.sittings or (len(self.samples_ms),)))
+            return (1.0,) * max(1, len(self.sessions))
+        ends = list(itertools.accumulate(self.sessions or (len(self.samples_ms),)))
         return tuple(median(self._ratios[start:end]) for start, end in itertools.pairwise([0, *ends]))
 
     @property
@@ -126,7 +126,7 @@ class Measurement:
             "unit": "ms",
             "samples": [round(ms, 6) for ms in self.samples_ms],
             "sentinel_samples": [round(ms, 6) for ms in self.sentinel_ms],
-            "sittings": list(self.sittings),
+            "sittings": list(self.sessions),
             "joules": list(self.joules),
         }
 

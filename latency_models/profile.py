@@ -33,7 +33,7 @@ class Profile:
         key: device, runtime and version, precision, threads, power mode; never mixed with another.
         model: digest of the parent's weights.
         target: the name of the target that was measured.
-        conditions: for each sitting what the device said of itself (clocks, temperatures, load), as it said it.
+        conditions: for each session what the device said of itself (clocks, temperatures, load), as it said it.
     """
 
     key: dict[str, str]

@@ -22,8 +22,8 @@ from latency_models.targets import HOST
 from latency_models.workload import Workload
 from search_spaces.errors import MeasurementError, ProfileMismatch
 
-SITTINGS = 2
-LEAST_ROUNDS = 10  # of all sittings together
+SESSIONS = 2
+LEAST_ROUNDS = 10  # of all sessions together
 _RUNNER = Path(__file__).parent / "runner"
 PORTABLE = tuple(sorted(path.name for path in _RUNNER.glob("*.py")))  # what a kit carries as `runner/`
 _ENTRY_TEXT = '''"""Measure by plan.json and write profile.json beside it; see --help."""
@@ -55,7 +55,7 @@ def write_folder(folder: Path, plan: Mapping[str, Any], inputs: Mapping[str, np.
 
 
 def run_folder(folder: Path, on_share: Callable[[float], None] = lambda share: None) -> Path:
-    """Measure what a folder plans in ONNX Runtime on this machine's CPU, every sitting in a process of its own.
+    """Measure what a folder plans in ONNX Runtime on this machine's CPU, every session in a process of its own.
 
     Args:
         on_share: called with the share that is done, rising to 1.
@@ -104,7 +104,7 @@ def measure_files(
     *,
     sentinel: str,
     seconds: float,
-    sittings: int = SITTINGS,
+    sessions: int = SESSIONS,
     threads: int | None = None,
     least_rounds: int = LEAST_ROUNDS,
     limit_s: float | None = None,
@@ -118,8 +118,8 @@ def measure_files(
     Args:
         files: name to ONNX file; the `sentinel` is one of them, run every few others.
         inputs: input name to array; each file is given those it asks for.
-        seconds: time to spend after warm-up, all sittings together; at least `least_rounds` rounds are made.
-        limit_s: after so long no further round is begun, all sittings together; None for no limit.
+        seconds: time to spend after warm-up, all sessions together; at least `least_rounds` rounds are made.
+        limit_s: after so long no further round is begun, all sessions together; None for no limit.
         threads: intra-op threads; the cores of this process by default. Inter-op is 1.
         weight_bytes: what each file holds when loaded, where that is not its size; bounds how many are loaded at once.
         on_round: called with the share that is done, rising to 1.
@@ -137,7 +137,7 @@ def measure_files(
     held = {} if weight_bytes is None else {"weight_bytes": weight_bytes}
     plan = {
         "target": HOST, "precision": precision, "model": "", "shape": None, "workload": str(workload),
-        "sentinel": sentinel, "seconds": seconds, "sittings": sittings, "threads": threads,
+        "sentinel": sentinel, "seconds": seconds, "sittings": sessions, "threads": threads,
         "least_rounds": least_rounds, "limit_s": limit_s,
         "candidates": [{"name": name, "file": place.as_posix(), **held} for name, place in places.items()],
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The runner of a kit: every sitting in a fresh process, then one profile of all of them."""
+"""The runner of a kit: every session in a fresh process, then one profile of all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .ort import PROVIDERS
 from .plan import ENTRY, PROFILE, Plan
 from .process import ERROR, run_tied, tie
 from .runtime import RUNTIMES, find_runtime
-from .session import Report, Sitting, run_sitting, sitting_path
+from .session import Report, Session, run_session, session_path
 
 PROFILE_VERSION = 2
 INTERRUPTED = 130
@@ -29,16 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; the exit code: 0 done, 1 failed with one line on stderr, 130 interrupted."""
     given = _parser().parse_args(arguments)
     if given.tied:
-        tie(_leave if given.sitting else _interrupt)
+        tie(_leave if given.session else _interrupt)
     report = _Lines(given.json)
     try:
         plan = Plan.read(given.folder)
-        if given.sitting:
+        if given.session:
             runtime = find_runtime(given.runtime, given.provider, plan.precision, plan.threads, plan.folder)
-            run_sitting(plan, given.sitting, runtime, report)
+            run_session(plan, given.session, runtime, report)
         else:
             random_weights.fill(plan.folder)
-            _run_sittings(plan, given, report)
+            _run_sessions(plan, given, report)
     except (MeasuringFailed, OSError) as error:
         print(f"{ERROR}{error}", file=sys.stderr)
         return 1
@@ -58,37 +58,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtime", choices=RUNTIMES, help="TensorRT where it and a GPU are, else ONNX Runtime")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), help="of ONNX Runtime; cuda where it and a GPU are")
     parser.add_argument("--json", action="store_true", help="one JSON object with share and message per step")
-    parser.add_argument("--sitting", type=int, metavar="N", help="run only sitting N, in this process")
+    parser.add_argument("--session", type=int, metavar="N", help="run only session N, in this process")
     parser.add_argument("--tied", action="store_true", help="end when standard input is closed")
     return parser
 
 
-def _run_sittings(plan: Plan, given: argparse.Namespace, report: Report) -> None:
-    """Run those sittings that are not finished, each as a child; join them into the profile."""
+def _run_sessions(plan: Plan, given: argparse.Namespace, report: Report) -> None:
+    """Run those sessions that are not finished, each as a child; join them into the profile."""
     options = ["--json", "--tied"]
     options += ["--runtime", given.runtime] if given.runtime else []
     options += ["--provider", given.provider] if given.provider else []
-    for number in range(1, plan.sittings + 1):
-        kept = Sitting.load(sitting_path(plan, number), plan)
+    for number in range(1, plan.sessions + 1):
+        kept = Session.load(session_path(plan, number), plan)
         if kept is not None and kept.finished(plan, number):
             continue
 
         def on_line(line: Mapping[str, Any], number: int = number) -> None:
-            share = (number - 1 + line["share"]) / plan.sittings
-            report(share, f"sitting {number} of {plan.sittings}, {line['message']}")
+            share = (number - 1 + line["share"]) / plan.sessions
+            report(share, f"session {number} of {plan.sessions}, {line['message']}")
 
-        command = [sys.executable, str(plan.folder / ENTRY), str(plan.folder), "--sitting", str(number), *options]
-        run_tied(command, plan.folder, plan.folder / f"sitting-{number}.log", on_line)
+        command = [sys.executable, str(plan.folder / ENTRY), str(plan.folder), "--session", str(number), *options]
+        run_tied(command, plan.folder, plan.folder / f"session-{number}.log", on_line)
     _write_profile(plan)
     report(1.0, f"wrote {PROFILE}")
 
 
 def _write_profile(plan: Plan) -> None:
-    """Join the sittings; the form is that of the profiles of `nas`, a name added to each record."""
-    sittings = [Sitting.load(sitting_path(plan, number), plan) for number in range(1, plan.sittings + 1)]
-    whole = [sitting for sitting in sittings if sitting is not None]
-    if len(whole) < plan.sittings or any(sitting.key != whole[0].key for sitting in whole):
-        raise MeasuringFailed("sittings are missing or were measured under different keys; remove them and run again")
+    """Join the sessions; the form is that of the profiles of `nas`, a name added to each record."""
+    sessions = [Session.load(session_path(plan, number), plan) for number in range(1, plan.sessions + 1)]
+    whole = [session for session in sessions if session is not None]
+    if len(whole) < plan.sessions or any(session.key != whole[0].key for session in whole):
+        raise MeasuringFailed("sessions are missing or were measured under different keys; remove them and run again")
     records = [
         {"name": c.name, "architecture": c.architecture, "measurement": _joined(plan, whole, c.name)}
         for c in plan.candidates
@@ -98,7 +98,7 @@ def _write_profile(plan: Plan) -> None:
         **{name: plan.document.get(name) for name in ("target", "model", "shape", "workload")},
         "key": whole[0].key,
         "conditions": [
-            {"sitting": number, "readings": sitting.conditions} for number, sitting in enumerate(whole, start=1)
+            {"sitting": number, "readings": session.conditions} for number, session in enumerate(whole, start=1)
         ],
         "records": records,
     }
@@ -107,9 +107,9 @@ def _write_profile(plan: Plan) -> None:
     draft.replace(plan.folder / PROFILE)
 
 
-def _joined(plan: Plan, sittings: Sequence[Sitting], name: str) -> dict[str, Any]:
-    """One candidate's samples of all sittings, in order, with how many each took."""
-    parts = [[group[name] for group in sitting.groups if name in group] for sitting in sittings]
+def _joined(plan: Plan, sessions: Sequence[Session], name: str) -> dict[str, Any]:
+    """One candidate's samples of all sessions, in order, with how many each took."""
+    parts = [[group[name] for group in session.groups if name in group] for session in sessions]
     lists: dict[str, list[float]] = {
         of: [value for part in parts for measured in part for value in measured[of]]
         for of in ("samples", "sentinel_samples", "joules")

@@ -15,7 +15,7 @@ from .failure import MeasuringFailed
 
 PLAN, INPUTS, PROFILE, MODELS, ENTRY = "plan.json", "inputs.npz", "profile.json", "models", "run.py"
 SCHEMA_VERSION = 1
-LOADED_BYTES = 4 << 30  # weights held by the sessions that are measured side by side
+LOADED_BYTES = 4 << 30  # weights held by the models that are measured side by side
 GROUP = 12  # candidates measured side by side at most: a group is what an interruption loses
 
 
@@ -34,9 +34,9 @@ class Plan:
     """What `plan.json` says.
 
     Attributes:
-        digest: of the plan's text; a sitting belongs to exactly one plan.
-        seconds, least_rounds: for all sittings together, warm-up not counted.
-        limit_s: after so long no further round is begun, all sittings together; None for no limit.
+        digest: of the plan's text; a session belongs to exactly one plan.
+        seconds, least_rounds: for all sessions together, warm-up not counted.
+        limit_s: after so long no further round is begun, all sessions together; None for no limit.
         threads: intra-op threads; None for the cores of the process that measures.
         document: the whole of it: target, model, shape and workload are handed on to the profile unread.
     """
@@ -46,7 +46,7 @@ class Plan:
     precision: str
     sentinel: str
     seconds: float
-    sittings: int
+    sessions: int
     threads: int | None
     least_rounds: int
     candidates: tuple[Candidate, ...]
@@ -87,14 +87,14 @@ class Plan:
             candidates, document, None if document.get("limit_s") is None else float(document["limit_s"]),
         )  # fmt: skip
 
-    def groups(self, sitting: int) -> list[list[Candidate]]:
+    def groups(self, session: int) -> list[list[Candidate]]:
         """The candidates in groups whose weights fit side by side, the sentinel first in each.
 
-        Shuffled, differently in every sitting: who shares a group with whom must not tell in the end.
+        Shuffled, differently in every session: who shares a group with whom must not tell in the end.
         """
         sentinel = next(candidate for candidate in self.candidates if candidate.name == self.sentinel)
         others = [candidate for candidate in self.candidates if candidate is not sentinel]
-        random.Random(sitting).shuffle(others)
+        random.Random(session).shuffle(others)
         groups: list[list[Candidate]] = [[]]
         room = LOADED_BYTES - sentinel.weight_bytes
         size = math.ceil(len(others) / max(1, math.ceil(len(others) / GROUP)))  # equal sizes rather than a small last

@@ -1,4 +1,4 @@
-"""A child process that never outlives its parent: sittings of the runner, the runner itself."""
+"""A child process that never outlives its parent: sessions of the runner, the runner itself."""
 
 from __future__ import annotations
 

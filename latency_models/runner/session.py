@@ -1,4 +1,4 @@
-"""One sitting: everything of a plan measured once in one process, kept group by group."""
+"""One session: everything of a plan measured once in one process, kept group by group."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOADED, _TIMED = 0.1, 0.9  # shares of a group that are done by then
 
 
 @dataclass
-class Sitting:
+class Session:
     """What one process measured: for each finished group, name to samples, sentinel samples and joules.
 
     Attributes:
@@ -50,8 +50,8 @@ class Sitting:
         draft.replace(path)
 
     @classmethod
-    def load(cls, path: Path, plan: Plan) -> Sitting | None:
-        """What was kept of a sitting; None where nothing was or the file is damaged.
+    def load(cls, path: Path, plan: Plan) -> Session | None:
+        """What was kept of a session; None where nothing was or the file is damaged.
 
         Raises:
             MeasuringFailed: it belongs to another plan.
@@ -59,54 +59,54 @@ class Sitting:
         try:
             document = json.loads(path.read_text())
             version = document.pop("schema_version")
-            sitting = cls(**document)
-            sitting.key, sitting.groups = dict(sitting.key), [dict(group) for group in sitting.groups]
+            session = cls(**document)
+            session.key, session.groups = dict(session.key), [dict(group) for group in session.groups]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        if sitting.plan != plan.digest or version != SCHEMA_VERSION:
+        if session.plan != plan.digest or version != SCHEMA_VERSION:
             raise MeasuringFailed(f"{path} belongs to another plan; move it away and run again")
-        return sitting
+        return session
 
     def finished(self, plan: Plan, number: int) -> bool:
-        """Whether every group of the sitting was measured."""
+        """Whether every group of the session was measured."""
         return len(self.groups) == len(plan.groups(number))
 
 
-def sitting_path(plan: Plan, number: int) -> Path:
-    """Where sitting `number` (from 1) is kept."""
-    return plan.folder / f"sitting-{number}.json"
+def session_path(plan: Plan, number: int) -> Path:
+    """Where session `number` (from 1) is kept."""
+    return plan.folder / f"session-{number}.json"
 
 
-def run_sitting(plan: Plan, number: int, runtime: Runtime, report: Report) -> None:
-    """Measure the groups of a sitting that are not kept yet.
+def run_session(plan: Plan, number: int, runtime: Runtime, report: Report) -> None:
+    """Measure the groups of a session that are not kept yet.
 
     Args:
-        report: is given the share of this sitting that is done and what happens next.
+        report: is given the share of this session that is done and what happens next.
 
     Raises:
         MeasuringFailed: a file cannot be loaded or run, or the device is another than before.
     """
-    if not 1 <= number <= plan.sittings:
-        raise MeasuringFailed(f"sitting {number} is not planned; the sittings are 1 to {plan.sittings}")
-    path, key = sitting_path(plan, number), runtime.key()
-    for other in range(1, plan.sittings + 1):
-        _check_key(key, Sitting.load(sitting_path(plan, other), plan), other)
+    if not 1 <= number <= plan.sessions:
+        raise MeasuringFailed(f"session {number} is not planned; the sessions are 1 to {plan.sessions}")
+    path, key = session_path(plan, number), runtime.key()
+    for other in range(1, plan.sessions + 1):
+        _check_key(key, Session.load(session_path(plan, other), plan), other)
     gpu = find_gpu() if runtime.on_gpu else None
-    sitting = Sitting.load(path, plan) or Sitting(plan.digest, key, [read_conditions(gpu=gpu)])
+    session = Session.load(path, plan) or Session(plan.digest, key, [read_conditions(gpu=gpu)])
     groups, inputs = plan.groups(number), _inputs(plan)
     for index, group in enumerate(groups):
-        if index < len(sitting.groups):
+        if index < len(session.groups):
             continue
 
         def on_group(share: float, message: str, index: int = index) -> None:
             report((index + share) / len(groups), f"group {index + 1} of {len(groups)}: {message}")
 
-        share = len(group) / sum(map(len, groups)) / plan.sittings
+        share = len(group) / sum(map(len, groups)) / plan.sessions
         measured = _measure_group(plan, group, runtime, inputs, share, 1000 * number + index, on_group)
-        _check_key(runtime.key(), sitting, number)
-        sitting.groups.append(measured)
-        sitting.conditions.append(read_conditions(gpu=gpu))
-        sitting.save(path)
+        _check_key(runtime.key(), session, number)
+        session.groups.append(measured)
+        session.conditions.append(read_conditions(gpu=gpu))
+        session.save(path)
 
 
 def _measure_group(
@@ -128,7 +128,7 @@ def _measure_group(
         calls,
         sentinel=plan.sentinel,
         seconds=seconds,
-        least_rounds=math.ceil(plan.least_rounds / plan.sittings),
+        least_rounds=math.ceil(plan.least_rounds / plan.sessions),
         limit_s=None if plan.limit_s is None else share * plan.limit_s,
         seed=seed,
         on_round=lambda done: report(_LOADED + (_TIMED - _LOADED) * done, "measuring"),
@@ -159,12 +159,12 @@ def _inputs(plan: Plan) -> dict[str, np.ndarray]:
         raise MeasuringFailed(f"{path} cannot be read ({first_line(error)}); unpack the kit again") from None
 
 
-def _check_key(now: Mapping[str, str], sitting: Sitting | None, number: int) -> None:
+def _check_key(now: Mapping[str, str], session: Session | None, number: int) -> None:
     """Refuse to mix measurements of what is not the same device, runtime, precision, threads and power mode."""
-    then = now if sitting is None else sitting.key
+    then = now if session is None else session.key
     changed = [f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in now if now[name] != then.get(name)]
     if changed:
         raise MeasuringFailed(
-            f"sitting {number} was measured under another key: {'; '.join(changed)}; set it back and run again, or "
-            f"remove every sitting-*.json to start anew"
+            f"session {number} was measured under another key: {'; '.join(changed)}; set it back and run again, or "
+            f"remove every session-*.json to start anew"
         )

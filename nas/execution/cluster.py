@@ -174,10 +174,10 @@ class RayExecutor:
             NasError: what an evaluation raised there.
             ExecutionError: a task whose workers die again and again, or no worker that starts.
         """
-        sitting = _Sitting(tasks, self._actors, self._starting, self._start)
-        while sitting.left:
-            yield from sitting.ended()
-        sitting.leave()
+        batch = _Batch(tasks, self._actors, self._starting, self._start)
+        while batch.left:
+            yield from batch.ended()
+        batch.leave()
 
     def _start(self, worker: int) -> Any:
         """Answered once the actor runs and has the parent; one that was restarted is given it again."""
@@ -192,7 +192,7 @@ class RayExecutor:
         self._actors, self._starting = [], {}
 
 
-class _Sitting:
+class _Batch:
     """Who has which of some tasks. Workers that are starting have none; what one had that died or hangs, others get.
 
     Ray could retry a lost task by itself, but only on the same actor: while that waits for a new node, every retry

@@ -62,7 +62,7 @@ class Delivery:
 
     @cached_property
     def scale_budget_ms(self) -> float:
-        """The budget in the milliseconds of `ms`. A certificate's own are of another sitting of the machine."""
+        """The budget in the milliseconds of `ms`. A certificate's own are of another session of the machine."""
         return self.request.budget.resolve(self.ms(self.outcome.parent.architecture))
 
     def joules(self, architecture: Architecture) -> float | None:

@@ -207,7 +207,7 @@ def _pictures(delivery: Delivery) -> None:
 
 
 def _scale(delivery: Delivery, points: list[Point]) -> str:
-    """Whose milliseconds the picture shows; all are of one latency model, so of one machine in one sitting."""
+    """Whose milliseconds the picture shows; all are of one latency model, so of one machine in one session."""
     if not delivery.latency.measured:
         return delivery.latency.label
     if not any(point.measured for point in points):

@@ -30,7 +30,7 @@ from search_spaces.space import Space
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is measured: seconds, rounds at least, and seconds at most, of all sittings together."""
+    """How long is measured: seconds, rounds at least, and seconds at most, of all sessions together."""
 
     seconds: float
     least_rounds: int

@@ -11,7 +11,7 @@ import numpy as np
 
 from latency_models.measurement_design import design, few_schedules
 from latency_models.profile import Profile, Record
-from latency_models.run_plan import LEAST_ROUNDS, SITTINGS, measure_files, run_folder, write_folder
+from latency_models.run_plan import LEAST_ROUNDS, SESSIONS, measure_files, run_folder, write_folder
 from latency_models.runner.plan import MODELS
 from latency_models.runtime_ort import PRECISION
 from latency_models.shape import ModelShape
@@ -81,7 +81,7 @@ def measure_architectures(
 
     Args:
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
-        seconds, least_rounds, limit_s: for all sittings together, warm-up not counted.
+        seconds, least_rounds, limit_s: for all sessions together, warm-up not counted.
         on_round: called with the share that is done.
 
     Returns:
@@ -113,7 +113,7 @@ def write_plan(
     architectures: Sequence[Architecture],
     inputs: Mapping[str, np.ndarray],
     seconds: float,
-    sittings: int = SITTINGS,
+    sessions: int = SESSIONS,
     threads: int | None = None,
     least_rounds: int = LEAST_ROUNDS,
     limit_s: float | None = None,
@@ -126,7 +126,7 @@ def write_plan(
         digest: names the parent's weights.
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
         inputs: input name to array, for the workload.
-        seconds, least_rounds, limit_s: for all sittings together, warm-up not counted.
+        seconds, least_rounds, limit_s: for all sessions together, warm-up not counted.
         threads: intra-op threads; None for the cores that the runner finds.
     """
     chosen = _parent_first(graph, architectures)
@@ -142,7 +142,7 @@ def write_plan(
     ]
     plan = {
         "target": target, "precision": precision, "model": digest, "shape": shape.to_json(),
-        "workload": str(workload), "sentinel": chosen[0].digest, "seconds": seconds, "sittings": sittings,
+        "workload": str(workload), "sentinel": chosen[0].digest, "seconds": seconds, "sittings": sessions,
         "threads": threads, "least_rounds": least_rounds, "limit_s": limit_s, "candidates": candidates,
     }  # fmt: skip
     write_folder(folder, plan, inputs)

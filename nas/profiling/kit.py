@@ -79,7 +79,7 @@ class Kit:
     """What a kit measures.
 
     Attributes:
-        seconds, least_rounds, limit_s: of all sittings together.
+        seconds, least_rounds, limit_s: of all sessions together.
         architectures: the parent and others; the design over the latency terms where there are none.
         space: whose token schedules the design is to cover.
 

@@ -94,7 +94,7 @@ def certificate_rows(certificate: Certificate) -> tuple[Row, ...]:
 
 
 def _samples(measured: Measurement) -> str:
-    processes = f" in {len(measured.sittings)} processes" if len(measured.sittings) > 1 else ""
+    processes = f" in {len(measured.sessions)} processes" if len(measured.sessions) > 1 else ""
     return f"{len(measured.samples_ms)}{processes}, p50 {ms(measured.p50)}, p90 {ms(measured.p90)}"
 
 

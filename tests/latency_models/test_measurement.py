@@ -58,19 +58,19 @@ def test_least_samples_give_a_bound_below_the_largest(percent: int, mlperf: int)
     assert mlperf <= count <= 1.05 * mlperf + 1
 
 
-def test_sittings_and_energy_are_kept_and_checked() -> None:
-    given = Measurement((1.0, 2.0, 3.0), HERE, (1.0, 1.0, 1.0), sittings=(1, 2), joules=(0.5, 0.25))
+def test_sessions_and_energy_are_kept_and_checked() -> None:
+    given = Measurement((1.0, 2.0, 3.0), HERE, (1.0, 1.0, 1.0), sessions=(1, 2), joules=(0.5, 0.25))
     assert Measurement.from_json(given.to_json()) == given
-    for wrong in ({"sittings": (1, 1)}, {"sittings": (3, 0)}, {"joules": (-1.0,)}, {"joules": (float("nan"),)}):
+    for wrong in ({"sessions": (1, 1)}, {"sessions": (3, 0)}, {"joules": (-1.0,)}, {"joules": (float("nan"),)}):
         with pytest.raises(MeasurementError):
             Measurement((1.0, 2.0, 3.0), HERE, **wrong)
 
 
-def test_joining_keeps_samples_pairs_and_sittings_in_order() -> None:
-    first = Measurement((1.0, 2.0, 3.0), HERE, (4.0, 5.0, 6.0), sittings=(1, 2))
+def test_joining_keeps_samples_pairs_and_sessions_in_order() -> None:
+    first = Measurement((1.0, 2.0, 3.0), HERE, (4.0, 5.0, 6.0), sessions=(1, 2))
     second = Measurement((7.0,), HERE, (8.0,), joules=(0.5,))
     assert first.joined(second) == Measurement(
-        (1.0, 2.0, 3.0, 7.0), HERE, (4.0, 5.0, 6.0, 8.0), sittings=(1, 2, 1), joules=(0.5,)
+        (1.0, 2.0, 3.0, 7.0), HERE, (4.0, 5.0, 6.0, 8.0), sessions=(1, 2, 1), joules=(0.5,)
     )
     for other in (Measurement((1.0,), Workload.parse("prefill"), (1.0,)), Measurement((1.0,), HERE)):
         with pytest.raises(MeasurementError, match="not joined"):

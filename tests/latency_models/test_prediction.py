@@ -155,7 +155,7 @@ def test_what_a_process_has_in_common_widens_every_interval() -> None:
     device = Synthetic(0, noise=0.001)
     profile = device.profile(architectures(1, 20))
 
-    def two_sittings(record: Record, apart: float) -> Record:
+    def two_sessions(record: Record, apart: float) -> Record:
         own, parent = record.measurement.samples_ms, record.measurement.sentinel_ms
         luck = (1.0,) * 7 + (1 + apart,) * 8
         if record.architecture == Architecture.parent(DEPTH):
@@ -165,7 +165,7 @@ def test_what_a_process_has_in_common_widens_every_interval() -> None:
 
     widths = []
     for apart in (0.0, 0.04):
-        model = CalibratedModel(replace(profile, records=tuple(two_sittings(r, apart) for r in profile.records)))
+        model = CalibratedModel(replace(profile, records=tuple(two_sessions(r, apart) for r in profile.records)))
         found = [model.predict(a) for a in architectures(2, 20)]
         widths.append(float(np.median([math.log(p.high_ms / p.low_ms) / 2 for p in found])))
     assert widths[0] < 0.005

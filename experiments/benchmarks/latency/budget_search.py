@@ -71,7 +71,7 @@ def measured(device: Device, profile: Profile, pool: Losses, share: float) -> Pi
         unknown = [a for a in first if profile.of(a) is None]
         if not first:
             return Pick(None, count)
-        if first[0] not in unknown:  # nothing better is unmeasured: it is the winner if a new sitting confirms it
+        if first[0] not in unknown:  # nothing better is unmeasured: it is the winner if a new session confirms it
             if holds(device, first[0], share):
                 return Pick(first[0], count)
             ranked.remove(first[0])
@@ -82,7 +82,7 @@ def measured(device: Device, profile: Profile, pool: Losses, share: float) -> Pi
 
 
 def holds(device: Device, architecture: Architecture, share: float) -> bool:
-    """Whether a new sitting confirms it."""
+    """Whether a new session confirms it."""
     (record,) = device.measure([architecture], ROUNDS)
     return inside(record, share)
 

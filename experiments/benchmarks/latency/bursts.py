@@ -40,7 +40,7 @@ from search_spaces import Architecture, Kind, Space, Unit
 from search_spaces.architecture import dropping
 from search_spaces.errors import NasError, NoFeasibleCandidate
 
-DEPTH, SITTINGS, PERCENTILE = 4, 2, 90
+DEPTH, SESSIONS, PERCENTILE = 4, 2, 90
 HERE = Workload.parse("forward")
 KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
 UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
@@ -141,27 +141,27 @@ class Device:
         return path
 
     def compare(self, file: Path, effort: Effort) -> Measured:
-        taken = self._sittings({"parent": PARENT, "winner": self.files[file]}, "parent", effort)
+        taken = self._sessions({"parent": PARENT, "winner": self.files[file]}, "parent", effort)
         return Measured(KEY, taken)
 
     def _measured(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         named = {a.digest: a for a in (PARENT, *architectures)}
-        taken = self._sittings(named, PARENT.digest, effort)
+        taken = self._sessions(named, PARENT.digest, effort)
         return Profile(KEY, "digest", SHAPE, HERE, tuple(Record(named[name], taken[name]) for name in named))
 
-    def _sittings(
+    def _sessions(
         self, named: Mapping[str, Architecture], sentinel: str, effort: Effort
     ) -> dict[str, Measurement]:  # fmt: skip
-        """As the runner does it: the same protocol, each sitting on a machine of a level of its own."""
+        """As the runner does it: the same protocol, each session on a machine of a level of its own."""
         limit, parts = getattr(effort, "limit_s", None), []
-        for _ in range(SITTINGS):
+        for _ in range(SESSIONS):
             self.machine.level = math.exp(0.03 * self.machine.rng.gauss(0, 1))
             calls = {name: (lambda ms=self.median[a]: self.machine.run(ms)) for name, a in named.items()}
             parts.append(
                 measure(
-                    calls, sentinel=sentinel, seconds=effort.seconds / SITTINGS,
-                    least_rounds=math.ceil(effort.least_rounds / SITTINGS), seed=self.machine.rng.randrange(1 << 30),
-                    clock=Clock(self._ns, self._ns), **({} if limit is None else {"limit_s": limit / SITTINGS}),
+                    calls, sentinel=sentinel, seconds=effort.seconds / SESSIONS,
+                    least_rounds=math.ceil(effort.least_rounds / SESSIONS), seed=self.machine.rng.randrange(1 << 30),
+                    clock=Clock(self._ns, self._ns), **({} if limit is None else {"limit_s": limit / SESSIONS}),
                 )
             )  # fmt: skip
         return {
@@ -218,7 +218,7 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
     """One search for half of the parent, as a fraction or in the milliseconds of the idle machine."""
     device = Device(seed, load)
     tail = math.exp(P90 * 0.02)
-    asked_ms = FRACTION * device.median[PARENT] * (1.0 if fraction else 1.03 * tail)  # room for how sittings differ
+    asked_ms = FRACTION * device.median[PARENT] * (1.0 if fraction else 1.03 * tail)  # room for how sessions differ
     true = {a: ms * (1.0 if fraction else tail) for a, ms in device.median.items()}
     model = CalibratedModel(device.profile())
     device.machine.begin()

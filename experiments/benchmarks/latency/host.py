@@ -152,11 +152,11 @@ def sentinel(profile: Profile, parent: Record) -> dict[str, float]:
     """What the machine did: how far the parent's medians lie apart between processes, and its own spread."""
     first = profile.of(parent.architecture)
     assert first is not None
-    medians = [median(part) for one in (first, parent.measurement) for part in sittings(one.samples_ms, one.sittings)]
+    medians = [median(part) for one in (first, parent.measurement) for part in sessions(one.samples_ms, one.sessions)]
     return {"sentinel_range": max(medians) / min(medians) - 1, "sentinel_p90_over_p50": first.p90 / first.p50}
 
 
-def sittings(samples: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[float, ...]]:
+def sessions(samples: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[float, ...]]:
     """The samples of each process."""
     parts, start = [], 0
     for count in counts or (len(samples),):

@@ -59,8 +59,8 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
-def groups(folder: Path, sitting: int) -> list[dict]:
-    return json.loads((folder / f"sitting-{sitting}.json").read_text())["groups"]
+def groups(folder: Path, session: int) -> list[dict]:
+    return json.loads((folder / f"session-{session}.json").read_text())["groups"]
 
 
 def edit(path: Path, change: Callable[[dict], object]) -> None:
@@ -106,7 +106,7 @@ def test_the_profile_it_writes_is_one_of_ours(measured) -> None:
     parent, *others = (record.measurement for record in profile.records)
     assert parent.ratio() == 1.0
     assert all(other.ratio() < 0.6 for other in others)  # 2 of 16 products, and what every run costs
-    assert all(len(other.sittings) == 2 and min(other.sittings) >= 3 for other in others)
+    assert all(len(other.sessions) == 2 and min(other.sessions) >= 3 for other in others)
 
 
 def test_its_lines_tell_how_far_it_is(measured) -> None:
@@ -114,40 +114,40 @@ def test_its_lines_tell_how_far_it_is(measured) -> None:
     shares = [line["share"] for line in lines]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
-    assert lines[0]["message"].startswith("sitting 1 of 2, group 1 of 1: loading")
+    assert lines[0]["message"].startswith("session 1 of 2, group 1 of 1: loading")
 
 
-def test_every_sitting_is_a_process_that_a_person_can_run_too(tmp_path: Path) -> None:
-    done = run(kit(tmp_path), "--sitting", "2")
+def test_every_session_is_a_process_that_a_person_can_run_too(tmp_path: Path) -> None:
+    done = run(kit(tmp_path), "--session", "2")
     assert done.returncode == 0, done.stderr
     assert "100%  group 1 of 1: done" in done.stdout
-    assert {path.name for path in tmp_path.glob("*.json")} == {"plan.json", "sitting-2.json"}
+    assert {path.name for path in tmp_path.glob("*.json")} == {"plan.json", "session-2.json"}
 
 
 def test_after_kill_9_it_goes_on_where_it_was(tmp_path: Path) -> None:
     folder = kit(tmp_path, seconds=3.0, weight_bytes=ALONE)
-    kept = folder / "sitting-1.json"
+    kept = folder / "session-1.json"
     command = [sys.executable, "run.py", "--provider", "cpu"]
     child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     wait_for(kept.exists)
     child.kill()
     child.wait()
-    wait_for(lambda: not alive(str(folder)))  # the sitting does not outlive the runner
+    wait_for(lambda: not alive(str(folder)))  # the session does not outlive the runner
     before = groups(folder, 1)
     assert 1 <= len(before) < 4
     assert run(folder).returncode == 0
     assert groups(folder, 1)[: len(before)] == before
     profile = Profile.load(folder / "profile.json")
     assert [record.architecture for record in profile.records] == CHOSEN
-    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("sitting-*.json")}
+    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("session-*.json")}
     assert run(folder).returncode == 0  # all is there: nothing is measured
-    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("sitting-*.json")} == times
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("session-*.json")} == times
 
 
-def test_a_sitting_that_is_not_planned_is_refused(tmp_path: Path) -> None:
-    done = run(kit(tmp_path), "--sitting", "3")
+def test_a_session_that_is_not_planned_is_refused(tmp_path: Path) -> None:
+    done = run(kit(tmp_path), "--session", "3")
     assert done.returncode == 1
-    assert done.stderr == "error: sitting 3 is not planned; the sittings are 1 to 2\n"
+    assert done.stderr == "error: session 3 is not planned; the sessions are 1 to 2\n"
 
 
 def test_what_libraries_print_between_the_lines_does_no_harm(tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_what_libraries_print_between_the_lines_does_no_harm(tmp_path: Path) -> 
                  tmp_path / "log", said.append)  # fmt: skip
 
 
-def test_a_damaged_sitting_is_measured_again_and_the_others_are_not(tmp_path: Path) -> None:
+def test_a_damaged_session_is_measured_again_and_the_others_are_not(tmp_path: Path) -> None:
     folder = kit(tmp_path)
     assert run(folder).returncode == 0
-    first, second = ((folder / f"sitting-{number}.json") for number in (1, 2))
+    first, second = ((folder / f"session-{number}.json") for number in (1, 2))
     whole = second.read_text()
     first.write_text(first.read_text()[:200])
     assert run(folder).returncode == 0
@@ -178,23 +178,23 @@ def test_a_damaged_sitting_is_measured_again_and_the_others_are_not(tmp_path: Pa
 )
 def test_what_was_measured_under_another_key_is_not_mixed(name: str, then: str, tmp_path: Path, measured) -> None:
     folder = kit(tmp_path)
-    (folder / "sitting-1.json").write_text((measured[0] / "sitting-1.json").read_text())
-    edit(folder / "sitting-1.json", lambda document: document["key"].update({name: then}))
+    (folder / "session-1.json").write_text((measured[0] / "session-1.json").read_text())
+    edit(folder / "session-1.json", lambda document: document["key"].update({name: then}))
     done = run(folder)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert f"sitting 1 was measured under another key: {name} was {then!r} and is" in done.stderr
+    assert f"session 1 was measured under another key: {name} was {then!r} and is" in done.stderr
     assert "set it back and run again" in done.stderr
 
 
-def test_a_sitting_of_another_plan_is_not_overwritten(tmp_path: Path, measured) -> None:
+def test_a_session_of_another_plan_is_not_overwritten(tmp_path: Path, measured) -> None:
     folder = kit(tmp_path, seconds=0.3)
-    text = (measured[0] / "sitting-1.json").read_text()
-    (folder / "sitting-1.json").write_text(text)
+    text = (measured[0] / "session-1.json").read_text()
+    (folder / "session-1.json").write_text(text)
     done = run(folder)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "sitting-1.json belongs to another plan; move it away" in done.stderr
-    assert (folder / "sitting-1.json").read_text() == text
+    assert "session-1.json belongs to another plan; move it away" in done.stderr
+    assert (folder / "session-1.json").read_text() == text
 
 
 def test_what_fails_mid_run_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ def test_files_are_measured_in_two_processes_and_only_the_answer_is_left(
     ).of
     assert isinstance(taken["short"], Measurement)
     assert taken["short"].ratio() < 0.5 < taken["long"].ratio() == 1.0
-    assert len(taken["short"].sittings) == 2
-    assert min(taken["short"].sittings) >= 10
+    assert len(taken["short"].sessions) == 2
+    assert min(taken["short"].sessions) >= 10
     assert (shares, shares[-1]) == (sorted(shares), 1.0)
     for inputs in ({}, {"x": INPUTS["x"][:, :5]}):
         with pytest.raises(MeasurementError, match=r"^long cannot be run"):
@@ -277,7 +277,7 @@ def test_ending_the_one_who_asked_ends_all_processes(number: int, tmp_path: Path
                str(chain(tmp_path / "a.onnx", 16)), str(tmp_path / "in.npz")]  # fmt: skip
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True)
     for _ in range(4):
-        child.stdout.readline()  # a sitting runs
+        child.stdout.readline()  # a session runs
     assert len(alive(str(tmp_path))) >= 2
     child.send_signal(number)
     child.communicate(timeout=120)  # prompt where nothing else runs

@@ -42,7 +42,7 @@ P90 = 1.2815515655446004
 
 
 class Device:
-    """True medians that units do not explain, samples with noise, and a machine that changes between sittings."""
+    """True medians that units do not explain, samples with noise, and a machine that changes between sessions."""
 
     def __init__(self, seed: int, noise: float = 0.03, odd: float = 0.06, drift: float = 0.05) -> None:
         self.rng, self.noise, self.drift = random.Random(seed), noise, drift
@@ -343,7 +343,7 @@ def half(device: Device) -> tuple[Problem, Budget]:
 
 
 def test_a_fraction_is_a_ratio_whatever_the_machine_does_to_both(tmp_path: Path) -> None:
-    """Every sitting is on a machine of another speed, up to a fifth apart; the winner's true share is kept."""
+    """Every session is on a machine of another speed, up to a fifth apart; the winner's true share is kept."""
     for seed in range(4):
         device = Device(seed, drift=0.05)
         problem, budget = half(device)

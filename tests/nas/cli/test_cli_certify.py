@@ -50,7 +50,7 @@ def test_a_predicted_winner_is_certified_on_its_device(
     assert certificate.bound_ms <= certificate.budget_ms
     assert certificate.file_sha256 == sha256(searched.out / "winner" / "device-model.onnx")
     assert certificate.winner is not None
-    assert len(certificate.winner.sittings) >= 2
+    assert len(certificate.winner.sessions) >= 2
     assert json.loads((searched.out / "result.json").read_text())["target"]["label"].startswith(f"measured on {TARGET}")
 
     profile = next(searched.out.parent.glob("cache/*/device-*.json"))

@@ -71,7 +71,7 @@ def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_
     assert [record.architecture for record in profile.records] == design(4, row=Terms(shape, HERE).row)
     assert profile.key == environment(default_threads())
     assert len(profile.conditions) == 2
-    assert all(len(record.measurement.sittings) == 2 for record in profile.records)
+    assert all(len(record.measurement.sessions) == 2 for record in profile.records)
     stem = profile.of(design(4)[1])
     assert profile.records[0].measurement.ratio() == 1.0
     assert stem.ratio() < 0.7
@@ -122,10 +122,10 @@ def test_a_plan_says_what_is_measured_and_the_parent_is_its_sentinel(parent: Par
     shape, others = shape_of(parent.model, parent.graph.anatomy), design(4)[1:3]
     write_plan(
         tmp_path, target="jetson", precision="fp16", digest="d", shape=shape, workload=HERE, graph=parent.graph,
-        architectures=others, inputs=workload_inputs(parent.model, HERE), seconds=9.0, sittings=3, threads=2,
+        architectures=others, inputs=workload_inputs(parent.model, HERE), seconds=9.0, sessions=3, threads=2,
     )  # fmt: skip
     plan = Plan.read(tmp_path)
-    assert (plan.precision, plan.seconds, plan.sittings, plan.threads) == ("fp16", 9.0, 3, 2)
+    assert (plan.precision, plan.seconds, plan.sessions, plan.threads) == ("fp16", 9.0, 3, 2)
     assert [Architecture.from_json(c.architecture) for c in plan.candidates] == [Architecture.parent(4), *others]
     assert plan.sentinel == Architecture.parent(4).digest
     assert {c.weight_bytes for c in plan.candidates} == {parent.graph.weight_bytes}

@@ -58,7 +58,7 @@ def test_one_step_over_ssh_with_nothing_but_onnx_runtime_there(loopback: SshTarg
     profile = profile_there(kit, SshTarget(loopback.host, str(bare), config=loopback.config), Silent())
     assert profile.target == kit.target.name
     assert profile.key["runtime"].startswith("onnxruntime")
-    assert all(len(record.measurement.sittings) == 2 for record in profile.records)
+    assert all(len(record.measurement.sessions) == 2 for record in profile.records)
     export = ParentExport(kit.subject, Silent())
     model = latency_model(kit.subject, kit.target, HERE, export, Silent())
     assert isinstance(model, CalibratedModel)

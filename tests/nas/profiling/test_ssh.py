@@ -66,7 +66,7 @@ RESUMABLE = """
 import os, pathlib, signal
 def stat(pid):
     return pathlib.Path("/proc/%d/stat" % pid).read_text().rpartition(")")
-part = pathlib.Path("sitting-0.json")
+part = pathlib.Path("session-0.json")
 if not part.exists():
     part.write_text("measured once")
     print('{"share": 0.5, "message": "half"}', flush=True)
@@ -90,7 +90,7 @@ def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(
     (folder,) = (home_of(loopback) / ".cache/nas/kits").iterdir()
     outlived = int((folder / "run.pid").read_text())
     assert Path(f"/proc/{outlived}").exists()
-    (folder / "sitting-0.json").write_text("measured before")
+    (folder / "session-0.json").write_text("measured before")
     assert run_kit(kit, loopback, Silent()) == b"measured before"
     for _ in range(100):
         if not Path(f"/proc/{outlived}").exists():
