@@ -14,7 +14,7 @@ from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.task import Pieces, Task
 from nas.execution.worker import LocalExecutor, Worker
 from nas.quality.evaluations import FileEvaluations
-from nas.search import engine, sampler
+from nas.search import engine, proposals
 from nas.search.journal import Journal
 from nas.search.problem import Problem
 from nas.search.run import run_search
@@ -28,11 +28,11 @@ PLACES: tuple[Place, ...] = (
     ("latency model", Problem, "ms"),
     ("looking up evaluations", CachedEvaluator, "__call__"),
     ("looking up evaluations", CachedEvaluator, "ahead"),
-    ("proposals", sampler.LevelSwitch, "propose"),
-    ("proposals: neighbours", sampler.LevelSwitch, "_neighbours"),
-    ("proposals: fitting the surrogate", sampler.LevelSwitch, "surrogate"),
+    ("proposals", proposals.LevelSwitch, "propose"),
+    ("proposals: neighbours", proposals.LevelSwitch, "_neighbours"),
+    ("proposals: fitting the surrogate", proposals.LevelSwitch, "surrogate"),
     ("proposals: ranking", Surrogate, "rank"),
-    ("proposals: exact solve", sampler, "solve"),
+    ("proposals: exact solve", proposals, "solve"),
     ("proposals: exact solve", engine, "solve"),
     ("proposals: knobs", engine.Engine, "_by_knobs"),
     ("one-shot rankings", engine, "one_shot"),

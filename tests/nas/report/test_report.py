@@ -72,7 +72,9 @@ def result(verdict: Certificate, model: str) -> Result:
         certified=verdict.certified, verdict=f"{verdict.verdict}: {verdict.reason}", host=None, files={}, pareto=(),
         baselines=(entry(dropping(4, {Unit(0, Kind.BLOCK)}), 0.7, 11.9, "cosine-joint"),),
         comparisons=(Comparison("cosine-joint", -0.6568, -0.71, -0.61, 4.8e-15, 360),),
-        units=(UnitSavings(Unit(0, Kind.ATTENTION).dropped, 1.25, 0.5), UnitSavings(Unit(2, Kind.MLP).dropped, 1.0, 0.001)),
+        units=(
+            UnitSavings(Unit(0, Kind.ATTENTION).dropped, 1.25, 0.5), UnitSavings(Unit(2, Kind.MLP).dropped, 1.0, 0.001),
+        ),
         search={"trials": 4, "evaluations": 40, "seconds": 8.5, "seed": 0, "storage": "study.db"}, mlflow={},
         resume_command="nas search --resume out", parent_memory=Memory(2 << 20, 0, 1 << 20), parent_joules=0.5,
     )  # fmt: skip
