@@ -42,7 +42,7 @@ def test_blocks_that_leave_others_as_they_are_may_all_go(tmp_path: Path) -> None
 
 def test_for_plain_classes_only_blocks_go_that_move_no_other(tmp_path: Path) -> None:
     subject = subject_of(diff_llama(), tmp_path)
-    assert savable(vanilla(subject), subject, Servable.VANILLA).units == (Unit(3, Kind.BLOCK),)
+    assert savable(vanilla(subject), subject, Servable.VANILLA).choices == (Unit(3, Kind.BLOCK).dropped,)
     every = subject.anatomy.space(STRUCTURE)
     assert savable(every, subject, Servable.ANY) == every
     first = dataclasses.replace(vanilla(subject), choices=(Unit(0, Kind.BLOCK).dropped, Unit(1, Kind.BLOCK).dropped))
