@@ -130,3 +130,8 @@ def _gpu_name() -> str | None:
         return Cuda().name()
     except OSError:
         return None
+
+
+def open_runtime(precision: str, threads: int | None, provider: str | None, cache: Path) -> OnnxRuntime:
+    """ONNX Runtime as a plan asks for it; raises MeasuringFailed as its constructor."""
+    return OnnxRuntime(precision, threads, provider, cache)

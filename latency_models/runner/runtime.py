@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +11,10 @@ import numpy as np
 
 from .failure import MeasuringFailed
 
-RUNTIMES = ("onnxruntime", "tensorrt")
+ONNX_RUNTIME = "onnxruntime"
+# Module of each by its name, in the order in which they are tried. It has `open_runtime(precision, threads, provider,
+# cache)`, which gives a `Runtime` or raises MeasuringFailed.
+RUNTIMES = {"tensorrt": "tensorrt", ONNX_RUNTIME: "ort"}
 ENGINES = "engines"  # folder in which engines and timing caches are kept
 
 
@@ -31,22 +35,24 @@ class Runtime(Protocol):
 
 
 def find_runtime(name: str | None, provider: str | None, precision: str, threads: int | None, folder: Path) -> Runtime:
-    """The runtime of that name; without a name TensorRT where it and a GPU are, else ONNX Runtime.
+    """The runtime of that name; without a name the first that is installed and has a device to run on.
 
     Args:
-        provider: of ONNX Runtime: cpu, cuda or tensorrt; cuda where it and a GPU are by default.
+        provider: of ONNX Runtime: cpu, cuda or tensorrt; cuda where it and a GPU are by default. It names that runtime.
         folder: engines and timing caches are kept in it.
 
     Raises:
         MeasuringFailed: it is not installed, or has no device to run on.
     """
-    from .ort import OnnxRuntime
-    from .tensorrt import TensorRT
-
-    if name == "tensorrt" or (name is None and provider is None):
+    if name is None and provider is not None:
+        name = ONNX_RUNTIME
+    wanted = list(RUNTIMES) if name is None else [name]
+    for each in wanted:
         try:
-            return TensorRT(precision, threads, folder / ENGINES)
-        except MeasuringFailed:
-            if name is not None:
-                raise
-    return OnnxRuntime(precision, threads, provider, folder / ENGINES)
+            opened: Runtime = import_module(f".{RUNTIMES[each]}", __package__).open_runtime(
+                precision, threads, provider, folder / ENGINES
+            )
+            return opened
+        except MeasuringFailed as error:
+            failure = error
+    raise failure

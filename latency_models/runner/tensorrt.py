@@ -213,3 +213,8 @@ class Execution:
     def _hold(self, name: str, address: int) -> None:
         self._addresses.append(address)
         self._context.set_tensor_address(name, address)
+
+
+def open_runtime(precision: str, threads: int | None, provider: str | None, cache: Path) -> TensorRT:
+    """TensorRT as a plan asks for it, which has no providers; raises MeasuringFailed as its constructor."""
+    return TensorRT(precision, threads, cache)

@@ -51,10 +51,10 @@ def export(
 
     progress = console.begin("export")
     from nas.export.companions import carry_companions
-    from nas.export.form import Form
-    from nas.export.onnx_export import export_for_onnx_runtime, file_name
+    from nas.export.exporters import EXPORTERS
+    from nas.export.onnx_export import file_name
     from nas.export.parity import check_parity
-    from nas.export.tensorrt_export import build_engine, export_tensorrt_onnx
+    from nas.export.tensorrt_export import build_engine
     from nas.storage.disk_errors import check_folder
 
     if out is not None:
@@ -62,23 +62,24 @@ def export(
     loaded, name, source = _load(model, architecture, trust_remote_code)
     folder = out or Path("nas-results") / f"{name}-export"
     file = folder / file_name(phase)
-    with progress.stage("exporting for ONNX Runtime"):
-        opset, reason = export_for_onnx_runtime(loaded, file, check_parity, phase)
-    if reason:
-        progress.message(reason)
-    with progress.stage("exporting for TensorRT"):
-        path = export_tensorrt_onnx(loaded, folder / Form.TENSORRT.file(file.name), phase)
-        difference = max(check_parity(loaded, file, phase), check_parity(loaded, path, phase))
+    paths, opsets = {name: folder / each.file(file.name) for name, each in EXPORTERS.items()}, dict[str, int]()
+    for runtime, exporter in EXPORTERS.items():
+        with progress.stage(f"exporting for {runtime}"):
+            exported = exporter.export(loaded, paths[runtime], phase)
+        opsets[runtime] = exported.opset
+        if exported.reason:
+            progress.message(exported.reason)
+    difference = max(check_parity(loaded, path, phase) for path in paths.values())
     carry_companions(loaded, source, folder)
-    files = {"onnxruntime": str(file), "tensorrt": str(path)}
+    files = {each: str(path) for each, path in paths.items()}
     builder = None
     if engine:
         with progress.stage("building the engine"):
             builder = build_engine(
-                path, file.with_suffix(".engine"), compute_capability=compute_capability, phase=phase
+                paths["tensorrt"], file.with_suffix(".engine"), compute_capability=compute_capability, phase=phase
             )
         files["engine"] = str(file.with_suffix(".engine"))
-    document = {"schema_version": 1, "model": name, "opset": opset, "largest_difference": difference,
+    document = {"schema_version": 1, "model": name, "opset": opsets["onnxruntime"], "largest_difference": difference,
                 "engine_builder": builder, "files": files}  # fmt: skip
     if json:
         console.emit_json(document)

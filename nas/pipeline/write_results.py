@@ -7,7 +7,7 @@ from typing import Any
 from latency_models.calibrated import CalibratedModel
 from latency_models.targets import Target
 from latency_models.workload import Phase
-from nas.export.form import Form
+from nas.export.exporters import ONNX_RUNTIME, exporter_of
 from nas.export.onnx_export import file_name
 from nas.figures.search import Point, pareto_figure, pareto_page
 from nas.mlflow_model import write_mlmodel
@@ -49,15 +49,13 @@ def deliver(delivery: Delivery) -> Result:
 def _export(delivery: Delivery, winner: Any) -> None:
     """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases."""
     phase, folder = delivery.workload.phase, delivery.winner_folder
-    wanted = [
-        (each, Form.ONNX_RUNTIME) for each in ((phase,) if phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE))
-    ]
-    if delivery.target.runtime == Form.TENSORRT:
-        wanted.append((phase, Form.TENSORRT))
-    for each, form in wanted:
-        path = folder / form.file(file_name(each))
+    wanted = [(each, ONNX_RUNTIME) for each in ((phase,) if phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE))]
+    own = exporter_of(delivery.target.runtime)
+    wanted += [] if own == ONNX_RUNTIME else [(phase, own)]
+    for each, exporter in wanted:
+        path = folder / exporter.file(file_name(each))
         if not path.exists() or sha256(path) != delivery.certificate.file_sha256:
-            delivery.export.other(each, form).write_pruned(winner, path)
+            delivery.export.other(each, exporter).write_pruned(winner, path)
 
 
 def record(result: Result, delivery: Delivery, progress: Timed) -> Result:

@@ -24,8 +24,9 @@ from latency_models.runner import random_weights
 from latency_models.runner.plan import MODELS, PLAN
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
+from nas.export.exporters import exporter_of
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
+from nas.export.onnx_export import export_onnx, workload_inputs
 from nas.export.schedule_exports import ReducedGraphs
 from nas.export.shared_weights import SharedWeights
 from nas.parent.parent import ParentModel
@@ -180,7 +181,7 @@ def export_for_target(model: Any, path: Path, target: Target, phase: Phase) -> P
     """
     if target.precision == "fp16":
         model = copy.deepcopy(model).half()
-    return export_onnx(model, path, TENSORRT_OPSET if target.runtime == "tensorrt" else ONNX_RUNTIME_OPSET, phase)
+    return export_onnx(model, path, exporter_of(target.runtime).opset, phase)
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ from latency_models.runtime_ort import default_threads, environment
 from latency_models.targets import HOST, Target
 from latency_models.workload import Phase, Workload
 from nas.export.cached_export import cache_layers
-from nas.export.form import Form
+from nas.export.exporters import ONNX_RUNTIME, Exporter
 from nas.export.graph_editing import ParentGraph
 from nas.export.images import PIXELS
-from nas.export.onnx_export import export_for_onnx_runtime
 from nas.export.parity import check_parity
 from nas.export.schedule_exports import ReducedGraphs
 from nas.export.shared_weights import with_parent, without_parent
-from nas.export.tensorrt_export import export_tensorrt_onnx
 from nas.parent.parent import ParentModel
 from nas.profiling.host import SECONDS, measure_architectures, profile_host
 from nas.profiling.profile_store import device_model, device_profile_path, load_device_profile
@@ -50,12 +48,13 @@ class ParentExport:
     subject: ParentModel
     progress: Progress
     phase: Phase = Phase.FORWARD
-    form: Form = Form.ONNX_RUNTIME
+    exporter: Exporter = ONNX_RUNTIME
     traced: dict[Phase, Any] = field(default_factory=dict, compare=False, repr=False)  # of the parent
 
-    def other(self, phase: Phase, form: Form) -> "ParentExport":
-        """The parent's file for another phase or in another form; what was traced for this one is not traced again."""
-        return self if (phase, form) == (self.phase, self.form) else replace(self, phase=phase, form=form)
+    def other(self, phase: Phase, exporter: Exporter) -> "ParentExport":
+        """The parent's file for another phase or runtime; what was traced for this one is not traced again."""
+        same = (phase, exporter) == (self.phase, self.exporter)
+        return self if same else replace(self, phase=phase, exporter=exporter)
 
     @cached_property
     def path(self) -> Path:
@@ -73,10 +72,10 @@ class ParentExport:
         return path
 
     def _cached(self, name: str) -> Path:
-        exporter = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
+        versions = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
         phase = "" if self.phase is Phase.FORWARD else f"{self.phase}-"
-        form = "" if self.form is Form.ONNX_RUNTIME else f"{self.form}-"
-        return self.subject.cache / f"{name}-{phase}{form}{REVISION}-{exporter}.onnx"
+        runtime = "" if self.exporter == ONNX_RUNTIME else f"{self.exporter.name}-"
+        return self.subject.cache / f"{name}-{phase}{runtime}{REVISION}-{versions}.onnx"
 
     def _export(self, path: Path) -> str:
         """Write the file, complete or not at all; the weights of a large one, in a second file, are there before it."""
@@ -89,12 +88,9 @@ class ParentExport:
         return reason
 
     def _write(self, model: Any, path: Path) -> str:
-        """Export a model in this form, checked against it; returns why it has not the usual operators, if so."""
+        """Export a model, checked against it; returns why it has not the usual operators, if so."""
         traced = self.traced if model is self.subject.model else None
-        if self.form is Form.TENSORRT:
-            check_parity(model, export_tensorrt_onnx(model, path, self.phase, traced), self.phase)
-            return ""
-        return export_for_onnx_runtime(model, path, check_parity, self.phase, traced)[1]
+        return self.exporter.export(model, path, self.phase, traced).reason
 
     def write_pruned(self, pruned: Any, path: Path) -> str:
         """Write the file of a model that was pruned from the parent: the parent's, edited, and compared with the model.

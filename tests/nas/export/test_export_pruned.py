@@ -10,7 +10,7 @@ import pytest
 
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
-from nas.export.form import Form
+from nas.export.exporters import EXPORTERS
 from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
 from nas.export.parity import check_parity
@@ -132,6 +132,6 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
 
 def test_each_form_of_the_parent_is_kept_under_its_own_name(tmp_path: Path) -> None:
     subject = SimpleNamespace(cache=tmp_path)
-    exports = [ParentExport(subject, Silent(), phase, form) for phase in Phase for form in Form]
+    exports = [ParentExport(subject, Silent(), phase, form) for phase in Phase for form in EXPORTERS.values()]
     assert len({export._cached("parent") for export in exports}) == len(exports)
-    assert Form.TENSORRT.file("model-decode.onnx") == "model-decode.tensorrt.onnx"
+    assert EXPORTERS["tensorrt"].file("model-decode.onnx") == "model-decode.tensorrt.onnx"

@@ -11,7 +11,7 @@ from families import build
 from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.certification.run import CertificationRun
-from nas.export.form import Form
+from nas.export.exporters import EXPORTERS, Exporter
 from nas.export.onnx_export import workload_inputs
 from nas.parent.shape import shape_of
 from nas.pipeline.delivery import Delivery
@@ -30,18 +30,18 @@ PROMPT, STEP = Workload.parse("prefill:batch=1,seq=60"), Workload.parse("decode:
 
 
 @pytest.fixture
-def written() -> list[tuple[Phase, Form, str]]:
+def written() -> list[tuple[Phase, Exporter, str]]:
     """Filled with every file that is asked for: its phase, its form and its name."""
     return []
 
 
 def delivery(
-    folder: Path, architecture: Architecture, workload: Workload, written: list[tuple[Phase, Form, str]],
+    folder: Path, architecture: Architecture, workload: Workload, written: list[tuple[Phase, Exporter, str]],
     measured: str = "nothing", runtime: str = "tensorrt",
 ) -> Any:  # fmt: skip
     """What of a delivery the exports are decided by; `measured` is the digest of the certified file."""
 
-    def other(phase: Phase, form: Form) -> Any:
+    def other(phase: Phase, form: Exporter) -> Any:
         def write(model: Any, path: Path) -> str:
             written.append((phase, form, path.name))
             path.write_text(model)
@@ -65,9 +65,9 @@ def test_a_decoder_is_delivered_in_the_phases_that_generating_takes(
     """With all its tokens or with fewer."""
     _export(delivery(tmp_path, Architecture(4).with_tokens(schedule), workload, written), "model")
     assert set(written) == {
-        (Phase.PREFILL, Form.ONNX_RUNTIME, "model-prefill.onnx"),
-        (Phase.DECODE, Form.ONNX_RUNTIME, "model-decode.onnx"),
-        (workload.phase, Form.TENSORRT, f"model-{workload.phase}.tensorrt.onnx"),
+        (Phase.PREFILL, EXPORTERS["onnxruntime"], "model-prefill.onnx"),
+        (Phase.DECODE, EXPORTERS["onnxruntime"], "model-decode.onnx"),
+        (workload.phase, EXPORTERS["tensorrt"], f"model-{workload.phase}.tensorrt.onnx"),
     }
 
 
