@@ -1,1 +1,17 @@
-"""What a transformer is made of, how redundant its parts are, and how they are taken out."""
+"""What a transformer is made of, how redundant its parts are, and how they are taken out.
+
+Example:
+    >>> from pruning import load, prune, read_anatomy, save
+"""
+
+from search_spaces.lazy_exports import lazy_exports
+
+__getattr__, __all__ = lazy_exports(
+    __name__,
+    {
+        "anatomy.anatomy": ["Anatomy", "read_anatomy"],
+        "analysis.redundancy": ["Redundancy"],
+        "checkpoint.load_save": ["load", "save"],
+        "surgery.prune": ["prune"],
+    },
+)

@@ -1,1 +1,19 @@
 """From a model in memory to the files that are deployed, each checked against the model."""
+
+from search_spaces.lazy_exports import lazy_exports
+
+__getattr__, __all__ = lazy_exports(
+    __name__,
+    {
+        "cached_export": ["cache_layers"],
+        "companions": ["carry_companions"],
+        "exporters": ["EXPORTERS", "Exporter", "ONNX_RUNTIME", "exporter_of"],
+        "graph_editing": ["ParentGraph", "acting_schedule"],
+        "images": ["PIXELS"],
+        "onnx_export": ["export_onnx", "file_name", "workload_inputs"],
+        "parity": ["check_parity"],
+        "schedule_exports": ["Graphs", "ReducedGraphs"],
+        "shared_weights": ["SharedWeights", "with_parent", "without_parent"],
+        "tensorrt_export": ["build_engine"],
+    },
+)

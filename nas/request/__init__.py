@@ -1,1 +1,23 @@
 """What a person may ask of a search, and the request as it is kept on disk."""
+
+from search_spaces.lazy_exports import lazy_exports
+
+__getattr__, __all__ = lazy_exports(
+    __name__,
+    {
+        "choices": [
+            "ADD_BACK",
+            "AUTO",
+            "ENGINE",
+            "METHODS",
+            "OFF",
+            "SEARCH",
+            "TOKEN_METHODS",
+            "check_method",
+            "check_precision",
+            "check_tokens",
+        ],
+        "quantities": ["Budget", "ParameterLimit", "parse_duration"],
+        "search_request": ["FILE", "SearchRequest", "check_executor", "parse_resources", "parse_units"],
+    },
+)

@@ -1,1 +1,3 @@
 """The routes of the API, by who uses them."""
+
+__all__: list[str] = []
