@@ -19,7 +19,9 @@ def used() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for importer, path in files().items():
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module in files() and node.level == 0:
+            if not isinstance(node, ast.ImportFrom) or node.module not in files():
+                continue
+            if files()[node.module].name != "__init__.py":
                 package = node.module.rpartition(".")[0]
                 if package and package != importer.rpartition(".")[0] and not importer.startswith(f"{package}."):
                     found.setdefault(package, set()).update(alias.name for alias in node.names)
