@@ -17,9 +17,9 @@ PROGRAM = (("search_spaces",), ("latency_models", "pruning"), ("nas",))
 NAS = (
     ("data", "progress", "storage"),
     ("request",),
-    ("export", "figures", "parent", "quality", "tracking"),
-    ("execution", "mlflow_model", "profiling", "search"),
-    ("results", "testing"),
+    ("figures", "parent", "quality", "tracking"),
+    ("execution", "export", "mlflow_model", "search"),
+    ("profiling", "results", "testing"),
     ("api", "certification", "report", "tokens"),
     ("pipeline",),
     ("sweep",),

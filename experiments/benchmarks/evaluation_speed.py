@@ -26,9 +26,11 @@ from nas.data.dataset import Dataset, Split
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.worker import Bench as Equipment
 from nas.execution.worker import LocalExecutor, Worker
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import rungs
-from nas.profiling.latency_model import ParentExport, default_workload, latency_model
+from nas.profiling.choose_workload import default_workload
+from nas.profiling.latency_model import latency_model
 from nas.progress import Silent
 from nas.quality import Evaluator, Quality, evaluator_for
 from nas.quality.evaluations import FileEvaluations

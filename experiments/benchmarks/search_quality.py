@@ -23,9 +23,11 @@ from pathlib import Path
 
 from latency_models.targets import find_target
 from nas.execution.evaluation_cache import CachedEvaluator
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import rungs, scorer_of
-from nas.profiling.latency_model import ParentExport, default_workload, latency_model
+from nas.profiling.choose_workload import default_workload
+from nas.profiling.latency_model import latency_model
 from nas.progress import Silent
 from nas.quality import Evaluator, Quality, evaluator_for
 from nas.search import Candidate, Problem, run_search

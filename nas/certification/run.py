@@ -18,9 +18,10 @@ from latency_models.workload import Phase, Workload
 from nas.certification.quiet_machine import WAIT_S, QuietWait, noise
 from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
 from nas.certification.selection_state import calibrated
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
+from nas.profiling.choose_workload import fitting
 from nas.profiling.device import Device, Effort, ThisMachine
-from nas.profiling.latency_model import ParentExport, fitting
 from nas.progress import Phases, Progress
 from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate, Verdict, confidence_of, judge, too_busy

@@ -82,11 +82,12 @@ def profile(
     progress = console.begin("profile")
     from latency_models.targets import find_target
     from latency_models.workload import Workload
+    from nas.export.parent_export import ParentExport
     from nas.parent.parent import load_parent_model
     from nas.profiling.host import SECONDS
+    from nas.profiling.host_profile import host_profile
     from nas.profiling.kit import SECONDS as KIT_SECONDS
     from nas.profiling.kit import Kit
-    from nas.profiling.latency_model import ParentExport, host_profile
     from nas.profiling.ssh import SshTarget, profile_there
     from nas.request.choices import check_tokens
     from nas.storage.disk_errors import check_folder

@@ -11,8 +11,8 @@ from latency_models.footprint import Memory, memory
 from latency_models.model import LatencyModel
 from latency_models.targets import Target
 from latency_models.workload import Workload
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
-from nas.profiling.latency_model import ParentExport
 from nas.quality import Quality
 from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate

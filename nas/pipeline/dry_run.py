@@ -12,9 +12,10 @@ from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
 from nas.data.dataset import Dataset
 from nas.data.documents import SPLITS
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import asked, rungs, say_what_fits
-from nas.profiling.latency_model import ParentExport, latency_model
+from nas.profiling.latency_model import latency_model
 from nas.progress import Progress
 from nas.request.search_request import SearchRequest
 from nas.search.greedy_removal import WIDTH

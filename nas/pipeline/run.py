@@ -14,15 +14,17 @@ from nas.execution.cluster import Cluster, resources_offered
 from nas.execution.device_node import Node
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.worker import Bench, LocalExecutor, Worker
+from nas.export.parent_export import ParentExport
 from nas.figures.search import save_redundancy
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.held_out import judge_held_out
 from nas.pipeline.savable import savable
 from nas.pipeline.write_results import deliver, record
+from nas.profiling.choose_workload import default_workload, workload_for
 from nas.profiling.device import Device, RemoteDevice, ThisMachine
 from nas.profiling.kit import Kit
-from nas.profiling.latency_model import ParentExport, default_workload, latency_model, workload_for
+from nas.profiling.latency_model import latency_model
 from nas.profiling.profile_store import device_model
 from nas.profiling.ssh import Transport, profile_there
 from nas.progress import Phases, Progress, Timed, told

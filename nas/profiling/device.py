@@ -13,12 +13,13 @@ from latency_models.runner.plan import PROFILE
 from latency_models.runtime_ort import default_threads, environment
 from latency_models.workload import Workload
 from nas.export.onnx_export import file_name, workload_inputs
+from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
 from nas.export.schedule_exports import ReducedGraphs
 from nas.parent.parent import ParentModel
 from nas.profiling.host import measure_architectures
+from nas.profiling.host_profile import host_profile
 from nas.profiling.kit import Kit, export_for_target, inputs_of, pack
-from nas.profiling.latency_model import ParentExport, host_profile
 from nas.profiling.profile_store import check_profile
 from nas.profiling.ssh import Transport, profile_there
 from nas.progress import Progress, timed_stage

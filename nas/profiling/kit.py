@@ -31,7 +31,7 @@ from nas.export.schedule_exports import ReducedGraphs
 from nas.export.shared_weights import SharedWeights
 from nas.parent.parent import ParentModel
 from nas.profiling.host import planned, write_plan
-from nas.profiling.latency_model import tokens_name
+from nas.profiling.host_profile import tokens_name
 from nas.progress import Progress
 from pruning.checkpoint.sentence_embedding import attach, sentence_embedding
 from pruning.surgery.prune import prune

@@ -171,7 +171,8 @@ def report_target(
         MeasurementError: this machine was not measured with this model and workload.
     """
     from nas.parent.parent import load_parent_model
-    from nas.profiling.latency_model import default_workload, profile_path
+    from nas.profiling.choose_workload import default_workload
+    from nas.profiling.host_profile import profile_path
 
     subject = load_parent_model(model, None, trust_remote_code)
     chosen = workload or default_workload(subject, target)

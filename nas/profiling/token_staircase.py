@@ -16,9 +16,9 @@ from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase, meas
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import workload_inputs
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
 from nas.profiling.host import measure_architectures
-from nas.profiling.latency_model import ParentExport
 from nas.progress import Progress
 from nas.storage.cache_folder import file_words
 from pruning.anatomy.language_model import is_vision_language

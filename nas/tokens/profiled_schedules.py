@@ -5,8 +5,10 @@ from functools import partial
 
 from latency_models.targets import Target
 from latency_models.workload import Workload
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
-from nas.profiling.latency_model import ParentExport, default_workload, measured_ms, workload_for
+from nas.profiling.choose_workload import default_workload, workload_for
+from nas.profiling.host_profile import measured_ms
 from nas.profiling.token_staircase import measure_steps
 from nas.progress import Progress
 from nas.quality import Quality

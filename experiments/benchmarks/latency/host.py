@@ -19,9 +19,9 @@ from latency_models.calibrated import CalibratedModel
 from latency_models.profile import Profile, Record
 from latency_models.terms import model_work
 from latency_models.workload import Workload
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.profiling.host import measure_architectures, profile_host
-from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.architecture import dropping

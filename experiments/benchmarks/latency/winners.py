@@ -11,9 +11,9 @@ from typing import Any
 from latency.accuracy import markdown
 from latency_models.run_plan import measure_files
 from nas.export.onnx_export import workload_inputs
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.pipeline.run import run as search
-from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest

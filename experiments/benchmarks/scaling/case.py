@@ -10,9 +10,11 @@ from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.task import Executor, Task
 from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import rungs
-from nas.profiling.latency_model import ParentExport, default_workload, latency_model
+from nas.profiling.choose_workload import default_workload
+from nas.profiling.latency_model import latency_model
 from nas.progress import Silent
 from nas.quality import evaluator_for
 from nas.quality.evaluations import FileEvaluations

@@ -9,9 +9,11 @@ from latency_models.targets import HOST, find_target
 from latency_models.terms import model_work
 from latency_models.workload import Workload
 from nas.execution.evaluation_cache import CachedEvaluator
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.run import scorer_of
-from nas.profiling.latency_model import ParentExport, latency_model, measured_ms
+from nas.profiling.host_profile import measured_ms
+from nas.profiling.latency_model import latency_model
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
 from nas.request.choices import SEARCH

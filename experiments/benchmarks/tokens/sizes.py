@@ -7,9 +7,9 @@ import argparse
 
 from cases import CASES
 
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.profiling.host import measure_architectures
-from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
 from search_spaces.architecture import Architecture
 from search_spaces.level import THOUSAND

@@ -13,8 +13,8 @@ from other_families import latent_attention
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_onnx, workload_inputs
+from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
-from nas.profiling.latency_model import ParentExport
 from nas.progress import Silent
 from pruning.surgery.prune import prune
 from search_spaces import Architecture
@@ -281,7 +281,7 @@ def test_the_parent_is_kept_once_per_phase_with_its_weights(tmp_path: Path, monk
         path.with_name(f"{path.name}.data").write_text("weights")  # as for a model too large for one file
         return ONNX_RUNTIME_OPSET, ""
 
-    monkeypatch.setattr("nas.profiling.latency_model.export_for_onnx_runtime", export)
+    monkeypatch.setattr("nas.export.parent_export.export_for_onnx_runtime", export)
     subject = SimpleNamespace(model=None, cache=tmp_path / "digest")
     for _ in range(2):
         paths = {phase: ParentExport(subject, Silent(), phase).path for phase in Phase}

@@ -9,10 +9,9 @@ from families import build
 from onnxruntime.quantization import quantize_dynamic
 
 from latency_models.runtime_ort import open_session
-from latency_models.workload import Phase
+from latency_models.workload import Phase, Workload
 from nas.export.finishing import finish
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, example_inputs, export_onnx, workload_inputs
-from nas.profiling.latency_model import Workload
 from pruning.surgery.prune import prune
 from search_spaces import Architecture
 from search_spaces.errors import ExportError

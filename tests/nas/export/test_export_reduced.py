@@ -12,10 +12,12 @@ from latency_models.calibrated import CalibratedModel
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import workload_inputs
+from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
 from nas.parent.shape import shape_of
 from nas.profiling.host import derive_files, planned
-from nas.profiling.latency_model import ParentExport, host_profile, latency_model, profile_path
+from nas.profiling.host_profile import host_profile, profile_path
+from nas.profiling.latency_model import latency_model
 from nas.progress import Silent
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
@@ -93,7 +95,7 @@ def test_a_schedule_is_exported_once_and_kept_without_its_weights(
     export.derive(scheduled(FEWER), tmp_path / "first.onnx")
     (kept,) = export.subject.cache.glob("tokens-*.onnx")
     assert kept.stat().st_size < 0.5 * export.path.stat().st_size
-    monkeypatch.setattr("nas.profiling.latency_model.export_for_onnx_runtime", None)
+    monkeypatch.setattr("nas.export.parent_export.export_for_onnx_runtime", None)
     again = ParentExport(export.subject, Silent())
     again.derive(scheduled(FEWER), tmp_path / "second.onnx")
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()

@@ -21,9 +21,10 @@ from latency_models.profile import Profile
 from latency_models.runner.plan import Plan
 from latency_models.targets import find_target
 from latency_models.workload import Workload
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.profiling.kit import Kit, pack
-from nas.profiling.latency_model import ParentExport, latency_model
+from nas.profiling.latency_model import latency_model
 from nas.profiling.profile_store import import_profile
 from nas.progress import Silent
 from pruning.checkpoint import save

@@ -16,9 +16,10 @@ from latency_models.calibrated import CalibratedModel
 from latency_models.profile import Profile
 from latency_models.targets import find_target
 from latency_models.workload import Workload
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.profiling.kit import Kit
-from nas.profiling.latency_model import ParentExport, latency_model
+from nas.profiling.latency_model import latency_model
 from nas.profiling.ssh import SshTarget, profile_there
 from nas.progress import Silent
 from pruning.checkpoint import save

@@ -8,7 +8,7 @@ from latency_models.measurement import Measurement
 from latency_models.profile import Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
-from nas.profiling.latency_model import measured_ms
+from nas.profiling.host_profile import measured_ms
 from search_spaces import Architecture, Kind, Unit
 
 HERE = Workload.parse("forward")
@@ -32,7 +32,7 @@ def test_a_machine_that_slows_down_between_two_does_not_count_against_the_later(
         looks.append(chosen)
         return tuple(Record(a, Measurement(times[a][0], workload, times[a][1])) for a in chosen)
 
-    monkeypatch.setattr("nas.profiling.latency_model.measure_architectures", look)
+    monkeypatch.setattr("nas.profiling.host_profile.measure_architectures", look)
     subject = SimpleNamespace(
         cache=tmp_path, model=None, digest="digest", shape=SHAPE, anatomy=SimpleNamespace(depth=2)
     )

@@ -13,8 +13,8 @@ from latency_models.measurement import Measurement
 from latency_models.staircase import Staircase
 from latency_models.targets import HOST, find_target
 from latency_models.workload import Workload
+from nas.export.parent_export import ParentExport
 from nas.profiling import token_staircase as token_steps
-from nas.profiling.latency_model import ParentExport
 from nas.profiling.token_staircase import (
     image_counts,
     in_words,

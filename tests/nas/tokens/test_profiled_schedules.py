@@ -16,10 +16,12 @@ from latency_models.runtime_ort import default_threads, environment
 from latency_models.targets import HOST, find_target
 from latency_models.workload import Workload
 from nas.cli.app import app
+from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.pipeline.run import prepare
 from nas.profiling.host import planned
-from nas.profiling.latency_model import ParentExport, latency_model, profile_path
+from nas.profiling.host_profile import profile_path
+from nas.profiling.latency_model import latency_model
 from nas.progress import Silent
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
@@ -52,7 +54,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             4.0 if not a.tokens.stages else 1.0 if a.reduction.scorer is Scorer.NORM else 3.9 for a in architectures
         ]
 
-    monkeypatch.setattr("nas.profiling.latency_model.profile_host", profile)
+    monkeypatch.setattr("nas.profiling.host_profile.profile_host", profile)
     monkeypatch.setattr("nas.tokens.profiled_schedules.measured_ms", looked)
     monkeypatch.setattr(ParentExport, "graphs", None)
     return asked

@@ -1,0 +1,110 @@
+"""The profile of this machine: measured once for a model and workload, then read from the cache."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from latency_models.profile import Profile
+from latency_models.runtime_ort import default_threads, environment
+from latency_models.targets import HOST
+from latency_models.workload import Workload
+from nas.export.parent_export import ParentExport
+from nas.parent.parent import ParentModel
+from nas.profiling.host import SECONDS, measure_architectures, profile_host
+from nas.progress import Progress, timed_stage
+from nas.storage.cache_folder import file_words
+from search_spaces.architecture import Architecture
+from search_spaces.errors import MeasurementError
+from search_spaces.schedule import TOKENS_REVISION
+from search_spaces.space import Space
+
+LIMIT = 9.0  # times the seconds that were asked for, at most, whatever a machine does besides
+
+
+LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
+
+
+def profile_path(subject: ParentModel, workload: Workload, space: Space | None = None) -> Path:
+    """Where the host's profile of a subject and workload is kept; one for each choice of token schedules."""
+    return subject.cache / f"profile-{file_words(str(workload))}{tokens_name(space)}.json"
+
+
+def tokens_name(space: Space | None) -> str:
+    """Names the token schedules that a space's profile is made with; empty where it has none."""
+    if space is None:
+        return ""
+    steps = Architecture(space.depth, frozenset(space.steps), space.reduction)
+    every = steps.with_tokens(space.fixed) if space.fixed is not None else steps
+    if not every.tokens.stages:
+        return ""
+    listed = sorted(map(str, space.steps))
+    return f"-tokens-{hashlib.sha256(f'{TOKENS_REVISION} {every.digest} {listed}'.encode()).hexdigest()[:12]}"
+
+
+def host_profile(
+    subject: ParentModel, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
+    fresh: bool = False, space: Space | None = None,
+) -> Profile:  # fmt: skip
+    """The host's profile: read from the cache when it was made under the same key, else measured.
+
+    Args:
+        space: whose token schedules the profile is to cover.
+
+    Raises:
+        MeasurementError: the workload cannot be measured here.
+        ExportError: a token schedule cannot be exported.
+    """
+    path = profile_path(subject, workload, space)
+    known = None if fresh else _cached(path, subject, workload)
+    if known is not None:
+        progress.message(f"using the profile measured before ({path})")
+        return known
+    graphs = export.graphs
+    limit_s = LIMIT * seconds
+    with timed_stage(progress, "measuring this machine", limit_s) as on_share:
+        profile = profile_host(
+            subject.model, subject.digest, subject.shape, graphs, workload, seconds=seconds, limit_s=limit_s,
+            on_round=on_share, space=space,
+        )  # fmt: skip
+    profile.save(path)
+    return profile
+
+
+def measured_ms(
+    subject: ParentModel, export: ParentExport, workload: Workload, architectures: Sequence[Architecture]
+) -> list[float]:
+    """Medians of a quick look at some architectures on this machine, side by side; kept, as the exports are.
+
+    Each is its ratio to the parent beside it, in the parent's median: few samples, and a machine may change meanwhile.
+
+    Raises:
+        MeasurementError: a file that does not run.
+    """
+    path = subject.cache / f"looks-{file_words(str(workload))}-{_name_of(architectures)}.json"
+    profile = _cached(path, subject, workload)
+    if profile is None:
+        records = measure_architectures(
+            subject.model, export.graphs, list(architectures), workload, seconds=LOOK_SECONDS
+        )  # fmt: skip
+        profile = Profile(environment(default_threads()), subject.digest, subject.shape, workload, records)
+        profile.save(path)
+    parent = profile.of(Architecture(subject.anatomy.depth))
+    assert parent is not None
+    ratios = {record.architecture: record.measurement.ratio() for record in profile.records}
+    return [parent.p50 * ratios[architecture] for architecture in architectures]
+
+
+def _name_of(architectures: Sequence[Architecture]) -> str:
+    named = " ".join([str(TOKENS_REVISION), *(each.digest for each in architectures)])
+    return hashlib.sha256(named.encode()).hexdigest()[:12]
+
+
+def _cached(path: Path, subject: ParentModel, workload: Workload) -> Profile | None:
+    """The cached profile if it is one of this machine with this model and workload, under today's key."""
+    try:
+        profile = Profile.load(path)
+    except MeasurementError:
+        return None
+    found = (profile.key, profile.model, profile.shape, profile.workload, profile.target)
+    wanted = (environment(default_threads()), subject.digest, subject.shape, workload, HOST)
+    return profile if found == wanted else None
