@@ -28,7 +28,7 @@ from nas.execution.worker import Bench as Equipment
 from nas.execution.worker import LocalExecutor, Worker
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.run import rungs
+from nas.pipeline.evaluator import rungs
 from nas.profiling.choose_workload import default_workload
 from nas.profiling.latency_model import latency_model
 from nas.progress import Silent

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from search_quality import Bench, Counter, prepare
 
-from nas.pipeline.run import rungs
+from nas.pipeline.evaluator import rungs
 from nas.quality import Quality
 from nas.search import run_search
 from nas.search.methods import METHODS, add_back

@@ -25,7 +25,7 @@ from latency_models.targets import find_target
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.run import rungs, scorer_of
+from nas.pipeline.evaluator import build_evaluator, rungs
 from nas.profiling.choose_workload import default_workload
 from nas.profiling.latency_model import latency_model
 from nas.progress import Silent
@@ -93,7 +93,7 @@ def prepare(
     workload = default_workload(subject, found)
     evaluator = evaluator_for(subject.model, subject.dataset)
     count = min(items or len(subject.dataset.validation), len(subject.dataset.validation))
-    scorer = scorer_of(subject, evaluator, precision=precision, items=count)
+    scorer = build_evaluator(subject, evaluator, precision=precision, items=count)
     redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
     base = Problem(
         space=subject.anatomy.space((Kind.ATTENTION, Kind.MLP)),

@@ -32,7 +32,7 @@ from latency_models.run_plan import measure_files
 from latency_models.targets import HOST, find_target
 from nas.certification.run import CertificationRun
 from nas.export.onnx_export import workload_inputs
-from nas.pipeline.run import rungs
+from nas.pipeline.evaluator import rungs
 from nas.profiling.device import ThisMachine
 from nas.progress import Silent
 from nas.request.quantities import Budget

@@ -14,7 +14,8 @@ from nas.data.dataset import Dataset
 from nas.data.documents import SPLITS
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.run import asked, rungs, say_what_fits
+from nas.pipeline.evaluator import rungs
+from nas.pipeline.prepare import resolve_space, say_what_fits
 from nas.profiling.latency_model import latency_model
 from nas.progress import Progress
 from nas.request.search_request import SearchRequest
@@ -54,7 +55,7 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     target = find_target(request.target)
     with progress.stage("loading the model"):
         subject = load_parent_model(request.model, request.data, request.trust_remote_code)
-    workload, space = asked(request, subject, target)
+    workload, space = resolve_space(request, subject, target)
     say_what_fits(request, subject, target, workload, progress)
     with progress.stage("reading the data"):
         dataset = evaluator_with_tokens(subject, workload, request.tokens).dataset

@@ -12,7 +12,7 @@ from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.run import rungs
+from nas.pipeline.evaluator import rungs
 from nas.profiling.choose_workload import default_workload
 from nas.profiling.latency_model import latency_model
 from nas.progress import Silent

@@ -11,7 +11,7 @@ from latency_models.workload import Workload
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.run import scorer_of
+from nas.pipeline.evaluator import build_evaluator
 from nas.profiling.host_profile import measured_ms
 from nas.profiling.latency_model import latency_model
 from nas.progress import Progress
@@ -79,7 +79,7 @@ def prepare(case: Case, progress: Progress) -> Bench:
     """Load the model, choose how it drops tokens, profile this machine for it (kept between runs)."""
     subject, target, workload = load_parent_model(case.name, case.texts), find_target(HOST), case.workload
     evaluator = evaluator_with_tokens(subject, workload, SEARCH)
-    scorer, export = scorer_of(subject, evaluator), ParentExport(subject, progress, workload.phase)
+    scorer, export = build_evaluator(subject, evaluator), ParentExport(subject, progress, workload.phase)
     structure = subject.anatomy.space((Kind.ATTENTION, Kind.MLP))
     space = with_tokens(structure, subject, target, workload, SEARCH)
     measure = partial(measured_ms, subject, export, workload)

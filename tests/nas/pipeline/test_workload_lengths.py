@@ -12,7 +12,7 @@ from latency_models.workload import Workload
 from nas.certification.run import CertificationRun
 from nas.export.onnx_export import workload_inputs
 from nas.parent.shape import shape_of
-from nas.pipeline.run import say_what_fits
+from nas.pipeline.prepare import say_what_fits
 from nas.profiling.choose_workload import default_workload, fitting, workload_for
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces.errors import BadWorkload

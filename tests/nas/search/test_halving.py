@@ -6,7 +6,7 @@ import random
 import pytest
 from test_methods import problem
 
-from nas.pipeline.run import rungs
+from nas.pipeline.evaluator import rungs
 from nas.quality.quality import Quality
 from nas.search import Candidate, Problem
 from nas.search.halving import CONTESTED, IncumbentThreshold, judge, statistically_tied

@@ -231,7 +231,7 @@ def test_every_verb_refuses_such_a_folder_before_it_loads_a_model(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("nas.parent.parent.load_parent_model", None)
-    monkeypatch.setattr("nas.pipeline.run.load_parent_model", None)
+    monkeypatch.setattr("nas.pipeline.prepare.load_parent_model", None)
     done = CliRunner().invoke(app, [*words.split(), "--out", str(tmp_path / "file" / "out")])
     assert isinstance(done.exception, UsageError), done.exception
     assert "--out" in str(done.exception)

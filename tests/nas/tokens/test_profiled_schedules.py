@@ -18,7 +18,7 @@ from latency_models.workload import Workload
 from nas.cli.app import app
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
-from nas.pipeline.run import prepare
+from nas.pipeline.prepare import prepare
 from nas.profiling.host import planned
 from nas.profiling.host_profile import profile_path
 from nas.profiling.latency_model import latency_model

@@ -1,0 +1,55 @@
+"""What judges the candidates of a search: the evaluator with what is known, here or on a cluster."""
+
+from nas.execution.cluster import Cluster
+from nas.execution.evaluation_cache import CachedEvaluator
+from nas.execution.worker import Bench, LocalExecutor, Worker
+from nas.parent.parent import ParentModel
+from nas.quality import Evaluator
+from nas.quality.evaluations import Evaluations, evaluations_for
+from nas.quality.precision import choose_precision
+from nas.request.search_request import SearchRequest
+from pruning.inference.prefix_cache import GIB
+
+RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
+
+
+def build_evaluator(
+    subject: ParentModel,
+    evaluator: Evaluator,
+    cache_bytes: int = GIB,
+    verify: bool = False,
+    precision: str = "auto",
+    items: int | None = None,
+    storage: str | None = None,
+    cluster: Cluster | None = None,
+) -> CachedEvaluator:
+    """The evaluator of a parent's candidates, with the evaluations that other searches made of them.
+
+    Args:
+        items: of the validation split, where not all will be used.
+        storage: where the study is kept; evaluations are kept there too where machines share it.
+        cluster: who evaluates; this process where there is none.
+    """
+    known = load_evaluations(subject, evaluator, "validation", storage)
+    chosen = choose_precision(precision)
+    bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify)
+    executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.executor(bench)
+    return CachedEvaluator(evaluator, known, executor, chosen, rungs(items or len(evaluator.dataset.validation)))
+
+
+def load_evaluations(subject: ParentModel, evaluator: Evaluator, split: str, storage: str | None) -> Evaluations:
+    """The evaluations that other searches made of a parent's candidates on a split."""
+    content = f"{subject.digest}/{evaluator.dataset.split(split).digest}/{evaluator.metric}"
+    return evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
+
+
+def rungs(items: int) -> tuple[int, ...]:
+    """How many of the validation items a trial is judged on, growing; all of them are for the last few."""
+    return tuple(sorted({*(min(items, max(least, round(share * items))) for share, least in RUNGS), items}))
+
+
+def cluster_from(request: SearchRequest) -> Cluster | None:
+    """Who evaluates; None for this process."""
+    if request.executor == "local":
+        return None
+    return Cluster(request.workers, request.worker_resources or {"CPU": 1.0})

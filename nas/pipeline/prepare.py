@@ -1,0 +1,151 @@
+"""Preparing a search: the parent, its space, its evaluator, the device and the latency model."""
+
+from dataclasses import dataclass
+
+from latency_models.model import LatencyModel
+from latency_models.targets import Target, find_target
+from latency_models.workload import Workload
+from nas.execution.cluster import resources_offered
+from nas.execution.device_node import Node
+from nas.execution.evaluation_cache import CachedEvaluator
+from nas.export.parent_export import ParentExport
+from nas.parent.parent import ParentModel, load_parent_model
+from nas.pipeline.evaluator import build_evaluator, cluster_from
+from nas.pipeline.savable import savable
+from nas.profiling.choose_workload import default_workload, workload_for
+from nas.profiling.device import Device, RemoteDevice, ThisMachine
+from nas.profiling.kit import Kit
+from nas.profiling.latency_model import latency_model
+from nas.profiling.profile_store import device_model
+from nas.profiling.ssh import Transport, profile_there
+from nas.progress import Progress
+from nas.request.choices import SEARCH
+from nas.request.search_request import SearchRequest
+from nas.search.methods import TOKEN_METHODS
+from nas.tokens.profiled_schedules import with_best_reduction
+from nas.tokens.space import (
+    check_workload,
+    evaluator_with_tokens,
+    tokens_only,
+    with_tokens,
+    workload_with_tokens,
+)  # fmt: skip
+from search_spaces.architecture import Architecture
+from search_spaces.errors import UsageError
+from search_spaces.kinds import STRUCTURE
+from search_spaces.servable import restrict
+from search_spaces.space import Space
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What a search works with once everything asked for has been found and loaded.
+
+    `device` is where the target is measured; None where it is not at hand. `scorer` judges candidates.
+    """
+
+    request: SearchRequest
+    subject: ParentModel
+    target: Target
+    workload: Workload
+    export: ParentExport
+    device: Device | None
+    latency: LatencyModel
+    budget_ms: float
+    space: Space
+    scorer: CachedEvaluator
+
+
+def prepare(request: SearchRequest, progress: Progress, transport: Transport | None = None) -> SearchContext:
+    """Load the parent, get the latency model, resolve the budget.
+
+    Args:
+        transport: to the target, where it is at hand; it is profiled first where it was not yet.
+
+    Raises:
+        NasError: any of its kinds, for what the user gave.
+    """
+    target = find_target(request.target)
+    if target.note:
+        progress.message(f"target: {target.note}")
+    with progress.stage("loading the model"):
+        subject = load_parent_model(request.model, request.data, request.trust_remote_code)
+    workload, space = resolve_space(request, subject, target)
+    say_what_fits(request, subject, target, workload, progress)
+    with progress.stage("reading the data"):
+        evaluator = evaluator_with_tokens(subject, workload, request.tokens)
+    progress.message(f"quality: {evaluator.words}")
+    scorer = build_evaluator(
+        subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
+        storage=request.storage, cluster=cluster_from(request),
+    )  # fmt: skip
+    export = ParentExport(subject, progress, workload.phase)
+    if request.tokens == SEARCH:
+        fraction = request.budget.fraction
+        space = with_best_reduction(space, subject, target, export, workload, scorer, fraction, progress)
+    device = _device(subject, target, workload, export, transport or _node(request, target), progress, space)
+    latency = latency_model(subject, target, workload, export, progress, space)
+    if isinstance(device, RemoteDevice) and not latency.measured:
+        latency = device_model(profile_there(device.kit, device.transport, progress))
+    parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
+    budget = request.budget.resolve(parent_ms)
+    p = request.percentile
+    progress.message(
+        f"{subject.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
+        f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
+    )
+    return SearchContext(request, subject, target, workload, export, device, latency, budget, space, scorer)
+
+
+def resolve_space(request: SearchRequest, subject: ParentModel, target: Target) -> tuple[Workload, Space]:
+    """The workload and the space of a request.
+
+    Raises:
+        UsageError: units, tokens, workload and servable that do not go together.
+        BadWorkload, ExportError: a workload that the model cannot run.
+        ModelError, ArchitectureError: what is left of the model could not be saved.
+    """
+    if request.method in TOKEN_METHODS and request.tokens != SEARCH:
+        raise UsageError(f"--method {request.method} drops tokens; add --tokens {SEARCH}")
+    usual = workload_with_tokens(subject, default_workload(subject, target), request.tokens)
+    workload = workload_for(subject, target, request.workload or usual)
+    check_workload(subject, workload, request.tokens)
+    structure = restrict(subject.anatomy.space(request.units or STRUCTURE), request.servable)
+    structure = savable(structure, subject, request.servable)
+    space = with_tokens(structure, subject, target, workload, request.tokens, request.servable)
+    return workload, space if request.units else tokens_only(space)
+
+
+def say_what_fits(
+    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload, progress: Progress
+) -> None:
+    """Where nobody asked for a workload and the usual one is longer than the model's positions."""
+    usual = subject.shape.default_workload(small=target.is_host)
+    if request.workload is None and usual.sequence > workload.sequence:
+        progress.message(
+            f"workload {workload}: the usual {usual.sequence} tokens are more than the {workload.sequence} positions "
+            f"of {subject.id}"
+        )
+
+
+def _device(
+    subject: ParentModel, target: Target, workload: Workload, export: ParentExport, transport: Transport | None,
+    progress: Progress, space: Space,
+) -> Device | None:  # fmt: skip
+    """Where the target is measured, if it can be.
+
+    Raises:
+        UsageError: a transport for this machine, or for a target that no graphs are made for.
+    """
+    if transport is not None:
+        return RemoteDevice(Kit(subject, target, workload, space=space), transport, progress)
+    return ThisMachine(subject, export, workload, progress, space) if target.is_host else None
+
+
+def _node(request: SearchRequest, target: Target) -> Transport | None:
+    """A node of the cluster that has the target, under its own name or the one that was asked for."""
+    if cluster_from(request) is None or target.is_host:
+        return None
+    offered = resources_offered()
+    names = [name for name in (target.name, request.target) if offered.get(name, 0.0) >= 1]
+    return Node(names[0]) if names else None

@@ -1,0 +1,75 @@
+"""The problem that a search solves, from what was prepared."""
+
+from latency_models.terms import model_work
+from nas.pipeline.evaluator import cluster_from, rungs
+from nas.pipeline.prepare import SearchContext
+from nas.request.choices import OFF
+from nas.search import Problem
+from nas.search.limit import Limit
+from nas.search.problem import no_prefetch
+from nas.storage.redact import sqlite_url
+from nas.tokens.space import (
+    default_reduction,
+    snapping,
+)  # fmt: skip
+from pruning.analysis.redundancy import Redundancy
+from search_spaces.kinds import STRUCTURE
+from search_spaces.unit import Unit
+
+FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
+
+
+def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
+    """What is searched, for what, with how much effort.
+
+    Args:
+        redundancy: of the parent's parts, which the one-shot rankings go by.
+    """
+    request, scorer = context.request, context.scorer
+    return Problem(
+        space=context.space,
+        evaluate=scorer,
+        latency=context.latency,
+        budget_ms=context.budget_ms,
+        percentile=request.percentile,
+        redundancy=redundancy,
+        rungs=rungs(len(scorer.evaluator.dataset.validation)),
+        storage=request.storage or sqlite_url(request.out / "study.db"),
+        study=_study_name(context),
+        method=request.method,
+        front=_front(context) if request.pareto else (),
+        limits=_limits(context),
+        reduction=default_reduction(context.subject),
+        flops=lambda architecture: model_work(context.subject.shape, architecture, context.workload).flops,
+        snap=snapping(context.subject, context.target, context.workload),
+        trials=request.trials,
+        batch=request.batch,
+        prefetch=no_prefetch if cluster_from(request) is None else scorer.prefetch,
+        time_limit_s=request.time_limit_s,
+        seed=request.seed,
+    )
+
+
+def _study_name(context: SearchContext) -> str:
+    """Words for people, and the search's own name: in a database of many, equal requests of two people never mix."""
+    request = context.request
+    tokens = "" if request.tokens == OFF else f" tokens {request.tokens}"
+    words = f"{context.subject.id} {context.target.name} {request.budget.text} {request.method} seed {request.seed}"
+    return f"{words}{tokens} {request.id}"
+
+
+def _limits(context: SearchContext) -> tuple[Limit, ...]:
+    """The bound on parameters, where one was asked for."""
+    most, subject = context.request.max_parameters, context.subject
+    if most is None:
+        return ()
+    parent = subject.model.num_parameters()
+    every = [Unit(layer, kind) for layer in range(subject.anatomy.depth) for kind in STRUCTURE]
+    saves = {unit.dropped: float(subject.anatomy.parameters(unit)) for unit in every}
+    return (Limit("parameters", parent, most.resolve(parent), saves),)
+
+
+def _front(context: SearchContext) -> tuple[float, ...]:
+    """Budgets between the parent's latency and half of it."""
+    parent_ms = context.latency.predict(context.space.parent, context.request.percentile).ms
+    return tuple(share * parent_ms for share in FRONT)
