@@ -133,6 +133,12 @@ def is_cumulative(choice: Choice) -> bool:
 
 
 @cache
+def kinds_of(choice: Choice) -> frozenset[str]:
+    """The names of the registered kinds on whose axes a choice differs from the parent."""
+    return frozenset(kind_on(choice.unit.kind, axis).name for axis, _ in choice.level.axes)
+
+
+@cache
 def _traits(kind: Kind, level: Level) -> tuple[bool, bool]:
     kinds = [kind_on(kind, axis) for axis, _ in level.axes]
     return all(each.structural for each in kinds), any(each.cumulative for each in kinds)

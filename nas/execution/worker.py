@@ -11,6 +11,7 @@ from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from pruning.anatomy.anatomy import Anatomy
 from pruning.inference.prefix_cache import GIB, PrefixStore, make_resumable
+from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import CacheMismatch
@@ -43,15 +44,18 @@ class Worker:
 
     Attributes:
         stores: the prefix cache of each precision, with its counts of blocks computed and skipped.
+        library: what stands in the blocks of candidates.
         pieces: how many were judged.
     """
 
     bench: Bench
     stores: dict[Precision, PrefixStore] = field(default_factory=dict)
     pieces: int = 0
+    library: BlockLibrary = field(init=False)
 
     def __post_init__(self) -> None:
         keep_memory()
+        self.library = BlockLibrary(self.bench.parent, self.bench.anatomy)
         used = {self.bench.precision, Precision.FP32}
         self.stores |= {each: PrefixStore(self.bench.capacity // len(used)) for each in used}
 
@@ -77,7 +81,7 @@ class Worker:
         return quality
 
     def _pruned(self, architecture: Architecture) -> Any:
-        return prune(self.bench.parent, architecture, anatomy=self.bench.anatomy, share_weights=True)
+        return prune(self.bench.parent, architecture, anatomy=self.bench.anatomy, library=self.library)
 
     def _compare(self, task: Task, start: int, end: int, quality: Quality) -> None:
         model = task.precision.of(self._pruned(task.architecture))

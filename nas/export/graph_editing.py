@@ -1,149 +1,169 @@
 """The ONNX file of any architecture, made in milliseconds by editing the parent's exported graph.
 
-The exporter notes for every node which module it came from. A unit is dropped by letting the addition that takes
-its contribution into the residual stream pass the other operand through; what nobody reads any more is removed.
+The exporter notes for every node which module it came from. How each kind of unit changes the graph is in
+`nas.export.kinds`.
 """
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from nas.export.cached_export import cache_names, is_past
+from nas.export.graph_draft import Addition, GraphDraft, module_name
+from nas.export.kinds import EDITS
 from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy.anatomy import Anatomy
-from pruning.reduction.install import acting_stages
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
-from search_spaces.kinds import Kind
-from search_spaces.schedule import Schedule
-
-NO_SCHEDULE = Schedule()
-_ROOT = "model."  # the exported wrapper holds the model under this name
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.unit import Choice, kinds_of
 
 
-@dataclass
+@dataclass(frozen=True)
 class ParentGraph:
     """The parent's exported file, read once; `derive` writes variants of it.
 
     Attributes:
-        schedule: the token schedule of the model that was exported; of the parent itself none.
+        model: the parent.
+        exported: what the model that was exported differs from the parent in, and no edit makes.
+        finished: gives the form in which an edited graph is kept or written.
     """
 
     proto: Any
     anatomy: Anatomy
-    schedule: Schedule = NO_SCHEDULE
-    _additions: dict[tuple[int, Kind], Any] = field(default_factory=dict)
+    model: Any
+    exported: Architecture
+    finished: Callable[[Any], Any] = lambda proto: proto
+    _additions: dict[tuple[int, Kind], Addition] = field(default_factory=dict)
+    _origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, anatomy: Anatomy) -> "ParentGraph":
-        """Read an exported parent.
+    def read(cls, path: Path, anatomy: Anatomy, model: Any, exported: Architecture | None = None) -> "ParentGraph":
+        """Read the exported file of a parent, or of what of it is `exported`.
 
         Raises:
             ExportError: when the graph does not say where a unit's contribution is added.
         """
         import onnx
 
-        return cls.of_proto(onnx.load(str(path)), anatomy)
+        return cls.of_proto(onnx.load(str(path)), anatomy, model, exported)
 
     @classmethod
-    def of_proto(cls, proto: Any, anatomy: Anatomy, schedule: Schedule = NO_SCHEDULE) -> "ParentGraph":
-        """The graph of a parent that was exported with a token schedule.
+    def of_proto(cls, proto: Any, anatomy: Anatomy, model: Any, exported: Architecture | None = None) -> "ParentGraph":
+        """The graph of a parent, or of what of it is `exported`.
 
         Raises:
             ExportError: as `read`.
         """
-        graph = cls(proto, anatomy, schedule)
-        for block in anatomy.blocks:
-            for kind in (Kind.ATTENTION, Kind.MLP):
-                last = f"{_ROOT}{anatomy.stack}.{block.index}.{block.contribution(kind).last}"
-                graph._additions[block.index, kind] = graph._addition_of(last)
-        return graph
+        origins = _find_origins(proto.graph)
+        additions = {
+            (block.index, kind): _find_addition(
+                proto.graph, origins, module_name(anatomy, block.index, block.contribution(kind).last)
+            )
+            for block in anatomy.blocks
+            for kind in PARTS
+        }
+        exported = exported or Architecture.parent(anatomy.depth)
+        return cls(proto, anatomy, model, exported, _additions=additions, _origins=origins)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all initializers of the parent: no variant has more."""
         return _weight_bytes(self.proto)
 
+    def find_exported(self, architecture: Architecture) -> Architecture:
+        """What of an architecture must have been exported, as no edit of this graph makes it: its export key."""
+        found = (edit.find_exported(self._intact, architecture) for edit in EDITS.values())
+        choices = frozenset[Choice]().union(*found)
+        return Architecture(architecture.depth, choices, architecture.reduction)
+
     def of(self, architecture: Architecture) -> "ParentGraph":
-        """This graph, if the architecture has its token schedule.
+        """This graph, if it was exported with what no edit makes.
 
         Raises:
-            ExportError: it has another one.
+            ExportError: it was not.
         """
-        wanted = acting_schedule(architecture, self.anatomy)
-        if wanted != self.schedule:
+        wanted = self.find_exported(architecture)
+        if wanted != self.exported:
             raise ExportError(
-                f"token schedule {str(wanted) or 'none'} is not that of the exported graph "
-                f"({str(self.schedule) or 'none'}); export the parent with it first"
+                f"{describe_choices(wanted)}: the graph was exported with {describe_choices(self.exported)}, and no "
+                "edit makes the one of the other; export the parent anew"
             )
         return self
 
-    def derive(self, architecture: Architecture, path: Path) -> Path:
-        """Write the file of `architecture`; one that drops everything gives the bare stem.
+    def edit(self, architecture: Architecture) -> Any:
+        """The graph's proto of `architecture`; of one that drops everything, the bare stem's.
 
         A dropped attention takes its past inputs and present outputs with it; the other inputs stay.
-        Weights over 1.8 GB go into a second file beside it.
 
         Raises:
-            ExportError: it has another token schedule than this graph.
+            ExportError: the graph was exported with something else.
         """
         self.of(architecture)
-        dropped = {
-            contribution
-            for (layer, kind), (_, contribution) in self._additions.items()
-            if not architecture.keeps(layer, kind)
-        }
-        renamed = self._pass_through(dropped)
-        if not self.anatomy.merges_blocks:
-            for layer in architecture.removed_blocks():
-                renamed |= self._bypass_closing_norms(layer)
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
-        _rewire(proto.graph, renamed)
-        _remove_presents(proto.graph, architecture)
-        _remove_dead(proto.graph)
-        _save(proto, path)
+        graph = self._draft(proto)
+        for choice in sorted(architecture.choices - self.exported.choices):
+            for kind in sorted(kinds_of(choice)):
+                EDITS[kind].apply(graph, choice)
+        graph.finish()
+        return self.finished(proto)
+
+    def derive(self, architecture: Architecture, path: Path) -> Path:
+        """Write the file of `architecture`. Weights over 1.8 GB go into a second file beside it.
+
+        Raises:
+            ExportError: as `edit`.
+        """
+        _save(self.edit(architecture), path)
         return path
 
-    def _pass_through(self, dropped: set[str]) -> dict[str, str]:
-        """Additions of a dropped contribution become their other operand; a sum of dropped ones is dropped too."""
-        renamed: dict[str, str] = {}
-        for node in self.proto.graph.node:
-            gone = [name for name in node.input if name in dropped]
-            if node.op_type != "Add" or not gone:
-                continue
-            if len(gone) == len(node.input):
-                dropped = dropped | {node.output[0]}
-            else:
-                renamed[node.output[0]] = next(name for name in node.input if name not in dropped)
-        return renamed
+    @cached_property
+    def _intact(self) -> GraphDraft:
+        """To read from only."""
+        return self._draft(self.proto)
 
-    def _addition_of(self, module: str) -> tuple[Any, str]:
-        """The addition that takes a module's output into the residual stream, and the name of that output."""
-        written = {name for node in self.proto.graph.node if _within(node, module) for name in node.output if name}
-        for node in self.proto.graph.node:
-            contributions = [name for name in node.input if name in written]
-            if node.op_type == "Add" and len(contributions) == 1 and not _within(node, module):
-                return node, contributions[0]
-        raise ExportError(f"the exported graph does not show where {module} is added to the residual stream")
+    def rewritten(self, finished: Callable[[Any], Any]) -> "ParentGraph":
+        """This graph and all edits of it in another form, such as one whose weights are elsewhere."""
+        return replace(self, proto=finished(self.proto), finished=lambda proto: finished(self.finished(proto)))
 
-    def _bypass_closing_norms(self, layer: int) -> dict[str, str]:
-        """In post-norm, a removed block loses its two norms: its output is its input."""
-        (first, contribution), (second, _) = (self._additions[layer, kind] for kind in (Kind.ATTENTION, Kind.MLP))
-        entry = next(name for name in first.input if name != contribution)
-        norms = [node for node in self.proto.graph.node if second.output[0] in node.input]
-        return {node.output[0]: entry for node in norms if node.op_type == "LayerNormalization"}
+    def _draft(self, proto: Any) -> GraphDraft:
+        blocks = self.model.get_submodule(self.anatomy.stack)
+        return GraphDraft(proto, self.anatomy, blocks, self._additions, self._origins)
 
 
-def acting_schedule(architecture: Architecture, anatomy: Anatomy) -> Schedule:
-    """The stages that are left where blocks are removed: none after the last block, of several at one place the last.
+def _find_origins(graph: Any) -> dict[str, tuple[str, ...]]:
+    """By module, the nodes that came from it or from what it holds, each by its first output."""
+    found: dict[str, list[str]] = {}
+    for node in graph.node:
+        noted = next((prop.value for prop in node.metadata_props if prop.key == SCOPES), "[]")
+        for module in {prefix for scope in ast.literal_eval(noted) for prefix in accumulate(scope.split("."), _join)}:
+            found.setdefault(module, []).append(node.output[0])
+    return {module: tuple(names) for module, names in found.items()}
 
-    A stage before a removed block acts at the next one, as it does in a graph in which that block passes through.
-    """
-    merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
-    stages = tuple(stage for _, stage in acting_stages(merged))
-    return replace(architecture.tokens, stages=stages) if stages else NO_SCHEDULE
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}"
+
+
+def _find_addition(graph: Any, origins: dict[str, tuple[str, ...]], module: str) -> Addition:
+    """The addition that takes a module's output into the residual stream."""
+    inside = set(origins.get(module, ()))
+    written = {name for node in graph.node if node.output[0] in inside for name in node.output if name}
+    for node in graph.node:
+        contributions = [name for name in node.input if name in written]
+        if node.op_type == "Add" and len(contributions) == 1 and node.output[0] not in inside:
+            stream = next(name for name in node.input if name != contributions[0])
+            return Addition(stream, contributions[0], node.output[0])
+    raise ExportError(f"the exported graph does not show where {module} is added to the residual stream")
+
+
+def describe_choices(architecture: Architecture) -> str:
+    """Everything that is chosen, in words."""
+    return ", ".join(map(str, sorted(architecture.choices))) or "nothing"
 
 
 def _weight_bytes(proto: Any) -> int:
@@ -157,56 +177,3 @@ def _save(proto: Any, path: Path) -> None:
     beside = path.with_name(f"{path.name}.data")
     beside.unlink(missing_ok=True)  # onnx appends to what is there
     onnx.save(proto, str(path), save_as_external_data=_weight_bytes(proto) > LARGEST_INLINE, location=beside.name)
-
-
-def _within(node: Any, module: str) -> bool:
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == SCOPES), "[]")
-    return any(scope == module or scope.startswith(f"{module}.") for scope in ast.literal_eval(scopes))
-
-
-def _rewire(graph: Any, renamed: dict[str, str]) -> None:
-    def final(name: str) -> str:
-        while name in renamed:
-            name = renamed[name]
-        return name
-
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = final(name)
-    for output in graph.output:
-        if output.name in renamed:  # the last block is gone: the file's output keeps its name
-            for node in graph.node:
-                node.output[:] = [f"{name}.dropped" if name == output.name else name for name in node.output]
-            graph.node.add(op_type="Identity", input=[final(output.name)], output=[output.name])
-
-
-def _remove_presents(graph: Any, architecture: Architecture) -> None:
-    """A dropped attention hands over neither keys nor values."""
-    dropped = {
-        name
-        for layer in range(architecture.depth)
-        if not architecture.keeps(layer, Kind.ATTENTION)
-        for name in cache_names("present", layer)
-    }
-    _keep(graph.output, [output for output in graph.output if output.name not in dropped])
-
-
-def _remove_dead(graph: Any) -> None:
-    """Keep what the outputs reach backwards, the initializers and past keys and values that are still read."""
-    producers = {name: node for node in graph.node for name in node.output}
-    needed, waiting = set(), [output.name for output in graph.output]
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            if name in producers:
-                waiting.extend(producers[name].input)
-    _keep(graph.node, [node for node in graph.node if any(name in needed for name in node.output)])
-    _keep(graph.input, [entry for entry in graph.input if entry.name in needed or not is_past(entry.name)])
-    for named in (graph.initializer, graph.value_info):
-        _keep(named, [entry for entry in named if entry.name in needed])
-
-
-def _keep(entries: Any, kept: list[Any]) -> None:
-    del entries[:]
-    entries.extend(kept)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Phase
+from nas.export.exported_graphs import ExportedGraphs
 from nas.export.exporters import ONNX_RUNTIME, Exporter
-from nas.export.graph_editing import ParentGraph
+from nas.export.graph_editing import ParentGraph, describe_choices
 from nas.export.parity import check_parity
-from nas.export.schedule_exports import ReducedGraphs
 from nas.export.shared_weights import with_parent, without_parent
 from nas.parent.parent import ParentModel
 from nas.progress import Progress
@@ -93,27 +93,29 @@ class ParentExport:
         return ""
 
     @cached_property
-    def graphs(self) -> ReducedGraphs:
-        """The parent's graph and, made when they are asked for, those of its token schedules."""
-        return ReducedGraphs(self.graph, self._reduced)
+    def graphs(self) -> ExportedGraphs:
+        """The parent's graph and, made when they are asked for, those of other export keys."""
+        return ExportedGraphs(self.graph, self._reduced)
 
     def derive(self, architecture: Architecture, path: Path) -> Path:
         """Write the file of any architecture.
 
         Raises:
-            ExportError: the parent, or the parent with its token schedule, cannot be exported.
+            ExportError: the parent, or the parent with what no edit makes, cannot be exported.
         """
         return self.graphs.derive(architecture, path)
 
     def _reduced(self, architecture: Architecture) -> ParentGraph:
-        """The graph of a token schedule: exported and checked against the model once, kept without its weights."""
+        """The graph of an export key: exported and checked against the model once, kept without its weights."""
         import onnx
 
         path = self._cached(f"tokens-{TOKENS_REVISION}-{architecture.digest}")
         if not path.exists():
             model = prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
-            schedule = architecture.tokens
-            with self.progress.stage(f"exporting tokens {schedule}"), tempfile.TemporaryDirectory() as folder:
+            with (
+                self.progress.stage(f"exporting {describe_choices(architecture)}"),
+                tempfile.TemporaryDirectory() as folder,
+            ):
                 draft = Path(folder) / path.name
                 self._write(model, draft)
                 light = without_parent(onnx.load(str(draft)), self.graph.proto)
@@ -121,9 +123,9 @@ class ParentExport:
             onnx.save(light, str(light_draft))
             light_draft.replace(path)
         proto = with_parent(onnx.load(str(path), load_external_data=False), self.graph.proto)
-        return ParentGraph.of_proto(proto, self.subject.anatomy, architecture.tokens)
+        return ParentGraph.of_proto(proto, self.subject.anatomy, self.subject.model, architecture)
 
     @cached_property
     def graph(self) -> ParentGraph:
         """The graph that variants are derived from."""
-        return ParentGraph.read(self.path, self.subject.anatomy)
+        return ParentGraph.read(self.path, self.subject.anatomy, self.subject.model)

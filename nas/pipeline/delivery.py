@@ -18,6 +18,7 @@ from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate
 from nas.search import SearchOutcome
 from nas.search.unit_savings import UnitSavings
+from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 
@@ -50,7 +51,11 @@ class Delivery:
 
     def pruned(self, architecture: Architecture) -> Any:
         """The model of an architecture, sharing the parent's weights."""
-        return prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
+        return prune(self.subject.model, architecture, anatomy=self.subject.anatomy, library=self._library)
+
+    @cached_property
+    def _library(self) -> BlockLibrary:
+        return BlockLibrary(self.subject.model, self.subject.anatomy)
 
     def memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""

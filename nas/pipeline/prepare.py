@@ -32,7 +32,7 @@ from nas.tokens.space import (
 )  # fmt: skip
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
-from search_spaces.kinds import STRUCTURE
+from search_spaces.kinds import DEFAULT_UNITS
 from search_spaces.servable import restrict
 from search_spaces.space import Space
 
@@ -110,7 +110,7 @@ def resolve_space(request: SearchRequest, subject: ParentModel, target: Target) 
     usual = workload_with_tokens(subject, default_workload(subject, target), request.tokens)
     workload = workload_for(subject, target, request.workload or usual)
     check_workload(subject, workload, request.tokens)
-    structure = restrict(subject.anatomy.space(request.units or STRUCTURE), request.servable)
+    structure = restrict(subject.anatomy.space(request.units or DEFAULT_UNITS), request.servable)
     structure = savable(structure, subject, request.servable)
     space = with_tokens(structure, subject, target, workload, request.tokens, request.servable)
     return workload, space if request.units else tokens_only(space)

@@ -13,8 +13,6 @@ from nas.tokens.space import (
     snapping,
 )  # fmt: skip
 from pruning.analysis.redundancy import Redundancy
-from search_spaces.kinds import STRUCTURE
-from search_spaces.unit import Unit
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 
@@ -64,8 +62,7 @@ def _limits(context: SearchContext) -> tuple[Limit, ...]:
     if most is None:
         return ()
     parent = subject.model.num_parameters()
-    every = [Unit(layer, kind) for layer in range(subject.anatomy.depth) for kind in STRUCTURE]
-    saves = {unit.dropped: float(subject.anatomy.parameters(unit)) for unit in every}
+    saves = {choice: float(subject.anatomy.parameters(choice)) for choice in subject.anatomy.choices}
     return (Limit("parameters", parent, most.resolve(parent), saves),)
 
 

@@ -12,10 +12,10 @@ from latency_models.run_plan import Measured, measure_files
 from latency_models.runner.plan import PROFILE
 from latency_models.runtime_ort import default_threads, environment
 from latency_models.workload import Workload
+from nas.export.exported_graphs import ExportedGraphs
 from nas.export.onnx_export import file_name, workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
-from nas.export.schedule_exports import ReducedGraphs
 from nas.parent.parent import ParentModel
 from nas.profiling.host import measure_architectures
 from nas.profiling.host_profile import host_profile
@@ -159,7 +159,7 @@ class RemoteDevice:
             check_parity(model, path, self.kit.workload.phase)
 
     @cached_property
-    def _graphs(self) -> ReducedGraphs:
+    def _graphs(self) -> ExportedGraphs:
         """Of the parent as it is deployed on the target, each schedule's made when it is asked for."""
         return self.kit.graphs_of(self.kit.subject.model)
 

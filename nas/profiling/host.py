@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from latency_models.shape import ModelShape
 from latency_models.targets import HOST
 from latency_models.terms import Terms
 from latency_models.workload import Workload
-from nas.export.graph_editing import acting_schedule
+from nas.export.exported_graphs import Graphs
 from nas.export.onnx_export import workload_inputs
-from nas.export.schedule_exports import Graphs
 from nas.export.shared_weights import SharedWeights
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -155,14 +153,14 @@ def derive_files(graphs: Graphs, architectures: Sequence[Architecture], folder: 
     shared = SharedWeights(WEIGHTS, folder=folder)
     files: dict[str, Path] = {}
 
-    def schedule(architecture: Architecture) -> str:
-        acting = acting_schedule(architecture, graphs.anatomy)
-        return f"{acting} {acting.reduction}"
+    def key(architecture: Architecture) -> str:
+        exported = graphs.find_exported(architecture)
+        return f"{exported.tokens} {exported.tokens.reduction} {exported.digest}"
 
-    for _, group in groupby(sorted(architectures, key=schedule), key=schedule):
+    for _, group in groupby(sorted(architectures, key=key), key=key):
         members = list(group)
         graph = graphs.of(members[0])
-        sharing = replace(graph, proto=shared.moved(graph.proto))
+        sharing = graph.rewritten(shared.moved)
         files |= {each.digest: sharing.derive(each, folder / f"{each.digest}.onnx") for each in members}
     return files
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from latency_models.runner import random_weights
 from latency_models.runner.plan import MODELS, PLAN
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
+from nas.export.exported_graphs import ExportedGraphs
 from nas.export.exporters import exporter_of
 from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import export_onnx, workload_inputs
-from nas.export.schedule_exports import ReducedGraphs
 from nas.export.shared_weights import SharedWeights
 from nas.parent.parent import ParentModel
 from nas.profiling.host import planned, write_plan
@@ -135,22 +135,22 @@ class Kit:
         (folder / PLAN).write_text(json.dumps(plan | {random_weights.KEY: drawn.to_json()}, indent=1) + "\n")
         (folder / "README.txt").write_text(self._readme(len(plan["candidates"]), drawn.bytes))
 
-    def graphs(self, drawn: SharedWeights) -> ReducedGraphs:
+    def graphs(self, drawn: SharedWeights) -> ExportedGraphs:
         """The exports of a parent of the same structure, initialised at random, whose large weights are `drawn`."""
         return self.graphs_of(random_like(self.subject.model), drawn.moved)
 
-    def graphs_of(self, parent: Any, finished: Callable[[Any], Any] = lambda proto: proto) -> ReducedGraphs:
-        """The exports of a parent as the target takes it, and of its token schedules; `finished` gives what is kept."""
+    def graphs_of(self, parent: Any, finished: Callable[[Any], Any] = lambda proto: proto) -> ExportedGraphs:
+        """The exports of a parent as the target takes it, by export key; `finished` gives what is kept."""
         anatomy = self.subject.anatomy
 
         def make(architecture: Architecture) -> ParentGraph:
             model = prune(parent, architecture, anatomy=anatomy, share_weights=True)
             with tempfile.TemporaryDirectory(prefix="nas-") as name:
                 path = export_for_target(model, Path(name) / "parent.onnx", self.target, self.workload.phase)
-                graph = ParentGraph.read(path, anatomy)
-            return replace(graph, proto=finished(graph.proto), schedule=architecture.tokens)
+                graph = ParentGraph.read(path, anatomy, parent, architecture)
+            return graph.rewritten(finished)
 
-        return ReducedGraphs(make(Architecture.parent(anatomy.depth)), make)
+        return ExportedGraphs(make(Architecture.parent(anatomy.depth)), make)
 
     def _name(self) -> str:
         """Differs where the content would."""

@@ -11,7 +11,7 @@ from nas.request.quantities import Budget, ParameterLimit
 from nas.storage.private_files import write_private
 from nas.storage.result_folder import resume_command
 from search_spaces.errors import UsageError
-from search_spaces.kinds import STRUCTURE, Kind
+from search_spaces.kinds import DEFAULT_UNITS, KINDS, UNIT_NAMES
 from search_spaces.servable import Servable
 
 FILE = "request.json"
@@ -30,7 +30,7 @@ class SearchRequest:
     model: str | None = None
     data: Path | None = None
     workload: Workload | None = None
-    units: tuple[Kind, ...] = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
+    units: tuple[str, ...] = DEFAULT_UNITS
     percentile: int = 90
     trials: int = 48
     time_limit_s: float | None = None
@@ -75,7 +75,7 @@ class SearchRequest:
         document["budget"] = self.budget.text
         document["max_parameters"] = self.max_parameters and self.max_parameters.text
         document["workload"] = None if self.workload is None else str(self.workload)
-        document["units"] = [str(kind) for kind in self.units]
+        document["units"] = list(self.units)
         document["out"], document["data"] = str(self.out), None if self.data is None else str(self.data)
         return {"schema_version": SCHEMA_VERSION, **document}
 
@@ -96,7 +96,7 @@ class SearchRequest:
             most = document.get("max_parameters")
             document["max_parameters"] = most and ParameterLimit.parse(most)
             document["servable"] = Servable(document.get("servable", Servable.ANY))
-            document["units"] = tuple(Kind(kind) for kind in document["units"])
+            document["units"] = tuple(KINDS[name].name for name in document["units"])
             document["data"] = document["data"] and Path(document["data"])
             return cls(**{**document, "out": folder})
         except FileNotFoundError:
@@ -137,8 +137,8 @@ def check_executor(name: str) -> str:
     return name
 
 
-def parse_units(text: str) -> tuple[Kind, ...]:
-    """Read `attention,mlp,block`, or `none`.
+def parse_units(text: str) -> tuple[str, ...]:
+    """Read names of kinds of units such as `attention,mlp,block`, or `none`.
 
     Raises:
         UsageError: on an empty list or an unknown kind.
@@ -146,7 +146,7 @@ def parse_units(text: str) -> tuple[Kind, ...]:
     if text.strip() == "none":
         return ()
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in STRUCTURE]
+    unknown = [name for name in names if name not in UNIT_NAMES]
     if unknown or not names:
-        raise UsageError(f"units {text!r}: each is one of {', '.join(STRUCTURE)}; write for example attention,mlp")
-    return tuple(kind for kind in STRUCTURE if kind in names)
+        raise UsageError(f"units {text!r}: each is one of {', '.join(UNIT_NAMES)}; write for example attention,mlp")
+    return tuple(name for name in UNIT_NAMES if name in names)

@@ -24,7 +24,7 @@ from nas.tokens.space import (
 from nas.tokens.strategies import Judge, best_reduction
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import STRUCTURE
+from search_spaces.kinds import DEFAULT_UNITS
 from search_spaces.schedule import Reduction
 from search_spaces.space import Space
 
@@ -53,7 +53,7 @@ def profiled(
         return workload, None
     if tokens == SEARCH:  # before the space: its ratios are at the ends of the steps
         measure_steps(ParentExport(subject, progress, workload.phase), target, workload, progress)
-    space = with_tokens(subject.anatomy.space(STRUCTURE), subject, target, workload, tokens)
+    space = with_tokens(subject.anatomy.space(DEFAULT_UNITS), subject, target, workload, tokens)
     return workload, space if tokens != SEARCH else _searched(space, subject, target, workload, progress)
 
 

@@ -6,7 +6,8 @@ Inside a block, one tiny forward pass tells the rest: attention is what mixes to
 what it reads, and a contribution is what is added to the residual stream.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -15,10 +16,13 @@ from pruning.anatomy.contribution import BlockAnatomy, Layout, read_block
 from pruning.anatomy.drop_check import check_drops, settle_forms
 from pruning.anatomy.language_model import is_vision_language, language_config, language_path
 from pruning.anatomy.probe import Arguments, overhear, rehearse
+from pruning.kinds import find_savings
+from search_spaces.architecture import as_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import KINDS
+from search_spaces.level import KEEP
 from search_spaces.space import Space
-from search_spaces.unit import Unit
+from search_spaces.unit import Choice, Unit, kinds_of
 
 
 @dataclass(frozen=True)
@@ -34,29 +38,41 @@ class Anatomy:
     is_decoder: bool
 
     @property
-    def units(self) -> tuple[Unit, ...]:
-        """Every removable unit: attention and MLP of each block, then the blocks."""
-        return tuple(Unit(layer, kind) for kind in (*PARTS, Kind.BLOCK) for layer in range(self.depth))
+    def choices(self) -> tuple[Choice, ...]:
+        """Everything that a search may choose for any of the blocks."""
+        return tuple(sorted(choice for block in self.blocks for choice in block.saves))
 
     @property
     def merges_blocks(self) -> bool:
         """Whether a block with both units dropped is the same model as one without the block."""
         return self.layout is not Layout.POST_NORM
 
-    def parameters(self, unit: Unit) -> int:
-        """How many parameters disappear when `unit` alone is dropped (a shared norm stays with its other user)."""
-        if not 0 <= unit.layer < self.depth:
-            raise ArchitectureError(f"{unit} is out of range: the model has {self.depth} blocks, 0 to {self.depth - 1}")
-        return self.blocks[unit.layer].parameters[unit.kind]
+    def parameters(self, chosen: Unit | Choice) -> int:
+        """How many parameters are gone with one choice alone; a unit stands for dropping it.
 
-    def space(self, kinds: tuple[Kind, ...]) -> Space:
-        """The architectures that drop units of these kinds.
+        Raises:
+            ArchitectureError: no block of this model can have it.
+        """
+        choice = as_choice(chosen)
+        if not 0 <= choice.layer < self.depth:
+            raise ArchitectureError(
+                f"{choice} is out of range: the model has {self.depth} blocks, 0 to {self.depth - 1}"
+            )
+        saves = self.blocks[choice.layer].saves
+        if choice not in saves:
+            raise ArchitectureError(f"{choice} is no choice of this model; its block has {', '.join(map(str, saves))}")
+        return saves[choice]
+
+    def space(self, names: Collection[str]) -> Space:
+        """The architectures that combine the levels of these kinds of units, by their names in `KINDS`.
 
         A block is a unit of its own where its norms make a difference (post-norm), or where only blocks may go.
         """
-        both = set(PARTS) <= set(kinds)
-        chosen = {kind for kind in kinds if not (kind is Kind.BLOCK and both and self.merges_blocks)}
-        return Space.dropping(self.depth, (unit for unit in self.units if unit.kind in chosen), self.merges_blocks)
+        kinds = [KINDS[name] for name in names]
+        dropped = {kind.slot for kind in kinds if kind.axis == KEEP}
+        same = {kind for kind in kinds if kind.swallows and dropped.issuperset(kind.swallows) and self.merges_blocks}
+        asked = {kind.name for kind in kinds if kind not in same}
+        return Space(self.depth, tuple(c for c in self.choices if kinds_of(c) <= asked), self.merges_blocks)
 
 
 def read_anatomy(model: Any) -> Anatomy:
@@ -91,7 +107,8 @@ def read_anatomy(model: Any) -> Anatomy:
 def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:
     try:
         tape = rehearse(block, arguments, width)
-        return settle_forms(read_block(index, tape, width), tape)
+        anatomy = settle_forms(read_block(index, tape, width), tape)
+        return replace(anatomy, saves=find_savings(tape.block, anatomy))
     except UnreadableModel:
         raise
     except Exception as error:  # parts that are put together in a way that nobody foresaw

@@ -10,7 +10,7 @@ Everything is decided by comparing the tensors that were seen in one forward pas
 A part may also do the addition itself: it is given the stream beside its input, and returns their sum (BLOOM, MPT).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import torch
@@ -20,6 +20,7 @@ from pruning.anatomy.probe import Call, Tape, mixes_tokens
 from pruning.surgery.dropped import Form
 from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import Kind
+from search_spaces.unit import Choice
 
 STREAM_DIMENSIONS = 3  # (batch, tokens, hidden)
 
@@ -63,17 +64,24 @@ class Contribution:
 
 @dataclass(frozen=True)
 class BlockAnatomy:
-    """One block: its layout, its two contributions and what each unit weighs (parameters)."""
+    """One block: its layout, its two contributions, and what may be chosen for it.
+
+    Attributes:
+        hidden_size: of the residual stream.
+        saves: every choice that a search may make, and how many parameters are gone with it alone (a norm that both
+            parts read stays with the other).
+    """
 
     index: int
     layout: Layout
+    hidden_size: int
     attention: Contribution
     mlp: Contribution
-    parameters: dict[Kind, int]
+    saves: dict[Choice, int] = field(default_factory=dict)
 
     def contribution(self, kind: Kind) -> Contribution:
         """The contribution of the attention or of the MLP."""
-        return self.attention if kind is Kind.ATTENTION else self.mlp
+        return {Kind.ATTENTION: self.attention, Kind.MLP: self.mlp}[kind]
 
     @property
     def shared_norm(self) -> str | None:
@@ -91,7 +99,7 @@ def read_block(index: int, tape: Tape, width: int) -> BlockAnatomy:
     attention = reader.attention()
     residual = reader.after_attention(attention)
     mlp, layout = reader.mlp(attention, residual)
-    return BlockAnatomy(index, layout, attention, mlp, _weigh(tape.block.module, attention, mlp))
+    return BlockAnatomy(index, layout, width, attention, mlp)
 
 
 class _Reader:
@@ -250,14 +258,6 @@ def _form(call: Call, contribution: Tensor | None) -> Form:
         if rows.shape == call.output.shape and _same(call.output - rows, contribution):
             return Form(call.arity, name)
     return Form(call.arity)
-
-
-def _weigh(block: nn.Module, attention: Contribution, mlp: Contribution) -> dict[Kind, int]:
-    weights = {Kind.BLOCK: sum(parameter.numel() for parameter in block.parameters())}
-    for kind, unit, other in ((Kind.ATTENTION, attention, mlp), (Kind.MLP, mlp, attention)):
-        paths = unit.members + unit.after + ((unit.before,) if unit.before and unit.before != other.before else ())
-        weights[kind] = sum(p.numel() for path in paths for p in block.get_submodule(path).parameters())
-    return weights
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

@@ -8,20 +8,21 @@ of several blocks gone, since blocks may use each other's keys and values.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruning.anatomy.agreement import describe_difference, first_output
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.probe import Tape, evaluating, probe_inputs
-from pruning.surgery.drop_parts import drop_parts
+from pruning.kinds import build_modules
+from pruning.surgery.replacement import replace_modules
 from search_spaces.errors import UnreadableModel
-from search_spaces.kinds import Kind
-
-PARTS = (Kind.ATTENTION, Kind.MLP)
-TOLERANCE = 1e-3  # of the largest value: both ways do the same arithmetic
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.unit import Unit
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def settle_forms(block: BlockAnatomy, tape: Tape) -> BlockAnatomy:
     call = tape.block
     for kind in PARTS:
         with _zeroed(call.module, block, (kind,)):
-            expected = _first(call.module(*call.args, **call.kwargs))
+            expected = first_output(call.module(*call.args, **call.kwargs))
         trials = (block, _with_full_zeros(block, kind))
         reasons = [_reason(trial, kind, tape, expected) for trial in trials]
         block = next((trial for trial, reason in zip(trials, reasons, strict=True) if reason is None), block)
@@ -51,13 +52,14 @@ def _check_empty(block: BlockAnatomy, tape: Tape) -> None:
     """Without attention and MLP a block hands on what it was given; in post-norm, normed. If not, there is more."""
     call = tape.block
     empty = copy_module(call.module, share_tensors=True)
-    drop_parts(empty, block, PARTS)
+    _drop_parts(empty, block, PARTS)
     if block.layout is Layout.POST_NORM:
         first, second = (call.module.get_submodule(str(block.contribution(kind).closes)) for kind in PARTS)
         expected = second(first(call.inputs[0]))
     else:
         expected = call.inputs[0]
-    reason = _difference(lambda: _first(empty(*call.args, **call.kwargs)).reshape(expected.shape), expected)
+    run = partial(empty, *call.args, **call.kwargs)
+    reason = describe_difference(lambda: first_output(run()).reshape(expected.shape), expected)
     if reason is not None:
         raise UnreadableModel(
             f"block {block.index} ({type(call.module).__name__}): looked for one attention and one MLP that are all "
@@ -96,29 +98,17 @@ def _compare(
     with ExitStack() as hooks:
         for layer in gone:
             hooks.enter_context(_zeroed(model.get_submodule(stack)[layer], blocks[layer], PARTS))
-        expected = _first(run(model))
+        expected = first_output(run(model))
     pruned = copy_module(model, share_tensors=True)
     for layer in gone:
-        drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], PARTS)
-    return _difference(lambda: run(pruned), expected)
+        _drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], PARTS)
+    return describe_difference(lambda: run(pruned), expected)
 
 
 def _reason(block: BlockAnatomy, kind: Kind, tape: Tape, expected: Tensor) -> str | None:
     pruned = copy_module(tape.block.module, share_tensors=True)
-    drop_parts(pruned, block, (kind,))
-    return _difference(lambda: pruned(*tape.block.args, **tape.block.kwargs), expected)
-
-
-def _difference(run: Callable[[], Any], expected: Tensor) -> str | None:
-    try:
-        found = _first(run())
-    except Exception as error:  # a family's own code, called in a way its authors did not foresee
-        return f"it fails ({_first_line(error)})"
-    if found.shape != expected.shape:
-        return f"it returns {tuple(found.shape)} instead of {tuple(expected.shape)}"
-    scale = expected.float().abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    worst = float(((found.float() - expected.float()).abs() / scale).nan_to_num().max())
-    return None if worst <= TOLERANCE else f"it computes something else (by {worst:.2g} of the largest value)"
+    _drop_parts(pruned, block, (kind,))
+    return describe_difference(lambda: pruned(*tape.block.args, **tape.block.kwargs), expected)
 
 
 @contextmanager
@@ -126,7 +116,7 @@ def _zeroed(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> 
     """A block whose parts run and whose contributions are replaced by zeros."""
 
     def zero(module: nn.Module, args: Any, output: Any) -> Any:
-        first = torch.zeros_like(_first(output))
+        first = torch.zeros_like(first_output(output))
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
     handles = [module.get_submodule(block.contribution(kind).last).register_forward_hook(zero) for kind in kinds]
@@ -139,15 +129,11 @@ def _zeroed(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> 
 
 def _with_full_zeros(block: BlockAnatomy, kind: Kind) -> BlockAnatomy:
     unit = block.contribution(kind)
-    changed = replace(unit, forms=tuple(replace(form, full=True) for form in unit.forms))
-    return replace(block, attention=changed) if kind is Kind.ATTENTION else replace(block, mlp=changed)
+    changed: dict[str, Any] = {kind.value: replace(unit, forms=tuple(replace(form, full=True) for form in unit.forms))}
+    return replace(block, **changed)
 
 
-def _first(output: Any) -> Tensor:
-    """The tensor, or the first of a tuple or of a model's output."""
-    found: Tensor = output if isinstance(output, Tensor) else output[0]
-    return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+def _drop_parts(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> None:
+    """Drop these parts of a block, in place."""
+    chosen = tuple(Unit(block.index, kind).dropped for kind in kinds)
+    replace_modules(module, build_modules(module, block, chosen))

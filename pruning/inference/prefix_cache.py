@@ -1,8 +1,9 @@
 """Prefix caching: candidates that agree up to a block share the hidden states that leave it.
 
 A pruned copy of the parent is made resumable in place: each kept block is wrapped, the states that leave it are kept
-in a store under (the inputs, the kept parts so far), and a forward pass starts after the last block whose states are
-known. Embeddings, masks and positions are computed as always, so the result is the one of a full pass, bit by bit.
+in a store under (the inputs, what is chosen for the blocks so far), and a forward pass starts after the last block
+whose states are known. Embeddings, masks and positions are computed as always, so the result is the one of a full pass,
+bit by bit.
 """
 
 import hashlib
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from pruning.anatomy.anatomy import Anatomy
 from pruning.reduction.install import acting_stages
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import Kind
 from search_spaces.schedule import Source
 
 Prefix = tuple[str, ...]
@@ -108,15 +108,14 @@ def make_resumable(candidate: Any, anatomy: Anatomy, architecture: Architecture,
 
 
 def prefixes(architecture: Architecture) -> list[Prefix]:
-    """For every kept block, what is kept up to and including it; none from where tokens are ranked and dropped."""
+    """For every kept block, what is chosen up to and including it; none from where tokens are ranked and dropped."""
     removed = set(architecture.removed_blocks())
     whole = _whole_blocks(architecture)
     found: list[Prefix] = []
     so_far: Prefix = ()
     for layer in range(architecture.depth):
         if layer not in removed:
-            kept = "+".join(kind for kind in (Kind.ATTENTION, Kind.MLP) if architecture.keeps(layer, kind))
-            so_far = (*so_far, f"{layer}:{kept}")
+            so_far = (*so_far, f"{layer}:{' '.join(map(str, architecture.block(layer)))}")
             found.append(so_far)
     return found[:whole]
 

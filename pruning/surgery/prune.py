@@ -11,38 +11,45 @@ from pruning.anatomy.copying import copy_module
 from pruning.anatomy.language_model import language_config
 from pruning.inference.kv_cache import adapt_decoding
 from pruning.reduction.install import check_ranking, check_reduction, install, read_reducing
+from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.config_blocks import keep_blocks
-from pruning.surgery.drop_parts import drop_parts
+from pruning.surgery.replacement import replace_modules
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
-from search_spaces.kinds import Kind
 from search_spaces.space import is_empty
+from search_spaces.unit import kinds_of
 
 RECORD = "nas_architecture"  # the key in the config of a pruned model
 PARENT_CONFIG = "nas_parent_config"  # on a pruned model: the config from which its parent is built
 
 
 def prune(
-    model: Any, architecture: Architecture, *, anatomy: Anatomy | None = None, share_weights: bool = False
+    model: Any,
+    architecture: Architecture,
+    *,
+    anatomy: Anatomy | None = None,
+    share_weights: bool = False,
+    library: BlockLibrary | None = None,
 ) -> Any:
-    """A new model without the dropped units of `architecture`; `model` is not modified.
+    """A new model whose units have the levels of `architecture`; `model` is not modified.
 
     Args:
         model: the parent, a Hugging Face transformer.
-        architecture: what to drop; of the parent's depth.
+        architecture: the levels that are not the parent's; of the parent's depth.
         anatomy: the parent's, when it was read before.
         share_weights: let the kept parameters be the parent's own tensors, so that a candidate costs no memory.
             Do not train such a model.
+        library: of the parent; its candidates share all weights, those of narrower parts too.
 
     Raises:
-        ArchitectureError: another depth than the parent's, or nothing would be left.
+        ArchitectureError: another depth than the parent's, a level that it cannot have, or nothing would be left.
         UnreadableModel: from `read_anatomy`, or tokens cannot be ranked by the parent's attention.
     """
     anatomy = anatomy or read_anatomy(model)
     check_fits(anatomy, architecture)
     check_ranking(model, anatomy, architecture)
-    pruned = copy_module(model, share_tensors=share_weights)
-    apply(pruned, anatomy, architecture)
+    pruned = copy_module(model, share_tensors=share_weights or library is not None)
+    apply(pruned, anatomy, architecture, library=library)
     return pruned
 
 
@@ -56,26 +63,38 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
     """Refuse an architecture that is not one of this parent.
 
     Raises:
-        ArchitectureError: another depth, everything dropped, or tokens that this parent cannot drop in that way.
+        ArchitectureError: another depth, everything dropped, a level that a block cannot have, or tokens that this
+            parent cannot drop in that way.
     """
     if architecture.depth != anatomy.depth:
         raise ArchitectureError(
             f"the architecture has {architecture.depth} blocks and the parent {anatomy.depth}; it is another parent's"
         )
+    offered = {(known.unit, kind) for known in anatomy.choices for kind in kinds_of(known)}
+    for choice in sorted(architecture.structure.choices):
+        if any((choice.unit, kind) not in offered for kind in kinds_of(choice)):
+            raise ArchitectureError(f"{choice}: block {choice.layer} of {anatomy.family} cannot have it; leave it out")
     if is_empty(architecture):
         raise ArchitectureError(f"the architecture drops all {anatomy.depth} blocks; keep at least one unit")
     check_reduction(anatomy, architecture)
 
 
 @torch.no_grad()
-def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Architecture | None = None) -> None:
-    """Drop units in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded.
+def apply(
+    model: Any,
+    anatomy: Anatomy,
+    architecture: Architecture,
+    whole: Architecture | None = None,
+    library: BlockLibrary | None = None,
+) -> None:
+    """Give units their levels in place: for a fresh copy of the parent, or a parent-shaped model about to be loaded.
 
     Args:
         model: changed.
         anatomy: of `model`.
-        architecture: what to drop of it.
+        architecture: the levels that it gets.
         whole: of the parent, where `model` lacks the removed blocks already; recorded, and its token stages installed.
+        library: of the parent; None builds from `model`'s own weights what stands in its blocks.
     """
     setattr(model, PARENT_CONFIG, copy.deepcopy(model.config))
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
@@ -84,10 +103,10 @@ def apply(model: Any, anatomy: Anatomy, architecture: Architecture, whole: Archi
         architecture, whole = architecture.merge_blocks(), whole.merge_blocks()
     reducing = read_reducing(model, anatomy, whole)
     removed = set(architecture.removed_blocks())
-    for block in anatomy.blocks:
-        if block.index not in removed:
-            gone = [kind for kind in (Kind.ATTENTION, Kind.MLP) if not architecture.keeps(block.index, kind)]
-            drop_parts(blocks[block.index], block, gone)
+    library = library or BlockLibrary(model, anatomy)
+    for layer in range(anatomy.depth):
+        if layer not in removed:
+            replace_modules(blocks[layer], library.take(layer, architecture.block(layer)))
     _remove_blocks(model, anatomy, removed)
     setattr(model.config, RECORD, whole.to_json())
     if anatomy.is_decoder:

@@ -2,9 +2,19 @@
 
 from search_spaces.kinds.kind import Kind, UnitKind
 from search_spaces.kinds.registry import discover
+from search_spaces.level import KEEP
 
 KINDS: dict[str, UnitKind] = {kind.name: kind for kind in discover(__path__, __name__, "KIND").values()}
 PARTS = (Kind.ATTENTION, Kind.MLP)  # what a block is made of, in the order in which they run
 STRUCTURE = tuple(kind for kind in Kind if all(k.structural for k in KINDS.values() if k.slot is kind))
 
-__all__ = ["KINDS", "PARTS", "STRUCTURE", "Kind", "UnitKind", "discover"]
+
+def _place(kind: UnitKind) -> tuple[int, bool, str]:
+    """Kinds of one slot stand together, the one that drops first."""
+    return tuple(Kind).index(kind.slot), kind.axis != KEEP, kind.name
+
+
+UNIT_NAMES = tuple(kind.name for kind in sorted(KINDS.values(), key=_place) if kind.structural)  # that `--units` takes
+DEFAULT_UNITS = tuple(name for name in UNIT_NAMES if KINDS[name].default)
+
+__all__ = ["DEFAULT_UNITS", "KINDS", "PARTS", "STRUCTURE", "UNIT_NAMES", "Kind", "UnitKind", "discover"]

@@ -24,7 +24,7 @@ class Exported:
 
     @property
     def graph(self) -> ParentGraph:
-        return ParentGraph.read(self.path, self.anatomy)
+        return ParentGraph.read(self.path, self.anatomy, self.model)
 
 
 ExportParent = Callable[..., Exported]

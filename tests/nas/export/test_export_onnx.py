@@ -52,7 +52,7 @@ def test_the_export_equals_the_model_at_other_shapes(family: str, exported) -> N
 @pytest.mark.parametrize("family", families())
 def test_a_derived_file_equals_the_pruned_model(family: str, exported, tmp_path: Path) -> None:
     model, anatomy, path = exported(family)
-    graph = ParentGraph.read(path, anatomy)
+    graph = ParentGraph.read(path, anatomy, model)
     nodes = len(onnx.load(str(path)).graph.node)
     for words in PATTERNS:
         architecture = Architecture.from_words(words)

@@ -53,7 +53,7 @@ def test_a_file_is_right_on_both_sides_of_the_length_at_which_frequencies_change
     model = rotary(kind)
     anatomy = read_anatomy(model)
     parent = export_onnx(model, tmp_path / "parent.onnx")
-    winner = ParentGraph.read(parent, anatomy).derive(WINNER, tmp_path / "winner.onnx")
+    winner = ParentGraph.read(parent, anatomy, model).derive(WINNER, tmp_path / "winner.onnx")
     for path, words in ((parent, "attn+mlp attn+mlp"), (winner, WINNER.words)):
         session = open_session(path, 1)
         for length in (ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, 40, 5):  # the short one last: nothing is left of others
@@ -73,7 +73,7 @@ def test_cached_files_too(phase: Phase, kind: str, tmp_path: Path) -> None:
     model = rotary(kind)
     anatomy = read_anatomy(model)
     parent = export_onnx(model, tmp_path / "parent.onnx", phase=phase)
-    winner = ParentGraph.read(parent, anatomy).derive(WINNER, tmp_path / "winner.onnx")
+    winner = ParentGraph.read(parent, anatomy, model).derive(WINNER, tmp_path / "winner.onnx")
     assert check_parity(model, parent, phase) < 1e-4
     assert check_parity(prune(model, WINNER, anatomy=anatomy), winner, phase) < 1e-4
 

@@ -86,7 +86,7 @@ def test_what_was_traced_for_one_form_gives_the_other(
     assert len({str(Counter(node.op_type for node in graph.node)) for graph in graphs}) == 1
     for ends in ("input", "output"):
         assert len({str([(end.name, str(end.type)) for end in getattr(graph, ends)]) for graph in graphs}) == 1
-    ParentGraph.read(after, alone.anatomy)  # its nodes still say which modules they came from
+    ParentGraph.read(after, alone.anatomy, alone.model)  # its nodes still say which modules they came from
 
 
 @pytest.fixture

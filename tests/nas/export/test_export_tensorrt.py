@@ -38,7 +38,7 @@ def test_an_engine_is_built_from_a_pruned_model(family: str, tmp_path: Path) -> 
 def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(phase: Phase, family: str, tmp_path: Path) -> None:
     model = build(family)
     anatomy = read_anatomy(model)
-    graph = ParentGraph.read(export_tensorrt_onnx(model, tmp_path / "parent.onnx", phase), anatomy)
+    graph = ParentGraph.read(export_tensorrt_onnx(model, tmp_path / "parent.onnx", phase), anatomy, model)
     for words in ("attn+mlp attn+mlp attn+mlp attn+mlp", "mlp attn removed attn+mlp", "mlp mlp mlp mlp"):
         architecture = Architecture.from_words(words)
         path = graph.derive(architecture, tmp_path / "model.onnx")

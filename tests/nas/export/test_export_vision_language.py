@@ -42,7 +42,7 @@ def parent(tmp_path_factory):
 def derive(parent, words: str, folder: Path) -> dict[Phase, Path]:
     architecture = Architecture.from_words(words)
     return {
-        phase: ParentGraph.read(path, parent.anatomy).derive(architecture, folder / f"{phase}.onnx")
+        phase: ParentGraph.read(path, parent.anatomy, parent.model).derive(architecture, folder / f"{phase}.onnx")
         for phase, path in parent.files.items()
     }
 

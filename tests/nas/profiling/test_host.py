@@ -39,7 +39,7 @@ class Parent:
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Parent:
     model, path = build("vit"), tmp_path_factory.mktemp("vit") / "model.onnx"
     export_onnx(model, path)
-    return Parent(model, ParentGraph.read(path, read_anatomy(model)), path)
+    return Parent(model, ParentGraph.read(path, read_anatomy(model), model), path)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 12, 32])
@@ -165,4 +165,4 @@ def test_a_variant_above_the_size_of_one_file_keeps_its_weights_beside_it(
     assert beside.stat().st_size + data.stat().st_size < inline.stat().st_size + 4096 * 20  # tensors start on pages
     one, other = (open_session(path, 1).run(None, inputs)[0] for path in (inline, beside))
     assert np.array_equal(one, other)
-    assert ParentGraph.read(parent.path, parent.graph.anatomy).weight_bytes == parent.graph.weight_bytes
+    assert ParentGraph.read(parent.path, parent.graph.anatomy, parent.model).weight_bytes == parent.graph.weight_bytes

@@ -14,6 +14,7 @@ from pruning.surgery.prune import prune
 from search_spaces import Kind, Unit
 from search_spaces.architecture import dropping
 from search_spaces.errors import ArchitectureError, UnreadableModel
+from search_spaces.level import DROP
 
 IDS = torch.randint(3, 96, (2, 11), generator=torch.Generator().manual_seed(5))
 # Where each family adds to the residual stream, written by hand: (blocks, attention's last module, MLP's).
@@ -82,7 +83,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 @pytest.mark.parametrize("family", READ)
 def test_each_unit_dropped_is_the_parent_with_a_zero_in_its_place(family: str) -> None:
     model, anatomy = parent(family)
-    for unit in anatomy.units:
+    for unit in (choice.unit for choice in anatomy.choices if choice.level == DROP):
         small = prune(model, dropping(4, {unit}), anatomy=anatomy, share_weights=True)
         assert close(logits(small, use_cache=False), zeroed(family, unit)), unit
 

@@ -118,9 +118,9 @@ def test_dropped_parameters_are_gone_and_the_parent_is_untouched(family: str, pa
     before = {name: parameter.clone() for name, parameter in parent.named_parameters()}
     config = parent.config.to_dict()
     total = parent.num_parameters()
-    for unit in anatomy.units:
-        pruned = prune(parent, Architecture.parent(4).drop(unit), anatomy=anatomy)
-        assert total - pruned.num_parameters() == anatomy.parameters(unit) > 0, unit
+    for choice in anatomy.choices:
+        pruned = prune(parent, Architecture.parent(4).drop(choice), anatomy=anatomy)
+        assert total - pruned.num_parameters() == anatomy.parameters(choice) > 0, choice
     everything = [Unit(layer, kind) for layer in (1, 2) for kind in (Kind.ATTENTION, Kind.MLP)]
     both = prune(parent, Architecture.parent(4).drop(*everything), anatomy=anatomy)
     blocks = sum(anatomy.parameters(Unit(layer, Kind.BLOCK)) for layer in (1, 2))

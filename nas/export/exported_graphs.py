@@ -1,5 +1,6 @@
-"""The ONNX file of any architecture with fewer tokens: one export per token schedule, parts dropped by editing it.
+"""The ONNX file of any architecture, also where no edit of the parent's graph makes it, as with fewer tokens.
 
+What no edit makes is an architecture's export key: the parent is exported once for each key, and edited from there.
 What ranks tokens takes only weights from an attention, so it stays where that attention is dropped: the edited graph
 and the pruned model are the same function.
 """
@@ -9,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from nas.export.graph_editing import ParentGraph, acting_schedule
+from nas.export.graph_editing import ParentGraph
 from pruning.anatomy.anatomy import Anatomy
 from search_spaces.architecture import Architecture
-from search_spaces.schedule import Schedule
 
 
 class Graphs(Protocol):
@@ -26,8 +26,11 @@ class Graphs(Protocol):
     def weight_bytes(self) -> int:
         """Bytes of all weights of the parent."""
 
+    def find_exported(self, architecture: Architecture) -> Architecture:
+        """What of an architecture no edit of the parent's graph makes, so that it must be exported: its export key."""
+
     def of(self, architecture: Architecture) -> ParentGraph:
-        """The graph with the architecture's token schedule and all parts.
+        """The graph that was exported with the architecture's key and no other change.
 
         Raises:
             ExportError: there is none, or it cannot be made.
@@ -35,16 +38,16 @@ class Graphs(Protocol):
 
 
 @dataclass
-class ReducedGraphs:
-    """The parent's graph and those of its token schedules, each made when it is asked for.
+class ExportedGraphs:
+    """The parent's graph and those of other export keys, each made when it is asked for.
 
     Attributes:
-        make: the graph of a model that keeps all parts and has this architecture's schedule.
+        make: the graph of the architecture that is a key.
     """
 
     parent: ParentGraph
     make: Callable[[Architecture], ParentGraph]
-    _latest: dict[Schedule, ParentGraph] = field(default_factory=dict)  # one: each holds the weights again
+    _latest: dict[Architecture, ParentGraph] = field(default_factory=dict)  # one: each holds the weights again
 
     @property
     def anatomy(self) -> Anatomy:
@@ -56,24 +59,28 @@ class ReducedGraphs:
         """Bytes of all weights of the parent."""
         return self.parent.weight_bytes
 
+    def find_exported(self, architecture: Architecture) -> Architecture:
+        """The export key of an architecture."""
+        return self.parent.find_exported(architecture)
+
     def of(self, architecture: Architecture) -> ParentGraph:
-        """The graph with the architecture's token schedule and all parts.
+        """The graph that was exported with the architecture's key and no other change.
 
         Raises:
-            ExportError: a model with that schedule cannot be exported.
+            ExportError: a model of that key cannot be exported.
         """
-        schedule = acting_schedule(architecture, self.anatomy)
-        if not schedule.stages:
+        key = self.find_exported(architecture)
+        if key == self.parent.exported:
             return self.parent
-        if schedule not in self._latest:
+        if key not in self._latest:
             self._latest.clear()
-            self._latest[schedule] = self.make(Architecture.parent(architecture.depth).with_tokens(schedule))
-        return self._latest[schedule]
+            self._latest[key] = self.make(key)
+        return self._latest[key]
 
     def derive(self, architecture: Architecture, path: Path) -> Path:
         """Write the file of `architecture`.
 
         Raises:
-            ExportError: a model with its token schedule cannot be exported.
+            ExportError: a model of its export key cannot be exported.
         """
         return self.of(architecture).derive(architecture, path)

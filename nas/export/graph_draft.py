@@ -1,0 +1,178 @@
+"""A parent's exported graph while it is edited into that of an architecture."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from nas.export.cached_export import is_past
+from nas.export.finishing import keep
+from pruning.anatomy.anatomy import Anatomy
+from search_spaces.kinds import Kind
+
+_ROOT = "model."  # the exported wrapper holds the model under this name
+_SMALL = 8  # values of a constant that is no weight
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What takes a contribution into the residual stream, as names of values: `stream` + `contribution` = `total`."""
+
+    stream: str
+    contribution: str
+    total: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value is read: the input `index` of a node."""
+
+    node: Any
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The value's."""
+        return str(self.node.input[self.index])
+
+
+@dataclass
+class GraphDraft:
+    """A graph and what is known of it; `finish` carries out what was asked for.
+
+    Attributes:
+        proto: changed, unless nothing but reading is asked for.
+        anatomy: of the parent.
+        blocks: the parent's modules.
+        additions: by block and part.
+        origins: by module, the nodes that came from it, each by its first output.
+    """
+
+    proto: Any
+    anatomy: Anatomy
+    blocks: nn.ModuleList
+    additions: dict[tuple[int, Kind], Addition]
+    origins: dict[str, tuple[str, ...]]
+    _dropped: set[str] = field(default_factory=set)
+    _renamed: dict[str, str] = field(default_factory=dict)
+    _without: set[str] = field(default_factory=set)
+    _resized: set[str] = field(default_factory=set)
+
+    def drop_contribution(self, layer: int, kind: Kind) -> None:
+        """Let the addition that takes a part's contribution into the stream pass the stream through."""
+        self._dropped.add(self.additions[layer, kind].contribution)
+
+    def rename(self, value: str, other: str) -> None:
+        """Let those that read a value read another one."""
+        self._renamed[value] = other
+
+    def remove_outputs(self, *names: str) -> None:
+        """Let the file not have these outputs, where it has them."""
+        self._without.update(names)
+
+    def nodes_of(self, layer: int, path: str) -> list[Any]:
+        """The nodes that came from a module of a block."""
+        return [self.producers[name] for name in self.origins.get(module_name(self.anatomy, layer, path), ())]
+
+    @cached_property
+    def producers(self) -> dict[str, Any]:
+        """By value, the node that gives it."""
+        return {name: node for node in self.proto.graph.node for name in node.output}
+
+    @cached_property
+    def readers(self) -> dict[str, list[Place]]:
+        """By value, where it is read."""
+        found: dict[str, list[Place]] = {}
+        for node in self.proto.graph.node:
+            for index, name in enumerate(node.input):
+                found.setdefault(name, []).append(Place(node, index))
+        return found
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """The initializers by name."""
+        return {tensor.name: tensor for tensor in self.proto.graph.initializer}
+
+    def read_constant(self, place: Place) -> "np.ndarray | None":
+        """The values of a small initializer; None where it is large, or something else is read there."""
+        from onnx import numpy_helper
+
+        tensor = self.weights.get(place.name)
+        small = tensor is not None and math.prod(tensor.dims) <= _SMALL
+        return np.asarray(numpy_helper.to_array(tensor)) if small else None
+
+    def put_weights(self, place: Place, values: np.ndarray) -> None:
+        """Let other values be read at a place where an initializer is, in its type."""
+        from onnx import helper, numpy_helper
+
+        dtype = helper.tensor_dtype_to_np_dtype(self.weights[place.name].data_type)
+        name = f"{place.node.output[0]}.{place.index}"
+        self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
+        place.node.input[place.index] = name
+
+    def forget_shapes(self, values: Iterable[str]) -> None:
+        """Let the graph note no shapes of values, since they have others now."""
+        self._resized.update(values)
+
+    def finish(self) -> None:
+        """Carry out the changes and remove what nobody reads any more."""
+        graph = self.proto.graph
+        _rewire(graph, _pass_through(graph, self._dropped) | self._renamed)
+        keep(graph.output, [output for output in graph.output if output.name not in self._without])
+        keep(graph.value_info, [entry for entry in graph.value_info if entry.name not in self._resized])
+        _remove_dead(graph)
+
+
+def module_name(anatomy: Anatomy, layer: int, path: str) -> str:
+    """What the exported graph calls a module of a block."""
+    return f"{_ROOT}{anatomy.stack}.{layer}.{path}"
+
+
+def _pass_through(graph: Any, dropped: set[str]) -> dict[str, str]:
+    """Additions of a dropped contribution become their other operand; a sum of dropped ones is dropped too."""
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        gone = [name for name in node.input if name in dropped]
+        if node.op_type != "Add" or not gone:
+            continue
+        if len(gone) == len(node.input):
+            dropped = dropped | {node.output[0]}
+        else:
+            renamed[node.output[0]] = next(name for name in node.input if name not in dropped)
+    return renamed
+
+
+def _rewire(graph: Any, renamed: dict[str, str]) -> None:
+    def final(name: str) -> str:
+        while name in renamed:
+            name = renamed[name]
+        return name
+
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = final(name)
+    for output in graph.output:
+        if output.name in renamed:  # the last block is gone: the file's output keeps its name
+            for node in graph.node:
+                node.output[:] = [f"{name}.dropped" if name == output.name else name for name in node.output]
+            graph.node.add(op_type="Identity", input=[final(output.name)], output=[output.name])
+
+
+def _remove_dead(graph: Any) -> None:
+    """Keep what the outputs reach backwards, the initializers and past keys and values that are still read."""
+    producers = {name: node for node in graph.node for name in node.output}
+    needed, waiting = set(), [output.name for output in graph.output]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            if name in producers:
+                waiting.extend(producers[name].input)
+    keep(graph.node, [node for node in graph.node if any(name in needed for name in node.output)])
+    keep(graph.input, [entry for entry in graph.input if entry.name in needed or not is_past(entry.name)])
+    for named in (graph.initializer, graph.value_info):
+        keep(named, [entry for entry in named if entry.name in needed])

@@ -1,0 +1,139 @@
+"""Graphs with narrower MLPs: cut weights take the places of the parent's."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nas.export.graph_draft import GraphDraft, Place
+from pruning.kinds.mlp_width import SURGERY, find_matrices
+from pruning.surgery.linear import weight_matrix
+from search_spaces.architecture import Architecture
+from search_spaces.kinds.mlp_width import KIND
+from search_spaces.unit import Choice, kinds_of
+
+_PRODUCTS = ("MatMul", "Gemm")
+ANY = -1  # in a shape, a size that follows from the others
+
+
+@dataclass
+class _Site:
+    """Where a graph has the width of an MLP.
+
+    Attributes:
+        neurons: of the parent's.
+        down: path of the matrix that reads them.
+        weights, biases: where those of each matrix are read, by its path within the block; biases only of those whose
+            outputs the neurons are.
+        shapes: where constant shapes are read.
+        sizes: where constant sizes are read that may as well follow from others.
+        inner: values between the matrices.
+    """
+
+    neurons: int
+    down: str
+    weights: dict[str, Place] = field(default_factory=dict)
+    biases: dict[str, Place] = field(default_factory=dict)
+    shapes: list[Place] = field(default_factory=list)
+    sizes: list[Place] = field(default_factory=list)
+    inner: set[str] = field(default_factory=set)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """The neurons, and gate and up together."""
+        return self.neurons, 2 * self.neurons
+
+
+class _NarrowedMlp:
+    def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:
+        """Those of blocks in which the graph does not show all places that the width has."""
+        asked = [choice for choice in architecture.choices if KIND.name in kinds_of(choice)]
+        return frozenset(choice for choice in asked if _find_site(graph, choice.layer) is None)
+
+    def apply(self, graph: GraphDraft, choice: Choice) -> None:
+        """Let the graph read the pruned model's cut weights, and the new width where a shape has the old one."""
+        site = _find_site(graph, choice.layer)
+        assert site is not None, "a width that cannot be edited is exported"
+        block, anatomy = graph.blocks[choice.layer], graph.anatomy.blocks[choice.layer]
+        modules = SURGERY.build_modules(block, anatomy, choice.level, ())
+        for path, place in site.weights.items():
+            matrix = weight_matrix(modules[path]).detach().float().numpy()
+            graph.put_weights(place, matrix if _is_turned(place) else matrix.T)
+        for path, place in site.biases.items():
+            graph.put_weights(place, modules[path].get_parameter("bias").detach().float().numpy())
+        kept = weight_matrix(modules[site.down]).shape[1]
+        for place in site.shapes:
+            shape = graph.read_constant(place)
+            assert shape is not None
+            graph.put_weights(place, np.where(np.isin(shape, site.widths), shape // site.neurons * kept, shape))
+        for place in site.sizes:
+            graph.put_weights(place, np.array([ANY]))
+        graph.forget_shapes(site.inner)
+
+
+def _find_site(graph: GraphDraft, layer: int) -> _Site | None:
+    """Where the graph has the width of a block's MLP; None where it does not show all of it."""
+    matrices = find_matrices(graph.blocks[layer], graph.anatomy.blocks[layer])
+    if matrices is None:
+        return None
+    site = _Site(matrices.neurons, matrices.down)
+    for path in (*matrices.up, matrices.down):
+        module = graph.blocks[layer].get_submodule(path)
+        for place in (Place(node, index) for node in graph.nodes_of(layer, path) for index in range(len(node.input))):
+            sizes = sorted(graph.weights[place.name].dims) if place.name in graph.weights else None
+            if sizes == sorted(weight_matrix(module).shape) and place.node.op_type in _PRODUCTS:
+                site.weights[path] = place
+            elif sizes == [weight_matrix(module).shape[0]] and path != matrices.down:
+                site.biases[path] = place
+        if path not in site.weights or (module.bias is not None and path not in {*site.biases, matrices.down}):
+            return None
+    return site if _follow(graph, site, [site.weights[path].node.output[0] for path in matrices.up]) else None
+
+
+def _follow(graph: GraphDraft, site: _Site, begin: list[str]) -> bool:
+    """Go from what writes the neurons to what reads them; whether everything on the way is understood."""
+    waiting, reader = list(begin), site.weights[site.down].node.output[0]
+    places: list[Place] = []
+    while waiting:
+        name = waiting.pop()
+        if name not in site.inner:
+            site.inner.add(name)
+            nodes = [place.node for place in graph.readers.get(name, ())]
+            nodes = [node for node in nodes if node.op_type != "Shape" and node.output[0] != reader]
+            waiting += [output for node in nodes for output in node.output]
+            places += [Place(node, index) for node in nodes for index in range(len(node.input))]
+    others = [place for place in places if place.name not in site.inner]
+    return all(_is_understood(graph, site, place) for place in others)
+
+
+def _is_understood(graph: GraphDraft, site: _Site, place: Place) -> bool:
+    """Whether a value that meets the neurons is a bias, the same for all of them, or a shape, which is noted."""
+    if place.name in {bias.name for bias in site.biases.values()}:
+        return True
+    constant = graph.read_constant(place)
+    if place.node.op_type == "Reshape":
+        return _note_shape(graph, site, place)
+    return constant is not None and constant.size == 1
+
+
+def _note_shape(graph: GraphDraft, site: _Site, place: Place) -> bool:
+    """Note where a shape has the width: in a constant, or in one of the sizes that it is made of."""
+    shape = graph.read_constant(place)
+    if shape is not None:
+        site.shapes += [place] if np.isin(shape, site.widths).any() else []
+        return True
+    maker = graph.producers.get(place.name)
+    if maker is None or maker.op_type != "Concat":
+        return False
+    pieces = [Place(maker, index) for index in range(len(maker.input))]
+    known = [(piece, size) for piece in pieces if (size := graph.read_constant(piece)) is not None]
+    widths = [piece for piece, size in known if np.isin(size, site.widths).any()]
+    site.sizes += widths
+    return not widths or (len(widths) == 1 and not any((size == ANY).any() for _, size in known))
+
+
+def _is_turned(place: Place) -> bool:
+    """Whether a product reads its weights as (out, in)."""
+    return any(attribute.name == "transB" and attribute.i for attribute in place.node.attribute)
+
+
+EDIT = _NarrowedMlp()

@@ -1,0 +1,22 @@
+"""Graphs with fewer tokens: they are exported so, since what ranks tokens runs within the graph."""
+
+from nas.export.graph_draft import GraphDraft
+from pruning.reduction.install import acting_stages
+from search_spaces.architecture import Architecture, stage_choice
+from search_spaces.unit import Choice
+
+
+class _ReducedTokens:
+    def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:
+        """The stages that are left where blocks are removed: none after the last block.
+
+        A stage before a removed block acts at the next one, as it does in a graph in which that block passes through.
+        """
+        merged = architecture.merge_blocks() if graph.anatomy.merges_blocks else architecture
+        return frozenset(stage_choice(stage) for _, stage in acting_stages(merged))
+
+    def apply(self, graph: GraphDraft, choice: Choice) -> None:
+        """Nothing: a stage that the graph was not exported with does not act."""
+
+
+EDIT = _ReducedTokens()

@@ -1,0 +1,43 @@
+"""What each kind of unit makes of modules: every module of this package with a `SURGERY`, for the kind of its name."""
+
+from torch import nn
+
+from pruning.anatomy.contribution import BlockAnatomy
+from pruning.anatomy.probe import Call
+from pruning.kinds.surgery import Surgery
+from search_spaces.kinds import KINDS, discover
+from search_spaces.unit import Choice, Unit, kinds_of
+
+SURGERIES: dict[str, Surgery] = discover(__path__, __name__, "SURGERY")
+
+
+def find_savings(call: Call, anatomy: BlockAnatomy) -> dict[Choice, int]:
+    """Everything that a search may choose for a block, and how many parameters are gone with each choice alone.
+
+    Args:
+        call: of the block with random weights in float32 on a tiny input.
+        anatomy: of the block.
+    """
+    return {
+        Unit(anatomy.index, KINDS[name].slot).at(level): surgery.count_saved(call.module, anatomy, level)
+        for name, surgery in SURGERIES.items()
+        for level in surgery.find_levels(call, anatomy)
+    }
+
+
+def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice, ...]) -> dict[str, nn.Module]:
+    """The modules that stand in a block in place of the parent's, by path within it.
+
+    Args:
+        block: the parent's; it stays as it is.
+        anatomy: of the block.
+        chosen: everything that is chosen for the block.
+    """
+    found: dict[str, nn.Module] = {}
+    for choice in chosen:
+        for name in sorted(kinds_of(choice)):
+            found |= SURGERIES[name].build_modules(block, anatomy, choice.level, chosen)
+    return found
+
+
+__all__ = ["SURGERIES", "Surgery", "build_modules", "find_savings"]

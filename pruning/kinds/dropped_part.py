@@ -1,0 +1,45 @@
+"""Dropping a part of a block: what contributes nothing takes its place."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pruning.anatomy.contribution import BlockAnatomy, Contribution
+from pruning.anatomy.probe import Call
+from pruning.kinds.surgery import Surgery
+from pruning.surgery.dropped import Dropped
+from search_spaces.kinds import PARTS, Kind
+from search_spaces.level import DROP, Level
+from search_spaces.unit import Choice, Unit
+
+
+@dataclass(frozen=True)
+class DroppedPart(Surgery):
+    """The part `kind` goes with the norms and scales that only serve it; a norm that all parts read goes with all."""
+
+    kind: Kind
+
+    def find_levels(self, call: Call, anatomy: BlockAnatomy) -> tuple[Level, ...]:
+        """Dropped: that every block runs without its parts is found out when a model is read."""
+        return (DROP,)
+
+    def build_modules(
+        self, block: nn.Module, anatomy: BlockAnatomy, level: Level, chosen: tuple[Choice, ...]
+    ) -> dict[str, nn.Module]:
+        """What returns zeros for the part's members, nothing for its norms and scales."""
+        part = anatomy.contribution(self.kind)
+        found: dict[str, nn.Module] = dict(zip(part.members, map(Dropped, part.forms), strict=True))
+        found |= {path: nn.Identity() for path in part.after}
+        alone = all(Unit(anatomy.index, kind).dropped in chosen for kind in PARTS)
+        return found | {path: nn.Identity() for path in _norms_before(part, anatomy, alone)}
+
+    def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
+        """Those of its members, norms and scales."""
+        part = anatomy.contribution(self.kind)
+        paths = (*part.members, *part.after, *_norms_before(part, anatomy, False))
+        return sum(parameter.numel() for path in paths for parameter in block.get_submodule(path).parameters())
+
+
+def _norms_before(part: Contribution, anatomy: BlockAnatomy, unshared: bool) -> tuple[str, ...]:
+    """The norm that feeds a part, where no other part reads it."""
+    return (part.before,) if part.before and (unshared or part.before != anatomy.shared_norm) else ()

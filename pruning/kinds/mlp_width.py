@@ -1,0 +1,118 @@
+"""Narrower MLPs: neurons between the matrices are cut out, those with the smallest weights first."""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pruning.anatomy.agreement import describe_difference, first_output
+from pruning.anatomy.contribution import BlockAnatomy
+from pruning.anatomy.copying import copy_module
+from pruning.anatomy.probe import Call
+from pruning.kinds.surgery import Surgery
+from pruning.surgery.linear import is_linear, keep_inputs, keep_outputs, weight_matrix
+from pruning.surgery.replacement import replace_modules
+from search_spaces.kinds.mlp_width import KIND, count_neurons
+from search_spaces.level import Level
+from search_spaces.unit import Choice
+
+OFFERED = (750, 500, 250)  # thousandths of the neurons that a search may keep
+_CHECKED = "only what a block can have is chosen for it"
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Paths within the block: `up` write neurons (one of them gate and up together, or one each), `down` reads them."""
+
+    up: tuple[str, ...]
+    down: str
+    neurons: int
+
+
+class _NarrowedMlp(Surgery):
+    @torch.no_grad()
+    def find_levels(self, call: Call, anatomy: BlockAnatomy) -> tuple[Level, ...]:
+        """Those that leave fewer neurons, where the block computes then what it does with zeros in their place."""
+        matrices = find_matrices(call.module, anatomy)
+        if matrices is None:
+            return ()
+        counts = {count_neurons(matrices.neurons, value): value for value in reversed(OFFERED)}
+        levels = tuple(Level.on(KIND.axis, value) for count, value in counts.items() if count < matrices.neurons)
+        return levels if levels and _agrees(call, anatomy, matrices, levels[0]) else ()
+
+    def build_modules(
+        self, block: nn.Module, anatomy: BlockAnatomy, level: Level, chosen: tuple[Choice, ...]
+    ) -> dict[str, nn.Module]:
+        """The matrices of an MLP without the neurons that have the smallest weights."""
+        matrices = find_matrices(block, anatomy)
+        assert matrices is not None, _CHECKED
+        kept = _find_kept(block, matrices, level)
+        found = {}
+        for path in matrices.up:
+            matrix = block.get_submodule(path)
+            halves = weight_matrix(matrix).shape[0] // matrices.neurons
+            found[path] = keep_outputs(matrix, torch.cat([kept + half * matrices.neurons for half in range(halves)]))
+        return found | {matrices.down: keep_inputs(block.get_submodule(matrices.down), kept)}
+
+    def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
+        """All weights of the neurons that are gone."""
+        matrices = find_matrices(block, anatomy)
+        assert matrices is not None, _CHECKED
+        up = sum(parameter.numel() for path in matrices.up for parameter in block.get_submodule(path).parameters())
+        each = (up + weight_matrix(block.get_submodule(matrices.down)).numel()) // matrices.neurons
+        return each * (matrices.neurons - _count_kept(matrices, level))
+
+
+def find_matrices(block: nn.Module, anatomy: BlockAnatomy) -> Matrices | None:
+    """The matrices of an MLP that has nothing else; None where they do not say by their sizes which is which."""
+    owners = {
+        f"{member}.{path}".rstrip("."): module
+        for member in anatomy.mlp.members
+        for path, module in block.get_submodule(member).named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    }
+    if not all(is_linear(module) for module in owners.values()):
+        return None
+    sizes = {path: tuple(weight_matrix(module).shape) for path, module in owners.items()}  # (out, in)
+    hidden = anatomy.hidden_size
+    downs = [path for path, (outputs, inputs) in sizes.items() if outputs == hidden != inputs]
+    if len(downs) != 1:
+        return None
+    neurons = sizes[downs[0]][1]
+    ups = tuple(path for path in sizes if path not in downs)
+    shapes = sorted(sizes[path] for path in ups)
+    known = ([(neurons, hidden)], [(neurons, hidden)] * 2, [(2 * neurons, hidden)])
+    return Matrices(ups, downs[0], neurons) if shapes in known else None
+
+
+def _find_kept(block: nn.Module, matrices: Matrices, level: Level) -> Tensor:
+    """Indices, rising, of the neurons with the largest weights; of equal ones those that come first.
+
+    What counts of a neuron is the norm of its rows in the matrices that write it, times that of its column in the one
+    that reads it.
+    """
+    norm = partial(torch.linalg.vector_norm, dtype=torch.float32)
+    rows = torch.cat([norm(weight_matrix(block.get_submodule(path)), dim=1) for path in matrices.up])
+    column = norm(weight_matrix(block.get_submodule(matrices.down)), dim=0)
+    sizes: Tensor = norm(rows.view(-1, matrices.neurons), dim=0) * column
+    return sizes.sort(descending=True, stable=True).indices[: _count_kept(matrices, level)].sort().values
+
+
+def _count_kept(matrices: Matrices, level: Level) -> int:
+    return count_neurons(matrices.neurons, dict(level.axes)[KIND.axis])
+
+
+def _agrees(call: Call, anatomy: BlockAnatomy, matrices: Matrices, level: Level) -> bool:
+    """Whether a block with a narrower MLP computes what it does where nothing reads the neurons that are gone."""
+    narrowed, masked = (copy_module(call.module, share_tensors=True) for _ in range(2))
+    replace_modules(narrowed, SURGERY.build_modules(call.module, anatomy, level, ()))
+    down, kept = copy.deepcopy(masked.get_submodule(matrices.down)), _find_kept(call.module, matrices, level)
+    weight_matrix(down).zero_()[:, kept] = weight_matrix(masked.get_submodule(matrices.down))[:, kept]
+    replace_modules(masked, {matrices.down: down})
+    expected = first_output(masked(*call.args, **call.kwargs))
+    return describe_difference(lambda: narrowed(*call.args, **call.kwargs), expected) is None
+
+
+SURGERY = _NarrowedMlp()
