@@ -36,8 +36,11 @@ class CalibratedModel:
 
     measured = True
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, label: str | None = None) -> None:
         """Fit the profile.
+
+        Args:
+            label: for people; None says which target was measured.
 
         Raises:
             MeasurementError: with fewer than four records, or without the parent among them.
@@ -49,29 +52,20 @@ class CalibratedModel:
                 "are needed, so measure again"
             )
         self.profile, self.workload, self._parent = profile, profile.workload, parent
-        self.label = MEASURED_LABEL if profile.target == HOST else f"measured on {profile.target}"
+        self.label = label or (MEASURED_LABEL if profile.target == HOST else f"measured on {profile.target}")
         self.terms = Terms.over(profile.shape, profile.workload, (r.architecture for r in profile.records))
         self._tails: dict[int, float] = {}
         rows = np.array([self.terms.row(record.architecture) for record in profile.records])
         measured = np.array([self._level(record.measurement.ratio()) for record in profile.records])
         self.regression = Regression.fit(rows, measured, len(self.terms.names))
 
-    def renewed(self, profile: Profile) -> Self:
+    def refit(self, profile: Profile) -> Self:
         """The model of the same kind and label, fitted to another profile of the same target.
 
         Raises:
             MeasurementError: as the constructor.
         """
-        model = type(self)(profile)
-        model.label = self.label
-        return model
-
-    @classmethod
-    def of(cls, other: "CalibratedModel") -> Self:
-        """A model of this kind from another one's profile, with its label."""
-        model = cls(other.profile)
-        model.label = other.label
-        return model
+        return type(self)(profile, self.label)
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The measured value where there is one, else the fit with its jackknife+ interval.

@@ -9,8 +9,10 @@ bandwidth. Expect a factor of two either way; the interval says so.
 import math
 from collections.abc import Iterable
 
+from latency_models.calibrated import CalibratedModel
 from latency_models.marginal import marginal
 from latency_models.model import DATA_SHEET_LABEL, Prediction
+from latency_models.profile import Profile
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
 from latency_models.terms import Work, unit_work, works
@@ -31,6 +33,7 @@ class DataSheetModel:
     """Predicts from the data sheet of a target."""
 
     measured = False
+    profile = None
     label = DATA_SHEET_LABEL
 
     def __init__(self, target: Target, shape: ModelShape, workload: Workload) -> None:
@@ -40,6 +43,10 @@ class DataSheetModel:
         self.target, self.shape, self.workload = target, shape, workload
         self._flops = target.sheet.peaks[target.precision] * 1e12 * COMPUTE_EFFICIENCY[target.precision]
         self._bytes = target.sheet.bandwidth * 1e9 * MEMORY_EFFICIENCY
+
+    def refit(self, profile: Profile) -> CalibratedModel:
+        """The first measurements of the target take the data sheet's place."""
+        return CalibratedModel(profile)
 
     def work_ms(self, work: Work) -> float:
         """One fused unit under the roofline, ms."""

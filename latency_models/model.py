@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from latency_models.profile import Profile
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Reduction
@@ -33,6 +34,17 @@ class LatencyModel(Protocol):
     workload: Workload
     measured: bool  # whether it rests on measurements of the target
     label: str  # for people: where the figures come from
+
+    @property
+    def profile(self) -> Profile | None:
+        """What it was fitted to; None where nothing was measured."""
+
+    def refit(self, profile: Profile) -> "LatencyModel":
+        """The model of the same kind and label fitted to another profile of the target; of a data sheet, the first.
+
+        Raises:
+            MeasurementError: the profile holds too little for a fit.
+        """
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The latency of an architecture."""

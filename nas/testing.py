@@ -9,7 +9,7 @@ Example:
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from latency_models.marginal import marginal
 from latency_models.measurement import Measurement
@@ -50,6 +50,10 @@ class SyntheticLatency:
     measured: bool = True
     label: str = "synthetic"
     profile: Profile | None = None
+
+    def refit(self, profile: Profile) -> "SyntheticLatency":
+        """The truth, whatever was measured of it."""
+        return replace(self, profile=profile)
 
     def ms(self, architecture: Architecture) -> float:
         """The true median."""

@@ -17,7 +17,7 @@ from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.certification.quiet_machine import WAIT_S, QuietWait, noise
 from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
-from nas.certification.selection_state import calibrated
+from nas.certification.selection_state import get_profile
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
 from nas.profiling.choose_workload import fitting
@@ -118,7 +118,7 @@ class CertificationRun:
     def predict(self, problem: Problem, winner: Architecture, reason: str) -> Certificate:
         """The winner's certificate where the machine was too busy to prove it: exported, and predicted."""
         assert self.device is not None
-        file, profile = self._exported(self.device, winner), calibrated(problem).profile
+        file, profile = self._exported(self.device, winner), get_profile(problem)
         budget_ms = self.request.budget.resolve(problem.ms(problem.space.parent))
         draft = judge(
             target=self.target.name, on_target=False, file=file, workload=self.workload,
@@ -153,7 +153,7 @@ class CertificationRun:
         self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int
     ) -> Certificate:
         """The certificate by these samples, at look number `look` of the search."""
-        profile, parent = calibrated(problem).profile, measured.of["parent"]
+        profile, parent = get_profile(problem), measured.of["parent"]
         if measured.key != profile.key:
             raise ProfileMismatch(
                 f"{self.target.name} was profiled as {profile.key} and is {measured.key} now; "

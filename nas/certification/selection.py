@@ -13,11 +13,12 @@ prediction.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from latency_models.calibrated import CalibratedModel, PairedModel
+from latency_models.calibrated import PairedModel
 from latency_models.measurement import Measurement
+from latency_models.model import LatencyModel
 from latency_models.profile import Profile
 from nas.certification.quiet_machine import MOVED, SLOWER, noise, parent_moved, slower_than_parent
-from nas.certification.selection_state import SelectionState, best_measured, better_ones, calibrated, contenders
+from nas.certification.selection_state import SelectionState, best_measured, better_ones, contenders, get_profile
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, Verdict
 from nas.search import Candidate, Problem, SearchOutcome
@@ -79,7 +80,7 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
     state = _begun(callbacks, replace(problem, latency=_judging(callbacks, problem)))
     try:
         while state.turns < ROUNDS:
-            state, noisy = _noise_in(callbacks, state, calibrated(state.problem).profile, MOVED)
+            state, noisy = _noise_in(callbacks, state, get_profile(state.problem), MOVED)
             best = _start(state) or best_measured(state)
             unknown = contenders(state, best) if best is None or state.turns < ROUNDS - LAST else []
             if noisy is not None:
@@ -99,9 +100,9 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
     raise _nothing(state)
 
 
-def _judging(callbacks: SelectionCallbacks, problem: Problem) -> CalibratedModel:
+def _judging(callbacks: SelectionCallbacks, problem: Problem) -> LatencyModel:
     """The latency model, by which a fraction is nothing but a ratio."""
-    return PairedModel.of(calibrated(problem)) if callbacks.relative else calibrated(problem)
+    return PairedModel(get_profile(problem), problem.latency.label) if callbacks.relative else problem.latency
 
 
 def _begun(callbacks: SelectionCallbacks, problem: Problem) -> SelectionState:
@@ -116,13 +117,13 @@ def _begun(callbacks: SelectionCallbacks, problem: Problem) -> SelectionState:
         try:
             return _searched_from(callbacks, problem, budget_ms)
         except NoFeasibleCandidate as error:
-            parent = calibrated(problem).profile.of(problem.space.parent)
+            parent = get_profile(problem).of(problem.space.parent)
             assert parent is not None
             noisy = noise(parent, _tail(callbacks, problem))
             if noisy is None or (error.closest_ms or 0.0) > HOPELESS * budget_ms:
                 raise
             callbacks.wait(noisy)
-            problem = replace(problem, latency=calibrated(problem).renewed(callbacks.profile()))
+            problem = replace(problem, latency=problem.latency.refit(callbacks.profile()))
 
 
 def _searched_from(callbacks: SelectionCallbacks, problem: Problem, budget_ms: float) -> SelectionState:
@@ -218,7 +219,7 @@ def _profiled(callbacks: SelectionCallbacks, state: SelectionState, reason: str)
     else:
         callbacks.wait(reason)
     problem = state.problem
-    begun = _begun(callbacks, replace(problem, latency=calibrated(problem).renewed(callbacks.profile())))
+    begun = _begun(callbacks, replace(problem, latency=problem.latency.refit(callbacks.profile())))
     return replace(begun, profiles=state.profiles + 1, looks=state.looks, slower=state.slower)
 
 
@@ -254,7 +255,7 @@ def _noise(
 
 def _moved(problem: Problem, parent: Measurement | None) -> str | None:
     """Whether the parent is another than when it was profiled, in words."""
-    then = calibrated(problem).profile.of(problem.space.parent)
+    then = get_profile(problem).of(problem.space.parent)
     assert then is not None
     return None if parent is None else parent_moved(then, parent)
 

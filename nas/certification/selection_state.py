@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from latency_models.calibrated import CalibratedModel
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from nas.results.certificate import Certificate
@@ -61,8 +60,8 @@ class SelectionState:
         Of a fraction the ratio is bounded, of milliseconds the percentile. None where it was not measured, or too
         briefly for a bound.
         """
-        model, percentile = calibrated(self.problem), self.problem.percentile
-        known = model.profile.of(architecture)
+        model, percentile = self.problem.latency, self.problem.percentile
+        known = get_profile(self.problem).of(architecture)
         if known is None or known.upper_bound(min(percentile, _TAIL) if self.relative else percentile) is None:
             return None
         if self.relative:
@@ -101,7 +100,7 @@ class SelectionState:
         Raises:
             ProfileMismatch: they were not measured as the profile was.
         """
-        model, beside = calibrated(self.problem), dict(self.beside)
+        model, beside = self.problem.latency, dict(self.beside)
         for record in measured.records:
             if record.architecture != self.problem.space.parent:
                 earlier = beside.get(record.architecture)
@@ -111,8 +110,8 @@ class SelectionState:
         renewed = tuple(
             Record(r.architecture, beside[r.architecture]) for r in measured.records if r.architecture in beside
         )
-        merged = model.profile.merge(replace(measured, records=renewed))
-        return replace(self, problem=replace(self.problem, latency=model.renewed(merged)), beside=beside)
+        merged = get_profile(self.problem).merge(replace(measured, records=renewed))
+        return replace(self, problem=replace(self.problem, latency=model.refit(merged)), beside=beside)
 
     def without(self, certificate: Certificate) -> "SelectionState":
         """With the winner of a certificate that was not given set aside."""
@@ -140,7 +139,7 @@ def best_measured(state: SelectionState) -> Candidate | None:
     """The best candidate that was measured inside the budget, was not set aside, and is worth its pruning."""
     problem, candidates = state.problem, state.outcome.candidates
     among = [c.architecture for c in candidates if allowed(problem, c.architecture)]
-    profile = calibrated(problem).profile
+    profile = get_profile(problem)
     measured = [
         candidate
         for candidate in candidates
@@ -176,10 +175,11 @@ def faster_less_pruned(
     return next((other for other, its in less if its is not None and its.ratio() <= mine.ratio()), None)
 
 
-def calibrated(problem: Problem) -> CalibratedModel:
-    """The problem's latency model, which rests on measurements wherever the target can be measured."""
-    assert isinstance(problem.latency, CalibratedModel)
-    return problem.latency
+def get_profile(problem: Problem) -> Profile:
+    """What the problem's latency model was fitted to: wherever the target can be measured, it was."""
+    profile = problem.latency.profile
+    assert profile is not None
+    return profile
 
 
 def allowed(problem: Problem, architecture: Architecture) -> bool:

@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from latency_models.calibrated import CalibratedModel
 from latency_models.energy_model import EnergyModel, has_energy
 from latency_models.footprint import Memory, memory
 from latency_models.model import LatencyModel
@@ -76,5 +75,5 @@ class Delivery:
 
     @cached_property
     def _energy(self) -> EnergyModel | None:
-        profile = self.latency.profile if isinstance(self.latency, CalibratedModel) else None
+        profile = self.latency.profile
         return EnergyModel(profile) if profile is not None and has_energy(profile) else None

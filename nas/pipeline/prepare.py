@@ -17,7 +17,7 @@ from nas.profiling.device import Device, RemoteDevice, ThisMachine
 from nas.profiling.kit import Kit
 from nas.profiling.latency_model import latency_model
 from nas.profiling.profile_store import device_model
-from nas.profiling.ssh import Transport, profile_there
+from nas.profiling.ssh import Transport
 from nas.progress import Progress
 from nas.request.choices import SEARCH
 from nas.request.search_request import SearchRequest
@@ -85,8 +85,8 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         space = with_best_reduction(space, subject, target, export, workload, scorer, fraction, progress)
     device = _device(subject, target, workload, export, transport or _node(request, target), progress, space)
     latency = latency_model(subject, target, workload, export, progress, space)
-    if isinstance(device, RemoteDevice) and not latency.measured:
-        latency = device_model(profile_there(device.kit, device.transport, progress))
+    if device is not None and not latency.measured:
+        latency = device_model(device.profile())
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
     budget = request.budget.resolve(parent_ms)
     p = request.percentile

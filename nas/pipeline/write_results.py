@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from latency_models.calibrated import CalibratedModel
 from latency_models.targets import Target
 from latency_models.workload import Phase
 from nas.export.exporters import ONNX_RUNTIME, exporter_of
@@ -36,8 +35,9 @@ def deliver(delivery: Delivery) -> Result:
     _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
-    if isinstance(delivery.latency, CalibratedModel):
-        delivery.latency.profile.save(delivery.request.out / "profile.json")
+    profile = delivery.latency.profile
+    if profile is not None:
+        profile.save(delivery.request.out / "profile.json")
     result = _result(delivery, winner.num_parameters())
     embedding = sentence_embedding(winner)
     write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)

@@ -133,9 +133,7 @@ def device_model(profile: Profile) -> CalibratedModel:
     Raises:
         MeasurementError: the profile holds too little for a fit.
     """
-    model = CalibratedModel(profile)
-    model.label = f"measured on {profile.target}, {profile.key['runtime']}"
-    return model
+    return CalibratedModel(profile, f"measured on {profile.target}, {profile.key['runtime']}")
 
 
 def _folder_of(path: Path, profile: Profile) -> Path:

@@ -19,7 +19,7 @@ from latency_models.workload import Workload
 from nas.certification import selection, selection_state
 from nas.certification.quiet_machine import noise
 from nas.certification.selection import SelectionCallbacks, choose_winner
-from nas.certification.selection_state import calibrated, faster_less_pruned
+from nas.certification.selection_state import faster_less_pruned, get_profile
 from nas.quality import Quality
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, Verdict, judge, too_busy
@@ -89,7 +89,7 @@ class Device:
     def certify(self, problem: Problem, winner: Architecture, looks: int, budget: Budget, file: Path) -> Certificate:
         self.confirmed.append(winner)
         parent, record = self.records([winner])
-        beside, profiled = parent.measurement, calibrated(problem).profile.of(PARENT)
+        beside, profiled = parent.measurement, get_profile(problem).of(PARENT)
         assert profiled is not None
         return judge(
             target="host", on_target=True, file=file, workload=HERE, percentile=90,
@@ -441,7 +441,7 @@ def test_a_profile_of_a_busy_machine_is_measured_again(tmp_path: Path) -> None:
     _, end, certificate = choose_winner(callbacks_of(device, budget, tmp_path, wait=waits), problem)
     assert certificate.certified
     assert waits.reasons == []  # the first time at once
-    before, after = calibrated(problem).profile.of(PARENT), calibrated(end).profile.of(PARENT)
+    before, after = get_profile(problem).of(PARENT), get_profile(end).of(PARENT)
     assert before is not None
     assert after is not None
     assert noise(before, None) is not None
