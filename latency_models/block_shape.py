@@ -1,7 +1,45 @@
 """The sizes of one block: what its attention and its MLP read, compute and keep. No weights, no framework."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
+
+from latency_models.workload import Phase, Workload
+from search_spaces.kinds import PARTS, Kind
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a part of a block works on: the tokens of a workload, `hidden` elements each, and how far a token sees.
+
+    Attributes:
+        causal: whether a token sees only earlier ones, of those within the `window`; None: all of them.
+    """
+
+    hidden: int
+    causal: bool
+    window: int | None
+    workload: Workload
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all sequences together."""
+        return self.workload.tokens
+
+    def reach(self, length: int) -> int:
+        """How many of the last `length` tokens the window shows."""
+        return length if self.window is None else min(length, self.window)
+
+    @property
+    def pairs(self) -> float:
+        """Pairs (query, key) of one sequence: all, or the causal ones within the window."""
+        new, past = self.workload.sequence, self.workload.past
+        if not self.causal:
+            return float(new * (new + past))
+        window = self.window or new + past
+        # Query i of the new tokens sees min(past + i + 1, window) keys.
+        full = max(0, min(new, window - past))  # queries that still see everything
+        return full * past + full * (full + 1) / 2 + (new - full) * window
 
 
 @dataclass(frozen=True)
@@ -16,7 +54,11 @@ class AttentionShape:
         state: elements that a sequence keeps whatever its length: recurrent states and those of short convolutions.
         extra: multiply-adds of a token beyond one for each weight, such as those with the state.
         past: multiply-adds of each token of the past, where its keys and values are made again from what was kept.
+        precision: of its weights, its arithmetic and what it moves; None: the target's.
     """
+
+    mixes_tokens: ClassVar[bool] = True
+    kernels: ClassVar[int] = 6  # fused operators that a runtime launches
 
     weights: int
     heads: int
@@ -25,6 +67,7 @@ class AttentionShape:
     state: int = 0
     extra: int = 0
     past: int = 0
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if min(self.weights, self.heads, self.pair, self.cached, self.state, self.past) < 0:
@@ -34,6 +77,38 @@ class AttentionShape:
     def words(self) -> str:
         """What it is, where a model has unlike ones."""
         return "over pairs" if self.pair else "recurrent"
+
+    def count_flops(self, load: Load) -> float:
+        """Operations, two per multiply-add.
+
+        Scores and values count the pairs of tokens that a fused kernel computes: all of them, or the causal half,
+        within the block's window. A recurrence works on each token alone.
+        """
+        pairs, past = load.workload.batch * load.pairs, self._past(load)
+        return 2 * (load.tokens * (self.weights + self.extra) + past * self.past) + 2 * pairs * self.pair
+
+    def count_read(self, load: Load) -> int:
+        """Parameters that are read."""
+        return self.weights
+
+    def count_moved(self, load: Load) -> int:
+        """Elements read and written, with its norm: keys and values of the past once, a recurrence's state twice."""
+        held = self._past(load) * self.cached + 2 * load.workload.batch * self.state
+        return load.tokens * (4 * load.hidden + self.pair + self.cached) + held
+
+    def count_cached(self, load: Load) -> int:
+        """Elements that one sequence keeps at the end of the workload; without a cache (`forward`) none."""
+        if load.workload.phase is Phase.FORWARD:
+            return 0
+        return self.state + self.cached * load.reach(load.workload.past + load.workload.sequence)
+
+    def count_alive(self, load: Load) -> int:
+        """Elements that are alive at once beside the residual stream: queries, keys, values, their sum, the scores."""
+        scores = self.heads * (load.workload.past + load.workload.sequence)
+        return load.tokens * (self.pair + self.cached) + load.tokens * scores
+
+    def _past(self, load: Load) -> int:
+        return load.workload.batch * load.reach(load.workload.past)
 
 
 @dataclass(frozen=True)
@@ -46,7 +121,12 @@ class MlpShape:
         experts, expert: how many routed experts there are, and the matrix parameters of one.
         active: how many of them run for a token; where all run and most are weighted with zero, all.
         extra: multiply-adds of a token beyond one for each of those weights.
+        precision: of its weights, its arithmetic and what it moves; None: the target's.
     """
+
+    mixes_tokens: ClassVar[bool] = False
+    kernels: ClassVar[int] = 4
+    cached: ClassVar[int] = 0
 
     dense: int
     inner: int
@@ -54,6 +134,7 @@ class MlpShape:
     expert: int = 0
     active: int = 0
     extra: int = 0
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if min(self.dense, self.inner, self.experts, self.expert) < 0 or not 0 <= self.active <= self.experts:
@@ -69,19 +150,61 @@ class MlpShape:
         """What it is, where a model has unlike ones."""
         return f"{self.active} of {self.experts} experts" if self.experts else "dense"
 
+    def find_width(self, hidden: int) -> tuple[int, bool]:
+        """(neurons, gated) of the MLP, or of one expert of a mixture.
+
+        A gated one has three matrices of hidden size by neurons, any other two; what lies between the matrices is
+        twice as wide as the MLP where it is gated.
+        """
+        weights, inner = (self.expert, self.inner / max(1, self.active)) if self.experts else (self.dense, self.inner)
+        gated = inner > 0 and round(2 * weights / hidden / inner) == 3
+        return max(1, round(weights / hidden / (3 if gated else 2))), gated
+
+    def count_flops(self, load: Load) -> float:
+        """Operations, two per multiply-add; of a mixture, of the experts that run."""
+        return 2 * load.tokens * (self.dense + self.extra + self.expert * self.active)
+
+    def count_read(self, load: Load) -> int:
+        """Parameters that are read; of a mixture, of the experts that the tokens choose, if each chooses others."""
+        return self.dense + self.expert * min(self.experts, load.tokens * self.active)
+
+    def count_moved(self, load: Load) -> int:
+        """Elements read and written, with its norm."""
+        return load.tokens * (4 * load.hidden + 2 * self.inner)
+
+    def count_cached(self, load: Load) -> int:
+        """Nothing is kept of a token."""
+        return 0
+
+    def count_alive(self, load: Load) -> int:
+        """Elements that are alive at once beside the residual stream."""
+        return load.tokens * self.inner
+
+
+Part = AttentionShape | MlpShape
+
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One block."""
+    """One block: of each kind of part its shape; None where that part is gone."""
 
-    attention: AttentionShape
-    mlp: MlpShape
+    attention: AttentionShape | None
+    mlp: MlpShape | None
+
+    @cached_property
+    def parts(self) -> dict[Kind, Part]:
+        """The parts that there are, in the order in which they run; the fields are called as the kinds are."""
+        found: dict[Kind, Part | None] = {kind: getattr(self, kind) for kind in PARTS}
+        return {kind: part for kind, part in found.items() if part is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
+        """The JSON form; of a precision only where it is not the target's."""
+        return {
+            str(kind): {name: value for name, value in asdict(part).items() if value is not None}
+            for kind, part in self.parts.items()
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "BlockShape":
-        """Read what `to_json` writes."""
+        """Read what `to_json` writes of a block with all parts."""
         return cls(AttentionShape(**document["attention"]), MlpShape(**document["mlp"]))

@@ -70,7 +70,8 @@ class CalibratedModel:
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The measured value where there is one, else the fit with its jackknife+ interval.
 
-        From a profile without token schedules, one is predicted to save nothing, and said to be extrapolated.
+        From a profile without token schedules, one is predicted to save nothing, and from one without other levels than
+        dropped, such a level to save in proportion to its arithmetic; both are said to be extrapolated.
         A percentile other than the median is the fitted median times the records' median of percentile over median.
         """
         known = self.profile.of(architecture)
@@ -79,8 +80,7 @@ class CalibratedModel:
             low_ms, high_ms = (ms * bound / known.p50 for bound in known.median_interval(COVERAGE))
             return Prediction(ms, low_ms, high_ms, percentile, exact=True)
         row, tail = self.terms.row(architecture), self._tail(percentile)
-        unseen = architecture.reduction is not None and not self.terms.tokens
-        ms, outside = self.regression.predict(row), unseen or self.regression.outside(row)
+        ms, outside = self.regression.predict(row), not self.terms.cover(architecture) or self.regression.outside(row)
         low_ms, high_ms = (ms * self._widened(bound / ms) for bound in self.regression.interval(row))
         return Prediction(ms * tail, low_ms * tail, high_ms * tail, percentile, extrapolated=outside)
 

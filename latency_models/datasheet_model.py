@@ -10,23 +10,32 @@ import math
 from collections.abc import Iterable
 
 from latency_models.calibrated import CalibratedModel
+from latency_models.datasheets import DataSheet
 from latency_models.marginal import marginal
 from latency_models.model import DATA_SHEET_LABEL, Prediction
 from latency_models.profile import Profile
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
-from latency_models.terms import Work, unit_work, works
+from latency_models.work import Work, changed_work, works
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture, as_choice
-from search_spaces.level import DROP
-from search_spaces.rules import parts_of
 from search_spaces.schedule import Reduction
-from search_spaces.unit import Choice, Unit
+from search_spaces.unit import Choice, Unit, is_structural
 
 COMPUTE_EFFICIENCY = {"fp32": 0.34, "fp16": 0.34, "int8": 0.45}
 MEMORY_EFFICIENCY = 0.75
 LAUNCH_SECONDS = 3e-6  # per kernel
 UNCERTAINTY = 2.0  # the interval is [ms / 2, ms * 2]
+
+
+def roof_seconds(work: Work, sheet: DataSheet) -> dict[str, float]:
+    """What a data sheet says that arithmetic, memory and launches each take at least, at the usual efficiencies."""
+    rates = {name: sheet.peaks[name] * 1e12 * COMPUTE_EFFICIENCY[name] for name in work.arithmetic}
+    return {
+        "arithmetic": sum(flops / rates[name] for name, flops in work.arithmetic.items()),
+        "memory": work.bytes_moved / (sheet.bandwidth * 1e9 * MEMORY_EFFICIENCY),
+        "launches": work.kernels * LAUNCH_SECONDS,
+    }
 
 
 class DataSheetModel:
@@ -40,9 +49,7 @@ class DataSheetModel:
         """Raises ValueError for this machine, which has no data sheet."""
         if target.sheet is None:
             raise ValueError(f"{target.name} has no data sheet; measure it")
-        self.target, self.shape, self.workload = target, shape, workload
-        self._flops = target.sheet.peaks[target.precision] * 1e12 * COMPUTE_EFFICIENCY[target.precision]
-        self._bytes = target.sheet.bandwidth * 1e9 * MEMORY_EFFICIENCY
+        self.target, self.shape, self.workload, self._sheet = target, shape, workload, target.sheet
 
     def refit(self, profile: Profile) -> CalibratedModel:
         """The first measurements of the target take the data sheet's place."""
@@ -50,8 +57,8 @@ class DataSheetModel:
 
     def work_ms(self, work: Work) -> float:
         """One fused unit under the roofline, ms."""
-        traffic = (work.weights + work.activations) * self.target.bytes_per_element
-        return 1e3 * (max(work.flops / self._flops, traffic / self._bytes) + work.kernels * LAUNCH_SECONDS)
+        seconds = roof_seconds(work, self._sheet)
+        return 1e3 * (max(seconds["arithmetic"], seconds["memory"]) + seconds["launches"])
 
     def unit_ms(self, chosen: Unit | Choice) -> float:
         """What one choice saves of the parent, ms; exact here, since units add up."""
@@ -62,17 +69,17 @@ class DataSheetModel:
         return marginal({choice: self._saved_ms(choice, reduction) for choice in choices})
 
     def _saved_ms(self, choice: Choice, reduction: Reduction | None) -> float:
-        if choice.level == DROP:
-            parts = (Unit(choice.layer, kind) for kind in parts_of(choice.unit.kind))
-            return sum(self.work_ms(unit_work(self.shape, part, self.workload)) for part in parts)
+        if is_structural(choice):
+            changed = changed_work(self.shape, choice, self.workload, self.target.precision)
+            return sum(self.work_ms(before) - self.work_ms(after) for before, after in changed)
         depth = self.shape.depth
         return self._ms(Architecture.parent(depth)) - self._ms(Architecture(depth, frozenset({choice}), reduction))
 
     def _ms(self, architecture: Architecture) -> float:
         """Summed exactly: what has the same units takes the same time to the last bit."""
-        return math.fsum(map(self.work_ms, works(self.shape, architecture, self.workload)))
+        return math.fsum(map(self.work_ms, works(self.shape, architecture, self.workload, self.target.precision)))
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        """The sum over stem, kept units and token stages; every percentile is the same, since no tail was measured."""
+        """The sum over stem, kept parts and token stages; every percentile is the same, since no tail was measured."""
         ms = self._ms(architecture)
         return Prediction(ms, ms / UNCERTAINTY, ms * UNCERTAINTY, percentile)

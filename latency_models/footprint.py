@@ -5,13 +5,13 @@ Arithmetic from the model's sizes. A runtime adds its own: code, workspaces, wha
 
 from dataclasses import dataclass
 
+from latency_models.resolved_blocks import find_parts
 from latency_models.shape import ModelShape
-from latency_models.terms import kept_units
+from latency_models.targets import BYTES
 from latency_models.token_workloads import block_workloads
+from latency_models.work import element_bytes
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import Kind
-from search_spaces.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -34,42 +34,23 @@ class Memory:
         return self.weights + self.cache + self.activations
 
 
-def memory(shape: ModelShape, architecture: Architecture, workload: Workload, bytes_per_element: int) -> Memory:
-    """The memory of an architecture under a workload."""
-    kept = kept_units(architecture)
-    attentions = [unit.layer for unit in kept if unit.kind is Kind.ATTENTION]
-    mlps = [unit.layer for unit in kept if unit.kind is Kind.MLP]
-    weights = shape.stem + sum(shape.block(layer).attention.weights for layer in attentions)
-    weights += sum(shape.block(layer).mlp.weights for layer in mlps)
-    seen = block_workloads(shape, architecture, workload)
-    cache = workload.batch * sum(_cached(shape, layer, seen[layer]) for layer in attentions)
-    elements = (weights, cache, _peak_activations(shape, architecture, workload))
-    return Memory(*(bytes_per_element * count for count in elements))
+def memory(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> Memory:
+    """The memory of an architecture under a workload, on a target of this precision."""
+    seen, size = block_workloads(shape, architecture, workload), BYTES[precision]
+    weights, cache = size * shape.stem, 0
+    alive = [size * 2 * workload.tokens * shape.hidden, size * _head_activations(shape, workload, seen[-1])]
+    for unit, part in find_parts(shape, architecture):
+        load, own = shape.load(unit.layer, seen[unit.layer]), element_bytes(part, precision)
+        weights += own * part.weights
+        cache += own * workload.batch * part.count_cached(load)
+        alive.append(size * 2 * load.tokens * shape.hidden + own * part.count_alive(load))  # with the residual stream
+    return Memory(weights, cache, max(alive))
 
 
-def _cached(shape: ModelShape, layer: int, workload: Workload) -> int:
-    """Elements of one sequence; without a cache (`forward`) none."""
-    if workload.phase is Phase.FORWARD:
-        return 0
-    attention, length, window = shape.block(layer).attention, workload.past + workload.sequence, shape.window[layer]
-    return attention.state + attention.cached * (length if window is None else min(length, window))
-
-
-def _peak_activations(shape: ModelShape, architecture: Architecture, workload: Workload) -> int:
-    """Elements: the residual stream in and out of a unit, and what the hungriest unit or the head holds beside it."""
-    seen = block_workloads(shape, architecture, workload)
-    units = (_unit_activations(shape, unit, seen[unit.layer]) for unit in kept_units(architecture))
-    return max(2 * workload.tokens * shape.hidden, _head_activations(shape, workload, seen[-1]), *units)
-
-
-def _unit_activations(shape: ModelShape, unit: Unit, workload: Workload) -> int:
-    tokens, block = workload.tokens, shape.block(unit.layer)
-    if unit.kind is Kind.MLP:
-        held = tokens * block.mlp.inner
-    else:
-        projected = tokens * (block.attention.pair + block.attention.cached)  # queries, keys, values, their sum
-        held = projected + tokens * block.attention.heads * (workload.past + workload.sequence)
-    return 2 * tokens * shape.hidden + held
+def cached_bytes_per_token(shape: ModelShape, architecture: Architecture, precision: str) -> int:
+    """Bytes that each token of a sequence adds to the cache; 0 for a model that does not decode."""
+    parts = [part for _, part in find_parts(shape, architecture)] if shape.causal else []
+    return sum(part.cached * element_bytes(part, precision) for part in parts)
 
 
 def _head_activations(shape: ModelShape, workload: Workload, last: Workload) -> int:

@@ -8,7 +8,7 @@ so a row counts in proportion to its size: it is divided by the number of parts 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from latency_models.terms import count_units, kept_units
 from search_spaces.architecture import Architecture, dropping
 from search_spaces.kinds import PARTS
+from search_spaces.level import DROP, Level
 from search_spaces.schedule import Schedule
 from search_spaces.space import Space
 from search_spaces.unit import Unit
@@ -35,6 +36,7 @@ def design(
     count: int = COUNT,
     row: Callable[[Architecture], Array] = count_units,
     schedules: Sequence[Schedule] = (),
+    space: Space | None = None,
 ) -> list[Architecture]:
     """The architectures to measure, the parent first; fewer than `count` where a shallow parent has no more.
 
@@ -44,9 +46,13 @@ def design(
         count: how many; never fewer than the extremes.
         row: the columns that are to be told apart (`Terms.row` where units of a kind differ in their work).
         schedules: token schedules to cross with structures; each is measured on the parent too.
+        space: whose units have levels besides dropped; the parent with the lowest of all of them is measured too.
     """
-    fixed = extremes(depth) + [Architecture.parent(depth).with_tokens(schedule) for schedule in schedules]
+    parent, levels = Architecture.parent(depth), _levels(space)
+    fixed = extremes(depth) + [parent.with_tokens(schedule) for schedule in schedules]
+    fixed += [parent.drop(*(unit.at(min(own)) for unit, own in levels.items()))] if levels else []
     pool = [architecture for architecture in _random(depth, seed) if architecture not in fixed]
+    pool = _leveled(pool, levels, seed) if levels else pool
     pool = _crossed(pool, schedules, seed) if schedules else pool
     free = min(max(0, count - len(fixed)), len(pool))
     chosen = _exchange(_relative(fixed + pool, row), len(fixed), free)
@@ -102,6 +108,25 @@ def _random(depth: int, seed: int) -> list[Architecture]:
         dropped = (Unit(layer, kind) for layer in range(depth) for kind in PARTS
                    if rng.random() < rates[kind, 2 * layer >= depth])  # fmt: skip
         found[dropping(depth, dropped)] = None
+    return list(found)
+
+
+def _levels(space: Space | None) -> dict[Unit, list[Level]]:
+    """Of every unit that has any, its levels between the parent's and dropped."""
+    found: dict[Unit, list[Level]] = {}
+    for choice in () if space is None else space.structure:
+        if choice.level != DROP:
+            found.setdefault(choice.unit, []).append(choice.level)
+    return found
+
+
+def _leveled(pool: Sequence[Architecture], levels: Mapping[Unit, Sequence[Level]], seed: int) -> list[Architecture]:
+    """Each structure once as it is and once with random levels of a random share of the units that it keeps."""
+    rng, found = random.Random(seed), dict.fromkeys(pool)
+    for structure in pool:
+        rate = rng.random()
+        chosen = [unit.at(rng.choice(own)) for unit, own in levels.items() if rng.random() < rate]
+        found[structure.drop(*(choice for choice in chosen if structure.keeps(choice.layer, choice.kind)))] = None
     return list(found)
 
 

@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latency_models.datasheet_model import COMPUTE_EFFICIENCY, LAUNCH_SECONDS, MEMORY_EFFICIENCY
+from latency_models.datasheet_model import roof_seconds
 from latency_models.targets import Target
-from latency_models.terms import SHARED, Terms, Work, stem_work, unit_work
+from latency_models.terms import SHARED, Terms
+from latency_models.work import Work, stem_work, unit_work
 
 USUAL_BALANCE = 10.0  # operations per byte at which the two roofs of a device meet, where no data sheet tells
 
@@ -42,19 +43,15 @@ def _rate(terms: Terms, name: str, ms: float, target: Target) -> Rate:
     if not (units or name == SHARED[0]) or ms <= 0:
         return Rate(name, max(1, len(units)), ms, None, None, None)
     shape, workload = terms.shape, terms.workload
-    work = unit_work(shape, units[0], workload) if units else stem_work(shape, workload)
-    traffic = (work.weights + work.activations) * target.bytes_per_element
-    roof = _roof(work, traffic, target)
-    return Rate(name, max(1, len(units)), ms, work.flops / ms / 1e9, traffic / ms / 1e6, roof)
+    work, count = stem_work(shape, workload, target.precision), 1
+    if units:
+        work, count = unit_work(shape, units[0], workload, target.precision), len(units)
+    return Rate(name, count, ms, work.flops / ms / 1e9, work.bytes_moved / ms / 1e6, _roof(work, target))
 
 
-def _roof(work: Work, traffic: float, target: Target) -> str:
+def _roof(work: Work, target: Target) -> str:
     """What takes longest by the data sheet and the usual efficiencies; without one, by the usual balance."""
     if target.sheet is None:
-        return "arithmetic" if work.flops > USUAL_BALANCE * traffic else "memory"
-    seconds = {
-        "arithmetic": work.flops / (target.sheet.peaks[target.precision] * 1e12 * COMPUTE_EFFICIENCY[target.precision]),
-        "memory": traffic / (target.sheet.bandwidth * 1e9 * MEMORY_EFFICIENCY),
-        "launches": work.kernels * LAUNCH_SECONDS,
-    }
+        return "arithmetic" if work.flops > USUAL_BALANCE * work.bytes_moved else "memory"
+    seconds = roof_seconds(work, target.sheet)
     return max(seconds, key=seconds.__getitem__)

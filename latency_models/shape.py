@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
+from latency_models.block_shape import AttentionShape, BlockShape, Load, MlpShape
 from latency_models.workload import Phase, Workload
 
 SPECIAL = 1  # class token or start of a text, which an encoder keeps
@@ -70,6 +70,10 @@ class ModelShape:
     def block(self, layer: int) -> BlockShape:
         """The block of this index."""
         return self.alike if self.blocks is None else self.blocks[layer]
+
+    def load(self, layer: int, workload: Workload) -> Load:
+        """What the parts of the block of this index work on."""
+        return Load(self.hidden, self.causal, self.window[layer], workload)
 
     @cached_property
     def alike(self) -> BlockShape:

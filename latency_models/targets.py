@@ -16,7 +16,7 @@ _ALIASES = {
     "h100": "h100-sxm",
     "h200": "h200-sxm",
 }
-_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of one element
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Target:
     @property
     def bytes_per_element(self) -> int:
         """Bytes of one weight or activation."""
-        return _BYTES[self.precision]
+        return BYTES[self.precision]
 
 
 def _named(sheet: DataSheet, precision: str) -> Target:

@@ -4,13 +4,13 @@ Before the cache is filled (`forward`, `prefill`) a block works on fewer new tok
 a past from which the prompt's dropped tokens are missing.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from latency_models.kinds import find_costs
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import Kind
-from search_spaces.schedule import Stage
+from search_spaces.kinds import PARTS
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,18 @@ class Step:
     after: Workload
 
 
-def reduced(shape: ModelShape, workload: Workload, stage: Stage) -> Workload:
-    """The workload that is left when of each sequence's droppable tokens only the stage's share stays.
-
-    One droppable token or none: all of it.
-    """
-    length = workload.past if workload.phase is Phase.DECODE else workload.sequence
-    droppable = shape.droppable_of(length)
-    if droppable <= 1:
-        return workload
-    left = length - droppable + int(stage.kept(droppable))
-    return replace(workload, past=left) if workload.phase is Phase.DECODE else replace(workload, sequence=left)
-
-
 def block_workloads(shape: ModelShape, architecture: Architecture, workload: Workload) -> tuple[Workload, ...]:
     """For every block of the parent, kept or not, what it works on."""
-    begins = {stage.block: stage for stage in architecture.tokens.stages}
+    if architecture.reduction is None:
+        return (workload,) * architecture.depth
+    begins: dict[int, Workload] = {}
+    for choice in architecture.choices:
+        for cost, value in find_costs(choice.kind, choice.level):
+            left = cost.reduce(shape, workload, value)
+            begins |= {} if left is None else {choice.layer: left}
     seen, found = workload, []
     for block in range(architecture.depth):
-        seen = reduced(shape, workload, begins[block]) if block in begins else seen
+        seen = begins.get(block, seen)
         found.append(seen)
     return tuple(found)
 
@@ -49,11 +42,7 @@ def steps(shape: ModelShape, architecture: Architecture, workload: Workload) -> 
     """The stages that do something: each acts at the next block of which anything is kept, several there at once."""
     if workload.phase is Phase.DECODE or not architecture.tokens.stages:
         return []
-    kept = [
-        block
-        for block in range(architecture.depth)
-        if architecture.keeps(block, Kind.ATTENTION) or architecture.keeps(block, Kind.MLP)
-    ]
+    kept = [block for block in range(architecture.depth) if any(architecture.keeps(block, kind) for kind in PARTS)]
     seen, before, found = block_workloads(shape, architecture, workload), workload, []
     for block in kept:
         if seen[block] != before:

@@ -1,9 +1,10 @@
 """From a model and its anatomy to the numbers that latency models work with."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from latency_models.block_shape import MlpShape
+from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
 from latency_models.shape import ModelShape
 from nas.parent.block_shapes import read_blocks
 from pruning.anatomy.anatomy import Anatomy
@@ -16,17 +17,17 @@ def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
     Those of a vision-language model are its language model's; tower and projector count as stem.
     """
     blocks = read_blocks(model, anatomy)
-    first = next((block for block in blocks if block.attention.pair), blocks[0])
-    heads = max(1, first.attention.heads)
-    head_dim = max(1, first.attention.pair // (2 * heads))
-    intermediate, gated = _mlp_sizes(first.mlp, anatomy.hidden_size)
+    attention, mlp = _first_over_pairs(blocks)
+    heads = max(1, attention.heads)
+    head_dim = max(1, attention.pair // (2 * heads))
+    intermediate, gated = mlp.find_width(anatomy.hidden_size)
     outputs, per_token = _head(model, anatomy)
     inside = model.get_submodule(anatomy.stack)
     shape = ModelShape(
         depth=anatomy.depth,
         hidden=anatomy.hidden_size,
         heads=heads,
-        kv_heads=max(1, first.attention.cached // (2 * head_dim)),
+        kv_heads=max(1, attention.cached // (2 * head_dim)),
         head_dim=head_dim,
         intermediate=intermediate,
         gated=gated,
@@ -35,22 +36,18 @@ def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
         causal=anatomy.is_decoder,
         stem=model.num_parameters() - sum(p.numel() for p in inside.parameters()),
         window=_windows(model, anatomy),
-        experts=max(1, first.mlp.experts),
-        active_experts=max(1, first.mlp.active),
+        experts=max(1, mlp.experts),
+        active_experts=max(1, mlp.active),
         tokens=_image_tokens(model),
         droppable=prompt_image_tokens(model) if is_vision_language(model) else None,
     )
     return shape if set(blocks) == {shape.alike} else replace(shape, blocks=blocks)
 
 
-def _mlp_sizes(mlp: MlpShape, hidden: int) -> tuple[int, bool]:
-    """(width, gated) of one expert, or of the MLP: a gated one has three hidden-by-width matrices, any other two.
-
-    What lies between the matrices is twice as wide as the MLP where it is gated.
-    """
-    weights, inner = (mlp.expert, mlp.inner / max(1, mlp.active)) if mlp.experts else (mlp.dense, mlp.inner)
-    gated = inner > 0 and round(2 * weights / hidden / inner) == 3
-    return max(1, round(weights / hidden / (3 if gated else 2))), gated
+def _first_over_pairs(blocks: Sequence[BlockShape]) -> tuple[AttentionShape, MlpShape]:
+    """The parts of the first block that attends to pairs of tokens; where none does, of the first."""
+    parts = [(block.attention, block.mlp) for block in blocks if block.attention and block.mlp]
+    return next((pair for pair in parts if pair[0].pair), parts[0])
 
 
 def _head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:

@@ -58,7 +58,7 @@ class Delivery:
 
     def memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""
-        return memory(self.subject.shape, architecture, self.workload, self.target.bytes_per_element)
+        return memory(self.subject.shape, architecture, self.workload, self.target.precision)
 
     def ms(self, architecture: Architecture) -> float:
         """At the asked percentile, by the latency model as it is in the end: candidates were found by earlier ones."""

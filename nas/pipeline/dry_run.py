@@ -130,7 +130,7 @@ def _items_judged(request: SearchRequest, space: Space, dataset: Dataset) -> flo
 def _held(request: SearchRequest, subject: ParentModel, target: Target, workload: Workload) -> dict[str, int]:
     """Bytes by arithmetic: here what is loaded and the most that states may take, and the parent on the target."""
     weights = sum(each.numel() * each.element_size() for each in subject.model.parameters())
-    on_target = memory(subject.shape, Architecture.parent(subject.anatomy.depth), workload, target.bytes_per_element)
+    on_target = memory(subject.shape, Architecture.parent(subject.anatomy.depth), workload, target.precision)
     return {
         "weights_here": weights, "states_here_at_most": request.prefix_cache_bytes, "parent_on_target": on_target.total,
     }  # fmt: skip

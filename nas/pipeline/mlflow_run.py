@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from latency_models.footprint import cached_bytes_per_token
 from nas.pipeline.delivery import Delivery
 from nas.report import REPORT
 from nas.results.result import Result
@@ -155,12 +156,11 @@ def _latencies(delivery: Delivery, architecture: Architecture) -> dict[str, floa
 
 def _memory(delivery: Delivery, architecture: Architecture, parameters: int) -> dict[str, float]:
     """What a model holds and moves on the target; joules where the profile of the target has them."""
-    shape, size, depth = delivery.subject.shape, delivery.target.bytes_per_element, delivery.subject.anatomy.depth
-    attentions = [layer for layer in range(depth) if architecture.keeps(layer, Kind.ATTENTION)]
-    cached = sum(shape.block(layer).attention.cached for layer in attentions) * size if shape.causal else 0
+    target = delivery.target
+    cached = cached_bytes_per_token(delivery.subject.shape, architecture, target.precision)
     joules = delivery.joules(architecture)
     return {
-        "weights_mib": parameters * size / 2**20,
+        "weights_mib": parameters * target.bytes_per_element / 2**20,
         "memory_mib": delivery.memory(architecture).total / 2**20,
         "kv_bytes_per_token": float(cached),
         **({} if joules is None else {"energy_j": joules}),

@@ -1,6 +1,6 @@
 """The problem that a search solves, from what was prepared."""
 
-from latency_models.terms import model_work
+from latency_models.work import count_flops
 from nas.pipeline.evaluator import cluster_from, rungs
 from nas.pipeline.prepare import SearchContext
 from nas.request.choices import OFF
@@ -38,7 +38,7 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         front=_front(context) if request.pareto else (),
         limits=_limits(context),
         reduction=default_reduction(context.subject),
-        flops=lambda architecture: model_work(context.subject.shape, architecture, context.workload).flops,
+        flops=lambda architecture: count_flops(context.subject.shape, architecture, context.workload),
         snap=snapping(context.subject, context.target, context.workload),
         trials=request.trials,
         batch=request.batch,

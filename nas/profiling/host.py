@@ -166,11 +166,10 @@ def derive_files(graphs: Graphs, architectures: Sequence[Architecture], folder: 
 
 
 def planned(shape: ModelShape, workload: Workload, space: Space | None = None, seed: int = 0) -> list[Architecture]:
-    """What is measured to fit the latency terms of a space: with token schedules if it has any."""
-    reduces = space is not None and (space.fixed is not None or space.reduction is not None)
-    row = Terms(shape, workload, reduces).row
-    schedules = few_schedules(space, row, seed) if space is not None and reduces else ()
-    return design(shape.depth, seed, row=row, schedules=schedules)
+    """What is measured to fit the latency terms of a space: with token schedules and levels of units if it has any."""
+    terms = Terms.of_space(shape, workload, space)
+    schedules = few_schedules(space, terms.row, seed) if space is not None and terms.tokens else ()
+    return design(shape.depth, seed, row=terms.row, schedules=schedules, space=space)
 
 
 def _parent_first(graph: Graphs, architectures: Sequence[Architecture]) -> list[Architecture]:

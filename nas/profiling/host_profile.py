@@ -15,6 +15,7 @@ from nas.progress import Progress, timed_stage
 from nas.storage.cache_folder import file_words
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
+from search_spaces.level import DROP
 from search_spaces.schedule import TOKENS_REVISION
 from search_spaces.space import Space
 
@@ -25,14 +26,21 @@ LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
 def profile_path(subject: ParentModel, workload: Workload, space: Space | None = None) -> Path:
-    """Where the host's profile of a subject and workload is kept; one for each choice of token schedules."""
-    return subject.cache / f"profile-{file_words(str(workload))}{tokens_name(space)}.json"
+    """Where the host's profile of a subject and workload is kept; one for each choice of token schedules and levels."""
+    return subject.cache / f"profile-{file_words(str(workload))}{name_measured(space)}.json"
 
 
-def tokens_name(space: Space | None) -> str:
-    """Names the token schedules that a space's profile is made with; empty where it has none."""
-    if space is None:
-        return ""
+def name_measured(space: Space | None) -> str:
+    """Names what a space's profile is made with beside dropped units: token schedules, levels; empty without any."""
+    return "" if space is None else _tokens_name(space) + _levels_name(space)
+
+
+def _levels_name(space: Space) -> str:
+    levels = sorted(str(choice) for choice in space.structure if choice.level != DROP)
+    return f"-levels-{hashlib.sha256(' '.join(levels).encode()).hexdigest()[:12]}" if levels else ""
+
+
+def _tokens_name(space: Space) -> str:
     steps = Architecture(space.depth, frozenset(space.steps), space.reduction)
     every = steps.with_tokens(space.fixed) if space.fixed is not None else steps
     if not every.tokens.stages:

@@ -31,7 +31,7 @@ from nas.export.onnx_export import export_onnx, workload_inputs
 from nas.export.shared_weights import SharedWeights
 from nas.parent.parent import ParentModel
 from nas.profiling.host import planned, write_plan
-from nas.profiling.host_profile import tokens_name
+from nas.profiling.host_profile import name_measured
 from nas.progress import Progress
 from pruning.checkpoint.sentence_embedding import attach, sentence_embedding
 from pruning.surgery.prune import prune
@@ -155,7 +155,7 @@ class Kit:
     def _name(self) -> str:
         """Differs where the content would."""
         runner = Path(random_weights.__file__).parent
-        chosen = " ".join(a.digest for a in self.architectures) + tokens_name(self.space)
+        chosen = " ".join(a.digest for a in self.architectures) + name_measured(self.space)
         effort = f"{self.seconds} {self.least_rounds} {self.limit_s}"
         content = hashlib.sha256(f"{self.target.name} {self.workload} {effort} {chosen} {_README}".encode())
         for name in PORTABLE:

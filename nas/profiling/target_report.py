@@ -13,8 +13,9 @@ from latency_models.profile import Profile
 from latency_models.rates import Rate, rates
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
-from latency_models.terms import Terms, stem_work
+from latency_models.terms import Terms
 from latency_models.validation import Validation, validate
+from latency_models.work import stem_work
 from latency_models.workload import Workload
 from nas.profiling.profile_store import check_profile
 from search_spaces.architecture import Architecture
@@ -157,7 +158,7 @@ def _report_of(target: Target, profile: Profile) -> TargetReport:
     parent = Architecture.parent(profile.shape.depth)
     return TargetReport(
         target, profile.workload, rates(model.terms, model.term_ms, target), model.predict(parent).ms,
-        memory(profile.shape, parent, profile.workload, target.bytes_per_element), model, validate(model.regression),
+        memory(profile.shape, parent, profile.workload, target.precision), model, validate(model.regression),
         EnergyModel(profile).joules(parent) if has_energy(profile) else None,
     )  # fmt: skip
 
@@ -204,7 +205,7 @@ def _report_datasheet(target: Target, shape: ModelShape, workload: Workload) -> 
         Terms(shape, workload),
         Architecture.parent(shape.depth),
     )
-    milliseconds = {"constant": model.work_ms(stem_work(shape, workload))}
+    milliseconds = {"constant": model.work_ms(stem_work(shape, workload, target.precision))}
     milliseconds |= {name: model.unit_ms(units[0]) for name, units in terms.classes.items()}
-    held = memory(shape, parent, workload, target.bytes_per_element)
+    held = memory(shape, parent, workload, target.precision)
     return TargetReport(target, workload, rates(terms, milliseconds, target), model.predict(parent).ms, held)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from latency_models.terms import model_work
+from latency_models.work import count_flops
 from latency_models.workload import Workload
 from nas.parent.parent import ParentModel
 from nas.quality.quality import Quality
@@ -104,13 +104,13 @@ def forms(subject: ParentModel, workload: Workload, fraction: float) -> list[tup
     """
     depth = subject.anatomy.depth
     quarters = sorted({max(1, part * depth // 4) for part in (1, 2, 3)} & set(range(depth)))
-    whole = model_work(subject.shape, Architecture(depth), workload).flops
+    whole = count_flops(subject.shape, Architecture(depth), workload)
 
     def mildest(blocks: Sequence[int]) -> tuple[Stage, ...] | None:
         for permille in range(950, 150, -25):
             stages = _powers(blocks, permille)
             reduced = Architecture(depth).with_tokens(Schedule(stages))
-            if model_work(subject.shape, reduced, workload).flops <= fraction * whole:
+            if count_flops(subject.shape, reduced, workload) <= fraction * whole:
                 return stages
         return None
 

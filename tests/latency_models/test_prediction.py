@@ -19,7 +19,8 @@ from latency_models.model import LatencyModel
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
-from latency_models.terms import attention_work, count_units, mlp_work, model_work, stem_work
+from latency_models.terms import count_units
+from latency_models.work import model_work, stem_work, unit_work
 from latency_models.workload import Phase, Workload
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.architecture import dropping
@@ -36,36 +37,37 @@ FROZEN = Path(__file__).parent / "frozen"
 DEPTH = 12
 SHAPE = ModelShape(DEPTH, 192, 6, 2, 32, 512, True, 4096, True, True, 0, (None,) * DEPTH)
 HERE = Workload(Phase.FORWARD, 1, 256)
+ATTENTION, MLP = Unit(0, Kind.ATTENTION), Unit(0, Kind.MLP)
 KEY = {"device": "synthetic", "runtime": "none 1", "precision": "fp32", "threads": "1", "power_mode": "fixed"}
 
 
 def test_work_of_a_small_model_by_hand() -> None:
     shape = ModelShape(1, 8, 2, 1, 4, 16, True, 10, True, True, 0, (None,))
-    work = attention_work(shape, 0, Workload(Phase.FORWARD, 1, 3))
+    work = unit_work(shape, ATTENTION, Workload(Phase.FORWARD, 1, 3), "fp16")
     # Q and O are 8x8, K and V 8x4: 192 weights. Three causal tokens see 1 + 2 + 3 = 6 pairs of 8 numbers, twice.
-    assert work.weights == 192
+    assert work.weight_bytes == 2 * 192
     assert work.flops == 2 * 3 * 192 + 4 * 6 * 8
-    mlp = mlp_work(shape, Workload(Phase.FORWARD, 1, 3))
-    assert mlp.weights == 3 * 8 * 16
+    mlp = unit_work(shape, MLP, Workload(Phase.FORWARD, 1, 3), "fp16")
+    assert mlp.weight_bytes == 2 * 3 * 8 * 16
     assert mlp.flops == 2 * 3 * 384
-    assert stem_work(shape, Workload(Phase.FORWARD, 2, 3)).flops == 2 * 6 * 80
-    assert stem_work(shape, Workload(Phase.PREFILL, 2, 3)).flops == 2 * 2 * 80
+    assert stem_work(shape, Workload(Phase.FORWARD, 2, 3), "fp16").flops == 2 * 6 * 80
+    assert stem_work(shape, Workload(Phase.PREFILL, 2, 3), "fp16").flops == 2 * 2 * 80
 
 
 def test_windows_and_pasts_count_what_is_visible() -> None:
     windowed = ModelShape(1, 8, 2, 2, 4, 16, True, 0, True, True, 0, (4,))
     base = 2 * 6 * windowed.attention_weights
     # Six tokens in a window of four: 1 + 2 + 3 + 4 + 4 + 4 = 18 pairs.
-    assert attention_work(windowed, 0, Workload(Phase.FORWARD, 1, 6)).flops == base + 4 * 18 * 8
-    one = attention_work(windowed, 0, Workload(Phase.DECODE, 1, 1, 100))
+    assert unit_work(windowed, ATTENTION, Workload(Phase.FORWARD, 1, 6), "fp16").flops == base + 4 * 18 * 8
+    one = unit_work(windowed, ATTENTION, Workload(Phase.DECODE, 1, 1, 100), "fp16")
     assert one.flops == 2 * windowed.attention_weights + 4 * 4 * 8  # the window hides most of the past
 
 
 def test_a_mixture_reads_only_the_experts_that_run() -> None:
     moe = ModelShape(1, 8, 2, 2, 4, 16, True, 0, True, True, 0, (None,), experts=8, active_experts=2)
-    assert mlp_work(moe, Workload(Phase.DECODE, 1, 1, 5)).weights == 2 * 384
-    assert mlp_work(moe, Workload(Phase.FORWARD, 4, 16)).weights == 8 * 384
-    assert mlp_work(moe, Workload(Phase.FORWARD, 4, 16)).flops == 2 * 64 * 2 * 384
+    assert unit_work(moe, MLP, Workload(Phase.DECODE, 1, 1, 5), "int8").weight_bytes == 2 * 384
+    assert unit_work(moe, MLP, Workload(Phase.FORWARD, 4, 16), "int8").weight_bytes == 8 * 384
+    assert unit_work(moe, MLP, Workload(Phase.FORWARD, 4, 16), "int8").flops == 2 * 64 * 2 * 384
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model} on {row.target}")
@@ -78,9 +80,9 @@ def test_the_data_sheet_is_within_a_factor_of_two_of_published_latencies(row: Pu
 
 def test_decoding_reads_every_weight_but_the_embedding() -> None:
     llama = next(row.shape for row in ROWS if row.model.startswith("Llama-3.1-8B"))
-    work = model_work(llama, Architecture.parent(32), Workload(Phase.DECODE, 1, 1, 128))
-    assert work.weights == pytest.approx(8.03e9 - 128256 * 4096, rel=0.01)  # the embedding is looked up, not read
-    assert work.activations < 0.01 * work.weights
+    work = model_work(llama, Architecture.parent(32), Workload(Phase.DECODE, 1, 1, 128), "int8")
+    assert work.weight_bytes == pytest.approx(8.03e9 - 128256 * 4096, rel=0.01)  # the embedding is looked up, not read
+    assert work.activation_bytes < 0.01 * work.weight_bytes
 
 
 def test_twenty_ms_is_a_task_for_the_shipped_model_on_jetson_orin() -> None:

@@ -15,10 +15,11 @@ from latency_models.measurement_design import design, few_schedules
 from latency_models.model import LatencyModel
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
-from latency_models.terms import Terms, attention_work, mlp_work, model_work, stage_work, stem_work, works
+from latency_models.terms import Terms
 from latency_models.token_workloads import block_workloads, steps
+from latency_models.work import count_flops, stage_work, stem_work, unit_work, works
 from latency_models.workload import Phase, Workload
-from search_spaces import Architecture, Kind, Reducer, Reduction, Schedule, Scorer, Unit
+from search_spaces import PARTS, Architecture, Kind, Reducer, Reduction, Schedule, Scorer, Unit
 from search_spaces.architecture import stage_choice
 from search_spaces.schedule import Stage
 
@@ -66,24 +67,24 @@ def test_the_work_of_a_reduced_model_is_that_of_its_parts_on_fewer_tokens() -> N
     architecture = scheduled("2=0.5").drop(Unit(3, Kind.ATTENTION))
     (step,) = steps(DECODER, architecture, prompt)
     expected = [
-        stem_work(DECODER, prompt, fewer),
-        *(attention_work(DECODER, 0, prompt), mlp_work(DECODER, prompt)) * 2,
-        *(attention_work(DECODER, 2, fewer), mlp_work(DECODER, fewer), mlp_work(DECODER, fewer)),
-        stage_work(DECODER, step, Reduction()),
+        stem_work(DECODER, prompt, "fp16", fewer),
+        *(unit_work(DECODER, Unit(0, kind), prompt, "fp16") for kind in PARTS * 2),
+        *(unit_work(DECODER, Unit(2, kind), fewer, "fp16") for kind in (*PARTS, Kind.MLP)),
+        stage_work(DECODER, step, Reduction(), "fp16"),
     ]
-    assert model_work(DECODER, architecture, prompt).flops == sum(work.flops for work in expected)
-    assert len(works(DECODER, architecture, prompt)) == len(expected)
+    assert count_flops(DECODER, architecture, prompt) == sum(work.flops for work in expected)
+    assert len(works(DECODER, architecture, prompt, "fp16")) == len(expected)
     # A decoder's head runs for the 86 tokens that are left; an encoder's output has all 136 again.
-    assert stem_work(DECODER, prompt, fewer).flops == 2 * 2 * 86 * 80
-    assert stem_work(replace(DECODER, causal=False), prompt, fewer).flops == 2 * 2 * 136 * 80
+    assert stem_work(DECODER, prompt, "fp16", fewer).flops == 2 * 2 * 86 * 80
+    assert stem_work(replace(DECODER, causal=False), prompt, "fp16", fewer).flops == 2 * 2 * 136 * 80
 
 
 def test_ranking_costs_one_query_and_the_keys_and_chance_costs_neither() -> None:
     (step,) = steps(DECODER, scheduled("2=0.5"), Workload(Phase.PREFILL, 1, 136))
-    ranked = stage_work(DECODER, step, Reduction())
+    ranked = stage_work(DECODER, step, Reduction(), "fp16")
     assert ranked.flops == 2 * 136 * (8 * 4) + 2 * 136 * 8  # keys: 8 to 4 numbers; one query of 2 heads of 4
-    assert stage_work(DECODER, step, Reduction(Scorer.RANDOM)).flops == 0
-    assert stage_work(DECODER, step, Reduction(reducer=Reducer.MERGE)).flops > ranked.flops
+    assert stage_work(DECODER, step, Reduction(Scorer.RANDOM), "fp16").flops == 0
+    assert stage_work(DECODER, step, Reduction(reducer=Reducer.MERGE), "fp16").flops > ranked.flops
 
 
 def test_the_fit_recovers_a_known_device() -> None:
@@ -178,13 +179,14 @@ def test_caches_shrink_by_stage_and_the_peak_is_where_most_is_alive() -> None:
         (Workload(Phase.PREFILL, 1, 136), 136 + 86 + 50 + 61),  # block 2 has a window of 50
         (Workload(Phase.DECODE, 1, 1, 135), 136 + (36 + 49 + 1) + 50 + (36 + 24 + 1)),  # of 99: 49 and 24 stay
     ):
-        assert memory(DECODER, plain, workload, 2).cache == 2 * 2 * 4 * (136 + 136 + 50 + 136)
-        assert memory(DECODER, reduced, workload, 2).cache == 2 * 2 * 4 * held
+        assert memory(DECODER, plain, workload, "fp16").cache == 2 * 2 * 4 * (136 + 136 + 50 + 136)
+        assert memory(DECODER, reduced, workload, "fp16").cache == 2 * 2 * 4 * held
     prompt = Workload(Phase.PREFILL, 1, 136)
-    assert memory(DECODER, reduced, prompt, 2).weights == memory(DECODER, plain, prompt, 2).weights
-    assert memory(DECODER, reduced, prompt, 2).activations == memory(DECODER, plain, prompt, 2).activations  # block 0
-    early = memory(DECODER, scheduled("0=0.5"), prompt, 2).activations
-    assert early == memory(DECODER, plain, replace(prompt, sequence=86), 2).activations
+    whole, fewer = (memory(DECODER, architecture, prompt, "fp16") for architecture in (plain, reduced))
+    assert fewer.weights == whole.weights
+    assert fewer.activations == whole.activations  # block 0
+    early = memory(DECODER, scheduled("0=0.5"), prompt, "fp16").activations
+    assert early == memory(DECODER, plain, replace(prompt, sequence=86), "fp16").activations
 
 
 def test_shapes_of_earlier_releases_still_load() -> None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from latency.accuracy import Accuracy, markdown
 from latency_models.calibrated import CalibratedModel
 from latency_models.profile import Profile, Record
-from latency_models.terms import model_work
+from latency_models.resolved_blocks import find_parts
+from latency_models.work import count_flops
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
@@ -102,16 +103,14 @@ def others(profile: Profile, parent_ms: float) -> dict[str, Predict]:
 
 
 def _flops(profile: Profile) -> Predict:
-    return lambda many: np.array([model_work(profile.shape, a, profile.workload).flops for a in many])
+    return lambda many: np.array([count_flops(profile.shape, a, profile.workload) for a in many])
 
 
 def _parameters(profile: Profile) -> Predict:
     shape = profile.shape
 
     def count(architecture: Architecture) -> float:
-        kept = {kind: [i for i in range(shape.depth) if architecture.keeps(i, kind)] for kind in Kind}
-        attentions = sum(shape.block(i).attention.weights for i in kept[Kind.ATTENTION])
-        return shape.stem + attentions + sum(shape.block(i).mlp.weights for i in kept[Kind.MLP])
+        return shape.stem + sum(part.weights for _, part in find_parts(shape, architecture))
 
     return lambda many: np.array([count(a) for a in many])
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from latency_models.targets import HOST, find_target
-from latency_models.terms import model_work
+from latency_models.work import count_flops
 from latency_models.workload import Workload
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.export.parent_export import ParentExport
@@ -89,7 +89,7 @@ def prepare(case: Case, progress: Progress) -> Bench:
     redundancy = measure_redundancy(subject.model, dataset.calibration.batches(4), subject.anatomy)
     problem = Problem(
         space, scorer, latency, 0.0, 50, redundancy, "", rungs=(len(dataset.validation),),
-        reduction=default_reduction(subject), flops=lambda a: model_work(subject.shape, a, workload).flops,
+        reduction=default_reduction(subject), flops=lambda a: count_flops(subject.shape, a, workload),
         snap=snapping(subject, target, workload),
     )  # fmt: skip
     return Bench(case, subject, export, evaluator, scorer, problem)

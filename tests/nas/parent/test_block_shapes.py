@@ -17,7 +17,8 @@ from latency_models.datasheet_model import DataSheetModel
 from latency_models.footprint import memory
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
-from latency_models.terms import Terms, model_work, unit_work
+from latency_models.terms import Terms
+from latency_models.work import count_flops, unit_work
 from latency_models.workload import Phase, Workload
 from nas.parent.block_shapes import plain_experts
 from nas.parent.shape import shape_of
@@ -44,7 +45,7 @@ def counted(model: Any, tokens: int, **more: Any) -> int:
 
 def said(shape: ModelShape, workload: Workload) -> float:
     everything = dataclasses.replace(shape, causal=False, window=(None,) * shape.depth)
-    return model_work(everything, PARENT, workload).flops
+    return count_flops(everything, PARENT, workload)
 
 
 @pytest.mark.parametrize("family", [name for name in READ if name != "falcon, two norms"])
@@ -114,14 +115,14 @@ UNLIKE = ModelShape(
 def test_units_of_unlike_blocks_cost_what_their_own_block_does() -> None:
     """Worked by hand: 5 tokens, two operations for each multiply-add, pairs of a causal attention."""
     workload = Workload(Phase.FORWARD, 1, 5)
-    work = {unit: unit_work(UNLIKE, unit, workload) for layer in range(3) for unit in map_units(layer)}
+    work = {unit: unit_work(UNLIKE, unit, workload, "int8") for layer in range(3) for unit in map_units(layer)}
     assert work[Unit(0, Kind.MLP)].flops == 2 * 5 * 9600
     assert work[Unit(1, Kind.MLP)].flops == 2 * 5 * (1000 + 2 * 300)
-    assert work[Unit(1, Kind.MLP)].weights == 1000 + 8 * 300  # 10 choices among 8 experts: all are read
+    assert work[Unit(1, Kind.MLP)].weight_bytes == 1000 + 8 * 300  # 10 choices among 8 experts: all are read
     assert work[Unit(1, Kind.ATTENTION)].flops == 2 * 5 * 4096 + 2 * 15 * 64
     assert work[Unit(2, Kind.ATTENTION)].flops == 2 * 5 * (4096 + 256)
-    assert unit_work(UNLIKE, Unit(1, Kind.MLP), Workload(Phase.DECODE, 1, 1, 9)).weights == 1000 + 2 * 300
-    held = memory(UNLIKE, Architecture.parent(3), Workload(Phase.DECODE, 2, 1, 9), bytes_per_element=2)
+    assert unit_work(UNLIKE, Unit(1, Kind.MLP), Workload(Phase.DECODE, 1, 1, 9), "int8").weight_bytes == 1000 + 2 * 300
+    held = memory(UNLIKE, Architecture.parent(3), Workload(Phase.DECODE, 2, 1, 9), "fp16")
     assert held.cache == 2 * 2 * (2 * 10 * 32 + 128)
     assert held.weights == 2 * (3 * 4096 + 9600 + 2 * (1000 + 8 * 300))
 

@@ -13,16 +13,18 @@ from latency_models.measurement_design import design
 from latency_models.profile import Profile
 from latency_models.runner.plan import LOADED_BYTES, Plan
 from latency_models.runtime_ort import default_threads, environment, open_session
+from latency_models.shape import ModelShape
 from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import export_onnx, workload_inputs
 from nas.parent.shape import shape_of
-from nas.profiling.host import derive_files, measure_architectures, profile_host, write_plan
+from nas.profiling.host import derive_files, measure_architectures, planned, profile_host, write_plan
+from nas.profiling.latency_model import name_measured
 from pruning.anatomy.anatomy import read_anatomy
-from search_spaces import Architecture
+from search_spaces import Architecture, Level, Space
 from search_spaces.architecture import dropping
-from search_spaces.kinds import STRUCTURE, Kind
+from search_spaces.kinds import PARTS, STRUCTURE, Kind
 from search_spaces.unit import Unit
 
 HERE = Workload.parse("forward:batch=2,seq=10")
@@ -63,6 +65,17 @@ def test_the_design_tells_two_alternating_classes_of_attention_apart() -> None:
 
 def test_another_seed_gives_other_random_patterns() -> None:
     assert design(12, seed=1) == design(12, seed=1) != design(12, seed=2)
+
+
+def test_a_space_with_widths_measures_some_under_a_name_of_its_own() -> None:
+    shape = ModelShape(4, 64, 2, 2, 32, 256, False, 10, False, False, 0, (None,) * 4)
+    drops = Space.dropping(4, (Unit(layer, kind) for layer in range(4) for kind in PARTS))
+    widths = [Unit(layer, Kind.MLP).at(Level.on("width", 500)) for layer in range(4)]
+    narrowing = replace(drops, choices=(*drops.choices, *widths))
+    assert planned(shape, HERE, drops) == planned(shape, HERE)
+    assert any(choice in widths for architecture in planned(shape, HERE, narrowing) for choice in architecture.choices)
+    assert len({name_measured(space) for space in (None, drops, narrowing, Space(4, narrowing.choices[:-1]))}) == 3
+    assert name_measured(drops) == ""
 
 
 def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from families import build
 
-from latency_models.terms import model_work
+from latency_models.work import count_flops
 from latency_models.workload import Phase, Workload
 from nas.parent.shape import shape_of
 from nas.quality.quality import Quality
@@ -47,8 +47,8 @@ def test_forms_are_the_mildest_of_their_kind_within_the_share(fraction: float, v
     def share(ratio: float, blocks: list[int]) -> float:
         stages = ",".join(f"{block}={round(ratio**power, 3)}" for power, block in enumerate(blocks, 1))
         reduced = Architecture(4).with_tokens(Schedule.parse(stages))
-        whole = model_work(vit.shape, Architecture(4), IMAGES).flops
-        return model_work(vit.shape, reduced, IMAGES).flops / whole
+        whole = count_flops(vit.shape, Architecture(4), IMAGES)
+        return count_flops(vit.shape, reduced, IMAGES) / whole
 
     for stages in found:
         ratio, blocks = stages[0].ratio, [stage.block for stage in stages]

@@ -1,0 +1,13 @@
+"""Blocks that are dropped cost nothing."""
+
+from latency_models.block_shape import BlockShape
+from latency_models.kinds.cost import Cost
+from latency_models.shape import ModelShape
+
+
+class _Dropped(Cost):
+    def resolve(self, shape: ModelShape, block: BlockShape, value: int) -> BlockShape:
+        return BlockShape(attention=None, mlp=None)
+
+
+COST = _Dropped()

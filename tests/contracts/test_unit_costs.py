@@ -1,0 +1,31 @@
+"""The cost of every kind of unit keeps the contract."""
+
+from unit_cost import UnitCostContract
+
+from search_spaces import KINDS, Level
+from search_spaces.level import DROP, KEEP
+
+
+class TestAttention(UnitCostContract):
+    name, levels = "attention", (DROP,)
+
+
+class TestMlp(UnitCostContract):
+    name, levels = "mlp", (DROP,)
+
+
+class TestBlock(UnitCostContract):
+    name, levels = "block", (DROP,)
+
+
+class TestTokens(UnitCostContract):
+    name, levels = "tokens", [Level.on(KEEP, permille) for permille in (125, 250, 500, 750)]
+
+
+class TestMlpWidth(UnitCostContract):
+    name, levels = "mlp-width", (DROP, *(Level.on("width", permille) for permille in (250, 500, 750)))
+
+
+def test_every_kind_is_tested() -> None:
+    tested = (TestAttention, TestMlp, TestBlock, TestTokens, TestMlpWidth)
+    assert {each.name for each in tested} == KINDS.keys()
