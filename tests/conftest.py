@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from postgres import Postgres
 
 torch.set_num_threads(1)
+# How long an example takes is the machine's affair: beside other processes it says nothing.
+settings.register_profile("nas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nas")
 
 
 @pytest.fixture(autouse=True)

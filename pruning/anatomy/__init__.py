@@ -5,8 +5,9 @@ from search_spaces.lazy_exports import lazy_exports
 __getattr__, __all__ = lazy_exports(
     __name__,
     {
+        "agreement": ["describe_difference", "first_output"],
         "anatomy": ["Anatomy", "read_anatomy"],
-        "contribution": ["BlockAnatomy", "Layout"],
+        "contribution": ["BlockAnatomy", "Contribution", "Layout"],
         "copying": ["copy_module"],
         "language_model": ["block_config", "is_vision_language", "language_config", "prompt_image_tokens"],
         "positions": [
