@@ -5,10 +5,11 @@ from search_spaces.lazy_exports import lazy_exports
 __getattr__, __all__ = lazy_exports(
     __name__,
     {
+        "choose_workload": ["default_workload", "fitting", "workload_for"],
         "device": ["Device", "Effort", "RemoteDevice", "ThisMachine"],
         "host": ["SECONDS"],
+        "host_profile": ["measured_ms"],
         "kit": ["Kit", "SECONDS", "check_target"],
-        "latency_model": ["ParentExport", "default_workload", "fitting", "host_profile", "measured_ms", "workload_for"],
         "profile_store": ["device_model", "import_profile"],
         "ssh": ["SshTarget", "Transport", "profile_there"],
         "target_report": ["TargetReport", "report_profile", "report_target"],
