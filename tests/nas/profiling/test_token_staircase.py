@@ -27,7 +27,8 @@ from nas.progress import Silent
 from nas.tokens.profiled_schedules import profiled
 from nas.tokens.space import snapping, with_tokens
 from pruning.reduction import layout
-from search_spaces.kinds import STRUCTURE, Kind
+from search_spaces.kinds import STRUCTURE
+from search_spaces.level import KEEP
 from search_spaces.space import Space
 
 THIS_MACHINE = find_target(HOST)
@@ -99,7 +100,7 @@ def stepped(encoder: ParentModel) -> ParentModel:
 
 def left(space: Space) -> set[int]:
     """Tokens of a text that stages may leave; the first of 128 always stays."""
-    return {1 + 127 * unit.permille // 1000 for unit in space.choices if unit.kind is Kind.TOKENS}
+    return {1 + 127 * (step.level.value(KEEP) or 0) // 1000 for step in space.steps}
 
 
 def test_what_was_measured_is_known_from_then_on(stepped: ParentModel) -> None:
