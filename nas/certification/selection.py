@@ -18,14 +18,20 @@ from latency_models.measurement import Measurement
 from latency_models.model import LatencyModel
 from latency_models.profile import Profile
 from nas.certification.quiet_machine import MOVED, SLOWER, noise, parent_moved, slower_than_parent
-from nas.certification.selection_state import SelectionState, best_measured, better_ones, contenders, get_profile
+from nas.certification.selection_state import (
+    SelectionState,
+    best_measured,
+    better_ones,
+    candidates_to_measure,
+    get_profile,
+)
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, Verdict
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MachineTooBusy, NoFeasibleCandidate
 
-ROUNDS = 12  # of measuring contenders or certifying one
+ROUNDS = 12  # of measuring candidates or certifying one
 LAST = 4  # of them, that are left for certifying what was measured inside the budget, whoever else might be better
 MORE_TRIALS = 12
 AIM = 0.97  # of what is accepted: the bound of what is judged lies a few per cent above it
@@ -82,7 +88,7 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
         while state.turns < ROUNDS:
             state, noisy = _noise_in(callbacks, state, get_profile(state.problem), MOVED)
             best = _start(state) or best_measured(state)
-            unknown = contenders(state, best) if best is None or state.turns < ROUNDS - LAST else []
+            unknown = candidates_to_measure(state, best) if best is None or state.turns < ROUNDS - LAST else []
             if noisy is not None:
                 state = _profiled(callbacks, state, noisy)
             elif unknown:

@@ -11,10 +11,10 @@ from nas.search.halving import statistically_tied
 from nas.search.outcome import in_full
 from search_spaces.architecture import Architecture
 
-MEASURED = 4  # contenders measured together in a round
-MATTERS = 0.01  # of the best measured loss: what a contender has to be better by to be worth measuring,
+MEASURED = 4  # candidates measured together in a round
+MATTERS = 0.01  # of the best measured loss: what a candidate has to be better by to be worth measuring,
 LEAST = 0.001  # and in the loss's own units (nats of divergence, mostly), where the best loses next to nothing
-NARROW = 0.03  # half of a contender's interval over its middle: one across the limit is measured again until then
+NARROW = 0.03  # half of a candidate's interval over its middle: one across the limit is measured again until then
 _TAIL = 90  # the percentile that a measurement must have samples for to be one, where a fraction is asked for
 
 
@@ -29,7 +29,7 @@ class SelectionState:
         accepted: share of the budget that the upper bound of a measured candidate must not exceed.
         set_aside: certificates that were not given.
         beside: what was measured since the profile, all of it joined.
-        turns: how often contenders were measured or a certificate was judged, on a quiet machine.
+        turns: how often candidates were measured or a certificate was judged, on a quiet machine.
         looks: how often samples were judged for a certificate.
         profiles: how often the target was profiled again.
         slow: whether a winner was above the budget by what the machine was slower than when it was profiled.
@@ -122,7 +122,7 @@ class SelectionState:
         return replace(self, accepted=self.accepted * share)
 
 
-def contenders(state: SelectionState, best: Candidate | None) -> list[Architecture]:
+def candidates_to_measure(state: SelectionState, best: Candidate | None) -> list[Architecture]:
     """The candidates that may meet the budget and are better than the best measured one, best first.
 
     May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth an

@@ -24,7 +24,7 @@ from nas.storage.cache_folder import cache_folder
 from nas.storage.disk_errors import check_folder, check_room
 from nas.storage.open_storage import check_storage
 from nas.storage.redact import sqlite_url
-from nas.storage.result_folder import alone_in
+from nas.storage.result_folder import exclusive_lock
 from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.errors import MachineTooBusy, UsageError
 
@@ -47,7 +47,7 @@ def run(request: SearchRequest, progress: Progress, transport: Transport | None 
     if scarce:
         progress.message(scarce)
     request.save()
-    with alone_in(request.out):
+    with exclusive_lock(request.out):
         try:
             return _searched(context, timed)
         finally:

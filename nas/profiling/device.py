@@ -89,7 +89,7 @@ class ThisMachine:
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """Files derived from the parent's export."""
         graphs = self.export_of_parent.graphs
-        with timed_stage(self.progress, "measuring contenders", effort.limit_s) as on_share:
+        with timed_stage(self.progress, "measuring candidates", effort.limit_s) as on_share:
             records = measure_architectures(
                 self.subject.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
                 least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,

@@ -11,6 +11,6 @@ __getattr__, __all__ = lazy_exports(
         "open_storage": ["check_storage"],
         "private_files": ["make_private", "write_private"],
         "redact": ["sqlite_url", "without_password", "without_passwords", "without_secrets"],
-        "result_folder": ["REQUEST", "RESULT", "SCHEMA_VERSION", "alone_in", "read_result", "resume_command"],
+        "result_folder": ["REQUEST", "RESULT", "SCHEMA_VERSION", "exclusive_lock", "read_result", "resume_command"],
     },
 )

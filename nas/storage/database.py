@@ -25,7 +25,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, Operat
 from sqlalchemy.orm import Session
 
 from nas.storage.redact import without_password
-from nas.storage.retry import PATIENCE_S, causes, patiently, reason_of
+from nas.storage.retry import RETRY_TIMEOUT_S, causes, reason_of, retry_with_backoff
 from search_spaces.errors import StorageUnavailable
 
 _FOR_GOOD = ("readonly database", "no such table", "no such column", "unable to open database file", "malformed")
@@ -42,7 +42,7 @@ def _patient(
 
     @wraps(method)
     def patient(self: "Database", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self.patiently(lambda: method(self, *args, **kwargs))
+        return self.retry_with_backoff(lambda: method(self, *args, **kwargs))
 
     return patient
 
@@ -50,7 +50,7 @@ def _patient(
 class Database(RDBStorage):
     """Optuna's database storage with patience. `optuna.create_study` puts its cache before it, as before its own."""
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience_s: float = RETRY_TIMEOUT_S) -> None:
         """Connect, and create the tables where there are none."""
         self._place, self._patience_s = without_password(url), patience_s
         self._open_tickets: set[str] = set()
@@ -61,14 +61,14 @@ class Database(RDBStorage):
             event.listen(self.engine, "connect", _write_ahead)
             self.engine.dispose()
 
-    def patiently(self, call: Callable[[], _T]) -> _T:
+    def retry_with_backoff(self, call: Callable[[], _T]) -> _T:
         """Repeat a call while the database is away.
 
         Raises:
             StorageUnavailable: it stayed away, or it is damaged.
         """
         try:
-            return patiently(call, _passes, self._place, self._patience_s)
+            return retry_with_backoff(call, _passes, self._place, self._patience_s)
         except (StorageInternalError, DatabaseError) as error:
             if isinstance(error, IntegrityError):  # of what was asked: Optuna's own code deals with it
                 raise
@@ -109,7 +109,7 @@ class Database(RDBStorage):
                     return True
             return RDBStorage.set_trial_state_values(self, trial_id, state, values)
 
-        return self.patiently(attempt)
+        return self.retry_with_backoff(attempt)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """As Optuna's, which repeats the creation by itself too, but with a ticket that makes it happen once."""
@@ -117,7 +117,7 @@ class Database(RDBStorage):
         ticket = uuid4().hex
         template.system_attrs = {**template.system_attrs, TICKET: ticket}
         try:
-            return self.patiently(lambda: RDBStorage._create_new_trial(self, study_id, template))
+            return self.retry_with_backoff(lambda: RDBStorage._create_new_trial(self, study_id, template))
         finally:
             self._open_tickets.discard(ticket)
 

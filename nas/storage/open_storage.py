@@ -13,7 +13,7 @@ from sqlalchemy.exc import InterfaceError, NoSuchModuleError, OperationalError, 
 
 from nas.storage.database import Database
 from nas.storage.redact import without_password, without_secrets
-from nas.storage.retry import PATIENCE_S, causes, patiently, reason_of
+from nas.storage.retry import RETRY_TIMEOUT_S, causes, reason_of, retry_with_backoff
 from nas.storage.shared_log import open_log
 from nas.storage.sqlite_file import check_file
 from search_spaces.errors import MissingExtra, StorageUnavailable, UsageError
@@ -116,7 +116,7 @@ def _open_database(parsed: URL) -> Database:
     shown = without_password(url)
     server = parsed.get_backend_name() != _SQLITE
     try:
-        return patiently(lambda: _connected(url, parsed), _Restarting().passes, shown, PATIENCE_S)
+        return retry_with_backoff(lambda: _connected(url, parsed), _Restarting().passes, shown, RETRY_TIMEOUT_S)
     except (ImportError, NoSuchModuleError) as error:
         raise UsageError(
             f"storage {shown!r} needs a driver that is not installed ({reason_of(error)}); install one, "

@@ -21,7 +21,7 @@ def resume_command(folder: Path) -> str:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Nobody else searches in a folder meanwhile: two drivers of one study would end each other's trials.
 
     Raises:

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 from search_spaces.errors import StorageUnavailable
 
-PATIENCE_S = 120.0  # a server that restarts is back by then
+RETRY_TIMEOUT_S = 120.0  # a server that restarts is back by then
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 
-def patiently(call: Callable[[], _T], passes: Callable[[Exception], bool], place: str, seconds: float) -> _T:
+def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], bool], place: str, seconds: float) -> _T:
     """What a call returns; it is repeated while it fails with errors that may pass.
 
     The call must be safe to repeat after an attempt that was carried out and whose answer was lost.

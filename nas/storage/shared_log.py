@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from nas.storage.append_log import append
-from nas.storage.retry import PATIENCE_S, patiently, reason_of
+from nas.storage.retry import RETRY_TIMEOUT_S, reason_of, retry_with_backoff
 from search_spaces.errors import StorageUnavailable
 
 
@@ -20,7 +20,7 @@ class Log(JournalFileBackend):
     symbolic links may be forbidden. One whose holder died is broken after half a minute.
     """
 
-    def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, path: Path, patience_s: float = RETRY_TIMEOUT_S) -> None:
         """Create the file where there is none."""
         self._path, self._patience_s = path, patience_s
         self._guard = JournalFileOpenLock(str(path))
@@ -37,12 +37,12 @@ class Log(JournalFileBackend):
             finally:
                 self._guard.release()
 
-        patiently(attempt, _passes, str(self._path), self._patience_s)
+        retry_with_backoff(attempt, _passes, str(self._path), self._patience_s)
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """The whole records from a number on."""
         read = super().read_logs
-        yield from patiently(lambda: list(read(log_number_from)), _passes, str(self._path), self._patience_s)
+        yield from retry_with_backoff(lambda: list(read(log_number_from)), _passes, str(self._path), self._patience_s)
 
 
 def open_log(path: Path) -> JournalStorage:

@@ -18,6 +18,15 @@ __getattr__, __all__ = lazy_exports(
             "rotaries_by_length",
             "trained_positions",
         ],
-        "probe": ["Call", "TOKENS", "as_rows", "evaluating", "overhear", "probe_inputs", "rehearse", "run_or_refuse"],
+        "probe": [
+            "Call",
+            "TOKENS",
+            "as_rows",
+            "evaluating",
+            "probe_inputs",
+            "record_inputs",
+            "run_or_refuse",
+            "trace_block",
+        ],
     },
 )

@@ -15,7 +15,7 @@ from torch import nn
 from pruning.anatomy.contribution import BlockAnatomy, Layout, read_block
 from pruning.anatomy.drop_check import check_drops, settle_forms
 from pruning.anatomy.language_model import is_vision_language, language_config, language_path
-from pruning.anatomy.probe import Arguments, overhear, rehearse
+from pruning.anatomy.probe import Arguments, record_inputs, trace_block
 from pruning.kinds import find_savings
 from search_spaces.architecture import as_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
@@ -91,7 +91,7 @@ def read_anatomy(model: Any) -> Anatomy:
     stack = _find_stack(model, depth)
     blocks = model.get_submodule(stack)
     settings = {"use_cache": False} if _caches(model) else {}
-    arguments = overhear(model, blocks, **settings)
+    arguments = record_inputs(model, blocks, **settings)
     read = tuple(
         _read(index, block, given, width) for index, (block, given) in enumerate(zip(blocks, arguments, strict=True))
     )
@@ -106,7 +106,7 @@ def read_anatomy(model: Any) -> Anatomy:
 
 def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:
     try:
-        tape = rehearse(block, arguments, width)
+        tape = trace_block(block, arguments, width)
         anatomy = settle_forms(read_block(index, tape, width), tape)
         return replace(anatomy, saves=find_savings(tape.block, anatomy))
     except UnreadableModel:

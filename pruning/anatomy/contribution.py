@@ -1,6 +1,6 @@
 """How one block adds to the residual stream: which modules write a contribution and which norms surround it.
 
-Everything is decided by comparing the tensors that were seen in one forward pass (`probe.Tape`):
+Everything is decided by comparing the tensors that were seen in one forward pass (`probe.BlockTrace`):
 
 - pre-norm     r = x + attention(norm(x)), y = r + mlp(norm(r))
 - sandwich     r = x + norm(attention(norm(x))), y = r + norm(mlp(norm(r)))
@@ -16,7 +16,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from pruning.anatomy.probe import Call, Tape, mixes_tokens
+from pruning.anatomy.probe import BlockTrace, Call, mixes_tokens
 from pruning.surgery.dropped import Form
 from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import Kind
@@ -89,7 +89,7 @@ class BlockAnatomy:
         return self.attention.before if self.attention.before == self.mlp.before else None
 
 
-def read_block(index: int, tape: Tape, width: int) -> BlockAnatomy:
+def read_block(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
     """Read one block from its tape.
 
     Raises:
@@ -103,7 +103,7 @@ def read_block(index: int, tape: Tape, width: int) -> BlockAnatomy:
 
 
 class _Reader:
-    def __init__(self, index: int, tape: Tape, width: int) -> None:
+    def __init__(self, index: int, tape: BlockTrace, width: int) -> None:
         self.index, self.width = index, width
         self.calls = [call for call in tape.inner() if call.output is not None]
         self.block = tape.block

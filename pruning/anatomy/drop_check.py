@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pruning.anatomy.agreement import describe_difference, first_output
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.probe import Tape, evaluating, probe_inputs
+from pruning.anatomy.probe import BlockTrace, evaluating, probe_inputs
 from pruning.kinds import build_modules
 from pruning.surgery.replacement import replace_modules
 from search_spaces.errors import UnreadableModel
@@ -26,7 +26,7 @@ from search_spaces.unit import Unit
 
 
 @torch.no_grad()
-def settle_forms(block: BlockAnatomy, tape: Tape) -> BlockAnatomy:
+def settle_forms(block: BlockAnatomy, tape: BlockTrace) -> BlockAnatomy:
     """The block's anatomy with the form of zero that each dropped part has to return.
 
     Raises:
@@ -48,7 +48,7 @@ def settle_forms(block: BlockAnatomy, tape: Tape) -> BlockAnatomy:
     return block
 
 
-def _check_empty(block: BlockAnatomy, tape: Tape) -> None:
+def _check_empty(block: BlockAnatomy, tape: BlockTrace) -> None:
     """Without attention and MLP a block hands on what it was given; in post-norm, normed. If not, there is more."""
     call = tape.block
     empty = copy_module(call.module, share_tensors=True)
@@ -105,7 +105,7 @@ def _compare(
     return describe_difference(lambda: run(pruned), expected)
 
 
-def _reason(block: BlockAnatomy, kind: Kind, tape: Tape, expected: Tensor) -> str | None:
+def _reason(block: BlockAnatomy, kind: Kind, tape: BlockTrace, expected: Tensor) -> str | None:
     pruned = copy_module(tape.block.module, share_tensors=True)
     _drop_parts(pruned, block, (kind,))
     return describe_difference(lambda: pruned(*tape.block.args, **tape.block.kwargs), expected)

@@ -34,7 +34,7 @@ class Call:
 
 
 @dataclass
-class Tape:
+class BlockTrace:
     """The calls of one block, in the order in which they ended."""
 
     calls: list[Call] = field(default_factory=list)
@@ -106,7 +106,7 @@ def run_or_refuse(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 @torch.no_grad()
-def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Arguments]:
+def record_inputs(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Arguments]:
     """What each block is called with when the model reads a tiny random input; the model is left as it was.
 
     Raises:
@@ -128,7 +128,7 @@ def overhear(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Argumen
 
 
 @torch.no_grad()
-def rehearse(block: nn.Module, arguments: Arguments, width: int) -> Tape:
+def trace_block(block: nn.Module, arguments: Arguments, width: int) -> BlockTrace:
     """Record a copy of a block in float32, with random weights, reading a random residual stream.
 
     What adds to what is a matter of structure. The real values hide it: half precision cannot tell a sum from its
@@ -140,7 +140,7 @@ def rehearse(block: nn.Module, arguments: Arguments, width: int) -> Tape:
         _scatter(parameter, seed)
     args, kwargs = _in_float32(arguments)
     args, kwargs = _fill_first(args, kwargs, width)
-    tape = Tape()
+    tape = BlockTrace()
     for path, module in double.named_modules():
         module.register_forward_hook(_recorder(tape, path, width), with_kwargs=True)
     run_or_refuse(double, *args, **kwargs)
@@ -181,7 +181,7 @@ def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tu
     return tuple(values[place] for place in range(len(args))), {name: values[name] for name in kwargs}
 
 
-def _recorder(tape: Tape, path: str, width: int) -> Any:
+def _recorder(tape: BlockTrace, path: str, width: int) -> Any:
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
         named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]

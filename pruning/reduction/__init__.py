@@ -6,7 +6,7 @@ __getattr__, __all__ = lazy_exports(
     __name__,
     {
         "inspection": ["always_kept", "token_hooks", "words_to_trace"],
-        "install": ["acting_stages", "check_ranking", "check_reduction", "has_axes", "read_reducing"],
+        "install": ["acting_stages", "check_ranking", "check_reduction", "has_axes", "plan_reduction"],
         "kept_tokens": ["survivors"],
         "layout": ["Group", "TokenLayout", "token_layout"],
         "projections": ["Projections", "Rotary", "read_projections"],

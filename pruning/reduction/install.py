@@ -25,7 +25,7 @@ _BLIND = (Scorer.NORM, Scorer.RANDOM)  # scores that need neither queries nor ke
 
 
 @dataclass(frozen=True)
-class Reducing:
+class ReductionPlan:
     """What is read from a parent before anything is taken out of it.
 
     Attributes:
@@ -97,7 +97,7 @@ def check_ranking(model: Any, anatomy: Anatomy, architecture: Architecture) -> N
         check_attention(model, anatomy, (_ranking_block(stage, reduction) for _, stage in stages))
 
 
-def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> Reducing | None:
+def plan_reduction(model: Any, anatomy: Anatomy, architecture: Architecture) -> ReductionPlan | None:
     """What the stages of an architecture need of the parent; None where it drops no tokens. Call before surgery.
 
     Args:
@@ -123,7 +123,7 @@ def read_reducing(model: Any, anatomy: Anatomy, architecture: Architecture) -> R
             rankers[stage.block] = _projections(model, anatomy, _ranking_block(stage, reduction))
     tower = read_tower(model) if reduction.source is Source.TOWER else None
     windows, kinds = _windows(model, anatomy, architecture), _layer_types(model)
-    return Reducing(token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
+    return ReductionPlan(token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
 
 
 def has_axes(model: Any) -> bool:
@@ -131,7 +131,7 @@ def has_axes(model: Any) -> bool:
     return "mrope_section" in _rope(model)
 
 
-def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: Reducing) -> None:
+def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: ReductionPlan) -> None:
     """Register the hooks on a pruned model. `architecture` has the removed blocks that `model` lacks."""
     left, blocks = _left(architecture), model.get_submodule(anatomy.stack)
     alive = {id(module) for module in model.modules()}
@@ -215,7 +215,7 @@ def _rope(model: Any) -> dict[str, Any]:
     return getattr(language_config(model), "rope_parameters", None) or {}
 
 
-def _step(place: int, stage: Stage, reducing: Reducing, left: list[int]) -> Step:
+def _step(place: int, stage: Stage, reducing: ReductionPlan, left: list[int]) -> Step:
     block = _ranking_block(stage, reducing.reduction)
     watched = None
     if reducing.reduction.source is Source.PREVIOUS and block in left:

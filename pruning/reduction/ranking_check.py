@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.probe import Call, overhear, rehearse
+from pruning.anatomy.probe import Call, record_inputs, trace_block
 from pruning.reduction.projections import Projections, read_projections
 from pruning.reduction.scores import attention_weights
 from search_spaces.errors import UnreadableModel
@@ -43,9 +43,9 @@ def check_attention(model: Any, anatomy: Anatomy, blocks: Iterable[int]) -> None
     if not new:
         return
     stack: Any = model.get_submodule(anatomy.stack)
-    heard = overhear(model, stack, **({"use_cache": False} if anatomy.is_decoder else {}))
+    heard = record_inputs(model, stack, **({"use_cache": False} if anatomy.is_decoder else {}))
     for index in new:
-        tape = rehearse(stack[index], heard[index], anatomy.hidden_size)
+        tape = trace_block(stack[index], heard[index], anatomy.hidden_size)
         projections = read_projections(tape.block.module, anatomy.blocks[index])
         call = next(call for call in tape.calls if projections.query.module in call.module.children())
         rows = [-1] if anatomy.is_decoder else [0, -1]

@@ -10,7 +10,7 @@ from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.language_model import language_config
 from pruning.inference.kv_cache import adapt_decoding
-from pruning.reduction.install import check_ranking, check_reduction, install, read_reducing
+from pruning.reduction.install import check_ranking, check_reduction, install, plan_reduction
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.config_blocks import keep_blocks
 from pruning.surgery.replacement import replace_modules
@@ -101,7 +101,7 @@ def apply(
     whole = architecture if whole is None else whole
     if anatomy.merges_blocks:
         architecture, whole = architecture.merge_blocks(), whole.merge_blocks()
-    reducing = read_reducing(model, anatomy, whole)
+    reducing = plan_reduction(model, anatomy, whole)
     removed = set(architecture.removed_blocks())
     library = library or BlockLibrary(model, anatomy)
     for layer in range(anatomy.depth):

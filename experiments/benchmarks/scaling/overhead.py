@@ -39,7 +39,7 @@ PLACES: tuple[Place, ...] = (
     ("way down", engine.GreedyRemoval, "run"),
     ("study: opening", Journal, "__init__"),
     ("study: commits", Session, "commit"),
-    ("study: statements", Database, "patiently"),
+    ("study: statements", Database, "retry_with_backoff"),
     ("study: Optuna", Journal, "ask"),
     ("study: Optuna", Journal, "tell"),
     ("study: Optuna", Journal, "queue"),

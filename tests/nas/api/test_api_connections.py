@@ -24,7 +24,7 @@ from nas.api.settings import Limits
 
 LIMITS = Limits(connections=4, head_s=0.6, body_s=0.6, unread_s=0.6)
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n"
-PATIENCE_S = 10.0  # of a test for the server, which may share a core with others
+RETRY_TIMEOUT_S = 10.0  # of a test for the server, which may share a core with others
 Address = tuple[str, int]
 
 
@@ -47,7 +47,7 @@ def listening(app: Any, **options: Any) -> Iterator[uvicorn.Server]:
         yield server
     finally:
         server.should_exit = True
-        thread.join(PATIENCE_S)
+        thread.join(RETRY_TIMEOUT_S)
 
 
 def address_of(server: uvicorn.Server) -> Address:
@@ -55,7 +55,7 @@ def address_of(server: uvicorn.Server) -> Address:
 
 
 def connect(address: Address) -> socket.socket:
-    return socket.create_connection(address, PATIENCE_S)
+    return socket.create_connection(address, RETRY_TIMEOUT_S)
 
 
 def rest(client: socket.socket) -> bytes:
@@ -78,10 +78,10 @@ def test_bytes_that_drip_put_the_end_off_by_nothing(address: Address) -> None:
     client, began = connect(address), time.monotonic()
     client.sendall(b"GET /healthz HTTP/1.1\r\n")
     with suppress(OSError), client:  # reset, or a broken pipe
-        while time.monotonic() - began < PATIENCE_S:
+        while time.monotonic() - began < RETRY_TIMEOUT_S:
             client.sendall(b"a: b\r\n")
             time.sleep(0.1)
-    assert time.monotonic() - began < PATIENCE_S
+    assert time.monotonic() - began < RETRY_TIMEOUT_S
 
 
 @pytest.mark.parametrize("path", ["/v1/searches", "/v1/profiles", "/healthz"])
@@ -107,7 +107,7 @@ def test_a_body_that_is_waited_for_ends_with_408() -> None:
 
 
 def test_quick_clients_are_served_as_ever(address: Address) -> None:
-    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=PATIENCE_S) as client:
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=RETRY_TIMEOUT_S) as client:
         for pause in (0.0, 0.0, 0.3):
             time.sleep(pause)
             assert client.get("/healthz").json() == {"status": "ok"}
@@ -131,7 +131,7 @@ def test_who_does_not_read_the_answer_is_let_go() -> None:
 
     async def endless(scope: dict, receive: Callable, send: Callable) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        while (await asyncio.wait_for(_sent(send), PATIENCE_S)) and not gone.is_set():
+        while (await asyncio.wait_for(_sent(send), RETRY_TIMEOUT_S)) and not gone.is_set():
             pass
 
     async def _sent(send: Callable) -> bool:

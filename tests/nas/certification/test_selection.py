@@ -191,7 +191,7 @@ def test_certified_winners_keep_the_budget_on_many_devices(tmp_path: Path) -> No
 def test_contenders_without_end_do_not_keep_a_measured_one_from_being_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Units explain so little here that everything might be quick enough; one contender is measured at a time."""
+    """Units explain so little here that everything might be quick enough; one candidate is measured at a time."""
     monkeypatch.setattr(selection_state, "MEASURED", 1)
     for seed in range(6):
         device = Device(seed, odd=0.6)

@@ -17,7 +17,7 @@ from command_line import nas
 from mlflow.tracking import MlflowClient
 from small_search import NAS, finished, make, search_arguments
 
-from nas.storage.result_folder import alone_in
+from nas.storage.result_folder import exclusive_lock
 
 
 @pytest.fixture(scope="module")
@@ -358,15 +358,15 @@ def test_an_unreachable_tracker_does_not_stop_a_search(tiny: Path, tmp_path: Pat
 
 
 def test_two_processes_never_search_in_one_folder(tmp_path: Path) -> None:
-    with alone_in(tmp_path):
+    with exclusive_lock(tmp_path):
         code = (
-            "import sys; from pathlib import Path; from nas.storage.result_folder import alone_in\n"
-            "with alone_in(Path(sys.argv[1])): print('in')"
+            "import sys; from pathlib import Path; from nas.storage.result_folder import exclusive_lock\n"
+            "with exclusive_lock(Path(sys.argv[1])): print('in')"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
         )
         assert "another process searches there" in done.stderr
         assert not done.stdout
-    with alone_in(tmp_path):  # once it has ended, the next may
+    with exclusive_lock(tmp_path):  # once it has ended, the next may
         pass

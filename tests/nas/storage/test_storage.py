@@ -225,7 +225,7 @@ def test_errors_that_do_not_pass_are_not_waited_for() -> None:
     storage = open_storage("sqlite://")
     assert isinstance(storage, Database)
     with pytest.raises(KeyError):
-        storage.patiently(fails)
+        storage.retry_with_backoff(fails)
     assert next(calls) == 1
     with pytest.raises(KeyError):
         storage.get_trial(7)
@@ -337,7 +337,7 @@ def test_patience_is_measured_by_a_clock_that_nobody_sets(monkeypatch, quick: No
         raise OSError("gone")
 
     with pytest.raises(StorageUnavailable, match=r"storage there was away for more than 60 s \(gone\)"):
-        patience.patiently(fails, lambda error: isinstance(error, OSError), "there", 60.0)
+        patience.retry_with_backoff(fails, lambda error: isinstance(error, OSError), "there", 60.0)
     assert len(attempts) == 8  # at 0, and each 10 s until the deadline has passed
 
 
