@@ -1,0 +1,5 @@
+"""Exports that several files of tests look at."""
+
+from exported_parents import export_parent
+
+__all__ = ["export_parent"]
