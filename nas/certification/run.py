@@ -83,7 +83,7 @@ class CertificationRun:
             def on_trial(more: int, note: str) -> None:
                 nonlocal tried
                 tried += more
-                phases.at("searching: trying candidates", tried, trials, note)
+                phases.at("searching: evaluating candidates", tried, trials, note)
 
             return run_search(replace(problem, on_trial=on_trial, on_phase=on_phase))
 

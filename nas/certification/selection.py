@@ -192,7 +192,7 @@ def _certified(
     elif certificate.certified:
         return state, certificate
     elif undecided:
-        callbacks.say(f"{certificate.reason}: the next best")
+        callbacks.say(f"{certificate.reason}: trying the next best")
         state = replace(state.without(certificate), turns=state.turns + 1)
     else:
         state = _refused(callbacks, state, certificate)
@@ -214,7 +214,7 @@ def _refused(callbacks: SelectionCallbacks, state: SelectionState, certificate: 
         callbacks.say(f"{certificate.reason}; {said}: measuring again")
         return replace(state, slow=True)
     state = state.without(certificate).narrowed(max(_MOST, _MARGIN / overshoot))
-    callbacks.say(f"{certificate.reason}: choosing again with {state.accepted_ms:.2f} ms")
+    callbacks.say(f"{certificate.reason}: choosing again within {state.accepted_ms:.2f} ms")
     return _lower(callbacks, state, min(state.problem.budget_ms, AIM * state.accepted_ms))
 
 
@@ -255,7 +255,7 @@ def _noise(
     slower = [a for a in slower_than_parent(others, most) if a not in state.slower]
     if not slower:
         return state, None
-    said = f"{slower[0].words} measured slower than the parent that it lacks parts of"
+    said = f"{slower[0].words} measured slower than the parent, of which it only lacks parts"
     return replace(state, slower=state.slower | {*slower}), said
 
 
@@ -279,8 +279,8 @@ def _marked(
     if share >= FAST or not better:
         return certificate
     said = (
-        f"; it takes {share:.2f} of the budget, and {len(better)} that lose less are predicted inside it and were not "
-        f"certified (the best: {better[0].architecture.words}): run it again on a quiet machine"
+        f"; it takes {share:.2f} of the budget, and {len(better)} with less loss are predicted within it and were not "
+        f"certified (the best: {better[0].architecture.words}): search again on a quiet machine"
     )
     callbacks.say(certificate.reason + said)
     return replace(certificate, reason=certificate.reason + said)

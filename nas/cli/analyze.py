@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from search_spaces.schedule import Scorer
 
 _HELP = """Measure how redundant every attention, MLP and block of a model is (cosine similarity), and its tokens
-(how alike they are, how few of them are attended to). For models of images a picture shows which patches are left.
+(how similar they are, how few of them receive attention). For image models a picture shows which patches are kept.
 
 Examples:
 
@@ -27,15 +27,19 @@ Examples:
   nas analyze --model digits-vit --tokens pyramiddrop:2=0.5,4=0.25
 """
 _USUAL = "pyramiddrop"
-_FATES = {"drop": "shaded ones are gone", "merge": "shaded ones are in others", "recycle": "shaded ones are in others"}
+_FATES = {
+    "drop": "shaded ones are dropped",
+    "merge": "shaded ones are merged into others",
+    "recycle": "shaded ones are merged into others",
+}
 _ITEMS = 64  # whose tokens are looked at; every one has many
 Tokens = Annotated[
     str | None,
     typer.Option(
         "--tokens",
         metavar="PRESET",
-        help="Whose choice of image tokens is drawn: pyramiddrop, fastv, tome, visionzip, keys, norm or random, with "
-        "settings after a colon (pyramiddrop:2=0.5,4=0.25). Default: pyramiddrop.",
+        help="The token schedule that the picture shows: pyramiddrop, fastv, tome, visionzip, keys, norm or random, "
+        "with settings after a colon (pyramiddrop:2=0.5,4=0.25). Default: pyramiddrop.",
     ),
 ]
 
@@ -123,10 +127,10 @@ def _save_tokens(
         return ("tokens",)
     found = image_survivors(subject.model, subject.anatomy, split, schedule, subject.tokenizer)
     if found is None:
-        progress.message(f"no picture of {preset or _USUAL}: no tokens go, or they form no grid on the images")
+        progress.message(f"no picture of {preset or _USUAL}: no tokens are dropped, or they form no grid on the images")
         return ("tokens",)
     fate = _FATES[schedule.reduction.reducer]
-    title = f"{Path(subject.id).name}, {preset or _USUAL}: which image tokens are left; {fate}"
+    title = f"{Path(subject.id).name}, {preset or _USUAL}: which image tokens are kept; {fate}"
     survivors_figure(found.pixels, found.remains, folder / "survivors.png", title, found.captions)
     return ("tokens", "survivors")
 
@@ -175,10 +179,11 @@ def _tokens_table(tokens: "TokenRedundancy") -> Any:
     group = tokens.groups[0]
     title = f"{group.name} that enter each block: {group.tokens:.0f} of an item on average"
     caption = (
-        f"attention is that of the {tokens.query}; where nearly all hold 90 % of it, it says little about which may go"
+        f"attention is that of the {tokens.query}; where 90 % of it needs nearly all tokens, it says little about "
+        "which can be dropped"
     )
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for name in ("block", "like the next", "like the nearest", "attention they get", "of them hold 90 %"):
+    for name in ("block", "similarity to next", "to nearest", "attention received", "tokens holding 90 %"):
         table.add_column(name, justify="right")
     rows = zip(group.neighbour, group.nearest, group.mass, group.holding, strict=True)
     for layer, (neighbour, nearest, mass, holding) in enumerate(rows):

@@ -7,9 +7,9 @@ import typer
 
 from nas.cli import options
 
-_HELP = """Measure a search's finalists on their target, choose again by what was measured, write the certificate.
+_HELP = """Measure the best candidates of a search on their target, choose again by measurement, write the certificate.
 
-What the search evaluated is not evaluated again. The device is profiled first where it was not yet.
+Evaluations of the search are not repeated. A device that has no profile yet is profiled first.
 
 Examples:
 

@@ -142,7 +142,7 @@ class _LineStage:
             now = time.monotonic()
             if now - self._told >= _SECONDS_OF_SILENCE:
                 self._told = now
-                self._say(f"goes on, {now - self._began:.0f} s so far")
+                self._say(f"still running, {now - self._began:.0f} s so far")
 
     def _say(self, words: str) -> None:
         print(f"{self._title}: {words}", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ import typer
 
 from nas.cli import options
 
-_HELP = """Compare a pruned model with its parent: by the measure that suits its head.
+_HELP = """Compare a pruned model with its parent, by the metric that fits its head.
 
 Examples:
 

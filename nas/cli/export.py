@@ -10,7 +10,7 @@ from nas.cli import options
 
 _HELP = """Export a model, or the winner of a search, to ONNX (and the form TensorRT takes), checked against torch.
 
-Tokenizer or preprocessor and generation config lie beside it.
+Tokenizer or preprocessor and generation config are copied too.
 
 Examples:
 

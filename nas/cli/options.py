@@ -11,8 +11,8 @@ Model = Annotated[
         "--model",
         metavar="PATH_OR_HUB_ID",
         help="A Hugging Face folder, a hub id, or a shipped reference model: python-lm (language), minilm (text "
-        "encoder), digits-vit (images), digits-vlm (questions about images). Default: python-lm. Only a hub id is ever "
-        "fetched.",
+        "encoder), digits-vit (images), digits-vlm (questions about images). Default: python-lm. Only a hub id is "
+        "downloaded.",
     ),
 ]
 Data = Annotated[
@@ -34,13 +34,13 @@ WorkloadText = Annotated[
     typer.Option(
         "--workload",
         metavar="WORKLOAD",
-        help="What the latency is a latency of: forward:batch=8,seq=128, all at once; of a decoder also "
-        "prefill:batch=1,seq=512, a prompt, or decode:batch=1,past=512, the next token after so many. Default: one "
-        "that suits the model and the target.",
+        help="What is timed: forward:batch=8,seq=128, all outputs of a batch; for a decoder also "
+        "prefill:batch=1,seq=512, reading a prompt, or decode:batch=1,past=512, one more token after 512 cached ones. "
+        "Default: depends on the model and the target.",
     ),
 ]
 Percentile = Annotated[
-    int, typer.Option("--percentile", min=50, max=99, help="The percentile on which the budget is accepted.")
+    int, typer.Option("--percentile", min=50, max=99, help="The percentile that has to meet the budget.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same search.")]
 Out = Annotated[
@@ -77,8 +77,8 @@ Tokens = Annotated[
     typer.Option(
         "--tokens",
         metavar="HOW",
-        help="Fewer tokens between blocks: off; search, to find after which blocks how many stay, beside the units; or "
-        "a schedule that stays as it is: pyramiddrop[:8=0.5,...], fastv[:2=0.5], tome[:0.08], "
+        help="Drop tokens between blocks: off; search, to search where and how many, together with the units; or a "
+        "fixed schedule: pyramiddrop[:8=0.5,...], fastv[:2=0.5], tome[:0.08], "
         "visionzip[:0.112], keys, norm, random. A decoder drops tokens of its prompt (--workload prefill:...).",
     ),
 ]
@@ -87,8 +87,8 @@ MaxParameters = Annotated[
     typer.Option(
         "--max-parameters",
         metavar="AMOUNT",
-        help="Also at most so many parameters: 4M, 500k, or 0.7x of the parent's. Weights take that times the bytes of "
-        "one, so this is how to fit a memory.",
+        help="Limit the number of parameters too: 4M, 500k, or 0.7x of the parent's. Times the bytes of one parameter, "
+        "this limits the memory of the weights.",
     ),
 ]
 Batch = Annotated[
@@ -104,14 +104,14 @@ Executor = Annotated[
     str,
     typer.Option(
         "--executor",
-        metavar="WHO",
-        help="Who evaluates: local, this process; ray, the cluster of RAY_ADDRESS or one here.",
+        metavar="NAME",
+        help="Where evaluations run: local, in this process; ray, on the cluster of RAY_ADDRESS or one started here.",
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="With --executor ray: how many. Default: as many as the cluster has room for."
+        "--workers", min=1, help="With --executor ray: their number. Default: as many as the cluster has room for."
     ),
 ]
 WorkerResources = Annotated[
@@ -119,10 +119,11 @@ WorkerResources = Annotated[
     typer.Option(
         "--worker-resources",
         metavar="JSON",
-        help='With --executor ray: what each asks of its node, as \'{"CPU": 2, "big-memory": 1}\'. Default: one CPU.',
+        help='With --executor ray: what each worker asks of its node, as \'{"CPU": 2, "big-memory": 1}\'. '
+        "Default: one CPU.",
     ),
 ]
-Trials = Annotated[int, typer.Option("--trials", min=1, help="Most trials, for each budget.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, help="The most trials for each budget.")]
 TimeLimit = Annotated[
     str | None, typer.Option("--time-limit", metavar="TIME", help="End the search after 90s, 10min or 1h.")
 ]
@@ -138,19 +139,22 @@ Method = Annotated[
     ),
 ]
 Pareto = Annotated[
-    bool, typer.Option("--pareto", help="Look for the best at every latency around the budget, in one study.")
+    bool, typer.Option("--pareto", help="Search the best model at several latencies around the budget, in one study.")
 ]
 ServableRule = Annotated[
     str,
     typer.Option(
         "--servable",
         metavar="RULE",
-        help="Where the winner must load: any (ONNX, TensorRT, nas), decilm (engines with per-block choices), vanilla "
-        "(plain Hugging Face classes).",
+        help="What must be able to load the winner: any (ONNX, TensorRT, nas), decilm (engines with per-block "
+        "choices), vanilla (plain Hugging Face classes).",
     ),
 ]
 PrefixCache = Annotated[
-    int, typer.Option("--prefix-cache", metavar="MIB", min=0, help="Memory for states candidates share; 0 is off.")
+    int,
+    typer.Option(
+        "--prefix-cache", metavar="MIB", min=0, help="Memory for hidden states that candidates share; 0: off."
+    ),
 ]
 VerifyCache = Annotated[
     bool,
@@ -161,7 +165,7 @@ TrialPrecision = Annotated[
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="Arithmetic of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
+        help="Precision of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
     ),
 ]
 Storage = Annotated[
@@ -170,14 +174,17 @@ Storage = Annotated[
 TrackingUri = Annotated[
     str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow. Default: a database in OUT.")
 ]
-Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with this search.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue this search.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")]
 Host = Annotated[
     str | None,
-    typer.Option("--host", metavar="USER@DEVICE", help="Measure there, over ssh; a name of your ssh configuration."),
+    typer.Option(
+        "--host", metavar="USER@DEVICE", help="Measure on this device, over ssh. Names of your ssh configuration work."
+    ),
 ]
 Python = Annotated[str, typer.Option("--python", metavar="PATH", help="The interpreter on the device.")]
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The port of ssh on the device.")]
 SshConfig = Annotated[
-    Path | None, typer.Option("--ssh-config", metavar="FILE", help="In place of your own ssh configuration.")
+    Path | None,
+    typer.Option("--ssh-config", metavar="FILE", help="Use this file instead of your own ssh configuration."),
 ]

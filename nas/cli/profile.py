@@ -34,7 +34,7 @@ Examples:
 
   nas profile kit --target l4 --model ./my-model --workload prefill:batch=1,seq=512 -o kit.zip
 """
-_IMPORT_HELP = """Check the profile.json that a kit wrote on a device, fit it, and keep it for searches for that device.
+_IMPORT_HELP = """Check the profile.json that a kit wrote on a device, fit a latency model, and keep it for searches.
 
 Examples:
 
@@ -99,7 +99,7 @@ def profile(
     ssh_target = None if host is None else SshTarget(host, python, port, ssh_config)
     if ssh_target is None and not found.is_host:
         raise UsageError(
-            f"target {found.name} cannot be measured from here; give --host user@device, or take it a kit "
+            f"target {found.name} cannot be measured from here; give --host user@device, or copy a kit there "
             f"(nas profile kit --target {target} -o kit.zip)"
         )
     if out is not None:
@@ -211,7 +211,8 @@ def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
         f"attention   {terms['attention']:.3f} ms p50 in block 0\n"
         f"mlp         {terms['mlp']:.3f} ms p50 in block 0\n"
         f"the rest    {document['constant_p50_ms']:.3f} ms p50\n"
-        f"error       {100 * fitted.error:.1f} % (median, each of {len(measured.records)} records from the others)\n"
+        f"error       {100 * fitted.error:.1f} % "
+        f"(median; each of {len(measured.records)} records is predicted from the others)\n"
         + (f"tokens      {'; '.join(schedules)}\n" if schedules else "")
         + f"profile     {file}"
     )

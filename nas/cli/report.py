@@ -9,7 +9,7 @@ from nas.cli import options
 
 _HELP = """Write one HTML page about finished searches; it needs no other file and no network.
 
-Every finished search has one as report.html. With several folders a table compares them first.
+Every finished search has one as report.html. With several folders, it begins with a table that compares them.
 
 Examples:
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-_HELP = """Serve searches over HTTP: submit, follow, cancel, results; a page at / to do so; figures at /metrics.
+_HELP = """Serve searches over HTTP: submit, follow, cancel, results. The web page is at /, metrics are at /metrics.
 
 Examples:
 
@@ -28,22 +28,24 @@ ListenOn = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The ad
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="The port to listen on.")]
 Tokens = Annotated[
     Path | None,
-    typer.Option("--tokens", metavar="FILE", help="Tokens and their roles. Without: one is made, on loopback only."),
+    typer.Option("--tokens", metavar="FILE", help="Tokens and their roles. Default: one new token, loopback only."),
 ]
 ModelRoots = Annotated[
     list[Path] | None,
-    typer.Option("--model-root", metavar="DIR", help="Models and data in here may be named. Can be repeated."),
+    typer.Option(
+        "--model-root", metavar="DIR", help="Requests may name models and data in this folder. Can be repeated."
+    ),
 ]
-AllowHub = Annotated[bool, typer.Option("--allow-hub", help="Take ids of the Hugging Face hub too.")]
+AllowHub = Annotated[bool, typer.Option("--allow-hub", help="Accept ids of the Hugging Face hub too.")]
 Mlflow = Annotated[
     str | None, typer.Option("--mlflow", metavar="URL", help="The tracking server where searches are logged.")
 ]
 MlflowLink = Annotated[
-    str | None, typer.Option("--mlflow-link", metavar="URL", help="Where a browser finds it; default: the same.")
+    str | None, typer.Option("--mlflow-link", metavar="URL", help="Its address for browsers. Default: the same.")
 ]
 Running = Annotated[int, typer.Option("--running", min=1, help="Searches at a time on this machine.")]
 Queued = Annotated[int, typer.Option("--queued", min=1, help="Searches that may wait on this machine.")]
-PerMinute = Annotated[int, typer.Option("--requests-per-minute", min=1, help="Of one token.")]
+PerMinute = Annotated[int, typer.Option("--requests-per-minute", min=1, help="The limit for one token.")]
 SearchArguments = Annotated[
     str, typer.Option("--search-arguments", metavar="TEXT", help="Added to every nas search, such as its executor.")
 ]

@@ -43,8 +43,8 @@ def print_summary(result: Result, out: Path) -> None:
 def _against(comparison: Comparison) -> str:
     interval = f"95 % interval {comparison.low:+.4f} to {comparison.high:+.4f}"
     return (
-        f"against     {comparison.against}: the winner's loss differs by {comparison.difference:+.4f} ({interval}), "
-        f"{comparison.verdict}; compared on {comparison.items} test items"
+        f"compared    with {comparison.against}: the winner's loss differs by {comparison.difference:+.4f} "
+        f"({interval}), {comparison.verdict}; on {comparison.items} test items"
     )
 
 
@@ -87,7 +87,7 @@ def _lines(result: Result, out: Path) -> list[str]:
         lines.append(
             f"here        ONNX Runtime on this machine: the winner's file p50 {host['winner_p50_ms']:.2f} ms, p90 "
             f"{host['winner_p90_ms']:.2f} ms; the parent's p50 {host['parent_p50_ms']:.2f} ms, p90 "
-            f"{host['parent_p90_ms']:.2f} ms; winner over parent {host['ratio_to_parent']:.2f}, median side by side"
+            f"{host['parent_p90_ms']:.2f} ms; ratio {host['ratio_to_parent']:.2f} (median, side by side)"
         )
     lines += [
         f"result      {out / 'result.json'}",
@@ -132,5 +132,5 @@ def _worth(result: Result) -> list[str]:
         lines.append(f"cheapest    {said}")
     without = ineffective_units(result.units)
     if without:
-        lines.append(f"no time in  {', '.join(without)}: dropping them does not make it faster on this target")
+        lines.append(f"no savings  {', '.join(without)}: dropping them does not make the model faster on this target")
     return lines

@@ -29,10 +29,13 @@ Budgets = Annotated[
     str | None, typer.Option("--budgets", metavar="A,B", help="Each 20ms, or 0.6x of that model's own latency.")
 ]
 Models = Annotated[str, typer.Option("--models", metavar="A,B", help="Each a folder, a hub id or a reference model.")]
-Seeds = Annotated[str, typer.Option("--seeds", metavar="A,B", help="Whole numbers; a search for each.")]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="A,B", help="Whole numbers; one search for each.")]
 Cpus = Annotated[int, typer.Option("--cpus", min=1, help="CPUs that each search asks Ray for.")]
 Concurrent = Annotated[
-    int | None, typer.Option("--concurrent", metavar="N", min=1, help="Most searches at once. Default: what fits.")
+    int | None,
+    typer.Option(
+        "--concurrent", metavar="N", min=1, help="The most searches at once. Default: what the cluster has room for."
+    ),
 ]
 SweepStorage = Annotated[
     str | None,
@@ -42,7 +45,7 @@ SweepTracking = Annotated[
     str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow. Default: one database in OUT for all.")
 ]
 SweepOut = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: nas-results/sweep.")]
-SweepResume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with this sweep.")]
+SweepResume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue this sweep.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -168,7 +171,7 @@ def _print_plan(asked: "Sweep") -> None:
 
     pilots = pilots_of(asked.cells)
     table = Table(title=f"{len(asked.cells)} searches, into {asked.out}", title_justify="left",
-                  caption="* goes ahead of the others of its model", caption_justify="left")  # fmt: skip
+                  caption="* runs first, as the pilot of its model", caption_justify="left")  # fmt: skip
     for name in ("folder", "model", "target", "budget", "seed"):
         table.add_column(name)
     for cell in asked.cells:

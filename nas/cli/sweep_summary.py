@@ -20,7 +20,7 @@ def _table(result: SweepResult) -> Table:
     seconds = sum(row.outcome.seconds for row in result.rows)
     table = Table(
         title=f"{len(result.rows)} searches in {seconds:.0f} s of work", title_justify="left",
-        caption="* went ahead of the others of its model; ~ predicted, else measured; quality on the test split",
+        caption="* ran first, as the pilot of its model; ~ predicted, else measured; quality on the test split",
         caption_justify="left",
     )  # fmt: skip
     seeds = len({row.cell.seed for row in result.rows}) > 1
@@ -62,7 +62,7 @@ def _ms(model: Model) -> str:
 
 
 def _right_sizing(result: SweepResult) -> list[str]:
-    lines = ["", "Right-sizing: the best that is as fast, whole models included"]
+    lines = ["", "Right-sizing: the best model within each latency, unpruned models included"]
     for answer in result.answers:
         lines.append(f"  {answer.target} within {answer.budget_ms:.3g} ms")
         lines += [f"    {words}" for words in answer.words]

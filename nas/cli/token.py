@@ -10,9 +10,9 @@ from nas.cli import options
 if TYPE_CHECKING:
     from nas.api.credentials import TokenFile
 
-_HELP = """Make, list and take out the tokens of `nas serve`. A server that runs sees the change at once.
+_HELP = """Create, list and revoke the tokens of `nas serve`. A running server applies changes at once.
 
-Roles: read looks; submit also starts and cancels searches; device hands in profiles and certificates, and no more.
+Roles: read may look; submit may also start and cancel searches; device may only upload profiles and certificates.
 
 Examples:
 
@@ -25,7 +25,7 @@ Examples:
   nas token revoke ci --tokens tokens.toml
 """
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What logs call it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name in logs.")]
 File = Annotated[Path, typer.Option("--tokens", metavar="FILE", help="The tokens file.")]
 Roles = Annotated[list[str], typer.Option("--role", metavar="ROLE", help="read, submit or device. Can be repeated.")]
 Expires = Annotated[
@@ -37,9 +37,9 @@ _USUAL = Path("tokens.toml")
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     group = typer.Typer(help=_HELP, no_args_is_help=True)
-    group.command("create", help="Make a token and print it, once. Only its SHA-256 is kept.")(create)
-    group.command("list", help="Show names, roles and ends.")(show)
-    group.command("revoke", help="Take a token out.")(revoke)
+    group.command("create", help="Create a token and print it, once. Only its SHA-256 is kept.")(create)
+    group.command("list", help="List names, roles and expiry dates.")(show)
+    group.command("revoke", help="Revoke a token.")(revoke)
     app.add_typer(group, name="token")
 
 
@@ -56,7 +56,7 @@ def create(name: Name, role: Roles, expires: Expires = None, tokens: File = _USU
     try:
         end = None if expires is None else datetime.strptime(expires, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
-        raise UsageError(f"expires {expires!r} is no day; write for example 2030-01-31") from None
+        raise UsageError(f"expires {expires!r} is not a date; write for example 2030-01-31") from None
     print(_file(tokens).add(name, [Role(word) for word in role], end))
 
 
@@ -71,7 +71,7 @@ def show(tokens: File = _USUAL, json: options.Json = False) -> None:
         ]
         console.emit_json({"schema_version": 1, "tokens": rows})
         return
-    lines = (f"{t.name:<24} {', '.join(sorted(t.roles)):<24} {t.expires or 'no end'}" for t in known)
+    lines = (f"{t.name:<24} {', '.join(sorted(t.roles)):<24} {t.expires or 'never expires'}" for t in known)
     console.emit_text("\n".join(lines))
 
 

@@ -7,7 +7,7 @@ import typer
 
 from nas.cli import options
 
-_HELP = """Send to MLflow what finished searches could not log, because the server was away.
+_HELP = """Send to MLflow what finished searches could not log, because the server was down.
 
 Sending twice is the same as sending once: a run that was half-written is completed.
 

@@ -74,7 +74,7 @@ def image_survivors(
     whole = Remains(f"before\n{stages[0].kept.shape[1]} tokens", kept[0] | True)
     counts = [int(stage.kept[0].sum()) for stage in stages]  # the same in every row
     remains = [
-        Remains(f"{number}, from block {stage.stage.block}\n{count} of {stage.kept.shape[1]} left", left)
+        Remains(f"{number}, from block {stage.stage.block}\n{count} of {stage.kept.shape[1]} kept", left)
         for number, (stage, count, left) in enumerate(zip(stages, counts, kept, strict=True), 1)
     ]
     return ImageSurvivors(pixels, (whole, *remains), _captions(model, inputs, tokenizer))

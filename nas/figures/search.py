@@ -53,7 +53,7 @@ def redundancy_figure(redundancy: Redundancy, path: Path, title: str) -> None:
     axes.set_yscale("log")  # most parts change little: on a linear axis they would be one line
     axes.set_ylabel("change: 1 - cosine similarity of in and out")
     axes.set_xticks(list(layers))
-    axes.set_title(f"{title}: how much each part changes what flows through it\n(lower = more redundant)", fontsize=11)
+    axes.set_title(f"{title}: how much each part changes the residual stream\n(lower = more redundant)", fontsize=11)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
@@ -92,7 +92,7 @@ def pareto_figure(
     axes.set_xlim(low - 0.22 * (high - low), high + 0.1 * (high - low))
     axes.set_ylim(-0.04 * top, 1.05 * top)
     hidden = len(points) - len(shown)
-    axes.set_xlabel(latency_label + (f"; {hidden} worse candidates are above the picture" if hidden else ""))
+    axes.set_xlabel(latency_label + (f"; {hidden} worse candidates are above the plot" if hidden else ""))
     axes.set_ylabel(loss_label)
     axes.annotate(f"budget {budget_ms:.2f} ms", (budget_ms, 0.98), xycoords=("data", "axes fraction"),
                   textcoords="offset points", xytext=(-4, -4), ha="right", va="top", color=GREEN)  # fmt: skip

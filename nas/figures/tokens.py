@@ -51,9 +51,9 @@ def tokens_figure(tokens: TokenRedundancy, path: Path, title: str) -> None:
         holding.axhline(group.tokens, color=colour, linewidth=1.2, linestyle=":")
         holding.annotate(f"all {group.tokens:.0f}", (0, group.tokens), textcoords="offset points", xytext=(2, 3),
                          color=colour, fontsize=8)  # fmt: skip
-    alike.set_title("how alike tokens are", fontsize=10)
+    alike.set_title("similarity of tokens", fontsize=10)
     alike.set_ylabel("mean cosine similarity")
-    mass.set_title(f"attention that goes to them\n(query: {tokens.query})", fontsize=10)
+    mass.set_title(f"attention they receive\n(query: {tokens.query})", fontsize=10)
     mass.set_ylabel("share of all attention, %")
     mass.set_ylim(0, 103)
     holding.set_title("how many of them hold 90 % of it", fontsize=10)

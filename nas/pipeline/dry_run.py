@@ -151,7 +151,7 @@ def _tokens_in_words(request: SearchRequest, subject: ParentModel, workload: Wor
         return request.tokens
     blocks = len({step.layer for step in space.steps})
     ratios = sorted({stage.ratio for step in space.steps for stage in space.decode([step]).tokens.stages})
-    return f"{request.tokens}: stages before {blocks} blocks that leave {', '.join(f'{r:g}' for r in ratios)}"
+    return f"{request.tokens}: stages before {blocks} blocks that keep {', '.join(f'{r:g}' for r in ratios)}"
 
 
 def _schedules(space: Space) -> int:
@@ -164,7 +164,7 @@ def _shown(name: str, value: Any) -> str:
     """A fact as a person reads it."""
     if name == "judging_seconds":
         about = f"{value} s" if value < _MINUTE else f"{value / _MINUTE:.0f} min"
-        return f"about {about} of judging candidates here; exporting and measuring come on top"
+        return f"about {about} to evaluate candidates here, plus exporting and measuring"
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {each}" for key, each in value.items())
     return str(value)

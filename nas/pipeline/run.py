@@ -80,11 +80,11 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
     )
     outcome, problem, certificate = certification.run(problem)
     if request.pareto:
-        with progress.stage("judging the front on all items"):
+        with progress.stage("evaluating the Pareto front on all items"):
             outcome = with_whole_front(problem, outcome)
     known = load_evaluations(subject, scorer.evaluator, "test", request.storage)
     with Phases(progress) as phases:
-        held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "judging on the test split"))
+        held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "evaluating on the test split"))
     delivery = Delivery(
         request, subject, context.target, context.workload, problem.latency, certificate.budget_ms,
         outcome, certificate, held_out, scorer.evaluations, predict_savings_with_loss(problem), context.export,
@@ -96,7 +96,7 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
     if "problem" in result.mlflow:
         progress.message(result.mlflow["problem"])
     if certificate.busy:
-        kept = f"; what was found is kept as predicted in {request.out} (nas certify {request.out} measures it again)"
+        kept = f"; the winner is kept as a prediction in {request.out} (nas certify {request.out} measures it again)"
         raise MachineTooBusy(certificate.busy, kept)
     return result
 

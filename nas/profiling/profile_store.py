@@ -91,7 +91,7 @@ def check_profile(
         raise ProfileMismatch(f"{name} was measured on {profile.target}, not on {target.name}; name that target")
     if profile.key["precision"] != target.precision:
         raise ProfileMismatch(
-            f"{name} was measured in {profile.key['precision']} and its target is {target.name}; make the kit anew"
+            f"{name} was measured in {profile.key['precision']} and its target is {target.name}; make the kit again"
         )
     if profile.workload != workload:
         raise ProfileMismatch(f"{name} is of {profile.workload}, not of {workload}; leave --workload out, or name that")
@@ -104,7 +104,7 @@ def check_profile(
     if profile.shape != subject.shape:
         raise ProfileMismatch(
             f"{name} is of a model with {_differences(profile, subject)}; its configuration changed since: "
-            "make the kit anew"
+            "make the kit again"
         )
 
 

@@ -52,7 +52,7 @@ class TargetReport:
     def caption(self) -> str:
         """How far it can be trusted."""
         if self.model is None:
-            return f"From the data sheet, not measured: expect a factor of {UNCERTAINTY:.0f} either way"
+            return f"From the data sheet, not measured: expect a factor of {UNCERTAINTY:.0f} in either direction"
         note = "" if self.target.sheet else "; no data sheet: bound as usual at this intensity"
         return f"Fitted to {len(self.model.profile.records)} measured architectures{note}"
 
@@ -81,12 +81,12 @@ class TargetReport:
         assert self.model is not None
         assert self.validation is not None
         one, key = self.validation, self.model.profile.key
-        correction = "used: leave-one-out asked for it" if self.model.regression.corrected else "not needed"
+        correction = "used: it lowers the leave-one-out error" if self.model.regression.corrected else "not needed"
         return [
             ("key", ", ".join(f"{name} {value}" for name, value in key.items())),
             ("error", f"{100 * one.mape:.1f} % mean, {100 * one.within:.0f} % within 10 %, rank {one.spearman:.3f} "
-                      f"(each of {one.records} records from the others)"),
-            ("intervals", f"{100 * one.coverage:.0f} % of the records inside, 90 % meant"),
+                      f"(each of {one.records} records predicted from the others)"),
+            ("intervals", f"{100 * one.coverage:.0f} % of the records are inside, nominally 90 %"),
             ("correction", correction),
         ]  # fmt: skip
 

@@ -59,7 +59,7 @@ def measure_steps(export: ParentExport, target: Target, workload: Workload, prog
     subject, usual = export.subject, usual_steps(target, workload)
     if not target.is_host or usual.tile == 1 or is_vision_language(subject.model):
         return usual
-    with progress.stage("measuring which numbers of tokens take as long"):
+    with progress.stage("measuring latency plateaus over token counts"):
         if subject.shape.tokens is not None:
             measured = image_counts(export, workload)
         else:
@@ -128,10 +128,10 @@ def image_counts(export: ParentExport, workload: Workload, seconds: float = SECO
 def in_words(steps: Staircase) -> str:
     """What a person reads of them."""
     if not steps.tops:
-        return f"numbers of tokens: noise hides what takes as long; multiples of {steps.tile} are taken"
+        return f"token counts: noise hides the latency plateaus; multiples of {steps.tile} are used"
     wide = [f"{low} to {top}" for low, top in zip(steps.lows, steps.tops, strict=True) if low < top]
-    said = f"take as long: {', '.join(wide)}" if wide else "all take less time than larger ones"
-    return f"numbers of tokens, {len(steps.tops)} steps: {said}"
+    said = f"equally long: {', '.join(wide)}" if wide else "each takes less time than the next larger one"
+    return f"token counts, {len(steps.tops)} plateaus: {said}"
 
 
 def _tiles(workload: Workload, tile: int) -> list[int]:

@@ -91,7 +91,7 @@ def redundancy_chart(similarity: dict[str, list[float]], blocks: Sequence[Block]
             words = f"{kind} of block {block.number}: {value:.3g}{', dropped' if hollow else ''}"
             marks.append(Mark(across, down, words, kind + hollow))
     return Chart(
-        "How much each part changes what flows through it", "block", "change: 1 - cosine similarity of in and out",
+        "How much each part changes the residual stream", "block", "change: 1 - cosine similarity of in and out",
         tuple((x(depth), str(depth)) for depth in _whole(len(blocks))),
         tuple((y(math.log(value)), f"{value:g}") for value in _decades(min(everything) * 0.8, max(everything) * 1.25)),
         tuple(marks), tuple(lines),

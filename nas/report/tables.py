@@ -30,7 +30,7 @@ def beside_parent(result: dict[str, Any], certificate: Certificate | None) -> tu
     before, after = result["model"]["parameters"], winner["parameters"]
     rows.append(("parameters", millions(before), millions(after), ratio(after, before)))
     held = [None if (each := entry.get("memory_bytes")) is None else sum(each.values()) for entry in (parent, winner)]
-    rows.append(("memory, by arithmetic", size(held[0]), size(held[1]), ratio(held[1], held[0])))
+    rows.append(("memory, computed", size(held[0]), size(held[1]), ratio(held[1], held[0])))
     joules = [entry.get("joules") for entry in (parent, winner)]
     if joules[1] is not None:
         rows.append(("energy of one inference", energy(joules[0]), energy(joules[1]), ratio(joules[1], joules[0])))
@@ -88,7 +88,7 @@ def certificate_rows(certificate: Certificate) -> tuple[Row, ...]:
     if certificate.drift > 1:
         rows.append(("drift since the target was profiled", f"{certificate.drift:.3f} ×"))
     if certificate.parent_change is not None:
-        rows.append(("parent, second half against first", f"{100 * certificate.parent_change:+.1f} %"))
+        rows.append(("parent, second half over first", f"{100 * certificate.parent_change:+.1f} %"))
     rows += [(key.replace("_", " "), value) for key, value in certificate.environment.items()]
     return (*rows, ("sha256 of the file", certificate.file_sha256))
 

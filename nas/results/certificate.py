@@ -240,7 +240,7 @@ def judge(
     """
     winner, parent = measured if measured is not None else (None, None)
     draft = Certificate(
-        target, Verdict.PREDICTED, f"{target} was not at hand; {predicted_ms:.2f} ms is a prediction", workload,
+        target, Verdict.PREDICTED, f"{target} was not available; {predicted_ms:.2f} ms is a prediction", workload,
         percentile, budget_ms, predicted_ms, architecture, sha256(file),
         environment, versions, on_target, drift, winner, parent, fraction, confidence, looks,
         profiled_parent_ms,
@@ -251,7 +251,7 @@ def judge(
     if low is None or high is None:
         few = f"{len(winner.samples_ms)} samples, too few to bound it"
         return replace(draft, verdict=Verdict.UNDECIDED, reason=f"{_measured(draft)} from {few}; measure longer")
-    verdict, relation = Verdict.UNDECIDED, "is not told from"
+    verdict, relation = Verdict.UNDECIDED, "cannot be told from"
     if high <= budget_ms:
         verdict, relation = Verdict.CERTIFIED, "is within"
     elif low > budget_ms:

@@ -13,8 +13,8 @@ _MEANINGS = {
     "cosine-attention": "one-shot baseline: attentions only, dropped by cosine similarity",
     "cosine-mlp": "one-shot baseline: MLPs only, dropped by cosine similarity",
     "cosine-block": "one-shot baseline: whole blocks, dropped by cosine similarity",
-    ADD_BACK: "what still fits the budget after a baseline's ranking is put back",
-    "paired": "compared item by item on the same items; better or worse where the 95 % interval leaves out 0",
+    ADD_BACK: "units of a baseline that still fit the budget are restored",
+    "paired": "compared item by item on the same items; better or worse if the 95 % interval excludes 0",
     "predicted": "by the latency model of the target, not measured",
     "measured": "the exported file was run on the target",
 }
@@ -28,7 +28,7 @@ def explained(words: Iterable[str]) -> dict[str, str]:
 
 def percentile(p: int) -> str:
     """What `p90` means."""
-    return f"{p} of 100 runs take at most so long"
+    return f"{p} of 100 runs take at most this long"
 
 
 def with_items(name: str, items: int, every: int) -> str:

@@ -33,9 +33,9 @@ def card(result: Result, plain: bool, embedding: str = "") -> str:
     every = winner.quality.items
     baselines = [_row(with_items(names[entry.method], entry.quality.items, every), entry) for entry in shown]
     rows = [_row("parent", parent), _row("**this model**", winner), *baselines]
-    loader = 'nas.load("winner")  # parts of blocks are gone; the plain classes refuse the folder'
+    loader = 'nas.load("winner")  # parts of blocks are dropped; the plain classes refuse the folder'
     if plain:
-        loader = 'nas.load("winner")  # or AutoModel.from_pretrained: whole blocks are gone, the rest is ordinary'
+        loader = 'nas.load("winner")  # or AutoModel.from_pretrained: only whole blocks are removed'
     files = sorted(name for name in result.files if name.endswith(".onnx"))
     tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
     own = _use_of_embeddings(plain, embedding) if embedding else ""
@@ -56,7 +56,7 @@ Verdict: **{result.verdict}**.
 |---|---|---|---|
 {chr(10).join(rows)}
 
-## What is left (A attention, M MLP, · dropped, blank: the block is gone)
+## What is kept (A attention, M MLP, · dropped, blank: the block is removed)
 
 ```
 {_blocks(winner)}
@@ -79,8 +79,8 @@ To quantise: `onnxruntime.quantization.quantize_dynamic("winner/{_first(files)}"
 
 ## Limits
 
-It was compared with its parent on data of the kind it was searched with; other data, long contexts and fine-grained
-abilities may suffer more. A latency that was predicted from a data sheet is within about a factor of two of the truth.
+The model was compared with its parent on data of the kind that the search used. Quality on other data, on long contexts
+and in fine-grained abilities may be lower. A latency predicted from a data sheet may be wrong by a factor of two.
 """
 
 

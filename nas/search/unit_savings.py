@@ -95,7 +95,7 @@ def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
         said.append(" and ".join(_step(each, parent_ms) for each in dict.fromkeys((half, most))))
     without = ineffective_units(units)
     if without:
-        said.append(f"dropping {', '.join(without)} will not make it faster here")
+        said.append(f"dropping {', '.join(without)} will not make the model faster here")
     return "; ".join(said)
 
 
@@ -109,4 +109,4 @@ def ineffective_units(units: Sequence[UnitSavings]) -> list[str]:
 
 def _step(each: UnitSavings, parent_ms: float) -> str:
     left, part = f"{100 * _share(each.choice):g} %", f"{100 * each.saves_ms / parent_ms:.1f} %"
-    return f"leaving {left} of the tokens from block {each.choice.layer} on saves {each.saves_ms:.3f} ms ({part})"
+    return f"keeping {left} of the tokens from block {each.choice.layer} on saves {each.saves_ms:.3f} ms ({part})"

@@ -40,7 +40,7 @@ def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], boo
                 _logger.warning("storage %s does not answer (%s); waiting up to %.0f s for it", place, reason, seconds)
             elif time.monotonic() > deadline:
                 raise StorageUnavailable(
-                    f"storage {place} was away for more than {seconds:.0f} s ({reason}); "
+                    f"storage {place} did not answer for more than {seconds:.0f} s ({reason}); "
                     "repair it and run the same command again: finished trials are kept"
                 ) from None
         else:

@@ -63,7 +63,7 @@ class Teller:
     def lost(self, config: dict[str, Any]) -> None:
         """A trial's workers died more often than it is tried again."""
         cell = self._cell(config)
-        self.died[cell.name] = "its worker died each time; look at the memory it has, then resume the sweep"
+        self.died[cell.name] = "its worker died each time; check its memory, then resume the sweep"
         self._progress.message(f"{cell.title}: {self.died[cell.name]}")
 
     def _cell(self, config: dict[str, Any]) -> Cell:

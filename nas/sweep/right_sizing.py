@@ -73,7 +73,7 @@ class Answer:
     def words(self) -> list[str]:
         """What a person reads."""
         if not self.choices:
-            return ["nothing that was found is as fast"]
+            return ["no model found is fast enough"]
         return [_in_words(choice) for choice in self.choices]
 
     def to_json(self) -> dict[str, Any]:

@@ -18,9 +18,9 @@ _CHOSEN = {
     Scorer.LAST: "attention of the last token",
     Scorer.CLASS: "attention of the class token",
     Scorer.MEAN: "attention of all tokens",
-    Scorer.KEYS: "how unlike their keys are to the mean key",
-    Scorer.NORM: "the size of their states",
-    Scorer.RANDOM: "chance",
+    Scorer.KEYS: "how dissimilar their keys are to the mean key",
+    Scorer.NORM: "the norm of their states",
+    Scorer.RANDOM: "random scores",
 }
 
 
@@ -38,7 +38,7 @@ def in_words(schedule: Schedule, tokens: int, noun: str) -> str:
     ]
     first, *more = stages
     said = ", ".join([f"{first} of the {tokens} {noun}", *more])
-    return f"{said}; chosen by {chosen_by(schedule.reduction)}"
+    return f"{said}; selected by {chosen_by(schedule.reduction)}"
 
 
 def chosen_by(reduction: Reduction) -> str:

@@ -62,17 +62,17 @@ def with_best_reduction(
     fraction: float | None, progress: Progress,
 ) -> Space:  # fmt: skip
     """The space with the way to choose tokens that loses least (`best_reduction`), timed where the target is here."""
-    with progress.stage("comparing ways of choosing tokens"):
+    with progress.stage("comparing token selection strategies"):
         measure = partial(measured_ms, subject, export, workload) if target.is_host else None
         chosen = best_reduction(subject, judge, workload, fraction, measure)
-    progress.message(f"tokens are chosen by {chosen_by(chosen)}")
+    progress.message(f"tokens are selected by {chosen_by(chosen)}")
     return replace(space, reduction=chosen)
 
 
 def _searched(space: Space, subject: ParentModel, target: Target, workload: Workload, progress: Progress) -> Space:
     if subject.data is None:
         usual: Reduction = default_reduction(subject)
-        progress.message(f"no data to compare by: tokens are chosen by {chosen_by(usual)}; a search may choose others")
+        progress.message(f"no data to compare strategies by: tokens are selected by {chosen_by(usual)}")
         return replace(space, reduction=usual)
     evaluator = evaluator_with_tokens(subject, workload, SEARCH)
 

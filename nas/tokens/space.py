@@ -66,7 +66,7 @@ def with_tokens(
         return space
     if is_vision_language(subject.model) and subject.shape.droppable is None:
         raise UsageError(
-            f"tokens {tokens}: {subject.id} makes as many tokens of an image as its size asks for, and files need a "
+            f"tokens {tokens}: {subject.id} the number of image tokens depends on the image size, and files need a "
             f"fixed number; take --tokens {OFF}"
         )
     if servable is not Servable.ANY:
@@ -76,7 +76,7 @@ def with_tokens(
         return replace(space, fixed=parse_preset(tokens, space.depth, causal=causal, scorer=scorer))
     ratios = _ratios(subject, target, workload)
     if not ratios or space.depth < 2:
-        raise UsageError(f"workload {workload}: {subject.id} has no tokens to spare; take --tokens {OFF}")
+        raise UsageError(f"workload {workload}: {subject.id} has no tokens to drop; take --tokens {OFF}")
     every = 1 if space.depth <= DEEP else 2
     return space.with_tokens(default_reduction(subject), range(every, space.depth, every), ratios)
 
@@ -136,7 +136,7 @@ def droppable(subject: ParentModel, workload: Workload) -> tuple[int, str]:
     """How many tokens of a sequence may be dropped, and what people call them."""
     images = subject.shape.tokens is not None or is_vision_language(subject.model)
     length = workload.past if workload.phase is Phase.DECODE else workload.sequence
-    return subject.shape.droppable_of(length), "image tokens" if images else "tokens that may go"
+    return subject.shape.droppable_of(length), "image tokens" if images else "droppable tokens"
 
 
 def snapping(subject: ParentModel, target: Target, workload: Workload) -> Callable[[float], float]:

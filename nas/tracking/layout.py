@@ -16,8 +16,8 @@ _VIEW_TAG = "mlflow.sharedViewState."
 _SHOWN_FIRST = "tags.`nas.method`"
 _WORDS = (
     "[Candidates with their metrics]({page})\n\nOne row is a candidate, or a search with the numbers of its winner; "
-    "all have the same metrics, on the validation split. `{metric}` is {better} when better. A candidate that was "
-    "clearly worse stopped early: its metrics are of fewer `items`, and its `loss` is what they let expect of more. "
+    "all have the same metrics, on the validation split. `{metric}` is {better} when better. A significantly worse "
+    "candidate stopped early: its metrics are of fewer `items`, and its `loss` is an estimate for more items. "
     "`latency.p90_ms` is measured where `latency.measured` is 1, else predicted; `feasible` is 1 where the budget is "
     "met."
 )

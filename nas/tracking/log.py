@@ -104,7 +104,7 @@ def _known(kept: str) -> str:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") if _HIDDEN in kept else kept
     if not uri:
-        raise UsageError(f"{kept} needs what was not kept in a file; give --tracking-uri or set MLFLOW_TRACKING_URI")
+        raise UsageError(f"{kept} needs a password, which was not kept; give --tracking-uri or set MLFLOW_TRACKING_URI")
     return uri
 
 
@@ -128,7 +128,7 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
                 where["registered_model"] = register(client, record.id, where["run_id"], run.winner)
         outbox.discard(out)
     except Exception as error:  # a tracking server fails in many ways, and none is worth a lost search
-        where["problem"] = f"{said}: {_reason(error, uri)}; once that is repaired, send it with: {_again(out)}"
+        where["problem"] = f"{said}: {_reason(error, uri)}; once that is fixed, send it with: {_again(out)}"
         _mark_failed(client, where["run_id"])
     return where
 

@@ -22,8 +22,8 @@ def test_a_phase_is_announced_when_it_begins_and_told_when_nothing_ends(
     with LineProgress().stage("exporting the parent"):
         assert capsys.readouterr().err == "exporting the parent: begins\n"
         time.sleep(0.3)
-        assert re.match(r"exporting the parent: goes on, \d+ s so far\n", capsys.readouterr().err)
-    assert re.fullmatch(r"(.*goes on.*\n)*exporting the parent: done in 0\.\d s\n", capsys.readouterr().err)
+        assert re.match(r"exporting the parent: still running, \d+ s so far\n", capsys.readouterr().err)
+    assert re.fullmatch(r"(.*still running.*\n)*exporting the parent: done in 0\.\d s\n", capsys.readouterr().err)
     time.sleep(0.2)
     assert capsys.readouterr().err == ""  # nobody speaks of what has ended
 
@@ -57,20 +57,20 @@ def test_the_service_s_page_reads_the_lines_of_the_log(
 ) -> None:
     (pattern,) = re.findall(r"const PHASE = /(.*)/;", PAGE.read_text())
     monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.0)
-    with LineProgress().stage("searching: trying candidates", total=4) as stage:
+    with LineProgress().stage("searching: evaluating candidates", total=4) as stage:
         time.sleep(0.01)
         stage.advance(2, "best loss so far 0.5000, p90 19.78 ms")
     first, second, last = (re.fullmatch(pattern, line) for line in capsys.readouterr().err.splitlines())
     assert first is not None
     assert second is not None
     assert last is not None
-    assert {each[1] for each in (first, second, last)} == {"searching: trying candidates"}
+    assert {each[1] for each in (first, second, last)} == {"searching: evaluating candidates"}
     assert first[2] == "begins"
     assert second[5] == "50"
     assert second[6] == "about 0 s left"
     assert second[7] == "best loss so far 0.5000, p90 19.78 ms"
     assert last[3].endswith(" s")
-    assert re.fullmatch(pattern, "exporting the parent: goes on, 40 s so far")[4] == "40 s"
+    assert re.fullmatch(pattern, "exporting the parent: still running, 40 s so far")[4] == "40 s"
     assert re.fullmatch(pattern, "model: budget 20.00 ms") is None
 
 
@@ -128,5 +128,5 @@ def test_a_search_says_what_it_does_before_its_trials(tmp_path: Path) -> None:
     begun = [said.partition(" of ")[0] for said in noted.said if said.startswith("searching: ")]
     assert begun == [
         "searching: scoring each part alone", "searching: dropping one part after another",
-        "searching: trying candidates", "searching: judging the best on all items",
+        "searching: evaluating candidates", "searching: judging the best on all items",
     ]  # fmt: skip

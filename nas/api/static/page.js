@@ -234,7 +234,7 @@ async function* eventsOf(body) {
 }
 
 // A line of the log that says how far a phase is, as nas/cli/console.py writes them.
-const PHASE = /^(.+): (?:(begins)|done in ([0-9.]+ s)|goes on, ([0-9]+ s) so far|([0-9]+) %(?:, (about [^,]+ left))?(?:, (.*))?)$/;
+const PHASE = /^(.+): (?:(begins)|done in ([0-9.]+ s)|still running, ([0-9]+ s) so far|([0-9]+) %(?:, (about [^,]+ left))?(?:, (.*))?)$/;
 
 function progress(line) {
   const found = PHASE.exec(line);

@@ -466,7 +466,7 @@ def test_a_winner_that_is_much_faster_than_asked_is_marked(tmp_path: Path) -> No
     _, _, certificate = choose_winner(callbacks_of(device, budget, tmp_path, certify=certify, search=search), problem)
     assert certificate.architecture == quickest
     assert certificate.certified
-    assert "of the budget, and 2 that lose less are predicted inside it and were not certified" in certificate.reason
+    assert "of the budget, and 2 with less loss are predicted within it and were not certified" in certificate.reason
 
 
 def test_a_budget_that_no_noise_explains_is_refused_without_waiting(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
     said = nas(*arguments)
     assert "None" not in said.stdout
     assert "items              calibration " in said.stdout
-    assert "of judging candidates here" in said.stdout
+    assert "to evaluate candidates here" in said.stdout
     assert not (tmp_path / "out").exists()
 
 

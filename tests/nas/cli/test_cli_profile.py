@@ -54,7 +54,7 @@ def test_from_a_kit_to_a_search_that_predicts_from_it(model: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["profile", "--target", "jetson-orin"], 2, "give --host user@device, or take it a kit"),
+        (["profile", "--target", "jetson-orin"], 2, "give --host user@device, or copy a kit there"),
         (["profile", "--target", "jetson-orin", "--host", "-oProxyCommand=id"], 2, "is no ssh destination"),
         (["profile", "kit"], 2, "--target is missing"),
         (["profile", "kit", "--target", "host"], 2, "is this machine"),

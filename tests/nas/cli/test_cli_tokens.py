@@ -46,7 +46,7 @@ def test_a_plan_says_what_is_searched(tiny: Path, tmp_path: Path) -> None:  # no
     assert plans["off"]["architectures"] == 2**8
     assert plans["search"]["units"] == 8 + 3 * 5
     assert plans["search"]["architectures"] == 2**8 * 56
-    assert plans["search"]["tokens"] == "search: stages before 3 blocks that leave 0.125, 0.25, 0.35, 0.5, 0.75"
+    assert plans["search"]["tokens"] == "search: stages before 3 blocks that keep 0.125, 0.25, 0.35, 0.5, 0.75"
     assert plans["pyramiddrop:1=0.5"]["tokens"].startswith("from block 1 on half (4) of the 9 image tokens")
     assert plans["pyramiddrop:1=0.5"]["parent_ms"] == plans["off"]["parent_ms"]
 

@@ -142,9 +142,9 @@ def test_short_sequences_and_prompts_with_images_are_not_measured(tmp_path: Path
 
 
 def test_steps_in_words() -> None:
-    assert in_words(Staircase((32, 64), (8, 64))) == "numbers of tokens, 2 steps: take as long: 8 to 32"
-    assert in_words(Staircase((32, 64), (32, 64))).endswith("all take less time than larger ones")
-    assert in_words(Staircase()).endswith("multiples of 8 are taken")
+    assert in_words(Staircase((32, 64), (8, 64))) == "token counts, 2 plateaus: equally long: 8 to 32"
+    assert in_words(Staircase((32, 64), (32, 64))).endswith("each takes less time than the next larger one")
+    assert in_words(Staircase()).endswith("multiples of 8 are used")
 
 
 def test_latency_counts_as_droppable_what_surgery_drops() -> None:

@@ -46,7 +46,7 @@ def test_milliseconds_are_of_the_asked_percentile_and_idle_units_are_named() -> 
     said = describe_savings(tuple(found.values()), 15.0)
     assert "an attention saves 1.500 ms (10.0 %)" in said
     assert "an MLP saves 3.000 ms (20.0 %)" in said
-    assert "dropping attention.1 will not make it faster here" in said
+    assert "dropping attention.1 will not make the model faster here" in said
 
 
 def test_worth_is_milliseconds_per_loss() -> None:
@@ -73,4 +73,4 @@ def test_stages_are_worth_what_they_save_with_all_that_they_imply() -> None:
     said = describe_savings(tuple(found.values()), 15.0)
     assert "leaving 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in said
     assert "leaving 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in said
-    assert "dropping attention.1, tokens.1 will not make it faster here" in said
+    assert "dropping attention.1, tokens.1 will not make the model faster here" in said

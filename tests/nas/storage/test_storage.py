@@ -179,7 +179,7 @@ def test_a_server_that_stays_away_ends_the_search_with_one_clear_error(postgres:
     monkeypatch.setattr(Database.__init__, "__defaults__", (0.5,))
     url = postgres.database()
     try:
-        with pytest.raises(StorageUnavailable, match="was away for more than") as caught:
+        with pytest.raises(StorageUnavailable, match="did not answer for more than") as caught:
             search(url, Disturbed(postgres.kill, at=(20,)))
     finally:
         postgres.start()
@@ -336,7 +336,7 @@ def test_patience_is_measured_by_a_clock_that_nobody_sets(monkeypatch, quick: No
         attempts.append(1)
         raise OSError("gone")
 
-    with pytest.raises(StorageUnavailable, match=r"storage there was away for more than 60 s \(gone\)"):
+    with pytest.raises(StorageUnavailable, match=r"storage there did not answer for more than 60 s \(gone\)"):
         patience.retry_with_backoff(fails, lambda error: isinstance(error, OSError), "there", 60.0)
     assert len(attempts) == 8  # at 0, and each 10 s until the deadline has passed
 

@@ -93,7 +93,7 @@ def test_a_search_with_the_same_words_finds_its_profile(
 def test_without_data_the_usual_way_is_measured_and_it_is_said(measured: list[Any], tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     done = profile(tiny, tmp_path / "out", "--tokens", "search")
     assert done.exit_code == 0, done.output
-    assert "no data to compare by" in done.stderr
+    assert "no data to compare strategies by" in done.stderr
     subject = load_parent_model(str(tiny / "model"))
     assert measured[0].reduction == default_reduction(subject)
     assert "tokens      " in done.stdout
