@@ -71,6 +71,6 @@ def test_stages_are_worth_what_they_save_with_all_that_they_imply() -> None:
     assert found[stage_choice(Stage(0, 250))].saves_ms == pytest.approx(4.5)
     assert found[stage_choice(Stage(0, 500))].saves_ms == pytest.approx(3.0)
     said = describe_savings(tuple(found.values()), 15.0)
-    assert "leaving 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in said
-    assert "leaving 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in said
+    assert "keeping 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in said
+    assert "keeping 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in said
     assert "dropping attention.1, tokens.1 will not make the model faster here" in said

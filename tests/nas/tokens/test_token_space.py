@@ -97,7 +97,7 @@ def test_what_other_engines_load_has_all_tokens(vit) -> None:
 
 
 def test_too_short_a_text_has_no_tokens_to_spare(llama) -> None:
-    with pytest.raises(UsageError, match="no tokens to spare"):
+    with pytest.raises(UsageError, match="no tokens to drop"):
         with_tokens(space_of(llama), llama, find_target(HOST), Workload(Phase.PREFILL, 1, 36), "search")
 
 
