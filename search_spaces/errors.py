@@ -129,7 +129,7 @@ class Interrupted(NasError):
     exit_code = 130
 
     def __init__(self, resume_command: str | None = None) -> None:
-        super().__init__("interrupted" if resume_command is None else f"interrupted; go on with: {resume_command}")
+        super().__init__("interrupted" if resume_command is None else f"interrupted; continue with: {resume_command}")
         self.resume_command = resume_command
 
 

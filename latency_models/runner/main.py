@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{ERROR}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what was measured is kept: run it again to go on", file=sys.stderr)
+        print("interrupted; what was measured is kept: run it again to continue", file=sys.stderr)
         return INTERRUPTED
     return 0
 

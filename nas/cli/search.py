@@ -144,7 +144,7 @@ def _run(request: "SearchRequest", progress: "Progress", dry_run: bool, json: bo
         reason = write_failure(error)
         if not reason or isinstance(error, NasError):
             raise
-        raise WriteFailed(f"{reason}, then go on with: {request.resume_command}") from None
+        raise WriteFailed(f"{reason}, then continue with: {request.resume_command}") from None
     if json:
         console.emit_json(result.to_json())
     else:

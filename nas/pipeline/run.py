@@ -108,7 +108,7 @@ def _as_begun(request: SearchRequest) -> SearchRequest:
         earlier = SearchRequest.load(request.out)
         if not earlier.same_search(request):
             raise UsageError(
-                f"{request.out} holds another search; choose another --out, or go on with it: {earlier.resume_command}"
+                f"{request.out} holds another search; choose another --out, or continue with: {earlier.resume_command}"
             )
         identity = earlier.id
     return replace(request, id=identity or uuid4().hex[:12])

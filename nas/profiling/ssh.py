@@ -186,7 +186,7 @@ def _check(status: int, ssh_target: SshTarget, errors: IO[bytes]) -> None:
     if status == _CUT_OFF:
         raise MeasurementError(
             f"no connection to {ssh_target.host} ({lines[-1]}); what was measured there is kept: "
-            "run the same command again to go on"
+            "run the same command again to continue"
         )
     said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)] or lines
     raise MeasurementError(

@@ -75,7 +75,8 @@ METRICS: dict[str, Metric] = {
             "accuracy", "accuracy", "share of right answers", higher_is_better=True, absolute=True, loss=_KL,
         ),
         Metric(
-            "perplexity", "perplexity", "of the true next tokens: exp of the mean loss, the effective number of equally likely choices",
+            "perplexity", "perplexity",
+            "of the true next tokens: exp of the mean loss, the effective number of equally likely choices",
             higher_is_better=False, mean=Mean.GEOMETRIC, absolute=True,
         ),
         Metric(

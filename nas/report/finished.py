@@ -63,7 +63,7 @@ def _document(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} is damaged ({error}); go on with: {resume_command(path.parent)}") from None
+        raise UsageError(f"{path} is damaged ({error}); continue with: {resume_command(path.parent)}") from None
 
 
 def _request(folder: Path) -> SearchRequest | None:

@@ -69,7 +69,7 @@ def view(finished: Finished) -> View:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(
-            f"{finished.folder} holds a damaged result ({reason}); go on with: {resume_command(finished.folder)}"
+            f"{finished.folder} holds a damaged result ({reason}); continue with: {resume_command(finished.folder)}"
         ) from None
 
 

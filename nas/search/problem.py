@@ -20,7 +20,7 @@ ENGINE = "nas"  # the method that is none of the published ones
 SCORING, REMOVING, IN_FULL = (
     "scoring each part alone",
     "dropping one part after another",
-    "judging the best on all items",
+    "evaluating the best on all items",
 )
 
 

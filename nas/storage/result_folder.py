@@ -51,11 +51,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(_missing(folder)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path} is not a result ({error}); go on with: {resume_command(folder)}") from None
+        raise UsageError(f"{path} is not a result ({error}); continue with: {resume_command(folder)}") from None
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{path} has schema_version {version!r} and this nas reads {SCHEMA_VERSION}; use the nas that wrote it, "
-            f"or go on with: {resume_command(folder)}"
+            f"or continue with: {resume_command(folder)}"
         )
     return dict(document)
 
@@ -64,5 +64,5 @@ def _missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is no folder; give the result folder of a search"
     if (folder / REQUEST).exists():
-        return f"the search in {folder} is not finished; go on with: {resume_command(folder)}"
+        return f"the search in {folder} is not finished; continue with: {resume_command(folder)}"
     return f"{folder} holds no {RESULT}; give the result folder of a search"

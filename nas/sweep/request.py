@@ -67,7 +67,7 @@ class Sweep:
         """
         path = self.out / FILE
         if path.exists():
-            raise UsageError(f"{self.out} holds a sweep; choose another --out, or go on with it: {self.resume_command}")
+            raise UsageError(f"{self.out} holds a sweep; choose another --out, or continue with: {self.resume_command}")
         for cell in self.cells:
             self.request(cell, common).save()
         document = {"schema_version": SCHEMA_VERSION, **asdict(self), "out": str(self.out)}

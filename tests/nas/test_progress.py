@@ -128,5 +128,5 @@ def test_a_search_says_what_it_does_before_its_trials(tmp_path: Path) -> None:
     begun = [said.partition(" of ")[0] for said in noted.said if said.startswith("searching: ")]
     assert begun == [
         "searching: scoring each part alone", "searching: dropping one part after another",
-        "searching: evaluating candidates", "searching: judging the best on all items",
+        "searching: evaluating candidates", "searching: evaluating the best on all items",
     ]  # fmt: skip

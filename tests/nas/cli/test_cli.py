@@ -336,7 +336,7 @@ def test_stopping_prints_the_resume_command_and_resuming_finishes(number: int, t
     log, _ = process.communicate(timeout=180)
     assert process.returncode == 130, log
     person, program = log.splitlines()[-2:]
-    assert person == f"nas: interrupted; go on with: nas search --resume {out}"
+    assert person == f"nas: interrupted; continue with: nas search --resume {out}"
     error = json.loads(program)["error"]
     assert (error["exit_code"], error["resume_command"]) == (130, f"nas search --resume {out}")
     before = finished(out)

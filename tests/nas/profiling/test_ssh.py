@@ -85,7 +85,7 @@ def test_a_lost_connection_keeps_what_was_measured_and_the_next_call_goes_on(
 ) -> None:
     """The run kills the process of sshd that holds its connection, as a cable that is pulled does."""
     kit = kit_of(tmp_path / "kit.zip", RESUMABLE)
-    with pytest.raises(MeasurementError, match="run the same command again to go on"):
+    with pytest.raises(MeasurementError, match="run the same command again to continue"):
         run_kit(kit, loopback, Silent())
     (folder,) = (home_of(loopback) / ".cache/nas/kits").iterdir()
     outlived = int((folder / "run.pid").read_text())

@@ -309,7 +309,7 @@ def nothing(out: Path) -> None:
     ("damage", "says"),
     [
         (nothing, "holds no result.json"),
-        (lambda out: (out / "result.json").unlink(), "is not finished; go on with: nas search --resume"),
+        (lambda out: (out / "result.json").unlink(), "is not finished; continue with: nas search --resume"),
         (lambda out: (out / "result.json").write_text('{"schema_version": 99}'), "has schema_version 99 and"),
         (lambda out: (out / "result.json").write_text('{"schema_version": 1}'), "damaged result"),
         (lambda out: (out / "result.json").write_text("[]"), "is not a result"),
