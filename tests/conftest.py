@@ -1,6 +1,7 @@
 """What every test relies on: one thread per test process, no hub, no telemetry, a cache of its own."""
 
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +20,47 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from sqlalchemy import Engine, event
 
 if TYPE_CHECKING:
     from postgres import Postgres
 
 torch.set_num_threads(1)
 # How long an example takes is the machine's affair: beside other processes it says nothing.
-settings.register_profile("nas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("nas")
+for profile, examples in {"quick": 30, "all": 100}.items():
+    settings.register_profile(
+        profile, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer examples of what has no number of its own, unless the slow tests are run too."""
+    settings.load_profile("quick" if config.option.markexpr == "not slow" else "all")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that share a fixture run in one process: else every process makes what takes seconds to make."""
+    for item in items:
+        group = _shared_with(item)
+        if group and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _shared_with(item: pytest.Item) -> str:
+    """The fixture of a whole run that a test uses, or its file where it uses one of the file; empty for neither."""
+    known = [one for all_of_it in item._fixtureinfo.name2fixturedefs.values() for one in all_of_it]
+    ours = [one for one in known if one.baseid]  # the others are pytest's and its plugins'
+    of_the_run = sorted(one.argname for one in ours if one.scope == "session")
+    of_the_file = any(one.scope == "module" for one in ours)
+    return of_the_run[0] if of_the_run else item.nodeid.partition("::")[0] if of_the_file else ""
+
+
+@event.listens_for(Engine, "connect")
+def _never_sync(connection: object, _: object) -> None:
+    """Let no SQLite file of this process wait for the disk: a test kills processes, and never cuts the power."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,16 @@ def tracking_uri(given: str | None, out: Path) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(out / "mlflow.db")
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a `sqlite` address; None for any other address."""
+    parts = urlsplit(uri)
+    named = parts.scheme.partition("+")[0] == "sqlite" and len(parts.path) > 1
+    return Path(unquote(parts.path[1:])).resolve() if named else None
+
+
 def artifact_location(uri: str, out: Path) -> str | None:
     """Beside the database: MLflow alone would use the current folder. A server decides for itself."""
-    parts = urlsplit(uri)
-    if parts.scheme.partition("+")[0] == "sqlite":
-        return (Path(unquote(parts.path[1:])).resolve().parent / ARTIFACTS).as_uri()
-    return (out / ARTIFACTS).resolve().as_uri() if parts.scheme.startswith(_DATABASES) else None
+    file = sqlite_file(uri)
+    if file is not None:
+        return (file.parent / ARTIFACTS).as_uri()
+    return (out / ARTIFACTS).resolve().as_uri() if urlsplit(uri).scheme.startswith(_DATABASES) else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nas.tracking.address import artifact_location
+from nas.tracking.new_database import create_database
 
 EXISTS, GONE, _UNKNOWN = "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "INTERNAL_ERROR"
 _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)  # s
@@ -29,6 +30,7 @@ def connect(uri: str) -> Any:
     for name in ("alembic", "mlflow"):  # the import sets their levels
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
+    create_database(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -263,8 +263,11 @@ def test_a_front_is_consistent(tiny: Path, tmp_path: Path) -> None:
 
 def test_this_machine_certifies_or_says_why_not(tiny: Path, tmp_path: Path) -> None:
     """Other tests run meanwhile, so it may end in any of the three ways; a busy machine is waited for ten seconds."""
+    profiled = nas("profile", "--model", str(tiny / "model"), "--seconds", "2", "--out", str(tmp_path / "profile"))
+    assert profiled.returncode == 0, profiled.stderr
     asked = ("--target", "host", "--budget", "0.8x", "--trials", "10", "--time-limit", "10s")
     done = nas(*search_arguments(tiny, tmp_path / "out", *asked))
+    assert "using the profile measured before" in done.stderr
     assert done.returncode in (0, 1, 3), done.stderr
     if done.returncode == 3:
         assert "closest" in done.stderr
@@ -323,7 +326,7 @@ def test_every_verb_says_at_once_what_it_does(tmp_path: Path) -> None:
         assert done.stderr.startswith(f"{verb}: loading the libraries\n"), done.stderr[:300]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopping_prints_the_resume_command_and_resuming_finishes(number: int, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x", "--trials", "5000", "--json")

@@ -88,7 +88,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_any_number_of_workers_finds_what_one_process_finds(
     workers: int, cluster: None, alone: tuple[SearchOutcome, int], tmp_path: Path
 ) -> None:
@@ -168,16 +168,10 @@ def lose_a_node(folder: Path) -> None:
     nodes.shutdown()
 
 
-def say(outcome: SearchOutcome, **more: int) -> None:
-    """For another process to read."""
-    trials = [each[:2] for each in sequence(outcome)]
-    print(json.dumps({"winner": outcome.winner.architecture.digest, "trials": trials, **more}))
-
-
-def search_here(folder: str) -> None:
-    """The search of the driver that is killed, slow enough to be hit; says its winner when it is through."""
+def search_here(folder: Path, pause_s: float = 0.05) -> SearchOutcome:
+    """The search of the driver that is killed, slow enough to be hit."""
     equipment = bench()
-    say(search(LocalExecutor(Worker(equipment)), equipment, Path(folder), lambda told: time.sleep(0.05))[0])
+    return search(LocalExecutor(Worker(equipment)), equipment, folder, lambda told: time.sleep(pause_s))[0]
 
 
 @pytest.mark.parametrize("told", [pytest.param(2, marks=pytest.mark.slow), 9])
@@ -185,17 +179,17 @@ def test_kill_9_of_the_driver_and_its_next_start_change_nothing(
     told: int, alone: tuple[SearchOutcome, int], tmp_path: Path
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", f"import test_cluster_faults as t; t.search_here({str(tmp_path)!r})"]
+    code = f"import test_cluster_faults as t; from pathlib import Path; t.search_here(Path({str(tmp_path)!r}))"
+    command = [sys.executable, "-c", code]
     victim = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and told_in(tmp_path) < told:
         time.sleep(0.01)
     victim.kill()
     assert victim.wait() == -signal.SIGKILL
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["winner"] == alone[0].winner.architecture.digest
-    assert found["trials"] == [list(each[:2]) for each in sequence(alone[0])]
+    again = search_here(tmp_path, pause_s=0)
+    assert again.winner.architecture == alone[0].winner.architecture
+    assert [each[:2] for each in sequence(again)] == [each[:2] for each in sequence(alone[0])]
     kept = lines(tmp_path)
     assert len(kept) == len(set(kept)) >= alone[1]
 

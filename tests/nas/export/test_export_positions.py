@@ -1,6 +1,9 @@
 """Positions that change with the length: files are right on both sides of it, and one that is not is found out."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from search_spaces.errors import ExportError
 
 ORIGINAL = 16  # tokens; beyond them the frequencies are others
 WINNER = Architecture.from_words("mlp attn+mlp")
+LONG = torch.randint(3, 96, (1, 40), generator=torch.Generator().manual_seed(0))
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 48, "vocab_size": 96, "pad_token_id": 0}  # fmt: skip
 ROTARY = {
@@ -40,6 +44,20 @@ def rotary(kind: str) -> Any:
     return filled(lambda: hf.LlamaForCausalLM(config))
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], SimpleNamespace]:
+    """Gives a kind's parent, its file, and the logits of the parent for `LONG` right after it was traced."""
+
+    @cache
+    @torch.no_grad()
+    def export(kind: str) -> SimpleNamespace:
+        model = rotary(kind)
+        path = export_onnx(model, tmp_path_factory.mktemp(kind) / "parent.onnx")
+        return SimpleNamespace(model=model, path=path, logits=model(input_ids=LONG, use_cache=False).logits.numpy())
+
+    return export
+
+
 @torch.no_grad()
 def first_run(kind: str, words: str, ids: torch.Tensor) -> np.ndarray:
     """What a model that never ran before gives in plain PyTorch."""
@@ -48,11 +66,12 @@ def first_run(kind: str, words: str, ids: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic", pytest.param("yarn", marks=pytest.mark.slow)])
-def test_a_file_is_right_on_both_sides_of_the_length_at_which_frequencies_change(kind: str, tmp_path: Path) -> None:
+def test_a_file_is_right_on_both_sides_of_the_length_at_which_frequencies_change(
+    kind: str, exported, tmp_path: Path
+) -> None:
     """That of a parent which never ran long before it was traced, and that of a winner derived from it."""
-    model = rotary(kind)
+    model, parent = exported(kind).model, exported(kind).path
     anatomy = read_anatomy(model)
-    parent = export_onnx(model, tmp_path / "parent.onnx")
     winner = ParentGraph.read(parent, anatomy, model).derive(WINNER, tmp_path / "winner.onnx")
     for path, words in ((parent, "attn+mlp attn+mlp"), (winner, WINNER.words)):
         session = open_session(path, 1)
@@ -78,21 +97,14 @@ def test_cached_files_too(phase: Phase, kind: str, tmp_path: Path) -> None:
     assert check_parity(prune(model, WINNER, anatomy=anatomy), winner, phase) < 1e-4
 
 
-def test_a_trace_leaves_the_model_as_it_was(tmp_path: Path) -> None:
-    model = rotary("longrope")
-    export_onnx(model, tmp_path / "model.onnx")
-    ids = torch.randint(3, 96, (1, 40))
-    with torch.no_grad():
-        np.testing.assert_array_equal(
-            model(input_ids=ids, use_cache=False).logits, first_run("longrope", "attn+mlp attn+mlp", ids)
-        )
+def test_a_trace_leaves_the_model_as_it_was(exported) -> None:
+    np.testing.assert_array_equal(exported("longrope").logits, first_run("longrope", "attn+mlp attn+mlp", LONG))
 
 
-def test_a_file_that_is_wrong_beyond_a_length_only_is_found_out(tmp_path: Path) -> None:
+def test_a_file_that_is_wrong_beyond_a_length_only_is_found_out(exported, tmp_path: Path) -> None:
     """As one that was traced with the frequencies of short sequences: right for every prompt of up to 16 tokens."""
-    model = rotary("longrope")
-    path = export_onnx(model, tmp_path / "model.onnx")
-    proto = onnx.load(str(path))
+    path = tmp_path / "model.onnx"
+    proto = onnx.load(str(exported("longrope").path))
     changed = 0
     for node in proto.graph.node:
         if node.op_type == "Where" and len(node.input) == 3 and node.input[1] != node.input[2]:
@@ -101,7 +113,7 @@ def test_a_file_that_is_wrong_beyond_a_length_only_is_found_out(tmp_path: Path) 
     assert changed
     onnx.save(proto, str(path))
     with pytest.raises(ExportError, match="differs from the model"):
-        check_parity(model, path)
+        check_parity(exported("longrope").model, path)
 
 
 def test_files_are_tried_around_every_length_of_the_config() -> None:

@@ -8,10 +8,9 @@ from families import build
 
 from latency_models.workload import Phase
 from nas.export.cached_export import axis_size
-from nas.export.graph_editing import ParentGraph
+from nas.export.onnx_export import TENSORRT_OPSET
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
-from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
 from search_spaces import Architecture
 from search_spaces.errors import ExportError, MissingExtra
@@ -20,7 +19,9 @@ trt = pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]
 RANGES = InputRange((1, 2), (2, 8), (4, 16))
 
 
-@pytest.mark.parametrize("family", ["llama", pytest.param("bert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["vit", *(pytest.param(family, marks=pytest.mark.slow) for family in ("llama", "bert"))]
+)
 def test_an_engine_is_built_from_a_pruned_model(family: str, tmp_path: Path) -> None:
     pruned = prune(build(family), Architecture.from_words("mlp attn removed attn+mlp"))
     path = export_tensorrt_onnx(pruned, tmp_path / "model.tensorrt.onnx")
@@ -35,10 +36,11 @@ def test_an_engine_is_built_from_a_pruned_model(family: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("phase", [pytest.param(Phase.PREFILL, marks=pytest.mark.slow), Phase.DECODE])
-def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(phase: Phase, family: str, tmp_path: Path) -> None:
-    model = build(family)
-    anatomy = read_anatomy(model)
-    graph = ParentGraph.read(export_tensorrt_onnx(model, tmp_path / "parent.onnx", phase), anatomy, model)
+def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(
+    phase: Phase, family: str, export_parent, tmp_path: Path
+) -> None:
+    parent = export_parent(family, phase, TENSORRT_OPSET)
+    model, anatomy, graph = parent.model, parent.anatomy, parent.graph
     for words in ("attn+mlp attn+mlp attn+mlp attn+mlp", "mlp attn removed attn+mlp", "mlp mlp mlp mlp"):
         architecture = Architecture.from_words(words)
         path = graph.derive(architecture, tmp_path / "model.onnx")

@@ -31,12 +31,12 @@ WORDS = ("mlp attn removed attn+mlp", "attn+mlp mlp mlp attn")
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
+@pytest.fixture
+def parent(export_parent):
     """A llava, its anatomy, and its files by phase."""
-    folder, model = tmp_path_factory.mktemp("llava"), build("llava")
-    files = {phase: export_onnx(model, folder / f"{phase}.onnx", phase=phase) for phase in CACHED}
-    return SimpleNamespace(model=model, anatomy=read_anatomy(model), files=files)
+    made = {phase: export_parent("llava", phase) for phase in CACHED}
+    model, anatomy = made[Phase.PREFILL].model, made[Phase.PREFILL].anatomy
+    return SimpleNamespace(model=model, anatomy=anatomy, files={phase: each.path for phase, each in made.items()})
 
 
 def derive(parent, words: str, folder: Path) -> dict[Phase, Path]:

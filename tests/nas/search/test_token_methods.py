@@ -6,14 +6,16 @@ Eight blocks; each takes 3 ms times the share of tokens it works on, the stem 1 
 import contextlib
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
 from latency_models.workload import Phase, Workload
 from nas.quality.quality import Quality
 from nas.request.choices import check_method
-from nas.search import Problem, run_search
+from nas.search import Problem, SearchOutcome, run_search
 from nas.search.journal import Journal
 from nas.search.methods import TOKEN_METHODS
 from nas.search.methods.schedules import exchange_parts_for_tokens, fit_to_budget, published_schedules, snap_to_target
@@ -229,12 +231,24 @@ def test_a_search_exchanges_parts_for_tokens_between_the_shares_of_its_space() -
     assert not any(c.origin == "exchange" for c in run_search(replace(asked, space=alone(coarse))).candidates)
 
 
+FEW = 20  # trials, so that most of a search is polishing
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Callable[[float], SearchOutcome]:
+    """Gives the search that nothing stopped, by budget."""
+    return cache(lambda budget: run_search(problem(budget, trials=FEW)))
+
+
 @pytest.mark.parametrize("died_after", [1, 12, 99])
 @pytest.mark.parametrize("budget", [9.0, 16.0])
-def test_a_search_that_died_while_it_polished_ends_as_if_it_had_not(budget, died_after, tmp_path, monkeypatch) -> None:
+def test_a_search_that_died_while_it_polished_ends_as_if_it_had_not(
+    budget, died_after, undisturbed, tmp_path, monkeypatch
+) -> None:
     """99: it was done, and is asked for again."""
-    expected = run_search(problem(budget))
-    asked, add, added = problem(budget, storage=f"sqlite:///{tmp_path}/study.db"), Journal.add, []
+    expected = undisturbed(budget)
+    asked = problem(budget, storage=f"sqlite:///{tmp_path}/study.db", trials=FEW)
+    add, added = Journal.add, []
 
     def mortal(journal: Journal, *given, **named) -> None:
         if len(added) == died_after:
@@ -246,6 +260,7 @@ def test_a_search_that_died_while_it_polished_ends_as_if_it_had_not(budget, died
     with contextlib.suppress(KeyboardInterrupt):
         run_search(asked)
     monkeypatch.setattr(Journal, "add", add)
+    assert (len(added) == died_after) == (died_after < 99)
     again = run_search(asked)
     assert (again.winner.architecture, again.trials) == (expected.winner.architecture, expected.trials)
 

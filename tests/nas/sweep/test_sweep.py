@@ -7,13 +7,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from command_line import nas
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
-from test_cli import nas
 
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest

@@ -15,7 +15,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from test_cli import nas, tiny  # noqa: F401  (a fixture)
+from small_search import NAS
+from test_cli import tiny  # noqa: F401  (a fixture)
 
 from latency_models.runner.plan import ENTRY, PROFILE
 from nas.execution.device_node import Node
@@ -84,6 +85,11 @@ def told(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=name, storage=storage).trials
 
 
+def nas(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """In a process of its own, which has a cluster of its own."""
+    return subprocess.run([*NAS, *arguments], capture_output=True, text=True, timeout=900, check=False, **options)
+
+
 def nothing_fits(folder: Path) -> Outcome:
     time.sleep(SECONDS)
     return Outcome("infeasible", SECONDS, "the closest takes 12.00 ms", 10.0, 12.0)
@@ -115,7 +121,12 @@ def test_pilots_go_ahead_and_failures_stop_nothing(cluster: None, play, tmp_path
 
 def test_nothing_runs_beside_a_search_that_measures_this_machine(cluster: None, play, tmp_path: Path) -> None:
     def search(folder: Path) -> Outcome:
-        time.sleep(6.0 if "l4" in folder.name else 0.0)  # a second worker of a busy machine takes seconds to start
+        if "l4" in folder.name:
+            (folder.parent / f"{folder.name}.began").touch()
+            for _ in range(300):  # a second worker of a busy machine takes seconds to start
+                if len(list(folder.parent.glob("*.began"))) >= 2:
+                    break
+                time.sleep(0.1)
         return nothing_fits(folder)
 
     play(search)
