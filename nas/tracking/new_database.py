@@ -18,10 +18,14 @@ def create_database(uri: str) -> None:
     The empty database is kept in the cache, one for each version of MLflow. Where it cannot be copied, as on a full
     disk, nothing is made: MLflow migrates by itself whatever it finds empty.
     """
-    file = sqlite_file(uri)
-    if file is None or file.exists():
-        return
-    with suppress(Exception), tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
+    with suppress(Exception):
+        file = sqlite_file(uri)
+        if file is not None and not file.exists():
+            _copy_to(file)
+
+
+def _copy_to(file: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
         copied = shutil.copyfile(_empty_database(), Path(folder) / file.name)
         os.link(copied, file)  # in one step, and only where no other search was first
 

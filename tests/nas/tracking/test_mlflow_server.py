@@ -19,6 +19,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from nas.tracking import CandidateRun, SearchRun, Winner, log_page, log_search, send_pending
+from nas.tracking.new_database import create_database
 from nas.tracking.outbox import pending
 from nas.tracking.registry import CHAMPION
 
@@ -81,6 +82,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     backend = f"sqlite:///{folder / 'server.db'}"
     if request.param == "postgres":
         backend = request.getfixturevalue("postgres").database().replace("postgresql:", "postgresql+psycopg:")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NAS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        create_database(backend)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -23,6 +23,7 @@ from nas.tracking import (
     without_password,
 )
 from nas.tracking.layout import view_path
+from nas.tracking.new_database import create_database
 from nas.tracking.outbox import FILE, pending
 from nas.tracking.registry import best_version, former_name, model_name
 from search_spaces.errors import UsageError
@@ -36,18 +37,10 @@ def candidate(number: int) -> CandidateRun:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take seconds to make."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def run(tmp_path: Path, empty: Path) -> SearchRun:
+def run(tmp_path: Path) -> SearchRun:
     """A search whose result folder is `tmp_path`, with an empty database where one is looked for by default."""
-    shutil.copy(empty, tmp_path / "mlflow.db")
+    create_database(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (tmp_path / "pareto.png").write_bytes(b"picture")
     (tmp_path / "winner").mkdir()
     (tmp_path / "winner" / "model.onnx").write_bytes(b"graph")
@@ -131,10 +124,10 @@ def test_nobody_waits_for_a_server_that_does_not_answer(run: SearchRun, tmp_path
     assert "secret" not in (tmp_path / FILE).read_text()
 
 
-def test_artifacts_lie_beside_the_database_they_belong_to(run: SearchRun, tmp_path: Path, empty: Path) -> None:
+def test_artifacts_lie_beside_the_database_they_belong_to(run: SearchRun, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
-    shutil.copy(empty, shared / "all.db")
+    create_database(f"sqlite:///{shared / 'all.db'}")
     where = log_search(run, f"sqlite:///{shared}/all.db", tmp_path / "out")
     experiment = MlflowClient(where["tracking_uri"]).get_experiment_by_name(where["experiment"])
     assert experiment.artifact_location == (shared / "mlartifacts").as_uri()
@@ -243,7 +236,7 @@ def test_a_search_that_is_resumed_replaces_what_it_could_not_send(run: SearchRun
     is_there_once(log_search(again, uri, tmp_path), again)
 
 
-def test_a_folder_that_was_moved_is_sent_from_where_it_is(run: SearchRun, tmp_path: Path, empty: Path) -> None:
+def test_a_folder_that_was_moved_is_sent_from_where_it_is(run: SearchRun, tmp_path: Path) -> None:
     out, moved = tmp_path / "out", tmp_path / "moved"
     out.mkdir()
     for name in ("pareto.png", "winner"):
