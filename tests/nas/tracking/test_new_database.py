@@ -11,10 +11,14 @@ from mlflow.tracking import MlflowClient
 from nas.tracking.new_database import create_database
 
 
-def contents(path: Path) -> tuple[list[str], dict[str, list[tuple[object, ...]]]]:
-    """The schema, and the rows of every table that has some; times of creation left out."""
+def contents(path: Path) -> tuple[list[list[str]], dict[str, list[tuple[object, ...]]]]:
+    """The schema, and the rows of every table that has some; times of creation left out.
+
+    Lines of a table are sorted: MLflow's migrations write its constraints in an order that differs between processes.
+    """
     with closing(sqlite3.connect(path)) as file:
-        schema = [str(sql) for (sql,) in file.execute("SELECT sql FROM sqlite_master ORDER BY type, name")]
+        written = [str(sql) for (sql,) in file.execute("SELECT sql FROM sqlite_master ORDER BY type, name")]
+        schema = [sorted(line.strip("\t ,") for line in sql.splitlines()) for sql in written]
         tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         rows = {table: file.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
     timeless = {table: [tuple(v for v in row if not _is_time(v)) for row in found] for table, found in rows.items()}
