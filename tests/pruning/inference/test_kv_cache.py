@@ -78,6 +78,7 @@ def check(model, ids: torch.Tensor) -> None:
     assert largest(actual - expected, expected) < 2e-5, model.config.nas_architecture["dropped"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EXHAUSTIVE)
 def test_every_pattern_decodes_as_without_a_cache(family: str, parents) -> None:
     parent, anatomy = parents(family)
@@ -86,7 +87,7 @@ def test_every_pattern_decodes_as_without_a_cache(family: str, parents) -> None:
         check(prune(parent, architecture, anatomy=anatomy, share_weights=True), ids)
 
 
-@pytest.mark.parametrize("family", sorted(set(DECODERS) - set(EXHAUSTIVE)))
+@pytest.mark.parametrize("family", DECODERS)
 def test_sampled_patterns_decode_as_without_a_cache(family: str, parents) -> None:
     parent, anatomy = parents(family)
     ids = example(parent, batch=2, tokens=LENGTH)["input_ids"]

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from functools import cache
 
 import pytest
 import torch
@@ -38,8 +39,7 @@ PARALLEL, POST_NORM = {"gpt_neox", "phi"}, {"bert", "roberta", "distilbert", "el
 
 @pytest.fixture(scope="module")
 def parents():
-    built = {}
-    return lambda family: built.setdefault(family, build(family))
+    return cache(build)
 
 
 def outputs(model: nn.Module, inputs: dict) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """A vision-language model is pruned in its language model: the tower stays, pictures reach what is left."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -19,8 +20,7 @@ SPECIAL = list(range(8))  # a model that says `<image>` cannot be asked again
 
 @pytest.fixture(scope="module")
 def parents():
-    built = {}
-    return lambda family: built.setdefault(family, build(family))
+    return cache(build)
 
 
 def padded(model) -> dict[str, torch.Tensor]:
