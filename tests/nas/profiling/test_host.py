@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import build
 
 from latency_models.calibrated import CalibratedModel
 from latency_models.measurement_design import design
@@ -17,12 +16,10 @@ from latency_models.shape import ModelShape
 from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import export_onnx, workload_inputs
+from nas.export.onnx_export import workload_inputs
 from nas.parent.shape import shape_of
-from nas.profiling.host import derive_files, measure_architectures, planned, profile_host, write_plan
-from nas.profiling.latency_model import name_measured
-from pruning.anatomy.anatomy import read_anatomy
-from search_spaces import Architecture, Level, Space
+from nas.profiling.host import derive_files, measure_architectures, profile_host, write_plan
+from search_spaces import Architecture
 from search_spaces.architecture import dropping
 from search_spaces.kinds import PARTS, STRUCTURE, Kind
 from search_spaces.unit import Unit
@@ -38,10 +35,9 @@ class Parent:
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Parent:
-    model, path = build("vit"), tmp_path_factory.mktemp("vit") / "model.onnx"
-    export_onnx(model, path)
-    return Parent(model, ParentGraph.read(path, read_anatomy(model), model), path)
+def parent(export_parent) -> Parent:
+    made = export_parent("vit")
+    return Parent(made.model, made.graph, made.path)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 12, 32])

@@ -262,7 +262,9 @@ def test_a_kit_is_made_once(subject: ParentModel, monkeypatch: pytest.MonkeyPatc
     assert dataclasses.replace(kit, seconds=78).build(Silent()) != first
 
 
-@pytest.mark.parametrize("phase", ["prefill:batch=2,seq=9", "decode:batch=2,past=9"])
+@pytest.mark.parametrize(
+    "phase", [pytest.param("prefill:batch=2,seq=9", marks=pytest.mark.slow), "decode:batch=2,past=9"]
+)
 def test_a_decoder_is_measured_in_half_precision_with_its_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
