@@ -51,7 +51,9 @@ def subject_of(family: str, folder: Path) -> ParentModel:
 @pytest.fixture(scope="module")
 def export(export_parent, tmp_path_factory: pytest.TempPathFactory) -> ParentExport:
     made = export_parent("vit")
-    subject = Subject(made.model, made.anatomy, shape_of(made.model, made.anatomy), tmp_path_factory.mktemp("cache"))
+    subject = ParentModel(
+        made.model, made.anatomy, shape_of(made.model, made.anatomy), tmp_path_factory.mktemp("cache")
+    )
     export = ParentExport(subject, Silent())
     export.__dict__["path"] = made.path  # as if it were in the cache
     return export
