@@ -281,7 +281,7 @@ def test_the_parent_is_kept_once_per_phase_with_its_weights(tmp_path: Path, monk
         path.with_name(f"{path.name}.data").write_text("weights")  # as for a model too large for one file
         return ONNX_RUNTIME_OPSET, ""
 
-    monkeypatch.setattr("nas.export.parent_export.export_for_onnx_runtime", export)
+    monkeypatch.setattr("nas.export.exporters.export_for_onnx_runtime", export)
     subject = SimpleNamespace(model=None, cache=tmp_path / "digest")
     for _ in range(2):
         paths = {phase: ParentExport(subject, Silent(), phase).path for phase in Phase}

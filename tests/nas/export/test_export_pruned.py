@@ -101,7 +101,7 @@ def export(export_parent, tmp_path: Path) -> ParentExport:
 def test_a_winner_is_written_without_an_export(
     export: ParentExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.export.parent_export.export_for_onnx_runtime", None)
+    monkeypatch.setattr("nas.export.exporters.export_for_onnx_runtime", None)
     pruned = prune(export.subject.model, Architecture.from_words(MIXED), anatomy=export.subject.anatomy)
     assert export.write_pruned(pruned, tmp_path / "model.onnx") == ""
     assert architecture_of(pruned, 4).words == MIXED
@@ -113,7 +113,7 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
     """And where an edit gives another function than the model: it is compared."""
     asked = []
     monkeypatch.setattr(
-        "nas.export.parent_export.export_for_onnx_runtime",
+        "nas.export.exporters.export_for_onnx_runtime",
         lambda model, path, check, phase, traced: asked.append(path.name) or (23, ""),
     )
     pruned = prune(export.subject.model, Architecture.from_words(MIXED), anatomy=export.subject.anatomy)

@@ -101,7 +101,7 @@ def test_a_schedule_is_exported_once_and_kept_without_its_weights(
     export.derive(scheduled(FEWER), tmp_path / "first.onnx")
     (kept,) = export.subject.cache.glob("tokens-*.onnx")
     assert kept.stat().st_size < 0.5 * export.path.stat().st_size
-    monkeypatch.setattr("nas.export.parent_export.export_for_onnx_runtime", None)
+    monkeypatch.setattr("nas.export.exporters.export_for_onnx_runtime", None)
     again = ParentExport(export.subject, Silent())
     again.__dict__["path"] = export.path
     again.derive(scheduled(FEWER), tmp_path / "second.onnx")
