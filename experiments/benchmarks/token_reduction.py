@@ -31,6 +31,7 @@ from tokens.report import report
 from latency_models.run_plan import measure_files
 from latency_models.targets import HOST, find_target
 from nas.certification.run import CertificationRun
+from nas.certification.search_context import SearchContext
 from nas.export.onnx_export import workload_inputs
 from nas.pipeline.evaluator import rungs
 from nas.profiling.device import ThisMachine
@@ -122,7 +123,14 @@ def certification(bench: Bench, share: float, folder: Path) -> CertificationRun:
     subject, workload, progress = bench.subject, bench.case.workload, Silent()
     request = SearchRequest(HOST, Budget(f"{share:g}x", fraction=share), folder, percentile=MEDIAN)
     device = ThisMachine(subject, bench.export, workload, progress)
-    return CertificationRun(request, subject, find_target(HOST), workload, bench.export, device, progress)
+    problem = bench.problem
+    return CertificationRun(
+        SearchContext(
+            request, subject, find_target(HOST), workload, bench.export, device, problem.latency,
+            share * bench.parent_ms, problem.space, bench.scorer,
+        ),
+        progress,
+    )  # fmt: skip
 
 
 def by_method(bench: Bench, method: TokenMethod) -> dict[str, Any]:

@@ -13,17 +13,14 @@ from latency_models.measurement import Measurement, least_samples
 from latency_models.profile import Profile
 from latency_models.run_plan import Measured
 from latency_models.runner.measure import SENTINEL_EVERY
-from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.certification.quiet_machine import WAIT_S, QuietWait, noise
+from nas.certification.search_context import SearchContext
 from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
 from nas.certification.selection_state import get_profile
-from nas.export.parent_export import ParentExport
-from nas.parent.parent import ParentModel
 from nas.profiling.choose_workload import fitting
 from nas.profiling.device import Device, Effort, ThisMachine
 from nas.progress import Phases, Progress
-from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate, Verdict, confidence_of, judge, too_busy
 from nas.results.result import versions
 from nas.search import Problem, SearchOutcome, run_search
@@ -44,14 +41,9 @@ _WORDS = 16
 
 @dataclass(frozen=True)
 class CertificationRun:
-    """What certifying needs to know; `device` is None where the target cannot be measured."""
+    """A search, and the certificate of its winner: by measurement where the context has a device, else predicted."""
 
-    request: SearchRequest
-    subject: ParentModel
-    target: Target
-    workload: Workload
-    export: ParentExport
-    device: Device | None
+    context: SearchContext
     progress: Progress
 
     def run(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
@@ -62,11 +54,13 @@ class CertificationRun:
             ProfileMismatch: the device is not in the state in which it was profiled.
             MachineTooBusy: nothing meets the budget by what was measured on a busy machine.
         """
-        (self.request.out / "winner" / "certificate.json").unlink(missing_ok=True)  # it is of what is exported over
-        if self.device is not None:
+        (self.context.request.out / "winner" / "certificate.json").unlink(
+            missing_ok=True
+        )  # it is of what is exported over
+        if self.context.device is not None:
             callbacks = SelectionCallbacks(
-                self.request.budget, self.search, self.measure, self.certify, self.predict, self.device.profile,
-                self.wait, self.progress.message,
+                self.context.request.budget, self.search, self.measure, self.certify, self.predict,
+                self.context.device.profile, self.wait, self.progress.message,
             )  # fmt: skip
             return choose_winner(callbacks, problem)
         outcome = self.search(problem)
@@ -88,9 +82,9 @@ class CertificationRun:
             return run_search(replace(problem, on_trial=on_trial, on_phase=on_phase))
 
     def measure(self, problem: Problem, architectures: list[Architecture]) -> Profile:
-        """Contenders beside the parent."""
-        assert self.device is not None
-        return self.device.measure(architectures, self._effort(problem, CONTENDER_SECONDS, len(architectures)))
+        """Candidates beside the parent."""
+        assert self.context.device is not None
+        return self.context.device.measure(architectures, self._effort(problem, CONTENDER_SECONDS, len(architectures)))
 
     def certify(self, problem: Problem, winner: Architecture, looks: int = 0) -> Certificate:
         """Export the winner, measure it beside the parent in fresh processes, judge it.
@@ -103,39 +97,39 @@ class CertificationRun:
         Raises:
             ProfileMismatch: the device has another power mode, runtime or precision than when it was profiled.
         """
-        assert self.device is not None
-        file, seconds = self._exported(self.device, winner), CONFIRM_SECONDS
-        measured = self.device.compare(file, self._effort(problem, seconds, 1))
+        assert self.context.device is not None
+        file, seconds = self._exported(self.context.device, winner), CONFIRM_SECONDS
+        measured = self.context.device.compare(file, self._effort(problem, seconds, 1))
         for look in count(1):
             certificate = self._judged(problem, winner, file, measured, looks + look, look)
             settled = certificate.verdict is not Verdict.UNDECIDED or certificate.spread <= WIDE / 2
             if settled or look == LOOKS or noise(measured.of["parent"], self._tail):
                 break
-            measured = measured.joined(self.device.compare(file, self._effort(problem, seconds, 1)))
+            measured = measured.joined(self.context.device.compare(file, self._effort(problem, seconds, 1)))
             seconds *= 2
         return certificate
 
     def predict(self, problem: Problem, winner: Architecture, reason: str) -> Certificate:
         """The winner's certificate where the machine was too busy to prove it: exported, and predicted."""
-        assert self.device is not None
-        file, profile = self._exported(self.device, winner), get_profile(problem)
-        budget_ms = self.request.budget.resolve(problem.ms(problem.space.parent))
+        assert self.context.device is not None
+        file, profile = self._exported(self.context.device, winner), get_profile(problem)
+        budget_ms = self.context.request.budget.resolve(problem.ms(problem.space.parent))
         draft = judge(
-            target=self.target.name, on_target=False, file=file, workload=self.workload,
-            percentile=self.request.percentile, budget_ms=budget_ms, predicted_ms=problem.ms(winner),
+            target=self.context.target.name, on_target=False, file=file, workload=self.context.workload,
+            percentile=self.context.request.percentile, budget_ms=budget_ms, predicted_ms=problem.ms(winner),
             architecture=winner, environment=profile.key, versions=versions(), measured=None,
-            fraction=self.request.budget.fraction,
+            fraction=self.context.request.budget.fraction,
         )  # fmt: skip
         return too_busy(draft, reason)
 
     def compare_here(self, problem: Problem, winner: Architecture) -> Certificate:
         """The certificate of a target that is not at hand: a prediction, with both files measured on this machine."""
-        device = ThisMachine(self.subject, self.export, self._small(), self.progress)
+        device = ThisMachine(self.context.subject, self.context.export, self._small(), self.progress)
         file = self._exported(device, winner)
         measured = device.compare(file, Effort(*HERE))
         return judge(
-            target=self.target.name, on_target=False, file=file, workload=self.workload,
-            percentile=self.request.percentile, budget_ms=problem.budget_ms, predicted_ms=problem.ms(winner),
+            target=self.context.target.name, on_target=False, file=file, workload=self.context.workload,
+            percentile=self.context.request.percentile, budget_ms=problem.budget_ms, predicted_ms=problem.ms(winner),
             architecture=winner, environment=measured.key, versions=versions(),
             measured=(measured.of["winner"], measured.of["parent"]),
         )  # fmt: skip
@@ -143,11 +137,11 @@ class CertificationRun:
     @cached_property
     def wait(self) -> QuietWait:
         """For a quiet machine, as long as a search with a time limit may take at most."""
-        return QuietWait(self.progress, min(WAIT_S, self.request.time_limit_s or WAIT_S))
+        return QuietWait(self.progress, min(WAIT_S, self.context.request.time_limit_s or WAIT_S))
 
     def _exported(self, device: Device, winner: Architecture) -> Path:
-        pruned = prune(self.subject.model, winner, anatomy=self.subject.anatomy)
-        return device.export(pruned, self.request.out / "winner")
+        pruned = prune(self.context.subject.model, winner, anatomy=self.context.subject.anatomy)
+        return device.export(pruned, self.context.request.out / "winner")
 
     def _judged(
         self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int
@@ -156,14 +150,14 @@ class CertificationRun:
         profile, parent = get_profile(problem), measured.of["parent"]
         if measured.key != profile.key:
             raise ProfileMismatch(
-                f"{self.target.name} was profiled as {profile.key} and is {measured.key} now; "
+                f"{self.context.target.name} was profiled as {profile.key} and is {measured.key} now; "
                 "set it back, or profile it again"
             )
         profiled = profile.of(problem.space.parent)
         assert profiled is not None
-        budget, p = self.request.budget, self.request.percentile
+        budget, p = self.context.request.budget, self.context.request.percentile
         return judge(
-            target=self.target.name, on_target=True, file=file, workload=self.workload, percentile=p,
+            target=self.context.target.name, on_target=True, file=file, workload=self.context.workload, percentile=p,
             budget_ms=budget.resolve(parent.percentile(p)), predicted_ms=problem.ms(winner), architecture=winner,
             environment=measured.key, versions=versions(), measured=(measured.of["winner"], parent),
             drift=self._drift(profiled, parent), fraction=budget.fraction, confidence=confidence_of(look), looks=looks,
@@ -180,23 +174,23 @@ class CertificationRun:
     @property
     def _tail(self) -> int | None:
         """The percentile that is judged; None where ratios are."""
-        return self.request.percentile if self.request.budget.fraction is None else None
+        return self.context.request.percentile if self.context.request.budget.fraction is None else None
 
     def _effort(self, problem: Problem, seconds: float, others: int) -> Effort:
         """How long some files are measured beside the parent."""
-        rounds = least_samples(self._tail or min(_CERTAIN, self.request.percentile))
+        rounds = least_samples(self._tail or min(_CERTAIN, self.context.request.percentile))
         runs = 2 * (2 + others + others // SENTINEL_EVERY)  # each after one that is not timed
         usual_s = rounds * runs * problem.latency.predict(problem.space.parent, 50).ms / 1e3
         return Effort(seconds, rounds, max(LEAST_LIMIT_S, SLOWED * max(seconds, usual_s)))
 
     def _small(self) -> Workload:
         """A workload of the same phase that suits this machine."""
-        images = self.subject.shape.droppable  # a prompt has room for them, and for a few words
+        images = self.context.subject.shape.droppable  # a prompt has room for them, and for a few words
         length = _SMALL if images is None else images + _WORDS
-        if self.workload.phase is Phase.DECODE:
+        if self.context.workload.phase is Phase.DECODE:
             small = Workload(Phase.DECODE, 1, 1, length)
-        elif self.workload.phase is Phase.FORWARD and images is None:
-            small = self.subject.shape.default_workload(small=True)
+        elif self.context.workload.phase is Phase.FORWARD and images is None:
+            small = self.context.subject.shape.default_workload(small=True)
         else:
-            small = Workload(self.workload.phase, 1, length)
-        return fitting(self.subject.model, small)
+            small = Workload(self.context.workload.phase, 1, length)
+        return fitting(self.context.subject.model, small)

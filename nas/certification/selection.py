@@ -17,6 +17,7 @@ from latency_models.calibrated import PairedModel
 from latency_models.measurement import Measurement
 from latency_models.model import LatencyModel
 from latency_models.profile import Profile
+from nas.certification.latency_budget import AIM, LatencyBudget
 from nas.certification.quiet_machine import MOVED, SLOWER, noise, parent_moved, slower_than_parent
 from nas.certification.selection_state import (
     SelectionState,
@@ -34,7 +35,6 @@ from search_spaces.errors import MachineTooBusy, NoFeasibleCandidate
 ROUNDS = 12  # of measuring candidates or certifying one
 LAST = 4  # of them, that are left for certifying what was measured inside the budget, whoever else might be better
 MORE_TRIALS = 12
-AIM = 0.97  # of what is accepted: the bound of what is judged lies a few per cent above it
 WIDE = 0.02  # half of a certificate's interval over its middle: if it is undecided and wider, the machine is noisy
 FAST = 0.9  # of the budget: a winner below it is not delivered without saying so, where better ones might fit
 HOPELESS = 10.0  # the least time that a profile predicts, over the budget: no noise explains so much
@@ -94,7 +94,7 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
             elif unknown:
                 state = _measured(callbacks, state, unknown)
             elif best is None:
-                state = _lower(callbacks, state, state.problem.budget_ms * AIM)
+                state = _lower(callbacks, state, state.budget.aim_ms * AIM)
             else:
                 state, certificate = _certified(callbacks, state, best)
                 if certificate is not None:
@@ -119,32 +119,32 @@ def _begun(callbacks: SelectionCallbacks, problem: Problem) -> SelectionState:
         MachineTooBusy: nothing does, and no quiet machine was to be had.
     """
     while True:
-        budget_ms = callbacks.budget.resolve(problem.ms(problem.space.parent))
+        budget = LatencyBudget.aiming_below(callbacks.budget.resolve(problem.ms(problem.space.parent)))
         try:
-            return _searched_from(callbacks, problem, budget_ms)
+            return _searched_from(callbacks, problem, budget)
         except NoFeasibleCandidate as error:
             parent = get_profile(problem).of(problem.space.parent)
             assert parent is not None
             noisy = noise(parent, _tail(callbacks, problem))
-            if noisy is None or (error.closest_ms or 0.0) > HOPELESS * budget_ms:
+            if noisy is None or (error.closest_ms or 0.0) > HOPELESS * budget.asked_ms:
                 raise
             callbacks.wait(noisy)
             problem = replace(problem, latency=problem.latency.refit(callbacks.profile()))
 
 
-def _searched_from(callbacks: SelectionCallbacks, problem: Problem, budget_ms: float) -> SelectionState:
-    aimed, asked = (replace(problem, budget_ms=share * budget_ms) for share in (AIM, 1.0))
+def _searched_from(callbacks: SelectionCallbacks, problem: Problem, budget: LatencyBudget) -> SelectionState:
+    aimed, asked = (replace(problem, budget_ms=ms) for ms in (budget.aim_ms, budget.asked_ms))
     try:
-        return SelectionState(aimed, callbacks.search(aimed), budget_ms, callbacks.relative)
+        return SelectionState(aimed, callbacks.search(aimed), budget, callbacks.relative)
     except NoFeasibleCandidate:
-        return SelectionState(asked, callbacks.search(asked), budget_ms, callbacks.relative)
+        return SelectionState(asked, callbacks.search(asked), budget.aim_at(budget.asked_ms), callbacks.relative)
 
 
 def _start(state: SelectionState) -> Candidate | None:
     """Where the search starts, if that is predicted to meet the budget and was not found to be above it."""
     problem = state.problem
     start = problem.space.start
-    if problem.ms(start) > state.budget_ms or not state.open_to(start):
+    if problem.ms(start) > state.budget.asked_ms or not state.open_to(start):
         return None
     return next((c for c in state.outcome.candidates if c.architecture == start), None)
 
@@ -214,8 +214,8 @@ def _refused(callbacks: SelectionCallbacks, state: SelectionState, certificate: 
         callbacks.say(f"{certificate.reason}; {said}: measuring again")
         return replace(state, slow=True)
     state = state.without(certificate).narrowed(max(_MOST, _MARGIN / overshoot))
-    callbacks.say(f"{certificate.reason}: choosing again within {state.accepted_ms:.2f} ms")
-    return _lower(callbacks, state, min(state.problem.budget_ms, AIM * state.accepted_ms))
+    callbacks.say(f"{certificate.reason}: choosing again within {state.budget.accepted_ms:.2f} ms")
+    return _lower(callbacks, state, min(state.budget.aim_ms, AIM * state.budget.accepted_ms))
 
 
 def _profiled(callbacks: SelectionCallbacks, state: SelectionState, reason: str) -> SelectionState:
@@ -305,7 +305,7 @@ def _again(callbacks: SelectionCallbacks, state: SelectionState) -> SelectionSta
 def _lower(callbacks: SelectionCallbacks, state: SelectionState, aim_ms: float) -> SelectionState:
     """Aim lower and search on."""
     problem = replace(state.problem, budget_ms=aim_ms, trials=state.outcome.trials + MORE_TRIALS)
-    return _searched(callbacks, state, problem)
+    return _searched(callbacks, replace(state, budget=state.budget.aim_at(aim_ms)), problem)
 
 
 def _searched(callbacks: SelectionCallbacks, state: SelectionState, problem: Problem) -> SelectionState:
@@ -331,8 +331,8 @@ def _nothing(state: SelectionState) -> NoFeasibleCandidate:
         if measured:
             closest_ms, candidate = min(measured, key=lambda pair: pair[0])
             words = f"; the closest takes at most {closest_ms:.2f} ms ({candidate.architecture.words})"
-    said = f"no measured candidate meets {state.budget_ms:.2f} ms (p{state.problem.percentile}){words}"
-    return NoFeasibleCandidate(f"{said}; raise the budget", state.budget_ms, closest_ms)
+    said = f"no measured candidate meets {state.budget.asked_ms:.2f} ms (p{state.problem.percentile}){words}"
+    return NoFeasibleCandidate(f"{said}; raise the budget", state.budget.asked_ms, closest_ms)
 
 
 def _overshoot(certificate: Certificate) -> float:

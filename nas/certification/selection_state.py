@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
+from nas.certification.latency_budget import LatencyBudget
 from nas.results.certificate import Certificate
 from nas.search import Candidate, Problem, SearchOutcome
 from nas.search.halving import statistically_tied
@@ -24,9 +25,8 @@ class SelectionState:
 
     Attributes:
         problem: with the latency model as corrected so far; its budget is what the search aims at.
-        budget_ms: what was asked for, by the parent as it was profiled.
+        budget: what it keeps to.
         relative: a fraction of the parent was asked for, so that ratios are judged.
-        accepted: share of the budget that the upper bound of a measured candidate must not exceed.
         set_aside: certificates that were not given.
         beside: what was measured since the profile, all of it joined.
         turns: how often candidates were measured or a certificate was judged, on a quiet machine.
@@ -38,9 +38,8 @@ class SelectionState:
 
     problem: Problem
     outcome: SearchOutcome
-    budget_ms: float
+    budget: LatencyBudget
     relative: bool
-    accepted: float = 1.0
     set_aside: tuple[Certificate, ...] = ()
     beside: Mapping[Architecture, Measurement] = field(default_factory=dict)
     turns: int = 0
@@ -48,11 +47,6 @@ class SelectionState:
     profiles: int = 0
     slow: bool = False
     slower: frozenset[Architecture] = frozenset()
-
-    @property
-    def accepted_ms(self) -> float:
-        """What the upper bound of a measured candidate must not exceed."""
-        return self.accepted * self.budget_ms
 
     def bounds_ms(self, architecture: Architecture) -> tuple[float, float] | None:
         """What a measured architecture takes at least and at most (99 % each), in the parent's time as profiled.
@@ -75,7 +69,7 @@ class SelectionState:
     def inside(self, architecture: Architecture) -> bool:
         """Whether it was measured inside what is accepted, keeps the limits and was not set aside."""
         bounds = self.bounds_ms(architecture)
-        return self.open_to(architecture) and bounds is not None and bounds[1] <= self.accepted_ms
+        return self.open_to(architecture) and bounds is not None and bounds[1] <= self.budget.accepted_ms
 
     def open_to(self, architecture: Architecture) -> bool:
         """Whether it keeps the limits and was not set aside."""
@@ -88,9 +82,9 @@ class SelectionState:
             return False
         bounds = self.bounds_ms(architecture)
         if bounds is None:
-            return self.problem.latency.predict(architecture, self.problem.percentile).low_ms <= self.accepted_ms
+            return self.problem.latency.predict(architecture, self.problem.percentile).low_ms <= self.budget.accepted_ms
         low, high = bounds
-        return low <= self.accepted_ms < high and high - low > NARROW * (high + low)
+        return low <= self.budget.accepted_ms < high and high - low > NARROW * (high + low)
 
     def with_measured(self, measured: Profile) -> "SelectionState":
         """With these in the latency model, joined to what was measured of them since the profile.
@@ -119,7 +113,7 @@ class SelectionState:
 
     def narrowed(self, share: float) -> "SelectionState":
         """With only that share of what was accepted accepted."""
-        return replace(self, accepted=self.accepted * share)
+        return replace(self, budget=self.budget.narrow(share))
 
 
 def candidates_to_measure(state: SelectionState, best: Candidate | None) -> list[Architecture]:
@@ -159,7 +153,7 @@ def better_ones(state: SelectionState, winner: Candidate) -> list[Candidate]:
         if loss_of(candidate) < enough
         and candidate.architecture != problem.space.parent
         and allowed(problem, candidate.architecture)
-        and problem.ms(candidate.architecture) <= state.budget_ms
+        and problem.ms(candidate.architecture) <= state.budget.asked_ms
     ]
     return sorted(found, key=loss_of)
 

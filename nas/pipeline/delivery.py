@@ -8,12 +8,8 @@ from typing import Any
 from latency_models.energy_model import EnergyModel, has_energy
 from latency_models.footprint import Memory, memory
 from latency_models.model import LatencyModel
-from latency_models.targets import Target
-from latency_models.workload import Workload
-from nas.export.parent_export import ParentExport
-from nas.parent.parent import ParentModel
+from nas.certification.search_context import SearchContext
 from nas.quality import Quality
-from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate
 from nas.search import SearchOutcome
 from nas.search.unit_savings import UnitSavings
@@ -29,45 +25,42 @@ class Delivery:
     `held_out` is test quality by architecture digest, `data` the digest of every split by its name.
     """
 
-    request: SearchRequest
-    subject: ParentModel
-    target: Target
-    workload: Workload
-    latency: LatencyModel
-    budget_ms: float  # that was certified, or predicted for a target that is not at hand
+    context: SearchContext
+    latency: LatencyModel  # as it is in the end
     outcome: SearchOutcome
     certificate: Certificate
     held_out: dict[str, Quality]
     evaluations: int  # computed in this run, others were known
     unit_savings: tuple[UnitSavings, ...]
-    export: ParentExport  # that the winner's files are made from
     data: dict[str, str] = field(default_factory=dict)
 
     @property
     def winner_folder(self) -> Path:
         """OUT/winner."""
-        return self.request.out / "winner"
+        return self.context.request.out / "winner"
 
     def pruned(self, architecture: Architecture) -> Any:
         """The model of an architecture, sharing the parent's weights."""
-        return prune(self.subject.model, architecture, anatomy=self.subject.anatomy, library=self._library)
+        return prune(
+            self.context.subject.model, architecture, anatomy=self.context.subject.anatomy, library=self._library
+        )
 
     @cached_property
     def _library(self) -> BlockLibrary:
-        return BlockLibrary(self.subject.model, self.subject.anatomy)
+        return BlockLibrary(self.context.subject.model, self.context.subject.anatomy)
 
     def memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""
-        return memory(self.subject.shape, architecture, self.workload, self.target.precision)
+        return memory(self.context.subject.shape, architecture, self.context.workload, self.context.target.precision)
 
     def ms(self, architecture: Architecture) -> float:
         """At the asked percentile, by the latency model as it is in the end: candidates were found by earlier ones."""
-        return self.latency.predict(architecture, self.request.percentile).ms
+        return self.latency.predict(architecture, self.context.request.percentile).ms
 
     @cached_property
     def scale_budget_ms(self) -> float:
         """The budget in the milliseconds of `ms`. A certificate's own are of another session of the machine."""
-        return self.request.budget.resolve(self.ms(self.outcome.parent.architecture))
+        return self.context.request.budget.resolve(self.ms(self.outcome.parent.architecture))
 
     def joules(self, architecture: Architecture) -> float | None:
         """Of one inference on the target; None where no energy was measured."""

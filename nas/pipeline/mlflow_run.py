@@ -27,17 +27,17 @@ def search_run(result: Result, delivery: Delivery) -> SearchRun:
     The search's run has the winner's numbers under the keys that every candidate has them under, so that the two can
     be compared in one table; what only the search has (seconds, evaluations, the test split) are tags.
     """
-    outcome, out = delivery.outcome, delivery.request.out
+    outcome, out = delivery.outcome, delivery.context.request.out
     front = {c.architecture for c in outcome.pareto}
-    asked = {"budget_ms": round(delivery.budget_ms, 4), "percentile": result.percentile, "workload": result.workload,
-             "seed": delivery.request.seed, "trials": outcome.trials}  # fmt: skip
+    asked = {"budget_ms": round(delivery.certificate.budget_ms, 4), "percentile": result.percentile,
+             "workload": result.workload, "seed": delivery.context.request.seed, "trials": outcome.trials}  # fmt: skip
     named = [*((f"baseline {name}", c) for name, c in outcome.baselines.items())]
     named += [(f"trial {c.trial:03d} · {c.origin}", c) for c in outcome.candidates]
     named.append(("winner", outcome.winner))
     runs = _comparable([_candidate_run(delivery, candidate, name, asked, front) for name, candidate in named])
     winner = runs[-1]
     return SearchRun(
-        result.model["id"], result.target["name"], delivery.request.budget.text, _note(result), winner.params,
+        result.model["id"], result.target["name"], delivery.context.request.budget.text, _note(result), winner.params,
         {**winner.metrics, FEASIBLE: float(winner.feasible)}, runs, [out / name for name in _FILES],
         {"winner": delivery.winner_folder}, delivery.data, _winner(result, delivery), _of_the_search(result, delivery),
         _layout(result),
@@ -88,8 +88,8 @@ def _comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
 
 def _winner(result: Result, delivery: Delivery) -> Winner:
     """Of a target that is not at hand the prediction has to do; what was measured above its budget is no champion."""
-    winner, certificate, subject = result.winner, delivery.certificate, delivery.subject
-    predicted = not certificate.on_target and winner.predicted_ms <= delivery.budget_ms
+    winner, certificate, subject = result.winner, delivery.certificate, delivery.context.subject
+    predicted = not certificate.on_target and winner.predicted_ms <= delivery.certificate.budget_ms
     test = delivery.data.get("test", "")
     named = (
         [
@@ -111,7 +111,7 @@ def _winner(result: Result, delivery: Delivery) -> Winner:
 
 def _asked(delivery: Delivery, percentile: int) -> str:
     """The budget with every other bound that was asked for: winners under other bounds are not compared."""
-    request = delivery.request
+    request = delivery.context.request
     others = [request.max_parameters.text] if request.max_parameters else []
     others += [str(request.servable)] if request.servable is not Servable.ANY else []
     return "-".join([request.budget.text, f"p{percentile}", *others])
@@ -121,7 +121,7 @@ def _candidate_run(
     delivery: Delivery, candidate: Candidate, name: str, asked: dict[str, Any], front: set[Architecture]
 ) -> CandidateRun:
     """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
-    architecture, depth = candidate.architecture, delivery.subject.anatomy.depth
+    architecture, depth = candidate.architecture, delivery.context.subject.anatomy.depth
     kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
     quality, parameters = candidate.quality, delivery.pruned(architecture).num_parameters()
     metrics = {
@@ -148,7 +148,7 @@ def _candidate_run(
 
 def _latencies(delivery: Delivery, architecture: Architecture) -> dict[str, float]:
     """ms at the percentiles that are always shown and at the one that was asked for; whether they were measured."""
-    percentiles = sorted({50, 90, delivery.request.percentile})
+    percentiles = sorted({50, 90, delivery.context.request.percentile})
     found = {percentile: delivery.latency.predict(architecture, percentile) for percentile in percentiles}
     measured = {"latency.measured": float(found[50].exact)}
     return {f"latency.p{percentile}_ms": each.ms for percentile, each in found.items()} | measured
@@ -156,8 +156,8 @@ def _latencies(delivery: Delivery, architecture: Architecture) -> dict[str, floa
 
 def _memory(delivery: Delivery, architecture: Architecture, parameters: int) -> dict[str, float]:
     """What a model holds and moves on the target; joules where the profile of the target has them."""
-    target = delivery.target
-    cached = cached_bytes_per_token(delivery.subject.shape, architecture, target.precision)
+    target = delivery.context.target
+    cached = cached_bytes_per_token(delivery.context.subject.shape, architecture, target.precision)
     joules = delivery.joules(architecture)
     return {
         "weights_mib": parameters * target.bytes_per_element / 2**20,

@@ -1,13 +1,10 @@
 """Preparing a search: the parent, its space, its evaluator, the device and the latency model."""
 
-from dataclasses import dataclass
-
-from latency_models.model import LatencyModel
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
+from nas.certification.search_context import SearchContext
 from nas.execution.cluster import resources_offered
 from nas.execution.device_node import Node
-from nas.execution.evaluation_cache import CachedEvaluator
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.evaluator import build_evaluator, cluster_from
@@ -35,25 +32,6 @@ from search_spaces.errors import UsageError
 from search_spaces.kinds import DEFAULT_UNITS
 from search_spaces.servable import restrict
 from search_spaces.space import Space
-
-
-@dataclass(frozen=True)
-class SearchContext:
-    """What a search works with once everything asked for has been found and loaded.
-
-    `device` is where the target is measured; None where it is not at hand. `scorer` judges candidates.
-    """
-
-    request: SearchRequest
-    subject: ParentModel
-    target: Target
-    workload: Workload
-    export: ParentExport
-    device: Device | None
-    latency: LatencyModel
-    budget_ms: float
-    space: Space
-    scorer: CachedEvaluator
 
 
 def prepare(request: SearchRequest, progress: Progress, transport: Transport | None = None) -> SearchContext:

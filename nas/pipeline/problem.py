@@ -1,8 +1,8 @@
 """The problem that a search solves, from what was prepared."""
 
 from latency_models.work import count_flops
+from nas.certification.search_context import SearchContext
 from nas.pipeline.evaluator import cluster_from, rungs
-from nas.pipeline.prepare import SearchContext
 from nas.request.choices import OFF
 from nas.search import Problem
 from nas.search.limit import Limit

@@ -5,12 +5,13 @@ from functools import partial
 from uuid import uuid4
 
 from nas.certification.run import CertificationRun
+from nas.certification.search_context import SearchContext
 from nas.data.documents import SPLITS
 from nas.figures.search import save_redundancy
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.evaluator import load_evaluations
 from nas.pipeline.held_out import judge_held_out
-from nas.pipeline.prepare import SearchContext, prepare
+from nas.pipeline.prepare import prepare
 from nas.pipeline.problem import build_problem
 from nas.pipeline.write_results import deliver, record
 from nas.profiling.ssh import Transport
@@ -75,10 +76,7 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
     scorer = context.scorer
     problem = build_problem(context, redundancy)
     progress.message(describe_savings(predict_savings(problem), problem.ms(problem.space.parent)))
-    certification = CertificationRun(
-        request, subject, context.target, context.workload, context.export, context.device, progress
-    )
-    outcome, problem, certificate = certification.run(problem)
+    outcome, problem, certificate = CertificationRun(context, progress).run(problem)
     if request.pareto:
         with progress.stage("evaluating the Pareto front on all items"):
             outcome = with_whole_front(problem, outcome)
@@ -86,9 +84,8 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
     with Phases(progress) as phases:
         held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "evaluating on the test split"))
     delivery = Delivery(
-        request, subject, context.target, context.workload, problem.latency, certificate.budget_ms,
-        outcome, certificate, held_out, scorer.evaluations, predict_savings_with_loss(problem), context.export,
-        {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
+        context, problem.latency, outcome, certificate, held_out, scorer.evaluations,
+        predict_savings_with_loss(problem), {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
     )  # fmt: skip
     with progress.stage("exporting the winner's files"):
         result = deliver(delivery)

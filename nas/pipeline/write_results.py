@@ -31,13 +31,13 @@ def deliver(delivery: Delivery) -> Result:
     """Write the winner's folder, the profile and the pictures; return the result, not yet logged."""
     folder, outcome = delivery.winner_folder, delivery.outcome
     winner = delivery.pruned(outcome.winner.architecture)
-    save(winner, folder, companions=delivery.subject.files)
+    save(winner, folder, companions=delivery.context.subject.files)
     _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
     profile = delivery.latency.profile
     if profile is not None:
-        profile.save(delivery.request.out / "profile.json")
+        profile.save(delivery.context.request.out / "profile.json")
     result = _result(delivery, winner.num_parameters())
     embedding = sentence_embedding(winner)
     write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
@@ -48,24 +48,24 @@ def deliver(delivery: Delivery) -> Result:
 
 def _export(delivery: Delivery, winner: Any) -> None:
     """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases."""
-    phase, folder = delivery.workload.phase, delivery.winner_folder
+    phase, folder = delivery.context.workload.phase, delivery.winner_folder
     wanted = [(each, ONNX_RUNTIME) for each in ((phase,) if phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE))]
-    own = exporter_of(delivery.target.runtime)
+    own = exporter_of(delivery.context.target.runtime)
     wanted += [] if own == ONNX_RUNTIME else [(phase, own)]
     for each, exporter in wanted:
         path = folder / exporter.file(file_name(each))
         if not path.exists() or sha256(path) != delivery.certificate.file_sha256:
-            delivery.export.other(each, exporter).write_pruned(winner, path)
+            delivery.context.export.other(each, exporter).write_pruned(winner, path)
 
 
 def record(result: Result, delivery: Delivery, progress: Timed) -> Result:
     """Write the report, log to MLflow, then write `result.json` with where it was logged and what took how long."""
-    out = delivery.request.out
+    out = delivery.context.request.out
     with progress.stage("writing the report"):
         replace(result, phases=progress.phases).save(out)
         write_report([out], out / REPORT)
     with progress.stage("recording in MLflow"):
-        logged = log_search(search_run(result, delivery), tracking_uri(delivery.request.tracking_uri, out), out)
+        logged = log_search(search_run(result, delivery), tracking_uri(delivery.context.request.tracking_uri, out), out)
     result = replace(result, mlflow=logged, phases=progress.phases)
     result.save(out)
     return result
@@ -85,7 +85,7 @@ def _entry(delivery: Delivery, candidate: Candidate, method: str, measured: floa
 
 def _validated(delivery: Delivery, candidate: Candidate, measured: float | None = None) -> Entry:
     """With the quality that the search saw, so that the members of a front can be compared with each other."""
-    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
+    prediction = delivery.latency.predict(candidate.architecture, delivery.context.request.percentile)
     if measured is None and prediction.exact:
         measured = prediction.ms
     interval = (prediction.low_ms, prediction.high_ms)
@@ -93,15 +93,15 @@ def _validated(delivery: Delivery, candidate: Candidate, measured: float | None 
 
 
 def _result(delivery: Delivery, parameters: int) -> Result:
-    request, outcome, certificate = delivery.request, delivery.outcome, delivery.certificate
+    request, outcome, certificate = delivery.context.request, delivery.outcome, delivery.certificate
     measured = _measured(certificate, request.percentile) if certificate.on_target else (None, None)
     files = {path.name: str(path) for path in sorted(delivery.winner_folder.iterdir()) if path.is_file()}
     return Result(
         model=_model(delivery),
         target=_target(delivery),
-        workload=str(delivery.workload),
+        workload=str(delivery.context.workload),
         percentile=request.percentile,
-        budget_ms=delivery.budget_ms,
+        budget_ms=delivery.certificate.budget_ms,
         parent=_entry(delivery, outcome.parent, "parent", measured[1]),
         winner=_entry(delivery, outcome.winner, outcome.winner.origin, measured[0]),
         winner_parameters=parameters,
@@ -109,7 +109,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
         winner_joules=delivery.joules(outcome.winner.architecture),
         certified=certificate.certified,
         verdict=f"{certificate.verdict}: {certificate.reason}",
-        host=_host(certificate, delivery.target),
+        host=_host(certificate, delivery.context.target),
         files=files,
         pareto=tuple(_validated(delivery, candidate) for candidate in outcome.pareto),
         baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
@@ -128,7 +128,7 @@ def _result(delivery: Delivery, parameters: int) -> Result:
 
 
 def _model(delivery: Delivery) -> dict[str, Any]:
-    subject = delivery.subject
+    subject = delivery.context.subject
     return {
         "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
         "parameters": subject.model.num_parameters(), "data": delivery.data,
@@ -136,7 +136,7 @@ def _model(delivery: Delivery) -> dict[str, Any]:
 
 
 def _target(delivery: Delivery) -> dict[str, Any]:
-    target, latency = delivery.target, delivery.latency
+    target, latency = delivery.context.target, delivery.latency
     return {
         "name": target.name, "runtime": target.runtime, "precision": target.precision,
         "measured": latency.measured, "label": latency.label, "note": target.note,
@@ -146,7 +146,9 @@ def _target(delivery: Delivery) -> dict[str, Any]:
 def _tokens(delivery: Delivery) -> str:
     """The winner's schedule in words; empty where it has none."""
     schedule = delivery.outcome.winner.architecture.tokens
-    return in_words(schedule, *droppable(delivery.subject, delivery.workload)) if schedule.stages else ""
+    return (
+        in_words(schedule, *droppable(delivery.context.subject, delivery.context.workload)) if schedule.stages else ""
+    )
 
 
 def _comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
@@ -184,7 +186,7 @@ def _host(certificate: Certificate, target: Target) -> dict[str, float] | None:
 
 
 def _pictures(delivery: Delivery) -> None:
-    outcome, p = delivery.outcome, delivery.request.percentile
+    outcome, p = delivery.outcome, delivery.context.request.percentile
     named = {"parent": outcome.parent, "winner": outcome.winner}
     named |= {name: c for name, c in outcome.baselines.items() if name == "cosine-joint"}
     points = [_point(delivery, c) for c in outcome.candidates]
@@ -192,16 +194,16 @@ def _pictures(delivery: Delivery) -> None:
     labels = {
         "latency_label": f"p{p} latency, ms ({_scale(delivery, [*points, *marked.values()])})",
         "loss_label": f"{loss(outcome.winner.quality.metric)}, validation split (lower is better)",
-        "title": f"{delivery.subject.id} on {delivery.target.name}, {delivery.workload}",
+        "title": f"{delivery.context.subject.id} on {delivery.context.target.name}, {delivery.context.workload}",
     }
     budget_ms = delivery.scale_budget_ms
     drawn = {
         "candidates": [asdict(point) for point in points], "named": {name: asdict(p) for name, p in marked.items()},
         "budget_ms": budget_ms, **labels,
     }  # fmt: skip
-    _write_json(delivery.request.out / CANDIDATES, drawn)
-    pareto_figure(points, marked, budget_ms, delivery.request.out / "pareto.png", **labels)
-    pareto_page(points, marked, budget_ms, delivery.request.out / "pareto.html", **labels)
+    _write_json(delivery.context.request.out / CANDIDATES, drawn)
+    pareto_figure(points, marked, budget_ms, delivery.context.request.out / "pareto.png", **labels)
+    pareto_page(points, marked, budget_ms, delivery.context.request.out / "pareto.html", **labels)
 
 
 def _scale(delivery: Delivery, points: list[Point]) -> str:
@@ -214,7 +216,7 @@ def _scale(delivery: Delivery, points: list[Point]) -> str:
 
 
 def _point(delivery: Delivery, candidate: Candidate) -> Point:
-    prediction = delivery.latency.predict(candidate.architecture, delivery.request.percentile)
+    prediction = delivery.latency.predict(candidate.architecture, delivery.context.request.percentile)
     label, words = f"{candidate.origin} · trial {candidate.trial}", candidate.architecture.words
     inside = prediction.ms <= delivery.scale_budget_ms
     return Point(prediction.ms, candidate.quality.loss, label, words, inside, prediction.exact)

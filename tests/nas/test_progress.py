@@ -123,7 +123,7 @@ def test_a_search_says_what_it_does_before_its_trials(tmp_path: Path) -> None:
     from test_search import Landscape, problem
 
     noted = Noted()
-    certification = CertificationRun(None, None, None, None, None, None, noted)
+    certification = CertificationRun(None, noted)
     certification.search(problem(tmp_path, Landscape(0), 9.0, trials=20))
     begun = [said.partition(" of ")[0] for said in noted.said if said.startswith("searching: ")]
     assert begun == [

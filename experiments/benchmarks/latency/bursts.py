@@ -227,7 +227,10 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
         budget = Budget.parse(f"{FRACTION}x" if fraction else f"{asked_ms:.6f}ms")
         request = SearchRequest("host", budget, Path(folder), percentile=PERCENTILE)
         subject: Any = SimpleNamespace(model=None, anatomy=None, shape=SHAPE)
-        certification = CertificationRun(request, subject, find_target("host"), HERE, None, device, Silent())  # type: ignore[arg-type]
+        context: Any = SimpleNamespace(
+            request=request, subject=subject, target=find_target("host"), workload=HERE, device=device
+        )
+        certification = CertificationRun(context, Silent())
         certification.wait.now, certification.wait.sleep = (lambda: device.machine.s), device.machine.rest
         problem = Problem(
             space=Space.dropping(DEPTH, UNITS),

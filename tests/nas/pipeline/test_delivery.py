@@ -50,10 +50,12 @@ def delivery(
         return SimpleNamespace(write_pruned=write)
 
     winner = SimpleNamespace(architecture=architecture)
+    context = SimpleNamespace(
+        workload=workload, target=SimpleNamespace(runtime=runtime), export=SimpleNamespace(other=other)
+    )
     return SimpleNamespace(
-        winner_folder=folder, outcome=SimpleNamespace(winner=winner), workload=workload,
-        certificate=SimpleNamespace(file_sha256=measured), target=SimpleNamespace(runtime=runtime),
-        export=SimpleNamespace(other=other),
+        winner_folder=folder, outcome=SimpleNamespace(winner=winner), context=context,
+        certificate=SimpleNamespace(file_sha256=measured),
     )  # fmt: skip
 
 
@@ -99,7 +101,7 @@ def test_where_a_target_is_far_away_this_machine_compares_prompts_with_room_for_
     model = build(family)
     subject = SimpleNamespace(shape=shape_of(model, read_anatomy(model)), model=model)
     workload = Workload.parse(asked)
-    small = CertificationRun(None, subject, None, workload, None, None, None)._small()
+    small = CertificationRun(SimpleNamespace(subject=subject, workload=workload), None)._small()
     assert (small.batch, small.phase) == (1, workload.phase)
     given = workload_inputs(model, small)
     images = int((given["input_ids"][0] == getattr(model.config, "image_token_id", -1)).sum())
@@ -130,11 +132,11 @@ def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
         for count, (architecture, quality) in enumerate(zip(architectures, qualities, strict=True))
     ]
     outcome = SearchOutcome(found[0], (found[3],), tuple(found), {"cosine-joint": found[2]}, 4, 1.0)
-    request, subject, host = SearchRequest("host", Budget.parse("0.5x"), tmp_path), "model", "host"
-    delivered = Delivery(
-        request, SimpleNamespace(id=subject), SimpleNamespace(name=host), STEP, Corrected(), 31.0, outcome,
-        SimpleNamespace(), {}, 0, (), SimpleNamespace(),
+    context = SimpleNamespace(
+        request=SearchRequest("host", Budget.parse("0.5x"), tmp_path), subject=SimpleNamespace(id="model"),
+        target=SimpleNamespace(name="host"), workload=STEP,
     )  # fmt: skip
+    delivered = Delivery(context, Corrected(), outcome, SimpleNamespace(budget_ms=31.0), {}, 0, ())
     _pictures(delivered)
     drawn = json.loads((tmp_path / "candidates.json").read_text())
     assert [point["ms"] for point in drawn["candidates"]] == [20.0, 16.0, 12.0, 8.0]

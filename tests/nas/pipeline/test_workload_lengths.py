@@ -81,8 +81,8 @@ def test_rotary_positions_do_not_end() -> None:
 
 @pytest.mark.parametrize("asked", ["forward:batch=1,seq=64", "prefill:batch=1,seq=32", "decode:batch=1,past=8"])
 def test_what_this_machine_compares_for_a_target_that_is_far_away_fits_too(asked: str, tmp_path: Path) -> None:
-    request = SimpleNamespace(time_limit_s=None)
-    small = CertificationRun(request, subject_of("gpt2"), None, Workload.parse(asked), None, None, None)._small()
+    context = SimpleNamespace(subject=subject_of("gpt2"), workload=Workload.parse(asked))
+    small = CertificationRun(context, None)._small()
     assert small.past + small.sequence <= 64
 
 

@@ -1,0 +1,39 @@
+"""Everything that a search works with."""
+
+from dataclasses import dataclass
+
+from latency_models.model import LatencyModel
+from latency_models.targets import Target
+from latency_models.workload import Workload
+from nas.execution.evaluation_cache import CachedEvaluator
+from nas.export.parent_export import ParentExport
+from nas.parent.parent import ParentModel
+from nas.profiling.device import Device
+from nas.request.search_request import SearchRequest
+from search_spaces.space import Space
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What was asked for, once it has been found and loaded; handed on as one.
+
+    Attributes:
+        request: what was asked for.
+        subject: the parent model.
+        export: its exported files.
+        device: where the target is measured; None where it is not at hand.
+        latency: the latency model that the search begins with.
+        budget_ms: the budget by that latency model.
+        scorer: evaluates candidates.
+    """
+
+    request: SearchRequest
+    subject: ParentModel
+    target: Target
+    workload: Workload
+    export: ParentExport
+    device: Device | None
+    latency: LatencyModel
+    budget_ms: float
+    space: Space
+    scorer: CachedEvaluator
