@@ -6,5 +6,6 @@ __getattr__, __all__ = lazy_exports(
     __name__,
     {
         "run": ["CertificationRun"],
+        "search_context": ["SearchContext"],
     },
 )
