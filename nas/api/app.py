@@ -27,7 +27,8 @@ _STATIC = Path(str(files("nas.api") / "static"))
 _ABOUT = """Searches for the best version of a trained transformer within a latency budget, as a service.
 
 Every request but those for this document, the page and `/healthz` needs `Authorization: Bearer TOKEN`. The role is at
-each route as `x-role`: `read` looks, `submit` also starts and cancels, `device` hands in profiles and certificates.
+each route as `x-role`: `read` may look, `submit` may also start and cancel searches, `device` may only upload profiles
+and certificates.
 """
 
 

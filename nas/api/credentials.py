@@ -23,7 +23,7 @@ _HEADER = (
 
 
 class Role(StrEnum):
-    """`read` looks, `submit` also starts and cancels searches, `device` hands in profiles and certificates."""
+    """`read` may look, `submit` also start and cancel searches, `device` only upload profiles and certificates."""
 
     READ = "read"
     SUBMIT = "submit"
