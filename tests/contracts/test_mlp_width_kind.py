@@ -1,11 +1,20 @@
 """Narrower MLPs: the neurons with the smallest weights are gone."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from families import build
+from onnx import numpy_helper
 from transformers.pytorch_utils import Conv1D
 from unit_kind import DEPTH, MATRICES, UnitKindContract, architecture_of, block_of, read_parent
 
+from nas.export.exported_graphs import ExportedGraphs
+from nas.export.onnx_export import TENSORRT_OPSET
+from nas.export.parity import check_parity
+from nas.export.shared_weights import SharedWeights
+from nas.profiling.host import derive_files
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
@@ -95,12 +104,33 @@ def test_candidates_of_a_library_share_narrow_weights_too() -> None:
     assert all(one[name].data_ptr() == other[name].data_ptr() for name in narrow)
 
 
-def test_a_graph_that_does_not_show_the_width_is_exported_with_it(export_parent) -> None:
-    """What stands between the matrices must be understood; else the level is part of the export key."""
+@pytest.mark.parametrize("more", [["elsewhere"], ["48"]])
+def test_a_graph_that_does_not_show_the_width_is_exported_with_it(more: list[str], export_parent) -> None:
+    """Where something unknown stands between the matrices, or a number that may be the width."""
     parent = export_parent("llama")
     architecture = architecture_of("mlp.1:width=0.5").drop(Choice.parse("attention.0"))
     assert parent.graph.find_exported(architecture) == Architecture.parent(DEPTH)
     graph = parent.graph
-    sigmoid = [node for node in graph.proto.graph.node if node.op_type == "Sigmoid"][1]
-    graph.proto.graph.node.add(op_type="Concat", input=[sigmoid.output[0], "elsewhere"], output=["both"])
+    nodes, weights = graph.proto.graph.node, graph.proto.graph.initializer
+    sigmoid = [node for node in nodes if node.op_type == "Sigmoid"][1]
+    weights.append(numpy_helper.from_array(np.array([48]), "48"))
+    nodes.add(op_type="Slice", input=[sigmoid.output[0], *more], output=["part"])
     assert graph.find_exported(architecture) == architecture_of("mlp.1:width=0.5")
+
+
+def test_files_with_widths_share_one_file_of_weights(export_parent, tmp_path: Path) -> None:
+    """Cut weights go where the others are; a kit's too, whose values a device draws."""
+    parent = export_parent("gpt2", opset=TENSORRT_OPSET)
+    chosen = [
+        Architecture.from_words(words) for words in ("attn+mlp:width=0.5 mlp:width=0.25 attn attn+mlp", "mlp " * 4)
+    ]
+    files = derive_files(ExportedGraphs(parent.graph, None), chosen, tmp_path)
+    for architecture in chosen:
+        pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
+        assert check_parity(pruned, files[architecture.digest]) < 1e-4
+    drawn = SharedWeights("drawn.data", 1024)
+    graph = parent.graph.rewritten(drawn.moved)
+    parents = drawn.size
+    edited = graph.edit(chosen[0])
+    assert all(len(tensor.raw_data) < 1024 for tensor in edited.graph.initializer)
+    assert drawn.size > parents

@@ -11,7 +11,6 @@ from search_spaces.architecture import Architecture
 from search_spaces.kinds.mlp_width import KIND
 from search_spaces.unit import Choice, kinds_of
 
-_PRODUCTS = ("MatMul", "Gemm")
 ANY = -1  # in a shape, a size that follows from the others
 
 
@@ -80,7 +79,7 @@ def _find_site(graph: GraphDraft, layer: int) -> _Site | None:
         module = graph.blocks[layer].get_submodule(path)
         for place in (Place(node, index) for node in graph.nodes_of(layer, path) for index in range(len(node.input))):
             sizes = sorted(graph.weights[place.name].dims) if place.name in graph.weights else None
-            if sizes == sorted(weight_matrix(module).shape) and place.node.op_type in _PRODUCTS:
+            if sizes == sorted(weight_matrix(module).shape) and _multiplies(place):
                 site.weights[path] = place
             elif sizes == [weight_matrix(module).shape[0]] and path != matrices.down:
                 site.biases[path] = place
@@ -106,29 +105,42 @@ def _follow(graph: GraphDraft, site: _Site, begin: list[str]) -> bool:
 
 
 def _is_understood(graph: GraphDraft, site: _Site, place: Place) -> bool:
-    """Whether a value that meets the neurons is a bias, the same for all of them, or a shape, which is noted."""
+    """Whether a value that meets the neurons is a bias, one number for all of them, or a shape, which is noted.
+
+    A number that is their count may say where they end, as when gate and up are cut apart.
+    """
     if place.name in {bias.name for bias in site.biases.values()}:
         return True
-    constant = graph.read_constant(place)
     if place.node.op_type == "Reshape":
         return _note_shape(graph, site, place)
-    return constant is not None and constant.size == 1
+    constant = graph.read_constant(place)
+    return constant is not None and constant.size == 1 and not _has_width(site, np.abs(constant))
 
 
 def _note_shape(graph: GraphDraft, site: _Site, place: Place) -> bool:
     """Note where a shape has the width: in a constant, or in one of the sizes that it is made of."""
     shape = graph.read_constant(place)
     if shape is not None:
-        site.shapes += [place] if np.isin(shape, site.widths).any() else []
+        site.shapes += [place] if _has_width(site, shape) else []
         return True
     maker = graph.producers.get(place.name)
     if maker is None or maker.op_type != "Concat":
         return False
     pieces = [Place(maker, index) for index in range(len(maker.input))]
     known = [(piece, size) for piece in pieces if (size := graph.read_constant(piece)) is not None]
-    widths = [piece for piece, size in known if np.isin(size, site.widths).any()]
+    widths = [piece for piece, size in known if _has_width(site, size)]
     site.sizes += widths
-    return not widths or (len(widths) == 1 and not any((size == ANY).any() for _, size in known))
+    is_shape = all(reader.node.op_type == "Reshape" for reader in graph.readers[place.name])
+    return not widths or (is_shape and len(widths) == 1 and not any((size == ANY).any() for _, size in known))
+
+
+def _has_width(site: _Site, values: np.ndarray) -> bool:
+    return bool(np.isin(values, site.widths).any())
+
+
+def _multiplies(place: Place) -> bool:
+    """Whether a place is that of the weights of a product."""
+    return place.index == 1 and place.node.op_type in ("MatMul", "Gemm")
 
 
 def _is_turned(place: Place) -> bool:

@@ -24,6 +24,7 @@ from nas.profiling.profile_store import device_profile_path, import_profile
 from nas.results.certificate import Certificate, judge
 from nas.storage.cache_folder import cache_folder
 from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import dropping
 from search_spaces.errors import MeasurementError, NasError
 
 Serve = Callable[..., Service]
@@ -114,7 +115,7 @@ def test_a_profile_that_takes_long_to_fit_is_refused_first(
     subsets = (frozenset(unit for bit, unit in enumerate(units) if number >> bit & 1) for number in range(records))
     measured = Measurement((1.0,) * samples, HERE)
     shape = dataclasses.replace(SHAPE, depth=5, window=(None,) * 5)
-    made = Profile(KEY, MODEL, shape, HERE, tuple(Record(Architecture(5, s), measured) for s in subsets), ORIN.name)
+    made = Profile(KEY, MODEL, shape, HERE, tuple(Record(dropping(5, s), measured) for s in subsets), ORIN.name)
     monkeypatch.setattr(Profile, "load", lambda path: made)
     with pytest.raises(MeasurementError, match=says):
         import_profile(tmp_path / "profile.json")

@@ -123,7 +123,7 @@ def test_several_images_of_a_question_have_rows_of_their_own() -> None:
     found = image_survivors(model, read_anatomy(model), Split("calibration", inputs), schedule, Words())
     assert found is not None
     assert [stage.title.splitlines() for stage in found.remains] == [
-        ["before", "18 tokens"], ["1, from block 1", "9 of 18 left"], ["2, from block 2", "4 of 18 left"],
+        ["before", "18 tokens"], ["1, from block 1", "9 of 18 kept"], ["2, from block 2", "4 of 18 kept"],
     ]  # fmt: skip
     assert [stage.kept.reshape(2, 18).sum(1).tolist() for stage in found.remains] == [[18, 18], [9, 9], [4, 4]]
     assert [stage.kept.shape for stage in found.remains] == [(4, 9)] * 3

@@ -56,7 +56,7 @@ def test_a_measured_target_is_told_with_its_errors_energy_and_memory(tmp_path: P
     assert document["memory_bytes"]["weights"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     words = show("jetson-orin", "--profile", str(file))
-    for expected in ("within 10 %", "records inside", "Wh per 1,000", "MiB", "tensorrt 10.3.0", "MAXN"):
+    for expected in ("within 10 %", "records are inside", "Wh per 1,000", "MiB", "tensorrt 10.3.0", "MAXN"):
         assert expected in words
 
 

@@ -59,7 +59,7 @@ def test_tokens_alone_from_the_request_to_a_model_that_loads(tiny: Path, tmp_pat
     result = json.loads(done.stdout)
     winner = Architecture.from_json(result["winner"]["architecture"])
     assert winner.tokens.stages
-    assert not winner.structure.dropped
+    assert not winner.structure.choices
     assert result["winner"]["predicted_ms"] <= result["budget_ms"]
     assert result["winner"]["tokens"] in (out / "winner" / "README.md").read_text()
     assert "of the 9 image tokens" in result["winner"]["tokens"]

@@ -333,7 +333,7 @@ def test_the_loss_is_the_divergence_of_the_first_word() -> None:
     assert quality.others["agreement"] == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).float().mean()))
     assert evaluator.evaluate(model, "test").loss == pytest.approx(0, abs=1e-6)
     halves = evaluator.evaluate(candidate, "test", 3).joined(evaluator.evaluate(candidate, "test", 6, 3))
-    assert halves.loss == pytest.approx(quality.loss)
+    assert halves.loss == pytest.approx(quality.loss, abs=1e-5)  # other batches, other sums
     assert halves.others.keys() == quality.others.keys()
 
 

@@ -19,7 +19,7 @@ from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import workload_inputs
 from nas.parent.shape import shape_of
 from nas.profiling.host import derive_files, measure_architectures, planned, profile_host, write_plan
-from nas.profiling.latency_model import name_measured
+from nas.profiling.host_profile import name_measured
 from search_spaces import Architecture, Level, Space
 from search_spaces.architecture import dropping
 from search_spaces.kinds import PARTS, STRUCTURE, Kind
