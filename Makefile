@@ -30,10 +30,10 @@ search: $(READY) ## Set up, then search the best model for TARGET within BUDGET 
 	$(BIN)/nas search --target '$(TARGET)' --budget '$(BUDGET)' $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)')
 
 test: lint ## Set up, then ruff, mypy and the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 test-all: lint ## The slow tests too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20 -m ''
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 -m ''
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -38,24 +38,6 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("quick" if config.option.markexpr == "not slow" else "all")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests that share a fixture run in one process: else every process makes what takes seconds to make."""
-    for item in items:
-        group = _shared_with(item)
-        if group and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _shared_with(item: pytest.Item) -> str:
-    """The fixture of a whole run that a test uses, or its file where it uses one of the file; empty for neither."""
-    known = [one for all_of_it in item._fixtureinfo.name2fixturedefs.values() for one in all_of_it]
-    ours = [one for one in known if one.baseid]  # the others are pytest's and its plugins'
-    of_the_run = sorted(one.argname for one in ours if one.scope == "session")
-    of_the_file = any(one.scope == "module" for one in ours)
-    return of_the_run[0] if of_the_run else item.nodeid.partition("::")[0] if of_the_file else ""
-
-
 @event.listens_for(Engine, "connect")
 def _never_sync(connection: object, _: object) -> None:
     """Let no SQLite file of this process wait for the disk: a test kills processes, and never cuts the power."""

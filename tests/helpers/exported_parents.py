@@ -1,5 +1,6 @@
-"""Exports that several files of tests look at: each takes seconds, so each is made once."""
+"""Exports that several files of tests look at: each takes seconds, so a run makes each once."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from families import build
+from filelock import FileLock
 
 from latency_models.workload import Phase
 from nas.export.graph_editing import ParentGraph
@@ -38,9 +40,19 @@ def export_parent(tmp_path_factory: pytest.TempPathFactory) -> ExportParent:
     def export(family: str, phase: Phase = Phase.FORWARD, opset: int = ONNX_RUNTIME_OPSET) -> Exported:
         key = (family, phase, opset)
         if key not in _MADE:
-            model = build(family)
-            path = export_onnx(model, tmp_path_factory.mktemp(family) / f"{phase}-{opset}.onnx", opset, phase)
+            model, path = build(family), _folder_of_the_run(tmp_path_factory) / f"{family}-{phase}-{opset}.onnx"
+            with FileLock(path.with_suffix(".lock")):
+                if not path.exists():
+                    export_onnx(model, path.with_suffix(".draft.onnx"), opset, phase).replace(path)
             _MADE[key] = Exported(model, read_anatomy(model), path)
         return _MADE[key]
 
     return export
+
+
+def _folder_of_the_run(factory: pytest.TempPathFactory) -> Path:
+    """Where all processes of a run look; each has a folder of its own in the run's."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exports"
+    folder.mkdir(exist_ok=True)
+    return folder

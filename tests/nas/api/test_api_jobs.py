@@ -57,7 +57,7 @@ def dashboard() -> Iterator[str]:
 
 
 @pytest.fixture(
-    params=["local", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])],
+    params=["local", pytest.param("ray", marks=pytest.mark.slow)],
 )
 def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
     made: Jobs
@@ -301,7 +301,6 @@ def test_a_cluster_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_cluster_lets_nobody_in_without_its_token(dashboard: str) -> None:
     from ray._private.authentication_test_utils import reset_auth_token_state
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from small_search import NAS, finished, make, search_arguments
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 PROGRAMS = Path(sys.executable).parent  # where `ray` and `nas` are
 

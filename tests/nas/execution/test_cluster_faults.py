@@ -29,7 +29,6 @@ from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Kind
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
 
 DEPTH = 4
 

@@ -33,7 +33,6 @@ from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import ExecutionError, MeasurementError, UsageError
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 def bench(family: str = "llama") -> Bench:

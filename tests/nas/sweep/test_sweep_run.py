@@ -27,7 +27,6 @@ from nas.sweep.outcome import Outcome, read_outcome
 from nas.sweep.request import Sweep, new_sweep
 from nas.sweep.run import run_sweep
 
-pytestmark = pytest.mark.xdist_group("ray")
 SECONDS = 0.3
 
 

@@ -23,8 +23,6 @@ from nas.tracking.new_database import create_database
 from nas.tracking.outbox import pending
 from nas.tracking.registry import CHAMPION
 
-pytestmark = pytest.mark.xdist_group("mlflow-server")  # one server for the file
-
 AT_ONCE = 6
 
 
