@@ -26,7 +26,7 @@ LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
 def profile_path(subject: ParentModel, workload: Workload, space: Space | None = None) -> Path:
-    """Where the host's profile of a subject and workload is kept; one for each choice of token schedules and levels."""
+    """Where the host's profile of a parent and workload is kept; one for each choice of token schedules and levels."""
     return subject.cache / f"profile-{file_words(str(workload))}{name_measured(space)}.json"
 
 

@@ -1,4 +1,4 @@
-"""The latency model of a subject on a target: measured here, measured there and imported, or from the data sheet."""
+"""The latency model of a parent on a target: measured here, measured there and imported, or from the data sheet."""
 
 from latency_models.calibrated import CalibratedModel
 from latency_models.datasheet_model import DataSheetModel

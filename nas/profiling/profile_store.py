@@ -123,7 +123,7 @@ def load_device_profile(path: Path, subject: "ParentModel", target: Target, work
 
 
 def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
-    """Where the profile of a device that is not this machine is kept, in the `cache` of a subject."""
+    """Where the profile of a device that is not this machine is kept, in the `cache` of a parent."""
     return cache / f"device-{file_words(f'{target.name} {workload}')}.json"
 
 

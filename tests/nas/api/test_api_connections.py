@@ -18,8 +18,8 @@ import pytest
 import uvicorn
 from serving_kit import Service, serve_fixture, until  # noqa: F401
 
-from nas.api import server as serving
 from nas.api.connection import connection_class, connections_possible
+from nas.api.server import log_as_json
 from nas.api.settings import Limits
 
 LIMITS = Limits(connections=4, head_s=0.6, body_s=0.6, unread_s=0.6)
@@ -161,7 +161,7 @@ def test_every_line_of_the_log_is_json(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     before = {name: logging.getLogger(name) for name in list(logging.root.manager.loggerDict)}
     state = {name: (logger.handlers, logger.propagate) for name, logger in before.items()}
-    serving.log_as_json()
+    log_as_json()
     try:
         logging.getLogger("asyncio").error("Exception in callback %s", "that one")
         logging.getLogger("nas.api").info("of our own")

@@ -14,7 +14,7 @@ from latency_models.staircase import Staircase
 from latency_models.targets import HOST, find_target
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
-from nas.profiling import token_staircase as token_steps
+from nas.profiling import token_staircase
 from nas.profiling.token_staircase import (
     image_counts,
     in_words,
@@ -51,8 +51,8 @@ def test_each_number_of_tokens_is_measured_beside_the_whole_sequence(
             fed.append(feed["input_ids"].shape)
             return self.real.run(names, feed)
 
-    real = token_steps.open_session
-    monkeypatch.setattr(token_steps, "open_session", Session)
+    real = token_staircase.open_session
+    monkeypatch.setattr(token_staircase, "open_session", Session)
     measured = measured_counts(export, Workload.parse("forward:batch=2,seq=64"), [8, 32], seconds=0.0)
     assert sorted(measured) == [8, 32, 64]
     assert set(fed) == {(2, 8), (2, 32), (2, 64)}
@@ -65,7 +65,7 @@ def test_images_are_measured_through_exports_that_drop_before_the_first_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export = ParentExport(subject_of("vit", tmp_path), Silent())
-    monkeypatch.setattr(token_steps, "_COUNTS", 2)
+    monkeypatch.setattr(token_staircase, "_COUNTS", 2)
     tokens = export.subject.shape.tokens
     found = image_counts(export, Workload.parse(f"forward:batch=1,seq={tokens}"), seconds=0.0)
     assert sorted(found) == [1 + (tokens - 1) // 2, tokens]  # the class token, and half of the patches
@@ -82,7 +82,7 @@ def tiled(counts: list[int]) -> dict[int, Measurement]:
 @pytest.fixture
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ParentModel:
     """A text encoder for which 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
-    monkeypatch.setattr(token_steps, "measured_counts", lambda export, workload, counts: tiled(counts))
+    monkeypatch.setattr(token_staircase, "measured_counts", lambda export, workload, counts: tiled(counts))
     subject = subject_of("bert", tmp_path)
     embeddings, length = subject.model.base_model.embeddings, TEXT.sequence
     subject.model.config.max_position_embeddings = length

@@ -4,16 +4,16 @@ import subprocess
 import sys
 
 from nas.quality.precision import Precision
-from nas.request import choices as vocabulary
+from nas.request import choices
 from nas.search.methods import METHODS, TOKEN_METHODS
 from nas.search.problem import ENGINE
 
 
 def test_the_names_of_methods_are_those_of_the_registries() -> None:
-    assert tuple(METHODS) == vocabulary.METHODS
-    assert tuple(TOKEN_METHODS) == vocabulary.TOKEN_METHODS
-    assert vocabulary.ENGINE == ENGINE
-    assert tuple(Precision) == vocabulary.PRECISIONS
+    assert tuple(METHODS) == choices.METHODS
+    assert tuple(TOKEN_METHODS) == choices.TOKEN_METHODS
+    assert choices.ENGINE == ENGINE
+    assert tuple(Precision) == choices.PRECISIONS
 
 
 def test_it_is_read_without_torch() -> None:
