@@ -178,12 +178,12 @@ def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
     """The fitted terms and their error."""
     from latency_models.calibrated import CalibratedModel
     from nas.cli import console
-    from search_spaces import Architecture, Kind, Unit
+    from search_spaces import PARTS, Architecture, Unit
 
     fitted = CalibratedModel(measured)
     whole = Architecture.parent(measured.shape.depth)
     parent = fitted.predict(whole, 50)
-    terms = {str(kind): fitted.unit_ms(Unit(0, kind)) for kind in (Kind.ATTENTION, Kind.MLP)}
+    terms = {str(kind): fitted.unit_ms(Unit(0, kind)) for kind in PARTS}
     schedules = sorted({str(record.architecture.tokens) for record in measured.records} - {""})
     document = {
         "schema_version": 1,
@@ -208,9 +208,8 @@ def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
         f"{name} on {measured.target} ({key['runtime']}, threads {key['threads']}, {key['device']}), "
         f"{measured.workload}\n"
         f"parent      {parent.ms:.2f} ms p50, {document['parent_p90_ms']:.2f} ms p90\n"
-        f"attention   {terms['attention']:.3f} ms p50 in block 0\n"
-        f"mlp         {terms['mlp']:.3f} ms p50 in block 0\n"
-        f"the rest    {document['constant_p50_ms']:.3f} ms p50\n"
+        + "".join(f"{kind:<11} {ms:.3f} ms p50 in block 0\n" for kind, ms in terms.items())
+        + f"the rest    {document['constant_p50_ms']:.3f} ms p50\n"
         f"error       {100 * fitted.error:.1f} % "
         f"(median; each of {len(measured.records)} records is predicted from the others)\n"
         + (f"tokens      {'; '.join(schedules)}\n" if schedules else "")

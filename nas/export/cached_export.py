@@ -23,11 +23,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from latency_models.workload import Phase
 from nas.export.images import PIXELS
 from nas.export.stage_cache import CacheStage, cache_stages, lefts, stage_tensors
-from pruning.inference.kv_cache import CacheKeeper, PrunedCache
+from pruning.inference.kv_cache import CacheKeeper, PrunedCache, list_kept_attentions
 from pruning.surgery.prune import RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
-from search_spaces.kinds import Kind
 
 NEW = 3  # tokens that a file of `decode` is traced with
 _TOKENS = 2  # axis of keys and values that counts tokens
@@ -363,5 +362,4 @@ def _kept_attentions(model: Any, count: int) -> list[int]:
     record = getattr(model.config, RECORD, None)
     if record is None:
         return list(range(count))
-    architecture = Architecture.from_json(record)
-    return [layer for layer in range(architecture.depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    return list_kept_attentions(Architecture.from_json(record))

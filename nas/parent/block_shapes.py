@@ -20,9 +20,8 @@ from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.language_model import block_config, language_config
 from pruning.anatomy.probe import evaluating, probe_inputs, run_or_refuse
-from search_spaces.kinds import Kind
+from search_spaces.kinds import PARTS, Kind
 
-PARTS = (Kind.ATTENTION, Kind.MLP)
 TOKENS = 64  # recurrences work in chunks of as many
 CACHE_DIMENSIONS = 4  # (batch, heads, tokens, head size)
 SPARE = 2  # positions that some families keep for padding

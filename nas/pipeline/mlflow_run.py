@@ -14,9 +14,8 @@ from nas.tracking import CandidateRun, Layout, SearchRun, Winner
 from nas.tracking.record import FEASIBLE
 from nas.tracking.registry import former_name, model_name
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import Kind
+from search_spaces.kinds import PARTS
 from search_spaces.servable import Servable
-from search_spaces.unit import Unit
 
 _FILES = ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html", "candidates.json", REPORT)
 
@@ -122,7 +121,7 @@ def _candidate_run(
 ) -> CandidateRun:
     """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
     architecture, depth = candidate.architecture, delivery.context.subject.anatomy.depth
-    kept = {kind: sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in (Kind.ATTENTION, Kind.MLP)}
+    kept = {f"n_{kind}": sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in PARTS}
     quality, parameters = candidate.quality, delivery.pruned(architecture).num_parameters()
     metrics = {
         quality.metric: quality.value,
@@ -135,9 +134,8 @@ def _candidate_run(
     }
     params = {
         **asked,
-        "n_attention": kept[Kind.ATTENTION],
-        "n_mlp": kept[Kind.MLP],
-        "n_blocks_removed": sum(architecture.drops(Unit(layer, Kind.BLOCK)) for layer in range(depth)),
+        **kept,
+        "n_blocks_removed": len(architecture.removed_blocks()),
         "tokens": str(architecture.tokens) or "all",
     }
     return CandidateRun(

@@ -7,7 +7,7 @@ from pruning.checkpoint.writing import check_config, is_plain
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
-from search_spaces.kinds import Kind
+from search_spaces.rules import SWALLOWS
 from search_spaces.servable import Servable
 from search_spaces.space import Space
 from search_spaces.unit import Choice
@@ -26,7 +26,7 @@ def savable(space: Space, subject: ParentModel, servable: Servable) -> Space:
     check_config(subject.model)
     if servable is not Servable.VANILLA:
         return space
-    blocks = [choice for choice in space.choices if choice.unit.kind is Kind.BLOCK]
+    blocks = [choice for choice in space.choices if choice.unit.kind in SWALLOWS]
     if not blocks or _leaves_plain(subject, min(blocks)):  # which moves all others: nothing depends on the place
         return space
     chosen = tuple(choice for choice in space.choices if choice not in blocks or _leaves_plain(subject, choice))

@@ -5,7 +5,7 @@ from search_spaces.lazy_exports import lazy_exports
 __getattr__, __all__ = lazy_exports(
     __name__,
     {
-        "kv_cache": ["CacheKeeper", "Left", "PrunedCache", "adapt_decoding", "keeps_own_cache"],
+        "kv_cache": ["CacheKeeper", "Left", "PrunedCache", "adapt_decoding", "keeps_own_cache", "list_kept_attentions"],
         "prefix_cache": ["GIB", "Prefix", "PrefixStore", "make_resumable", "prefixes"],
     },
 )

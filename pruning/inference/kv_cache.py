@@ -197,12 +197,17 @@ def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     return int((args[0] if given is None else given).shape[1])
 
 
+def list_kept_attentions(architecture: Architecture) -> list[int]:
+    """The blocks whose attention is left, in order: each has a layer of the cache."""
+    return [layer for layer in range(architecture.depth) if architecture.keeps(layer, Kind.ATTENTION)]
+
+
 def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, reduces: bool = False) -> None:
     """Re-index the kept attentions and keep the cache and the positions of a pruned decoder right, in place.
 
     `model` has its removed blocks taken out already. `reduces`: it drops tokens, too. Call it once per model.
     """
-    kept = [layer for layer in range(anatomy.depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    kept = list_kept_attentions(architecture)
     config = language_config(model)
     blocks = model.get_submodule(anatomy.stack)
     scaled = getattr(config, "scale_attn_by_inverse_layer_idx", False)
