@@ -24,7 +24,6 @@ from nas.progress import Phases, Progress
 from nas.results.certificate import Certificate, Verdict, confidence_of, judge, too_busy
 from nas.results.result import versions
 from nas.search import Problem, SearchOutcome, run_search
-from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ProfileMismatch
 
@@ -140,8 +139,7 @@ class CertificationRun:
         return QuietWait(self.progress, min(WAIT_S, self.context.request.time_limit_s or WAIT_S))
 
     def _exported(self, device: Device, winner: Architecture) -> Path:
-        pruned = prune(self.context.subject.model, winner, anatomy=self.context.subject.anatomy)
-        return device.export(pruned, self.context.request.out / "winner")
+        return device.export(self.context.builder.build(winner), self.context.request.out / "winner")
 
     def _judged(
         self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int

@@ -10,6 +10,7 @@ from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
 from nas.profiling.device import Device
 from nas.request.search_request import SearchRequest
+from pruning.compensation.candidate_builder import CandidateBuilder
 from search_spaces.space import Space
 
 
@@ -25,6 +26,7 @@ class SearchContext:
         latency: the latency model that the search begins with.
         budget_ms: the budget by that latency model.
         scorer: evaluates candidates.
+        builder: of candidates as they are delivered.
     """
 
     request: SearchRequest
@@ -37,3 +39,4 @@ class SearchContext:
     budget_ms: float
     space: Space
     scorer: CachedEvaluator
+    builder: CandidateBuilder

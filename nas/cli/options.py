@@ -168,6 +168,15 @@ TrialPrecision = Annotated[
         help="Precision of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
     ),
 ]
+Compensate = Annotated[
+    str,
+    typer.Option(
+        "--compensate",
+        metavar="HOW",
+        help="Adjust what is left, in closed form on calibration items, so that it stands in for what was dropped: "
+        "auto (refit, of very wide projections merge), off, bias, refit or merge. No file gets slower by it.",
+    ),
+]
 Storage = Annotated[
     str | None, typer.Option("--storage", metavar="URL", help="The study's database. Default: OUT/study.db.")
 ]

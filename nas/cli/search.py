@@ -57,6 +57,7 @@ def search(
     prefix_cache: options.PrefixCache = 1024,
     verify_cache: options.VerifyCache = False,
     precision: options.TrialPrecision = "auto",
+    compensate: options.Compensate = "auto",
     batch: options.Batch = 4,
     executor: options.Executor = "local",
     workers: options.Workers = None,
@@ -78,7 +79,7 @@ def search(
     from nas.cli import console
 
     progress = console.begin("search")
-    from nas.request.choices import check_method, check_precision, check_tokens
+    from nas.request.choices import check_compensation, check_method, check_precision, check_tokens
     from nas.request.quantities import Budget, ParameterLimit, parse_duration
     from nas.request.search_request import SearchRequest, check_executor, parse_resources, parse_units
     from search_spaces.servable import parse_servable
@@ -114,6 +115,7 @@ def search(
         prefix_cache_bytes=prefix_cache << 20,
         verify_cache=verify_cache,
         precision=check_precision(precision),
+        compensate=check_compensation(compensate),
         max_parameters=None if max_parameters is None else ParameterLimit.parse(max_parameters),
         batch=batch,
         executor=check_executor(executor),

@@ -83,8 +83,9 @@ class Dataset:
 
 
 def load_dataset(
-    model: Any, tokenizer: Any, data: Path, length: int | None = None, trust_remote_code: bool = False
-) -> Dataset:
+    model: Any, tokenizer: Any, data: Path, length: int | None = None, trust_remote_code: bool = False,
+    windows: int | None = None,
+) -> Dataset:  # fmt: skip
     """The dataset of a model.
 
     Args:
@@ -96,6 +97,7 @@ def load_dataset(
         length: tokens of every window, or of every text; texts are then put together until they are as long. The
             default is windows of 512 and every text by itself. Images and questions have the length they have.
         trust_remote_code: run the Python code that a processor carries.
+        windows: for the calibration split of a language model, at most; the default is 16.
 
     Raises:
         BadData: as the readers say, a text model without a tokenizer, or a length that the model cannot read or the
@@ -116,8 +118,11 @@ def load_dataset(
         most = min(most, own.max_length or tokenizer.model_max_length)
     if length is not None and not MIN_LENGTH <= length <= most:
         raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
-    read = _windows_of_text if _predicts_next(model) else _texts
-    return read(model, tokenizer, data, most, length)
+    if _predicts_next(model):
+        return _windows_of_text(
+            model, tokenizer, data, most, length, MOST | {"calibration": windows or MOST["calibration"]}
+        )
+    return _texts(model, tokenizer, data, most, length)
 
 
 def _seen(model: Any, data: Path) -> Dataset:
@@ -127,12 +132,14 @@ def _seen(model: Any, data: Path) -> Dataset:
     return Dataset(**{name: Split(name, {"pixel_values": pixels}, labels) for name, (pixels, labels) in found.items()})
 
 
-def _windows_of_text(model: Any, tokenizer: Any, data: Path, most: int, length: int | None) -> Dataset:
-    """Windows of `length` tokens, else of the usual number, at most what the model reads."""
-    used = {name: count * (length or WINDOW) * _CHARACTERS for name, count in MOST.items()}
+def _windows_of_text(
+    model: Any, tokenizer: Any, data: Path, most: int, length: int | None, counts: dict[str, int]
+) -> Dataset:
+    """At most so many windows of `length` tokens, else of the usual number, at most what the model reads."""
+    used = {name: count * (length or WINDOW) * _CHARACTERS for name, count in counts.items()}
     documents = _documents_by_split(data, used, by_line=False)
     usual = min(WINDOW, most)
-    windows = {name: _windows(model, tokenizer, documents[name], name, usual, length) for name in SPLITS}
+    windows = {name: _windows(model, tokenizer, documents[name], name, usual, length, counts[name]) for name in SPLITS}
     return _apart(windows)
 
 
@@ -209,7 +216,7 @@ def _documents_by_split(data: Path, used: dict[str, int], by_line: bool) -> dict
 
 
 def _windows(
-    model: Any, tokenizer: Any, documents: list[Document], name: str, most: int, length: int | None
+    model: Any, tokenizer: Any, documents: list[Document], name: str, most: int, length: int | None, wanted: int
 ) -> dict[str, Tensor]:
     """(n, window): documents joined by the end token, packed, the remainder discarded."""
     end = [tokenizer.eos_token_id] if is_readable(tokenizer.eos_token_id, model) else []
@@ -227,7 +234,7 @@ def _windows(
         )
     count = len(stream) // window
     # Evenly spaced over the whole text, so that few windows still see every project.
-    chosen = torch.linspace(0, count - 1, min(count, MOST[name])).round().long()
+    chosen = torch.linspace(0, count - 1, min(count, wanted)).round().long()
     return {"input_ids": torch.tensor(stream[: count * window]).reshape(count, window)[chosen]}
 
 

@@ -25,6 +25,7 @@ class CachedEvaluator:
         executor: Executor,
         precision: Precision = Precision.FP32,
         cuts: Sequence[int] = (),
+        final: Evaluations | None = None,
     ) -> None:
         """What is known, and who finds out the rest.
 
@@ -34,7 +35,10 @@ class CachedEvaluator:
             precision: of every evaluation but the final ones.
             cuts: numbers of items at which an evaluation may be continued, growing. All candidates are cut there, so
                 that they see the same batches and can share states.
+            final: what is known of candidates that were adjusted with all calibration items; None where all
+                candidates are alike.
         """
+        self.final = known if final is None else final
         self.evaluator, self.known, self.executor, self.precision = evaluator, known, executor, precision
         self.evaluations = self.items = 0
         self._cuts = tuple(cuts)
@@ -46,15 +50,18 @@ class CachedEvaluator:
             CacheMismatch: where verifying found that a resumed evaluation is not the full one.
             ExecutionError: nobody is left to evaluate.
         """
-        key = self._key(architecture, items)
-        if key not in self.known:
-            self._find_out([key])
-        return self.known[key]
+        key, known = self._key(architecture, items), self._evaluations(items)
+        if key not in known:
+            self._find_out([key], known)
+        return known[key]
 
     def prefetch(self, asked: Sequence[tuple[Architecture, int | None]]) -> None:
         """Find out together what will be asked for one by one."""
-        keys = dict.fromkeys(self._key(architecture, items) for architecture, items in asked)
-        self._find_out([key for key in keys if key not in self.known])
+        for last in (False, True):
+            some = [each for each in asked if (each[1] is None) is last]
+            known = self.final if last else self.known
+            keys = dict.fromkeys(self._key(architecture, items) for architecture, items in some)
+            self._find_out([key for key in keys if key not in known], known)
 
     def in_full(self, architecture: Architecture, split: str, items: int | None = None) -> Quality:
         """Quality on any split, or on its first items; not kept."""
@@ -66,7 +73,7 @@ class CachedEvaluator:
         """The same of several, found out together."""
         chosen = list(dict.fromkeys(architectures))
         cuts = () if items is None else (0, items)
-        found = self.executor.run([Task(architecture, cuts, split=split) for architecture in chosen])
+        found = self.executor.run([Task(architecture, cuts, split=split, final=True) for architecture in chosen])
         by_place = {place: pieces[0] for place, pieces in found}
         return {architecture: by_place[place] for place, architecture in enumerate(chosen)}
 
@@ -75,23 +82,26 @@ class CachedEvaluator:
         asked = every if items is None else min(items, every)
         return architecture, asked, Precision.FP32 if items is None else self.precision
 
-    def _find_out(self, keys: Sequence[Key]) -> None:
-        tasks = [self._task(key) for key in keys]
-        for place, pieces in self.executor.run(tasks):
-            self._keep(tasks[place], pieces)
+    def _evaluations(self, items: int | None) -> Evaluations:
+        return self.final if items is None else self.known
 
-    def _task(self, key: Key) -> Task:
+    def _find_out(self, keys: Sequence[Key], known: Evaluations) -> None:
+        tasks = [self._task(key, known) for key in keys]
+        for place, pieces in self.executor.run(tasks):
+            self._keep(tasks[place], pieces, known)
+
+    def _task(self, key: Key, known: Evaluations) -> Task:
         """From the most items that it is known on to those that are asked."""
         architecture, asked, precision = key
-        start = self.known.fewer(key)
+        start = known.fewer(key)
         between = (cut for cut in self._cuts if start < cut < asked)
-        return Task(architecture, (start, *between, asked), precision)
+        return Task(architecture, (start, *between, asked), precision, final=known is not self.known)
 
-    def _keep(self, task: Task, pieces: Pieces) -> None:
+    def _keep(self, task: Task, pieces: Pieces, known: Evaluations) -> None:
         start = task.cuts[0]
         for cut, quality in zip(task.cuts[1:], pieces, strict=True):
-            whole = self.known[task.architecture, start, task.precision].joined(quality) if start else quality
-            self.known.add((task.architecture, cut, task.precision), whole)
+            whole = known[task.architecture, start, task.precision].joined(quality) if start else quality
+            known.add((task.architecture, cut, task.precision), whole)
             self.items += quality.items
             start = cut
         self.evaluations += 1

@@ -19,12 +19,14 @@ class Task:
         cuts: growing numbers of items, at least two: a quality of the items between each and the next is computed, the
             first alone, then the second. All candidates are cut at the same places, so that they see the same batches.
             Empty: the whole split as one, without shared states.
+        final: the candidate is adjusted with all calibration items, else with a few.
     """
 
     architecture: Architecture
     cuts: tuple[int, ...] = ()
     precision: Precision = Precision.FP32
     split: str = VALIDATION
+    final: bool = False
 
 
 Pieces = tuple[Quality, ...]  # one between each cut of a task and the next

@@ -10,10 +10,8 @@ from nas.quality.evaluator import Evaluator
 from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from pruning.anatomy.anatomy import Anatomy
+from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan
 from pruning.inference.prefix_cache import GIB, PrefixStore, make_resumable
-from pruning.surgery.block_library import BlockLibrary
-from pruning.surgery.prune import prune
-from search_spaces.architecture import Architecture
 from search_spaces.errors import CacheMismatch
 
 TOLERANCE = 1e-6  # of a loss, absolute and per item: resumed and full passes do the same arithmetic
@@ -28,6 +26,7 @@ class Bench:
         precision: that of most evaluations; the others are in fp32.
         capacity: of the prefix cache, in bytes; 0 runs every pass in full.
         verify: repeat a sample of the evaluations without the cache.
+        compensation: how candidates are adjusted; None leaves them as pruned.
     """
 
     parent: Any
@@ -36,6 +35,7 @@ class Bench:
     precision: Precision = Precision.FP32
     capacity: int = GIB
     verify: bool = False
+    compensation: CompensationPlan | None = None
 
 
 @dataclass
@@ -44,20 +44,25 @@ class Worker:
 
     Attributes:
         stores: the prefix cache of each precision, with its counts of blocks computed and skipped.
-        library: what stands in the blocks of candidates.
+        final_store: that of candidates that are adjusted with all calibration items.
+        builder: of candidates.
         pieces: how many were judged.
     """
 
     bench: Bench
     stores: dict[Precision, PrefixStore] = field(default_factory=dict)
     pieces: int = 0
-    library: BlockLibrary = field(init=False)
+    final_store: PrefixStore = field(init=False)
+    builder: CandidateBuilder = field(init=False)
 
     def __post_init__(self) -> None:
         keep_memory()
-        self.library = BlockLibrary(self.bench.parent, self.bench.anatomy)
-        used = {self.bench.precision, Precision.FP32}
-        self.stores |= {each: PrefixStore(self.bench.capacity // len(used)) for each in used}
+        bench, used = self.bench, {self.bench.precision, Precision.FP32}
+        adjusts = bench.compensation is not None
+        room = bench.capacity // (len(used) + 2 * adjusts)
+        self.builder = CandidateBuilder(bench.parent, bench.anatomy, bench.compensation, room)
+        self.stores |= {each: PrefixStore(room) for each in used}
+        self.final_store = PrefixStore(room) if adjusts else self.stores[Precision.FP32]
 
     def run(self, task: Task) -> Pieces:
         """Judge a task.
@@ -66,25 +71,25 @@ class Worker:
             CacheMismatch: when verifying, where a resumed evaluation is not the full one.
         """
         if not task.cuts:
-            return (self.bench.evaluator.evaluate(self._pruned(task.architecture), task.split),)
+            return (self.bench.evaluator.evaluate(self._build(task), task.split),)
         pairs = zip(task.cuts, task.cuts[1:], strict=False)
         return tuple(self._piece(task, start, end) for start, end in pairs)
 
     def _piece(self, task: Task, start: int, end: int) -> Quality:
-        candidate, store = self._pruned(task.architecture), self.stores[task.precision]
+        candidate, store = self._build(task), self.final_store if task.final else self.stores[task.precision]
         if store.capacity:
-            make_resumable(candidate, self.bench.anatomy, task.architecture, store)
+            make_resumable(candidate, self.bench.anatomy, self.builder.prefixes(task.architecture), store)
         quality = self.bench.evaluator.evaluate(task.precision.of(candidate), task.split, end, start)
         if self.bench.verify and self.pieces % SAMPLED == 0:
             self._compare(task, start, end, quality)
         self.pieces += 1
         return quality
 
-    def _pruned(self, architecture: Architecture) -> Any:
-        return prune(self.bench.parent, architecture, anatomy=self.bench.anatomy, library=self.library)
+    def _build(self, task: Task) -> Any:
+        return self.builder.build(task.architecture, task.final)
 
     def _compare(self, task: Task, start: int, end: int, quality: Quality) -> None:
-        model = task.precision.of(self._pruned(task.architecture))
+        model = task.precision.of(self._build(task))
         full = self.bench.evaluator.evaluate(model, task.split, end, start)
         pairs = zip(quality.per_item, full.per_item, strict=True)
         worst = max(abs(one - other) for one, other in pairs)

@@ -5,13 +5,14 @@ What ranks tokens takes only weights from an attention, so it stays where that a
 and the pruned model are the same function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from nas.export.graph_editing import ParentGraph
 from pruning.anatomy.anatomy import Anatomy
+from pruning.compensation.calibration_pass import Adjusted
 from search_spaces.architecture import Architecture
 
 
@@ -77,10 +78,13 @@ class ExportedGraphs:
             self._latest[key] = self.make(key)
         return self._latest[key]
 
-    def derive(self, architecture: Architecture, path: Path) -> Path:
+    def derive(self, architecture: Architecture, path: Path, adjusted: Sequence[Adjusted] = ()) -> Path:
         """Write the file of `architecture`.
 
+        Args:
+            adjusted: projections with new weights.
+
         Raises:
-            ExportError: a model of its export key cannot be exported.
+            ExportError: a model of its export key cannot be exported, or is not shown where such a projection is.
         """
-        return self.of(architecture).derive(architecture, path)
+        return self.of(architecture).derive(architecture, path, adjusted)

@@ -12,6 +12,7 @@ from torch import nn
 from nas.export.cached_export import is_past
 from nas.export.finishing import keep
 from pruning.anatomy.anatomy import Anatomy
+from pruning.surgery.linear import weight_matrix
 from search_spaces.kinds import Kind
 
 _ROOT = "model."  # the exported wrapper holds the model under this name
@@ -114,6 +115,26 @@ class GraphDraft:
         self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
         place.node.input[place.index] = name
 
+    def put_projection(self, layer: int, path: str, module: Any) -> bool:
+        """Let a linear module of a block have other weights of the same shapes; whether the graph shows where."""
+        matrix = weight_matrix(module).detach().float().numpy()
+        products = [Place(node, 1) for node in self.nodes_of(layer, path) if node.op_type in ("MatMul", "Gemm")]
+        found = [each for each in products if each.name in self.weights]
+        if len(found) != 1 or sorted(self.weights[found[0].name].dims) != sorted(matrix.shape):
+            return False
+        self.put_weights(found[0], matrix if is_turned(found[0]) else matrix.T)
+        return module.bias is None or self._put_bias(layer, path, module.bias.detach().float().numpy())
+
+    def _put_bias(self, layer: int, path: str, bias: "np.ndarray") -> bool:
+        nodes = self.nodes_of(layer, path)
+        places = [Place(node, index) for node in nodes for index in range(len(node.input))]
+        found = [
+            each for each in places if each.name in self.weights and tuple(self.weights[each.name].dims) == bias.shape
+        ]
+        if len(found) == 1:
+            self.put_weights(found[0], bias)
+        return len(found) == 1
+
     def forget_shapes(self, values: Iterable[str]) -> None:
         """Let the graph note no shapes of values, since they have others now."""
         self._resized.update(values)
@@ -125,6 +146,11 @@ class GraphDraft:
         keep(graph.output, [output for output in graph.output if output.name not in self._without])
         keep(graph.value_info, [entry for entry in graph.value_info if entry.name not in self._resized])
         _remove_dead(graph)
+
+
+def is_turned(place: Place) -> bool:
+    """Whether a product reads its weights as (out, in)."""
+    return any(attribute.name == "transB" and attribute.i for attribute in place.node.attribute)
 
 
 def module_name(anatomy: Anatomy, layer: int, path: str) -> str:

@@ -5,7 +5,7 @@ The exporter notes for every node which module it came from. How each kind of un
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -16,6 +16,7 @@ from nas.export.graph_draft import Addition, GraphDraft, module_name
 from nas.export.kinds import EDITS
 from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy.anatomy import Anatomy
+from pruning.compensation.calibration_pass import Adjusted
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.kinds import PARTS, Kind
@@ -94,13 +95,16 @@ class ParentGraph:
             )
         return self
 
-    def edit(self, architecture: Architecture) -> Any:
+    def edit(self, architecture: Architecture, adjusted: Sequence[Adjusted] = ()) -> Any:
         """The graph's proto of `architecture`; of one that drops everything, the bare stem's.
 
         A dropped attention takes its past inputs and present outputs with it; the other inputs stay.
 
+        Args:
+            adjusted: projections with new weights.
+
         Raises:
-            ExportError: the graph was exported with something else.
+            ExportError: the graph was exported with something else, or does not show where such a projection is.
         """
         self.of(architecture)
         proto = type(self.proto)()
@@ -109,16 +113,23 @@ class ParentGraph:
         for choice in sorted(architecture.choices - self.exported.choices):
             for kind in sorted(kinds_of(choice)):
                 EDITS[kind].apply(graph, choice)
+        for each in adjusted:
+            if not graph.put_projection(each.layer, each.path, each.module):
+                name = module_name(self.anatomy, each.layer, each.path)
+                raise ExportError(f"the exported graph does not show the weights of {name}; export the model anew")
         graph.finish()
         return self.finished(proto)
 
-    def derive(self, architecture: Architecture, path: Path) -> Path:
+    def derive(self, architecture: Architecture, path: Path, adjusted: Sequence[Adjusted] = ()) -> Path:
         """Write the file of `architecture`. Weights over 1.8 GB go into a second file beside it.
+
+        Args:
+            adjusted: projections with new weights.
 
         Raises:
             ExportError: as `edit`.
         """
-        _save(self.edit(architecture), path)
+        _save(self.edit(architecture, adjusted), path)
         return path
 
     @cached_property

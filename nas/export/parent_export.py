@@ -15,6 +15,7 @@ from nas.export.parity import check_parity
 from nas.export.shared_weights import with_parent, without_parent
 from nas.parent.parent import ParentModel
 from nas.progress import Progress
+from pruning.compensation.candidate_builder import adjusted_of
 from pruning.surgery.prune import architecture_of, prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
@@ -87,7 +88,8 @@ class ParentExport:
         """
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier file there
         try:
-            check_parity(pruned, self.derive(architecture_of(pruned, self.subject.anatomy.depth), path), self.phase)
+            architecture = architecture_of(pruned, self.subject.anatomy.depth)
+            check_parity(pruned, self.graphs.derive(architecture, path, adjusted_of(pruned)), self.phase)
         except (ExportError, MeasurementError) as error:  # the second where the runtime refuses the file
             return self._write(pruned, path) or f"the parent's file could not be edited, so exported anew: {error}"
         return ""
@@ -98,7 +100,7 @@ class ParentExport:
         return ExportedGraphs(self.graph, self._reduced)
 
     def derive(self, architecture: Architecture, path: Path) -> Path:
-        """Write the file of any architecture.
+        """Write the file of any architecture, with the parent's weights.
 
         Raises:
             ExportError: the parent, or the parent with what no edit makes, cannot be exported.

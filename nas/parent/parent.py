@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.shape import ModelShape
-from nas.data.dataset import Dataset, load_dataset
+from nas.data.dataset import Dataset, Split, load_dataset
 from nas.data.padding import needs_padding, settle_padding
 from nas.parent.reference_models import DEFAULT, ReferenceModel, find_reference
 from nas.parent.shape import shape_of
@@ -61,6 +61,15 @@ class ParentModel:
         if length not in self._datasets:
             self._datasets[length] = load_dataset(self.model, self.tokenizer, self.data, length, self.trust_remote_code)
         return self._datasets[length]
+
+    def more_calibration(self, windows: int) -> Split:
+        """The calibration split of a language model, of up to so many windows.
+
+        Raises:
+            BadData: as `dataset`.
+        """
+        assert self.data is not None, "it was read for the dataset"
+        return load_dataset(self.model, self.tokenizer, self.data, None, self.trust_remote_code, windows).calibration
 
     @cached_property
     def _datasets(self) -> dict[int | None, Dataset]:

@@ -40,10 +40,15 @@ class Delivery:
         return self.context.request.out / "winner"
 
     def pruned(self, architecture: Architecture) -> Any:
-        """The model of an architecture, sharing the parent's weights."""
+        """The model of an architecture, with the parent's weights."""
         return prune(
             self.context.subject.model, architecture, anatomy=self.context.subject.anatomy, library=self._library
         )
+
+    @cached_property
+    def winner(self) -> Any:
+        """The winner as it is delivered, adjusted."""
+        return self.context.builder.build(self.outcome.winner.architecture)
 
     @cached_property
     def _library(self) -> BlockLibrary:

@@ -8,6 +8,7 @@ from nas.quality import Evaluator
 from nas.quality.evaluations import Evaluations, evaluations_for
 from nas.quality.precision import choose_precision
 from nas.request.search_request import SearchRequest
+from pruning.compensation.candidate_builder import CompensationPlan
 from pruning.inference.prefix_cache import GIB
 
 RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
@@ -22,6 +23,7 @@ def build_evaluator(
     items: int | None = None,
     storage: str | None = None,
     cluster: Cluster | None = None,
+    compensation: CompensationPlan | None = None,
 ) -> CachedEvaluator:
     """The evaluator of a parent's candidates, with the evaluations that other searches made of them.
 
@@ -29,17 +31,27 @@ def build_evaluator(
         items: of the validation split, where not all will be used.
         storage: where the study is kept; evaluations are kept there too where machines share it.
         cluster: who evaluates; this process where there is none.
+        compensation: how candidates are adjusted; None leaves them as pruned.
     """
-    known = load_evaluations(subject, evaluator, "validation", storage)
-    chosen = choose_precision(precision)
-    bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify)
+    draft, final = ("", "") if compensation is None else (compensation.key(False), compensation.key(True))
+    known = load_evaluations(subject, evaluator, "validation", storage, draft)
+    finals = None if compensation is None else load_evaluations(subject, evaluator, "validation", storage, final)
+    chosen, cuts = choose_precision(precision), rungs(items or len(evaluator.dataset.validation))
+    bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify, compensation)
     executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.executor(bench)
-    return CachedEvaluator(evaluator, known, executor, chosen, rungs(items or len(evaluator.dataset.validation)))
+    return CachedEvaluator(evaluator, known, executor, chosen, cuts, finals)
 
 
-def load_evaluations(subject: ParentModel, evaluator: Evaluator, split: str, storage: str | None) -> Evaluations:
-    """The evaluations that other searches made of a parent's candidates on a split."""
+def load_evaluations(
+    subject: ParentModel, evaluator: Evaluator, split: str, storage: str | None, compensation: str = ""
+) -> Evaluations:
+    """The evaluations that other searches made of a parent's candidates on a split.
+
+    Args:
+        compensation: names how the candidates were adjusted (`CompensationPlan.key`); empty where they were not.
+    """
     content = f"{subject.digest}/{evaluator.dataset.split(split).digest}/{evaluator.metric}"
+    content += f"/{compensation}" if compensation else ""
     return evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
 
 

@@ -7,6 +7,7 @@ from nas.execution.cluster import resources_offered
 from nas.execution.device_node import Node
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
+from nas.pipeline.compensation import plan_compensation
 from nas.pipeline.evaluator import build_evaluator, cluster_from
 from nas.pipeline.savable import savable
 from nas.profiling.choose_workload import default_workload, workload_for
@@ -27,6 +28,7 @@ from nas.tokens.space import (
     with_tokens,
     workload_with_tokens,
 )  # fmt: skip
+from pruning.compensation.candidate_builder import CandidateBuilder
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.kinds import DEFAULT_UNITS
@@ -52,11 +54,13 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     say_what_fits(request, subject, target, workload, progress)
     with progress.stage("reading the data"):
         evaluator = evaluator_with_tokens(subject, workload, request.tokens)
-    progress.message(f"quality: {evaluator.words}")
+        compensation = plan_compensation(subject, evaluator, request.compensate)
     scorer = build_evaluator(
         subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
-        storage=request.storage, cluster=cluster_from(request),
+        storage=request.storage, cluster=cluster_from(request), compensation=compensation,
     )  # fmt: skip
+    progress.message(f"quality: {evaluator.words}")
+    builder = CandidateBuilder(subject.model, subject.anatomy, compensation)
     export = ParentExport(subject, progress, workload.phase)
     if request.tokens == SEARCH:
         fraction = request.budget.fraction
@@ -72,7 +76,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         f"{subject.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
-    return SearchContext(request, subject, target, workload, export, device, latency, budget, space, scorer)
+    return SearchContext(request, subject, target, workload, export, device, latency, budget, space, scorer, builder)
 
 
 def resolve_space(request: SearchRequest, subject: ParentModel, target: Target) -> tuple[Workload, Space]:

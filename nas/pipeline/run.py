@@ -80,7 +80,10 @@ def _searched(context: SearchContext, progress: Timed) -> Result:
     if request.pareto:
         with progress.stage("evaluating the Pareto front on all items"):
             outcome = with_whole_front(problem, outcome)
-    known = load_evaluations(subject, scorer.evaluator, "test", request.storage)
+    plan = context.builder.plan
+    known = load_evaluations(
+        subject, scorer.evaluator, "test", request.storage, "" if plan is None else plan.key(final=True)
+    )
     with Phases(progress) as phases:
         held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "evaluating on the test split"))
     delivery = Delivery(

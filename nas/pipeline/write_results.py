@@ -25,16 +25,20 @@ from nas.tokens.space import droppable
 from nas.tracking import log_search, tracking_uri, without_password
 from pruning.checkpoint import is_pruned, save
 from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.compensation.candidate_builder import compensation_of
 
 
 def deliver(delivery: Delivery) -> Result:
     """Write the winner's folder, the profile and the pictures; return the result, not yet logged."""
     folder, outcome = delivery.winner_folder, delivery.outcome
-    winner = delivery.pruned(outcome.winner.architecture)
+    winner = delivery.winner
     save(winner, folder, companions=delivery.context.subject.files)
     _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
+    compensation = compensation_of(winner)
+    if compensation is not None:
+        _write_json(folder / "compensation.json", compensation.to_json())
     profile = delivery.latency.profile
     if profile is not None:
         profile.save(delivery.context.request.out / "profile.json")

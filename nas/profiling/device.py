@@ -23,6 +23,7 @@ from nas.profiling.kit import Kit, export_for_target, inputs_of, pack
 from nas.profiling.profile_store import check_profile
 from nas.profiling.ssh import Transport, profile_there
 from nas.progress import Progress, timed_stage
+from pruning.compensation.candidate_builder import adjusted_of
 from pruning.surgery.prune import architecture_of
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
@@ -147,7 +148,8 @@ class RemoteDevice:
         path = folder / f"device-{file_name(phase)}"
         with self.progress.stage("writing the winner's file"):
             try:
-                self._graphs.derive(architecture_of(model, self._graphs.anatomy.depth), path)
+                architecture = architecture_of(model, self._graphs.anatomy.depth)
+                self._graphs.derive(architecture, path, adjusted_of(model))
                 self._check(model, path)
             except (ExportError, MeasurementError):
                 export_for_target(model, path, target, phase)

@@ -6,13 +6,14 @@ from search_spaces.presets import PRESETS
 OFF, SEARCH = "off", "search"  # of --tokens, beside the presets
 ENGINE = "nas"  # the method that is none of the published ones
 ADD_BACK = "+add-back"
-AUTO = "auto"  # the precision that is chosen for the processor
+AUTO = "auto"  # the precision that is chosen for the processor, the compensation that fits in memory
 
 # The names in the registries of nas.search.methods, which import what they compute with; a test compares.
 METHODS = (
     "cosine-joint", "cosine-attention", "cosine-mlp", "cosine-block", "reverse", "random", "window", "sprint",
     "sleb", "sleb-per-ms", "finercut", "finercut-per-ms", "evopress",
 )  # fmt: skip
+COMPENSATIONS = ("bias", "refit", "merge")  # of pruning.compensation
 PRECISIONS = ("fp32", "bf16")  # of nas.quality.precision
 TOKEN_METHODS = ("pyramiddrop", "random-tokens", "fastv", "tome", "equal-steps", "dop")
 
@@ -41,6 +42,17 @@ def check_tokens(text: str) -> str:
     if name not in (OFF, SEARCH, *PRESETS) or (name in (OFF, SEARCH) and name != text):
         raise UsageError(f"tokens {text!r} is none of {OFF}, {SEARCH}, {', '.join(PRESETS)}; for example fastv:2=0.5")
     return text
+
+
+def check_compensation(asked: str) -> str:
+    """`auto`, `off` or the name of a closed form.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if asked not in (AUTO, OFF, *COMPENSATIONS):
+        raise UsageError(f"compensate {asked!r} is none of {AUTO}, {OFF}, {', '.join(COMPENSATIONS)}")
+    return asked
 
 
 def check_precision(asked: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Workload
+from nas.request.choices import AUTO, OFF
 from nas.request.quantities import Budget, ParameterLimit
 from nas.storage.private_files import write_private
 from nas.storage.result_folder import resume_command
@@ -45,7 +46,8 @@ class SearchRequest:
     verify_cache: bool = False
     precision: str = "auto"
     max_parameters: ParameterLimit | None = None
-    tokens: str = "off"
+    tokens: str = OFF
+    compensate: str = AUTO
     batch: int = BATCH
     executor: str = "local"
     workers: int | None = None
@@ -98,6 +100,7 @@ class SearchRequest:
             document["servable"] = Servable(document.get("servable", Servable.ANY))
             document["units"] = tuple(KINDS[name].name for name in document["units"])
             document["data"] = document["data"] and Path(document["data"])
+            document.setdefault("compensate", OFF)  # searches of earlier versions had none
             return cls(**{**document, "out": folder})
         except FileNotFoundError:
             raise UsageError(f"{folder} holds no {FILE}; give the result folder of a search") from None

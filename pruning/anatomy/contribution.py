@@ -15,6 +15,7 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from pruning.anatomy.probe import BlockTrace, Call, mixes_tokens
 from pruning.surgery.dropped import Form
@@ -47,6 +48,9 @@ class Contribution:
             residual stream itself.
         closes: in post-norm, the norm that is applied to the residual stream after the contribution was added;
             it stays when the unit goes.
+        reads: the module whose first input is the residual stream that the unit reads; empty for the block itself.
+        projection: the linear module within `writes` whose output is the contribution; None where there is none, as
+            in a mixture of experts.
     """
 
     writes: str
@@ -55,6 +59,8 @@ class Contribution:
     after: tuple[str, ...]
     before: str | None
     closes: str | None
+    reads: str = ""
+    projection: str | None = None
 
     @property
     def last(self) -> str:
@@ -131,19 +137,21 @@ class _Reader:
                 raise self._unreadable("what its attention adds to the residual stream")
             members = _cover(root.module, root.path, excluding=closing.path)
             forms = self._forms(members, writer.output)
-            return Contribution(writer.path, members, forms, (), None, closing.path)
+            return Contribution(writer.path, members, forms, (), None, closing.path, "", self._projection(writer))
         before = next((c.path for c in self.calls if _is_norm(c.module) and _same(c.output, root.inputs[0])), None)
         adding = self._adding(root, inside)
         if adding is not None:
             writer, form = adding
-            return Contribution(writer.path, (root.path,), (form,), (), before, None)
+            return Contribution(writer.path, (root.path,), (form,), (), before, None, "", self._projection(writer))
         after = self._following(root)
         added = self.x + self._output(after[-1] if after else root.path)
         closes = next(
             (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _same(c.inputs[0], added)), None
         )
         raw = before is None and any(_is_norm(c.module) and _same(c.output, self.y) for c in self.calls)
-        return Contribution(root.path, (root.path,), (Form(root.arity),), after, before, closes if raw else None)
+        closes = closes if raw else None
+        projection = self._projection(root)
+        return Contribution(root.path, (root.path,), (Form(root.arity),), after, before, closes, "", projection)
 
     def _adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
         """What writes the contribution of an attention that adds itself to the stream, as BLOOM's does."""
@@ -179,9 +187,17 @@ class _Reader:
         if before is not None:
             members = tuple(path for path in members if path != before)
         forms = self._forms(members, self._output(after[-1] if after else writer.path))
-        found = Contribution(writer.path, members, forms, after, before, closes)
+        reads = before or ("" if first is None else first.path)
+        projection = self._projection(writer)
+        found = Contribution(writer.path, members, forms, after, before, closes, reads, projection)
         reads_x = before is not None and norms[0].inputs and _same(norms[0].inputs[0], self.x)
         return found, self._layout(attention, found, bool(reads_x))
+
+    def _projection(self, writer: Call) -> str | None:
+        """The innermost linear module within a writer that gives its output."""
+        inside = [call for call in self.calls if _within(call.path, writer.path) and _is_projection(call.module)]
+        giving = [call.path for call in inside if _same(call.output, writer.output)]
+        return max(giving, key=len, default=None)
 
     def _layout(self, attention: Contribution, mlp: Contribution, mlp_reads_x: bool) -> Layout:
         if mlp.closes is not None:
@@ -287,6 +303,10 @@ def _is_norm(module: nn.Module) -> bool:
     probe = torch.arange(count, dtype=parameter.dtype, device=parameter.device).sin().view(1, 2, -1)
     with torch.no_grad():
         return not _same(module(2 * probe), 2 * module(probe))
+
+
+def _is_projection(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def _outermost(calls: list[Call]) -> Call | None:

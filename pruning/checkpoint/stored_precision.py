@@ -38,3 +38,9 @@ def _narrowed(tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> Tensor:
         return tensor
     candidates = (tensor.to(dtype) for dtype in dtypes)
     return next((candidate for candidate in candidates if torch.equal(candidate.to(tensor.dtype), tensor)), tensor)
+
+
+def round_as_stored(model: Any, tensor: Tensor, like: Tensor) -> Tensor:
+    """New values for a weight of a parent, rounded to the dtype in which the old ones, `like`, are stored."""
+    stored = getattr(model, _NAME, StoredPrecision(()))
+    return tensor.to(_narrowed(like, stored.dtypes).dtype).to(like.dtype)

@@ -88,19 +88,19 @@ class PrefixStore:
         return True
 
 
-def make_resumable(candidate: Any, anatomy: Anatomy, architecture: Architecture, store: PrefixStore) -> None:
+def make_resumable(candidate: Any, anatomy: Anatomy, prefixes: list[Prefix], store: PrefixStore) -> None:
     """Let a pruned model start each pass after the blocks whose outcome the store knows. In place; for inference.
 
     Args:
-        candidate: from `prune`, with the parent's weights unchanged; not to be saved afterwards.
+        candidate: from `prune`; not to be saved afterwards.
         anatomy: of the parent.
-        architecture: of the candidate.
+        prefixes: for every kept block, what the states that leave it depend on; of the first blocks only, where
+            others cannot be skipped.
         store: shared by the candidates of one parent.
     """
     store.candidate += 1
     blocks: nn.ModuleList = candidate.get_submodule(anatomy.stack)
-    merged = architecture if not anatomy.merges_blocks else architecture.merge_blocks()
-    shared = _Pass(store, prefixes(merged), len(blocks))
+    shared = _Pass(store, prefixes, len(blocks))
     for position, block in enumerate(blocks):
         blocks[position] = _Step(block, position, shared)
     owner = candidate.get_submodule(anatomy.stack.rpartition(".")[0])

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nas.export.graph_draft import GraphDraft, Place
+from nas.export.graph_draft import GraphDraft, Place, is_turned
 from pruning.kinds.mlp_width import SURGERY, find_matrices
 from pruning.surgery.linear import weight_matrix
 from search_spaces.architecture import Architecture
@@ -56,7 +56,7 @@ class _NarrowedMlp:
         modules = SURGERY.build_modules(block, anatomy, choice.level, ())
         for path, place in site.weights.items():
             matrix = weight_matrix(modules[path]).detach().float().numpy()
-            graph.put_weights(place, matrix if _is_turned(place) else matrix.T)
+            graph.put_weights(place, matrix if is_turned(place) else matrix.T)
         for path, place in site.biases.items():
             graph.put_weights(place, modules[path].get_parameter("bias").detach().float().numpy())
         kept = weight_matrix(modules[site.down]).shape[1]
@@ -141,11 +141,6 @@ def _has_width(site: _Site, values: np.ndarray) -> bool:
 def _multiplies(place: Place) -> bool:
     """Whether a place is that of the weights of a product."""
     return place.index == 1 and place.node.op_type in ("MatMul", "Gemm")
-
-
-def _is_turned(place: Place) -> bool:
-    """Whether a product reads its weights as (out, in)."""
-    return any(attribute.name == "transB" and attribute.i for attribute in place.node.attribute)
 
 
 EDIT = _NarrowedMlp()

@@ -25,7 +25,7 @@ from nas.parent.shape import shape_of
 from nas.quality import evaluator_for
 from nas.quality.answers import AnswerEvaluator
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.inference.prefix_cache import PrefixStore, make_resumable
+from pruning.inference.prefix_cache import PrefixStore, make_resumable, prefixes
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Reduction, Schedule, Scorer
 from search_spaces.errors import BadData
@@ -300,7 +300,7 @@ def test_what_stays_is_decided_once_by_the_question(family: str, scorer: Scorer,
         store, anatomy = PrefixStore(), read_anatomy(model)
         for each in (Architecture(4), architecture):
             candidate = prune(model, each, anatomy=anatomy)
-            make_resumable(candidate, anatomy, each, store)
+            make_resumable(candidate, anatomy, prefixes(each), store)
             quality = evaluator.evaluate(candidate, "test")
         assert store.skipped > 0
     quality = evaluator.evaluate(candidate, "test")

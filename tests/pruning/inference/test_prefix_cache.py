@@ -21,7 +21,8 @@ def outputs(model, batches) -> list[torch.Tensor]:
 
 def resumed(model, anatomy, architecture, store, batches) -> list[torch.Tensor]:
     candidate = prune(model, architecture, anatomy=anatomy, share_weights=True)
-    make_resumable(candidate, anatomy, architecture, store)
+    merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
+    make_resumable(candidate, anatomy, prefixes(merged), store)
     return outputs(candidate, batches)
 
 

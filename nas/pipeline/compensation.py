@@ -1,0 +1,62 @@
+"""With which items of the calibration split candidates are adjusted."""
+
+import torch
+from torch import Tensor
+
+from nas.data.dataset import Dataset, Split
+from nas.parent.parent import ParentModel
+from nas.quality.evaluator import Evaluator
+from nas.request.choices import OFF
+from pruning.anatomy.anatomy import Anatomy
+from pruning.compensation.candidate_builder import CompensationPlan
+from search_spaces.kinds import PARTS
+
+WINDOWS = 64  # of a language model's text, for candidates that are left; 32,768 tokens where windows have 512
+DRAFT_TOKENS = 4096  # for candidates while they are many
+STREAM_BYTES = 2 << 30  # that the parent's residual stream over the calibration items may take
+
+
+def plan_compensation(subject: ParentModel, evaluator: Evaluator, method: str) -> CompensationPlan | None:
+    """How candidates of a parent are adjusted; None where they are not.
+
+    Args:
+        evaluator: of the candidates; its data are of the form that they are judged on.
+        method: a name in `pruning.compensation.METHODS`, or `off`.
+    """
+    if method == OFF:
+        return None
+    split = _calibration(subject, evaluator.dataset)
+    tokens = _count_tokens(split)
+    most = max(1, int(len(split) * min(1.0, _most_tokens(subject.anatomy) / tokens)))
+    final = pick_items(split, most)
+    draft = pick_items(split, max(1, min(most, round(len(split) * DRAFT_TOKENS / tokens))))
+    return CompensationPlan(method, draft, final)
+
+
+def pick_items(split: Split, count: int) -> dict[str, Tensor]:
+    """The inputs of `count` items, evenly spaced."""
+    chosen = torch.linspace(0, len(split) - 1, min(count, len(split))).round().long()
+    rows = {name: len(tensor) // len(split) for name, tensor in split.inputs.items()}
+    return {
+        name: tensor.reshape(len(split), rows[name], *tensor.shape[1:])[chosen].flatten(0, 1)
+        for name, tensor in split.inputs.items()
+    }
+
+
+def _calibration(subject: ParentModel, dataset: Dataset) -> Split:
+    """The calibration split that candidates are judged like; of a language model's plain text more of it."""
+    plain = (
+        dataset is subject.dataset and subject.is_language_model and set(dataset.calibration.inputs) == {"input_ids"}
+    )
+    return subject.more_calibration(WINDOWS) if plain else dataset.calibration
+
+
+def _count_tokens(split: Split) -> int:
+    """All of them; of images, as many as an image of a usual vision transformer has."""
+    mask = split.inputs.get("attention_mask", split.inputs.get("input_ids"))
+    return 256 * len(split) if mask is None else mask.numel()
+
+
+def _most_tokens(anatomy: Anatomy) -> int:
+    points = len(PARTS) * anatomy.depth + 1
+    return STREAM_BYTES // (points * anatomy.hidden_size * torch.float32.itemsize)

@@ -1,0 +1,166 @@
+"""Adjusting what is left of a model, so that it stands in for what was taken out: one pass over calibration items.
+
+A candidate runs once on all calibration items together. When it comes to a projection that writes to its residual
+stream, the stream that the parent had where the next kept part reads it is compared with the candidate's; what the
+projection lacks is explained from its inputs, and it is adjusted before the pass goes on. So every part is fitted on
+the stream that the parts before it leave once they are adjusted.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from pruning.anatomy.anatomy import Anatomy
+from pruning.checkpoint.stored_precision import round_as_stored
+from pruning.compensation.alignment import TokenAlignment
+from pruning.compensation.handed_states import HandedStates
+from pruning.compensation.lacking import Route
+from pruning.compensation.method import Adjustment, Method, Observed
+from pruning.compensation.sites import Site
+from pruning.compensation.streams import Streams, run_trunk, watch_input
+from pruning.surgery.linear import weight_matrix
+from search_spaces.kinds import Kind
+
+HELD = 8  # every so manieth item is held out, to choose penalties on
+_NEGLIGIBLE = 1e-10  # of the contribution's squares: where nothing was dropped nothing is lacking
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """A projection with new weights.
+
+    Attributes:
+        layer: of its block in the parent.
+        path: within the block.
+        module: it.
+        adjustment: by how much its weights differ from the parent's.
+    """
+
+    layer: int
+    path: str
+    module: nn.Module
+    adjustment: Adjustment
+
+
+@dataclass
+class CalibrationPass:
+    """One pass of a candidate over the calibration items, in which its projections are adjusted one after another.
+
+    Attributes:
+        blocks: of the candidate, by their layers in the parent.
+        streams: of the parent.
+    """
+
+    candidate: Any
+    blocks: dict[int, nn.Module]
+    streams: Streams
+    method: Method
+    tokens: TokenAlignment
+    _adjusted: list[Adjusted] = field(default_factory=list)
+    _stream: dict[Site, Tensor] = field(default_factory=dict)  # by who reads it
+    _written: dict[tuple[int, Kind], Tensor] = field(default_factory=dict)  # contributions, in parallel blocks
+
+    @torch.no_grad()
+    def run(self, anatomy: Anatomy, sites: tuple[Site, ...], inputs: Mapping[str, Tensor]) -> tuple[Adjusted, ...]:
+        """Adjust what can be adjusted; a projection whose weights are also another's is left as it is."""
+        shared = _find_shared(self.candidate)
+        with ExitStack() as stack:
+            for site in sites:
+                block = self.blocks[site.layer]
+                if site.contribution.projection is None or type(block) is HandedStates:
+                    continue
+                projection = block.get_submodule(site.contribution.projection)
+                if id(projection.weight) in shared:
+                    continue
+                reader = block.get_submodule(site.contribution.reads)
+                stack.callback(watch_input(reader, self._keep_stream(site)))
+                stack.callback(projection.register_forward_hook(self._adjust_at(site)).remove)
+            run_trunk(self.candidate, anatomy, inputs)
+        return tuple(self._adjusted)
+
+    def _keep_stream(self, site: Site) -> Callable[[Tensor], None]:
+        return lambda value: self._stream.update({site: value})
+
+    def _adjust_at(self, site: Site) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        route = Route(
+            [self.blocks[site.layer].get_submodule(path) for path in site.contribution.after],
+            [self.blocks[layer].get_submodule(path) for layer, path in site.closing],
+        )
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            observed = self._observe(site, route, module, args[0], output)
+            adjustment = None if observed is None else self.method.adjust(observed)
+            if adjustment is not None:
+                _add(self.candidate, module, adjustment)
+                self._adjusted.append(Adjusted(site.layer, _path(site), module, adjustment))
+                output = module.forward(args[0])
+            if site.partner is not None:
+                self._written[site.layer, site.kind] = route.contribution(_as_rows(output))
+            return output
+
+        return hook
+
+    def _observe(self, site: Site, route: Route, module: Any, given: Tensor, output: Tensor) -> Observed | None:
+        """What a projection was given and what it lacks; None where it lacks nothing."""
+        stream = self._stream.pop(site)
+        batch, tokens, _ = stream.shape
+        others = _as_rows(stream)
+        if site.partner is not None:
+            others = others + self._find_written(site.layer, site.partner)
+        written = _as_rows(output)
+        lacking = route.find_lacking(written, others, self.tokens.rows_of(self.streams.at[site.target]))
+        real = self.tokens.real_rows(batch, tokens)
+        if float(lacking[real].square().sum()) <= _NEGLIGIBLE * float(written[real].square().sum()):
+            return None
+        held = hold_out(batch, tokens)[real]
+        rows = _as_rows(given)
+        return Observed(rows[real], weight_matrix(module).T, module.bias, written[real], lacking[real], held)
+
+    def _find_written(self, layer: int, kind: Kind) -> Tensor:
+        """What a part of a parallel block adds to the stream: where it has not run yet, what it added in the parent."""
+        written = self._written.get((layer, kind))
+        return self.tokens.rows_of(self.streams.written[layer, kind]) if written is None else written
+
+
+def _path(site: Site) -> str:
+    assert site.contribution.projection is not None, "only projections are watched"
+    return site.contribution.projection
+
+
+def hold_out(batch: int, tokens: int) -> Tensor:
+    """(batch · tokens,) bool: every eighth item, of few every last; of a single one its last tokens."""
+    if batch == 1:
+        return torch.arange(tokens) >= tokens - tokens // HELD
+    every = min(HELD, batch)
+    return (torch.arange(batch) % every == every - 1).repeat_interleave(tokens)
+
+
+def _as_rows(value: Tensor) -> Tensor:
+    return value.reshape(-1, value.shape[-1])
+
+
+def _find_shared(model: nn.Module) -> set[int]:
+    """Parameters, by identity, that the model has in more than one place."""
+    counts = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {parameter for parameter, count in counts.items() if count > 1}
+
+
+def _add(model: Any, module: Any, adjustment: Adjustment) -> None:
+    """Give a projection new weights of its own, rounded to what the parent's files hold."""
+    if adjustment.weight is not None:
+        turned = isinstance(module, Conv1D)
+        change = adjustment.weight if turned else adjustment.weight.T
+        module.weight = _changed(model, module.weight, change)
+    if adjustment.bias is not None:
+        module.bias = _changed(model, module.bias, adjustment.bias)
+
+
+def _changed(model: Any, old: Tensor, change: Tensor) -> nn.Parameter:
+    new = (old.double() + change).to(old.dtype).contiguous()
+    return nn.Parameter(round_as_stored(model, new, old), requires_grad=old.requires_grad)

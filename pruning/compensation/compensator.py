@@ -1,0 +1,138 @@
+"""The adjusted projections of a parent's candidates; candidates that agree up to a block share the work up to there."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.copying import copy_module
+from pruning.compensation.alignment import TokenAlignment
+from pruning.compensation.calibration_pass import Adjusted, CalibrationPass
+from pruning.compensation.handed_states import HandedStates
+from pruning.compensation.method import Method
+from pruning.compensation.sites import find_left, find_sites
+from pruning.compensation.streams import Streams, record_streams
+from pruning.inference.prefix_cache import GIB, Prefix, prefixes
+from pruning.surgery.block_library import BlockLibrary
+from pruning.surgery.prune import prune
+from search_spaces.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a block of a candidate: its adjusted projections, and the states that leave it."""
+
+    adjusted: tuple[Adjusted, ...]
+    states: Tensor
+    arity: int
+
+    @property
+    def nbytes(self) -> int:
+        weights = sum(p.nbytes for each in self.adjusted for p in each.module.parameters())
+        return int(self.states.nbytes) + weights
+
+
+class Compensator:
+    """Adjusts candidates of one parent with one closed form and one set of calibration items.
+
+    Example:
+        >>> compensator = Compensator(parent, anatomy, calibration.inputs, METHODS["refit"])
+        >>> adjusted = compensator.adjust(architecture)
+        >>> put(prune(parent, architecture), anatomy, architecture, adjusted)
+    """
+
+    def __init__(
+        self, parent: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor], method: Method,
+        library: BlockLibrary | None = None, capacity: int = GIB,
+    ) -> None:  # fmt: skip
+        """What candidates are adjusted with.
+
+        Args:
+            inputs: keyword inputs of the model: all calibration items, which run as one batch.
+            library: of the parent, where there is one already.
+            capacity: bytes that may be kept of candidates, for others that begin alike.
+        """
+        self._parent, self._anatomy, self._inputs, self._method = parent, anatomy, inputs, method
+        self._library = library or BlockLibrary(parent, anatomy)
+        self._capacity, self._nbytes = capacity, 0
+        self._known: OrderedDict[Prefix, _Known] = OrderedDict()
+
+    @torch.no_grad()
+    def adjust(self, architecture: Architecture) -> tuple[Adjusted, ...]:
+        """The adjusted projections of an architecture, in order of depth."""
+        keys = compensated_prefixes(self._anatomy, architecture)
+        known = self._find_known(keys)
+        candidate = prune(self._parent, architecture, anatomy=self._anatomy, library=self._library)
+        blocks: nn.ModuleList = candidate.get_submodule(self._anatomy.stack)
+        for position, each in enumerate(known):
+            blocks[position] = HandedStates(blocks[position], each.states, each.arity)
+        left = find_left(self._anatomy, architecture)
+        seen: dict[int, tuple[Tensor, int]] = {}
+        ends = [
+            blocks[position].register_forward_hook(_keep_states(seen, position))
+            for position in range(len(known), len(keys))
+        ]
+        calibration = CalibrationPass(
+            candidate, dict(zip(left, blocks, strict=True)), self._streams, self._method,
+            TokenAlignment.of(candidate, self._inputs),
+        )  # fmt: skip
+        adjusted = calibration.run(self._anatomy, find_sites(self._anatomy, architecture), self._inputs)
+        for end in ends:
+            end.remove()
+        for position, (states, arity) in seen.items():
+            own = tuple(each for each in adjusted if each.layer == left[position])
+            self._keep(keys[position], _Known(own, states, arity))
+        return (*(each for block in known for each in block.adjusted), *adjusted)
+
+    @cached_property
+    def _streams(self) -> Streams:
+        return record_streams(self._parent, self._anatomy, self._inputs)
+
+    def _find_known(self, keys: list[Prefix]) -> list[_Known]:
+        found: list[_Known] = []
+        for key in keys:
+            if key not in self._known:
+                break
+            self._known.move_to_end(key)
+            found.append(self._known[key])
+        return found
+
+    def _keep(self, key: Prefix, known: _Known) -> None:
+        self._known[key] = known
+        self._nbytes += known.nbytes
+        while self._nbytes > self._capacity and self._known:
+            self._nbytes -= self._known.popitem(last=False)[1].nbytes
+
+
+def compensated_prefixes(anatomy: Anatomy, architecture: Architecture) -> list[Prefix]:
+    """As `prefixes`, for adjusted candidates: what leaves a block also depends on who reads it next."""
+    targets = {site.layer: site.target for site in find_sites(anatomy, architecture)}  # of the last part of each block
+    left = find_left(anatomy, architecture)
+    merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
+    ends = [f"to {targets.get(layer)}" for layer in left]
+    return [(*prefix, end) for prefix, end in zip(prefixes(merged), ends, strict=False)]
+
+
+def put(candidate: Any, anatomy: Anatomy, architecture: Architecture, adjusted: tuple[Adjusted, ...]) -> None:
+    """Give a candidate its adjusted projections, in place.
+
+    Args:
+        candidate: from `prune`.
+        adjusted: from `Compensator.adjust` for the same architecture.
+    """
+    left = find_left(anatomy, architecture)
+    blocks: nn.ModuleList = candidate.get_submodule(anatomy.stack)
+    for each in adjusted:
+        blocks[left.index(each.layer)].set_submodule(each.path, copy_module(each.module, share_tensors=True))
+
+
+def _keep_states(seen: dict[int, tuple[Tensor, int]], position: int) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        seen[position] = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
+
+    return hook

@@ -1,0 +1,134 @@
+"""The closed forms that adjust one projection, behind one contract."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pruning.compensation.moments import Moments
+from pruning.compensation.ridge import PENALTIES, RidgeFit, fit_ridge
+
+LARGEST_GRAM = 1 << 30  # bytes; the Gram matrix of wider inputs is not formed
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen at a projection y = X·Wᵀ + b, over all calibration tokens.
+
+    Attributes:
+        inputs: X (tokens, k).
+        weight: W as (k, d).
+        bias: b (d,), None where the projection has none.
+        outputs: y (tokens, d).
+        residuals: what y lacks (tokens, d).
+        held: (tokens,) bool, those on which solutions are compared.
+    """
+
+    inputs: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    outputs: Tensor
+    residuals: Tensor
+    held: Tensor
+
+    def moments(self, features: Tensor) -> tuple[Moments, Moments]:
+        """Of features (tokens, ·) and the residuals: of the tokens to fit, and of those held out."""
+        fitted = ~self.held
+        return (
+            Moments.of(features[fitted], self.residuals[fitted]),
+            Moments.of(features[self.held], self.residuals[self.held]),
+        )
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """What is added to a projection.
+
+    Attributes:
+        weight: (k, d), None where nothing is.
+        bias: (d,), None where nothing is.
+        penalty: the λ that was chosen; 0 where there was none to choose.
+        unexplained: the share of the held-out residuals' squares that is left.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    penalty: float
+    unexplained: float
+
+
+class Method(Protocol):
+    """A closed form."""
+
+    @property
+    def name(self) -> str:
+        """As a user writes it."""
+
+    def adjust(self, observed: Observed) -> Adjustment | None:
+        """What to add to a projection; None where held-out tokens say that it is best left as it is."""
+
+
+@dataclass(frozen=True)
+class Bias:
+    """The mean of what is lacking becomes part of the bias; projections without one stay as they are."""
+
+    name: str = "bias"
+
+    def adjust(self, observed: Observed) -> Adjustment | None:
+        """The mean of the residuals."""
+        if observed.bias is None:
+            return None
+        fitted, held = observed.moments(observed.residuals[:, :0])
+        mean = fitted.means[1]
+        before, after = float(held.energy.sum()), float(held.centred((held.sums[0], mean)).energy.sum())
+        return Adjustment(None, (fitted + held).means[1], 0.0, after / before) if after < before else None
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Ridge regression of what is lacking on the projection's inputs (OBS, OSSCAR, GRAIL: with a pull to the old W)."""
+
+    penalties: tuple[float, ...] = PENALTIES
+    name: str = "refit"
+
+    def adjust(self, observed: Observed) -> Adjustment | None:
+        """The least-squares change of the whole projection."""
+        fit = fit_ridge(*observed.moments(observed.inputs), observed.bias is not None, self.penalties)
+        return None if fit is None else _adjustment(fit, fit.matrix)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A d×d map of the contribution, folded into the projection (ReplaceMe): for inputs too wide for a Gram matrix."""
+
+    penalties: tuple[float, ...] = PENALTIES
+    name: str = "merge"
+
+    def adjust(self, observed: Observed) -> Adjustment | None:
+        """W becomes W·(1 + M), where M explains what is lacking from the contribution itself."""
+        written = observed.outputs if observed.bias is None else observed.outputs - observed.bias
+        fit = fit_ridge(*observed.moments(written), observed.bias is not None, self.penalties)
+        return None if fit is None else _adjustment(fit, observed.weight.double() @ fit.matrix)
+
+
+@dataclass(frozen=True)
+class RefitOrMerge:
+    """The refit; where the Gram matrix of the inputs would be too large, the merge."""
+
+    penalties: tuple[float, ...] = PENALTIES
+    largest: int = LARGEST_GRAM
+    name: str = "auto"
+
+    def adjust(self, observed: Observed) -> Adjustment | None:
+        """By memory."""
+        wide = observed.inputs.shape[1] ** 2 * torch.float64.itemsize > self.largest
+        method: Method = Merge(self.penalties) if wide else Refit(self.penalties)
+        return method.adjust(observed)
+
+
+def _adjustment(fit: RidgeFit, weight: Tensor) -> Adjustment:
+    return Adjustment(weight, fit.offset, fit.penalty, fit.unexplained)
+
+
+METHODS: dict[str, Method] = {each.name: each for each in (Bias(), Refit(), Merge(), RefitOrMerge())}

@@ -1,0 +1,71 @@
+"""Sums over tokens, from which every closed form here is solved: no token is kept."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROWS = 4096  # tokens multiplied at a time, in the precision of the model; sums are in float64
+
+
+@dataclass
+class Moments:
+    """Second moments of features X (tokens, k) and of what they are to explain, R (tokens, d); all float64.
+
+    Attributes:
+        gram: XᵀX (k, k).
+        cross: XᵀR (k, d).
+        energy: the sum of all squares of R, by column (d,).
+        sums: the sum of X (k,) and of R (d,).
+        count: tokens.
+
+    Example:
+        >>> moments = Moments.of(torch.eye(2), torch.ones(2, 3))
+        >>> moments.cross.shape, moments.count
+        (torch.Size([2, 3]), 2)
+    """
+
+    gram: Tensor
+    cross: Tensor
+    energy: Tensor
+    sums: tuple[Tensor, Tensor]
+    count: int
+
+    @classmethod
+    def of(cls, features: Tensor, residuals: Tensor) -> "Moments":
+        """The moments of features (tokens, k) and residuals (tokens, d)."""
+        k, d = features.shape[1], residuals.shape[1]
+        zeros = [torch.zeros(size, dtype=torch.float64, device=features.device) for size in ((k, k), (k, d), (d,))]
+        sums = features.sum(0, dtype=torch.float64), residuals.sum(0, dtype=torch.float64)
+        found = cls(zeros[0], zeros[1], zeros[2], sums, len(features))
+        for begin in range(0, len(features), _ROWS):
+            x, r = features[begin : begin + _ROWS], residuals[begin : begin + _ROWS]
+            found.gram += x.T @ x
+            found.cross += x.T @ r
+            found.energy += r.square().sum(0)
+        return found
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Those of the tokens of both."""
+        sums = self.sums[0] + other.sums[0], self.sums[1] + other.sums[1]
+        return Moments(
+            self.gram + other.gram, self.cross + other.cross, self.energy + other.energy, sums, self.count + other.count
+        )
+
+    def centred(self, means: tuple[Tensor, Tensor]) -> "Moments":
+        """Those of X and R after these means were taken from them, without looking at a token again."""
+        (x, r), (sum_x, sum_r), n = means, self.sums, self.count
+        gram = self.gram - torch.outer(x, sum_x) - torch.outer(sum_x, x) + n * torch.outer(x, x)
+        cross = self.cross - torch.outer(x, sum_r) - torch.outer(sum_x, r) + n * torch.outer(x, r)
+        energy = self.energy - 2 * r * sum_r + n * r.square()
+        return Moments(gram, cross, energy, (sum_x - n * x, sum_r - n * r), n)
+
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        """The mean of X (k,) and of R (d,)."""
+        return self.sums[0] / self.count, self.sums[1] / self.count
+
+    def error(self, solution: Tensor) -> float:
+        """The sum of squares of R − X·solution, for a solution (k, d)."""
+        explained = 2 * (solution * self.cross).sum() - (solution * (self.gram @ solution)).sum()
+        return float(self.energy.sum() - explained)

@@ -1,0 +1,94 @@
+"""The parent's residual stream at the points that candidates are to meet."""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.contribution import Layout
+from pruning.compensation.sites import Point
+from search_spaces.kinds import PARTS, Kind
+
+
+@dataclass
+class Streams:
+    """What a parent computed from the calibration items.
+
+    Attributes:
+        at: the stream (batch, tokens, d) by point.
+        written: what a part added to it, by (layer, kind); of parallel blocks only.
+    """
+
+    at: dict[Point, Tensor] = field(default_factory=dict)
+    written: dict[tuple[int, Kind], Tensor] = field(default_factory=dict)
+
+
+def every_point(anatomy: Anatomy) -> set[Point]:
+    """Wherever a part of any candidate may read the stream, and its end."""
+    kinds = (Kind.ATTENTION,) if anatomy.layout is Layout.PARALLEL else PARTS
+    return {Point(layer, kind) for layer in range(anatomy.depth) for kind in kinds} | {Point(anatomy.depth)}
+
+
+@torch.inference_mode()
+def record_streams(
+    model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor], points: Collection[Point] | None = None
+) -> Streams:
+    """Run the parent once.
+
+    Args:
+        inputs: keyword inputs of the model, all calibration items in one batch.
+        points: where the stream is wanted; None for every point.
+    """
+    streams, points = Streams(), every_point(anatomy) if points is None else points
+
+    def keep_stream(point: Point) -> Callable[[Tensor], None]:
+        return lambda value: streams.at.update({point: value})
+
+    def keep_written(layer: int, kind: Kind) -> Callable[[Tensor], None]:
+        return lambda value: streams.written.update({(layer, kind): value})
+
+    blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
+    with ExitStack() as stack:
+        for layer, block in enumerate(blocks):
+            described = anatomy.blocks[layer]
+            if Point(layer) in points:
+                stack.callback(watch_input(block, keep_stream(Point(layer))))
+            if Point(layer, Kind.MLP) in points:
+                reader = block.get_submodule(described.mlp.reads)
+                stack.callback(watch_input(reader, keep_stream(Point(layer, Kind.MLP))))
+            if described.layout is Layout.PARALLEL:
+                for kind in PARTS:
+                    last = block.get_submodule(described.contribution(kind).last)
+                    stack.callback(watch_output(last, keep_written(layer, kind)))
+        if Point(anatomy.depth) in points:
+            stack.callback(watch_output(blocks[-1], keep_stream(Point(anatomy.depth))))
+        run_trunk(model, anatomy, inputs)
+    return streams
+
+
+def run_trunk(model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> None:
+    """A forward pass of a model, or of a candidate, without its head."""
+    settings = {"use_cache": False} if anatomy.is_decoder else {}
+    getattr(model, "base_model", model)(**inputs, **settings)
+
+
+def watch_input(module: nn.Module, see: Callable[[Tensor], None]) -> Callable[[], None]:
+    """Show the first argument of each call of a module; what is returned ends that."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        see(args[0] if args else next(iter(kwargs.values())))
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+
+def watch_output(module: nn.Module, see: Callable[[Tensor], None]) -> Callable[[], None]:
+    """Show what each call of a module returns, the first of several; what is returned ends that."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        see(output[0] if isinstance(output, tuple) else output)
+
+    return module.register_forward_hook(hook).remove
