@@ -23,7 +23,7 @@ from pruning.compensation.handed_states import HandedStates
 from pruning.compensation.lacking import Route
 from pruning.compensation.method import Adjustment, Method, Observed
 from pruning.compensation.sites import Site
-from pruning.compensation.streams import Streams, run_trunk, watch_input
+from pruning.compensation.streams import Streams, by_item, run_trunk, watch_input
 from pruning.surgery.linear import weight_matrix
 from search_spaces.kinds import Kind
 
@@ -62,6 +62,7 @@ class CalibrationPass:
     streams: Streams
     method: Method
     tokens: TokenAlignment
+    batch: int = 0
     _adjusted: list[Adjusted] = field(default_factory=list)
     _stream: dict[Site, Tensor] = field(default_factory=dict)  # by who reads it
     _written: dict[tuple[int, Kind], Tensor] = field(default_factory=dict)  # contributions, in parallel blocks
@@ -69,6 +70,7 @@ class CalibrationPass:
     @torch.no_grad()
     def run(self, anatomy: Anatomy, sites: tuple[Site, ...], inputs: Mapping[str, Tensor]) -> tuple[Adjusted, ...]:
         """Adjust what can be adjusted; a projection whose weights are also another's is left as it is."""
+        self.batch = len(next(iter(inputs.values())))
         shared = _find_shared(self.candidate)
         with ExitStack() as stack:
             for site in sites:
@@ -108,7 +110,7 @@ class CalibrationPass:
 
     def _observe(self, site: Site, route: Route, module: Any, given: Tensor, output: Tensor) -> Observed | None:
         """What a projection was given and what it lacks; None where it lacks nothing."""
-        stream = self._stream.pop(site)
+        stream = by_item(self._stream.pop(site), self.batch)
         batch, tokens, _ = stream.shape
         others = _as_rows(stream)
         if site.partner is not None:

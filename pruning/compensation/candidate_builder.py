@@ -10,12 +10,13 @@ from torch import Tensor
 from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.calibration_pass import Adjusted
 from pruning.compensation.compensator import Compensator, compensated_prefixes, put
-from pruning.compensation.method import METHODS
+from pruning.compensation.method import DRAFT, METHODS, Method
 from pruning.inference.prefix_cache import GIB, Prefix, prefixes
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 
+BIAS = "bias"
 REVISION = 1  # of how weights are adjusted: evaluations of another one are not used
 _NAME = "nas_compensation"  # on a candidate
 
@@ -34,9 +35,14 @@ class CompensationPlan:
     draft: Mapping[str, Tensor]
     final: Mapping[str, Tensor]
 
+    def closed_form(self, final: bool) -> Method:
+        """That of the candidates that are left, or of those that are many."""
+        return METHODS[self.method] if final or self.method == BIAS else DRAFT
+
     def key(self, final: bool) -> str:
         """Names everything that the adjusted weights depend on besides parent and architecture."""
-        return f"{self.method}{REVISION}-{digest_of(self.final if final else self.draft)}"
+        name = self.method if final else f"draft-{self.closed_form(final).name}"
+        return f"{name}{REVISION}-{digest_of(self.final if final else self.draft)}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class CandidateBuilder:
         if final not in self._compensators:
             inputs = plan.final if final else plan.draft
             self._compensators[final] = Compensator(
-                self.parent, self.anatomy, inputs, METHODS[plan.method], self._library, self._capacity
+                self.parent, self.anatomy, inputs, plan.closed_form(final), self._library, self._capacity
             )
         return self._compensators[final]
 

@@ -45,11 +45,13 @@ def record_streams(
     """
     streams, points = Streams(), every_point(anatomy) if points is None else points
 
+    batch = len(next(iter(inputs.values())))
+
     def keep_stream(point: Point) -> Callable[[Tensor], None]:
-        return lambda value: streams.at.update({point: value})
+        return lambda value: streams.at.update({point: by_item(value, batch)})
 
     def keep_written(layer: int, kind: Kind) -> Callable[[Tensor], None]:
-        return lambda value: streams.written.update({(layer, kind): value})
+        return lambda value: streams.written.update({(layer, kind): by_item(value, batch)})
 
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     with ExitStack() as stack:
@@ -74,6 +76,11 @@ def run_trunk(model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Non
     """A forward pass of a model, or of a candidate, without its head."""
     settings = {"use_cache": False} if anatomy.is_decoder else {}
     getattr(model, "base_model", model)(**inputs, **settings)
+
+
+def by_item(value: Tensor, batch: int) -> Tensor:
+    """States as (batch, tokens, d), also where a block has joined its items to one row of tokens (OPT)."""
+    return value.reshape(batch, -1, value.shape[-1])
 
 
 def watch_input(module: nn.Module, see: Callable[[Tensor], None]) -> Callable[[], None]:
