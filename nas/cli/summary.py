@@ -1,5 +1,6 @@
 """The end of a search on the screen: what was found, against what, and where everything lies."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from nas.cli.console import emit_table, emit_text
 from nas.export.onnx_export import file_name
 from nas.quality.comparison import Comparison
 from nas.report import REPORT
-from nas.results.glossary import explained, percentile, together, with_items
+from nas.results.glossary import AS_DROPPED, explained, percentile, together, with_items
 from nas.results.result import Entry, Result
 from nas.search.unit_savings import ineffective_units
 
@@ -54,13 +55,20 @@ def _rows(result: Result) -> list[tuple[str, Entry, str]]:
     every = result.winner.quality.items
     shown = [(with_items(names[e.method], e.quality.items, every), e) for e in result.baselines if e.method in names]
     baselines = [(name, entry, "dim") for name, entry in shown]
-    return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *baselines]
+    return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *_as_dropped(result), *baselines]
+
+
+def _as_dropped(result: Result) -> list[tuple[str, Entry, str]]:
+    """The winner before what is left of it was adjusted."""
+    quality = result.as_dropped
+    return [] if quality is None else [(AS_DROPPED, replace(result.winner, quality=quality), "")]
 
 
 def _meanings(result: Result) -> list[str]:
     """A line for every word of the table and of the lines after it."""
     quality = result.winner.quality
     words = [quality.metric, *quality.others, *(entry.method for entry in result.baselines)]
+    words += [AS_DROPPED] if result.as_dropped is not None else []
     words += [comparison.against for comparison in result.comparisons if comparison.against in _SHOWN]
     meanings = {f"p{result.percentile}": percentile(result.percentile), **explained(words)}
     return [f"{word:<22} {meaning}" for word, meaning in meanings.items()] + [""]

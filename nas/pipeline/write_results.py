@@ -11,6 +11,7 @@ from nas.export.onnx_export import file_name
 from nas.figures.search import Point, pareto_figure, pareto_page
 from nas.mlflow_model import write_mlmodel
 from nas.pipeline.delivery import Delivery
+from nas.pipeline.held_out import TEST
 from nas.pipeline.mlflow_run import search_run
 from nas.progress import Timed
 from nas.quality.comparison import Comparison, compare
@@ -25,7 +26,9 @@ from nas.tokens.space import droppable
 from nas.tracking import log_search, tracking_uri, without_password
 from pruning.checkpoint import is_pruned, save
 from pruning.checkpoint.sentence_embedding import sentence_embedding
-from pruning.compensation.candidate_builder import compensation_of
+from pruning.compensation.candidate_builder import CompensationRecord, compensation_of
+
+COMPENSATION = "compensation.json"  # in the winner's folder: how its weights were made
 
 
 def deliver(delivery: Delivery) -> Result:
@@ -37,17 +40,26 @@ def deliver(delivery: Delivery) -> Result:
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
     compensation = compensation_of(winner)
+    (folder / COMPENSATION).unlink(missing_ok=True)
     if compensation is not None:
-        _write_json(folder / "compensation.json", compensation.to_json())
+        _write_json(folder / COMPENSATION, compensation.to_json())
     profile = delivery.latency.profile
     if profile is not None:
         profile.save(delivery.context.request.out / "profile.json")
-    result = _result(delivery, winner.num_parameters())
+    result = replace(_result(delivery, winner.num_parameters()), **_as_dropped(delivery, compensation))
     embedding = sentence_embedding(winner)
     write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
     write_mlmodel(folder)
     _pictures(delivery)
     return result
+
+
+def _as_dropped(delivery: Delivery, compensation: CompensationRecord | None) -> dict[str, Any]:
+    """What the winner would be without its adjustment, on the test split, and how it was adjusted."""
+    if compensation is None:
+        return {}
+    model, evaluator = delivery.pruned(delivery.outcome.winner.architecture), delivery.context.scorer.evaluator
+    return {"as_dropped": evaluator.evaluate(model, TEST), "compensation": compensation.summary}
 
 
 def _export(delivery: Delivery, winner: Any) -> None:

@@ -27,6 +27,10 @@ def beside_parent(result: dict[str, Any], certificate: Certificate | None) -> tu
     """What is asked of a model, of the parent, of the winner, and how many times the parent's that is."""
     parent, winner = result["parent"], result["winner"]
     rows: list[Row] = [*_latencies(result, certificate), *_qualities(parent["quality"], winner["quality"])]
+    dropped = winner.get("as_dropped")  # results of earlier versions have none
+    if dropped is not None:
+        name = f"{metric(dropped['metric'])} as dropped, before the rest was adjusted"
+        rows.append((name, MISSING, figure(dropped["value"]), ""))
     before, after = result["model"]["parameters"], winner["parameters"]
     rows.append(("parameters", millions(before), millions(after), ratio(after, before)))
     held = [None if (each := entry.get("memory_bytes")) is None else sum(each.values()) for entry in (parent, winner)]

@@ -1,6 +1,8 @@
 """The README.md of the winner's folder: what it is, what it costs, how to use it, what is not promised."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from latency_models.workload import Phase
 from nas.export.onnx_export import file_name
@@ -32,12 +34,14 @@ def card(result: Result, plain: bool, embedding: str = "") -> str:
     shown = [entry for entry in result.baselines if entry.method in names]
     every = winner.quality.items
     baselines = [_row(with_items(names[entry.method], entry.quality.items, every), entry) for entry in shown]
-    rows = [_row("parent", parent), _row("**this model**", winner), *baselines]
+    dropped = [] if result.as_dropped is None else [_row("as dropped", replace(winner, quality=result.as_dropped))]
+    rows = [_row("parent", parent), _row("**this model**", winner), *dropped, *baselines]
     loader = 'nas.load("winner")  # parts of blocks are dropped; the plain classes refuse the folder'
     if plain:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: only whole blocks are removed'
     files = sorted(name for name in result.files if name.endswith(".onnx"))
     tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
+    tokens += _adjustment(result.compensation) if result.compensation else ""
     own = _use_of_embeddings(plain, embedding) if embedding else ""
     metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
     return f"""---
@@ -82,6 +86,14 @@ To quantise: `onnxruntime.quantization.quantize_dynamic("winner/{_first(files)}"
 The model was compared with its parent on data of the kind that the search used. Quality on other data, on long contexts
 and in fine-grained abilities may be lower. A latency predicted from a data sheet may be wrong by a factor of two.
 """
+
+
+def _adjustment(compensation: dict[str, Any]) -> str:
+    """How what is left stands in for what was dropped."""
+    return (
+        f"\nOutput projections were adjusted ({compensation['method']}) on {compensation['tokens']:,} calibration "
+        "tokens or images, so that they stand in for what was dropped; `compensation.json` says how.\n"
+    )
 
 
 def _first(files: list[str]) -> str:

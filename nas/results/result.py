@@ -68,6 +68,8 @@ class Result:
     tokens: str = ""  # the winner's schedule in words
     parent_memory: Memory | None = None
     parent_joules: float | None = None
+    as_dropped: Quality | None = None  # the winner's, before what is left was adjusted; None where nothing was
+    compensation: dict[str, Any] | None = None  # how it was
     phases: dict[str, float] = field(default_factory=dict)  # seconds of each, named as they were announced
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +96,8 @@ class Result:
                 "verdict": self.verdict,
                 "host": self.host,
                 "tokens": self.tokens,
+                "as_dropped": None if self.as_dropped is None else self.as_dropped.to_json(),
+                "compensation": self.compensation,
                 "files": self.files,
             },
             "pareto": [entry.to_json() for entry in self.pareto],

@@ -71,6 +71,11 @@ class CompensationRecord:
     data: str
     projections: tuple[AdjustedProjection, ...]
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """All but the single projections."""
+        return {"method": self.method, "items": self.items, "tokens": self.tokens, "data": self.data}
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
         return {"schema_version": 1, **asdict(self), "projections": [asdict(each) for each in self.projections]}

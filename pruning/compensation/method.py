@@ -139,7 +139,6 @@ def _adjustment(fit: RidgeFit, weight: Tensor) -> Adjustment:
     return Adjustment(weight, fit.offset, fit.penalty, fit.unexplained)
 
 
-DRAFT = Merge(
-    (0.1,)
-)  # ranks candidates nearly as the refit with all items does, from a thousand tokens (docs/search.md)
+# Ranks candidates nearly as the refit with all items does, from a thousand tokens (docs/compensation.md).
+DRAFT = Merge((0.1,))
 METHODS: dict[str, Method] = {each.name: each for each in (Bias(), Refit(), Merge(), RefitOrMerge())}
