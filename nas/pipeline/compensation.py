@@ -11,7 +11,7 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.candidate_builder import CompensationPlan
 from search_spaces.kinds import PARTS
 
-WINDOWS = 64  # of a language model's text, for candidates that are left; 32,768 tokens where windows have 512
+WINDOWS = 96  # of a language model's text, for candidates that are left; 49,152 tokens where windows have 512
 DRAFT_TOKENS = 2048  # for candidates while they are many
 STREAM_BYTES = 2 << 30  # that the parent's residual stream over the calibration items may take
 

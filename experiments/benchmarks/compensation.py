@@ -1,0 +1,168 @@
+"""What adjusting the rest of a model is worth: as dropped, adjusted afterwards, and searched on the adjusted loss.
+
+    python experiments/benchmarks/compensation.py run --model python-lm --items 24 --precision bf16 --out python-lm.json
+    python experiments/benchmarks/compensation.py tokens --words "attn+mlp removed attn ..." --out tokens.json
+    python experiments/benchmarks/compensation.py report python-lm.json [...]
+
+`run` searches all budgets twice, on the loss as dropped and on the loss after adjustment, with the same seeds, trials
+and latency model (the data sheet of `--target`, so that a run can be repeated anywhere). The winners of the first
+search are then adjusted as well. Everything is judged on the test split, and adjusted on the calibration split only.
+`tokens` adjusts one architecture with growing parts of the calibration split, by each closed form.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from search_quality import BUDGETS, Bench, prepare, run_ours
+
+from nas.parent.parent import load_parent_model
+from nas.pipeline.compensation import pick_items, plan_compensation
+from nas.pipeline.evaluator import build_evaluator
+from nas.quality import Quality, evaluator_for
+from nas.request.choices import AUTO, OFF
+from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, compensation_of
+from search_spaces.architecture import Architecture
+
+GROWING = (2048, 8192, 32768, 131072)  # calibration tokens
+ROWS = ("as dropped", "adjusted afterwards", "searched adjusted")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Both searches at every seed; written after each, so that a run can be continued."""
+    bench = prepare(options.model, options.target, options.items, options.data, options.precision)
+    adjusted, bench = with_compensation(bench, options.items, options.precision), final_at_last(bench)
+    out: Path = options.out
+    document = json.loads(out.read_text()) if out.exists() else {"model": Path(bench.subject.id).name, "runs": {}}
+    document["processor"] = processor()
+    for seed in map(int, options.seeds.split(",")):
+        if str(seed) not in document["runs"]:
+            document["runs"][str(seed)] = compare(bench, adjusted, seed)
+            out.write_text(json.dumps(document) + "\n")
+
+
+def compare(bench: Bench, adjusted: Bench, seed: int) -> dict[str, Any]:
+    """Test losses by budget and row, and the seconds of both searches."""
+    plain, found = run_ours(bench, seed), run_ours(adjusted, seed)
+    cells: dict[str, dict[str, Any]] = {}
+    for share in map(str, BUDGETS):
+        first, second = plain["cells"][share], found["cells"][share]
+        afterwards = adjusted.held_out(Architecture.from_words(first["words"]))
+        cells[share] = {
+            ROWS[0]: kept(first),
+            ROWS[1]: {"words": first["words"], "ms": first["ms"], "test": afterwards.loss, "others": afterwards.others},
+            ROWS[2]: kept(second),
+        }
+        print(
+            f"seed {seed} {share}: " + ", ".join(f"{row} {cells[share][row]['test']:.4f}" for row in ROWS), flush=True
+        )
+    costs = {name: {key: done[key] for key in ("seconds", "trials", "evaluations", "full_evaluations")}
+             for name, done in ((OFF, plain), (AUTO, found))}  # fmt: skip
+    return {"cells": cells, "costs": costs}
+
+
+def kept(cell: dict[str, Any]) -> dict[str, Any]:
+    return {name: cell[name] for name in ("words", "ms", "validation", "test")}
+
+
+def with_compensation(bench: Bench, items: int | None, precision: str) -> Bench:
+    """The same, for candidates that are adjusted."""
+    plan = plan_compensation(bench.subject, bench.evaluator, AUTO)
+    scorer = build_evaluator(bench.subject, bench.evaluator, precision=precision, items=items, compensation=plan)
+    return final_at_last(replace(bench, scorer=scorer, tested={}))
+
+
+def final_at_last(bench: Bench) -> Bench:
+    """The same, whose evaluations on all items are of candidates as they are delivered, as in a search."""
+    return replace(bench, scorer=_FinalAtLast(bench.scorer, bench.items))
+
+
+@dataclass(frozen=True)
+class _FinalAtLast:
+    scorer: Any
+    items: int
+
+    def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
+        return self.scorer(architecture, None if items is None or items >= self.items else items)
+
+    def in_full(self, architecture: Architecture, split: str) -> Quality:
+        return self.scorer.in_full(architecture, split)
+
+
+def tokens(options: argparse.Namespace) -> None:
+    """Test and calibration loss by closed form and number of calibration tokens, and the penalties that were chosen."""
+    parent = load_parent_model(options.model, options.data)
+    evaluator, anatomy = evaluator_for(parent.model, parent.dataset), parent.anatomy
+    architecture = Architecture.from_words(options.words)
+    split = parent.more_calibration(GROWING[-1] // 256)
+    length, rows = split.inputs["input_ids"].shape[1], []
+    for count, method in ((count, method) for count in GROWING for method in ("refit", "merge")):
+        inputs = pick_items(split, count // length)
+        began = time.process_time()
+        model = CandidateBuilder(parent.model, anatomy, CompensationPlan(method, inputs, inputs)).build(architecture)
+        seconds, record = time.process_time() - began, compensation_of(model)
+        assert record is not None
+        quality = evaluator.evaluate(model, "test")
+        row = {"method": method, "tokens": record.tokens, "test": quality.loss, **quality.others,
+               "calibration": evaluator.evaluate(model, "calibration").loss, "cpu_seconds": round(seconds, 1),
+               "penalty": statistics.median(each.penalty for each in record.projections)}  # fmt: skip
+        print(row, flush=True)
+        rows.append(row)
+    plain = CandidateBuilder(parent.model, anatomy).build(architecture)
+    dropped = {split: evaluator.evaluate(plain, split).loss for split in ("test", "calibration")}
+    document = {"model": parent.id, "words": options.words, "dropped": dropped, "rows": rows, "processor": processor()}
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def report(files: list[Path]) -> None:
+    """Markdown: a table a model, medians over the seeds."""
+    for file in files:
+        document = json.loads(file.read_text())
+        runs = list(document["runs"].values())
+        print(f"\n{document['model']} ({document['processor']}; {len(runs)} seeds)\n")
+        print(
+            "| test loss | " + " | ".join(f"{share}x" for share in BUDGETS) + " |\n|---" + "|---" * len(BUDGETS) + "|"
+        )
+        for row in ROWS:
+            values = (statistics.median(run["cells"][str(share)][row]["test"] for run in runs) for share in BUDGETS)
+            print(f"| {row} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+        seconds = [[run["costs"][name]["seconds"] for run in runs] for name in (OFF, AUTO)]
+        print(f"\nSeconds: {statistics.median(seconds[0])} as dropped, {statistics.median(seconds[1])} adjusted.")
+
+
+def processor() -> str:
+    """What of the processor matters to speed."""
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].split()
+    names = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in flags]
+    return f"{torch.get_num_threads()} cores, {' '.join(names)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("verb", choices=("run", "tokens", "report"))
+    parser.add_argument("files", nargs="*", type=Path, help="of report")
+    parser.add_argument("--model", default="python-lm")
+    parser.add_argument("--data", type=Path, help="data of a model that is no reference model")
+    parser.add_argument("--target", default="jetson-orin")
+    parser.add_argument("--items", type=int, help="of the validation split; default: all")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all validation losses")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--words", help="of tokens: the architecture, a word a block")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.verb == "report":
+        report(options.files)
+    elif options.out is None:
+        sys.exit("--out is missing; give the file to write")
+    else:
+        {"run": run, "tokens": tokens}[options.verb](options)
+
+
+if __name__ == "__main__":
+    main()
