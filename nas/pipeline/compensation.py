@@ -9,6 +9,8 @@ from nas.quality.evaluator import Evaluator
 from nas.request.choices import OFF
 from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.candidate_builder import CompensationPlan
+from pruning.compensation.sites import Point
+from pruning.compensation.streams import record_streams
 from search_spaces.kinds import PARTS
 
 WINDOWS = 96  # of a language model's text, for candidates that are left; 49,152 tokens where windows have 512
@@ -26,7 +28,7 @@ def plan_compensation(subject: ParentModel, evaluator: Evaluator, method: str) -
     if method == OFF:
         return None
     split = _calibration(subject, evaluator.dataset)
-    tokens = _count_tokens(split)
+    tokens = _count_tokens(subject, split)
     most = max(1, int(len(split) * min(1.0, _most_tokens(subject.anatomy) / tokens)))
     final = pick_items(split, most)
     draft = pick_items(split, max(1, min(most, round(len(split) * DRAFT_TOKENS / tokens))))
@@ -51,10 +53,12 @@ def _calibration(subject: ParentModel, dataset: Dataset) -> Split:
     return subject.more_calibration(WINDOWS) if plain else dataset.calibration
 
 
-def _count_tokens(split: Split) -> int:
-    """All of them; of images, as many as an image of a usual vision transformer has."""
-    mask = split.inputs.get("attention_mask", split.inputs.get("input_ids"))
-    return 256 * len(split) if mask is None else mask.numel()
+def _count_tokens(subject: ParentModel, split: Split) -> int:
+    """Those of all items that are no padding; how many an item has is seen in the parent's own stream."""
+    stream = record_streams(subject.model, subject.anatomy, pick_items(split, 1), {Point(0)}).at[Point(0)]
+    mask = split.inputs.get("attention_mask")
+    padded = mask is not None and mask.shape[1] == stream.shape[1]
+    return int(mask.sum()) if mask is not None and padded else len(split) * stream.shape[1]
 
 
 def _most_tokens(anatomy: Anatomy) -> int:

@@ -13,6 +13,7 @@ __getattr__, __all__ = lazy_exports(
             "OFF",
             "SEARCH",
             "TOKEN_METHODS",
+            "check_compensation",
             "check_method",
             "check_precision",
             "check_tokens",

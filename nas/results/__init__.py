@@ -6,7 +6,7 @@ __getattr__, __all__ = lazy_exports(
     __name__,
     {
         "certificate": ["Certificate", "Verdict", "confidence_of", "judge", "sha256", "too_busy"],
-        "glossary": ["RUNNER_UP", "explained", "percentile", "together", "with_items"],
+        "glossary": ["AS_DROPPED", "RUNNER_UP", "explained", "percentile", "together", "with_items"],
         "model_card": ["write_card"],
         "result": ["Entry", "Result", "versions"],
     },

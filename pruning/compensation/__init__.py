@@ -5,8 +5,17 @@ from search_spaces.lazy_exports import lazy_exports
 __getattr__, __all__ = lazy_exports(
     __name__,
     {
-        "candidate_builder": ["CandidateBuilder", "CompensationPlan", "compensation_of"],
+        "calibration_pass": ["Adjusted"],
+        "candidate_builder": [
+            "CandidateBuilder",
+            "CompensationPlan",
+            "CompensationRecord",
+            "adjusted_of",
+            "compensation_of",
+        ],
         "compensator": ["Compensator", "put"],
         "method": ["METHODS"],
+        "sites": ["Point"],
+        "streams": ["record_streams"],
     },
 )

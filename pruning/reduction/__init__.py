@@ -5,6 +5,7 @@ from search_spaces.lazy_exports import lazy_exports
 __getattr__, __all__ = lazy_exports(
     __name__,
     {
+        "hooks": ["BlockEntry", "TokenHooks"],
         "inspection": ["always_kept", "token_hooks", "words_to_trace"],
         "install": ["acting_stages", "check_ranking", "check_reduction", "has_axes", "plan_reduction"],
         "kept_tokens": ["survivors"],
@@ -12,5 +13,6 @@ __getattr__, __all__ = lazy_exports(
         "projections": ["Projections", "Rotary", "read_projections"],
         "ranking_check": ["check_attention"],
         "scores": ["attention_weights"],
+        "sequence": ["Sequence", "take"],
     },
 )
