@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.api.model_roots import ModelRoots
-from nas.request.choices import SEARCH, TOKEN_METHODS, check_method, check_tokens
+from nas.request.choices import SEARCH, TOKEN_METHODS, check_compensation, check_method, check_tokens
 from nas.request.quantities import Budget, ParameterLimit, parse_duration
 from nas.request.search_request import parse_units
 from search_spaces.errors import NasError
@@ -52,6 +52,7 @@ class Submission(BaseModel):
     workload: Annotated[str, _Words, _parsed(Workload.parse)] | None = None
     units: Annotated[str, _Words, _parsed(parse_units)] = "attention,mlp,block"
     tokens: Annotated[str, _Words, _parsed(check_tokens)] = "off"
+    compensate: Annotated[str, _Words, _parsed(check_compensation)] = "auto"
     percentile: Annotated[int, Field(ge=50, le=99)] = 90
     trials: Annotated[int, Field(ge=1, le=10_000)] = 48
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
