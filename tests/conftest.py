@@ -1,5 +1,6 @@
 """What every test relies on: one thread per test process, no hub, no telemetry, a cache of its own."""
 
+import gc
 import os
 import sqlite3
 import sys
@@ -36,6 +37,13 @@ for profile, examples in {"quick": 30, "all": 100}.items():
 def pytest_configure(config: pytest.Config) -> None:
     """Fewer examples of what has no number of its own, unless the slow tests are run too."""
     settings.load_profile("quick" if config.option.markexpr == "not slow" else "all")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what all tests share: libraries are millions of objects that stay."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @event.listens_for(Engine, "connect")

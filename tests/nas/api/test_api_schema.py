@@ -40,8 +40,8 @@ def test_no_request_finds_a_failure_or_an_answer_that_is_not_documented(tmp_path
 
         @given(case=operation.as_strategy(), known=booleans())
         @settings(
-            max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
+            max_examples=settings().max_examples // 3, deadline=None, derandomize=True, database=None,
+            phases=[Phase.generate], suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         def answers_as_documented(case: schemathesis.Case, known: bool) -> None:
             if known and "id" in case.path_parameters:
