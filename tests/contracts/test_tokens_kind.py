@@ -10,6 +10,7 @@ class TestTokens(UnitKindContract):
     families = ("vit",)  # short texts have no tokens that may go
     exports = (("vit", 23),)
     more_exports = (("vit", 18),)
+    exported = ("tokens.2=0.5",)
 
     def mask(self, model, family, choice) -> None:
         """The class token stays, and of the patches those with the largest norms."""

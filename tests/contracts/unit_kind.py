@@ -45,6 +45,7 @@ class UnitKindContract:
         choices: of one unit of a parent with four blocks, each leaving less than the one before.
         families: that can have it.
         exports: (family, opset) whose files are compared; `more_exports` in slow tests.
+        exported: the choices that are compared in them, where each takes an export of its own; all in slow tests.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class UnitKindContract:
     families: ClassVar[tuple[str, ...]] = ("llama", "gpt2", "vit", "bert", "phi3")
     exports: ClassVar[tuple[tuple[str, int], ...]] = EXPORTS
     more_exports: ClassVar[tuple[tuple[str, int], ...]] = MORE_EXPORTS
+    exported: ClassVar[tuple[str, ...]] = ()
 
     def mask(self, model: Any, family: str, choice: Choice) -> None:
         """Let a parent compute, in place and with all its parts, what it computes with a choice."""
@@ -64,8 +66,10 @@ class UnitKindContract:
         if "family" in metafunc.fixturenames and "opset" not in metafunc.fixturenames:
             metafunc.parametrize("family", self.families)
         if "opset" in metafunc.fixturenames:
-            slow = [pytest.param(*each, marks=pytest.mark.slow) for each in self.more_exports]
-            metafunc.parametrize(("family", "opset"), [*self.exports, *slow])
+            quick = [(*each, self.exported or self.choices) for each in self.exports]
+            more = [*self.more_exports, *(self.exports if self.exported else ())]
+            slow = [pytest.param(*each, self.choices, marks=pytest.mark.slow) for each in more]
+            metafunc.parametrize(("family", "opset", "texts"), [*quick, *slow])
 
     def test_text_and_json_come_back(self, text: str) -> None:
         choice, architecture = Choice.parse(text), architecture_of(text)
@@ -112,7 +116,7 @@ class UnitKindContract:
             assert not offered
 
     def test_an_edited_file_computes_what_the_pruned_model_does(
-        self, family: str, opset: int, export_parent: Any, tmp_path: Path
+        self, family: str, opset: int, texts: tuple[str, ...], export_parent: Any, tmp_path: Path
     ) -> None:
         parent = export_parent(family, opset=opset)
 
@@ -121,7 +125,7 @@ class UnitKindContract:
             return ParentGraph.read(path, parent.anatomy, parent.model, architecture)
 
         graphs = ExportedGraphs(parent.graph, export)
-        for text in self.choices:
+        for text in texts:
             pruned = prune(parent.model, architecture_of(text), anatomy=parent.anatomy)
             assert check_parity(pruned, graphs.derive(architecture_of(text), tmp_path / "model.onnx")) < 1e-4, text
 

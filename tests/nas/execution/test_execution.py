@@ -222,7 +222,7 @@ def test_an_idle_worker_takes_from_the_busiest() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("keeps", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_memory_of_an_evaluation_is_there_for_the_next(keeps: bool) -> None:
     """Counted in a process of its own: page faults of three tensors of 30 MB, again and again.
 

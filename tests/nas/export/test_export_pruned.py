@@ -28,7 +28,7 @@ WORKLOADS = {
 }
 CASES = [
     ("vit", Phase.FORWARD, ONNX_RUNTIME_OPSET),
-    ("llama", Phase.DECODE, ONNX_RUNTIME_OPSET),
+    ("gemma2", Phase.DECODE, ONNX_RUNTIME_OPSET),
     *(
         pytest.param(family, phase, opset, marks=pytest.mark.slow)
         for opset in (ONNX_RUNTIME_OPSET, TENSORRT_OPSET)

@@ -92,6 +92,7 @@ def test_derived_files_answer_as_the_pruned_model(words: str, parent, tmp_path: 
     assert np.array_equal(actual, expected.numpy())
 
 
+@pytest.mark.slow
 def test_a_pruned_model_exports_itself_with_plain_operators(parent, tmp_path: Path) -> None:
     model = prune(parent.model, Architecture.from_words(WORDS[0]), anatomy=parent.anatomy)
     path = export_onnx(model, tmp_path / "pruned.onnx", TENSORRT_OPSET, Phase.PREFILL)
