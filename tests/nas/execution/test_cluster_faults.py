@@ -104,6 +104,7 @@ def workers_of(executor: RayExecutor) -> list[int]:
     return [ray.get(actor.__ray_call__.remote(lambda self: os.getpid())) for actor in executor._actors]
 
 
+@pytest.mark.slow  # that killed workers cost no evaluation, test_execution.py says
 def test_kill_9_of_workers_in_mid_search_changes_nothing(
     cluster: None, alone: tuple[SearchOutcome, int], tmp_path: Path
 ) -> None:
