@@ -65,17 +65,24 @@ class Compensator:
     @torch.no_grad()
     def adjust(self, architecture: Architecture) -> tuple[Adjusted, ...]:
         """The adjusted projections of an architecture, in order of depth."""
-        keys = compensated_prefixes(self._anatomy, architecture)
+        keys, left = compensated_prefixes(self._anatomy, architecture), find_left(self._anatomy, architecture)
         known = self._find_known(keys)
+        if len(known) < len(left):
+            known += self._run(architecture, keys, left, known)
+        return tuple(each for block in known for each in block.adjusted)
+
+    def _run(
+        self, architecture: Architecture, keys: list[Prefix], left: list[int], known: list[_Known]
+    ) -> list[_Known]:
+        """Adjust the blocks after those that are known; what states leave them is kept for others."""
         candidate = prune(self._parent, architecture, anatomy=self._anatomy, library=self._library)
         blocks: nn.ModuleList = candidate.get_submodule(self._anatomy.stack)
         for position, each in enumerate(known):
             blocks[position] = HandedStates(blocks[position], each.states, each.arity)
-        left = find_left(self._anatomy, architecture)
         seen: dict[int, tuple[Tensor, int]] = {}
         ends = [
             blocks[position].register_forward_hook(_keep_states(seen, position))
-            for position in range(len(known), len(keys))
+            for position in range(len(known), len(left))
         ]
         calibration = CalibrationPass(
             candidate, dict(zip(left, blocks, strict=True)), self._streams, self._method,
@@ -84,10 +91,13 @@ class Compensator:
         adjusted = calibration.run(self._anatomy, find_sites(self._anatomy, architecture), self._inputs)
         for end in ends:
             end.remove()
-        for position, (states, arity) in seen.items():
+        found = []
+        for position, (states, arity) in sorted(seen.items()):
             own = tuple(each for each in adjusted if each.layer == left[position])
-            self._keep(keys[position], _Known(own, states, arity))
-        return (*(each for block in known for each in block.adjusted), *adjusted)
+            found.append(_Known(own, states, arity))
+            if position < len(keys):
+                self._keep(keys[position], found[-1])
+        return found
 
     @cached_property
     def _streams(self) -> Streams:
@@ -103,6 +113,8 @@ class Compensator:
         return found
 
     def _keep(self, key: Prefix, known: _Known) -> None:
+        if key in self._known:
+            return
         self._known[key] = known
         self._nbytes += known.nbytes
         while self._nbytes > self._capacity and self._known:
@@ -111,11 +123,10 @@ class Compensator:
 
 def compensated_prefixes(anatomy: Anatomy, architecture: Architecture) -> list[Prefix]:
     """As `prefixes`, for adjusted candidates: what leaves a block also depends on who reads it next."""
-    targets = {site.layer: site.target for site in find_sites(anatomy, architecture)}  # of the last part of each block
+    ends = {site.layer: (site.target, site.closing) for site in find_sites(anatomy, architecture)}  # of the last part
     left = find_left(anatomy, architecture)
     merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
-    ends = [f"to {targets.get(layer)}" for layer in left]
-    return [(*prefix, end) for prefix, end in zip(prefixes(merged), ends, strict=False)]
+    return [(*prefix, f"to {ends.get(layer)}") for prefix, layer in zip(prefixes(merged), left, strict=False)]
 
 
 def put(candidate: Any, anatomy: Anatomy, architecture: Architecture, adjusted: tuple[Adjusted, ...]) -> None:

@@ -132,8 +132,19 @@ def compare(one: tuple[Adjusted, ...], other: tuple[Adjusted, ...]) -> None:
         assert torch.equal(first.module.weight, second.module.weight)
 
 
+def test_norms_of_dropped_parts_on_the_way_make_a_difference() -> None:
+    """In post-norm a block whose parts are dropped one by one leaves its norms behind, a removed block does not."""
+    parent = build("bert")
+    anatomy, inputs = read_anatomy(parent), example(parent, batch=ITEMS)
+    shared = Compensator(parent, anatomy, inputs, METHODS["refit"])
+    for architecture in (drop(4, (2, Kind.BLOCK)), drop(4, (2, Kind.ATTENTION), (2, Kind.MLP))):
+        alone = Compensator(parent, anatomy, inputs, METHODS["refit"])
+        compare(shared.adjust(architecture), alone.adjust(architecture))
+
+
 def some_architecture(anatomy: Anatomy, chance: random.Random) -> Architecture:
-    units = [(layer, kind) for layer in range(anatomy.depth) for kind in (Kind.ATTENTION, Kind.MLP)]
+    kinds = (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
+    units = [(layer, kind) for layer in range(anatomy.depth) for kind in kinds]
     while True:
         architecture = drop(anatomy.depth, *chance.sample(units, chance.randrange(1, 6)))
         if not is_empty(architecture):
@@ -146,8 +157,9 @@ def test_resumed_passes_of_adjusted_candidates_equal_full_ones(family: str) -> N
     anatomy, inputs, batch = read_anatomy(parent), example(parent, batch=6), example(parent, seed=9)
     builder = CandidateBuilder(parent, anatomy, CompensationPlan("refit", inputs, inputs))
     fixed = {"use_cache": False} if family in DECODERS else {}
-    for _ in range(8):
-        architecture = some_architecture(anatomy, chance)
+    some = [some_architecture(anatomy, chance) for _ in range(5)]
+    late = [each.drop(Unit(3, Kind.MLP)) for each in some]  # the same up to its last block
+    for architecture in (each for pair in zip(some, late, strict=True) for each in pair if not is_empty(each)):
         candidate = builder.build(architecture)
         with torch.inference_mode():
             full = candidate(**batch, **fixed)[0]
