@@ -36,17 +36,19 @@ def test_an_engine_is_built_from_a_pruned_model(family: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("phase", [pytest.param(Phase.PREFILL, marks=pytest.mark.slow), Phase.DECODE])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param("attn+mlp attn+mlp attn+mlp attn+mlp", marks=pytest.mark.slow), "mlp attn removed attn+mlp",
+     pytest.param("mlp mlp mlp mlp", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(
-    phase: Phase, family: str, export_parent, tmp_path: Path
+    words: str, phase: Phase, family: str, export_parent, tmp_path: Path
 ) -> None:
-    parent = export_parent(family, phase, TENSORRT_OPSET)
-    model, anatomy, graph = parent.model, parent.anatomy, parent.graph
-    for words in ("attn+mlp attn+mlp attn+mlp attn+mlp", "mlp attn removed attn+mlp", "mlp mlp mlp mlp"):
-        architecture = Architecture.from_words(words)
-        path = graph.derive(architecture, tmp_path / "model.onnx")
-        assert check_parity(prune(model, architecture, anatomy=anatomy), path, phase) < 1e-4
-        build_engine(path, tmp_path / "model.engine", RANGES, compute_capability="SM89", phase=phase)
-        assert (tmp_path / "model.engine").stat().st_size > 10_000
+    parent, architecture = export_parent(family, phase, TENSORRT_OPSET), Architecture.from_words(words)
+    path = parent.graph.derive(architecture, tmp_path / "model.onnx")
+    assert check_parity(prune(parent.model, architecture, anatomy=parent.anatomy), path, phase) < 1e-4
+    build_engine(path, tmp_path / "model.engine", RANGES, compute_capability="SM89", phase=phase)
+    assert (tmp_path / "model.engine").stat().st_size > 10_000
 
 
 def test_an_axis_is_as_long_as_its_name_says() -> None:
