@@ -63,8 +63,9 @@ def test_a_derived_file_equals_the_pruned_model(family: str, exported, tmp_path:
         assert derived.stat().st_size < path.stat().st_size
 
 
-def test_a_pruned_model_exports_itself(exported, tmp_path: Path) -> None:
-    model, anatomy, _ = exported("llama")
+@pytest.mark.parametrize("family", ["vit", pytest.param("llama", marks=pytest.mark.slow)])
+def test_a_pruned_model_exports_itself(family: str, exported, tmp_path: Path) -> None:
+    model, anatomy, _ = exported(family)
     pruned = prune(model, Architecture.from_words("mlp attn removed attn+mlp"), anatomy=anatomy)
     path = export_onnx(pruned, tmp_path / "pruned.onnx")
     assert check_parity(pruned, path) < 1e-4
