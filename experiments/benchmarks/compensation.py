@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from search_quality import BUDGETS, Bench, prepare, run_ours
+from search_quality import BUDGETS, Bench, best_within, prepare, search_budgets
 
 from nas.parent.parent import load_parent_model
 from nas.pipeline.compensation import pick_items, plan_compensation
 from nas.pipeline.evaluator import build_evaluator
 from nas.quality import Quality, evaluator_for
 from nas.request.choices import AUTO, OFF
+from nas.search import Candidate
 from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, compensation_of
 from search_spaces.architecture import Architecture
 
@@ -48,27 +49,24 @@ def run(options: argparse.Namespace) -> None:
 
 
 def compare(bench: Bench, adjusted: Bench, seed: int) -> dict[str, Any]:
-    """Test losses by budget and row, and the seconds of both searches."""
-    plain, found = run_ours(bench, seed), run_ours(adjusted, seed)
+    """Test losses by budget and row, and what both searches cost."""
+    (plain, plain_cost), (found, found_cost) = search_budgets(bench, seed), search_budgets(adjusted, seed)
+    parent_ms = bench.base.ms(bench.base.space.parent)
     cells: dict[str, dict[str, Any]] = {}
-    for share in map(str, BUDGETS):
-        first, second = plain["cells"][share], found["cells"][share]
-        afterwards = adjusted.held_out(Architecture.from_words(first["words"]))
-        cells[share] = {
-            ROWS[0]: kept(first),
-            ROWS[1]: {"words": first["words"], "ms": first["ms"], "test": afterwards.loss, "others": afterwards.others},
-            ROWS[2]: kept(second),
-        }
-        print(
-            f"seed {seed} {share}: " + ", ".join(f"{row} {cells[share][row]['test']:.4f}" for row in ROWS), flush=True
-        )
-    costs = {name: {key: done[key] for key in ("seconds", "trials", "evaluations", "full_evaluations")}
-             for name, done in ((OFF, plain), (AUTO, found))}  # fmt: skip
-    return {"cells": cells, "costs": costs}
+    for share in BUDGETS:
+        first, second = best_within(plain, share * parent_ms), best_within(found, share * parent_ms)
+        judged = ((bench, first), (adjusted, first), (adjusted, second))
+        cells[str(share)] = {row: describe(*each) for row, each in zip(ROWS, judged, strict=True)}
+        losses = ", ".join(f"{row} {cells[str(share)][row]['test']:.4f}" for row in ROWS)
+        print(f"seed {seed} {share}: {losses}", flush=True)
+    return {"cells": cells, "costs": {OFF: plain_cost, AUTO: found_cost}}
 
 
-def kept(cell: dict[str, Any]) -> dict[str, Any]:
-    return {name: cell[name] for name in ("words", "ms", "validation", "test")}
+def describe(bench: Bench, candidate: Candidate) -> dict[str, Any]:
+    """A winner, judged on the test split."""
+    quality = bench.held_out(candidate.architecture)
+    words, ms = candidate.architecture.words, candidate.predicted_ms
+    return {"words": words, "ms": ms, "test": quality.loss, **quality.others}
 
 
 def with_compensation(bench: Bench, items: int | None, precision: str) -> Bench:

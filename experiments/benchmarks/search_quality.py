@@ -108,9 +108,9 @@ def prepare(
     return Bench(subject, evaluator, scorer, redundancy, count, base)
 
 
-def run_ours(bench: Bench, seed: int) -> dict:
-    """All budgets in one study each time; evaluations are counted over all of them together."""
-    counter, began, found = Counter(bench.scorer, bench.items), time.perf_counter(), {}
+def search_budgets(bench: Bench, seed: int) -> tuple[list[Candidate], dict]:
+    """All budgets in one study: what was judged on all items, and what that cost, over all budgets together."""
+    counter, began = Counter(bench.scorer, bench.items), time.perf_counter()
     parent_ms = bench.base.ms(bench.base.space.parent)
     with tempfile.TemporaryDirectory() as folder:
         problem = replace(
@@ -120,13 +120,19 @@ def run_ours(bench: Bench, seed: int) -> dict:
             front=tuple(share * parent_ms for share in BUDGETS),
         )
         outcome = run_search(problem)
-    pool = [c for c in outcome.candidates if c.full]
+    cost = {"seconds": round(time.perf_counter() - began, 1), "trials": outcome.trials, **counter.cost}
+    return [c for c in outcome.candidates if c.full], cost
+
+
+def run_ours(bench: Bench, seed: int) -> dict:
+    """The best at every budget, and everything else that was judged on all items."""
+    pool, cost = search_budgets(bench, seed)
+    parent_ms, found = bench.base.ms(bench.base.space.parent), {}
     for share in BUDGETS:
         best = best_within(pool, share * parent_ms)
         found[str(share)] = cell(bench, best.architecture, best.predicted_ms, best.quality.loss)
     everything = [cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
-    seconds = round(time.perf_counter() - began, 1)
-    return {"cells": found, "pool": everything, "seconds": seconds, "trials": outcome.trials, **counter.cost}
+    return {"cells": found, "pool": everything, **cost}
 
 
 def run_at_reached(bench: Bench, runs: dict, seed: int, digits: int) -> dict:
