@@ -29,7 +29,8 @@ ANYTHING = SearchRequest(
     workload=Workload.parse("decode:batch=1,past=64"), units=(Kind.MLP,), percentile=95, trials=7,
     time_limit_s=1234567.5, seed=3, storage="postgresql://me:secret@db/x", tracking_uri="http://me:secret@server",
     trust_remote_code=True, method="sleb", pareto=True, servable=Servable.VANILLA, prefix_cache_bytes=5 << 20,
-    verify_cache=True, precision="fp32", compensate="bias", max_parameters=ParameterLimit.parse("4M"), tokens="keys", batch=2,
+    verify_cache=True, precision="fp32", compensate="bias", max_parameters=ParameterLimit.parse("4M"),
+    tokens="keys", batch=2,
     executor="ray", workers=3, worker_resources={"CPU": 2.0, "big one": 1.0}, id="0123456789ab",
 )  # fmt: skip
 
