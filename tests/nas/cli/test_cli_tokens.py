@@ -53,20 +53,8 @@ def test_a_plan_says_what_is_searched(tiny: Path, tmp_path: Path) -> None:  # no
 
 def test_tokens_alone_from_the_request_to_a_model_that_loads(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "out"
-    more = (
-        "--budget",
-        "0.8x",
-        "--units",
-        "none",
-        "--tokens",
-        "search",
-        "--trials",
-        "4",
-        "--json",
-        "--compensate",
-        "off",
-    )
-    done = nas(*search_arguments(tiny, out, *LARGE, *more))
+    more = ("--budget", "0.8x", "--units", "none", "--tokens", "search", "--trials", "4", "--json")
+    done = nas(*search_arguments(tiny, out, *LARGE, *more, "--compensate", "off"))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     winner = Architecture.from_json(result["winner"]["architecture"])
