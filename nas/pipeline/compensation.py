@@ -15,8 +15,6 @@ from search_spaces.kinds import PARTS
 
 WINDOWS = 96  # of a language model's text, for candidates that are left; 49,152 tokens where windows have 512
 DRAFT_TOKENS = 1024  # for candidates while they are many; more do not rank them better (docs/compensation.md)
-    1024  # for candidates while they are many: they rank as with several times as many (docs/compensation.md)
-)
 STREAM_BYTES = 2 << 30  # that the parent's residual stream over the calibration items may take
 
 
