@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/compensation.py run --model python-lm --items 24 --precision bf16 --out python-lm.json
     python experiments/benchmarks/compensation.py tokens --words "attn+mlp removed attn ..." --out tokens.json
-    python experiments/benchmarks/compensation.py report python-lm.json [...]
+    python experiments/benchmarks/compensation.py report python-lm.json [...] [--figure out.png]
 
 `run` searches all budgets twice, on the loss as dropped and on the loss after adjustment, with the same seeds, trials
 and latency model (the data sheet of `--target`, so that a run can be repeated anywhere). The winners of the first
@@ -134,6 +134,27 @@ def report(files: list[Path]) -> None:
         print(f"\nSeconds: {statistics.median(seconds[0])} as dropped, {statistics.median(seconds[1])} adjusted.")
 
 
+def draw(files: list[Path], out: Path) -> None:
+    """Test loss over latency, a panel a model, medians over the seeds."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    picture, panels = plt.subplots(1, len(files), figsize=(4.2 * len(files), 3.8), layout="constrained", squeeze=False)
+    for axes, file in zip(panels.flat, files, strict=True):
+        document = json.loads(file.read_text())
+        for row in ROWS:
+            cells = [[run["cells"][str(share)][row] for run in document["runs"].values()] for share in BUDGETS]
+            losses = [statistics.median(cell["test"] for cell in some) for some in cells]
+            axes.plot(BUDGETS, losses, marker="o", label=row)
+        axes.set(title=document["model"], xlabel="latency, fraction of the parent's", yscale="log")
+        axes.grid(alpha=0.25)
+    panels[0][0].set_ylabel("test loss (lower is better)")
+    panels[0][0].legend(frameon=False)
+    picture.savefig(out, dpi=110)
+
+
 def processor() -> str:
     """What of the processor matters to speed."""
     flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].split()
@@ -153,9 +174,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--words", help="of tokens: the architecture, a word a block")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--figure", type=Path, help="of report")
     options = parser.parse_args()
     if options.verb == "report":
         report(options.files)
+        if options.figure is not None:
+            draw(options.files, options.figure)
     elif options.out is None:
         sys.exit("--out is missing; give the file to write")
     else:
