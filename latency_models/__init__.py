@@ -1,32 +1,33 @@
 """Workloads, targets, profiles, measuring exported files and predicting milliseconds."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "block_shape": ["AttentionShape", "BlockShape", "MlpShape"],
         "calibrated": ["CalibratedModel", "PairedModel"],
         "datasheet_model": ["COMPUTE_EFFICIENCY", "DataSheetModel", "MEMORY_EFFICIENCY", "UNCERTAINTY"],
-        "energy_model": ["EnergyModel", "has_energy", "wh_per_1000"],
-        "footprint": ["Memory", "cached_bytes_per_token", "memory"],
-        "measurement": ["Measurement", "least_samples", "quantile_bounds"],
-        "measurement_design": ["design", "few_schedules"],
+        "energy_model": ["EnergyModel", "convert_to_wh_per_1000", "has_energy"],
+        "footprint": ["Memory", "compute_memory", "count_cached_bytes_per_token"],
+        "marginal": ["compute_marginal_values"],
+        "measurement": ["Measurement", "compute_min_samples", "compute_quantile_bounds"],
+        "measurement_design": ["choose_schedules", "design_measurements"],
         "model": ["LatencyModel", "Prediction"],
         "profile": ["Profile", "Record"],
-        "rates": ["Rate"],
+        "rates": ["Rate", "compute_rates"],
         "run_plan": ["LEAST_ROUNDS", "Measured", "PORTABLE", "SESSIONS", "measure_files", "run_folder", "write_folder"],
         "runner.failure": ["MeasuringFailed"],
         "runner.measure": ["SENTINEL_EVERY", "measure"],
         "runner.plan": ["ENTRY", "MODELS", "PLAN", "PROFILE"],
         "runner.process": ["ERROR"],
-        "runtime_ort": ["PRECISION", "default_threads", "environment", "open_session"],
+        "runtime_ort": ["PRECISION", "count_default_threads", "open_session", "read_environment"],
         "shape": ["ModelShape"],
-        "staircase": ["ACCELERATOR_TILE", "CPU_TILE", "Staircase", "measured_staircase"],
-        "targets": ["HOST", "Target", "aliases", "all_targets", "find_target"],
+        "staircase": ["ACCELERATOR_TILE", "CPU_TILE", "Staircase", "build_measured_staircase"],
+        "targets": ["HOST", "Target", "find_target", "list_aliases", "list_targets"],
         "terms": ["Terms"],
         "validation": ["Validation", "validate"],
-        "work": ["count_flops", "stem_work"],
+        "work": ["compute_stem_work", "count_flops"],
         "workload": ["Phase", "Workload"],
     },
 )

@@ -26,7 +26,7 @@ class Load:
         """New tokens of all sequences together."""
         return self.workload.tokens
 
-    def reach(self, length: int) -> int:
+    def count_reached(self, length: int) -> int:
         """How many of the last `length` tokens the window shows."""
         return length if self.window is None else min(length, self.window)
 
@@ -84,7 +84,7 @@ class AttentionShape:
         Scores and values count the pairs of tokens that a fused kernel computes: all of them, or the causal half,
         within the block's window. A recurrence works on each token alone.
         """
-        pairs, past = load.workload.batch * load.pairs, self._past(load)
+        pairs, past = load.workload.batch * load.pairs, self._count_past(load)
         return 2 * (load.tokens * (self.weights + self.extra) + past * self.past) + 2 * pairs * self.pair
 
     def count_read(self, load: Load) -> int:
@@ -93,22 +93,22 @@ class AttentionShape:
 
     def count_moved(self, load: Load) -> int:
         """Elements read and written, with its norm: keys and values of the past once, a recurrence's state twice."""
-        held = self._past(load) * self.cached + 2 * load.workload.batch * self.state
+        held = self._count_past(load) * self.cached + 2 * load.workload.batch * self.state
         return load.tokens * (4 * load.hidden + self.pair + self.cached) + held
 
     def count_cached(self, load: Load) -> int:
         """Elements that one sequence keeps at the end of the workload; without a cache (`forward`) none."""
         if load.workload.phase is Phase.FORWARD:
             return 0
-        return self.state + self.cached * load.reach(load.workload.past + load.workload.sequence)
+        return self.state + self.cached * load.count_reached(load.workload.past + load.workload.sequence)
 
     def count_alive(self, load: Load) -> int:
         """Elements that are alive at once beside the residual stream: queries, keys, values, their sum, the scores."""
         scores = self.heads * (load.workload.past + load.workload.sequence)
         return load.tokens * (self.pair + self.cached) + load.tokens * scores
 
-    def _past(self, load: Load) -> int:
-        return load.workload.batch * load.reach(load.workload.past)
+    def _count_past(self, load: Load) -> int:
+        return load.workload.batch * load.count_reached(load.workload.past)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from collections.abc import Iterable
 
 from latency_models.calibrated import CalibratedModel
 from latency_models.datasheets import DataSheet
-from latency_models.marginal import marginal
+from latency_models.marginal import compute_marginal_values
 from latency_models.model import DATA_SHEET_LABEL, Prediction
 from latency_models.profile import Profile
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
-from latency_models.work import Work, changed_work, works
+from latency_models.work import Work, compute_changed_work, list_works
 from latency_models.workload import Workload
-from search_spaces.architecture import Architecture, as_choice
+from search_spaces.architecture import Architecture, make_choice
 from search_spaces.schedule import Reduction
 from search_spaces.unit import Choice, Unit, is_structural
 
@@ -28,7 +28,7 @@ LAUNCH_SECONDS = 3e-6  # per kernel
 UNCERTAINTY = 2.0  # the interval is [ms / 2, ms * 2]
 
 
-def roof_seconds(work: Work, sheet: DataSheet) -> dict[str, float]:
+def compute_roof_seconds(work: Work, sheet: DataSheet) -> dict[str, float]:
     """What a data sheet says that arithmetic, memory and launches each take at least, at the usual efficiencies."""
     rates = {name: sheet.peaks[name] * 1e12 * COMPUTE_EFFICIENCY[name] for name in work.arithmetic}
     return {
@@ -55,31 +55,35 @@ class DataSheetModel:
         """The first measurements of the target take the data sheet's place."""
         return CalibratedModel(profile)
 
-    def work_ms(self, work: Work) -> float:
+    def predict_work_ms(self, work: Work) -> float:
         """One fused unit under the roofline, ms."""
-        seconds = roof_seconds(work, self._sheet)
+        seconds = compute_roof_seconds(work, self._sheet)
         return 1e3 * (max(seconds["arithmetic"], seconds["memory"]) + seconds["launches"])
 
-    def unit_ms(self, chosen: Unit | Choice) -> float:
+    def predict_unit_ms(self, chosen: Unit | Choice) -> float:
         """What one choice saves of the parent, ms; exact here, since units add up."""
-        return self._saved_ms(as_choice(chosen), None)
+        return self._predict_saved_ms(make_choice(chosen), None)
 
-    def saves(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
+    def predict_savings(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
         """What each choice adds to the savings of a set of them, as `latency_models.marginal` has it."""
-        return marginal({choice: self._saved_ms(choice, reduction) for choice in choices})
+        return compute_marginal_values({choice: self._predict_saved_ms(choice, reduction) for choice in choices})
 
-    def _saved_ms(self, choice: Choice, reduction: Reduction | None) -> float:
+    def _predict_saved_ms(self, choice: Choice, reduction: Reduction | None) -> float:
         if is_structural(choice):
-            changed = changed_work(self.shape, choice, self.workload, self.target.precision)
-            return sum(self.work_ms(before) - self.work_ms(after) for before, after in changed)
+            changed = compute_changed_work(self.shape, choice, self.workload, self.target.precision)
+            return sum(self.predict_work_ms(before) - self.predict_work_ms(after) for before, after in changed)
         depth = self.shape.depth
-        return self._ms(Architecture.parent(depth)) - self._ms(Architecture(depth, frozenset({choice}), reduction))
+        return self._sum_ms(Architecture.parent(depth)) - self._sum_ms(
+            Architecture(depth, frozenset({choice}), reduction)
+        )
 
-    def _ms(self, architecture: Architecture) -> float:
+    def _sum_ms(self, architecture: Architecture) -> float:
         """Summed exactly: what has the same units takes the same time to the last bit."""
-        return math.fsum(map(self.work_ms, works(self.shape, architecture, self.workload, self.target.precision)))
+        return math.fsum(
+            map(self.predict_work_ms, list_works(self.shape, architecture, self.workload, self.target.precision))
+        )
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The sum over stem, kept parts and token stages; every percentile is the same, since no tail was measured."""
-        ms = self._ms(architecture)
+        ms = self._sum_ms(architecture)
         return Prediction(ms, ms / UNCERTAINTY, ms * UNCERTAINTY, percentile)

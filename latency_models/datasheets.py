@@ -70,7 +70,7 @@ _OTHERS = (
 )
 
 
-def _orin_sheets(module: _Orin) -> list[DataSheet]:
+def _build_orin_sheets(module: _Orin) -> list[DataSheet]:
     sheets = []
     for name, mhz, processors, emc in module.modes:
         peaks = {key: macs * 2 * processors * mhz * 1e6 / 1e12 for key, macs in _MACS_PER_SM.items()}
@@ -80,4 +80,4 @@ def _orin_sheets(module: _Orin) -> list[DataSheet]:
     return sheets
 
 
-DATA_SHEETS: tuple[DataSheet, ...] = (*(sheet for module in _ORINS for sheet in _orin_sheets(module)), *_OTHERS)
+DATA_SHEETS: tuple[DataSheet, ...] = (*(sheet for module in _ORINS for sheet in _build_orin_sheets(module)), *_OTHERS)

@@ -24,7 +24,7 @@ def has_energy(profile: Profile) -> bool:
     return len(joules) >= LEAST_RECORDS and all(values and float(np.median(values)) > 0 for values in joules)
 
 
-def wh_per_1000(joules: float) -> float:
+def convert_to_wh_per_1000(joules: float) -> float:
     """Watt-hours of a thousand inferences, as the AI Energy Score counts."""
     return joules * _INFERENCES / _JOULES_PER_WH
 
@@ -45,17 +45,17 @@ class EnergyModel:
             )
         self.terms = Terms.over(profile.shape, profile.workload, (r.architecture for r in profile.records))
         self._known = {r.architecture: float(np.median(r.measurement.joules)) for r in profile.records}
-        rows = np.array([self.terms.row(architecture) for architecture in self._known])
+        rows = np.array([self.terms.compute_row(architecture) for architecture in self._known])
         self.regression = Regression.fit(rows, np.array(list(self._known.values())), len(self.terms.names))
 
-    def joules(self, architecture: Architecture) -> float:
+    def predict_joules(self, architecture: Architecture) -> float:
         """Joules of one inference."""
         known = self._known.get(architecture)
-        return self.regression.predict(self.terms.row(architecture)) if known is None else known
+        return self.regression.predict(self.terms.compute_row(architecture)) if known is None else known
 
-    def interval(self, architecture: Architecture) -> tuple[float, float]:
+    def predict_interval(self, architecture: Architecture) -> tuple[float, float]:
         """Where a measurement of it lies 90 times of 100, joules."""
-        return self.regression.interval(self.terms.row(architecture))
+        return self.regression.predict_interval(self.terms.compute_row(architecture))
 
     @property
     def coefficients(self) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from latency_models.resolved_blocks import find_parts
 from latency_models.shape import ModelShape
 from latency_models.targets import BYTES
-from latency_models.token_workloads import block_workloads
-from latency_models.work import element_bytes
+from latency_models.token_workloads import list_block_workloads
+from latency_models.work import get_element_bytes
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
 
@@ -34,26 +34,26 @@ class Memory:
         return self.weights + self.cache + self.activations
 
 
-def memory(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> Memory:
+def compute_memory(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> Memory:
     """The memory of an architecture under a workload, on a target of this precision."""
-    seen, size = block_workloads(shape, architecture, workload), BYTES[precision]
+    seen, size = list_block_workloads(shape, architecture, workload), BYTES[precision]
     weights, cache = size * shape.stem, 0
-    alive = [size * 2 * workload.tokens * shape.hidden, size * _head_activations(shape, workload, seen[-1])]
+    alive = [size * 2 * workload.tokens * shape.hidden, size * _count_head_activations(shape, workload, seen[-1])]
     for unit, part in find_parts(shape, architecture):
-        load, own = shape.load(unit.layer, seen[unit.layer]), element_bytes(part, precision)
+        load, own = shape.compute_load(unit.layer, seen[unit.layer]), get_element_bytes(part, precision)
         weights += own * part.weights
         cache += own * workload.batch * part.count_cached(load)
         alive.append(size * 2 * load.tokens * shape.hidden + own * part.count_alive(load))  # with the residual stream
     return Memory(weights, cache, max(alive))
 
 
-def cached_bytes_per_token(shape: ModelShape, architecture: Architecture, precision: str) -> int:
+def count_cached_bytes_per_token(shape: ModelShape, architecture: Architecture, precision: str) -> int:
     """Bytes that each token of a sequence adds to the cache; 0 for a model that does not decode."""
     parts = [part for _, part in find_parts(shape, architecture)] if shape.causal else []
-    return sum(part.cached * element_bytes(part, precision) for part in parts)
+    return sum(part.cached * get_element_bytes(part, precision) for part in parts)
 
 
-def _head_activations(shape: ModelShape, workload: Workload, last: Workload) -> int:
+def _count_head_activations(shape: ModelShape, workload: Workload, last: Workload) -> int:
     """A decoder's head sees what the last block works on; an encoder's output has its full length again."""
     tokens = last.tokens if shape.causal else workload.tokens
     rows = tokens if shape.head_per_token and workload.phase is not Phase.PREFILL else workload.batch

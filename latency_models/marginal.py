@@ -6,7 +6,7 @@ from search_spaces.rules import implies
 from search_spaces.unit import Choice, is_cumulative
 
 
-def marginal(alone: Mapping[Choice, float]) -> dict[Choice, float]:
+def compute_marginal_values(alone: Mapping[Choice, float]) -> dict[Choice, float]:
     """Values of choices made alone as values that may be summed over sets closed under implication.
 
     A cumulative choice takes along all that it implies (`search_spaces.rules.implies`), so its value alone is the sum

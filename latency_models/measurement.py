@@ -44,7 +44,7 @@ class Measurement:
         if not all(math.isfinite(value) and value >= 0 for value in self.joules):
             raise MeasurementError("an energy per inference is below 0 J or no number; measure again")
 
-    def percentile(self, percent: float) -> float:
+    def compute_percentile(self, percent: float) -> float:
         """The smallest sample that is not exceeded by `percent` per cent of the samples."""
         ordered = sorted(self.samples_ms)
         return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
@@ -52,33 +52,33 @@ class Measurement:
     @property
     def p50(self) -> float:
         """The median, ms."""
-        return self.percentile(50)
+        return self.compute_percentile(50)
 
     @property
     def p90(self) -> float:
         """The 90th percentile, ms."""
-        return self.percentile(90)
+        return self.compute_percentile(90)
 
-    def upper_bound(self, percent: float, confidence: float = 0.99) -> float | None:
+    def compute_upper_bound(self, percent: float, confidence: float = 0.99) -> float | None:
         """A sample above which the true percentile lies with at most 1 - `confidence`; None with too few samples.
 
-        The rule by which MLPerf ends a run early, see `quantile_bounds`. Samples of one process depend on one
+        The rule by which MLPerf ends a run early, see `compute_quantile_bounds`. Samples of one process depend on one
         another; several sessions and the drift guard against that, this bound does not.
         """
-        return quantile_bounds(self.samples_ms, percent / 100, confidence)[1]
+        return compute_quantile_bounds(self.samples_ms, percent / 100, confidence)[1]
 
-    def lower_bound(self, percent: float, confidence: float = 0.99) -> float | None:
+    def compute_lower_bound(self, percent: float, confidence: float = 0.99) -> float | None:
         """A sample below which the true percentile lies with at most 1 - `confidence`; None with too few samples."""
-        return quantile_bounds(self.samples_ms, percent / 100, confidence)[0]
+        return compute_quantile_bounds(self.samples_ms, percent / 100, confidence)[0]
 
-    def ratio_bounds(self, confidence: float = 0.99) -> tuple[float | None, float | None]:
+    def compute_ratio_bounds(self, confidence: float = 0.99) -> tuple[float | None, float | None]:
         """What the true median ratio to the sentinel is below and above with at most 1 - `confidence` each.
 
         Ratios are of one round, so what slows both files down by as much is in neither bound.
         """
-        return quantile_bounds(self._ratios, 0.5, confidence) if self.sentinel_ms else (1.0, 1.0)
+        return compute_quantile_bounds(self._ratios, 0.5, confidence) if self.sentinel_ms else (1.0, 1.0)
 
-    def joined(self, later: "Measurement") -> "Measurement":
+    def join(self, later: "Measurement") -> "Measurement":
         """These samples and later ones of the same file, as further sessions.
 
         Raises:
@@ -92,7 +92,7 @@ class Measurement:
             sessions[0] + sessions[1], self.joules + later.joules,
         )  # fmt: skip
 
-    def median_interval(self, coverage: float = 0.9) -> tuple[float, float]:
+    def compute_median_interval(self, coverage: float = 0.9) -> tuple[float, float]:
         """Two samples between which the true median lies, ms, in at least `coverage` of the cases.
 
         How many of `count` samples fall under the median is binomial; its quantile is taken from the normal
@@ -104,11 +104,11 @@ class Measurement:
         rank = max(0, math.floor(count / 2 - z * math.sqrt(count) / 2 - 0.5))
         return ordered[rank], ordered[count - 1 - rank]
 
-    def ratio(self) -> float:
+    def compute_ratio(self) -> float:
         """The median over rounds of this file's latency over the sentinel's; 1 without a sentinel."""
         return median(self._ratios) if self.sentinel_ms else 1.0
 
-    def session_ratios(self) -> tuple[float, ...]:
+    def compute_session_ratios(self) -> tuple[float, ...]:
         """The same for the samples of each process."""
         if not self.sentinel_ms:
             return (1.0,) * max(1, len(self.sessions))
@@ -146,7 +146,7 @@ class Measurement:
             raise MeasurementError(f"a measurement record is incomplete or damaged ({error}); measure again") from None
 
 
-def quantile_bounds(
+def compute_quantile_bounds(
     samples: Sequence[float], share: float, confidence: float = 0.99
 ) -> tuple[float | None, float | None]:
     """Two samples: the true quantile lies below the first, or above the second, with at most 1 - `confidence` each.
@@ -156,11 +156,11 @@ def quantile_bounds(
     None where there are too few samples for that.
     """
     ordered, count = sorted(samples), len(samples)
-    high, low = _bounding_rank(count, share, confidence), _bounding_rank(count, 1 - share, confidence)
+    high, low = _find_bounding_rank(count, share, confidence), _find_bounding_rank(count, 1 - share, confidence)
     return (None if low is None else ordered[count - low], None if high is None else ordered[high - 1])
 
 
-def least_samples(percent: float, confidence: float = 0.99) -> int:
+def compute_min_samples(percent: float, confidence: float = 0.99) -> int:
     """How many samples give a percentile an upper bound that need not be the largest of them, half as many again.
 
     66 for the 90th percentile and 688 for the 99th; MLPerf's early stopping asks for 64 and 662.
@@ -169,18 +169,18 @@ def least_samples(percent: float, confidence: float = 0.99) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _bounding_rank(count: int, share: float, confidence: float) -> int | None:
+def _find_bounding_rank(count: int, share: float, confidence: float) -> int | None:
     """The least k with P(binomial(count, share) >= k) of at most 1 - `confidence`; None where even `count` has more."""
     above, rank = 0.0, None
     for hits in range(count, 0, -1):
-        above += _binomial(count, hits, share)
+        above += _compute_binomial(count, hits, share)
         if above > 1 - confidence:
             break
         rank = hits
     return rank
 
 
-def _binomial(count: int, hits: int, share: float) -> float:
+def _compute_binomial(count: int, hits: int, share: float) -> float:
     """The probability of exactly `hits` of `count`, 0 < share < 1."""
     chosen = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)
     return math.exp(chosen + hits * math.log(share) + (count - hits) * math.log1p(-share))

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_models.terms import count_units, kept_units
-from search_spaces.architecture import Architecture, dropping
+from latency_models.terms import count_units, list_kept_units
+from search_spaces.architecture import Architecture, drop_from_parent
 from search_spaces.kinds import PARTS
 from search_spaces.level import DROP, Level
 from search_spaces.schedule import Schedule
@@ -30,7 +30,7 @@ _RIDGE = 1e-6  # keeps the determinant above zero while terms are still confound
 Array = NDArray[np.float64]
 
 
-def design(
+def design_measurements(
     depth: int,
     seed: int = 0,
     count: int = COUNT,
@@ -44,22 +44,22 @@ def design(
         depth: blocks of the parent.
         seed: the same seed gives the same design.
         count: how many; never fewer than the extremes.
-        row: the columns that are to be told apart (`Terms.row` where units of a kind differ in their work).
+        row: the columns that are to be told apart (`Terms.compute_row` where units of a kind differ in their work).
         schedules: token schedules to cross with structures; each is measured on the parent too.
         space: whose units have levels besides dropped; the parent with the lowest of all of them is measured too.
     """
-    parent, levels = Architecture.parent(depth), _levels(space)
-    fixed = extremes(depth) + [parent.with_tokens(schedule) for schedule in schedules]
-    fixed += [parent.drop(*(unit.at(min(own)) for unit, own in levels.items()))] if levels else []
-    pool = [architecture for architecture in _random(depth, seed) if architecture not in fixed]
-    pool = _leveled(pool, levels, seed) if levels else pool
-    pool = _crossed(pool, schedules, seed) if schedules else pool
+    parent, levels = Architecture.parent(depth), _list_levels(space)
+    fixed = list_extremes(depth) + [parent.replace_tokens(schedule) for schedule in schedules]
+    fixed += [parent.drop(*(unit.choose(min(own)) for unit, own in levels.items()))] if levels else []
+    pool = [architecture for architecture in _draw_random(depth, seed) if architecture not in fixed]
+    pool = _add_levels(pool, levels, seed) if levels else pool
+    pool = _cross_with_schedules(pool, schedules, seed) if schedules else pool
     free = min(max(0, count - len(fixed)), len(pool))
-    chosen = _exchange(_relative(fixed + pool, row), len(fixed), free)
+    chosen = _exchange(_weight_rows(fixed + pool, row), len(fixed), free)
     return fixed + [(fixed + pool)[index] for index in chosen]
 
 
-def few_schedules(
+def choose_schedules(
     space: Space, row: Callable[[Architecture], Array], seed: int = 0, count: int = SCHEDULES
 ) -> list[Schedule]:
     """Schedules of a space that tell most of the columns of `row`; the most aggressive one is always among them.
@@ -67,7 +67,7 @@ def few_schedules(
     Of a space with a fixed schedule it is that one.
 
     Args:
-        row: `Terms.row` with tokens.
+        row: `Terms.compute_row` with tokens.
         count: how many; fewer where the space has no more.
     """
     steps = space.steps
@@ -79,11 +79,11 @@ def few_schedules(
     reduced = list(dict.fromkeys(Architecture(space.depth, frozenset(each), space.reduction) for each in sets))
     fixed = [space.parent, reduced[0]]
     free = min(max(0, count - 1), len(reduced) - 1)
-    chosen = [1, *_exchange(_relative(fixed + reduced[1:], row), len(fixed), free)]
+    chosen = [1, *_exchange(_weight_rows(fixed + reduced[1:], row), len(fixed), free)]
     return [(fixed + reduced[1:])[index].tokens for index in chosen]
 
 
-def extremes(depth: int) -> list[Architecture]:
+def list_extremes(depth: int) -> list[Architecture]:
     """Parent, bare stem, attentions only, MLPs only, both halves of the depth, every other block and unit."""
     attention, mlp = ([Unit(layer, kind) for layer in range(depth)] for kind in PARTS)
     units = attention + mlp
@@ -91,15 +91,15 @@ def extremes(depth: int) -> list[Architecture]:
     early = [unit for unit in units if unit.layer < depth // 2]
     other = [unit for unit in units if unit.layer % 2]
     chosen: list[list[Unit]] = [[], units, mlp, attention, late, early, other, attention[::2], mlp[::2]]
-    return list(dict.fromkeys(dropping(depth, dropped) for dropped in chosen))
+    return list(dict.fromkeys(drop_from_parent(depth, dropped) for dropped in chosen))
 
 
 def log_determinant(architectures: list[Architecture], row: Callable[[Architecture], Array] = count_units) -> float:
     """Of what measuring these architectures tells of the columns of `row`; larger is better."""
-    return float(np.linalg.slogdet(_information(_relative(architectures, row)))[1])
+    return float(np.linalg.slogdet(_compute_information(_weight_rows(architectures, row)))[1])
 
 
-def _random(depth: int, seed: int) -> list[Architecture]:
+def _draw_random(depth: int, seed: int) -> list[Architecture]:
     """Distinct random architectures; the two kinds are dropped at rates of their own, in one half or throughout."""
     rng = random.Random(seed)
     found: dict[Architecture, None] = {}
@@ -107,11 +107,11 @@ def _random(depth: int, seed: int) -> list[Architecture]:
         rates = {(kind, half): rng.random() for kind in PARTS for half in (False, True)}
         dropped = (Unit(layer, kind) for layer in range(depth) for kind in PARTS
                    if rng.random() < rates[kind, 2 * layer >= depth])  # fmt: skip
-        found[dropping(depth, dropped)] = None
+        found[drop_from_parent(depth, dropped)] = None
     return list(found)
 
 
-def _levels(space: Space | None) -> dict[Unit, list[Level]]:
+def _list_levels(space: Space | None) -> dict[Unit, list[Level]]:
     """Of every unit that has any, its levels between the parent's and dropped."""
     found: dict[Unit, list[Level]] = {}
     for choice in () if space is None else space.structure:
@@ -120,43 +120,43 @@ def _levels(space: Space | None) -> dict[Unit, list[Level]]:
     return found
 
 
-def _leveled(pool: Sequence[Architecture], levels: Mapping[Unit, Sequence[Level]], seed: int) -> list[Architecture]:
+def _add_levels(pool: Sequence[Architecture], levels: Mapping[Unit, Sequence[Level]], seed: int) -> list[Architecture]:
     """Each structure once as it is and once with random levels of a random share of the units that it keeps."""
     rng, found = random.Random(seed), dict.fromkeys(pool)
     for structure in pool:
         rate = rng.random()
-        chosen = [unit.at(rng.choice(own)) for unit, own in levels.items() if rng.random() < rate]
+        chosen = [unit.choose(rng.choice(own)) for unit, own in levels.items() if rng.random() < rate]
         found[structure.drop(*(choice for choice in chosen if structure.keeps(choice.layer, choice.kind)))] = None
     return list(found)
 
 
-def _crossed(pool: Sequence[Architecture], schedules: Sequence[Schedule], seed: int) -> list[Architecture]:
+def _cross_with_schedules(pool: Sequence[Architecture], schedules: Sequence[Schedule], seed: int) -> list[Architecture]:
     """Each structure once with all tokens and once with a random one of the schedules, if all of its stages act."""
     rng = random.Random(seed)
-    crossed = (structure.with_tokens(rng.choice(schedules)) for structure in pool)
-    return [*pool, *(architecture for architecture in crossed if _all_stages_act(architecture))]
+    crossed = (structure.replace_tokens(rng.choice(schedules)) for structure in pool)
+    return [*pool, *(architecture for architecture in crossed if _has_acting_stages(architecture))]
 
 
-def _all_stages_act(architecture: Architecture) -> bool:
+def _has_acting_stages(architecture: Architecture) -> bool:
     """Whether a block is left between every stage and the next: otherwise it needs the export of a schedule more."""
     begins = [stage.block for stage in architecture.tokens.stages]
-    left = {unit.layer for unit in kept_units(architecture)}
+    left = {unit.layer for unit in list_kept_units(architecture)}
     ranges = zip(begins, [*begins[1:], architecture.depth], strict=True)
     return all(left & set(range(begin, end)) for begin, end in ranges)
 
 
-def _relative(architectures: list[Architecture], row: Callable[[Architecture], Array]) -> Array:
+def _weight_rows(architectures: list[Architecture], row: Callable[[Architecture], Array]) -> Array:
     """The rows as the fit weighs them, shape (n, columns)."""
-    return np.array([row(architecture) / (1 + _units(architecture)) for architecture in architectures])
+    return np.array([row(architecture) / (1 + _count_units(architecture)) for architecture in architectures])
 
 
-def _units(architecture: Architecture) -> float:
+def _count_units(architecture: Architecture) -> float:
     """How much is left, in units on all tokens."""
-    shares = architecture.tokens.shares(architecture.depth)
-    return sum(shares[unit.layer] for unit in kept_units(architecture))
+    shares = architecture.tokens.compute_shares(architecture.depth)
+    return sum(shares[unit.layer] for unit in list_kept_units(architecture))
 
 
-def _information(rows: Array) -> Array:
+def _compute_information(rows: Array) -> Array:
     return np.asarray(rows.T @ rows + _RIDGE * np.eye(rows.shape[1]), dtype=np.float64)
 
 
@@ -170,7 +170,7 @@ def _exchange(rows: Array, fixed: int, free: int) -> list[int]:
         changed = False
         for place in range(free):
             rest = [*range(fixed), *chosen[:place], *chosen[place + 1 :]]
-            gain = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(_information(rows[rest])), rows)
+            gain = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(_compute_information(rows[rest])), rows)
             gain[rest] = -np.inf
             best = int(gain.argmax())
             if gain[best] > gain[chosen[place]] * (1 + 1e-9):

@@ -49,10 +49,10 @@ class LatencyModel(Protocol):
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The latency of an architecture."""
 
-    def unit_ms(self, chosen: Unit | Choice) -> float:
+    def predict_unit_ms(self, chosen: Unit | Choice) -> float:
         """Milliseconds (p50) that one choice saves of the parent; a unit stands for dropping it. For planning."""
 
-    def saves(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
+    def predict_savings(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
         """The same made additive: what to sum over a set of choices that holds all that they imply."""
 
 

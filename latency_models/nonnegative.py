@@ -29,7 +29,7 @@ def fit_nonnegative(terms: Array, measured: Array) -> Array:
     """
     from scipy.optimize import nnls
 
-    fresh = _unlike_earlier(terms)
+    fresh = _find_distinct(terms)
     solution = np.zeros(terms.shape[1])
     solution[fresh], _ = nnls(terms[:, fresh] / measured[:, None], np.ones(len(measured)))
     return solution
@@ -42,19 +42,19 @@ def fit_without_each(terms: Array, measured: Array) -> Array:
         Shape (n, k): row i is the fit of all rows but i.
     """
     scaled, everyone = terms / measured[:, None], np.arange(len(measured))
-    rivals = _unlike_earlier(terms) & scaled.any(0)
-    unique = _influence(scaled[:, rivals])[0] < _HELD_BY_ONE
+    rivals = _find_distinct(terms) & scaled.any(0)
+    unique = _compute_influence(scaled[:, rivals])[0] < _HELD_BY_ONE
     left, settled = np.zeros_like(terms), np.zeros(len(measured), dtype=np.bool_)
     guesses = {(fit_nonnegative(terms, measured) > 0).tobytes(): everyone}
     for _ in range(_GUESSES):
         further: dict[bytes, list[int]] = {}
         for guess, rows in guesses.items():
             used = np.frombuffer(guess, dtype=np.bool_)
-            fits, gradients, trusted = _without(scaled, used, rows)
+            fits, gradients, trusted = _fit_without(scaled, used, rows)
             left[rows] = fits
-            settled[rows] = trusted & (fits >= 0).all(1) & _none_missing(gradients[:, rivals & ~used], unique[rows])
+            settled[rows] = trusted & (fits >= 0).all(1) & _is_optimal(gradients[:, rivals & ~used], unique[rows])
             for place in np.flatnonzero(trusted & ~settled[rows]):
-                better = _better_guess(used, fits[place], np.where(rivals, gradients[place], -1.0))
+                better = _improve_guess(used, fits[place], np.where(rivals, gradients[place], -1.0))
                 further.setdefault(better.tobytes(), []).append(int(rows[place]))
         guesses = {guess: np.array(rows) for guess, rows in further.items()}
     for row in np.flatnonzero(~settled):
@@ -62,13 +62,13 @@ def fit_without_each(terms: Array, measured: Array) -> Array:
     return left
 
 
-def _unlike_earlier(terms: Array) -> Mask:
+def _find_distinct(terms: Array) -> Mask:
     """Which columns equal none before them, shape (k,)."""
     first = {column.tobytes(): place for place, column in reversed(list(enumerate(terms.T + 0.0)))}
     return np.isin(np.arange(terms.shape[1]), list(first.values()))
 
 
-def _influence(columns: Array) -> tuple[Array, Array]:
+def _compute_influence(columns: Array) -> tuple[Array, Array]:
     """(leverage of each row, shape (n,); inverse Gram matrix times each row, shape (n, k)).
 
     Leverage is 1 everywhere where the columns depend on each other, so that no update is trusted.
@@ -82,7 +82,7 @@ def _influence(columns: Array) -> tuple[Array, Array]:
     return (basis**2).sum(1), np.linalg.solve(triangle, basis.T).T
 
 
-def _without(scaled: Array, used: Mask, rows: NDArray[np.intp]) -> tuple[Array, Array, Mask]:
+def _fit_without(scaled: Array, used: Mask, rows: NDArray[np.intp]) -> tuple[Array, Array, Mask]:
     """Least squares on the used columns without each of some rows.
 
     Returns:
@@ -90,7 +90,7 @@ def _without(scaled: Array, used: Mask, rows: NDArray[np.intp]) -> tuple[Array, 
         shape (m, k), in units of their lengths; whether the row may be taken out by an update, shape (m,))
     """
     active = scaled[:, used]
-    leverage, moves = _influence(active)
+    leverage, moves = _compute_influence(active)
     whole = moves.T.sum(1)  # the fit of all rows to 1
     trusted = leverage[rows] < _HELD_BY_ONE
     error = (1 - active @ whole)[rows] / np.where(trusted, 1 - leverage[rows], 1.0)  # by the fit without the row
@@ -101,7 +101,7 @@ def _without(scaled: Array, used: Mask, rows: NDArray[np.intp]) -> tuple[Array, 
     return fits, gradients / lengths, trusted
 
 
-def _none_missing(gradients: Array, unique: Mask) -> Mask:
+def _is_optimal(gradients: Array, unique: Mask) -> Mask:
     """Whether no idle column (m, columns) would lower the error.
 
     A gradient of zero does not settle that unless the solution is unique without the row.
@@ -110,7 +110,7 @@ def _none_missing(gradients: Array, unique: Mask) -> Mask:
     return np.asarray((gradients < limits[:, None]).all(1), dtype=np.bool_)
 
 
-def _better_guess(used: Mask, fit: Array, gradients: Array) -> Mask:
+def _improve_guess(used: Mask, fit: Array, gradients: Array) -> Mask:
     """The used columns without those that came out negative; if there are none, with the one that helps most."""
     if (fit < 0).any():
         return used & (fit > 0)

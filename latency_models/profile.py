@@ -56,7 +56,7 @@ class Profile:
                     "measure each model apart"
                 )
 
-    def with_records(self, records: tuple[Record, ...]) -> "Profile":
+    def add_records(self, records: tuple[Record, ...]) -> "Profile":
         """This profile with more records; those of an architecture it has already replace the old."""
         renewed = {record.architecture for record in records}
         kept = tuple(record for record in self.records if record.architecture not in renewed)
@@ -74,9 +74,9 @@ class Profile:
                 raise ProfileMismatch(
                     f"profiles differ in {name} ({mine} and {theirs}) and cannot be mixed; measure again"
                 )
-        return self.with_records(other.records)
+        return self.add_records(other.records)
 
-    def of(self, architecture: Architecture) -> Measurement | None:
+    def find_measurement(self, architecture: Architecture) -> Measurement | None:
         """The measurement of exactly this architecture, if there is one."""
         found = (record.measurement for record in self.records if record.architecture == architecture)
         return next(found, None)

@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latency_models.datasheet_model import roof_seconds
+from latency_models.datasheet_model import compute_roof_seconds
 from latency_models.targets import Target
 from latency_models.terms import SHARED, Terms
-from latency_models.work import Work, stem_work, unit_work
+from latency_models.work import Work, compute_stem_work, compute_unit_work
 
 USUAL_BALANCE = 10.0  # operations per byte at which the two roofs of a device meet, where no data sheet tells
 
@@ -33,25 +33,25 @@ class Rate:
         return asdict(self)
 
 
-def rates(terms: Terms, milliseconds: dict[str, float], target: Target) -> list[Rate]:
+def compute_rates(terms: Terms, milliseconds: dict[str, float], target: Target) -> list[Rate]:
     """The rates of terms by their names, in milliseconds each, on a target."""
-    return [_rate(terms, name, ms, target) for name, ms in milliseconds.items()]
+    return [_compute_rate(terms, name, ms, target) for name, ms in milliseconds.items()]
 
 
-def _rate(terms: Terms, name: str, ms: float, target: Target) -> Rate:
+def _compute_rate(terms: Terms, name: str, ms: float, target: Target) -> Rate:
     units = terms.classes.get(name, [])
     if not (units or name == SHARED[0]) or ms <= 0:
         return Rate(name, max(1, len(units)), ms, None, None, None)
     shape, workload = terms.shape, terms.workload
-    work, count = stem_work(shape, workload, target.precision), 1
+    work, count = compute_stem_work(shape, workload, target.precision), 1
     if units:
-        work, count = unit_work(shape, units[0], workload, target.precision), len(units)
-    return Rate(name, count, ms, work.flops / ms / 1e9, work.bytes_moved / ms / 1e6, _roof(work, target))
+        work, count = compute_unit_work(shape, units[0], workload, target.precision), len(units)
+    return Rate(name, count, ms, work.flops / ms / 1e9, work.bytes_moved / ms / 1e6, _name_roof(work, target))
 
 
-def _roof(work: Work, target: Target) -> str:
+def _name_roof(work: Work, target: Target) -> str:
     """What takes longest by the data sheet and the usual efficiencies; without one, by the usual balance."""
     if target.sheet is None:
         return "arithmetic" if work.flops > USUAL_BALANCE * work.bytes_moved else "memory"
-    seconds = roof_seconds(work, target.sheet)
+    seconds = compute_roof_seconds(work, target.sheet)
     return max(seconds, key=seconds.__getitem__)

@@ -31,7 +31,7 @@ class _Fits:
     low: Array  # (columns,): what was seen of a column over the measured; beyond it the correction stays as it is there
     high: Array
 
-    def logs(self, row: Array) -> Array:
+    def predict_logs(self, row: Array) -> Array:
         """The log of what each fit predicts of one row, shape (m,)."""
         terms = self.coefficients.shape[1]
         fitted = np.maximum(self.coefficients @ row[:terms], _TINY)
@@ -73,12 +73,12 @@ class Regression:
             raise ValueError(f"rows {rows.shape}, measured {measured.shape} and {terms} terms do not fit together")
         if not (np.isfinite(rows).all() and np.isfinite(measured).all() and (measured > 0).all()):
             raise ValueError("rows must be finite, and what was measured finite and above zero")
-        whole = _fits(rows, measured, terms, [np.arange(len(measured))])
+        whole = _fit_subsets(rows, measured, terms, [np.arange(len(measured))])
         others = [np.delete(np.arange(len(measured)), i) for i in range(len(measured))]
-        without = _fits(rows, measured, terms, others) if len(measured) > 1 else whole
-        predicted = np.array([without.logs(row)[i] for i, row in enumerate(rows)])
+        without = _fit_subsets(rows, measured, terms, others) if len(measured) > 1 else whole
+        predicted = np.array([without.predict_logs(row)[i] for i, row in enumerate(rows)])
         corners = rows[:, :terms]
-        inner = np.array([bool(len(rest)) and _within(corners[i], corners[rest]) for i, rest in enumerate(others)])
+        inner = np.array([bool(len(rest)) and _is_within(corners[i], corners[rest]) for i, rest in enumerate(others)])
         return cls(rows, measured, terms, np.log(measured) - predicted, inner, whole, without)
 
     @property
@@ -98,29 +98,29 @@ class Regression:
 
     def predict(self, row: Array) -> float:
         """The prediction of one row."""
-        return math.exp(self._fit.logs(row)[0])
+        return math.exp(self._fit.predict_logs(row)[0])
 
-    def interval(self, row: Array, coverage: float = COVERAGE) -> tuple[float, float]:
+    def predict_interval(self, row: Array, coverage: float = COVERAGE) -> tuple[float, float]:
         """Where a measurement of this row lies in `coverage` of the cases; as wide as the rows allow when few.
 
         How far off a corner is when the others are extrapolated to it says little of a row between them: such a row
         is judged by the inner residuals, where they are enough.
         """
         judges = np.ones(len(self.rows), dtype=bool)
-        if self.inner.sum() * (1 - coverage) + 1e-9 >= coverage and not self.outside(row):  # (n + 1) coverage <= n
+        if self.inner.sum() * (1 - coverage) + 1e-9 >= coverage and not self.is_outside(row):  # (n + 1) coverage <= n
             judges = self.inner
-        logs, spread = self._without.logs(row)[judges], np.abs(self.residuals[judges])
+        logs, spread = self._without.predict_logs(row)[judges], np.abs(self.residuals[judges])
         rank = min(math.ceil((len(logs) + 1) * coverage), len(logs))
         low, high = np.sort(logs - spread)[-rank], np.sort(logs + spread)[rank - 1]
-        middle = self._fit.logs(row)[0]
+        middle = self._fit.predict_logs(row)[0]
         return math.exp(min(low, middle)), math.exp(max(high, middle))
 
-    def outside(self, row: Array) -> bool:
+    def is_outside(self, row: Array) -> bool:
         """Whether the terms of a row are no mixture of those that were measured: outside their convex hull."""
-        return not _within(row[: self.terms], self.rows[:, : self.terms])
+        return not _is_within(row[: self.terms], self.rows[:, : self.terms])
 
 
-def _within(row: Array, corners: Array) -> bool:
+def _is_within(row: Array, corners: Array) -> bool:
     """Whether a row is a convex combination of corners (n, columns)."""
     from scipy.optimize import nnls
 
@@ -133,7 +133,7 @@ def _within(row: Array, corners: Array) -> bool:
     return bool(distance <= _ON_HULL)
 
 
-def _fits(rows: Array, measured: Array, terms: int, subsets: list[NDArray[np.intp]]) -> _Fits:
+def _fit_subsets(rows: Array, measured: Array, terms: int, subsets: list[NDArray[np.intp]]) -> _Fits:
     """One fit per subset of the rows."""
     fits = [_fit(rows[subset], measured[subset], terms) for subset in subsets]
     coefficients, weights, centres = (np.array([fit[i] for fit in fits]) for i in range(3))
@@ -151,15 +151,15 @@ def _fit(rows: Array, measured: Array, terms: int) -> tuple[Array, Array, Array]
     residuals = np.log(measured / np.maximum((rows[:, :terms] * left).sum(1), _TINY))
     fitted = np.maximum(rows[:, :terms] @ coefficients, _TINY)
     shares = rows / fitted[:, None]
-    return coefficients, _correction(shares - shares.mean(0), residuals), shares.mean(0)
+    return coefficients, _fit_correction(shares - shares.mean(0), residuals), shares.mean(0)
 
 
-def _leverage(rows: Array, gram: Array) -> Array:
+def _compute_leverage(rows: Array, gram: Array) -> Array:
     """The diagonal of rows @ inverse(gram) @ rows.T, shape (n,), without the rest of it."""
     return np.asarray((rows * np.linalg.solve(gram, rows.T).T).sum(1), dtype=np.float64)
 
 
-def _correction(features: Array, residuals: Array) -> Array:
+def _fit_correction(features: Array, residuals: Array) -> Array:
     """Ridge weights of centred features; zeros where leave-one-out finds the correction not clearly better."""
     scale = features.std(0)
     scale[scale < _TINY] = np.inf  # a hint that never changes says nothing
@@ -168,7 +168,7 @@ def _correction(features: Array, residuals: Array) -> Array:
     best, chosen = CLEARLY * math.sqrt(float(np.mean(residuals**2))), np.zeros(width)
     for shrinkage in _SHRINKAGES:
         gram = standard.T @ standard + shrinkage * count * np.eye(width)
-        weights, leverage = np.linalg.solve(gram, standard.T @ residuals), _leverage(standard, gram)
+        weights, leverage = np.linalg.solve(gram, standard.T @ residuals), _compute_leverage(standard, gram)
         left_out = (residuals - standard @ weights) / (1 - leverage)
         error = math.sqrt(float(np.mean(left_out**2)))
         if error <= best:

@@ -11,7 +11,7 @@ from search_spaces.unit import Choice, Unit
 
 def resolve_block(shape: ModelShape, layer: int, choices: Iterable[Choice]) -> BlockShape:
     """The block of this index with these choices made for its units."""
-    block = shape.block(layer)
+    block = shape.get_block(layer)
     for choice in choices:
         for cost, value in find_costs(choice.kind, choice.level):
             block = cost.resolve(shape, block, value)
@@ -24,7 +24,7 @@ def resolve_blocks(shape: ModelShape, architecture: Architecture) -> tuple[Block
     for choice in architecture.choices:
         chosen.setdefault(choice.layer, []).append(choice)
     return tuple(
-        resolve_block(shape, layer, chosen[layer]) if layer in chosen else shape.block(layer)
+        resolve_block(shape, layer, chosen[layer]) if layer in chosen else shape.get_block(layer)
         for layer in range(architecture.depth)
     )
 

@@ -84,7 +84,7 @@ class Measured:
     key: dict[str, str]
     of: dict[str, Measurement]
 
-    def joined(self, later: "Measured") -> "Measured":
+    def join(self, later: "Measured") -> "Measured":
         """These and later ones of the same files.
 
         Raises:
@@ -94,7 +94,7 @@ class Measured:
             raise ProfileMismatch(
                 f"measured under {later.key} after {self.key}; keep the machine as it is, measure again"
             )
-        return Measured(self.key, {name: one.joined(later.of[name]) for name, one in self.of.items()})
+        return Measured(self.key, {name: one.join(later.of[name]) for name, one in self.of.items()})
 
 
 def measure_files(
@@ -153,7 +153,7 @@ def measure_files(
 def _bring(file: Path, folder: Path) -> None:
     """A graph and the weights it refers to, under their names; linked where the disk allows it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in (file, *_weights_of(file)):
+    for part in (file, *_list_weights(file)):
         if (folder / part.name).exists():
             continue  # came with another graph
         try:
@@ -162,7 +162,7 @@ def _bring(file: Path, folder: Path) -> None:
             shutil.copyfile(part, folder / part.name)
 
 
-def _weights_of(file: Path) -> list[Path]:
+def _list_weights(file: Path) -> list[Path]:
     """The files beside a graph that its tensors refer to."""
     import onnx
     from onnx.external_data_helper import uses_external_data

@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.runner.failure import MeasuringFailed
-from latency_models.runner.ort import OnnxRuntime, default_threads
+from latency_models.runner.ort import OnnxRuntime, count_default_threads
 from search_spaces.errors import MeasurementError
 
-__all__ = ["default_threads", "environment", "open_session"]
+__all__ = ["count_default_threads", "open_session", "read_environment"]
 PRECISION = "fp32"
 
 
-def environment(threads: int) -> dict[str, str]:
+def read_environment(threads: int) -> dict[str, str]:
     """What a measurement on this machine depends on; records with different ones are never mixed."""
-    return OnnxRuntime(PRECISION, threads, "cpu").key()
+    return OnnxRuntime(PRECISION, threads, "cpu").read_key()
 
 
 def open_session(path: Path, threads: int) -> Any:

@@ -67,11 +67,11 @@ class ModelShape:
         """Matrix parameters of one MLP expert."""
         return (3 if self.gated else 2) * self.hidden * self.intermediate
 
-    def block(self, layer: int) -> BlockShape:
+    def get_block(self, layer: int) -> BlockShape:
         """The block of this index."""
         return self.alike if self.blocks is None else self.blocks[layer]
 
-    def load(self, layer: int, workload: Workload) -> Load:
+    def compute_load(self, layer: int, workload: Workload) -> Load:
         """What the parts of the block of this index work on."""
         return Load(self.hidden, self.causal, self.window[layer], workload)
 
@@ -85,13 +85,13 @@ class ModelShape:
             return BlockShape(attention, MlpShape(self.expert_weights, inner))
         return BlockShape(attention, MlpShape(0, inner, self.experts, self.expert_weights, self.active_experts))
 
-    def droppable_of(self, length: int) -> int:
+    def count_droppable(self, length: int) -> int:
         """How many tokens of a sequence of this length token reduction may drop."""
         if self.droppable is not None:
             return min(self.droppable, length)
         return max(0, length - (SINKS + RECENT if self.causal else SPECIAL))
 
-    def default_workload(self, small: bool) -> Workload:
+    def choose_default_workload(self, small: bool) -> Workload:
         """One that suits the model; `small` for a CPU that measures, large for an accelerator's data sheet."""
         if self.tokens is not None:
             return Workload(Phase.FORWARD, 8 if small else 256, self.tokens)

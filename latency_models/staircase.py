@@ -52,23 +52,23 @@ class Staircase:
             ratio: of the droppable tokens that stay.
             droppable, others: tokens of a sequence that may be dropped, and that always stay.
         """
-        kept = int(Stage(0, max(1, round(THOUSAND * ratio))).kept(droppable))
+        kept = int(Stage(0, max(1, round(THOUSAND * ratio))).count_kept(droppable))
         wanted = self.count(kept + others, droppable + others) - others
         if wanted <= kept:
             return ratio
         # The smallest thousandth of which as many are left; where thousandths are too coarse, the largest below.
         permille = -(-wanted * THOUSAND // droppable)
-        left = int(Stage(0, min(permille, THOUSAND)).kept(droppable))
+        left = int(Stage(0, min(permille, THOUSAND)).count_kept(droppable))
         return min(THOUSAND, permille - (left > wanted)) / THOUSAND
 
-    def ratios(self, ratios: Iterable[float], droppable: int, others: int = 0) -> tuple[float, ...]:
+    def list_ratios(self, ratios: Iterable[float], droppable: int, others: int = 0) -> tuple[float, ...]:
         """Those of the ratios, each snapped, that still drop anything, rising; one for each number of tokens."""
         snapped = sorted({self.snap(ratio, droppable, others) for ratio in ratios})
-        counts = {int(Stage(0, round(THOUSAND * ratio)).kept(droppable)): ratio for ratio in snapped if ratio < 1}
+        counts = {int(Stage(0, round(THOUSAND * ratio)).count_kept(droppable)): ratio for ratio in snapped if ratio < 1}
         return tuple(counts.values())
 
 
-def staircase(milliseconds: Mapping[int, float], noise: float = NOISE, tile: int = CPU_TILE) -> Staircase:
+def build_staircase(milliseconds: Mapping[int, float], noise: float = NOISE, tile: int = CPU_TILE) -> Staircase:
     """The steps of measured medians by number of tokens.
 
     From the largest count down a step goes on while a count is not faster than the step's largest by more than the
@@ -91,33 +91,33 @@ def staircase(milliseconds: Mapping[int, float], noise: float = NOISE, tile: int
     return Staircase(tuple(reversed(tops)), tuple(reversed(lows)), tile)
 
 
-def measured_staircase(measured: Mapping[int, Measurement], tile: int = CPU_TILE) -> Staircase:
+def build_measured_staircase(measured: Mapping[int, Measurement], tile: int = CPU_TILE) -> Staircase:
     """The steps of measurements by number of tokens; where they have a sentinel, the ratios to it count.
 
     The noise is that of two medians, and never below 1 %. Above 5 % no step can be told from a slope: then
     counts are rounded to the tile, as where nothing was measured.
     """
-    noises = sorted(_noise(one) for one in measured.values())
+    noises = sorted(_measure_noise(one) for one in measured.values())
     noise = max([NOISE, *noises[len(noises) // 2 :][:1]])
     if noise > MOST_NOISE:
         return Staircase(tile=tile)
-    return staircase(
-        {count: one.ratio() if one.sentinel_ms else one.p50 for count, one in measured.items()}, noise, tile
+    return build_staircase(
+        {count: one.compute_ratio() if one.sentinel_ms else one.p50 for count, one in measured.items()}, noise, tile
     )
 
 
-def _level(one: Measurement) -> float:
-    return one.ratio() if one.sentinel_ms else one.p50
+def _find_level(one: Measurement) -> float:
+    return one.compute_ratio() if one.sentinel_ms else one.p50
 
 
-def _noise(one: Measurement) -> float:
+def _measure_noise(one: Measurement) -> float:
     """The width of the 90 % interval of the median ratio to the sentinel, relative: two such medians are compared."""
     sentinel = one.sentinel_ms or (1.0,) * len(one.samples_ms)
     ratios = tuple(mine / its for mine, its in zip(one.samples_ms, sentinel, strict=True))
-    low, high = Measurement(ratios, one.workload).median_interval(0.9)
-    return (high - low) / _level(one)
+    low, high = Measurement(ratios, one.workload).compute_median_interval(0.9)
+    return (high - low) / _find_level(one)
 
 
-def widths(steps: Staircase) -> tuple[int, ...]:
+def compute_widths(steps: Staircase) -> tuple[int, ...]:
     """How many tokens lie between the largest counts of neighbouring steps."""
     return tuple(later - earlier for earlier, later in pairwise(steps.tops))

@@ -40,19 +40,19 @@ class Target:
         return BYTES[self.precision]
 
 
-def _named(sheet: DataSheet, precision: str) -> Target:
+def _find_named(sheet: DataSheet, precision: str) -> Target:
     mode = f"@{sheet.mode}" if sheet.mode else ""
     runtime = "torch" if sheet.device.startswith("apple") else "tensorrt"
     return Target(f"{sheet.device}{mode}/{precision}", runtime, precision, sheet)
 
 
-def all_targets() -> tuple[Target, ...]:
+def list_targets() -> tuple[Target, ...]:
     """Every target: this machine, then every data sheet in every precision."""
     host = Target(HOST, "onnxruntime-cpu", "fp32", None, "this machine, measured in ONNX Runtime")
-    return (host, *(_named(sheet, precision) for sheet in DATA_SHEETS for precision in sheet.peaks))
+    return (host, *(_find_named(sheet, precision) for sheet in DATA_SHEETS for precision in sheet.peaks))
 
 
-def aliases() -> dict[str, str]:
+def list_aliases() -> dict[str, str]:
     """Short names and what they stand for."""
     return {short: find_target(short).name for short in _ALIASES}
 
@@ -68,16 +68,16 @@ def find_target(name: str) -> Target:
     """
     wanted = name.strip().lower()
     full = _expand(wanted)
-    found = next((target for target in all_targets() if target.name == full), None) or _by_device(full)
+    found = next((target for target in list_targets() if target.name == full), None) or _find_by_device(full)
     if found is None:
-        known = [*_ALIASES, *(target.name for target in all_targets())]
+        known = [*_ALIASES, *(target.name for target in list_targets())]
         near = difflib.get_close_matches(full, known, n=3, cutoff=0.3) or [HOST, "jetson-orin"]
         raise UnknownTarget(f"target {name!r} is not known; nearest: {', '.join(near)} (nas targets lists all)")
-    note = found.note if full == wanted else _alias_note(wanted, found)
+    note = found.note if full == wanted else _describe_alias(wanted, found)
     return Target(found.name, found.runtime, found.precision, found.sheet, note)
 
 
-def _parts(text: str) -> tuple[str, str, str]:
+def _split_name(text: str) -> tuple[str, str, str]:
     """(device, mode, precision) of `device@mode/precision`; empty where left out."""
     head, _, precision = text.partition("/")
     device, _, mode = head.partition("@")
@@ -86,26 +86,26 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 def _expand(text: str) -> str:
     """What an alias stands for, with the mode and the precision that were given with it."""
-    alias, mode, precision = _parts(text)
+    alias, mode, precision = _split_name(text)
     if alias not in _ALIASES:
         return text
-    device, usual_mode, usual_precision = _parts(_ALIASES[alias])
+    device, usual_mode, usual_precision = _split_name(_ALIASES[alias])
     mode, precision = mode or usual_mode, precision or usual_precision
     return device + (f"@{mode}" if mode else "") + (f"/{precision}" if precision else "")
 
 
-def _by_device(text: str) -> Target | None:
+def _find_by_device(text: str) -> Target | None:
     """`device`, `device@mode` or `device/precision`, with the defaults for what is left out."""
-    device, mode, precision = _parts(text)
+    device, mode, precision = _split_name(text)
     sheets = [sheet for sheet in DATA_SHEETS if sheet.device == device and (not mode or sheet.mode == mode)]
     if not sheets:
         return None
     sheet = next((sheet for sheet in sheets if sheet.default), sheets[0])
     chosen = precision or (DEFAULT_PRECISION if DEFAULT_PRECISION in sheet.peaks else next(iter(sheet.peaks)))
-    return _named(sheet, chosen) if chosen in sheet.peaks else None
+    return _find_named(sheet, chosen) if chosen in sheet.peaks else None
 
 
-def _alias_note(alias: str, target: Target) -> str:
+def _describe_alias(alias: str, target: Target) -> str:
     sheet = target.sheet
     assert sheet is not None
     default = next((s for s in DATA_SHEETS if s.device == sheet.device and s.default), None)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from latency_models.block_shape import Part
 from latency_models.resolved_blocks import find_parts
 from latency_models.shape import ModelShape
-from latency_models.token_workloads import block_workloads, steps
+from latency_models.token_workloads import list_block_workloads, list_steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.level import DROP
-from search_spaces.rules import parts_of
+from search_spaces.rules import get_parts
 from search_spaces.space import Space
 from search_spaces.unit import Choice, Unit, is_structural
 
@@ -24,15 +24,15 @@ SHARED = ("constant", "first unit", "first attention")
 STAGES = ("stages", "stage tokens")
 
 
-def kept_units(architecture: Architecture) -> list[Unit]:
+def list_kept_units(architecture: Architecture) -> list[Unit]:
     """The attentions and MLPs that are left."""
     layers = range(architecture.depth)
     return [Unit(layer, kind) for layer in layers for kind in PARTS if architecture.keeps(layer, kind)]
 
 
 def count_units(architecture: Architecture) -> NDArray[np.float64]:
-    """The shared terms, how many attentions and how many MLPs are kept, and the hints: `Terms.row` of like blocks."""
-    return _like_blocks(architecture.depth).row(architecture)
+    """The shared terms, how many attentions and MLPs are kept, and the hints: `Terms.compute_row` of like blocks."""
+    return _group_like_blocks(architecture.depth).compute_row(architecture)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class Terms:
     def over(cls, shape: ModelShape, workload: Workload, architectures: Iterable[Architecture]) -> "Terms":
         """The columns that these architectures need."""
         choices = set().union(*(architecture.choices for architecture in architectures))
-        return cls(shape, workload, any(not is_structural(choice) for choice in choices), _kinds_with_levels(choices))
+        return cls(
+            shape, workload, any(not is_structural(choice) for choice in choices), _find_kinds_with_levels(choices)
+        )
 
     @classmethod
     def of_space(cls, shape: ModelShape, workload: Workload, space: Space | None) -> "Terms":
@@ -72,12 +74,12 @@ class Terms:
         if space is None:
             return cls(shape, workload)
         reduces = space.fixed is not None or space.reduction is not None
-        return cls(shape, workload, reduces, _kinds_with_levels(space.choices))
+        return cls(shape, workload, reduces, _find_kinds_with_levels(space.choices))
 
-    def cover(self, architecture: Architecture) -> bool:
+    def covers(self, architecture: Architecture) -> bool:
         """Whether they were made for architectures with such levels as this one has."""
         reduces = architecture.reduction is not None
-        return (self.tokens or not reduces) and _kinds_with_levels(architecture.choices) <= self.levels
+        return (self.tokens or not reduces) and _find_kinds_with_levels(architecture.choices) <= self.levels
 
     @cached_property
     def classes(self) -> dict[str, list[Unit]]:
@@ -91,87 +93,87 @@ class Terms:
     def names(self) -> tuple[str, ...]:
         """Of the physical terms."""
         first = {name: units[0] for name, units in self.classes.items()}
-        shares = (_work(name) for name, unit in first.items() if unit.kind in self.levels)
+        shares = (_name_work(name) for name, unit in first.items() if unit.kind in self.levels)
         if not self.tokens:
             return (*SHARED, *first, *shares)
-        pairs = (_pairs(name) for name, unit in first.items() if self._parent(unit).mixes_tokens)
-        return (*SHARED, *first, *shares, *map(_tokens, first), *pairs, *STAGES)
+        pairs = (_name_pairs(name) for name, unit in first.items() if self._get_parent_part(unit).mixes_tokens)
+        return (*SHARED, *first, *shares, *map(_name_tokens, first), *pairs, *STAGES)
 
-    def row(self, architecture: Architecture) -> NDArray[np.float64]:
+    def compute_row(self, architecture: Architecture) -> NDArray[np.float64]:
         """The physical terms of an architecture, then its hints."""
         kept = find_parts(self.shape, architecture)
         attends = any(part.mixes_tokens for _, part in kept)
-        amounts = dict.fromkeys(self.names, 0.0) | dict(zip(SHARED, _shared(bool(kept), attends), strict=True))
-        seen = block_workloads(self.shape, architecture, self.workload)
+        amounts = dict.fromkeys(self.names, 0.0) | dict(zip(SHARED, _compute_shared(bool(kept), attends), strict=True))
+        seen = list_block_workloads(self.shape, architecture, self.workload)
         for unit, part in kept:
             self._add(amounts, unit, part, seen[unit.layer])
         if self.tokens:
-            acting = steps(self.shape, architecture, self.workload)
+            acting = list_steps(self.shape, architecture, self.workload)
             shares = sum(step.before.sequence for step in acting) / self.workload.sequence
             amounts |= dict(zip(STAGES, (float(len(acting)), shares), strict=True))
-        return np.array([*amounts.values(), *_hints([unit.kind for unit, _ in kept], architecture.depth)])
+        return np.array([*amounts.values(), *_compute_hints([unit.kind for unit, _ in kept], architecture.depth)])
 
-    def places(self, unit: Unit) -> list[int]:
+    def find_columns(self, unit: Unit) -> list[int]:
         """The columns of an attention or MLP."""
         name = self._names[unit]
-        own = (name, _work(name), _tokens(name), _pairs(name))
+        own = (name, _name_work(name), _name_tokens(name), _name_pairs(name))
         return [place for place, each in enumerate(self.names) if each in own]
 
-    def per_unit(self, values: NDArray[np.float64]) -> dict[str, float]:
+    def compute_per_unit(self, values: NDArray[np.float64]) -> dict[str, float]:
         """One value for each shared term, class and stage term: of a class, all of its columns together."""
         found = {name: float(value) for name, value in zip(self.names, values, strict=True)}
-        own = {name: float(values[self.places(units[0])].sum()) for name, units in self.classes.items()}
+        own = {name: float(values[self.find_columns(units[0])].sum()) for name, units in self.classes.items()}
         return {name: own.get(name, value) for name, value in found.items() if name in (*SHARED, *own, *STAGES)}
 
     def _add(self, amounts: dict[str, float], unit: Unit, part: Part, seen: Workload) -> None:
         """Count one part that is left, which works on what is `seen`."""
-        name, share = self._names[unit], self._share(unit, part)
+        name, share = self._names[unit], self._compute_share(unit, part)
         amounts[name] += 1 if unit.kind in self.levels else share
         if unit.kind in self.levels:
-            amounts[_work(name)] += share
+            amounts[_name_work(name)] += share
         if self.tokens:
-            amounts[_tokens(name)] += share * seen.sequence / self.workload.sequence
+            amounts[_name_tokens(name)] += share * seen.sequence / self.workload.sequence
             if part.mixes_tokens:
-                everything = self.shape.load(unit.layer, self.workload).pairs
-                amounts[_pairs(name)] += share * self.shape.load(unit.layer, seen).pairs / everything
+                everything = self.shape.compute_load(unit.layer, self.workload).pairs
+                amounts[_name_pairs(name)] += share * self.shape.compute_load(unit.layer, seen).pairs / everything
 
-    def _share(self, unit: Unit, part: Part) -> float:
+    def _compute_share(self, unit: Unit, part: Part) -> float:
         """Of the arithmetic of the parent's part."""
-        own, load = self._parent(unit), self.shape.load(unit.layer, self.workload)
+        own, load = self._get_parent_part(unit), self.shape.compute_load(unit.layer, self.workload)
         return 1.0 if part == own else part.count_flops(load) / own.count_flops(load)
 
-    def _parent(self, unit: Unit) -> Part:
-        return self.shape.block(unit.layer).parts[unit.kind]
+    def _get_parent_part(self, unit: Unit) -> Part:
+        return self.shape.get_block(unit.layer).parts[unit.kind]
 
     @cached_property
     def _names(self) -> dict[Unit, str]:
         """Of every unit the name of its class."""
         parts = dict(find_parts(self.shape, Architecture.parent(self.shape.depth)))
-        labels = {kind: _labels(part for unit, part in parts.items() if unit.kind is kind) for kind in PARTS}
+        labels = {kind: _label_parts(part for unit, part in parts.items() if unit.kind is kind) for kind in PARTS}
         return {
-            unit: ", ".join(filter(None, (unit.kind, labels[unit.kind][part], self._window(unit, part))))
+            unit: ", ".join(filter(None, (unit.kind, labels[unit.kind][part], self._describe_window(unit, part))))
             for unit, part in parts.items()
         }
 
-    def _window(self, unit: Unit, part: Part) -> str:
+    def _describe_window(self, unit: Unit, part: Part) -> str:
         """The window that is narrower than what there is to see, in words."""
         window, length = self.shape.window[unit.layer], self.workload.sequence + self.workload.past
         return f"window {window}" if part.mixes_tokens and window is not None and window < length else ""
 
 
 @cache
-def _like_blocks(depth: int) -> Terms:
+def _group_like_blocks(depth: int) -> Terms:
     shape = ModelShape(depth, 1, 1, 1, 1, 1, False, 0, False, False, 0, (None,) * depth)
     return Terms(shape, Workload(Phase.FORWARD))
 
 
-def _kinds_with_levels(choices: Iterable[Choice]) -> frozenset[Kind]:
+def _find_kinds_with_levels(choices: Iterable[Choice]) -> frozenset[Kind]:
     """Kinds of parts for which these choices have other levels than dropped."""
     leveled = (choice for choice in choices if is_structural(choice) and choice.level != DROP)
-    return frozenset(kind for choice in leveled for kind in parts_of(choice.kind))
+    return frozenset(kind for choice in leveled for kind in get_parts(choice.kind))
 
 
-def _labels(parts: Iterable[Part]) -> dict[Part, str]:
+def _label_parts(parts: Iterable[Part]) -> dict[Part, str]:
     """What tells the parts of one kind from each other; nothing where all are alike."""
     unlike = list(dict.fromkeys(parts))
     if len(unlike) == 1:
@@ -182,23 +184,23 @@ def _labels(parts: Iterable[Part]) -> dict[Part, str]:
     }
 
 
-def _work(name: str) -> str:
+def _name_work(name: str) -> str:
     return f"{name}, work"
 
 
-def _tokens(name: str) -> str:
+def _name_tokens(name: str) -> str:
     return f"{name}, tokens"
 
 
-def _pairs(name: str) -> str:
+def _name_pairs(name: str) -> str:
     return f"{name}, pairs"
 
 
-def _shared(anything: bool, attends: bool) -> list[float]:
+def _compute_shared(anything: bool, attends: bool) -> list[float]:
     return [1.0, float(anything), float(attends)]
 
 
-def _hints(kinds: list[Kind], depth: int) -> list[float]:
+def _compute_hints(kinds: list[Kind], depth: int) -> list[float]:
     """Attentions that follow an attention, MLPs that follow an MLP, and the square of the units kept."""
     pairs = list(itertools.pairwise(kinds))
     return [*(pairs.count((kind, kind)) for kind in PARTS), len(kinds) ** 2 / depth]

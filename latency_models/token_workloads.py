@@ -22,7 +22,7 @@ class Step:
     after: Workload
 
 
-def block_workloads(shape: ModelShape, architecture: Architecture, workload: Workload) -> tuple[Workload, ...]:
+def list_block_workloads(shape: ModelShape, architecture: Architecture, workload: Workload) -> tuple[Workload, ...]:
     """For every block of the parent, kept or not, what it works on."""
     if architecture.reduction is None:
         return (workload,) * architecture.depth
@@ -38,12 +38,12 @@ def block_workloads(shape: ModelShape, architecture: Architecture, workload: Wor
     return tuple(found)
 
 
-def steps(shape: ModelShape, architecture: Architecture, workload: Workload) -> list[Step]:
+def list_steps(shape: ModelShape, architecture: Architecture, workload: Workload) -> list[Step]:
     """The stages that do something: each acts at the next block of which anything is kept, several there at once."""
     if workload.phase is Phase.DECODE or not architecture.tokens.stages:
         return []
     kept = [block for block in range(architecture.depth) if any(architecture.keeps(block, kind) for kind in PARTS)]
-    seen, before, found = block_workloads(shape, architecture, workload), workload, []
+    seen, before, found = list_block_workloads(shape, architecture, workload), workload, []
     for block in kept:
         if seen[block] != before:
             found.append(Step(block, before, seen[block]))

@@ -44,5 +44,5 @@ def validate(regression: Regression) -> Validation:
 
 def _covers(regression: Regression, left: int) -> bool:
     rows, measured = np.delete(regression.rows, left, 0), np.delete(regression.measured, left)
-    low, high = Regression.fit(rows, measured, regression.terms).interval(regression.rows[left], COVERAGE)
+    low, high = Regression.fit(rows, measured, regression.terms).predict_interval(regression.rows[left], COVERAGE)
     return bool(low <= regression.measured[left] <= high)

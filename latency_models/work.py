@@ -7,7 +7,7 @@ from latency_models.block_shape import Load, Part
 from latency_models.resolved_blocks import find_parts, resolve_block
 from latency_models.shape import ModelShape
 from latency_models.targets import BYTES
-from latency_models.token_workloads import Step, block_workloads, steps
+from latency_models.token_workloads import Step, list_block_workloads, list_steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Reducer, Reduction, Scorer, Source
@@ -56,19 +56,19 @@ class Work:
 NOTHING = Work({}, 0.0, 0.0, 0)
 
 
-def element_bytes(part: Part, precision: str) -> int:
+def get_element_bytes(part: Part, precision: str) -> int:
     """Bytes of one element of a part, on a target of this precision."""
     return BYTES[part.precision or precision]
 
 
-def part_work(part: Part, load: Load, precision: str) -> Work:
+def compute_part_work(part: Part, load: Load, precision: str) -> Work:
     """One part of a block with its norm, on a target of this precision."""
-    size = element_bytes(part, precision)
+    size = get_element_bytes(part, precision)
     arithmetic = {part.precision or precision: part.count_flops(load)}
     return Work(arithmetic, size * part.count_read(load), size * part.count_moved(load), part.kernels)
 
 
-def stem_work(shape: ModelShape, workload: Workload, precision: str, last: Workload | None = None) -> Work:
+def compute_stem_work(shape: ModelShape, workload: Workload, precision: str, last: Workload | None = None) -> Work:
     """Everything outside the blocks: embedding, final norm, head. Prefill needs the last token's logits only.
 
     `last` is what the last block works on, where it is less: a decoder's head sees those tokens; an encoder's output
@@ -81,7 +81,7 @@ def stem_work(shape: ModelShape, workload: Workload, precision: str, last: Workl
     return Work({precision: 2 * rows * head}, BYTES[precision] * head, BYTES[precision] * moved, STEM_KERNELS)
 
 
-def stage_work(shape: ModelShape, step: Step, reduction: Reduction, precision: str) -> Work:
+def compute_stage_work(shape: ModelShape, step: Step, reduction: Reduction, precision: str) -> Work:
     """Ranking and gathering at one stage: one query a sequence, the keys of all tokens, the hidden states moved.
 
     Norms and chance need no keys; a vision tower has ranked already. Merging compares half of the keys with the rest.
@@ -97,39 +97,43 @@ def stage_work(shape: ModelShape, step: Step, reduction: Reduction, precision: s
     return Work({precision: flops}, BYTES[precision] * weights, BYTES[precision] * moved, STAGE_KERNELS)
 
 
-def unit_work(shape: ModelShape, unit: Unit, workload: Workload, precision: str) -> Work:
+def compute_unit_work(shape: ModelShape, unit: Unit, workload: Workload, precision: str) -> Work:
     """The part of the parent that a unit is."""
-    part, load = shape.block(unit.layer).parts[unit.kind], shape.load(unit.layer, workload)
-    return part_work(part, load, precision)
+    part, load = shape.get_block(unit.layer).parts[unit.kind], shape.compute_load(unit.layer, workload)
+    return compute_part_work(part, load, precision)
 
 
-def changed_work(shape: ModelShape, choice: Choice, workload: Workload, precision: str) -> list[tuple[Work, Work]]:
+def compute_changed_work(
+    shape: ModelShape, choice: Choice, workload: Workload, precision: str
+) -> list[tuple[Work, Work]]:
     """Of every part of the parent that a choice changes, what it does before and after; nothing where it is gone."""
-    load, left = shape.load(choice.layer, workload), resolve_block(shape, choice.layer, [choice]).parts
-    changed = ((part, left.get(kind)) for kind, part in shape.block(choice.layer).parts.items())
+    load, left = shape.compute_load(choice.layer, workload), resolve_block(shape, choice.layer, [choice]).parts
+    changed = ((part, left.get(kind)) for kind, part in shape.get_block(choice.layer).parts.items())
     return [
-        (part_work(before, load, precision), part_work(after, load, precision) if after else NOTHING)
+        (compute_part_work(before, load, precision), compute_part_work(after, load, precision) if after else NOTHING)
         for before, after in changed
         if before != after
     ]
 
 
-def model_work(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> Work:
+def compute_model_work(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> Work:
     """The whole model."""
-    return sum(works(shape, architecture, workload, precision), NOTHING)
+    return sum(list_works(shape, architecture, workload, precision), NOTHING)
 
 
 def count_flops(shape: ModelShape, architecture: Architecture, workload: Workload) -> float:
     """Operations of the whole model, two per multiply-add."""
-    return model_work(shape, architecture, workload, _ANY).flops
+    return compute_model_work(shape, architecture, workload, _ANY).flops
 
 
-def works(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> list[Work]:
+def list_works(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> list[Work]:
     """What a device does one after the other: the stem, the parts that are left on the tokens they see, the stages."""
-    seen, reduction = block_workloads(shape, architecture, workload), architecture.tokens.reduction
+    seen, reduction = list_block_workloads(shape, architecture, workload), architecture.tokens.reduction
     parts = (
-        part_work(part, shape.load(unit.layer, seen[unit.layer]), precision)
+        compute_part_work(part, shape.compute_load(unit.layer, seen[unit.layer]), precision)
         for unit, part in find_parts(shape, architecture)
     )
-    stages = (stage_work(shape, step, reduction, precision) for step in steps(shape, architecture, workload))
-    return [stem_work(shape, workload, precision, seen[-1]), *parts, *stages]
+    stages = (
+        compute_stage_work(shape, step, reduction, precision) for step in list_steps(shape, architecture, workload)
+    )
+    return [compute_stem_work(shape, workload, precision, seen[-1]), *parts, *stages]

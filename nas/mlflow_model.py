@@ -53,16 +53,16 @@ class Predictor:
         import torch
 
         from nas.quality.embedding import DEFAULT, embed
-        from pruning.checkpoint.sentence_embedding import sentence_embedding
+        from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 
-        inputs = self._inputs(_plain(model_input))
+        inputs = self._read_inputs(_convert_to_plain(model_input))
         with torch.inference_mode():
             output = self._model(**inputs)
             if "logits" in output:
                 return output.logits.float().numpy()
-            return embed(self._model, inputs, sentence_embedding(self._model) or DEFAULT).float().numpy()
+            return embed(self._model, inputs, read_sentence_embedding(self._model) or DEFAULT).float().numpy()
 
-    def _inputs(self, given: Any) -> dict[str, Any]:
+    def _read_inputs(self, given: Any) -> dict[str, Any]:
         """By name, as tensors."""
         import numpy as np
         import torch
@@ -74,8 +74,8 @@ class Predictor:
             return {name: torch.as_tensor(np.asarray(value)) for name, value in given.items()}
         takes = self._model.main_input_name
         if isinstance(given, list) and given and all(isinstance(each, str) for each in given) and takes == "input_ids":
-            return self._encoded(given)
-        array = _array(given)
+            return self._encode(given)
+        array = _convert_to_array(given)
         if takes == "input_ids" and array.ndim == 2 and array.dtype.kind in "iu":
             return {takes: torch.from_numpy(array.astype(np.int64))}
         if takes == "pixel_values" and array.dtype == np.uint8 and array.ndim in (3, 4):
@@ -85,10 +85,10 @@ class Predictor:
         wanted = "texts or token ids (items, tokens)" if takes == "input_ids" else "images (items, height, width[, 3])"
         raise BadData(f"input of {array.dtype} {array.shape}: this model takes {wanted}; give these, or arrays by name")
 
-    def _encoded(self, texts: list[str]) -> dict[str, Any]:
+    def _encode(self, texts: list[str]) -> dict[str, Any]:
         from transformers import AutoTokenizer
 
-        from pruning.anatomy.language_model import language_config
+        from pruning.anatomy.language_model import find_language_config
 
         if self._tokenizer is None:
             self._tokenizer = AutoTokenizer.from_pretrained(
@@ -96,14 +96,14 @@ class Predictor:
             )
             if self._tokenizer.pad_token is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token
-        most = getattr(language_config(self._model), "max_position_embeddings", None)
+        most = getattr(find_language_config(self._model), "max_position_embeddings", None)
         encoded = self._tokenizer(
             texts, padding=True, padding_side="right", truncation=most is not None, max_length=most, return_tensors="pt"
         )
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
-def _plain(given: Any) -> Any:
+def _convert_to_plain(given: Any) -> Any:
     """Tables and series, in which MLflow's server hands things over, as lists; the rest as it is."""
     import pandas as pd
 
@@ -115,7 +115,7 @@ def _plain(given: Any) -> Any:
     return [given] if isinstance(given, str) else given
 
 
-def _array(given: Any) -> Any:
+def _convert_to_array(given: Any) -> Any:
     """Raises BadData where rows differ in length."""
     import numpy as np
 

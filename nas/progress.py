@@ -19,22 +19,22 @@ class Stage(Protocol):
 class Progress(Protocol):
     """Receives messages and stages."""
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Tell the person one line."""
 
-    def stage(self, title: str, total: float | None = None) -> AbstractContextManager[Stage]:
+    def open_stage(self, title: str, total: float | None = None) -> AbstractContextManager[Stage]:
         """A context manager that yields the `Stage` and ends it."""
 
 
 @contextmanager
-def timed_stage(progress: Progress, title: str, limit_s: float | None = None) -> Iterator[Callable[[float], None]]:
+def open_timed_stage(progress: Progress, title: str, limit_s: float | None = None) -> Iterator[Callable[[float], None]]:
     """A stage that is told which share of it is done, from 0 to 1; the time left follows from that.
 
     Args:
         limit_s: the most it takes, which is shown beside it; None where there is no limit.
     """
     began, done = time.monotonic(), 0.0
-    with progress.stage(title, total=100) as stage:
+    with progress.open_stage(title, total=100) as stage:
 
         def on_share(share: float) -> None:
             nonlocal done
@@ -54,11 +54,11 @@ class _SilentStage:
 class Silent:
     """Tells nobody: for use as a library."""
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Nobody is told."""
 
     @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
+    def open_stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """A stage that reports nothing."""
         yield _SilentStage()
 
@@ -74,18 +74,18 @@ class Timed:
         """Seconds by title, in the order of the first beginnings; stages of one title together."""
         return {title: round(seconds, 1) for title, seconds in self._seconds.items()}
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Pass it on."""
-        self._progress.message(text)
+        self._progress.show_message(text)
 
     @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
+    def open_stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """Pass it on, and note its seconds when it ends."""
         began = time.monotonic()
         self._seconds.setdefault(title, 0.0)
         self._inner.append(0.0)
         try:
-            with self._progress.stage(title, total) as stage:
+            with self._progress.open_stage(title, total) as stage:
                 yield stage
         finally:
             seconds = time.monotonic() - began
@@ -106,19 +106,19 @@ class Phases:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._held.__exit__(kind, error, at)
 
-    def at(self, title: str, done: float, total: float, note: str = "") -> None:
+    def report(self, title: str, done: float, total: float, note: str = "") -> None:
         """Say how far a phase is."""
         if title != self._title:
             self._held.close()
-            self._stage = self._held.enter_context(self._progress.stage(title, total))
+            self._stage = self._held.enter_context(self._progress.open_stage(title, total))
             self._title, self._done = title, 0.0
         self._stage.advance(done - self._done, note)
         self._done = done
 
 
-def told(progress: Progress, title: str, items: Sequence[_T]) -> Iterator[_T]:
+def track_items(progress: Progress, title: str, items: Sequence[_T]) -> Iterator[_T]:
     """The items one after another, as a stage that knows how many there are."""
-    with progress.stage(title, total=len(items)) as stage:
+    with progress.open_stage(title, total=len(items)) as stage:
         for item in items:
             yield item
             stage.advance()

@@ -11,16 +11,16 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from latency_models.marginal import marginal
+from latency_models.marginal import compute_marginal_values
 from latency_models.measurement import Measurement
 from latency_models.model import Prediction
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
-from search_spaces.architecture import Architecture, as_choice
+from search_spaces.architecture import Architecture, make_choice
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.level import DROP, THOUSAND, Level
-from search_spaces.rules import parts_of
+from search_spaces.rules import get_parts
 from search_spaces.schedule import Reduction
 from search_spaces.unit import Choice, Unit
 
@@ -55,30 +55,32 @@ class SyntheticLatency:
         """The truth, whatever was measured of it."""
         return replace(self, profile=profile)
 
-    def ms(self, architecture: Architecture) -> float:
+    def compute_ms(self, architecture: Architecture) -> float:
         """The true median."""
-        shares = architecture.tokens.shares(self.depth)
+        shares = architecture.tokens.compute_shares(self.depth)
         parts = (Unit(layer, kind) for layer in range(self.depth) for kind in PARTS)
-        levels = {part: architecture.level(part) for part in parts if not architecture.drops(part)}
-        work = math.fsum(shares[part.layer] * self.costs[part.kind] * _share(level) for part, level in levels.items())
+        levels = {part: architecture.get_level(part) for part in parts if not architecture.drops(part)}
+        work = math.fsum(
+            shares[part.layer] * self.costs[part.kind] * _compute_share(level) for part, level in levels.items()
+        )
         return self.stem + work + self.stage * len(architecture.tokens.stages)
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
         """The truth, without an interval."""
-        ms = self.ms(architecture) * (self.tail if percentile > 50 else 1.0)
+        ms = self.compute_ms(architecture) * (self.tail if percentile > 50 else 1.0)
         return Prediction(ms, ms, ms, percentile)
 
-    def unit_ms(self, chosen: Unit | Choice) -> float:
+    def predict_unit_ms(self, chosen: Unit | Choice) -> float:
         """What one choice saves of the parent."""
-        choice = as_choice(chosen)
+        choice = make_choice(chosen)
         if choice.level == DROP:
-            return sum(self.costs[kind] for kind in parts_of(choice.unit.kind))
+            return sum(self.costs[kind] for kind in get_parts(choice.unit.kind))
         parent = Architecture.parent(self.depth)
-        return self.ms(parent) - self.ms(parent.drop(choice))
+        return self.compute_ms(parent) - self.compute_ms(parent.drop(choice))
 
-    def saves(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
+    def predict_savings(self, choices: Iterable[Choice], reduction: Reduction | None = None) -> dict[Choice, float]:
         """What each choice adds to the savings of a set of them."""
-        return marginal({choice: self.unit_ms(choice) for choice in choices})
+        return compute_marginal_values({choice: self.predict_unit_ms(choice) for choice in choices})
 
 
 @dataclass
@@ -103,19 +105,19 @@ class SyntheticDevice:
         """Each measured beside the parent, which comes first."""
         pace = self._rng.lognormvariate(0, self.drift)
         parent = Architecture.parent(self.latency.depth)
-        beside = self._samples(parent, pace, samples)
+        beside = self._draw_samples(parent, pace, samples)
         chosen = [each for each in dict.fromkeys(architectures) if each != parent]
-        taken = {parent: beside, **{each: self._samples(each, pace, samples) for each in chosen}}
+        taken = {parent: beside, **{each: self._draw_samples(each, pace, samples) for each in chosen}}
         return tuple(Record(a, Measurement(mine, self.latency.workload, beside)) for a, mine in taken.items())
 
     def profile(self, architectures: Sequence[Architecture], shape: ModelShape) -> Profile:
         """The profile that such measurements make."""
         return Profile(dict(self.key), "synthetic", shape, self.latency.workload, self.measure(architectures))
 
-    def _samples(self, architecture: Architecture, pace: float, count: int) -> tuple[float, ...]:
-        ms = self.latency.ms(architecture) * pace
+    def _draw_samples(self, architecture: Architecture, pace: float, count: int) -> tuple[float, ...]:
+        ms = self.latency.compute_ms(architecture) * pace
         return tuple(ms * self._rng.lognormvariate(0, self.noise) for _ in range(count))
 
 
-def _share(level: Level) -> float:
+def _compute_share(level: Level) -> float:
     return min((value / THOUSAND for _, value in level.axes), default=1.0)

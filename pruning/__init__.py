@@ -4,9 +4,9 @@ Example:
     >>> from pruning import load, prune, read_anatomy, save
 """
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "anatomy.anatomy": ["Anatomy", "read_anatomy"],

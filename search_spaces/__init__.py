@@ -1,6 +1,6 @@
 """Pure data: units and their levels, architectures, and the spaces a search explores."""
 
-from search_spaces.architecture import Architecture, dropping
+from search_spaces.architecture import Architecture, drop_from_parent
 from search_spaces.encoding import Encoding
 from search_spaces.kinds import KINDS, PARTS, STRUCTURE, Kind, UnitKind
 from search_spaces.level import DROP, Level
@@ -28,5 +28,5 @@ __all__ = [
     "Stage",
     "Unit",
     "UnitKind",
-    "dropping",
+    "drop_from_parent",
 ]

@@ -66,28 +66,30 @@ class Architecture:
         """The level of every unit that has not the parent's, in order."""
         return {choice.unit: choice.level for choice in sorted(self.choices)}
 
-    def level(self, unit: Unit) -> Level:
+    def get_level(self, unit: Unit) -> Level:
         """The level of a unit; of a part of a dropped block, dropped."""
         if self._is_swallowed(unit):
             return DROP
         return next((choice.level for choice in self.choices if choice.unit == unit), Level())
 
-    def with_level(self, unit: Unit, level: Level) -> "Architecture":
+    def replace_level(self, unit: Unit, level: Level) -> "Architecture":
         """This architecture with another level of one unit; `Level()` is the parent's."""
         others = {choice for choice in self.choices if choice.unit != unit}
-        return Architecture(self.depth, frozenset(others | ({unit.at(level)} if level.axes else set())), self.reduction)
+        return Architecture(
+            self.depth, frozenset(others | ({unit.choose(level)} if level.axes else set())), self.reduction
+        )
 
     def drop(self, *chosen: Unit | Choice) -> "Architecture":
         """This architecture with these choices made too; a unit stands for dropping it."""
-        return Architecture(self.depth, self.choices | {as_choice(each) for each in chosen}, self.reduction)
+        return Architecture(self.depth, self.choices | {make_choice(each) for each in chosen}, self.reduction)
 
     def restore(self, *chosen: Unit | Choice) -> "Architecture":
         """This architecture without exactly these of its choices; a unit stands for dropping it."""
-        return Architecture(self.depth, self.choices - {as_choice(each) for each in chosen}, self.reduction)
+        return Architecture(self.depth, self.choices - {make_choice(each) for each in chosen}, self.reduction)
 
     def drops(self, chosen: Unit | Choice) -> bool:
         """Whether no more is left of a unit than at this level: by itself, with its block, or by what implies it."""
-        choice = as_choice(chosen)
+        choice = make_choice(chosen)
         if choice in self.choices or self._is_swallowed(choice.unit):
             return True
         if is_cumulative(choice):
@@ -110,7 +112,7 @@ class Architecture:
     def tokens(self) -> Schedule:
         """The token-drop schedule; without stages where no tokens are dropped."""
         steps = sorted(choice for choice in self.choices if not is_structural(choice))
-        stages = (Stage(choice.layer, value) for choice in steps if (value := choice.level.value(KEEP)) is not None)
+        stages = (Stage(choice.layer, value) for choice in steps if (value := choice.level.get_value(KEEP)) is not None)
         return Schedule(tuple(stages), self.reduction or Reduction())
 
     @property
@@ -118,11 +120,11 @@ class Architecture:
         """This architecture with all tokens."""
         return Architecture(self.depth, frozenset(choice for choice in self.choices if is_structural(choice)))
 
-    def block(self, layer: int) -> tuple[Choice, ...]:
+    def list_block_choices(self, layer: int) -> tuple[Choice, ...]:
         """What is chosen for the parts of a block, in order: two architectures that agree there compute the same."""
         return tuple(sorted(choice for choice in self.choices if choice.layer == layer and is_structural(choice)))
 
-    def with_tokens(self, schedule: Schedule) -> "Architecture":
+    def replace_tokens(self, schedule: Schedule) -> "Architecture":
         """This architecture's structure with another schedule.
 
         Raises:
@@ -132,10 +134,10 @@ class Architecture:
             raise ArchitectureError(
                 f"{len(schedule.stages)} stages ({schedule}) are more than the {self.depth} blocks; leave some out"
             )
-        steps = {stage_choice(stage) for stage in schedule.stages if stage.permille < THOUSAND}
+        steps = {make_stage_choice(stage) for stage in schedule.stages if stage.permille < THOUSAND}
         return Architecture(self.depth, self.structure.choices | steps, schedule.reduction)
 
-    def removed_blocks(self) -> tuple[int, ...]:
+    def list_removed_blocks(self) -> tuple[int, ...]:
         """Layers whose whole block is gone, in order."""
         return tuple(sorted(self._gone))
 
@@ -152,12 +154,12 @@ class Architecture:
         begins, its ratio follows the block: `attn+mlp@0.5`.
         """
         begins = {stage.block: f"@{stage.ratio:g}" for stage in self.tokens.stages}
-        return " ".join(self._word(layer) + begins.get(layer, "") for layer in range(self.depth))
+        return " ".join(self._describe_block(layer) + begins.get(layer, "") for layer in range(self.depth))
 
-    def _word(self, layer: int) -> str:
+    def _describe_block(self, layer: int) -> str:
         if layer in self._gone:
             return _REMOVED
-        chosen = {choice.unit.kind: choice.level for choice in self.block(layer)}
+        chosen = {choice.unit.kind: choice.level for choice in self.list_block_choices(layer)}
         levels = {kind: f":{describe_level(kind, level)}" for kind, level in chosen.items() if level != DROP}
         kept = [_SHORT[kind] + levels.get(kind, "") for kind in PARTS if chosen.get(kind) != DROP]
         return "+".join(kept) or _NOTHING
@@ -229,19 +231,19 @@ class Architecture:
         return cls(depth, _read_choices(document), reduction)
 
 
-def as_choice(chosen: Unit | Choice) -> Choice:
+def make_choice(chosen: Unit | Choice) -> Choice:
     """The choice that is meant: a unit stands for dropping it."""
     return chosen if isinstance(chosen, Choice) else chosen.dropped
 
 
-def stage_choice(stage: Stage) -> Choice:
+def make_stage_choice(stage: Stage) -> Choice:
     """The choice that begins a stage of a token schedule."""
-    return Unit(stage.block, Kind.TOKENS).at(Level.on(KEEP, stage.permille))
+    return Unit(stage.block, Kind.TOKENS).choose(Level.on(KEEP, stage.permille))
 
 
-def dropping(depth: int, units: Iterable[Unit | Choice], reduction: Reduction | None = None) -> Architecture:
+def drop_from_parent(depth: int, units: Iterable[Unit | Choice], reduction: Reduction | None = None) -> Architecture:
     """The architecture that drops these units of a parent of `depth` blocks."""
-    return Architecture(depth, frozenset(as_choice(unit) for unit in units), reduction)
+    return Architecture(depth, frozenset(make_choice(unit) for unit in units), reduction)
 
 
 def _read_choices(document: dict[str, Any]) -> frozenset[Choice]:
@@ -255,7 +257,7 @@ def _read_choices(document: dict[str, Any]) -> frozenset[Choice]:
     for name, text in document["levels"].items():
         unit = Unit.parse(str(name))
         try:
-            choices.add(unit.at(parse_level(unit.kind, str(text))))
+            choices.add(unit.choose(parse_level(unit.kind, str(text))))
         except ValueError:
             raise ArchitectureError(f"{name} at {text!r}: it is no level of such a unit") from None
     return frozenset(choices)

@@ -24,7 +24,7 @@ class Encoding:
 
     Example:
         >>> encoding = Encoding((Unit(0, Kind.MLP).dropped, Unit(1, Kind.MLP).dropped))
-        >>> encoding.rows([Architecture.parent(2).drop(Unit(1, Kind.MLP))]).tolist()
+        >>> encoding.encode_rows([Architecture.parent(2).drop(Unit(1, Kind.MLP))]).tolist()
         [[False, True]]
     """
 
@@ -60,7 +60,7 @@ class Encoding:
         """How many levels the cumulative columns of one block have."""
         return len({choice.level for choice in self.columns if is_cumulative(choice)})
 
-    def rows(self, architectures: Sequence[Architecture]) -> Rows:
+    def encode_rows(self, architectures: Sequence[Architecture]) -> Rows:
         """(n, columns); what is gone with a block that has a column itself is not counted beside it."""
         found = np.zeros((len(architectures), len(self.columns)), dtype=bool)
         for row, architecture in zip(found, architectures, strict=True):
@@ -78,7 +78,7 @@ class Encoding:
                 parts = (Unit(choice.layer, kind).dropped for kind in SWALLOWS[choice.unit.kind])
                 row[[self._places[part] for part in parts if part in self._places]] = True
 
-    def canonical(self, rows: Rows, merges_blocks: bool) -> Rows:
+    def make_canonical(self, rows: Rows, merges_blocks: bool) -> Rows:
         """(n, columns): each row as it would be read from its architecture, so that equal ones are equal.
 
         Args:
@@ -122,6 +122,6 @@ class Encoding:
         return found
 
 
-def structural_columns(encoding: Encoding) -> Rows:
+def find_structural_columns(encoding: Encoding) -> Rows:
     """Which columns change parts of the parent, shape (columns,)."""
     return np.array([is_structural(choice) for choice in encoding.columns], dtype=bool)

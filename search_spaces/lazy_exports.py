@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
+def export_lazily(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
     """`__getattr__` and `__all__` of a package.
 
     Args:
@@ -13,7 +13,7 @@ def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Ca
         modules: of its modules the public names.
 
     Example:
-        >>> __getattr__, __all__ = lazy_exports("pruning", {"surgery.prune": ["prune"]})
+        >>> __getattr__, __all__ = export_lazily("pruning", {"surgery.prune": ["prune"]})
     """
     places = {name: f"{package}.{module}" for module, names in modules.items() for name in names}
 

@@ -15,7 +15,7 @@ class Level:
     Values are whole numbers, shares in thousandths, so that they are exact in files.
 
     Example:
-        >>> Level.on("width", 500).value("width")
+        >>> Level.on("width", 500).get_value("width")
         500
     """
 
@@ -33,7 +33,7 @@ class Level:
         """The level that differs from the parent in one axis."""
         return cls(((axis, value),))
 
-    def value(self, axis: str) -> int | None:
+    def get_value(self, axis: str) -> int | None:
         """The value of an axis; None where it is the parent's."""
         return next((value for name, value in self.axes if name == axis), None)
 
@@ -41,7 +41,7 @@ class Level:
 DROP = Level.on(KEEP, 0)
 
 
-def permille_of(ratio: float) -> int:
+def round_to_permille(ratio: float) -> int:
     """A ratio in thousandths: exact in files, and whole numbers can be traced.
 
     Raises:

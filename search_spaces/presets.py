@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from search_spaces.errors import ArchitectureError, UsageError
-from search_spaces.level import permille_of
+from search_spaces.level import round_to_permille
 from search_spaces.schedule import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 
 _RATIOS = (0.5, 0.25, 0.125)
@@ -21,12 +21,12 @@ PRESETS = {
 }
 
 
-def default_scorer(causal: bool) -> Scorer:
+def choose_default_scorer(causal: bool) -> Scorer:
     """Who is asked for attention: the last token of a decoder; of an encoder the class token, which is its first."""
     return Scorer.LAST if causal else Scorer.CLASS
 
 
-def even_blocks(depth: int, stages: int) -> tuple[int, ...]:
+def space_blocks_evenly(depth: int, stages: int) -> tuple[int, ...]:
     """Where `stages` stages cut `depth` blocks into equal parts: before blocks 8, 16 and 24 of 32.
 
     Raises:
@@ -37,7 +37,7 @@ def even_blocks(depth: int, stages: int) -> tuple[int, ...]:
     return tuple(index * depth // (stages + 1) for index in range(1, stages + 1))
 
 
-def pyramiddrop(
+def build_pyramiddrop(
     depth: int,
     ratios: Sequence[float] = _RATIOS,
     blocks: Sequence[int] | None = None,
@@ -55,22 +55,22 @@ def pyramiddrop(
         UsageError: too few blocks for that many stages.
         ArchitectureError: blocks that do not rise, ratios that do not fall.
     """
-    blocks = even_blocks(depth, len(ratios)) if blocks is None else blocks
-    stages = tuple(Stage(block, permille_of(ratio)) for block, ratio in zip(blocks, ratios, strict=True))
+    blocks = space_blocks_evenly(depth, len(ratios)) if blocks is None else blocks
+    stages = tuple(Stage(block, round_to_permille(ratio)) for block, ratio in zip(blocks, ratios, strict=True))
     positions = Positions.COMPACTED if causal else Positions.KEPT
-    return Schedule(stages, Reduction(scorer or default_scorer(causal), Reducer.DROP, positions, Source.NEXT))
+    return Schedule(stages, Reduction(scorer or choose_default_scorer(causal), Reducer.DROP, positions, Source.NEXT))
 
 
-def fastv(after: int = 2, keep: float = 0.5, *, causal: bool = True, scorer: Scorer | None = None) -> Schedule:
+def build_fastv(after: int = 2, keep: float = 0.5, *, causal: bool = True, scorer: Scorer | None = None) -> Schedule:
     """FastV (Chen et al. 2024): one stage after `after` blocks, ranked by the attention of the block that just ran.
 
     The last token asks (in an encoder the class token, or `scorer`); positions are kept.
     """
-    reduction = Reduction(scorer or default_scorer(causal), Reducer.DROP, Positions.KEPT, Source.PREVIOUS)
-    return Schedule((Stage(after, permille_of(keep)),), reduction)
+    reduction = Reduction(scorer or choose_default_scorer(causal), Reducer.DROP, Positions.KEPT, Source.PREVIOUS)
+    return Schedule((Stage(after, round_to_permille(keep)),), reduction)
 
 
-def tome(depth: int, merged: float | None = None) -> Schedule:
+def build_tome(depth: int, merged: float | None = None) -> Schedule:
     """ToMe (Bolya et al. 2023): every block merges the share `merged` of the original tokens, at most half of its own.
 
     The paper's r is `merged` times the tokens, up to the rounding to thousandths; by default a tenth of the tokens is
@@ -89,19 +89,19 @@ def tome(depth: int, merged: float | None = None) -> Schedule:
     left, stages = 1.0, dict[int, int]()  # ratio in thousandths: the first block with it
     for block in range(1, depth):
         left = max(left - share, left / 2)
-        stages.setdefault(permille_of(left), block)
+        stages.setdefault(round_to_permille(left), block)
     reduction = Reduction(Scorer.KEYS, Reducer.MERGE, Positions.KEPT, Source.PREVIOUS)
     return Schedule(tuple(Stage(block, permille) for permille, block in stages.items() if permille < 1000), reduction)
 
 
-def visionzip(keep: float = _VISIONZIP) -> Schedule:
+def build_visionzip(keep: float = _VISIONZIP) -> Schedule:
     """VisionZip (Yang et al. 2025): before the language model, by the class token's attention in the vision tower.
 
     54 of 64 tokens that are left are those with most attention, 10 are means of the others. The language model
     numbers what it is given.
     """
     reduction = Reduction(Scorer.CLASS, Reducer.RECYCLE, Positions.COMPACTED, Source.TOWER)
-    return Schedule((Stage(0, permille_of(keep)),), reduction)
+    return Schedule((Stage(0, round_to_permille(keep)),), reduction)
 
 
 def parse_preset(text: str, depth: int, *, causal: bool, scorer: Scorer | None = None) -> Schedule:
@@ -112,7 +112,7 @@ def parse_preset(text: str, depth: int, *, causal: bool, scorer: Scorer | None =
         depth: how many blocks the model has.
         causal: whether it is a decoder.
         scorer: what ranks in place of the papers' last token, for example the mean in an encoder without a class
-            token; by default that of `default_scorer`.
+            token; by default that of `choose_default_scorer`.
 
     Raises:
         UsageError: no such preset, settings that it does not take, stages that the model has no blocks for, or
@@ -125,7 +125,9 @@ def parse_preset(text: str, depth: int, *, causal: bool, scorer: Scorer | None =
         raise UsageError(f"{text}: tokens cannot be merged where attention is causal; take pyramiddrop or fastv")
     try:
         schedule = (
-            _with_settings(name, settings, depth, causal, scorer) if colon else _usual(name, depth, causal, scorer)
+            _apply_settings(name, settings, depth, causal, scorer)
+            if colon
+            else _build_usual(name, depth, causal, scorer)
         )
     except (ArchitectureError, ValueError) as error:
         raise UsageError(f"{text}: {error}; write {PRESETS[name]}") from None
@@ -135,31 +137,31 @@ def parse_preset(text: str, depth: int, *, causal: bool, scorer: Scorer | None =
     return schedule
 
 
-def _usual(name: str, depth: int, causal: bool, scorer: Scorer | None) -> Schedule:
+def _build_usual(name: str, depth: int, causal: bool, scorer: Scorer | None) -> Schedule:
     match name:
         case "pyramiddrop":
-            return pyramiddrop(depth, causal=causal, scorer=scorer)
+            return build_pyramiddrop(depth, causal=causal, scorer=scorer)
         case "fastv":
-            return fastv(causal=causal, scorer=scorer)
+            return build_fastv(causal=causal, scorer=scorer)
         case "tome":
-            return tome(depth)
+            return build_tome(depth)
         case "visionzip":
-            return visionzip()
-    return pyramiddrop(depth, causal=causal, scorer=Scorer(name))
+            return build_visionzip()
+    return build_pyramiddrop(depth, causal=causal, scorer=Scorer(name))
 
 
-def _with_settings(name: str, settings: str, depth: int, causal: bool, scorer: Scorer | None) -> Schedule:
+def _apply_settings(name: str, settings: str, depth: int, causal: bool, scorer: Scorer | None) -> Schedule:
     match name:
         case "tome":
-            return tome(depth, float(settings))
+            return build_tome(depth, float(settings))
         case "visionzip":
-            return visionzip(float(settings))
+            return build_visionzip(float(settings))
         case "fastv":
-            usual = fastv(causal=causal, scorer=scorer)
+            usual = build_fastv(causal=causal, scorer=scorer)
         case "pyramiddrop":
-            usual = pyramiddrop(depth, (), (), causal=causal, scorer=scorer)
+            usual = build_pyramiddrop(depth, (), (), causal=causal, scorer=scorer)
         case _:
-            usual = pyramiddrop(depth, (), (), causal=causal, scorer=Scorer(name))
+            usual = build_pyramiddrop(depth, (), (), causal=causal, scorer=Scorer(name))
     schedule = Schedule.parse(settings, usual.reduction)
     if not schedule.stages or (name == "fastv" and len(schedule.stages) > 1):
         raise ArchitectureError(f"{len(schedule.stages)} stages; {name} has {'one' if name == 'fastv' else 'some'}")

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 
 from search_spaces.kinds import KINDS, Kind
 from search_spaces.level import DROP
-from search_spaces.unit import Choice, Unit, is_cumulative, kind_on
+from search_spaces.unit import Choice, Unit, find_kind, is_cumulative
 
 SWALLOWS = {kind.slot: kind.swallows for kind in KINDS.values() if kind.swallows}
 
 
-def parts_of(kind: Kind) -> tuple[Kind, ...]:
+def get_parts(kind: Kind) -> tuple[Kind, ...]:
     """The kinds of the parts that are gone with a dropped unit of a kind: of a block both of its own, else the same."""
     return SWALLOWS.get(kind, (kind,))
 
@@ -19,7 +19,7 @@ def implies(one: Choice, other: Choice) -> bool:
     if one.unit.kind is not other.unit.kind or len(one.level.axes) != 1 or len(other.level.axes) != 1:
         return False
     (axis, value), (other_axis, other_value) = one.level.axes[0], other.level.axes[0]
-    return axis == other_axis and kind_on(one.unit.kind, axis).implies(one.layer, value, other.layer, other_value)
+    return axis == other_axis and find_kind(one.unit.kind, axis).implies(one.layer, value, other.layer, other_value)
 
 
 def is_below(one: Choice, other: Choice) -> bool:
@@ -56,7 +56,7 @@ def enforce_monotone(values: Mapping[Choice, float]) -> dict[Choice, float]:
     }
 
 
-def cover_relations(choices: Iterable[Choice]) -> list[tuple[Choice, Choice]]:
+def list_cover_relations(choices: Iterable[Choice]) -> list[tuple[Choice, Choice]]:
     """Pairs (choice, implied) from which all implications follow: those with no other choice in between."""
     cumulative = sorted(choice for choice in choices if is_cumulative(choice))
     pairs = []
@@ -67,7 +67,7 @@ def cover_relations(choices: Iterable[Choice]) -> list[tuple[Choice, Choice]]:
     return pairs
 
 
-def exclusive_groups(choices: Iterable[Choice]) -> list[tuple[Choice, ...]]:
+def list_exclusive_groups(choices: Iterable[Choice]) -> list[tuple[Choice, ...]]:
     """Groups of choices of which at most one may be made.
 
     The levels of one unit, but for cumulative ones, and a whole block together with the levels of each of its parts.

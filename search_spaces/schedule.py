@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from search_spaces.errors import ArchitectureError
-from search_spaces.level import THOUSAND, permille_of
+from search_spaces.level import THOUSAND, round_to_permille
 
 TOKENS_REVISION = 4  # raised when what a schedule means to a model changes: what was kept from before is made anew
 
@@ -106,7 +106,7 @@ class Stage:
         """The share that is left."""
         return self.permille / THOUSAND
 
-    def kept(self, tokens: Any) -> Any:
+    def count_kept(self, tokens: Any) -> Any:
         """How many of `tokens` droppable ones stay, at least one; whole numbers, so that it can be traced."""
         least = tokens * self.permille // THOUSAND
         return max(1, least) if isinstance(least, int) else least
@@ -130,7 +130,7 @@ class Schedule:
     def __str__(self) -> str:
         return ",".join(f"{stage.block}={stage.ratio:g}" for stage in self.stages)
 
-    def shares(self, depth: int) -> tuple[float, ...]:
+    def compute_shares(self, depth: int) -> tuple[float, ...]:
         """For every block, the share of the droppable tokens that it works on."""
         share, found, at = 1.0, [], {stage.block: stage.ratio for stage in self.stages}
         for block in range(depth):
@@ -149,7 +149,7 @@ class Schedule:
         for part in filter(None, (part.strip() for part in text.split(","))):
             block, _, ratio = part.partition("=")
             try:
-                stages.append(Stage(int(block), permille_of(float(ratio))))
+                stages.append(Stage(int(block), round_to_permille(float(ratio))))
             except ValueError:
                 raise ArchitectureError(
                     f"stage {part!r} is not BLOCK=RATIO; write for example 2=0.5,4=0.25,6=0.125"

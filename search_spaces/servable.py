@@ -42,18 +42,18 @@ def restrict(space: Space, servable: Servable) -> Space:
     """
     if servable is Servable.ANY:
         return space
-    chosen = _whole_blocks(space) if servable is Servable.VANILLA else _decilm(space)
+    chosen = _list_whole_blocks(space) if servable is Servable.VANILLA else _restrict_to_decilm(space)
     if not chosen:
         raise ArchitectureError(f"servable {servable!s} leaves nothing to drop of these units; allow more with --units")
     return replace(space, choices=(*chosen, *space.steps))  # engines see the same model with fewer tokens
 
 
-def _whole_blocks(space: Space) -> tuple[Choice, ...]:
+def _list_whole_blocks(space: Space) -> tuple[Choice, ...]:
     blocks = (Unit(layer, Kind.BLOCK).dropped for layer in range(space.depth))
     return tuple(block for block in blocks if space.contains(space.decode({block})))
 
 
-def _decilm(space: Space) -> tuple[Choice, ...]:
+def _restrict_to_decilm(space: Space) -> tuple[Choice, ...]:
     """Neither the first attention nor the last MLP dropped, nor the blocks that hold them."""
     last = space.depth - 1
     fixed = (Unit(0, Kind.ATTENTION), Unit(0, Kind.BLOCK), Unit(last, Kind.MLP), Unit(last, Kind.BLOCK))

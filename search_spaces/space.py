@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from search_spaces.architecture import Architecture, as_choice, stage_choice
+from search_spaces.architecture import Architecture, make_choice, make_stage_choice
 from search_spaces.errors import ArchitectureError
 from search_spaces.kinds import PARTS
-from search_spaces.level import Level, permille_of
-from search_spaces.rules import SWALLOWS, cover_relations, exclusive_groups
+from search_spaces.level import Level, round_to_permille
+from search_spaces.rules import SWALLOWS, list_cover_relations, list_exclusive_groups
 from search_spaces.schedule import Reduction, Schedule, Stage
 from search_spaces.unit import Choice, Unit, is_structural
 
@@ -56,7 +56,7 @@ class Space:
         fixed: Schedule | None = None,
     ) -> "Space":
         """The space in which each of these units may be dropped; choices among them are taken as they are."""
-        return cls(depth, tuple(as_choice(unit) for unit in units), merges_blocks, reduction, fixed)
+        return cls(depth, tuple(make_choice(unit) for unit in units), merges_blocks, reduction, fixed)
 
     @cached_property
     def levels(self) -> dict[Unit, tuple[Level, ...]]:
@@ -69,12 +69,12 @@ class Space:
     @cached_property
     def implications(self) -> list[tuple[Choice, Choice]]:
         """Pairs (choice, other): who makes the first makes the second, and all that follows from such pairs."""
-        return cover_relations(self.choices)
+        return list_cover_relations(self.choices)
 
     @cached_property
     def exclusions(self) -> list[tuple[Choice, ...]]:
         """Groups of choices of which at most one is made."""
-        return exclusive_groups(self.choices)
+        return list_exclusive_groups(self.choices)
 
     @property
     def parent(self) -> Architecture:
@@ -86,15 +86,15 @@ class Space:
         """Where a search begins: the parent, with the schedule that is fixed."""
         return self.decode(())
 
-    def canonical(self, architecture: Architecture) -> Architecture:
+    def make_canonical(self, architecture: Architecture) -> Architecture:
         """The one way this space writes an architecture."""
         chosen = Architecture(architecture.depth, architecture.choices, self.reduction or architecture.reduction)
-        chosen = chosen if self.fixed is None else chosen.with_tokens(self.fixed)
+        chosen = chosen if self.fixed is None else chosen.replace_tokens(self.fixed)
         return chosen.merge_blocks() if self.merges_blocks else chosen
 
     def decode(self, chosen: Iterable[Unit | Choice]) -> Architecture:
         """The canonical architecture with these choices; a unit stands for dropping it."""
-        return self.canonical(Architecture(self.depth, frozenset(as_choice(each) for each in chosen)))
+        return self.make_canonical(Architecture(self.depth, frozenset(make_choice(each) for each in chosen)))
 
     def contains(self, architecture: Architecture) -> bool:
         """Whether a search in this space may propose `architecture`."""
@@ -102,12 +102,12 @@ class Space:
             return False
         if architecture.reduction is not None and self.reduction not in (None, architecture.reduction):
             return False
-        if self.fixed is not None and architecture != architecture.with_tokens(self.fixed):
+        if self.fixed is not None and architecture != architecture.replace_tokens(self.fixed):
             return False
         available, asked = set(self.choices), architecture if self.fixed is None else architecture.structure
-        return all(choice in available or self._as_parts(choice) <= available for choice in asked.choices)
+        return all(choice in available or self._split_into_parts(choice) <= available for choice in asked.choices)
 
-    def _as_parts(self, choice: Choice) -> set[Choice]:
+    def _split_into_parts(self, choice: Choice) -> set[Choice]:
         """A dropped block as its dropped parts, where that is the same model."""
         if not self.merges_blocks or choice.unit.kind not in SWALLOWS:
             return {choice}
@@ -123,10 +123,10 @@ class Space:
         """Its choices that change what the parts are given: where stages of token reduction may begin, and how."""
         return tuple(choice for choice in self.choices if not is_structural(choice))
 
-    def with_tokens(self, reduction: Reduction, blocks: Iterable[int], ratios: Iterable[float]) -> "Space":
+    def allow_tokens(self, reduction: Reduction, blocks: Iterable[int], ratios: Iterable[float]) -> "Space":
         """This space with a token stage allowed before each of these blocks at each of these ratios."""
         ratios = sorted(ratios)
-        steps = (stage_choice(Stage(block, permille_of(ratio))) for block in blocks for ratio in ratios)
+        steps = (make_stage_choice(Stage(block, round_to_permille(ratio))) for block in blocks for ratio in ratios)
         return replace(self, choices=(*self.structure, *steps), reduction=reduction)
 
     def sample(self, rng: random.Random, fraction: float) -> Architecture:

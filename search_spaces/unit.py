@@ -25,7 +25,7 @@ class Unit:
     def __str__(self) -> str:
         return f"{self.kind}.{self.layer}"
 
-    def at(self, level: Level) -> "Choice":
+    def choose(self, level: Level) -> "Choice":
         """This unit at a level other than the parent's."""
         return Choice(self, level)
 
@@ -43,7 +43,7 @@ class Unit:
         """
         kind, _, layer = text.partition(".")
         if kind not in set(Kind) or not layer.isdecimal():
-            raise ArchitectureError(_not_one(text))
+            raise ArchitectureError(_describe_wrong_unit(text))
         return cls(int(layer), Kind(kind))
 
 
@@ -89,19 +89,19 @@ class Choice:
         head, colon, axes = text.partition(":")
         name, equals, share = head.partition("=")
         if equals and colon:
-            raise ArchitectureError(_not_one(text))
+            raise ArchitectureError(_describe_wrong_unit(text))
         unit = Unit.parse(name)
         try:
             return cls(unit, parse_level(unit.kind, axes if colon else share if equals else "drop"))
         except (ArchitectureError, ValueError):
-            raise ArchitectureError(_not_one(text)) from None
+            raise ArchitectureError(_describe_wrong_unit(text)) from None
 
 
 @cache
 def _check(kind: Kind, level: Level) -> None:
     for axis, value in level.axes:
         try:
-            kind_on(kind, axis).parse(kind_on(kind, axis).describe(value))
+            find_kind(kind, axis).parse(find_kind(kind, axis).describe(value))
         except (ArchitectureError, ValueError):
             raise ArchitectureError(f"{kind} units have no level {axis} = {value}") from None
     if not level.axes:
@@ -109,7 +109,7 @@ def _check(kind: Kind, level: Level) -> None:
 
 
 @cache
-def kind_on(kind: Kind, axis: str) -> UnitKind:
+def find_kind(kind: Kind, axis: str) -> UnitKind:
     """The registered kind that gives units of `kind` their levels on an axis.
 
     Raises:
@@ -124,29 +124,29 @@ def kind_on(kind: Kind, axis: str) -> UnitKind:
 
 def is_structural(choice: Choice) -> bool:
     """Whether a choice changes the model's own parts, not what they are given."""
-    return _traits(choice.unit.kind, choice.level)[0]
+    return _read_traits(choice.unit.kind, choice.level)[0]
 
 
 def is_cumulative(choice: Choice) -> bool:
     """Whether a choice takes along others (`search_spaces.rules.implies`)."""
-    return _traits(choice.unit.kind, choice.level)[1]
+    return _read_traits(choice.unit.kind, choice.level)[1]
 
 
 @cache
-def kinds_of(choice: Choice) -> frozenset[str]:
+def list_kinds(choice: Choice) -> frozenset[str]:
     """The names of the registered kinds on whose axes a choice differs from the parent."""
-    return frozenset(kind_on(choice.unit.kind, axis).name for axis, _ in choice.level.axes)
+    return frozenset(find_kind(choice.unit.kind, axis).name for axis, _ in choice.level.axes)
 
 
 @cache
-def _traits(kind: Kind, level: Level) -> tuple[bool, bool]:
-    kinds = [kind_on(kind, axis) for axis, _ in level.axes]
+def _read_traits(kind: Kind, level: Level) -> tuple[bool, bool]:
+    kinds = [find_kind(kind, axis) for axis, _ in level.axes]
     return all(each.structural for each in kinds), any(each.cumulative for each in kinds)
 
 
 def describe_level(kind: Kind, level: Level) -> str:
     """A level in words: `drop`, `0.5`, `bits=8,width=0.5`."""
-    words = [(axis, kind_on(kind, axis).describe(value)) for axis, value in level.axes]
+    words = [(axis, find_kind(kind, axis).describe(value)) for axis, value in level.axes]
     return ",".join(word if axis == KEEP else f"{axis}={word}" for axis, word in words)
 
 
@@ -160,8 +160,8 @@ def parse_level(kind: Kind, text: str) -> Level:
     pairs = [
         (axis, word) if equals else (KEEP, axis) for axis, equals, word in (p.partition("=") for p in text.split(","))
     ]
-    return Level(tuple(sorted((axis, kind_on(kind, axis).parse(word)) for axis, word in pairs)))
+    return Level(tuple(sorted((axis, find_kind(kind, axis).parse(word)) for axis, word in pairs)))
 
 
-def _not_one(text: str) -> str:
+def _describe_wrong_unit(text: str) -> str:
     return f"unit {text!r} is not KIND.LAYER with KIND one of {', '.join(Kind)}; write for example {_EXAMPLES}"

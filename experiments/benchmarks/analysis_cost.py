@@ -24,31 +24,31 @@ SAMPLES = (8, 32, 128)
 WINDOW, BATCH = 512, 4
 
 
-def batches(subject, samples: int):  # noqa: ANN001, ANN201
+def make_batches(subject, samples: int):  # noqa: ANN001, ANN201
     """`samples` windows made of the calibration text, repeated as often as needed, one batch at a time."""
     windows = subject.dataset.calibration.inputs["input_ids"]
     for start in range(0, samples, BATCH):
         yield {"input_ids": torch.stack([windows[(start + i) % len(windows)] for i in range(BATCH)])}
 
 
-def forward(model, subject, samples: int) -> None:  # noqa: ANN001
+def run_forward(model, subject, samples: int) -> None:  # noqa: ANN001
     """The plain pass of the whole model or of its trunk."""
     with torch.inference_mode():
-        for batch in batches(subject, samples):
+        for batch in make_batches(subject, samples):
             model(**batch, use_cache=False)
 
 
 def analyse(subject, samples: int) -> None:  # noqa: ANN001
-    measure_redundancy(subject.model, batches(subject, samples), subject.anatomy)
+    measure_redundancy(subject.model, make_batches(subject, samples), subject.anatomy)
 
 
-def timed(work, *arguments) -> float:  # noqa: ANN001
+def measure_seconds(work, *arguments) -> float:  # noqa: ANN001
     began = time.perf_counter()
     work(*arguments)
     return time.perf_counter() - began
 
 
-def peak_mib(model: str, samples: int) -> float:
+def measure_peak_mib(model: str, samples: int) -> float:
     command = [sys.executable, __file__, "--model", model, "--peak", str(samples)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -67,9 +67,9 @@ def main() -> None:
     ratios: dict[str, list[float]] = {"model": [], "trunk": []}
     seconds = []
     for warm in range(arguments.rounds + 1):
-        plain = timed(forward, subject.model, subject, 8)
-        analysis = timed(analyse, subject, 8)
-        trunk = timed(forward, subject.model.base_model, subject, 8)
+        plain = measure_seconds(run_forward, subject.model, subject, 8)
+        analysis = measure_seconds(analyse, subject, 8)
+        trunk = measure_seconds(run_forward, subject.model.base_model, subject, 8)
         if warm:
             ratios["model"].append(analysis / plain)
             ratios["trunk"].append(analysis / trunk)
@@ -84,7 +84,7 @@ def main() -> None:
             for name, r in ratios.items()
         },
         "plain_forward_s": round(statistics.median(seconds), 3),
-        "peak_mib_by_samples": {samples: round(peak_mib(arguments.model, samples)) for samples in SAMPLES},
+        "peak_mib_by_samples": {samples: round(measure_peak_mib(arguments.model, samples)) for samples in SAMPLES},
     }
     print(json.dumps(report, indent=2))
 

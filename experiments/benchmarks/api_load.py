@@ -48,7 +48,7 @@ def serve(root: Path, port: int, running: int) -> None:
     limits = Limits(per_minute=10**9, followers=10**6, free_bytes=0)
     settings = Settings(root, limits=limits)
     jobs = LocalJobs(settings.jobs, (sys.executable, "-S", "-c", SEARCH), running, queued=10**6)
-    server.serve(settings, server.Address("127.0.0.1", port), jobs, TokenFile(root / "tokens.toml").tokens)
+    server.serve(settings, server.Address("127.0.0.1", port), jobs, TokenFile(root / "tokens.toml").read_tokens)
 
 
 @dataclass
@@ -66,12 +66,14 @@ class Tally:
             "per_second": round(len(every) / seconds, 1),
             "errors": sum(self.errors.values()),
             "kinds_of_errors": dict(self.errors),
-            "ms": percentiles(every),
-            "ms_of": {name: {"requests": len(found)} | percentiles(found) for name, found in sorted(self.ms.items())},
+            "ms": compute_percentiles(every),
+            "ms_of": {
+                name: {"requests": len(found)} | compute_percentiles(found) for name, found in sorted(self.ms.items())
+            },
         }
 
 
-def percentiles(values: list[float]) -> dict[str, float]:
+def compute_percentiles(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     return {f"p{p}": round(ordered[min(len(ordered) - 1, p * len(ordered) // 100)], 1) for p in (50, 95, 99)}
 
@@ -97,23 +99,23 @@ class Client:
                 self.tally.errors[f"{name}: {type(error).__name__} {error}"[:200]] += 1
             await asyncio.sleep(pause)
 
-    async def answer(self, method: str, path: str, status: int = 200, **options: object) -> dict[str, object]:
+    async def get_answer(self, method: str, path: str, status: int = 200, **options: object) -> dict[str, object]:
         answer = await self.http.request(method, path, **options)  # type: ignore[arg-type]
         assert answer.status_code == status, f"{answer.status_code} {answer.text[:100]}"
         return dict(answer.json())
 
-    async def health(self, rng: random.Random) -> None:
-        await self.answer("GET", "/healthz")
+    async def check_health(self, rng: random.Random) -> None:
+        await self.get_answer("GET", "/healthz")
 
     async def list(self, rng: random.Random) -> None:
-        assert (await self.answer("GET", "/v1/searches?limit=20"))["searches"]
+        assert (await self.get_answer("GET", "/v1/searches?limit=20"))["searches"]
 
     async def get(self, rng: random.Random) -> None:
         id = rng.choice(self.mine)
-        search = await self.answer("GET", f"/v1/searches/{id}")
+        search = await self.get_answer("GET", f"/v1/searches/{id}")
         assert search["request"]["budget"] == self.tally.submitted[id], "another search"  # type: ignore[index]
 
-    async def result(self, rng: random.Random) -> None:
+    async def fetch_result(self, rng: random.Random) -> None:
         id = rng.choice(self.mine)
         answer = await self.http.get(f"/v1/searches/{id}/result")
         assert answer.status_code in (200, 404), answer.status_code
@@ -123,11 +125,11 @@ class Client:
     async def submit(self, rng: random.Random) -> None:
         budget = f"{self.number + 1}.{len(self.mine):04}ms"
         asked = {"target": "jetson-orin", "budget": budget}
-        search = await self.answer("POST", "/v1/searches", 201, json=asked)
+        search = await self.get_answer("POST", "/v1/searches", 201, json=asked)
         self.mine.append(str(search["id"]))
         self.tally.submitted[str(search["id"])] = budget
 
-    async def events(self, rng: random.Random) -> float:
+    async def follow_events(self, rng: random.Random) -> float:
         """Follow the latest, for a while where the queue is long."""
         id, first, lines = self.mine[-1], 0.0, []
         try:
@@ -149,13 +151,13 @@ async def load(address: str, secret: str, clients: int, seconds: float, pause: f
     rounds = (Client(http, n, tally).go_round(began + seconds, pause) for n, http in enumerate(made))
     await asyncio.gather(*rounds)
     document = tally.to_json(time.monotonic() - began)
-    states = await ends(made[0], len(tally.submitted))
+    states = await count_ends(made[0], len(tally.submitted))
     for http in made:
         await http.aclose()
     return {"clients": clients, "seconds": seconds, "pause": pause, **document, "searches": states}
 
 
-async def ends(http: httpx.AsyncClient, submitted: int) -> dict[str, int]:
+async def count_ends(http: httpx.AsyncClient, submitted: int) -> dict[str, int]:
     """How the searches ended, once all have."""
     while True:
         text = (await http.get("/metrics")).text

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from search_quality import BUDGETS, Bench, best_within, prepare, search_budgets
+from search_quality import BUDGETS, Bench, find_best_within, prepare, search_budgets
 
 from nas.parent.parent import load_parent_model
 from nas.pipeline.compensation import pick_items, plan_compensation
 from nas.pipeline.evaluator import build_evaluator
-from nas.quality import Quality, evaluator_for
+from nas.quality import Quality, choose_evaluator
 from nas.request.choices import AUTO, OFF
 from nas.search import Candidate
 from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, compensation_of
@@ -51,10 +51,10 @@ def run(options: argparse.Namespace) -> None:
 def compare(bench: Bench, adjusted: Bench, seed: int) -> dict[str, Any]:
     """Test losses by budget and row, and what both searches cost."""
     (plain, plain_cost), (found, found_cost) = search_budgets(bench, seed), search_budgets(adjusted, seed)
-    parent_ms = bench.base.ms(bench.base.space.parent)
+    parent_ms = bench.base.predict_ms(bench.base.space.parent)
     cells: dict[str, dict[str, Any]] = {}
     for share in BUDGETS:
-        first, second = best_within(plain, share * parent_ms), best_within(found, share * parent_ms)
+        first, second = find_best_within(plain, share * parent_ms), find_best_within(found, share * parent_ms)
         judged = ((bench, first), (adjusted, first), (adjusted, second))
         cells[str(share)] = {row: describe(*each) for row, each in zip(ROWS, judged, strict=True)}
         losses = ", ".join(f"{row} {cells[str(share)][row]['test']:.4f}" for row in ROWS)
@@ -64,7 +64,7 @@ def compare(bench: Bench, adjusted: Bench, seed: int) -> dict[str, Any]:
 
 def describe(bench: Bench, candidate: Candidate) -> dict[str, Any]:
     """A winner, judged on the test split."""
-    quality = bench.held_out(candidate.architecture)
+    quality = bench.evaluate_held_out(candidate.architecture)
     words, ms = candidate.architecture.words, candidate.predicted_ms
     return {"words": words, "ms": ms, "test": quality.loss, **quality.others}
 
@@ -89,14 +89,14 @@ class _FinalAtLast:
     def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
         return self.scorer(architecture, None if items is None or items >= self.items else items)
 
-    def in_full(self, architecture: Architecture, split: str) -> Quality:
-        return self.scorer.in_full(architecture, split)
+    def evaluate_in_full(self, architecture: Architecture, split: str) -> Quality:
+        return self.scorer.evaluate_in_full(architecture, split)
 
 
 def tokens(options: argparse.Namespace) -> None:
     """Test and calibration loss by closed form and number of calibration tokens, and the penalties that were chosen."""
     parent = load_parent_model(options.model, options.data)
-    evaluator, anatomy = evaluator_for(parent.model, parent.dataset), parent.anatomy
+    evaluator, anatomy = choose_evaluator(parent.model, parent.dataset), parent.anatomy
     architecture = Architecture.from_words(options.words)
     split = parent.more_calibration(GROWING[-1] // 256)
     length, rows = split.inputs["input_ids"].shape[1], []

@@ -28,11 +28,11 @@ from nas.execution.worker import Bench as Equipment
 from nas.execution.worker import LocalExecutor, Worker
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.evaluator import rungs
-from nas.profiling.choose_workload import default_workload
-from nas.profiling.latency_model import latency_model
+from nas.pipeline.evaluator import list_rungs
+from nas.profiling.choose_workload import choose_default_workload
+from nas.profiling.latency_model import load_latency_model
 from nas.progress import Silent
-from nas.quality import Evaluator, Quality, evaluator_for
+from nas.quality import Evaluator, Quality, choose_evaluator
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision
 from nas.search import Problem, run_search
@@ -109,61 +109,61 @@ class Bench:
     evaluator: Evaluator
     folder: Path
 
-    def scorer(self, how: How, cuts: tuple[int, ...] = ()) -> CachedEvaluator:
+    def build_evaluator(self, how: How, cuts: tuple[int, ...] = ()) -> CachedEvaluator:
         known = FileEvaluations(self.folder / f"{time.monotonic_ns()}.jsonl", "benchmark")
         equipment = Equipment(self.subject.model, self.subject.anatomy, self.evaluator, how.precision, how.capacity)
         return CachedEvaluator(self.evaluator, known, LocalExecutor(Worker(equipment)), how.precision, cuts)
 
     def search(self, how: How, base: Problem) -> Run:
         items = len(self.evaluator.dataset.validation)
-        steps = rungs(items) if how.growing else (items,)
-        timed = Timed(self.scorer(how, steps))
+        steps = list_rungs(items) if how.growing else (items,)
+        timed = Timed(self.build_evaluator(how, steps))
         storage = f"sqlite:///{self.folder}/{time.monotonic_ns()}.db"
         problem = replace(base, evaluate=timed, rungs=steps, storage=storage, on_trial=timed.on_trial)
         winner = run_search(problem).winner
-        test = timed.scorer.in_full(winner.architecture, "test").loss
+        test = timed.scorer.evaluate_in_full(winner.architecture, "test").loss
         peak = max(store.nbytes for store in timed.scorer.executor.worker.stores.values()) / (1 << 20)
         evaluations, seconds = timed.scorer.evaluations, timed.before + timed.trials
         return Run(seconds, timed.trials, evaluations, timed.asked, winner.quality.loss, test, peak)
 
 
-def timed_s(work: Callable[[], object]) -> float:
+def measure_seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def head_share(bench: Bench, rounds: int) -> float:
+def measure_head_share(bench: Bench, rounds: int) -> float:
     """f: what is left of an evaluation when every block is known."""
     model, whole, trunk = bench.subject.model, [], []
     split, base = bench.evaluator.dataset.validation, getattr(model, "base_model", model)
     more = {"use_cache": False} if bench.subject.anatomy.is_decoder else {}
 
     @torch.inference_mode()
-    def blocks() -> None:
-        for batch in split.batches(4, SWEEP_ITEMS):
+    def run_blocks() -> None:
+        for batch in split.iterate_batches(4, SWEEP_ITEMS):
             base(**batch, **more)
 
     for _ in range(rounds + 1):
-        whole.append(timed_s(lambda: bench.evaluator.evaluate(model, "validation", SWEEP_ITEMS)))
-        trunk.append(timed_s(blocks))
+        whole.append(measure_seconds(lambda: bench.evaluator.evaluate(model, "validation", SWEEP_ITEMS)))
+        trunk.append(measure_seconds(run_blocks))
     ratios = [1 - t / w for t, w in zip(trunk[1:], whole[1:], strict=True)]
     return max(0.0, statistics.median(ratios))
 
 
 def sweep(bench: Bench, how: How) -> tuple[float, list[float]]:
     """Seconds of dropping every unit alone, deepest first, after the parent; and the losses."""
-    scorer, anatomy = bench.scorer(how), bench.subject.anatomy
+    scorer, anatomy = bench.build_evaluator(how), bench.subject.anatomy
     parent = Architecture.parent(anatomy.depth)
-    units = sorted(anatomy.space((Kind.ATTENTION, Kind.MLP)).choices, key=lambda unit: -unit.layer)
+    units = sorted(anatomy.build_space((Kind.ATTENTION, Kind.MLP)).choices, key=lambda unit: -unit.layer)
     scorer(parent, SWEEP_ITEMS)
     losses: list[float] = []
-    seconds = timed_s(lambda: losses.extend(scorer(parent.drop(unit), SWEEP_ITEMS).loss for unit in units))
+    seconds = measure_seconds(lambda: losses.extend(scorer(parent.drop(unit), SWEEP_ITEMS).loss for unit in units))
     return seconds, losses
 
 
 def report_sweep(bench: Bench, rounds: int) -> None:
-    share = head_share(bench, rounds)
+    share = measure_head_share(bench, rounds)
     ceiling, ratios = 1 / (share + (1 - share) / 2), []
     for _ in range(rounds):
         (plain, expected), (cached, found) = (sweep(bench, how) for how in FACTORS[:2])
@@ -192,7 +192,7 @@ def report_search(bench: Bench, rounds: int, base: Problem) -> None:
         )
 
 
-def shortened(dataset: Dataset, items: int | None) -> Dataset:
+def shorten(dataset: Dataset, items: int | None) -> Dataset:
     """The dataset with the first validation items only."""
     split = dataset.validation
     inputs = {name: tensor[:items] for name, tensor in split.inputs.items()}
@@ -207,12 +207,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     subject, target = load_parent_model(arguments.model), find_target("jetson-orin")
-    evaluator = evaluator_for(subject.model, shortened(subject.dataset, arguments.items))
+    evaluator = choose_evaluator(subject.model, shorten(subject.dataset, arguments.items))
     evaluator.evaluate(subject.model, "validation")  # the parent's outputs are stored once
-    workload, export = default_workload(subject, target), ParentExport(subject, Silent())
-    latency = latency_model(subject, target, workload, export, Silent())
-    space = subject.anatomy.space((Kind.ATTENTION, Kind.MLP))
-    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
+    workload, export = choose_default_workload(subject, target), ParentExport(subject, Silent())
+    latency = load_latency_model(subject, target, workload, export, Silent())
+    space = subject.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
+    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.iterate_batches(4), subject.anatomy)
     budget = BUDGET * latency.predict(space.parent, 90).ms
     base = Problem(space, evaluator.evaluate, latency, budget, 90, redundancy, "sqlite://")
     with tempfile.TemporaryDirectory() as name:

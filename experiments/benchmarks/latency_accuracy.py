@@ -19,7 +19,7 @@ from typing import Any
 from latency import bursts, datasheet, hat, host, synthetic, winners
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     public = commands.add_parser("hat", help="HAT's public measurements: held-out error from 20 samples")
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def measure_part(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The part that was asked for, and its document."""
     if args.command == "hat":
         return hat, hat.run(args.data, args.seeds)
@@ -61,14 +61,14 @@ def measured(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def main() -> None:
-    args = arguments()
-    part, document = measured(args)
-    print(part.table(document))
+    args = parse_arguments()
+    part, document = measure_part(args)
+    print(part.format_table(document))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"command": args.command, **document}, indent=1) + "\n")
     if args.figure:
-        part.figure(document, args.figure)
+        part.draw_figure(document, args.figure)
 
 
 if __name__ == "__main__":

@@ -23,19 +23,19 @@ from pathlib import Path
 
 import torch
 from scaling.case import prepare
-from scaling.overhead import overhead
-from scaling.plain import workers
-from scaling.report import report
+from scaling.overhead import measure_overhead
+from scaling.plain import measure_workers
+from scaling.report import write_report
 from scaling.simulation import simulate
 
 from nas.search.problem import Problem
 
 
-def numbers(text: str) -> list[int]:
+def parse_numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name in ("overhead", "workers", "simulate"):
@@ -48,8 +48,8 @@ def arguments() -> argparse.Namespace:
     verbs.choices["overhead"].add_argument("--trials", type=int, default=Problem.trials)
     verbs.choices["workers"].add_argument("--tasks", type=int, default=12, help="beside those of the score library")
     verb = verbs.choices["simulate"]
-    verb.add_argument("--workers", type=numbers, default=[1, 8, 64, 512])
-    verb.add_argument("--batches", type=numbers, default=[1, 4, 8, 64, 512])
+    verb.add_argument("--workers", type=parse_numbers, default=[1, 8, 64, 512])
+    verb.add_argument("--batches", type=parse_numbers, default=[1, 4, 8, 64, 512])
     verb.add_argument("--trials", type=int, help="at most; default: the default, and at least one whole batch")
     verb.add_argument("--recorded", type=Path, help="file of recorded evaluations; default: in the cache")
     verbs.add_parser("report").add_argument("files", type=Path, nargs="+")
@@ -57,21 +57,21 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    asked = arguments()
+    asked = parse_arguments()
     if asked.verb == "report":
-        print(report(asked.files))
+        print(write_report(asked.files))
         return
     torch.set_num_threads(1)
     case = prepare(asked.model)
     if asked.verb == "overhead":
-        found = overhead(case, asked.rounds, asked.tasks, asked.trials)
+        found = measure_overhead(case, asked.rounds, asked.tasks, asked.trials)
     elif asked.verb == "workers":
-        found = workers(case, asked.rounds, asked.tasks)
+        found = measure_workers(case, asked.rounds, asked.tasks)
     else:
         named = case.subject.cache / f"durations-{case.content.replace('/', '-')}.jsonl"
         found = simulate(case, asked.batches, asked.workers, asked.trials, asked.recorded or named)
     asked.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(report([asked.out]))
+    print(write_report([asked.out]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from search_quality import Bench, Counter, prepare
 
-from nas.pipeline.evaluator import rungs
+from nas.pipeline.evaluator import list_rungs
 from nas.quality import Quality
 from nas.search import run_search
 from nas.search.methods import METHODS, add_back
@@ -40,11 +40,11 @@ class Logged(Counter):
         return quality
 
 
-def curve(bench: Bench, counter: Logged, enough: int, budget_ms: float) -> list[tuple[int, float]]:
+def compute_curve(bench: Bench, counter: Logged, enough: int, budget_ms: float) -> list[tuple[int, float]]:
     """(items so far, full validation loss of what would be the answer), where it changes."""
     best, answer, points = float("inf"), None, []
     for spent, architecture, items in counter.log:
-        if items < enough or bench.base.ms(architecture) > budget_ms + 1e-9:
+        if items < enough or bench.base.predict_ms(architecture) > budget_ms + 1e-9:
             continue
         loss = bench.scorer(architecture, enough).loss
         if loss < best:
@@ -54,21 +54,21 @@ def curve(bench: Bench, counter: Logged, enough: int, budget_ms: float) -> list[
 
 
 def run_ours(bench: Bench, seed: int) -> list[tuple[int, float]]:
-    counter, steps = Logged(bench.scorer, bench.items), rungs(bench.items)
+    counter, steps = Logged(bench.scorer, bench.items), list_rungs(bench.items)
     with tempfile.TemporaryDirectory() as folder:
-        problem = bench.problem(SHARE, seed, counter)
+        problem = bench.build_problem(SHARE, seed, counter)
         run_search(replace(problem, storage=f"sqlite:///{folder}/study.db", rungs=steps))
-    return curve(bench, counter, steps[-2], problem.budget_ms)
+    return compute_curve(bench, counter, steps[-2], problem.budget_ms)
 
 
 def run_evopress(bench: Bench, seed: int) -> list[tuple[int, float]]:
     counter = Logged(bench.scorer, bench.items)
-    problem = bench.problem(SHARE, seed, counter)
-    add_back(problem, METHODS["evopress"].removal_order(problem) or ())
-    return curve(bench, counter, bench.items, problem.budget_ms)
+    problem = bench.build_problem(SHARE, seed, counter)
+    add_back(problem, METHODS["evopress"].find_removal_order(problem) or ())
+    return compute_curve(bench, counter, bench.items, problem.budget_ms)
 
 
-def needed(ours: list[tuple[int, float]], level: float) -> int | None:
+def find_needed(ours: list[tuple[int, float]], level: float) -> int | None:
     """What ours had spent when it first was as good as `level`, and stayed so."""
     worse = [place for place, (_, loss) in enumerate(ours) if loss > AS_GOOD * level]
     after = ours[worse[-1] + 1 :] if worse else ours
@@ -118,7 +118,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     shares = []
     for seed, ours, theirs in zip(seeds, *curves.values(), strict=True):
-        (spent, level), found = theirs[-1], needed(ours, theirs[-1][1])
+        (spent, level), found = theirs[-1], find_needed(ours, theirs[-1][1])
         shares.append(float("inf") if found is None else found / spent)
         reached = "never" if found is None else f"{found * per_item:,}"
         print(f"| {seed} | {level:.4f} | {spent * per_item:,} | {ours[-1][1]:.4f} | {reached} | {shares[-1]:.3f} |")

@@ -25,13 +25,13 @@ from latency_models.targets import find_target
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.evaluator import build_evaluator, rungs
-from nas.profiling.choose_workload import default_workload
-from nas.profiling.latency_model import latency_model
+from nas.pipeline.evaluator import build_evaluator, list_rungs
+from nas.profiling.choose_workload import choose_default_workload
+from nas.profiling.latency_model import load_latency_model
 from nas.progress import Silent
-from nas.quality import Evaluator, Quality, evaluator_for
+from nas.quality import Evaluator, Quality, choose_evaluator
 from nas.search import Candidate, Problem, run_search
-from nas.search.methods import METHODS, add_back, as_published
+from nas.search.methods import METHODS, add_back, drop_as_published
 from pruning.analysis.redundancy import Redundancy, measure_redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import Kind
@@ -75,13 +75,13 @@ class Bench:
     base: Problem
     tested: dict[Architecture, Quality] = field(default_factory=dict)
 
-    def problem(self, share: float, seed: int, counter: Counter) -> Problem:
-        parent_ms = self.base.ms(self.base.space.parent)
+    def build_problem(self, share: float, seed: int, counter: Counter) -> Problem:
+        parent_ms = self.base.predict_ms(self.base.space.parent)
         return replace(self.base, evaluate=counter, budget_ms=share * parent_ms, seed=seed)
 
-    def held_out(self, architecture: Architecture) -> Quality:
+    def evaluate_held_out(self, architecture: Architecture) -> Quality:
         if architecture not in self.tested:
-            self.tested[architecture] = self.scorer.in_full(architecture, "test")
+            self.tested[architecture] = self.scorer.evaluate_in_full(architecture, "test")
         return self.tested[architecture]
 
 
@@ -90,15 +90,15 @@ def prepare(
 ) -> Bench:
     subject, progress = load_parent_model(model, data), Silent()
     found = find_target(target)
-    workload = default_workload(subject, found)
-    evaluator = evaluator_for(subject.model, subject.dataset)
+    workload = choose_default_workload(subject, found)
+    evaluator = choose_evaluator(subject.model, subject.dataset)
     count = min(items or len(subject.dataset.validation), len(subject.dataset.validation))
     scorer = build_evaluator(subject, evaluator, precision=precision, items=count)
-    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
+    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.iterate_batches(4), subject.anatomy)
     base = Problem(
-        space=subject.anatomy.space((Kind.ATTENTION, Kind.MLP)),
+        space=subject.anatomy.build_space((Kind.ATTENTION, Kind.MLP)),
         evaluate=scorer,
-        latency=latency_model(subject, found, workload, ParentExport(subject, progress), progress),
+        latency=load_latency_model(subject, found, workload, ParentExport(subject, progress), progress),
         budget_ms=0.0,
         percentile=90,
         redundancy=redundancy,
@@ -111,12 +111,12 @@ def prepare(
 def search_budgets(bench: Bench, seed: int) -> tuple[list[Candidate], dict]:
     """All budgets in one study: what was judged on all items, and what that cost, over all budgets together."""
     counter, began = Counter(bench.scorer, bench.items), time.perf_counter()
-    parent_ms = bench.base.ms(bench.base.space.parent)
+    parent_ms = bench.base.predict_ms(bench.base.space.parent)
     with tempfile.TemporaryDirectory() as folder:
         problem = replace(
-            bench.problem(min(BUDGETS), seed, counter),
+            bench.build_problem(min(BUDGETS), seed, counter),
             storage=f"sqlite:///{folder}/study.db",
-            rungs=rungs(bench.items),
+            rungs=list_rungs(bench.items),
             front=tuple(share * parent_ms for share in BUDGETS),
         )
         outcome = run_search(problem)
@@ -127,17 +127,17 @@ def search_budgets(bench: Bench, seed: int) -> tuple[list[Candidate], dict]:
 def run_ours(bench: Bench, seed: int) -> dict:
     """The best at every budget, and everything else that was judged on all items."""
     pool, cost = search_budgets(bench, seed)
-    parent_ms, found = bench.base.ms(bench.base.space.parent), {}
+    parent_ms, found = bench.base.predict_ms(bench.base.space.parent), {}
     for share in BUDGETS:
-        best = best_within(pool, share * parent_ms)
-        found[str(share)] = cell(bench, best.architecture, best.predicted_ms, best.quality.loss)
-    everything = [cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
+        best = find_best_within(pool, share * parent_ms)
+        found[str(share)] = build_cell(bench, best.architecture, best.predicted_ms, best.quality.loss)
+    everything = [build_cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
     return {"cells": found, "pool": everything, **cost}
 
 
 def run_at_reached(bench: Bench, runs: dict, seed: int, digits: int) -> dict:
     """Our search for the latencies that the other methods reached in place of the budgets."""
-    parent_ms = bench.base.ms(bench.base.space.parent)
+    parent_ms = bench.base.predict_ms(bench.base.space.parent)
     cells = [cell for done in runs.values() for cell in done["cells"].values()]
     # Latencies whose shares of the parent's agree to so many digits are one level, the least of them.
     reached = {round(cell["ms"] / parent_ms, digits): cell["ms"] for cell in sorted(cells, key=lambda c: -c["ms"])}
@@ -145,23 +145,23 @@ def run_at_reached(bench: Bench, runs: dict, seed: int, digits: int) -> dict:
     counter = Counter(bench.scorer, bench.items)
     with tempfile.TemporaryDirectory() as folder:
         problem = replace(
-            bench.problem(1.0, seed, counter),
+            bench.build_problem(1.0, seed, counter),
             budget_ms=levels[0],
             storage=f"sqlite:///{folder}/study.db",
-            rungs=rungs(bench.items),
+            rungs=list_rungs(bench.items),
             front=levels,
         )
         pool = [c for c in run_search(problem).candidates if c.full]
-    found = [cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
+    found = [build_cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
     return {"levels": len(levels), "pool": found, **counter.cost}
 
 
-def best_within(pool: list[Candidate], budget_ms: float) -> Candidate:
+def find_best_within(pool: list[Candidate], budget_ms: float) -> Candidate:
     return min((c for c in pool if c.predicted_ms <= budget_ms + 1e-9), key=lambda c: c.quality.loss)
 
 
-def cell(bench: Bench, architecture: Architecture, ms: float, loss: float) -> dict:
-    quality = bench.held_out(architecture)
+def build_cell(bench: Bench, architecture: Architecture, ms: float, loss: float) -> dict:
+    quality = bench.evaluate_held_out(architecture)
     return {
         "words": architecture.words,
         "ms": ms,
@@ -175,20 +175,24 @@ def run_method(bench: Bench, name: str, seed: int) -> dict:
     """As published and with add-back, at every budget; evaluations are counted over all budgets together."""
     counter, began, found = Counter(bench.scorer, bench.items), time.perf_counter(), {}
     for share in BUDGETS:
-        problem = bench.problem(share, seed, counter)
-        order = METHODS[name].removal_order(problem)
+        problem = bench.build_problem(share, seed, counter)
+        order = METHODS[name].find_removal_order(problem)
         if order is None:
             continue
-        for label, architecture in (("", as_published(problem, order)), ("+add-back", add_back(problem, order))):
+        for label, architecture in (("", drop_as_published(problem, order)), ("+add-back", add_back(problem, order))):
             loss = bench.scorer(architecture, bench.items).loss
-            found[f"{share}{label}"] = cell(bench, architecture, problem.ms(architecture), loss)
+            found[f"{share}{label}"] = build_cell(bench, architecture, problem.predict_ms(architecture), loss)
     return {"cells": found, "seconds": round(time.perf_counter() - began, 1), **counter.cost}
 
 
 def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Path, digits: int) -> None:
     model, latency = Path(bench.subject.id).name, bench.base.latency
     document = json.loads(out.read_text()) if out.exists() else {"model": model, "target": target, "runs": {}}
-    document |= {"items": bench.items, "parent_ms": bench.base.ms(bench.base.space.parent), "label": latency.label}
+    document |= {
+        "items": bench.items,
+        "parent_ms": bench.base.predict_ms(bench.base.space.parent),
+        "label": latency.label,
+    }
     for name, seed in itertools.product(["nas", *methods], seeds):
         key = f"{name}/{seed}"
         if key in document["runs"] or (name not in ("nas", *SEEDED) and seed != seeds[0]):
@@ -201,9 +205,9 @@ def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Pa
     out.write_text(json.dumps(document) + "\n")
 
 
-def optima(bench: Bench, target: str, out: Path) -> None:
+def find_optima(bench: Bench, target: str, out: Path) -> None:
     """Every pattern on the validation items, depth first so that neighbours share prefixes; the best per budget."""
-    space, parent_ms = bench.base.space, bench.base.ms(bench.base.space.parent)
+    space, parent_ms = bench.base.space, bench.base.predict_ms(bench.base.space.parent)
     units = [Unit(layer, kind) for layer in range(space.depth) for kind in (Kind.ATTENTION, Kind.MLP)]
     losses = {}
     for choice in itertools.product((False, True), repeat=len(units)):
@@ -214,9 +218,9 @@ def optima(bench: Bench, target: str, out: Path) -> None:
                 print(f"{len(losses)} of {2 ** len(units) - 1}", file=sys.stderr, flush=True)
     best = {}
     for share in BUDGETS:
-        fitting = [a for a in losses if bench.base.ms(a) <= share * parent_ms + 1e-9]
+        fitting = [a for a in losses if bench.base.predict_ms(a) <= share * parent_ms + 1e-9]
         found = min(fitting, key=losses.__getitem__)
-        best[str(share)] = {"words": found.words, "loss": losses[found], "ms": bench.base.ms(found)}
+        best[str(share)] = {"words": found.words, "loss": losses[found], "ms": bench.base.predict_ms(found)}
     model = Path(bench.subject.id).name
     document = {"model": model, "target": target, "items": bench.items, "patterns": len(losses), "best": best}
     out.write_text(json.dumps(document, indent=1) + "\n")
@@ -239,7 +243,7 @@ def main() -> None:
     bench = prepare(arguments.model, arguments.target, arguments.items, arguments.data, arguments.precision)
     bench = replace(bench, base=replace(bench.base, batch=arguments.batch))
     if arguments.verb == "optima":
-        optima(bench, arguments.target, arguments.out)
+        find_optima(bench, arguments.target, arguments.out)
     else:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         methods = [name for name in arguments.methods.split(",") if name]

@@ -20,12 +20,12 @@ COLUMNS = 3  # panels of the figure beside each other
 SAME = 1.0001  # predicted latencies that differ by less
 
 
-def quality_of(entry: dict) -> Quality:
+def read_quality(entry: dict) -> Quality:
     per_item = tuple(entry["per_item"])
     return Quality("loss", entry["test"], False, "test", entry["test"], {}, len(per_item), per_item)
 
 
-def comparisons(document: dict) -> list[tuple[str, str, int, Comparison]]:
+def compare_runs(document: dict) -> list[tuple[str, str, int, Comparison]]:
     """(method, budget, our seed, our best at no more than the latency that method reached, against it).
 
     What has no seed, or was run with one only, meets each of ours.
@@ -44,11 +44,11 @@ def comparisons(document: dict) -> list[tuple[str, str, int, Comparison]]:
         for budget, entry in done["cells"].items():
             fitting = [c for c in pool if c["ms"] <= SAME * entry["ms"]]
             best = min(fitting, key=lambda c: c["validation"])
-            found.append((name, budget, int(seed), compare(quality_of(best), quality_of(entry), name)))
+            found.append((name, budget, int(seed), compare(read_quality(best), read_quality(entry), name)))
     return found
 
 
-def holm(p_values: list[float]) -> list[bool]:
+def reject_by_holm(p_values: list[float]) -> list[bool]:
     """Which hypotheses Holm's step-down procedure rejects at 5 %."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     rejected = [False] * len(p_values)
@@ -59,40 +59,42 @@ def holm(p_values: list[float]) -> list[bool]:
     return rejected
 
 
-def report(paths: list[Path], optimum: Path | None) -> str:
+def write_report(paths: list[Path], optimum: Path | None) -> str:
     lines = []
     for path in paths:
         document = json.loads(path.read_text())
-        lines += [*_cells(document), *_verdicts(document), *_costs(document)]
+        lines += [*_format_cells(document), *_format_verdicts(document), *_format_costs(document)]
         if optimum is not None:
             truth = json.loads(optimum.read_text())
-            lines += _against_optima(document, truth) if truth["model"] == document["model"] else []
+            lines += _compare_with_optima(document, truth) if truth["model"] == document["model"] else []
     return "\n".join(lines) + "\n"
 
 
-def _cells(document: dict) -> list[str]:
+def _format_cells(document: dict) -> list[str]:
     parent_ms = document["parent_ms"]
     lines = [
         f"### {document['model']}\n",
         f"Test loss within fractions of the parent's {parent_ms:.2f} ms ({document['target']}, {document['label']};",
         f"{document['items']} validation items), published methods after add-back; in brackets the fraction reached.\n",
-        _row("method", [f"{budget}x" for budget in BUDGETS]),
-        _row("---", ["---"] * len(BUDGETS)),
+        _format_row("method", [f"{budget}x" for budget in BUDGETS]),
+        _format_row("---", ["---"] * len(BUDGETS)),
     ]
     for key, done in document["runs"].items():
         suffix = "" if key.startswith("nas/") else "+add-back"
         entries = [done["cells"].get(f"{budget}{suffix}") for budget in BUDGETS]
-        lines.append(_row(key, ["-" if e is None else f"{e['test']:.4f} ({e['ms'] / parent_ms:.3f})" for e in entries]))
+        lines.append(
+            _format_row(key, ["-" if e is None else f"{e['test']:.4f} ({e['ms'] / parent_ms:.3f})" for e in entries])
+        )
     return [*lines, ""]
 
 
-def _row(first: str, others: list[str]) -> str:
+def _format_row(first: str, others: list[str]) -> str:
     return f"| {first} | " + " | ".join(others) + " |"
 
 
-def _verdicts(document: dict) -> list[str]:
-    found = comparisons(document)
-    certain = holm([comparison.p_value for *_, comparison in found])
+def _format_verdicts(document: dict) -> list[str]:
+    found = compare_runs(document)
+    certain = reject_by_holm([comparison.p_value for *_, comparison in found])
     lines = ["| compared with | cells | ours better | tie | ours worse |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(name for name, *_ in found):
         mine = [(c, sure) for (n, _, _, c), sure in zip(found, certain, strict=True) if n == name]
@@ -102,7 +104,7 @@ def _verdicts(document: dict) -> list[str]:
     return [*lines, ""]
 
 
-def _costs(document: dict) -> list[str]:
+def _format_costs(document: dict) -> list[str]:
     lines = ["| run | evaluations | in full evaluations | seconds |", "|---|---|---|---|"]
     lines += [
         f"| {key} | {done['evaluations']} | {done['full_evaluations']} | {done['seconds']} |"
@@ -111,18 +113,20 @@ def _costs(document: dict) -> list[str]:
     return [*lines, ""]
 
 
-def _against_optima(document: dict, truth: dict) -> list[str]:
+def _compare_with_optima(document: dict, truth: dict) -> list[str]:
     """Validation losses beside the least that any pattern has."""
     ours = {key: done["cells"] for key, done in document["runs"].items() if key.startswith("nas/")}
-    lines = [_row("budget", ["optimum", *ours]), _row("---", ["---"] * (1 + len(ours)))]
+    lines = [_format_row("budget", ["optimum", *ours]), _format_row("---", ["---"] * (1 + len(ours)))]
     for budget in map(str, BUDGETS):
         best = truth["best"][budget]["loss"]
         found = [cells[budget]["validation"] for cells in ours.values()]
-        lines.append(_row(budget, [f"{best:.5f}", *(f"{value:.5f} ({value / best - 1:+.1%})" for value in found)]))
+        lines.append(
+            _format_row(budget, [f"{best:.5f}", *(f"{value:.5f} ({value / best - 1:+.1%})" for value in found)])
+        )
     return [*lines, ""]
 
 
-def figure(paths: list[Path], out: Path) -> None:
+def draw_figure(paths: list[Path], out: Path) -> None:
     """Test loss over latency: what each method reached after add-back, and our candidates at the budgets."""
     import matplotlib as mpl
 
@@ -165,9 +169,9 @@ def main() -> None:
     parser.add_argument("--optima", type=Path)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
-    print(report(arguments.paths, arguments.optima), end="")
+    print(write_report(arguments.paths, arguments.optima), end="")
     if arguments.figure is not None:
-        figure(arguments.paths, arguments.figure)
+        draw_figure(arguments.paths, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -26,26 +26,26 @@ from pathlib import Path
 from typing import Any
 
 from tokens.cases import CASES, Bench, prepare
-from tokens.report import report
+from tokens.report import write_report
 
 from latency_models.run_plan import measure_files
 from latency_models.targets import HOST, find_target
 from nas.certification.run import CertificationRun
 from nas.certification.search_context import SearchContext
-from nas.export.onnx_export import workload_inputs
-from nas.pipeline.evaluator import rungs
+from nas.export.onnx_export import make_workload_inputs
+from nas.pipeline.evaluator import list_rungs
 from nas.profiling.device import ThisMachine
 from nas.progress import Silent
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.search import run_search
 from nas.search.methods import TOKEN_METHODS, TokenMethod
-from nas.search.methods.schedules import fit_to_budget, most_tokens
+from nas.search.methods.schedules import find_max_tokens, fit_to_budget
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, NoFeasibleCandidate
 from search_spaces.level import THOUSAND
-from search_spaces.presets import visionzip
+from search_spaces.presets import build_visionzip
 from search_spaces.schedule import Schedule, Stage
 from search_spaces.space import Space
 
@@ -55,7 +55,7 @@ SECONDS = 60.0
 ROUNDS = 60
 
 
-def spaces(space: Space) -> dict[str, Space]:
+def build_spaces(space: Space) -> dict[str, Space]:
     """What each of our three searches may change."""
     tokens = space.steps
     return {
@@ -67,14 +67,14 @@ def spaces(space: Space) -> dict[str, Space]:
 
 def search(bench: Bench, document: dict[str, Any], methods: Sequence[str], predicted: bool, save: Any) -> None:
     """Ours and some published methods at every budget; what the document has already is not done again."""
-    for name, space in spaces(bench.problem.space).items():
+    for name, space in build_spaces(bench.problem.space).items():
         if f"nas {name}" not in document["found"]:
-            document["found"][f"nas {name}"] = ours(bench, replace(bench.problem, space=space), predicted)
+            document["found"][f"nas {name}"] = search_ours(bench, replace(bench.problem, space=space), predicted)
             save()
     pictures = {"visionzip": VisionZip()} if bench.subject.anatomy.family == "llava" else {}
     for name, method in {**TOKEN_METHODS, **pictures}.items():
         if name in methods and name not in document["found"]:
-            document["found"][name] = by_method(bench, method)
+            document["found"][name] = run_method(bench, method)
             save()
 
 
@@ -84,12 +84,12 @@ class VisionZip:
 
     name: str = "visionzip"
 
-    def architecture(self, problem: Problem) -> Architecture | None:
+    def choose_architecture(self, problem: Problem) -> Architecture | None:
         """The parent with as many tokens as meet the budget."""
-        return most_tokens(problem, lambda permille: visionzip(permille / THOUSAND))
+        return find_max_tokens(problem, lambda permille: build_visionzip(permille / THOUSAND))
 
 
-def ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, Any]:
+def search_ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, Any]:
     """The winner at every budget, as a person gets it: chosen by measurement among what one study found.
 
     What was measured for one budget is known at the next.
@@ -98,27 +98,29 @@ def ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, Any]:
         predicted: take what the study ranks first instead, as for a target that cannot be measured.
     """
     began, space = time.perf_counter(), problem.space
-    least = 0.0 if space.structure else problem.ms(space.decode(set(space.choices)))  # fewest tokens, all parts
+    least = 0.0 if space.structure else problem.predict_ms(space.decode(set(space.choices)))  # fewest tokens, all parts
     levels = {share: share * bench.parent_ms for share in BUDGETS if share * bench.parent_ms >= least}
     cells = {}
     with tempfile.TemporaryDirectory() as folder:
         items = len(bench.evaluator.dataset.validation)
-        study = replace(problem, rungs=rungs(items), storage=f"sqlite:///{folder}/study.db")
+        study = replace(problem, rungs=list_rungs(items), storage=f"sqlite:///{folder}/study.db")
         run_search(replace(study, budget_ms=min(levels.values()), front=tuple(levels.values())))
         for share, budget_ms in levels.items():
             try:
                 at = replace(study, budget_ms=budget_ms)
-                found = (run_search(at), at, None) if predicted else certification(bench, share, Path(folder)).run(at)
+                found = (
+                    (run_search(at), at, None) if predicted else build_certification(bench, share, Path(folder)).run(at)
+                )
                 outcome, corrected, _ = found
             except NoFeasibleCandidate as error:
                 print(error, file=sys.stderr)
                 continue
             study = replace(study, latency=corrected.latency)
-            cells[str(share)] = cell(bench, outcome.winner.architecture)
+            cells[str(share)] = build_cell(bench, outcome.winner.architecture)
     return {"cells": cells, "seconds": round(time.perf_counter() - began, 1)}
 
 
-def certification(bench: Bench, share: float, folder: Path) -> CertificationRun:
+def build_certification(bench: Bench, share: float, folder: Path) -> CertificationRun:
     """The certification run of a search for a share of the parent's median on this machine."""
     subject, workload, progress = bench.subject, bench.case.workload, Silent()
     request = SearchRequest(HOST, Budget(f"{share:g}x", fraction=share), folder, percentile=MEDIAN)
@@ -133,20 +135,20 @@ def certification(bench: Bench, share: float, folder: Path) -> CertificationRun:
     )  # fmt: skip
 
 
-def by_method(bench: Bench, method: TokenMethod) -> dict[str, Any]:
+def run_method(bench: Bench, method: TokenMethod) -> dict[str, Any]:
     """A published method at every budget."""
     problems = {s: replace(bench.problem, budget_ms=s * bench.parent_ms) for s in BUDGETS}
-    found = {share: method.architecture(problem) for share, problem in problems.items()}
-    return {"cells": {str(share): cell(bench, each) for share, each in found.items() if each is not None}}
+    found = {share: method.choose_architecture(problem) for share, problem in problems.items()}
+    return {"cells": {str(share): build_cell(bench, each) for share, each in found.items() if each is not None}}
 
 
-def cell(bench: Bench, architecture: Architecture) -> dict[str, Any]:
+def build_cell(bench: Bench, architecture: Architecture) -> dict[str, Any]:
     """An architecture and its predicted latency as a share of the parent's."""
-    predicted = bench.problem.ms(architecture) / bench.parent_ms
+    predicted = bench.problem.predict_ms(architecture) / bench.parent_ms
     return {"architecture": architecture.to_json(), "words": architecture.words, "predicted": round(predicted, 4)}
 
 
-def architectures(document: dict[str, Any]) -> dict[str, Architecture]:
+def collect_architectures(document: dict[str, Any]) -> dict[str, Architecture]:
     """All that was found, by digest."""
     every = [cell for done in document["found"].values() for cell in done["cells"].values()]
     read = [Architecture.from_json(cell["architecture"]) for cell in every]
@@ -155,7 +157,7 @@ def architectures(document: dict[str, Any]) -> dict[str, Architecture]:
 
 def measure(bench: Bench, document: dict[str, Any]) -> None:
     """Medians of all that was found, as shares of the parent's, measured interleaved in fresh processes."""
-    case, chosen = bench.case, architectures(document)
+    case, chosen = bench.case, collect_architectures(document)
     with tempfile.TemporaryDirectory() as name:
         files = {"parent": bench.export.path}
         for digest, architecture in chosen.items():
@@ -165,20 +167,20 @@ def measure(bench: Bench, document: dict[str, Any]) -> None:
                 document.setdefault("refused", {})[str(architecture.tokens)] = str(error)
             print(f"file {len(files) - 1} of {len(chosen)}", file=sys.stderr, flush=True)
         measured = measure_files(
-            files, workload_inputs(bench.subject.model, case.workload), case.workload,
+            files, make_workload_inputs(bench.subject.model, case.workload), case.workload,
             sentinel="parent", seconds=SECONDS, least_rounds=ROUNDS,
         )  # fmt: skip
     document["parent_ms"] = measured.of["parent"].p50
-    document["measured"] = {digest: measured.of[digest].ratio() for digest in chosen if digest in files}
+    document["measured"] = {digest: measured.of[digest].compute_ratio() for digest in chosen if digest in files}
     document["runtime"] = measured.key
 
 
 def judge(bench: Bench, document: dict[str, Any], items: int | None, save: Any) -> None:
     """Quality of the parent and of all that was found on the test split, or on its first items."""
     parent = bench.problem.space.parent
-    for digest, architecture in {"parent": parent, **architectures(document)}.items():
+    for digest, architecture in {"parent": parent, **collect_architectures(document)}.items():
         if digest not in document["tested"]:
-            quality = bench.scorer.in_full(architecture, "test", items)
+            quality = bench.scorer.evaluate_in_full(architecture, "test", items)
             document["tested"][digest] = {
                 "metric": bench.case.metric(quality),
                 "loss": quality.loss,
@@ -188,36 +190,36 @@ def judge(bench: Bench, document: dict[str, Any], items: int | None, save: Any) 
             save()
 
 
-def halved(bench: Bench, document: dict[str, Any]) -> None:
+def measure_halved(bench: Bench, document: dict[str, Any]) -> None:
     """A schedule that halves the tokens over all blocks, measured beside the parent."""
     space = bench.problem.space
     assert space.reduction is not None
 
     shape, sequence = bench.subject.shape, bench.case.workload.sequence
-    droppable = shape.droppable_of(sequence)
+    droppable = shape.count_droppable(sequence)
 
-    def share(schedule: Schedule) -> float:
-        kept = sum(sequence - droppable + droppable * one for one in schedule.shares(space.depth))
+    def compute_share(schedule: Schedule) -> float:
+        kept = sum(sequence - droppable + droppable * one for one in schedule.compute_shares(space.depth))
         return kept / (sequence * space.depth)
 
     every = (Schedule((Stage(1, permille),), space.reduction) for permille in range(THOUSAND - 1, 0, -1))
-    schedule = next(each for each in every if share(each) <= 0.5)
-    architecture, model = space.parent.with_tokens(schedule), bench.subject.model
-    document["halved"] = {"schedule": str(schedule), "tokens": share(schedule)}
+    schedule = next(each for each in every if compute_share(each) <= 0.5)
+    architecture, model = space.parent.replace_tokens(schedule), bench.subject.model
+    document["halved"] = {"schedule": str(schedule), "tokens": compute_share(schedule)}
     with tempfile.TemporaryDirectory() as name:
         files = {"parent": bench.export.path, "halved": bench.export.derive(architecture, Path(name) / "halved.onnx")}
         for batch in (1, 8):
             workload = replace(bench.case.workload, batch=batch)
             measured = measure_files(
-                files, workload_inputs(model, workload), workload,
+                files, make_workload_inputs(model, workload), workload,
                 sentinel="parent", seconds=SECONDS / 3, least_rounds=2 * ROUNDS,
             )  # fmt: skip
-            medians = {name: one.percentile(50) for name, one in measured.of.items()}
+            medians = {name: one.compute_percentile(50) for name, one in measured.of.items()}
             document["halved"][f"batch {batch}"] = {"faster": medians["parent"] / medians["halved"], **medians}
     print(json.dumps(document["halved"]))
 
 
-def parts(bench: Bench, document: dict[str, Any]) -> None:
+def measure_parts(bench: Bench, document: dict[str, Any]) -> None:
     """What a part is worth beside tokens: dropped, and the time it takes spent on more tokens in the same stages.
 
     Validation loss on all items at the same predicted latency, of the schedule found alone and of every such exchange.
@@ -225,7 +227,7 @@ def parts(bench: Bench, document: dict[str, Any]) -> None:
     document["exchanged"] = {}
     for share, found in document["found"]["nas tokens"]["cells"].items():
         alone = Architecture.from_json(found["architecture"])
-        problem = replace(bench.problem, budget_ms=bench.problem.ms(alone))
+        problem = replace(bench.problem, budget_ms=bench.problem.predict_ms(alone))
         loss = {"": bench.scorer(alone).loss}
         for unit in bench.problem.space.structure:
             exchanged = fit_to_budget(problem, alone.drop(unit))
@@ -255,9 +257,9 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
             case "judge":
                 judge(bench, document, items, save)
             case "halved":
-                halved(bench, document)
+                measure_halved(bench, document)
             case "parts":
-                parts(bench, document)
+                measure_parts(bench, document)
         save()
 
 
@@ -273,7 +275,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     if arguments.verb == "report":
-        print(report([json.loads(path.read_text()) for path in arguments.documents], arguments.figure))
+        print(write_report([json.loads(path.read_text()) for path in arguments.documents], arguments.figure))
     else:
         methods = arguments.methods.split(",")
         verbs, predicted = arguments.verb.split(","), arguments.predicted

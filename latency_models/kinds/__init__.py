@@ -5,7 +5,7 @@ from functools import cache
 from latency_models.kinds.cost import Cost
 from search_spaces.kinds import Kind, discover
 from search_spaces.level import Level
-from search_spaces.unit import kind_on
+from search_spaces.unit import find_kind
 
 COSTS: dict[str, Cost] = discover(__path__, __name__, "COST")
 
@@ -17,7 +17,7 @@ def find_costs(kind: Kind, level: Level) -> tuple[tuple[Cost, int], ...]:
     Raises:
         ArchitectureError: such units have no such axis.
     """
-    return tuple((COSTS[kind_on(kind, axis).name], value) for axis, value in level.axes)
+    return tuple((COSTS[find_kind(kind, axis).name], value) for axis, value in level.axes)
 
 
 __all__ = ["COSTS", "Cost", "find_costs"]

@@ -12,10 +12,10 @@ class _Reduced(Cost):
     def reduce(self, shape: ModelShape, workload: Workload, value: int) -> Workload:
         """Of each sequence's droppable tokens only `value` thousandths; all of it where at most one may be dropped."""
         length = workload.past if workload.phase is Phase.DECODE else workload.sequence
-        droppable = shape.droppable_of(length)
+        droppable = shape.count_droppable(length)
         if droppable <= 1:
             return workload
-        left = length - droppable + int(Stage(0, value).kept(droppable))
+        left = length - droppable + int(Stage(0, value).count_kept(droppable))
         return replace(workload, past=left) if workload.phase is Phase.DECODE else replace(workload, sequence=left)
 
 

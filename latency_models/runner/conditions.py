@@ -18,49 +18,49 @@ _CPUFREQ = "sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _THERMAL = "sys/class/thermal/thermal_zone*"
 
 
-def processor(root: Path = ROOT) -> str:
+def read_processor(root: Path = ROOT) -> str:
     """The board's name where it has one, else the processor's."""
-    lines = (_text(root / "proc/cpuinfo") or "").splitlines()
+    lines = (_read_text(root / "proc/cpuinfo") or "").splitlines()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return board(root) or next(named, "") or platform.processor() or platform.machine()
+    return read_board(root) or next(named, "") or platform.processor() or platform.machine()
 
 
-def board(root: Path = ROOT) -> str | None:
+def read_board(root: Path = ROOT) -> str | None:
     """The board's name where it has one: a Jetson, a Raspberry Pi."""
-    return _text(root / "proc/device-tree/model")
+    return _read_text(root / "proc/device-tree/model")
 
 
-def power_mode(root: Path = ROOT, gpu: Nvml | None = None) -> str:
+def read_power_mode(root: Path = ROOT, gpu: Nvml | None = None) -> str:
     """A Jetson's mode by nvpmodel; else the GPU's power limit, the governor of the CPU clocks, or `as found`."""
-    governors = sorted({_text(folder / "scaling_governor") or "" for folder in root.glob(_CPUFREQ)} - {""})
-    limit = None if gpu is None else gpu.watts_allowed()
-    return _nvpmodel(root) or (f"{limit:.0f} W" if limit else "") or "+".join(governors) or "as found"
+    governors = sorted({_read_text(folder / "scaling_governor") or "" for folder in root.glob(_CPUFREQ)} - {""})
+    limit = None if gpu is None else gpu.read_watts_allowed()
+    return _read_nvpmodel(root) or (f"{limit:.0f} W" if limit else "") or "+".join(governors) or "as found"
 
 
 def read_conditions(root: Path = ROOT, gpu: Nvml | None = None) -> dict[str, Any]:
     """All of it at this moment: MHz, degrees Celsius, load as the mean of runnable processes over a minute."""
     said = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "power_mode": power_mode(root, gpu),
-        "load": _load(root),
-        "cpu_mhz": _cpu_mhz(root),
+        "power_mode": read_power_mode(root, gpu),
+        "load": _read_load(root),
+        "cpu_mhz": _read_cpu_mhz(root),
         "clocks_mhz": {
             folder.name: hertz / 1e6
             for folder in sorted(root.glob("sys/class/devfreq/*"))
-            if (hertz := _number(folder / "cur_freq")) is not None
+            if (hertz := _read_number(folder / "cur_freq")) is not None
         },
-        "celsius": dict(_temperatures(root)),
-        "gpu_mhz": None if gpu is None else gpu.megahertz(),
-        "gpu_celsius": None if gpu is None else gpu.celsius(),
+        "celsius": dict(_read_temperatures(root)),
+        "gpu_mhz": None if gpu is None else gpu.read_megahertz(),
+        "gpu_celsius": None if gpu is None else gpu.read_celsius(),
     }
     return {name: value for name, value in said.items() if value not in (None, [], {})}
 
 
-def _nvpmodel(root: Path) -> str | None:
+def _read_nvpmodel(root: Path) -> str | None:
     """The mode's name: from what nvpmodel keeps, else from the program itself."""
-    status = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
+    status = re.search(r"pmode:0*(\d+)", _read_text(root / "var/lib/nvpmodel/status") or "")
     if status:
-        name = re.search(rf"POWER_MODEL\s+ID={status[1]}\s+NAME=(\S+)", _text(root / "etc/nvpmodel.conf") or "")
+        name = re.search(rf"POWER_MODEL\s+ID={status[1]}\s+NAME=(\S+)", _read_text(root / "etc/nvpmodel.conf") or "")
         return name[1] if name else f"nvpmodel {status[1]}"
     program = shutil.which("nvpmodel") if root == ROOT else None
     if program is None:
@@ -73,25 +73,25 @@ def _nvpmodel(root: Path) -> str | None:
     return mode[1] if mode else None
 
 
-def _temperatures(root: Path) -> Iterator[tuple[str, float]]:
+def _read_temperatures(root: Path) -> Iterator[tuple[str, float]]:
     """(zone, degrees) of what is read as a temperature; a sensor that is off gives an absurd one."""
     for zone in sorted(root.glob(_THERMAL)):
-        degrees = _number(zone / "temp")
+        degrees = _read_number(zone / "temp")
         if degrees is not None and -50_000 < degrees < 200_000:
-            yield _text(zone / "type") or zone.name, degrees / 1e3
+            yield _read_text(zone / "type") or zone.name, degrees / 1e3
 
 
-def _cpu_mhz(root: Path) -> list[float]:
-    read = (_number(folder / "scaling_cur_freq") for folder in sorted(root.glob(_CPUFREQ)))
+def _read_cpu_mhz(root: Path) -> list[float]:
+    read = (_read_number(folder / "scaling_cur_freq") for folder in sorted(root.glob(_CPUFREQ)))
     return [kilohertz / 1e3 for kilohertz in read if kilohertz is not None]
 
 
-def _load(root: Path) -> float | None:
-    first = (_text(root / "proc/loadavg") or "").split(" ")[0]
+def _read_load(root: Path) -> float | None:
+    first = (_read_text(root / "proc/loadavg") or "").split(" ")[0]
     return float(first) if re.fullmatch(r"\d+\.\d+", first) else None
 
 
-def _text(path: Path) -> str | None:
+def _read_text(path: Path) -> str | None:
     """A file's text without spaces and the zero byte around it; None where there is none to read."""
     try:
         return path.read_text(errors="replace").strip().strip("\0") or None
@@ -99,6 +99,6 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _number(path: Path) -> int | None:
-    text = _text(path) or ""
+def _read_number(path: Path) -> int | None:
+    text = _read_text(path) or ""
     return int(text) if re.fullmatch(r"-?\d+", text) else None

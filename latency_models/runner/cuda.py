@@ -23,7 +23,7 @@ class Cuda:
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
         self._call("cuCtxSetCurrent", context)
 
-    def name(self) -> str:
+    def read_name(self) -> str:
         """The GPU's name and compute capability."""
         text, major, minor = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
         self._call("cuDeviceGetName", text, len(text), self._device)
@@ -48,7 +48,7 @@ class Cuda:
         """Give back what `allocate` or `upload` took."""
         self._call("cuMemFree_v2", ctypes.c_ulonglong(address))
 
-    def stream(self) -> int:
+    def create_stream(self) -> int:
         """A new stream."""
         stream = ctypes.c_void_p()
         self._call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from .failure import MeasuringFailed, first_line
+from .failure import MeasuringFailed, get_first_line
 from .nvml import Nvml
 
 WINDOW_S = 0.5  # NVIDIA's counter moves every 0.1 s
@@ -39,7 +39,7 @@ class NvmlMeter:
 
     def read_joules(self) -> float:
         """The counter, which is in millijoules since the driver was loaded."""
-        return self._nvml.millijoules() / 1e3
+        return self._nvml.read_millijoules() / 1e3
 
 
 class RaplMeter:
@@ -56,14 +56,14 @@ class RaplMeter:
         if not self._packages:
             raise FileNotFoundError("no package domain")
         self.name = f"RAPL, {len(self._packages)} package{'s' if len(self._packages) > 1 else ''}"
-        self._last = [_integer(path / "energy_uj") for path in self._packages]
+        self._last = [_read_integer(path / "energy_uj") for path in self._packages]
         self._microjoules = 0
 
     def read_joules(self) -> float:
         """Joules since it was opened; read it more often than the counters wrap (minutes)."""
         for index, path in enumerate(self._packages):
-            now = _integer(path / "energy_uj")
-            wrapped = _integer(path / "max_energy_range_uj") if now < self._last[index] else 0
+            now = _read_integer(path / "energy_uj")
+            wrapped = _read_integer(path / "max_energy_range_uj") if now < self._last[index] else 0
             self._microjoules += now - self._last[index] + wrapped
             self._last[index] = now
         return self._microjoules / 1e6
@@ -77,7 +77,7 @@ class Ina3221Meter:
 
     def __init__(self, root: Path = _ROOT, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises OSError where there is none."""
-        rails = dict(_rails(root))
+        rails = dict(_find_rails(root))
         whole = [name for name in rails if name.startswith("VDD_IN")]
         chosen = whole[:1] or sorted(rails)
         if not chosen:
@@ -96,16 +96,16 @@ class Ina3221Meter:
             return self._joules
 
     def _read_watts(self) -> float:
-        return sum(_integer(voltage) * _integer(current) for voltage, current in self._rails) / 1e6
+        return sum(_read_integer(voltage) * _read_integer(current) for voltage, current in self._rails) / 1e6
 
 
 @contextmanager
-def energy_meter(on_gpu: bool, root: Path = _ROOT) -> Iterator[EnergyMeter | None]:
+def open_energy_meter(on_gpu: bool, root: Path = _ROOT) -> Iterator[EnergyMeter | None]:
     """The best meter of this device for what runs on its CPU or GPU, or None."""
     try:
         module = Ina3221Meter(root)
     except (OSError, ValueError):
-        yield _counter(on_gpu, root)
+        yield _open_counter(on_gpu, root)
         return
     done = threading.Event()
 
@@ -122,7 +122,7 @@ def energy_meter(on_gpu: bool, root: Path = _ROOT) -> Iterator[EnergyMeter | Non
         sampler.join()
 
 
-def joules_per_inference(
+def measure_joules(
     meter: EnergyMeter,
     calls: Mapping[str, Callable[[], object]],
     seconds: float,
@@ -146,7 +146,7 @@ def joules_per_inference(
         except MeasuringFailed:
             raise
         except Exception as error:  # every runtime raises classes of its own
-            raise MeasuringFailed(f"{name} cannot be run ({first_line(error)})") from error
+            raise MeasuringFailed(f"{name} cannot be run ({get_first_line(error)})") from error
         joules[name] = (_read(meter) - before) / runs
     return joules
 
@@ -155,10 +155,10 @@ def _read(meter: EnergyMeter) -> float:
     try:
         return meter.read_joules()
     except (OSError, ValueError) as error:
-        raise MeasuringFailed(f"{meter.name} cannot be read any more ({first_line(error)}); run again") from error
+        raise MeasuringFailed(f"{meter.name} cannot be read any more ({get_first_line(error)}); run again") from error
 
 
-def _counter(on_gpu: bool, root: Path) -> EnergyMeter | None:
+def _open_counter(on_gpu: bool, root: Path) -> EnergyMeter | None:
     try:
         if not on_gpu:
             return RaplMeter(root)
@@ -169,10 +169,10 @@ def _counter(on_gpu: bool, root: Path) -> EnergyMeter | None:
         return None
 
 
-def _rails(root: Path) -> Iterator[tuple[str, tuple[Path, Path]]]:
+def _find_rails(root: Path) -> Iterator[tuple[str, tuple[Path, Path]]]:
     """(rail, (voltage in mV, current in mA)) of every INA3221 channel that has a label."""
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if not _says(folder / "name", "ina3221"):
+        if not _has_text(folder / "name", "ina3221"):
             continue
         for label in sorted(folder.glob("in*_label")):
             channel = label.name[len("in") : -len("_label")]
@@ -182,12 +182,12 @@ def _rails(root: Path) -> Iterator[tuple[str, tuple[Path, Path]]]:
                 yield name, (voltage, current)
 
 
-def _says(path: Path, word: str) -> bool:
+def _has_text(path: Path, word: str) -> bool:
     try:
         return path.read_text().strip() == word
     except OSError:
         return False
 
 
-def _integer(path: Path) -> int:
+def _read_integer(path: Path) -> int:
     return int(path.read_text())

@@ -5,6 +5,6 @@ class MeasuringFailed(Exception):
     """A measurement that could not be made or cannot be trusted; the message names value, rule and repair."""
 
 
-def first_line(error: BaseException) -> str:
+def get_first_line(error: BaseException) -> str:
     """What a runtime said, cut to one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,7 +18,7 @@ from .ort import PROVIDERS
 from .plan import ENTRY, PROFILE, Plan
 from .process import ERROR, run_tied, tie
 from .runtime import RUNTIMES, find_runtime
-from .session import Report, Session, run_session, session_path
+from .session import Report, Session, get_session_path, run_session
 
 PROFILE_VERSION = 2
 INTERRUPTED = 130
@@ -27,7 +27,7 @@ _STEP = 0.01  # of the whole, between two lines that say the same
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; the exit code: 0 done, 1 failed with one line on stderr, 130 interrupted."""
-    given = _parser().parse_args(arguments)
+    given = _build_parser().parse_args(arguments)
     if given.tied:
         tie(_leave if given.session else _interrupt)
     report = _Lines(given.json)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=ENTRY,
         description="Measure by plan.json and write profile.json beside it. Run it again after an interruption: "
@@ -69,8 +69,8 @@ def _run_sessions(plan: Plan, given: argparse.Namespace, report: Report) -> None
     options += ["--runtime", given.runtime] if given.runtime else []
     options += ["--provider", given.provider] if given.provider else []
     for number in range(1, plan.sessions + 1):
-        kept = Session.load(session_path(plan, number), plan)
-        if kept is not None and kept.finished(plan, number):
+        kept = Session.load(get_session_path(plan, number), plan)
+        if kept is not None and kept.is_finished(plan, number):
             continue
 
         def on_line(line: Mapping[str, Any], number: int = number) -> None:
@@ -85,12 +85,12 @@ def _run_sessions(plan: Plan, given: argparse.Namespace, report: Report) -> None
 
 def _write_profile(plan: Plan) -> None:
     """Join the sessions; the form is that of the profiles of `nas`, a name added to each record."""
-    sessions = [Session.load(session_path(plan, number), plan) for number in range(1, plan.sessions + 1)]
+    sessions = [Session.load(get_session_path(plan, number), plan) for number in range(1, plan.sessions + 1)]
     whole = [session for session in sessions if session is not None]
     if len(whole) < plan.sessions or any(session.key != whole[0].key for session in whole):
         raise MeasuringFailed("sessions are missing or were measured under different keys; remove them and run again")
     records = [
-        {"name": c.name, "architecture": c.architecture, "measurement": _joined(plan, whole, c.name)}
+        {"name": c.name, "architecture": c.architecture, "measurement": _join_sessions(plan, whole, c.name)}
         for c in plan.candidates
     ]
     document = {
@@ -107,7 +107,7 @@ def _write_profile(plan: Plan) -> None:
     draft.replace(plan.folder / PROFILE)
 
 
-def _joined(plan: Plan, sessions: Sequence[Session], name: str) -> dict[str, Any]:
+def _join_sessions(plan: Plan, sessions: Sequence[Session], name: str) -> dict[str, Any]:
     """One candidate's samples of all sessions, in order, with how many each took."""
     parts = [[group[name] for group in session.groups if name in group] for session in sessions]
     lists: dict[str, list[float]] = {

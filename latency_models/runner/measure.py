@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from .failure import MeasuringFailed, first_line
+from .failure import MeasuringFailed, get_first_line
 
 SENTINEL_EVERY = 5  # candidates between two runs of the sentinel, at most
 LEAST_WARM_UPS = 10
@@ -78,7 +78,7 @@ def measure(
         began = clock.ticks()
         if limit_s is not None and rounds >= FEWEST_ROUNDS and (began - first) / 1e9 >= limit_s:
             break
-        runs = _round(_schedule(rng.sample(others, len(others)), sentinel), calls, clock)
+        runs = _round(_build_schedule(rng.sample(others, len(others)), sentinel), calls, clock)
         if runs is None:
             voided += 1
             if voided == VOID_ROUNDS:
@@ -87,7 +87,7 @@ def measure(
                     "sleep, then run again"
                 )
             continue
-        for name, own, around in _paired(runs, sentinel):
+        for name, own, around in _pair_samples(runs, sentinel):
             taken[name].samples_ms.append(own)
             taken[name].sentinel_ms.append(around)
         spent_s, rounds, voided = spent_s + (clock.ticks() - began) / 1e9, rounds + 1, 0
@@ -105,7 +105,7 @@ def warm_up(name: str, call: Call, seconds: float, clock: Clock) -> int:
     runs: list[int] = []
     spent_s, flat = 0.0, False
     while len(runs) < LEAST_WARM_UPS or spent_s < seconds or not flat:
-        runs.append(_timed_ns(name, call, clock))
+        runs.append(_time_ns(name, call, clock))
         spent_s += max(runs[-1], _LEAST_NS) / 1e9  # a clock that stands still must not keep it here
         before, now = median(runs[-2 * _WINDOW : -_WINDOW] or [0]), median(runs[-_WINDOW:])
         overdue = len(runs) >= MOST_WARM_UPS and spent_s >= 3 * seconds
@@ -113,7 +113,7 @@ def warm_up(name: str, call: Call, seconds: float, clock: Clock) -> int:
     return len(runs)
 
 
-def _schedule(order: Sequence[str], sentinel: str) -> list[str]:
+def _build_schedule(order: Sequence[str], sentinel: str) -> list[str]:
     """The order with the sentinel at the start, after every few, and at the end."""
     schedule = [sentinel]
     for first in range(0, len(order), SENTINEL_EVERY):
@@ -130,14 +130,14 @@ def _round(schedule: Sequence[str], calls: Mapping[str, Call], clock: Clock) -> 
     ticks, wall = clock.ticks(), clock.wall()
     runs = []
     for name in schedule:
-        _timed_ns(name, calls[name], clock)
-        runs.append((name, _timed_ns(name, calls[name], clock) / 1e6))
+        _time_ns(name, calls[name], clock)
+        runs.append((name, _time_ns(name, calls[name], clock) / 1e6))
     ticked, walled = clock.ticks() - ticks, clock.wall() - wall
     jumped = abs(ticked - walled) > max(_JUMP_NS, _JUMP_SHARE * ticked)
     return None if jumped or min(ms for _, ms in runs) <= 0 else runs
 
 
-def _paired(runs: Sequence[tuple[str, float]], sentinel: str) -> Iterator[tuple[str, float, float]]:
+def _pair_samples(runs: Sequence[tuple[str, float]], sentinel: str) -> Iterator[tuple[str, float, float]]:
     """(name, own ms, ms of the sentinel around it): the mean of the nearest before and after; its own for itself."""
     places = [place for place, (name, _) in enumerate(runs) if name == sentinel]
     for place, (name, ms) in enumerate(runs):
@@ -146,12 +146,12 @@ def _paired(runs: Sequence[tuple[str, float]], sentinel: str) -> Iterator[tuple[
         yield name, ms, (runs[before][1] + runs[after][1]) / 2
 
 
-def _timed_ns(name: str, call: Call, clock: Clock) -> int:
+def _time_ns(name: str, call: Call, clock: Clock) -> int:
     began = clock.ticks()
     try:
         call()
     except MeasuringFailed:
         raise
     except Exception as error:  # every runtime raises classes of its own
-        raise MeasuringFailed(f"{name} cannot be run ({first_line(error)})") from error
+        raise MeasuringFailed(f"{name} cannot be run ({get_first_line(error)})") from error
     return clock.ticks() - began

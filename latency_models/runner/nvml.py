@@ -18,24 +18,24 @@ class Nvml:
         self._call("nvmlInit_v2")
         self._call("nvmlDeviceGetHandleByIndex_v2", 0, ctypes.byref(self._handle))
 
-    def millijoules(self) -> int:
+    def read_millijoules(self) -> int:
         """Energy since the driver was loaded; OSError where there is no counter (before Volta, Jetson)."""
         return self._read("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong())
 
-    def celsius(self) -> int | None:
+    def read_celsius(self) -> int | None:
         """Temperature of the GPU; None where the driver does not say."""
-        return self._reading("nvmlDeviceGetTemperature", _CORE_TEMPERATURE)
+        return self._try_to_read("nvmlDeviceGetTemperature", _CORE_TEMPERATURE)
 
-    def megahertz(self) -> int | None:
+    def read_megahertz(self) -> int | None:
         """Clock of the streaming multiprocessors; None where the driver does not say."""
-        return self._reading("nvmlDeviceGetClockInfo", _SM_CLOCK)
+        return self._try_to_read("nvmlDeviceGetClockInfo", _SM_CLOCK)
 
-    def watts_allowed(self) -> float | None:
+    def read_watts_allowed(self) -> float | None:
         """The power limit that is enforced; None where the driver does not say."""
-        milliwatts = self._reading("nvmlDeviceGetEnforcedPowerLimit")
+        milliwatts = self._try_to_read("nvmlDeviceGetEnforcedPowerLimit")
         return None if milliwatts is None else milliwatts / 1e3
 
-    def _reading(self, name: str, *selectors: int) -> int | None:
+    def _try_to_read(self, name: str, *selectors: int) -> int | None:
         try:
             return self._read(name, ctypes.c_uint(), *selectors)
         except OSError:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .conditions import board, power_mode, processor
+from .conditions import read_board, read_power_mode, read_processor
 from .cuda import Cuda
-from .failure import MeasuringFailed, first_line
+from .failure import MeasuringFailed, get_first_line
 from .nvml import find_gpu
 
 PROVIDERS = {
@@ -21,7 +21,7 @@ PROVIDERS = {
 }
 
 
-def default_threads() -> int:
+def count_default_threads() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -37,8 +37,8 @@ class OnnxRuntime:
         Raises:
             MeasuringFailed: ONNX Runtime, the provider or its GPU is missing.
         """
-        self._module = _module()
-        self._gpu_name = None if provider == "cpu" else _gpu_name()
+        self._module = _import_module()
+        self._gpu_name = None if provider == "cpu" else _read_gpu_name()
         there = [name for name, full in PROVIDERS.items() if full in self._module.get_available_providers()]
         self._provider = provider or ("cuda" if "cuda" in there and self._gpu_name else "cpu")
         self.on_gpu = self._provider != "cpu"
@@ -47,24 +47,24 @@ class OnnxRuntime:
                 f"onnxruntime {self._module.__version__} cannot use {self._provider} here: it was built with "
                 f"{', '.join(there)} and the GPU is {self._gpu_name or 'missing'}; choose another --provider"
             )
-        self._precision, self._threads, self._cache = precision, threads or default_threads(), cache
+        self._precision, self._threads, self._cache = precision, threads or count_default_threads(), cache
         self._gpu = find_gpu() if self.on_gpu else None
 
-    def key(self) -> dict[str, str]:
+    def read_key(self) -> dict[str, str]:
         """What a latency depends on; records with different ones are never mixed."""
         return {
-            "device": (board() or self._gpu_name or "") if self.on_gpu else processor(),
+            "device": (read_board() or self._gpu_name or "") if self.on_gpu else read_processor(),
             "runtime": f"onnxruntime {self._module.__version__} {PROVIDERS[self._provider]}",
             "precision": self._precision,
             "threads": f"{self._threads}, no spinning",
-            "power_mode": power_mode(gpu=self._gpu),
+            "power_mode": read_power_mode(gpu=self._gpu),
         }
 
     def load(self, file: Path, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
         """A callable that runs the file on those inputs it asks for; on a GPU they and the outputs stay there."""
         session = self.open(file)
         wanted = {node.name: inputs[node.name] for node in session.get_inputs() if node.name in inputs}
-        return self.bound(session, wanted, "cuda") if self.on_gpu else lambda: session.run(None, wanted)
+        return self.bind(session, wanted, "cuda") if self.on_gpu else lambda: session.run(None, wanted)
 
     def open(self, file: Path) -> Any:
         """A session.
@@ -79,10 +79,10 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            session = self._module.InferenceSession(str(file), options, providers=self._providers())
+            session = self._module.InferenceSession(str(file), options, providers=self._list_providers())
         except Exception as error:  # the runtime raises classes of its own, all unrelated
             raise MeasuringFailed(
-                f"{file} cannot be loaded by ONNX Runtime ({first_line(error)}); export it again"
+                f"{file} cannot be loaded by ONNX Runtime ({get_first_line(error)}); export it again"
             ) from error
         if session.get_providers()[0] != PROVIDERS[self._provider]:
             raise MeasuringFailed(
@@ -91,7 +91,7 @@ class OnnxRuntime:
             )
         return session
 
-    def bound(self, session: Any, inputs: Mapping[str, np.ndarray], device: str) -> Callable[[], object]:
+    def bind(self, session: Any, inputs: Mapping[str, np.ndarray], device: str) -> Callable[[], object]:
         """A callable whose inputs lie on `device` (cpu, cuda) beforehand and whose outputs stay there."""
         binding = session.io_binding()
         for name, array in inputs.items():
@@ -106,7 +106,7 @@ class OnnxRuntime:
 
         return run
 
-    def _providers(self) -> list[Any]:
+    def _list_providers(self) -> list[Any]:
         if self._provider != "tensorrt" or self._cache is None:
             return [PROVIDERS[self._provider]]
         self._cache.mkdir(parents=True, exist_ok=True)
@@ -115,19 +115,20 @@ class OnnxRuntime:
         return [(PROVIDERS["tensorrt"], kept), PROVIDERS["cuda"]]
 
 
-def _module() -> Any:
+def _import_module() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise MeasuringFailed(
-            f"onnxruntime cannot be imported ({first_line(error)}); pip install onnxruntime, or TensorRT where it is"
+            f"onnxruntime cannot be imported ({get_first_line(error)}); pip install onnxruntime, "
+            "or TensorRT where it is"
         ) from None
     return onnxruntime
 
 
-def _gpu_name() -> str | None:
+def _read_gpu_name() -> str | None:
     try:
-        return Cuda().name()
+        return Cuda().read_name()
     except OSError:
         return None
 

@@ -75,7 +75,7 @@ class Plan:
     def _from_json(cls, folder: Path, text: str, document: Mapping[str, Any]) -> Plan:
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {document['schema_version']!r} is not {SCHEMA_VERSION}")
-        candidates = tuple(_candidate(folder, entry) for entry in document["candidates"])
+        candidates = tuple(_read_candidate(folder, entry) for entry in document["candidates"])
         names = [candidate.name for candidate in candidates]
         if document["sentinel"] not in names or len(set(names)) != len(names):
             raise ValueError(f"the sentinel {document['sentinel']!r} is not among different candidates")
@@ -87,7 +87,7 @@ class Plan:
             candidates, document, None if document.get("limit_s") is None else float(document["limit_s"]),
         )  # fmt: skip
 
-    def groups(self, session: int) -> list[list[Candidate]]:
+    def group_candidates(self, session: int) -> list[list[Candidate]]:
         """The candidates in groups whose weights fit side by side, the sentinel first in each.
 
         Shuffled, differently in every session: who shares a group with whom must not tell in the end.
@@ -106,7 +106,7 @@ class Plan:
         return [[sentinel, *group] for group in groups]
 
 
-def _candidate(folder: Path, entry: Mapping[str, Any]) -> Candidate:
+def _read_candidate(folder: Path, entry: Mapping[str, Any]) -> Candidate:
     file = folder / entry["file"]
     if not file.is_file():
         raise ValueError(f"{file} does not exist")

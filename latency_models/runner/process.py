@@ -34,7 +34,7 @@ def run_tied(command: Sequence[str], folder: Path, log: Path, on_line: Callable[
     assert child.stdout is not None
     try:
         for line in child.stdout:
-            said = _parsed(line)
+            said = _parse(line)
             if said is not None:
                 on_line(said)
         code = child.wait()
@@ -43,7 +43,7 @@ def run_tied(command: Sequence[str], folder: Path, log: Path, on_line: Callable[
         child.stdout.close()
         _await(child)
     if code:
-        raise MeasuringFailed(_reason(code, log))
+        raise MeasuringFailed(_find_reason(code, log))
 
 
 def tie(end: Callable[[], None]) -> None:
@@ -57,7 +57,7 @@ def tie(end: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parse(line: str) -> dict[str, Any] | None:
     try:
         said = json.loads(line)
     except ValueError:
@@ -73,7 +73,7 @@ def _await(child: subprocess.Popen[str]) -> None:
         child.wait()
 
 
-def _reason(code: int, log: Path) -> str:
+def _find_reason(code: int, log: Path) -> str:
     said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(ERROR)]
     if said:
         return said[-1][len(ERROR) :]

@@ -23,7 +23,7 @@ class Runtime(Protocol):
 
     on_gpu: bool
 
-    def key(self) -> dict[str, str]:
+    def read_key(self) -> dict[str, str]:
         """Device, runtime, precision, threads and power mode at this moment: what a latency depends on."""
 
     def load(self, file: Path, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:

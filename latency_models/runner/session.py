@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .conditions import read_conditions
-from .energy_meters import energy_meter, joules_per_inference
-from .failure import MeasuringFailed, first_line
+from .energy_meters import measure_joules, open_energy_meter
+from .failure import MeasuringFailed, get_first_line
 from .measure import Samples, measure
 from .nvml import find_gpu
 from .plan import INPUTS, Candidate, Plan
@@ -67,12 +67,12 @@ class Session:
             raise MeasuringFailed(f"{path} belongs to another plan; move it away and run again")
         return session
 
-    def finished(self, plan: Plan, number: int) -> bool:
+    def is_finished(self, plan: Plan, number: int) -> bool:
         """Whether every group of the session was measured."""
-        return len(self.groups) == len(plan.groups(number))
+        return len(self.groups) == len(plan.group_candidates(number))
 
 
-def session_path(plan: Plan, number: int) -> Path:
+def get_session_path(plan: Plan, number: int) -> Path:
     """Where session `number` (from 1) is kept."""
     return plan.folder / f"session-{number}.json"
 
@@ -88,12 +88,12 @@ def run_session(plan: Plan, number: int, runtime: Runtime, report: Report) -> No
     """
     if not 1 <= number <= plan.sessions:
         raise MeasuringFailed(f"session {number} is not planned; the sessions are 1 to {plan.sessions}")
-    path, key = session_path(plan, number), runtime.key()
+    path, key = get_session_path(plan, number), runtime.read_key()
     for other in range(1, plan.sessions + 1):
-        _check_key(key, Session.load(session_path(plan, other), plan), other)
+        _check_key(key, Session.load(get_session_path(plan, other), plan), other)
     gpu = find_gpu() if runtime.on_gpu else None
     session = Session.load(path, plan) or Session(plan.digest, key, [read_conditions(gpu=gpu)])
-    groups, inputs = plan.groups(number), _inputs(plan)
+    groups, inputs = plan.group_candidates(number), _load_inputs(plan)
     for index, group in enumerate(groups):
         if index < len(session.groups):
             continue
@@ -103,7 +103,7 @@ def run_session(plan: Plan, number: int, runtime: Runtime, report: Report) -> No
 
         share = len(group) / sum(map(len, groups)) / plan.sessions
         measured = _measure_group(plan, group, runtime, inputs, share, 1000 * number + index, on_group)
-        _check_key(runtime.key(), session, number)
+        _check_key(runtime.read_key(), session, number)
         session.groups.append(measured)
         session.conditions.append(read_conditions(gpu=gpu))
         session.save(path)
@@ -134,15 +134,15 @@ def _measure_group(
         on_round=lambda done: report(_LOADED + (_TIMED - _LOADED) * done, "measuring"),
     )
     joules: dict[str, float] = {}
-    with energy_meter(runtime.on_gpu) as meter:
+    with open_energy_meter(runtime.on_gpu) as meter:
         if meter is not None:
             report(_TIMED, f"reading energy: {meter.name}")
-            joules = joules_per_inference(meter, calls, seconds / len(group) / 2, seed)
+            joules = measure_joules(meter, calls, seconds / len(group) / 2, seed)
     report(1.0, "done")
-    return {name: _rounded(samples, joules.get(name)) for name, samples in taken.items()}
+    return {name: _round(samples, joules.get(name)) for name, samples in taken.items()}
 
 
-def _rounded(samples: Samples, joules: float | None) -> dict[str, list[float]]:
+def _round(samples: Samples, joules: float | None) -> dict[str, list[float]]:
     return {
         "samples": [round(ms, 6) for ms in samples.samples_ms],
         "sentinel_samples": [round(ms, 6) for ms in samples.sentinel_ms],
@@ -150,13 +150,13 @@ def _rounded(samples: Samples, joules: float | None) -> dict[str, list[float]]:
     }
 
 
-def _inputs(plan: Plan) -> dict[str, np.ndarray]:
+def _load_inputs(plan: Plan) -> dict[str, np.ndarray]:
     path = plan.folder / INPUTS
     try:
         with np.load(path) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise MeasuringFailed(f"{path} cannot be read ({first_line(error)}); unpack the kit again") from None
+        raise MeasuringFailed(f"{path} cannot be read ({get_first_line(error)}); unpack the kit again") from None
 
 
 def _check_key(now: Mapping[str, str], session: Session | None, number: int) -> None:

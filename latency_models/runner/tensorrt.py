@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .conditions import board, power_mode
+from .conditions import read_board, read_power_mode
 from .cuda import Cuda
-from .failure import MeasuringFailed, first_line
+from .failure import MeasuringFailed, get_first_line
 from .nvml import find_gpu
 
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -40,35 +40,35 @@ class TensorRT:
         self._trt = find_module()
         try:
             self._cuda = Cuda()
-            self._device = board() or self._cuda.name()
+            self._device = read_board() or self._cuda.read_name()
         except OSError as error:
             raise MeasuringFailed(f"TensorRT needs an NVIDIA GPU and its driver ({error}); measure elsewhere") from None
         self._precision, self._cache = precision, cache
         self._gpu = find_gpu()
         self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
 
-    def key(self) -> dict[str, str]:
+    def read_key(self) -> dict[str, str]:
         """What a latency depends on; records with different ones are never mixed."""
         return {
             "device": self._device,
             "runtime": f"{self._trt.__name__} {self._trt.__version__}",
             "precision": self._precision,
             "threads": "one stream",
-            "power_mode": power_mode(gpu=self._gpu),
+            "power_mode": read_power_mode(gpu=self._gpu),
         }
 
     def load(self, file: Path, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
         """A callable that runs the file's engine; inputs and outputs stay on the GPU."""
-        kept = self._cache / f"{engine_digest(self._trt, file, inputs, self._device)}.engine"
+        kept = self._cache / f"{compute_engine_digest(self._trt, file, inputs, self._device)}.engine"
         if not kept.exists():
-            timing = self._cache / f"{hashlib.sha256(self._platform().encode()).hexdigest()[:16]}.timing"
-            _write(kept, build_engine(self._trt, file, exactly(inputs), timing=timing))
+            timing = self._cache / f"{hashlib.sha256(self._read_platform().encode()).hexdigest()[:16]}.timing"
+            _write(kept, build_engine(self._trt, file, fix_shapes(inputs), timing=timing))
         engine = self._runtime.deserialize_cuda_engine(kept.read_bytes())
         if engine is None:
-            raise MeasuringFailed(f"{kept} cannot be read by {self._platform()}; remove it and run again")
+            raise MeasuringFailed(f"{kept} cannot be read by {self._read_platform()}; remove it and run again")
         return Execution(self._trt, self._cuda, engine, inputs).run
 
-    def _platform(self) -> str:
+    def _read_platform(self) -> str:
         return f"{self._trt.__name__} {self._trt.__version__} {self._device}"
 
 
@@ -101,11 +101,11 @@ def build_engine(
     """
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    network = _parsed(trt, builder, logger, file)
+    network = _parse(trt, builder, logger, file)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE)
     if capability is not None:
-        _for_capability(trt, config, capability)
+        _set_capability(trt, config, capability)
     profile = builder.create_optimization_profile()
     for given in (network.get_input(index) for index in range(network.num_inputs)):
         profile.set_shape(given.name, *shapes(given))
@@ -120,19 +120,19 @@ def build_engine(
     return bytes(plan)
 
 
-def exactly(inputs: Mapping[str, np.ndarray]) -> Shapes:
+def fix_shapes(inputs: Mapping[str, np.ndarray]) -> Shapes:
     """The shapes of these arrays and no others."""
 
-    def shapes(given: Any) -> tuple[Shape, Shape, Shape]:
+    def get_shapes(given: Any) -> tuple[Shape, Shape, Shape]:
         if given.name not in inputs:
             raise MeasuringFailed(f"the input {given.name!r} is not among {sorted(inputs)}; unpack the kit again")
         shape = tuple(inputs[given.name].shape)
         return shape, shape, shape
 
-    return shapes
+    return get_shapes
 
 
-def _parsed(trt: Any, builder: Any, logger: Any, file: Path) -> Any:
+def _parse(trt: Any, builder: Any, logger: Any, file: Path) -> Any:
     flags = trt.NetworkDefinitionCreationFlag
     typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
     network = builder.create_network(typed)
@@ -143,7 +143,7 @@ def _parsed(trt: Any, builder: Any, logger: Any, file: Path) -> Any:
     return network
 
 
-def _for_capability(trt: Any, config: Any, name: str) -> None:
+def _set_capability(trt: Any, config: Any, name: str) -> None:
     capability = getattr(getattr(trt, "ComputeCapability", None), name, None)
     if capability is None:
         raise MeasuringFailed(f"{trt.__name__} cannot build for {name!r} without that GPU; build on the device")
@@ -151,20 +151,20 @@ def _for_capability(trt: Any, config: Any, name: str) -> None:
     config.set_compute_capability(capability, 0)
 
 
-def engine_digest(trt: Any, file: Path, inputs: Mapping[str, np.ndarray], device: str) -> str:
+def compute_engine_digest(trt: Any, file: Path, inputs: Mapping[str, np.ndarray], device: str) -> str:
     """Names an engine by everything it depends on: graph and weights, shapes, version, device."""
     shapes = sorted((name, array.shape) for name, array in inputs.items())
-    text = f"{_content(file)} {shapes} {trt.__name__} {trt.__version__} {device}"
+    text = f"{_digest_content(file)} {shapes} {trt.__name__} {trt.__version__} {device}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _content(file: Path) -> str:
+def _digest_content(file: Path) -> str:
     """Of the file and of what lies beside it as external weights."""
-    return " ".join(_sha256(path) for path in (file, *sorted(file.parent.glob("*.data"))))
+    return " ".join(_compute_sha256(path) for path in (file, *sorted(file.parent.glob("*.data"))))
 
 
 @functools.cache
-def _sha256(path: Path) -> str:
+def _compute_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as opened:
         while part := opened.read(1 << 20):
@@ -190,7 +190,7 @@ class Execution:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         try:
-            self._stream = cuda.stream()
+            self._stream = cuda.create_stream()
             for name in given:
                 array = np.ascontiguousarray(inputs[name], trt.nptype(engine.get_tensor_dtype(name)))
                 self._context.set_input_shape(name, array.shape)
@@ -198,7 +198,7 @@ class Execution:
             for name in set(names) - set(given):
                 self._hold(name, cuda.allocate(self._context.get_max_output_size(name)))
         except OSError as error:
-            raise MeasuringFailed(f"the GPU has no room for the tensors ({first_line(error)})") from error
+            raise MeasuringFailed(f"the GPU has no room for the tensors ({get_first_line(error)})") from error
 
     def run(self) -> None:
         """One inference, waited for."""

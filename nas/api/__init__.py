@@ -1,8 +1,8 @@
 """Searches as a service: an HTTP API over jobs that run elsewhere. Nothing here imports torch."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "credentials": ["Role", "TokenFile"],

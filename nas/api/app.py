@@ -40,7 +40,7 @@ def create_app(settings: Settings, jobs: Jobs, tokens: Callable[[], tuple[Token,
         tokens: those that are valid now, asked at every request.
     """
     app = FastAPI(
-        title="nas", version=version("nas"), description=_ABOUT, lifespan=_until_the_end, docs_url=None,
+        title="nas", version=version("nas"), description=_ABOUT, lifespan=_run_until_end, docs_url=None,
         redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.settings, app.state.jobs = settings, jobs
@@ -50,7 +50,7 @@ def create_app(settings: Settings, jobs: Jobs, tokens: Callable[[], tuple[Token,
     app.state.limiter = CapacityLimiter(_THREADS)
     for router in (searches.router, devices.router, system.router, system.public):
         app.include_router(router)
-    app.add_api_route("/", _page, include_in_schema=False)
+    app.add_api_route("/", _serve_page, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     errors.install(app)
     app.add_middleware(Observer, metrics=app.state.metrics)
@@ -58,10 +58,10 @@ def create_app(settings: Settings, jobs: Jobs, tokens: Callable[[], tuple[Token,
 
 
 @asynccontextmanager
-async def _until_the_end(app: FastAPI) -> AsyncIterator[None]:
+async def _run_until_end(app: FastAPI) -> AsyncIterator[None]:
     yield
     await to_thread.run_sync(app.state.jobs.close)
 
 
-async def _page() -> FileResponse:
+async def _serve_page() -> FileResponse:
     return FileResponse(_STATIC / "index.html", media_type="text/html")

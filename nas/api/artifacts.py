@@ -4,7 +4,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nas.api.errors import unknown
+from nas.api.errors import make_unknown
 from nas.api.schemas import ArtifactView
 from nas.storage.result_folder import REQUEST
 
@@ -18,7 +18,7 @@ def list_artifacts(folder: Path) -> list[ArtifactView]:
         folders.sort()
         for name in sorted(files):
             path = Path(place) / name
-            if path.is_symlink() or not path.is_file() or _private(path.relative_to(folder)):
+            if path.is_symlink() or not path.is_file() or _is_private(path.relative_to(folder)):
                 continue
             try:
                 stat = path.stat()
@@ -42,13 +42,13 @@ def find_artifact(folder: Path, name: str) -> Path:
     try:
         home = folder.resolve(strict=True)
         path = (home / name).resolve(strict=True)
-        if path.is_relative_to(home) and path.is_file() and not _private(path.relative_to(home)):
+        if path.is_relative_to(home) and path.is_file() and not _is_private(path.relative_to(home)):
             return path
     except (OSError, ValueError, RuntimeError):  # nothing there, a name that is none, a loop of links
         pass
-    raise unknown(f"artifact {name[:80]!r}")
+    raise make_unknown(f"artifact {name[:80]!r}")
 
 
-def _private(name: Path) -> bool:
+def _is_private(name: Path) -> bool:
     """The request may hold the operator's database with its password; what begins with a dot is the program's own."""
     return name == Path(REQUEST) or any(part.startswith(".") for part in name.parts)

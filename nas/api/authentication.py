@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from nas.api.credentials import Role, Token, find
-from nas.api.errors import Refusal, unavailable
+from nas.api.errors import Refusal, make_unavailable
 from search_spaces.errors import NasError
 
 _LOG = logging.getLogger("nas.api")
@@ -47,20 +47,20 @@ class Access:
                 of tokens.
         """
         scheme, _, secret = (authorization or "").partition(" ")
-        token = find(secret.strip(), self._valid()) if scheme.lower() == "bearer" else None
-        if token is None or token.ended(datetime.now(UTC)):
+        token = find(secret.strip(), self._list_valid()) if scheme.lower() == "bearer" else None
+        if token is None or token.has_ended(datetime.now(UTC)):
             reason = "this needs a token" if authorization is None else "this token is not valid here"
             raise Refusal(
                 401, "unauthorized", f"{reason}; send Authorization: Bearer TOKEN (nas token create makes one)",
                 _CHALLENGE,
             )  # fmt: skip
-        if not token.may(role):
+        if not token.has_role(role):
             has = ", ".join(sorted(token.roles))
             raise Refusal(403, "forbidden", f"token {token.name} has the role {has}, and this needs {role}")
         self._count(token.name)
         return token
 
-    def _valid(self) -> tuple[Token, ...]:
+    def _list_valid(self) -> tuple[Token, ...]:
         """The tokens.
 
         Raises:
@@ -70,7 +70,7 @@ class Access:
             return self.tokens()
         except NasError as error:
             _LOG.error("tokens cannot be read", extra={"fields": {"error": str(error)}})
-            raise unavailable("the server cannot read its tokens; its log says why") from None
+            raise make_unavailable("the server cannot read its tokens; its log says why") from None
 
     def _count(self, name: str) -> None:
         bucket = self._buckets.get(name)
@@ -92,7 +92,7 @@ class Access:
 class GuardedRoute(APIRoute):
     """A route for those with its role; larger bodies than its limit are not read.
 
-    Both stand in `openapi_extra`, as `needs` writes them; a route without is an error when the app is made.
+    Both stand in `openapi_extra`, as `describe_needs` writes them; a route without is an error when the app is made.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -100,20 +100,20 @@ class GuardedRoute(APIRoute):
         handler, extra = super().get_route_handler(), self.openapi_extra or {}
         role, limit = Role(extra[ROLE]), extra[LIMIT]
 
-        async def guarded(request: Request) -> Response:
+        async def handle(request: Request) -> Response:
             request.state.token = request.app.state.access.admit(request.headers.get("authorization"), role)
             most = _UNREAD if limit is None else getattr(request.app.state.settings.limits, limit)
-            return await handler(Request(request.scope, _limited(request, most)))
+            return await handler(Request(request.scope, _limit_body(request, most)))
 
-        return guarded
+        return handle
 
 
-def needs(role: Role, body: str | None = None, **openapi: Any) -> dict[str, Any]:
+def describe_needs(role: Role, body: str | None = None, **openapi: Any) -> dict[str, Any]:
     """The `openapi_extra` of a guarded route; `body` names the limit in `Limits`, None where no body is taken."""
     return {ROLE: str(role), LIMIT: body, **openapi}
 
 
-def _limited(request: Request, limit: int) -> Receive:
+def _limit_body(request: Request, limit: int) -> Receive:
     """What receives a request's body, up to so many bytes, whether or not its length was announced.
 
     Raises:
@@ -121,19 +121,19 @@ def _limited(request: Request, limit: int) -> Receive:
     """
     declared, read = request.headers.get("content-length", ""), 0
     if declared.isascii() and declared.isdigit() and (len(declared) > _DIGITS or int(declared) > limit):
-        raise _too_large(limit)
+        raise _build_too_large_error(limit)
 
     async def receive() -> Message:
         nonlocal read
         message = await request.receive()
         read += len(message.get("body", b""))
         if read > limit:
-            raise _too_large(limit)
+            raise _build_too_large_error(limit)
         return message
 
     return receive
 
 
-def _too_large(limit: int) -> HTTPException:
+def _build_too_large_error(limit: int) -> HTTPException:
     """Of the one class that FastAPI lets through while it reads a body."""
     return HTTPException(413, f"this takes at most {limit} bytes; send less", {"Connection": "close"})

@@ -19,7 +19,7 @@ _ANSWER = b"HTTP/1.1 %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LATE, _FULL = _ANSWER % b"408 Request Timeout", _ANSWER % b"503 Service Unavailable"
 
 
-def connections_possible(asked: int) -> int:
+def count_possible_connections(asked: int) -> int:
     """How many connections there may be at a time: as many as asked, or as this process may open files for.
 
     The system's soft limit is raised for it where the hard one allows.
@@ -122,15 +122,15 @@ class Connection(H11Protocol):
         self._awaited, self._deadline = state, None
         seconds = {h11.IDLE: self.limits.head_s, h11.SEND_BODY: self.limits.body_s}.get(state)
         if seconds is not None:
-            self._deadline = self.loop.call_later(seconds, self._overdue, state)
+            self._deadline = self.loop.call_later(seconds, self._close_overdue, state)
 
-    def _overdue(self, state: object) -> None:
+    def _close_overdue(self, state: object) -> None:
         if self.conn.their_state is state:
             _LOG.info("ended", extra={"fields": {"client": self.client and self.client[0], "waited_for": str(state)}})
             self.end(_LATE)
         self._awaited = None
 
 
-def connection_class(limits: Limits) -> type[Connection]:
+def build_connection_class(limits: Limits) -> type[Connection]:
     """Connections with these limits."""
     return type("LimitedConnection", (Connection,), {"limits": limits})

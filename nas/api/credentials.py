@@ -39,16 +39,16 @@ class Token:
     roles: frozenset[Role]
     expires: datetime | None = None
 
-    def may(self, role: Role) -> bool:
+    def has_role(self, role: Role) -> bool:
         """Whether it has a role; `submit` includes `read`."""
         return role in self.roles or (role is Role.READ and Role.SUBMIT in self.roles)
 
-    def ended(self, now: datetime) -> bool:
+    def has_ended(self, now: datetime) -> bool:
         """Whether its time is over."""
         return self.expires is not None and now >= self.expires
 
 
-def new_token(name: str, roles: Iterable[Role], expires: datetime | None = None) -> tuple[str, Token]:
+def create_token(name: str, roles: Iterable[Role], expires: datetime | None = None) -> tuple[str, Token]:
     """A secret of 256 random bits, and what is kept of it.
 
     Raises:
@@ -60,17 +60,17 @@ def new_token(name: str, roles: Iterable[Role], expires: datetime | None = None)
     if not chosen:
         raise UsageError(f"token {name!r} has no role; give --role {', '.join(Role)}")
     secret = _PREFIX + secrets.token_urlsafe(32)
-    return secret, Token(name, digest_of(secret), chosen, expires)
+    return secret, Token(name, compute_digest(secret), chosen, expires)
 
 
-def digest_of(secret: str) -> str:
+def compute_digest(secret: str) -> str:
     """What is kept of a secret. It is random, so a plain hash cannot be searched backwards."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def find(secret: str, tokens: Iterable[Token]) -> Token | None:
     """The token of a secret; takes the same time wherever it is in the list, and however much of it is right."""
-    digest, found = digest_of(secret), None
+    digest, found = compute_digest(secret), None
     for token in tokens:
         if hmac.compare_digest(token.digest.encode(), digest.encode()):
             found = token
@@ -84,7 +84,7 @@ class TokenFile:
         self.path = path
         self._read: tuple[tuple[int, int, int], tuple[Token, ...]] | None = None
 
-    def tokens(self) -> tuple[Token, ...]:
+    def read_tokens(self) -> tuple[Token, ...]:
         """Those in the file now.
 
         Raises:
@@ -107,10 +107,10 @@ class TokenFile:
         Raises:
             UsageError: the name is taken or not usable.
         """
-        known = self.tokens() if self.path.exists() else ()
+        known = self.read_tokens() if self.path.exists() else ()
         if any(token.name == name for token in known):
             raise UsageError(f"token {name!r} is in {self.path} already; revoke it first, or choose another name")
-        secret, token = new_token(name, roles, expires)
+        secret, token = create_token(name, roles, expires)
         self._write((*known, token))
         return secret
 
@@ -120,7 +120,7 @@ class TokenFile:
         Raises:
             UsageError: there is none of that name.
         """
-        known = self.tokens()
+        known = self.read_tokens()
         if all(token.name != name for token in known):
             raise UsageError(f"token {name!r} is not in {self.path}; nas token list shows what is")
         self._write(tuple(token for token in known if token.name != name))
@@ -128,10 +128,10 @@ class TokenFile:
     def _write(self, tokens: tuple[Token, ...]) -> None:
         """Complete or not at all, for this account only."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(self.path, _HEADER + "".join(_in_toml(token) for token in tokens))
+        write_private(self.path, _HEADER + "".join(_format_toml(token) for token in tokens))
 
 
-def _in_toml(token: Token) -> str:
+def _format_toml(token: Token) -> str:
     """Names, roles and digests hold nothing that would have to be escaped."""
     roles = ", ".join(f'"{role}"' for role in sorted(token.roles))
     lines = [f'name = "{token.name}"', f'sha256 = "{token.digest}"', f"roles = [{roles}]"]
@@ -141,13 +141,13 @@ def _in_toml(token: Token) -> str:
 
 
 def _parse(text: str) -> tuple[Token, ...]:
-    tokens = tuple(_token(entry) for entry in tomllib.loads(text).get("token", []))
+    tokens = tuple(_read_token(entry) for entry in tomllib.loads(text).get("token", []))
     if len({token.name for token in tokens}) != len(tokens):
         raise ValueError("a name occurs twice")
     return tokens
 
 
-def _token(entry: dict[str, object]) -> Token:
+def _read_token(entry: dict[str, object]) -> Token:
     unknown = entry.keys() - {"name", "sha256", "roles", "expires"}
     if unknown:
         raise ValueError(f"unknown key {sorted(unknown)[0]!r}")

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nas.api.errors import Refusal, damaged
+from nas.api.errors import Refusal, make_damaged
 from nas.api.profile_import import ProfileImports
 from nas.api.schemas import CertificateReceipt, ProfileReceipt
 from nas.api.searches import Searches
 from nas.request.quantities import Budget
-from nas.results.certificate import Certificate, Verdict, sha256
+from nas.results.certificate import Certificate, Verdict, compute_sha256
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, NasError
 
@@ -30,7 +30,7 @@ class Devices:
         self._searches, self._imports = searches, ProfileImports()
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def profile(self, document: bytes) -> ProfileReceipt:
+    def keep_profile(self, document: bytes) -> ProfileReceipt:
         """Keep a device's profile where searches for that device find it.
 
         Raises:
@@ -39,7 +39,7 @@ class Devices:
         kept = self._imports.run(document)
         return ProfileReceipt(**{name: kept[name] for name in ProfileReceipt.model_fields})
 
-    def certificate(self, id: str, document: bytes, sender: str) -> CertificateReceipt:
+    def keep_certificate(self, id: str, document: bytes, sender: str) -> CertificateReceipt:
         """Keep a certificate of a search's winner beside its result.
 
         Args:
@@ -49,15 +49,15 @@ class Devices:
             Refusal: the search is not known or has no result, or the certificate is not of its winner.
             MeasurementError: it is none.
         """
-        certificate = _checked(document, "certificate.json", _certificate)
-        out = self._searches.folder(id)
-        result = self._searches.result(id)
+        certificate = _check(document, "certificate.json", _read_certificate)
+        out = self._searches.get_folder(id)
+        result = self._searches.read_result(id)
         try:
-            self._of_the_winner(certificate, result, out)
+            self._is_of_winner(certificate, result, out)
         except Refusal:
             raise
         except (OSError, LookupError, TypeError, ValueError, AttributeError, NasError):
-            raise damaged(id) from None
+            raise make_damaged(id) from None
         now = datetime.now(UTC)
         path = out / _FOLDER / f"{now:%Y%m%d-%H%M%S%f}-{sender}.json"
         path.parent.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ class Devices:
             certified=certificate.certified,
         )  # fmt: skip
 
-    def _of_the_winner(self, certificate: Certificate, result: dict[str, Any], out: Path) -> None:
+    def _is_of_winner(self, certificate: Certificate, result: dict[str, Any], out: Path) -> None:
         """Whether a certificate says something of this search's winner, under what the search was asked.
 
         Raises:
@@ -83,9 +83,9 @@ class Devices:
                 ("workload", str(certificate.workload) == result["workload"]),
                 ("percentile", certificate.percentile == result["percentile"]),
                 ("architecture", certificate.architecture == winner),
-                ("budget", _budget_holds(certificate, out, result)),
+                ("budget", _holds_budget(certificate, out, result)),
                 ("place of measurement", certificate.on_target or certificate.verdict is not Verdict.CERTIFIED),
-                ("file (sha256)", certificate.file_sha256 in self._exported(out)),
+                ("file (sha256)", certificate.file_sha256 in self._list_exported(out)),
             )
             if not same
         ]
@@ -95,19 +95,19 @@ class Devices:
                 f"not of this search's winner: {', '.join(wrong)} differ; certify the file of its artifacts",
             )  # fmt: skip
 
-    def _exported(self, out: Path) -> set[str]:
+    def _list_exported(self, out: Path) -> set[str]:
         """Digests of the winner's files, taken once each."""
         found = set()
         for path in (out / "winner").glob("*.onnx"):
             stat = path.stat()
             key = (str(path), stat.st_mtime_ns, stat.st_size)
             if key not in self._digests:
-                self._digests[key] = sha256(path)
+                self._digests[key] = compute_sha256(path)
             found.add(self._digests[key])
         return found
 
 
-def _certificate(path: Path) -> Certificate:
+def _read_certificate(path: Path) -> Certificate:
     """A certificate whose values are of the kinds that they are compared as; a drift below 1 would flatter it.
 
     Raises:
@@ -122,7 +122,7 @@ def _certificate(path: Path) -> Certificate:
     return certificate
 
 
-def _budget_holds(certificate: Certificate, out: Path, result: dict[str, Any]) -> bool:
+def _holds_budget(certificate: Certificate, out: Path, result: dict[str, Any]) -> bool:
     """Whether it was judged against the budget that was asked for.
 
     A fraction is of the parent that was measured beside the winner; where the target was not, of the predicted one.
@@ -133,13 +133,13 @@ def _budget_holds(certificate: Certificate, out: Path, result: dict[str, Any]) -
     if asked.fraction is None:
         wanted = asked.milliseconds or 0.0
     elif certificate.on_target and certificate.parent is not None:
-        wanted = asked.resolve(certificate.parent.percentile(certificate.percentile))
+        wanted = asked.resolve(certificate.parent.compute_percentile(certificate.percentile))
     else:
         wanted = float(result["budget_ms"])
     return abs(certificate.budget_ms - wanted) <= _ROUNDING
 
 
-def _checked(document: bytes, name: str, read: Callable[[Path], _T]) -> _T:
+def _check(document: bytes, name: str, read: Callable[[Path], _T]) -> _T:
     """What a reader of files makes of a document; its messages name the document, not the file.
 
     Raises:

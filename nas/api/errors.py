@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from nas.storage.redact import without_passwords
+from nas.storage.redact import remove_passwords
 from search_spaces.errors import ExecutionError, MissingExtra, NasError, StorageUnavailable, TrackingError
 
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -31,17 +31,17 @@ class Refusal(NasError):
         self.status, self.code, self.headers = status, code, dict(headers or {})
 
 
-def unknown(what: str) -> Refusal:
+def make_unknown(what: str) -> Refusal:
     """There is no such thing."""
     return Refusal(404, "not_found", f"{what} is not known here; GET /v1/searches lists what is")
 
 
-def unavailable(message: str) -> Refusal:
+def make_unavailable(message: str) -> Refusal:
     """What runs the searches cannot be reached."""
     return Refusal(503, "unavailable", message, {"Retry-After": "10"})
 
 
-def damaged(id: str) -> Refusal:
+def make_damaged(id: str) -> Refusal:
     """The files of a search do not hold what a search writes."""
     again = f"POST /v1/searches/{id}/resume has it written again"
     return Refusal(409, "damaged_result", f"the result of search {id} is damaged; {again}")
@@ -53,7 +53,7 @@ class ErrorResponse(Response):
     media_type = "application/json"
 
     def __init__(self, status: int, code: str, message: str, request_id: str, headers: Mapping[str, str]) -> None:
-        body = {"error": {"code": code, "message": without_passwords(message[:_LONGEST]), "request_id": request_id}}
+        body = {"error": {"code": code, "message": remove_passwords(message[:_LONGEST]), "request_id": request_id}}
         super().__init__(json.dumps(body).encode("ascii"), status, dict(headers))
 
 
@@ -64,7 +64,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
 
 
-def request_id(scope: Mapping[str, Any]) -> str:
+def get_request_id(scope: Mapping[str, Any]) -> str:
     """The id of the request in hand."""
     return str(scope.get("state", {}).get("request_id", ""))
 
@@ -73,26 +73,26 @@ async def _on_ours(request: Request, error: Exception) -> Response:
     """Errors of the tree are about what the client sent, but for those about what the server itself lacks."""
     status, code, headers = 422, "invalid", {}
     if isinstance(error, _OURS):
-        error = unavailable(str(error))
+        error = make_unavailable(str(error))
     if isinstance(error, Refusal):
         status, code, headers = error.status, error.code, error.headers
-    return ErrorResponse(status, code, str(error), request_id(request.scope), headers)
+    return ErrorResponse(status, code, str(error), get_request_id(request.scope), headers)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "refused")
     headers = error.headers or {}
-    return ErrorResponse(error.status_code, code, str(error.detail), request_id(request.scope), headers)
+    return ErrorResponse(error.status_code, code, str(error.detail), get_request_id(request.scope), headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    said = "; ".join(_in_words(problem) for problem in error.errors()[:8])
-    return ErrorResponse(422, "invalid", said, request_id(request.scope), {})
+    said = "; ".join(_describe(problem) for problem in error.errors()[:8])
+    return ErrorResponse(422, "invalid", said, get_request_id(request.scope), {})
 
 
-def _in_words(problem: Mapping[str, Any]) -> str:
+def _describe(problem: Mapping[str, Any]) -> str:
     """Where and what, without the value: it may be long, or no text at all."""
     where = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path", "header"))
     message = str(problem["msg"]).removeprefix("Value error, ")

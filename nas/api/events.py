@@ -40,7 +40,7 @@ async def follow(look: Look, run: int, offset: int, ending: anyio.Event) -> Asyn
     as it ended.
 
     Args:
-        look: `Searches.log` of the search, beside the event loop.
+        look: `Searches.read_log` of the search, beside the event loop.
         ending: set when the server ends; the client then comes back to the next one.
     """
     told, pause = None, _SOONEST_S
@@ -48,14 +48,14 @@ async def follow(look: Look, run: int, offset: int, ending: anyio.Event) -> Asyn
         view, now, part = await look(run, offset)
         if told != (view.state, view.runs):
             told = view.state, view.runs
-            yield _event("state", view, now, offset if now == run else 0)
+            yield _build_event("state", view, now, offset if now == run else 0)
         for line, after in part.lines:
-            yield JSONServerSentEvent({"line": line}, event=_kind(line), id=f"{now}-{after}")
+            yield JSONServerSentEvent({"line": line}, event=_get_kind(line), id=f"{now}-{after}")
         run, offset = now, part.offset
         if not part.lines and now < view.runs:
             run, offset = now + 1, 0  # what an earlier run said is told; the next one's follows
         elif not part.lines and view.state.ended:
-            yield _event("end", view, now, offset)
+            yield _build_event("end", view, now, offset)
             return
         elif not part.more:
             pause = _SOONEST_S if part.lines else min(_LATEST_S, pause * 1.5)
@@ -63,9 +63,9 @@ async def follow(look: Look, run: int, offset: int, ending: anyio.Event) -> Asyn
                 await ending.wait()
 
 
-def _kind(line: str) -> str:
+def _get_kind(line: str) -> str:
     return "document" if is_document(line) else "log"
 
 
-def _event(name: str, view: SearchView, run: int, offset: int) -> JSONServerSentEvent:
+def _build_event(name: str, view: SearchView, run: int, offset: int) -> JSONServerSentEvent:
     return JSONServerSentEvent(view.model_dump(mode="json"), event=name, id=f"{run}-{offset}")

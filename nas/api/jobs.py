@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from nas.storage.redact import without_passwords
+from nas.storage.redact import remove_passwords
 
 _PIECE = 1 << 16  # bytes; a longer line is told in pieces
 CHUNK = 1 << 18  # bytes of a log that are told at a time
@@ -70,7 +70,7 @@ class Jobs(Protocol):
             Refusal: there is no more room, or what runs jobs cannot be reached.
         """
 
-    def all(self) -> tuple[Job, ...]:
+    def list_all(self) -> tuple[Job, ...]:
         """Every job that is known.
 
         Raises:
@@ -85,7 +85,7 @@ class Jobs(Protocol):
             Refusal: what runs jobs cannot be reached.
         """
 
-    def log(self, id: str, offset: int) -> LogPart:
+    def read_log(self, id: str, offset: int) -> LogPart:
         """What the job wrote to both its streams from a byte on; of a job that runs, whole lines only.
 
         Raises:
@@ -127,7 +127,7 @@ def cut(data: bytes, offset: int, ended: bool) -> LogPart:
         if end < 0 and not ended and stop - position < _PIECE:
             break
         stop = min(stop, position + _PIECE)
-        text = without_passwords(data[position:stop].decode(errors="replace").rstrip("\r\n"))
+        text = remove_passwords(data[position:stop].decode(errors="replace").rstrip("\r\n"))
         position = stop
         lines.append((text, offset + position))
     return LogPart(tuple(lines), offset + position, more)
@@ -138,13 +138,13 @@ def is_document(line: str) -> bool:
     return line.startswith(_DOCUMENT)
 
 
-def last_words(log: str) -> str | None:
+def read_last_words(log: str) -> str | None:
     """The message of the error document that a failed `nas search --json` writes last; else its last line."""
     lines = [line for line in log.splitlines() if line.strip()]
     if not lines:
         return None
     try:
         document: Any = json.loads(lines[-1])
-        return without_passwords(str(document["error"]["message"]))
+        return remove_passwords(str(document["error"]["message"]))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return without_passwords(lines[-1].strip())[:500]
+        return remove_passwords(lines[-1].strip())[:500]

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas.api.errors import Refusal, unavailable
-from nas.api.jobs import CHUNK, Job, LogPart, State, cut, last_words
+from nas.api.errors import Refusal, make_unavailable
+from nas.api.jobs import CHUNK, Job, LogPart, State, cut, read_last_words
 from nas.storage.private_files import make_private, write_private
 
 _RECORD, _LOG, _EXIT = "job.json", "log.txt", "exit"
@@ -92,11 +92,13 @@ class LocalJobs:
                 (self._folder / id).mkdir()
                 self._save(record)
             except OSError as error:
-                raise unavailable(f"the search cannot be written down ({error.strerror}); make room first") from None
+                raise make_unavailable(
+                    f"the search cannot be written down ({error.strerror}); make room first"
+                ) from None
             self._records[id] = record
             self._fill()
 
-    def all(self) -> tuple[Job, ...]:
+    def list_all(self) -> tuple[Job, ...]:
         """Every job of the folder."""
         with self._lock:
             return tuple(record.job for record in self._records.values())
@@ -106,7 +108,7 @@ class LocalJobs:
         with self._lock:
             return self._records[id].job
 
-    def log(self, id: str, offset: int) -> LogPart:
+    def read_log(self, id: str, offset: int) -> LogPart:
         """What it wrote from a byte on."""
         ended = self.get(id).state.ended  # asked first: what it wrote last is there by then
         try:
@@ -126,14 +128,14 @@ class LocalJobs:
                 self._put(replace(record, state=State.CANCELLED, ended=time.time(), cancelled=True))
             elif record.state is State.RUNNING and not record.cancelled:
                 self._put(replace(record, cancelled=True))
-                _signal(record, signal.SIGINT)
+                _send_signal(record, signal.SIGINT)
 
     def check(self) -> None:
         """Whether the folder can be written to."""
         if self._closing:
-            raise unavailable("the server is ending; start it again")
+            raise make_unavailable("the server is ending; start it again")
         if not os.access(self._folder, os.W_OK):
-            raise unavailable(f"{self._folder} cannot be written to; give the server's account the right to")
+            raise make_unavailable(f"{self._folder} cannot be written to; give the server's account the right to")
 
     def close(self) -> None:
         """End what runs, which can go on later; what waits goes on waiting when a server is started again."""
@@ -142,7 +144,7 @@ class LocalJobs:
             keepers = list(self._keepers.values())
             for record in self._records.values():
                 if record.state is State.RUNNING:
-                    _signal(record, signal.SIGINT)
+                    _send_signal(record, signal.SIGINT)
         for keeper in keepers:
             keeper.join(self._grace_s + 10)
 
@@ -158,7 +160,7 @@ class LocalJobs:
         folder = self._folder / record.id
         command = ["sh", "-c", _KEEPER, str(folder / _EXIT), *self._command, *record.arguments]
         try:
-            with open(folder / _LOG, "ab", opener=_private) as log:
+            with open(folder / _LOG, "ab", opener=_open_private) as log:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True
                 )
@@ -166,7 +168,7 @@ class LocalJobs:
             self._put(replace(record, state=State.FAILED, ended=time.time(), message=f"it did not start: {error}"))
             return
         started = replace(
-            record, state=State.RUNNING, started=time.time(), pid=process.pid, born=_born(process.pid)
+            record, state=State.RUNNING, started=time.time(), pid=process.pid, born=_read_start_time(process.pid)
         )  # fmt: skip
         self._put(started)
         self._keep(started, process)
@@ -179,23 +181,23 @@ class LocalJobs:
 
     def _watch(self, record: _Record, process: subprocess.Popen[bytes] | None) -> None:
         deadline = None
-        while not self._gone(record, process):
+        while not self._has_ended(record, process):
             if deadline is None and (self._closing or self._records[record.id].cancelled):
                 deadline = time.monotonic() + self._grace_s
             if deadline is not None and time.monotonic() > deadline:
-                _signal(record, signal.SIGKILL)
+                _send_signal(record, signal.SIGKILL)
         with self._lock:
             self._finish(self._records[record.id])
             self._keepers.pop(record.id, None)
             self._fill()
 
-    def _gone(self, record: _Record, process: subprocess.Popen[bytes] | None) -> bool:
+    def _has_ended(self, record: _Record, process: subprocess.Popen[bytes] | None) -> bool:
         """Whether it has ended; waits a little for that."""
         if process is not None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_S)
             return process.returncode is not None
-        if (self._folder / record.id / _EXIT).exists() or not _alive(record):
+        if (self._folder / record.id / _EXIT).exists() or not _is_alive(record):
             return True
         time.sleep(_LOOK_S)
         return False
@@ -207,7 +209,7 @@ class LocalJobs:
             state = State.CANCELLED
         elif code in (None, _INTERRUPTED) or (code != 0 and self._closing):
             state = State.INTERRUPTED
-        message = None if state is State.SUCCEEDED else self._last_words(record.id)
+        message = None if state is State.SUCCEEDED else self._read_last_words(record.id)
         self._put(replace(record, state=state, ended=time.time(), exit_code=code, message=message))
 
     def _exit_code(self, record: _Record) -> int | None:
@@ -216,11 +218,11 @@ class LocalJobs:
             return int((self._folder / record.id / _EXIT).read_text())
         return None
 
-    def _last_words(self, id: str) -> str | None:
+    def _read_last_words(self, id: str) -> str | None:
         with suppress(OSError), (self._folder / id / _LOG).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL))
-            return last_words(file.read().decode(errors="replace"))
+            return read_last_words(file.read().decode(errors="replace"))
         return None
 
     def _count(self, state: State) -> int:
@@ -249,23 +251,23 @@ def _load(path: Path) -> _Record | None:
         return None
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _signal(record: _Record, number: signal.Signals) -> None:
+def _send_signal(record: _Record, number: signal.Signals) -> None:
     """To all processes of a job."""
-    if record.pid is not None and _alive(record):
+    if record.pid is not None and _is_alive(record):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(record.pid, number)
 
 
-def _alive(record: _Record) -> bool:
+def _is_alive(record: _Record) -> bool:
     """Whether the process that was started is there, and not another one that got its number."""
     if record.pid is None:
         return False
     if record.born is not None:
-        return _born(record.pid) == record.born
+        return _read_start_time(record.pid) == record.born
     try:
         os.kill(record.pid, 0)
     except OSError:
@@ -273,7 +275,7 @@ def _alive(record: _Record) -> bool:
     return True
 
 
-def _born(pid: int) -> str | None:
+def _read_start_time(pid: int) -> str | None:
     """When a process was started, in the system's own count; None where it has ended or the system does not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

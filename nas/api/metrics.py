@@ -27,14 +27,14 @@ class Metrics:
         self.following = 0
         self._searches = Gauge("nas_searches", "Searches in each state", ("state",), registry=self.registry)
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         known = method if method in _METHODS else "other"
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(known, route).observe(seconds)
 
     @contextmanager
-    def follower(self) -> Iterator[None]:
+    def count_follower(self) -> Iterator[None]:
         """Count a client for as long as it follows a search; to be used in the event loop only."""
         self.following += 1
         self._followers.set(self.following)
@@ -44,7 +44,7 @@ class Metrics:
             self.following -= 1
             self._followers.set(self.following)
 
-    def text(self, searches: Mapping[State, int]) -> bytes:
+    def render_text(self, searches: Mapping[State, int]) -> bytes:
         """Everything in Prometheus' text format."""
         for state in State:
             self._searches.labels(str(state)).set(searches.get(state, 0))

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nas.api.errors import ErrorResponse
 from nas.api.metrics import Metrics
-from nas.storage.redact import without_passwords
+from nas.storage.redact import remove_passwords
 
 _LOG = logging.getLogger("nas.api")
 _HEADERS = {
@@ -42,7 +42,7 @@ class Observer:
         id, began, status = uuid.uuid4().hex, time.monotonic(), 0
         scope.setdefault("state", {})["request_id"] = id
 
-        async def marked(message: Message) -> None:
+        async def send_marked(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -55,21 +55,21 @@ class Observer:
             await send(message)
 
         try:
-            await self._app(scope, receive, marked)
+            await self._app(scope, receive, send_marked)
         except ClientDisconnect:  # or it was let go because it took too long
             pass
         except Exception:
             _LOG.error("failed", extra={"fields": {"id": id, "traceback": traceback.format_exc()}})
             if status == 0:
                 said = f"the server failed; its log has the reason under {id}"
-                await ErrorResponse(500, "internal", said, id, {})(scope, receive, marked)
+                await ErrorResponse(500, "internal", said, id, {})(scope, receive, send_marked)
         finally:
-            self._tell(scope, status or 499, time.monotonic() - began)
+            self._log_request(scope, status or 499, time.monotonic() - began)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
         """One line: the route's template, never the path, the query or the headers as they came."""
         route, state = getattr(scope.get("route"), "path", "unmatched"), scope["state"]
-        self._metrics.answered(scope["method"], route, status, seconds)
+        self._metrics.count_request(scope["method"], route, status, seconds)
         token = state.get("token")
         fields = {
             "id": state["request_id"], "method": scope["method"][:16], "route": route, "status": status,
@@ -93,5 +93,5 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        said = {name: without_passwords(value) if isinstance(value, str) else value for name, value in line.items()}
+        said = {name: remove_passwords(value) if isinstance(value, str) else value for name, value in line.items()}
         return json.dumps(said)

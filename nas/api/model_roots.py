@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.parent.reference_models import find_reference, reference_names
+from nas.parent.reference_models import find_reference, list_reference_names
 from search_spaces.errors import UsageError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -29,38 +29,38 @@ class ModelRoots:
                 raise UsageError(f"model root {folder} is no folder; give one that exists")
         return cls(tuple(folder.resolve() for folder in folders), hub)
 
-    def model(self, text: str) -> str:
+    def resolve_model(self, text: str) -> str:
         """What `--model` is given: a reference model's name, an absolute path, or a hub id.
 
         Raises:
             UsageError: it is none that is allowed. Whether something else lies there is not told.
             MissingExtra: a reference model comes with a package that is not installed.
         """
-        if text in reference_names():
+        if text in list_reference_names():
             find_reference(text)
             return text
-        found = self._inside(text)
+        found = self._resolve_inside(text)
         if found is not None:
             return str(found)
         if self.hub and _HUB_ID.fullmatch(text) and ".." not in text:
             return text
         hub = "; ids of the hub are not allowed here" if not self.hub else ", nor an id such as owner/name"
-        raise UsageError(f"model {text!r} is none of {', '.join(reference_names())} and in no model root{hub}")
+        raise UsageError(f"model {text!r} is none of {', '.join(list_reference_names())} and in no model root{hub}")
 
-    def data(self, text: str) -> str:
+    def resolve_data(self, text: str) -> str:
         """What `--data` is given: the data of a reference model, or an absolute path.
 
         Raises:
             UsageError: it is none that is allowed.
             MissingExtra: as for models.
         """
-        reference = find_reference(text) if text in reference_names() else None
-        found = self._inside(text) if reference is None else reference.data
+        reference = find_reference(text) if text in list_reference_names() else None
+        found = self._resolve_inside(text) if reference is None else reference.data
         if found is None:
-            raise UsageError(f"data {text!r} is none of {', '.join(reference_names())} and in no model root")
+            raise UsageError(f"data {text!r} is none of {', '.join(list_reference_names())} and in no model root")
         return str(found)
 
-    def _inside(self, text: str) -> Path | None:
+    def _resolve_inside(self, text: str) -> Path | None:
         """Where a path leads if that is inside one of the folders: absolute, or relative to one of them."""
         if not text.isprintable():
             return None

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from nas.api.errors import Refusal, unavailable
-from nas.storage.cache_folder import cache_folder
+from nas.api.errors import Refusal, make_unavailable
+from nas.storage.cache_folder import get_cache_folder
 from search_spaces import errors
 from search_spaces.errors import MeasurementError, NasError
 
@@ -44,9 +44,9 @@ class ProfileImports:
         """
         _check_object(document)
         try:
-            cache_folder()
+            get_cache_folder()
         except NasError as error:
-            raise unavailable(f"profiles cannot be kept: {error}") from None
+            raise make_unavailable(f"profiles cannot be kept: {error}") from None
         if not self._turns.acquire(timeout=self._seconds):
             raise Refusal(
                 429, "too_many_imports", "other profiles are being fitted; try again later", {"Retry-After": "30"}
@@ -55,9 +55,9 @@ class ProfileImports:
             with tempfile.TemporaryDirectory(prefix="nas-") as folder:
                 path = Path(folder) / _NAME
                 path.write_bytes(document)
-                return _result(self._run(path), folder)
+                return _read_result(self._run(path), folder)
         except OSError as error:
-            raise unavailable(f"the profile cannot be looked at ({error.strerror}); make room first") from None
+            raise make_unavailable(f"the profile cannot be looked at ({error.strerror}); make room first") from None
         finally:
             self._turns.release()
 
@@ -87,7 +87,7 @@ def _check_object(document: bytes) -> None:
         raise MeasurementError(f"{_NAME} is no profile (it holds no JSON object); make it again with nas profile")
 
 
-def _result(done: subprocess.CompletedProcess[bytes], folder: str) -> dict[str, Any]:
+def _read_result(done: subprocess.CompletedProcess[bytes], folder: str) -> dict[str, Any]:
     """The document that was printed.
 
     Raises:

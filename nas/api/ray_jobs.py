@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from nas.api.errors import Refusal, unavailable
-from nas.api.jobs import Job, LogPart, State, cut, last_words
+from nas.api.errors import Refusal, make_unavailable
+from nas.api.jobs import Job, LogPart, State, cut, read_last_words
 from search_spaces.errors import MissingExtra
 
 _FRESH_S = 1.0  # an answer of the cluster serves everybody who asks within this time
@@ -53,22 +53,22 @@ class RayJobs:
         )
         self._kept.clear()
 
-    def all(self) -> tuple[Job, ...]:
+    def list_all(self) -> tuple[Job, ...]:
         """Those of the cluster's jobs that were submitted by a server like this one."""
-        listed = self._recent("jobs", lambda client: client.list_jobs())
-        return tuple(_job(details) for details in listed if _MARK in (details.metadata or {}))
+        listed = self._get_recent("jobs", lambda client: client.list_jobs())
+        return tuple(_build_job(details) for details in listed if _MARK in (details.metadata or {}))
 
     def get(self, id: str) -> Job:
         """One job."""
-        found = next((job for job in self.all() if job.id == id), None)
+        found = next((job for job in self.list_all() if job.id == id), None)
         if found is None:
             raise KeyError(id)
         return found
 
-    def log(self, id: str, offset: int) -> LogPart:
+    def read_log(self, id: str, offset: int) -> LogPart:
         """What its driver wrote; the cluster always tells all of it."""
         ended = self.get(id).state.ended
-        data: bytes = self._recent(f"log {id} {ended}", lambda client: client.get_job_logs(id).encode())
+        data: bytes = self._get_recent(f"log {id} {ended}", lambda client: client.get_job_logs(id).encode())
         start = min(offset, len(data))
         return cut(data[start:], start, ended)
 
@@ -85,7 +85,7 @@ class RayJobs:
     def close(self) -> None:
         """The cluster's jobs go on."""
 
-    def _recent(self, name: str, question: Callable[[Any], _T]) -> _T:
+    def _get_recent(self, name: str, question: Callable[[Any], _T]) -> _T:
         """The answer to a question, or what it was a moment ago."""
         known = self._kept.get(name)
         if known is not None and time.monotonic() - known[0] < _FRESH_S:
@@ -103,14 +103,14 @@ class RayJobs:
             Refusal: it does not answer, or does not let us in.
         """
         try:
-            return question(self._client())
+            return question(self._get_client())
         except (Refusal, MissingExtra):
             raise
         except Exception as error:  # the client raises what its libraries do, and RuntimeError for any answer
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise unavailable(f"the Ray cluster does not do it ({reason}); see whether it runs") from error
+            raise make_unavailable(f"the Ray cluster does not do it ({reason}); see whether it runs") from error
 
-    def _client(self) -> Any:
+    def _get_client(self) -> Any:
         with self._lock:
             if self._made is None:
                 self._made = _connect(self._address)
@@ -126,16 +126,23 @@ def _connect(address: str) -> Any:
     return JobSubmissionClient(address)
 
 
-def _job(details: Any) -> Job:
+def _build_job(details: Any) -> Job:
     state = _STATES[str(getattr(details.status, "value", details.status))]
     message = None
     if state is State.FAILED and details.message:
-        message = last_words(details.message)
+        message = read_last_words(details.message)
     code = getattr(details, "driver_exit_code", None)
     if state is State.SUCCEEDED:
         code = 0
-    return Job(details.submission_id, state, _seconds(details.start_time), _seconds(details.end_time), code, message)
+    return Job(
+        details.submission_id,
+        state,
+        _convert_to_seconds(details.start_time),
+        _convert_to_seconds(details.end_time),
+        code,
+        message,
+    )
 
 
-def _seconds(ms: int | None) -> float | None:
+def _convert_to_seconds(ms: int | None) -> float | None:
     return ms / 1000 if ms else None

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.api.errors import Refusal, damaged, unavailable, unknown
+from nas.api.errors import Refusal, make_damaged, make_unavailable, make_unknown
 from nas.api.jobs import Job, Jobs, LogPart, State
 from nas.api.model_roots import ModelRoots
 from nas.api.schemas import SearchPage, SearchView
@@ -61,7 +61,7 @@ class Searches:
         """
         now = datetime.now(UTC)
         id = f"{now:%Y%m%d-%H%M%S%f}-{secrets.token_hex(3)}"
-        arguments = [*submission.arguments(self._roots, self._folder / id / _OUT), *self._extra]
+        arguments = [*submission.build_arguments(self._roots, self._folder / id / _OUT), *self._extra]
         request = submission.model_dump(exclude_none=True)
         search = Search(id, owner, now.isoformat(), request, tuple(arguments), (id,))
         self._start(search, id)
@@ -74,8 +74,8 @@ class Searches:
             Refusal: it is not known, runs, or is done.
         """
         with self._lock:
-            search, state = self._known(id), self.get(id).state
-            if state not in _ONCE_AGAIN and not (state is State.SUCCEEDED and self._result_is_damaged(id)):
+            search, state = self._find_known(id), self.get(id).state
+            if state not in _ONCE_AGAIN and not (state is State.SUCCEEDED and self._has_damaged_result(id)):
                 raise Refusal(409, "conflict", f"search {id} is {state}; only one that stopped early can be resumed")
             job = f"{id}-{len(search.jobs) + 1}"
             self._start(replace(search, jobs=(*search.jobs, job)), job)
@@ -83,7 +83,7 @@ class Searches:
 
     def cancel(self, id: str) -> SearchView:
         """Ask a search to end; one that has ended stays as it is."""
-        job = self._known(id).jobs[-1]
+        job = self._find_known(id).jobs[-1]
         with suppress(KeyError):  # nobody remembers that job, so it does not run
             self.jobs.cancel(job)
         return self.get(id)
@@ -94,69 +94,69 @@ class Searches:
         Raises:
             Refusal: it is not known.
         """
-        search = self._known(id)
+        search = self._find_known(id)
         try:
             job = self.jobs.get(search.jobs[-1])
         except KeyError:
-            job = self._lost(search)
-        return _view(search, job)
+            job = self._describe_lost(search)
+        return _build_view(search, job)
 
-    def page(self, limit: int, before: str | None = None, state: State | None = None) -> SearchPage:
+    def list_page(self, limit: int, before: str | None = None, state: State | None = None) -> SearchPage:
         """The latest searches, or the latest before one of them."""
-        jobs = {job.id: job for job in self.jobs.all()}
+        jobs = {job.id: job for job in self.jobs.list_all()}
         found: list[SearchView] = []
         for id in sorted(self._searches, reverse=True):
             if before is not None and id >= before:
                 continue
             search = self._searches[id]
-            job = jobs.get(search.jobs[-1]) or self._lost(search)
+            job = jobs.get(search.jobs[-1]) or self._describe_lost(search)
             if state is None or job.state is state:
-                found.append(_view(search, job))
+                found.append(_build_view(search, job))
             if len(found) > limit:
                 return SearchPage(searches=found[:limit], next=found[limit - 1].id)
         return SearchPage(searches=found)
 
-    def states(self) -> Counter[State]:
+    def count_states(self) -> Counter[State]:
         """How many searches there are in each state."""
-        jobs = {job.id: job for job in self.jobs.all()}
-        return Counter((jobs.get(s.jobs[-1]) or self._lost(s)).state for s in tuple(self._searches.values()))
+        jobs = {job.id: job for job in self.jobs.list_all()}
+        return Counter((jobs.get(s.jobs[-1]) or self._describe_lost(s)).state for s in tuple(self._searches.values()))
 
-    def log(self, id: str, run: int, offset: int) -> tuple[SearchView, int, LogPart]:
+    def read_log(self, id: str, run: int, offset: int) -> tuple[SearchView, int, LogPart]:
         """The search, a run of it (the last one where there are not so many), and the run's log from a byte on.
 
         The search is looked at first: when it has ended, what it wrote last is in the log.
         """
-        search, view = self._known(id), self.get(id)
+        search, view = self._find_known(id), self.get(id)
         if run > len(search.jobs):
             run, offset = len(search.jobs), 0
         try:
-            return view, run, self.jobs.log(search.jobs[run - 1], offset)
+            return view, run, self.jobs.read_log(search.jobs[run - 1], offset)
         except KeyError:
             return view, run, LogPart((), offset)
 
-    def folder(self, id: str) -> Path:
+    def get_folder(self, id: str) -> Path:
         """The result folder of a search; it may not be there yet.
 
         Raises:
             Refusal: the search is not known.
         """
-        return self._folder / self._known(id).id / _OUT
+        return self._folder / self._find_known(id).id / _OUT
 
-    def result(self, id: str) -> dict[str, Any]:
+    def read_result(self, id: str) -> dict[str, Any]:
         """The document that the search wrote.
 
         Raises:
             Refusal: the search is not known, has none yet, or it is damaged.
         """
         try:
-            document = json.loads((self.folder(id) / RESULT).read_text())
+            document = json.loads((self.get_folder(id) / RESULT).read_text())
         except FileNotFoundError:
             state = self.get(id).state
             raise Refusal(404, "no_result", f"search {id} is {state} and has no result; follow its events") from None
         except (OSError, ValueError, RecursionError):
-            raise damaged(id) from None
+            raise make_damaged(id) from None
         if not isinstance(document, dict):
-            raise damaged(id)
+            raise make_damaged(id)
         return document
 
     def check(self) -> None:
@@ -167,9 +167,9 @@ class Searches:
         """
         self.jobs.check()
 
-    def _known(self, id: str) -> Search:
+    def _find_known(self, id: str) -> Search:
         if id not in self._searches:
-            raise unknown(f"search {id[:80]!r}")
+            raise make_unknown(f"search {id[:80]!r}")
         return self._searches[id]
 
     def _start(self, search: Search, job: str) -> None:
@@ -178,7 +178,7 @@ class Searches:
         try:
             self._save(search)
         except OSError as error:
-            raise unavailable(f"the search cannot be written down ({error.strerror}); make room first") from None
+            raise make_unavailable(f"the search cannot be written down ({error.strerror}); make room first") from None
         try:
             self.jobs.submit(job, search.arguments, {"nas.search": search.id, "nas.owner": search.owner})
         except BaseException:
@@ -190,11 +190,11 @@ class Searches:
             raise
         self._searches[search.id] = search
 
-    def _result_is_damaged(self, id: str) -> bool:
+    def _has_damaged_result(self, id: str) -> bool:
         try:
-            self.result(id)
+            self.read_result(id)
         except Refusal as refused:
-            return refused.status == damaged(id).status
+            return refused.status == make_damaged(id).status
         return False
 
     def _save(self, search: Search) -> None:
@@ -202,7 +202,7 @@ class Searches:
         path.parent.mkdir(exist_ok=True)
         write_private(path, json.dumps(asdict(search)) + "\n")
 
-    def _lost(self, search: Search) -> Job:
+    def _describe_lost(self, search: Search) -> Job:
         """What can be said of a search whose job nobody remembers: a cluster forgets when it is started anew."""
         done = (self._folder / search.id / _OUT / RESULT).exists()
         return Job(search.jobs[-1], State.SUCCEEDED if done else State.LOST)
@@ -215,7 +215,7 @@ def _load(path: Path) -> Search | None:
         document = json.loads(path.read_text())
         document |= {"arguments": tuple(document["arguments"]), "jobs": tuple(document["jobs"])}
         search = Search(**document)
-        _view(search, Job(search.jobs[-1], State.LOST))  # it can be shown
+        _build_view(search, Job(search.jobs[-1], State.LOST))  # it can be shown
         if search.id != path.parent.name:
             raise ValueError(f"it is of search {search.id}")
         return search
@@ -224,13 +224,13 @@ def _load(path: Path) -> Search | None:
         return None
 
 
-def _view(search: Search, job: Job) -> SearchView:
+def _build_view(search: Search, job: Job) -> SearchView:
     return SearchView(
         id=search.id, owner=search.owner, created=datetime.fromisoformat(search.created), state=job.state,
-        started=_time(job.started), ended=_time(job.ended), exit_code=job.exit_code, message=job.message,
+        started=_parse_time(job.started), ended=_parse_time(job.ended), exit_code=job.exit_code, message=job.message,
         runs=len(search.jobs), request=search.request,
     )  # fmt: skip
 
 
-def _time(seconds: float | None) -> datetime | None:
+def _parse_time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from nas.api.app import create_app
-from nas.api.credentials import Role, Token, TokenFile, new_token
+from nas.api.credentials import Role, Token, TokenFile, create_token
 from nas.api.jobs import Jobs
 from nas.api.local_jobs import LocalJobs
 from nas.api.middleware import JsonLines
 from nas.api.ray_jobs import RayJobs
 from nas.api.settings import Settings
-from nas.storage.redact import without_password
+from nas.storage.redact import remove_password
 from search_spaces.errors import UsageError
 
 LOCAL = "local"
@@ -41,35 +41,36 @@ def serve(settings: Settings, address: Address, jobs: Jobs, tokens: Callable[[],
     """Serve until Ctrl-C or SIGTERM."""
     import uvicorn
 
-    from nas.api.connection import connection_class, connections_possible
+    from nas.api.connection import build_connection_class, count_possible_connections
 
     log_as_json()
-    limits = replace(settings.limits, connections=connections_possible(settings.limits.connections))
+    limits = replace(settings.limits, connections=count_possible_connections(settings.limits.connections))
     config = uvicorn.Config(
         create_app(settings, jobs, tokens), host=address.host, port=address.port, log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_graceful_shutdown=_DRAIN_S, http=connection_class(limits),
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=_DRAIN_S,
+        http=build_connection_class(limits),
         ws="none", ssl_certfile=address.certificate, ssl_keyfile=address.key,
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # the signal that ended it, which it passes on when everything is done
         uvicorn.Server(config).run()
 
 
-def jobs_of(place: str, settings: Settings, running: int, queued: int) -> Jobs:
+def open_jobs(place: str, settings: Settings, running: int, queued: int) -> Jobs:
     """What runs the searches: `local`, or the cluster of a dashboard's address.
 
     Raises:
         UsageError: it is neither.
     """
     if place == LOCAL:
-        return LocalJobs(settings.jobs, program(), running, queued)
+        return LocalJobs(settings.jobs, find_program(), running, queued)
     if urlsplit(place).scheme not in ("http", "https") or not urlsplit(place).hostname:
         raise UsageError(
-            f"jobs {without_password(place)!r} is neither {LOCAL} nor the address of a Ray dashboard; http://HEAD:8265"
+            f"jobs {remove_password(place)!r} is neither {LOCAL} nor the address of a Ray dashboard; http://HEAD:8265"
         )
     return RayJobs(place)
 
 
-def program() -> tuple[str, ...]:
+def find_program() -> tuple[str, ...]:
     """The `nas` program of this installation."""
     beside = Path(sys.executable).with_name("nas")
     found = str(beside) if beside.is_file() else shutil.which("nas")
@@ -93,7 +94,7 @@ def lock(root: Path) -> AbstractContextManager[object]:
         raise UsageError(f"root {root} cannot be used ({error.strerror}); give a folder that can be written") from None
 
 
-def tokens_for(file: Path | None, host: str) -> tuple[Callable[[], tuple[Token, ...]], str | None]:
+def prepare_tokens(file: Path | None, host: str) -> tuple[Callable[[], tuple[Token, ...]], str | None]:
     """The valid tokens, and the secret of one that was made for this run, where there is no file.
 
     Raises:
@@ -101,15 +102,15 @@ def tokens_for(file: Path | None, host: str) -> tuple[Callable[[], tuple[Token, 
     """
     if file is not None:
         kept = TokenFile(file)
-        if not kept.tokens():
+        if not kept.read_tokens():
             raise UsageError(f"tokens file {file} holds no token; make one with nas token create")
-        return kept.tokens, None
+        return kept.read_tokens, None
     if not is_loopback(host):
         raise UsageError(
             f"host {host} can be reached by others, so tokens are needed; make a file with nas token create NAME "
             "--role submit --tokens FILE, and give it as --tokens FILE"
         )
-    secret, token = new_token("local", Role)
+    secret, token = create_token("local", Role)
     return lambda: (token,), secret
 
 
@@ -132,7 +133,7 @@ def check_mlflow(url: str | None) -> str | None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(
-            f"mlflow {without_password(url)!r} is no address of a server; write for example http://mlflow:5000"
+            f"mlflow {remove_password(url)!r} is no address of a server; write for example http://mlflow:5000"
         )
     if parts.password:
         raise UsageError(

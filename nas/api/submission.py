@@ -16,7 +16,7 @@ from search_spaces.errors import NasError
 from search_spaces.servable import parse_servable
 
 
-def _parsed(parse: Callable[[str], object]) -> AfterValidator:
+def _build_validator(parse: Callable[[str], object]) -> AfterValidator:
     """A text that a parser reads; what it complains of is told."""
 
     def check(text: str) -> str:
@@ -41,26 +41,26 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    target: Annotated[str, _Words, _parsed(find_target)] = Field(description="GET /v1/targets lists them")
-    budget: Annotated[str, _Amount, _parsed(Budget.parse)] = Field(description="20ms, or 0.6x of the parent's")
-    model: Annotated[str, _Path, _parsed(str)] | None = Field(
+    target: Annotated[str, _Words, _build_validator(find_target)] = Field(description="GET /v1/targets lists them")
+    budget: Annotated[str, _Amount, _build_validator(Budget.parse)] = Field(description="20ms, or 0.6x of the parent's")
+    model: Annotated[str, _Path, _build_validator(str)] | None = Field(
         None, description="A shipped model, a path inside a model root, or a hub id where the server allows it"
     )
-    data: Annotated[str, _Path, _parsed(str)] | None = Field(
+    data: Annotated[str, _Path, _build_validator(str)] | None = Field(
         None, description="Of a shipped model by its name, or a path inside a model root"
     )
-    workload: Annotated[str, _Words, _parsed(Workload.parse)] | None = None
-    units: Annotated[str, _Words, _parsed(parse_units)] = "attention,mlp,block"
-    tokens: Annotated[str, _Words, _parsed(check_tokens)] = "off"
-    compensate: Annotated[str, _Words, _parsed(check_compensation)] = "auto"
+    workload: Annotated[str, _Words, _build_validator(Workload.parse)] | None = None
+    units: Annotated[str, _Words, _build_validator(parse_units)] = "attention,mlp,block"
+    tokens: Annotated[str, _Words, _build_validator(check_tokens)] = "off"
+    compensate: Annotated[str, _Words, _build_validator(check_compensation)] = "auto"
     percentile: Annotated[int, Field(ge=50, le=99)] = 90
     trials: Annotated[int, Field(ge=1, le=10_000)] = 48
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    time_limit: Annotated[str, _Amount, _parsed(parse_duration)] | None = None
-    max_parameters: Annotated[str, _Amount, _parsed(ParameterLimit.parse)] | None = None
-    method: Annotated[str, _Words, _parsed(check_method)] = "nas"
+    time_limit: Annotated[str, _Amount, _build_validator(parse_duration)] | None = None
+    max_parameters: Annotated[str, _Amount, _build_validator(ParameterLimit.parse)] | None = None
+    method: Annotated[str, _Words, _build_validator(check_method)] = "nas"
     pareto: bool = False
-    servable: Annotated[str, _Words, _parsed(parse_servable)] = "any"
+    servable: Annotated[str, _Words, _build_validator(parse_servable)] = "any"
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Submission":
@@ -68,15 +68,15 @@ class Submission(BaseModel):
             raise ValueError(f"method {self.method} drops tokens; add tokens: {SEARCH}")
         return self
 
-    def arguments(self, roots: ModelRoots, out: Path) -> list[str]:
+    def build_arguments(self, roots: ModelRoots, out: Path) -> list[str]:
         """The arguments of `nas` that run it. Each is one word with its flag, so that no value can be another flag.
 
         Raises:
             UsageError: model or data are not allowed.
         """
         given = {
-            "model": None if self.model is None else roots.model(self.model),
-            "data": None if self.data is None else roots.data(self.data),
+            "model": None if self.model is None else roots.resolve_model(self.model),
+            "data": None if self.data is None else roots.resolve_data(self.data),
             **self.model_dump(exclude={"model", "data", "pareto"}, exclude_defaults=True),
         }
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]

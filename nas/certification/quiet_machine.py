@@ -17,25 +17,25 @@ WAIT_S = 300.0  # from the first proof of noise on, measuring again included
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 60.0
 
 
-def noise(parent: Measurement, percentile: int | None) -> str | None:
+def find_noise(parent: Measurement, percentile: int | None) -> str | None:
     """What in the parent's latency proves that a machine was doing other work meanwhile; None where nothing does.
 
     Args:
         percentile: of a budget in milliseconds, whose tail has to be calm; None for a fraction of the parent.
     """
-    spread = (parent.percentile(90) - parent.percentile(10)) / parent.p50
+    spread = (parent.compute_percentile(90) - parent.compute_percentile(10)) / parent.p50
     if spread > RANGE:
         return (
             f"the parent's latency ranges over {100 * spread:.0f} % of its median (10th to 90th percentile; "
             f"a quiet machine stays below {100 * RANGE:.0f} %)"
         )
-    if percentile is not None and parent.percentile(percentile) > TAIL * parent.p50:
-        tail = parent.percentile(percentile) / parent.p50
+    if percentile is not None and parent.compute_percentile(percentile) > TAIL * parent.p50:
+        tail = parent.compute_percentile(percentile) / parent.p50
         return f"p{percentile} of the parent is {tail:.1f} x its median (a quiet machine stays below {TAIL:.0f} x)"
     return None
 
 
-def slower_than_parent(measured: Mapping[Architecture, Measurement], most: float = SLOWER) -> list[Architecture]:
+def find_slower_than_parent(measured: Mapping[Architecture, Measurement], most: float = SLOWER) -> list[Architecture]:
     """Those that measured significantly slower than the parent that they only lack parts of: noise, if once."""
     return [
         architecture
@@ -45,11 +45,11 @@ def slower_than_parent(measured: Mapping[Architecture, Measurement], most: float
 
 
 def _is_slower(candidate: Measurement, most: float) -> bool:
-    low, _ = candidate.ratio_bounds()
-    return candidate.ratio() > most and low is not None and low > 1
+    low, _ = candidate.compute_ratio_bounds()
+    return candidate.compute_ratio() > most and low is not None and low > 1
 
 
-def parent_moved(then: Measurement, now: Measurement, most: float = MOVED) -> str | None:
+def check_parent_moved(then: Measurement, now: Measurement, most: float = MOVED) -> str | None:
     """Whether the parent's median changed by more than a factor since it was profiled, in words."""
     change = now.p50 / then.p50
     if 1 / most <= change <= most:
@@ -80,10 +80,10 @@ class QuietWait:
             raise MachineTooBusy(reason)
         seconds = min(self._next_s, left)
         self._next_s = min(2 * self._next_s, _LONGEST_WAIT_S)
-        self.progress.message(
+        self.progress.show_message(
             f"this machine is busy: {reason}; measuring again in {seconds:.0f} s, for another {left:.0f} s at most"
         )
-        with self.progress.stage("waiting for a quiet machine", total=seconds) as stage:
+        with self.progress.open_stage("waiting for a quiet machine", total=seconds) as stage:
             for _ in range(max(1, round(seconds))):
                 self.sleep(seconds / max(1, round(seconds)))
                 stage.advance(seconds / max(1, round(seconds)))

@@ -9,20 +9,20 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-from latency_models.measurement import Measurement, least_samples
+from latency_models.measurement import Measurement, compute_min_samples
 from latency_models.profile import Profile
 from latency_models.run_plan import Measured
 from latency_models.runner.measure import SENTINEL_EVERY
 from latency_models.workload import Phase, Workload
-from nas.certification.quiet_machine import WAIT_S, QuietWait, noise
+from nas.certification.quiet_machine import WAIT_S, QuietWait, find_noise
 from nas.certification.search_context import SearchContext
 from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
 from nas.certification.selection_state import get_profile
-from nas.profiling.choose_workload import fitting
+from nas.profiling.choose_workload import fit_workload
 from nas.profiling.device import Device, Effort, ThisMachine
 from nas.progress import Phases, Progress
-from nas.results.certificate import Certificate, Verdict, confidence_of, judge, too_busy
-from nas.results.result import versions
+from nas.results.certificate import Certificate, Verdict, compute_confidence, judge, mark_too_busy
+from nas.results.result import list_versions
 from nas.search import Problem, SearchOutcome, run_search
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ProfileMismatch
@@ -59,7 +59,7 @@ class CertificationRun:
         if self.context.device is not None:
             callbacks = SelectionCallbacks(
                 self.context.request.budget, self.search, self.measure, self.certify, self.predict,
-                self.context.device.profile, self.wait, self.progress.message,
+                self.context.device.profile, self.wait, self.progress.show_message,
             )  # fmt: skip
             return choose_winner(callbacks, problem)
         outcome = self.search(problem)
@@ -71,19 +71,21 @@ class CertificationRun:
         with Phases(self.progress) as phases:
 
             def on_phase(name: str, done: float, total: float) -> None:
-                phases.at(f"searching: {name}", done, total)
+                phases.report(f"searching: {name}", done, total)
 
             def on_trial(more: int, note: str) -> None:
                 nonlocal tried
                 tried += more
-                phases.at("searching: evaluating candidates", tried, trials, note)
+                phases.report("searching: evaluating candidates", tried, trials, note)
 
             return run_search(replace(problem, on_trial=on_trial, on_phase=on_phase))
 
     def measure(self, problem: Problem, architectures: list[Architecture]) -> Profile:
         """Candidates beside the parent."""
         assert self.context.device is not None
-        return self.context.device.measure(architectures, self._effort(problem, CONTENDER_SECONDS, len(architectures)))
+        return self.context.device.measure(
+            architectures, self._choose_effort(problem, CONTENDER_SECONDS, len(architectures))
+        )
 
     def certify(self, problem: Problem, winner: Architecture, looks: int = 0) -> Certificate:
         """Export the winner, measure it beside the parent in fresh processes, judge it.
@@ -97,39 +99,40 @@ class CertificationRun:
             ProfileMismatch: the device has another power mode, runtime or precision than when it was profiled.
         """
         assert self.context.device is not None
-        file, seconds = self._exported(self.context.device, winner), CONFIRM_SECONDS
-        measured = self.context.device.compare(file, self._effort(problem, seconds, 1))
+        file, seconds = self._export(self.context.device, winner), CONFIRM_SECONDS
+        measured = self.context.device.compare(file, self._choose_effort(problem, seconds, 1))
         for look in count(1):
-            certificate = self._judged(problem, winner, file, measured, looks + look, look)
+            certificate = self._judge(problem, winner, file, measured, looks + look, look)
             settled = certificate.verdict is not Verdict.UNDECIDED or certificate.spread <= WIDE / 2
-            if settled or look == LOOKS or noise(measured.of["parent"], self._tail):
+            if settled or look == LOOKS or find_noise(measured.of["parent"], self._tail):
                 break
-            measured = measured.joined(self.context.device.compare(file, self._effort(problem, seconds, 1)))
+            measured = measured.join(self.context.device.compare(file, self._choose_effort(problem, seconds, 1)))
             seconds *= 2
         return certificate
 
     def predict(self, problem: Problem, winner: Architecture, reason: str) -> Certificate:
         """The winner's certificate where the machine was too busy to prove it: exported, and predicted."""
         assert self.context.device is not None
-        file, profile = self._exported(self.context.device, winner), get_profile(problem)
-        budget_ms = self.context.request.budget.resolve(problem.ms(problem.space.parent))
+        file, profile = self._export(self.context.device, winner), get_profile(problem)
+        budget_ms = self.context.request.budget.resolve(problem.predict_ms(problem.space.parent))
         draft = judge(
             target=self.context.target.name, on_target=False, file=file, workload=self.context.workload,
-            percentile=self.context.request.percentile, budget_ms=budget_ms, predicted_ms=problem.ms(winner),
-            architecture=winner, environment=profile.key, versions=versions(), measured=None,
+            percentile=self.context.request.percentile, budget_ms=budget_ms, predicted_ms=problem.predict_ms(winner),
+            architecture=winner, environment=profile.key, versions=list_versions(), measured=None,
             fraction=self.context.request.budget.fraction,
         )  # fmt: skip
-        return too_busy(draft, reason)
+        return mark_too_busy(draft, reason)
 
     def compare_here(self, problem: Problem, winner: Architecture) -> Certificate:
         """The certificate of a target that is not at hand: a prediction, with both files measured on this machine."""
-        device = ThisMachine(self.context.subject, self.context.export, self._small(), self.progress)
-        file = self._exported(device, winner)
+        device = ThisMachine(self.context.subject, self.context.export, self._choose_small_workload(), self.progress)
+        file = self._export(device, winner)
         measured = device.compare(file, Effort(*HERE))
         return judge(
             target=self.context.target.name, on_target=False, file=file, workload=self.context.workload,
-            percentile=self.context.request.percentile, budget_ms=problem.budget_ms, predicted_ms=problem.ms(winner),
-            architecture=winner, environment=measured.key, versions=versions(),
+            percentile=self.context.request.percentile, budget_ms=problem.budget_ms,
+            predicted_ms=problem.predict_ms(winner),
+            architecture=winner, environment=measured.key, versions=list_versions(),
             measured=(measured.of["winner"], measured.of["parent"]),
         )  # fmt: skip
 
@@ -138,10 +141,10 @@ class CertificationRun:
         """For a quiet machine, as long as a search with a time limit may take at most."""
         return QuietWait(self.progress, min(WAIT_S, self.context.request.time_limit_s or WAIT_S))
 
-    def _exported(self, device: Device, winner: Architecture) -> Path:
+    def _export(self, device: Device, winner: Architecture) -> Path:
         return device.export(self.context.builder.build(winner), self.context.request.out / "winner")
 
-    def _judged(
+    def _judge(
         self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int
     ) -> Certificate:
         """The certificate by these samples, at look number `look` of the search."""
@@ -151,18 +154,20 @@ class CertificationRun:
                 f"{self.context.target.name} was profiled as {profile.key} and is {measured.key} now; "
                 "set it back, or profile it again"
             )
-        profiled = profile.of(problem.space.parent)
+        profiled = profile.find_measurement(problem.space.parent)
         assert profiled is not None
         budget, p = self.context.request.budget, self.context.request.percentile
         return judge(
             target=self.context.target.name, on_target=True, file=file, workload=self.context.workload, percentile=p,
-            budget_ms=budget.resolve(parent.percentile(p)), predicted_ms=problem.ms(winner), architecture=winner,
-            environment=measured.key, versions=versions(), measured=(measured.of["winner"], parent),
-            drift=self._drift(profiled, parent), fraction=budget.fraction, confidence=confidence_of(look), looks=looks,
+            budget_ms=budget.resolve(parent.compute_percentile(p)), predicted_ms=problem.predict_ms(winner),
+            architecture=winner,
+            environment=measured.key, versions=list_versions(), measured=(measured.of["winner"], parent),
+            drift=self._measure_drift(profiled, parent), fraction=budget.fraction, confidence=compute_confidence(look),
+            looks=looks,
             profiled_parent_ms=profiled.p50,
         )  # fmt: skip
 
-    def _drift(self, profiled: Measurement, parent: Measurement) -> float:
+    def _measure_drift(self, profiled: Measurement, parent: Measurement) -> float:
         """How much slower the parent ran when it was profiled; 1 for a fraction of the parent beside the winner.
 
         A machine that is slower now than then counts as it is: what was measured is what a person would see.
@@ -174,21 +179,21 @@ class CertificationRun:
         """The percentile that is judged; None where ratios are."""
         return self.context.request.percentile if self.context.request.budget.fraction is None else None
 
-    def _effort(self, problem: Problem, seconds: float, others: int) -> Effort:
+    def _choose_effort(self, problem: Problem, seconds: float, others: int) -> Effort:
         """How long some files are measured beside the parent."""
-        rounds = least_samples(self._tail or min(_CERTAIN, self.context.request.percentile))
+        rounds = compute_min_samples(self._tail or min(_CERTAIN, self.context.request.percentile))
         runs = 2 * (2 + others + others // SENTINEL_EVERY)  # each after one that is not timed
         usual_s = rounds * runs * problem.latency.predict(problem.space.parent, 50).ms / 1e3
         return Effort(seconds, rounds, max(LEAST_LIMIT_S, SLOWED * max(seconds, usual_s)))
 
-    def _small(self) -> Workload:
+    def _choose_small_workload(self) -> Workload:
         """A workload of the same phase that suits this machine."""
         images = self.context.subject.shape.droppable  # a prompt has room for them, and for a few words
         length = _SMALL if images is None else images + _WORDS
         if self.context.workload.phase is Phase.DECODE:
             small = Workload(Phase.DECODE, 1, 1, length)
         elif self.context.workload.phase is Phase.FORWARD and images is None:
-            small = self.context.subject.shape.default_workload(small=True)
+            small = self.context.subject.shape.choose_default_workload(small=True)
         else:
             small = Workload(self.context.workload.phase, 1, length)
-        return fitting(self.context.subject.model, small)
+        return fit_workload(self.context.subject.model, small)

@@ -18,13 +18,13 @@ from latency_models.measurement import Measurement
 from latency_models.model import LatencyModel
 from latency_models.profile import Profile
 from nas.certification.latency_budget import AIM, LatencyBudget
-from nas.certification.quiet_machine import MOVED, SLOWER, noise, parent_moved, slower_than_parent
+from nas.certification.quiet_machine import MOVED, SLOWER, check_parent_moved, find_noise, find_slower_than_parent
 from nas.certification.selection_state import (
     SelectionState,
-    best_measured,
-    better_ones,
-    candidates_to_measure,
+    find_best_measured,
     get_profile,
+    list_better,
+    list_candidates_to_measure,
 )
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, Verdict
@@ -83,35 +83,35 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
         NoFeasibleCandidate: nothing that was measured meets the budget; the closest is reported.
         MachineTooBusy: by what was measured on a busy machine, nothing does.
     """
-    state = _begun(callbacks, replace(problem, latency=_judging(callbacks, problem)))
+    state = _begin(callbacks, replace(problem, latency=_choose_judging_model(callbacks, problem)))
     try:
         while state.turns < ROUNDS:
-            state, noisy = _noise_in(callbacks, state, get_profile(state.problem), MOVED)
-            best = _start(state) or best_measured(state)
-            unknown = candidates_to_measure(state, best) if best is None or state.turns < ROUNDS - LAST else []
+            state, noisy = _find_noise_in(callbacks, state, get_profile(state.problem), MOVED)
+            best = _start(state) or find_best_measured(state)
+            unknown = list_candidates_to_measure(state, best) if best is None or state.turns < ROUNDS - LAST else []
             if noisy is not None:
-                state = _profiled(callbacks, state, noisy)
+                state = _profile(callbacks, state, noisy)
             elif unknown:
-                state = _measured(callbacks, state, unknown)
+                state = _measure(callbacks, state, unknown)
             elif best is None:
-                state = _lower(callbacks, state, state.budget.aim_ms * AIM)
+                state = _aim_lower(callbacks, state, state.budget.aim_ms * AIM)
             else:
-                state, certificate = _certified(callbacks, state, best)
+                state, certificate = _certify(callbacks, state, best)
                 if certificate is not None:
-                    outcome = _led_by(state, best)
-                    return outcome, state.problem, _marked(callbacks, state, outcome.winner, certificate)
+                    outcome = _lead_with(state, best)
+                    return outcome, state.problem, _mark(callbacks, state, outcome.winner, certificate)
     except MachineTooBusy as busy:
-        outcome = _led_by(state, best_measured(state) or state.outcome.winner)
+        outcome = _lead_with(state, find_best_measured(state) or state.outcome.winner)
         return outcome, state.problem, callbacks.predict(state.problem, outcome.winner.architecture, busy.reason)
-    raise _nothing(state)
+    raise _build_nothing_error(state)
 
 
-def _judging(callbacks: SelectionCallbacks, problem: Problem) -> LatencyModel:
+def _choose_judging_model(callbacks: SelectionCallbacks, problem: Problem) -> LatencyModel:
     """The latency model, by which a fraction is nothing but a ratio."""
     return PairedModel(get_profile(problem), problem.latency.label) if callbacks.relative else problem.latency
 
 
-def _begun(callbacks: SelectionCallbacks, problem: Problem) -> SelectionState:
+def _begin(callbacks: SelectionCallbacks, problem: Problem) -> SelectionState:
     """The first search: a little below the budget, and at the budget where nothing reaches below.
 
     Raises:
@@ -119,20 +119,20 @@ def _begun(callbacks: SelectionCallbacks, problem: Problem) -> SelectionState:
         MachineTooBusy: nothing does, and no quiet machine was to be had.
     """
     while True:
-        budget = LatencyBudget.aiming_below(callbacks.budget.resolve(problem.ms(problem.space.parent)))
+        budget = LatencyBudget.aiming_below(callbacks.budget.resolve(problem.predict_ms(problem.space.parent)))
         try:
-            return _searched_from(callbacks, problem, budget)
+            return _search_from(callbacks, problem, budget)
         except NoFeasibleCandidate as error:
-            parent = get_profile(problem).of(problem.space.parent)
+            parent = get_profile(problem).find_measurement(problem.space.parent)
             assert parent is not None
-            noisy = noise(parent, _tail(callbacks, problem))
+            noisy = find_noise(parent, _choose_tail(callbacks, problem))
             if noisy is None or (error.closest_ms or 0.0) > HOPELESS * budget.asked_ms:
                 raise
             callbacks.wait(noisy)
             problem = replace(problem, latency=problem.latency.refit(callbacks.profile()))
 
 
-def _searched_from(callbacks: SelectionCallbacks, problem: Problem, budget: LatencyBudget) -> SelectionState:
+def _search_from(callbacks: SelectionCallbacks, problem: Problem, budget: LatencyBudget) -> SelectionState:
     aimed, asked = (replace(problem, budget_ms=ms) for ms in (budget.aim_ms, budget.asked_ms))
     try:
         return SelectionState(aimed, callbacks.search(aimed), budget, callbacks.relative)
@@ -144,14 +144,12 @@ def _start(state: SelectionState) -> Candidate | None:
     """Where the search starts, if that is predicted to meet the budget and was not found to be above it."""
     problem = state.problem
     start = problem.space.start
-    if problem.ms(start) > state.budget.asked_ms or not state.open_to(start):
+    if problem.predict_ms(start) > state.budget.asked_ms or not state.open_to(start):
         return None
     return next((c for c in state.outcome.candidates if c.architecture == start), None)
 
 
-def _measured(
-    callbacks: SelectionCallbacks, state: SelectionState, architectures: list[Architecture]
-) -> SelectionState:
+def _measure(callbacks: SelectionCallbacks, state: SelectionState, architectures: list[Architecture]) -> SelectionState:
     """With these measured and in the latency model, if the machine was quiet and as it was when it was profiled.
 
     Raises:
@@ -160,17 +158,17 @@ def _measured(
     """
     problem = state.problem
     measured = callbacks.measure(problem, architectures)
-    state, noisy = _noise_in(callbacks, state, measured)
+    state, noisy = _find_noise_in(callbacks, state, measured)
     if noisy is not None:
         callbacks.wait(noisy)
         return state
-    moved = _moved(problem, measured.of(problem.space.parent))
+    moved = _check_parent_moved(problem, measured.find_measurement(problem.space.parent))
     if moved is not None:
-        return _profiled(callbacks, state, moved)
-    return _again(callbacks, state.with_measured(measured))
+        return _profile(callbacks, state, moved)
+    return _choose_again(callbacks, state.add_measured(measured))
 
 
-def _certified(
+def _certify(
     callbacks: SelectionCallbacks, state: SelectionState, best: Candidate
 ) -> tuple[SelectionState, Certificate | None]:
     """The best one's certificate; None where it was not given, or nothing can be said of it on this machine."""
@@ -180,65 +178,65 @@ def _certified(
     winner, parent = certificate.winner, certificate.parent
     assert winner is not None
     assert parent is not None
-    state, noisy = _noise(callbacks, state, parent, {best.architecture: winner})
-    moved = _moved(problem, parent)
+    state, noisy = _find_noise(callbacks, state, parent, {best.architecture: winner})
+    moved = _check_parent_moved(problem, parent)
     undecided = certificate.verdict is Verdict.UNDECIDED
     if noisy is None and undecided and certificate.spread > WIDE:
         noisy = certificate.reason
     if noisy is not None:
         callbacks.wait(noisy)
     elif moved is not None:
-        state = _profiled(callbacks, state, moved)
+        state = _profile(callbacks, state, moved)
     elif certificate.certified:
         return state, certificate
     elif undecided:
         callbacks.say(f"{certificate.reason}: trying the next best")
-        state = replace(state.without(certificate), turns=state.turns + 1)
+        state = replace(state.exclude(certificate), turns=state.turns + 1)
     else:
-        state = _refused(callbacks, state, certificate)
+        state = _refuse(callbacks, state, certificate)
     return state, None
 
 
-def _refused(callbacks: SelectionCallbacks, state: SelectionState, certificate: Certificate) -> SelectionState:
+def _refuse(callbacks: SelectionCallbacks, state: SelectionState, certificate: Certificate) -> SelectionState:
     """The budget narrowed by what the winner is above it: it takes more than was thought by as much.
 
     In milliseconds that may be the machine, slower than when it was profiled: then the same winner is measured again,
     and when that ends as before, the target is profiled again.
     """
-    overshoot, then = _overshoot(certificate), certificate.profiled_parent_ms
+    overshoot, then = _compute_overshoot(certificate), certificate.profiled_parent_ms
     assert certificate.parent is not None
     if not state.relative and then is not None and overshoot * then / certificate.parent.p50 <= 1:
         said = f"the parent took {then:.2f} ms when it was profiled and {certificate.parent.p50:.2f} ms now"
         if state.slow:
-            return _profiled(callbacks, state, said)
+            return _profile(callbacks, state, said)
         callbacks.say(f"{certificate.reason}; {said}: measuring again")
         return replace(state, slow=True)
-    state = state.without(certificate).narrowed(max(_MOST, _MARGIN / overshoot))
+    state = state.exclude(certificate).narrow(max(_MOST, _MARGIN / overshoot))
     callbacks.say(f"{certificate.reason}: choosing again within {state.budget.accepted_ms:.2f} ms")
-    return _lower(callbacks, state, min(state.budget.aim_ms, AIM * state.budget.accepted_ms))
+    return _aim_lower(callbacks, state, min(state.budget.aim_ms, AIM * state.budget.accepted_ms))
 
 
-def _profiled(callbacks: SelectionCallbacks, state: SelectionState, reason: str) -> SelectionState:
+def _profile(callbacks: SelectionCallbacks, state: SelectionState, reason: str) -> SelectionState:
     """The choice begun again with a new profile: at once the first time, then after waiting for a quiet machine."""
     if state.profiles == 0:
         callbacks.say(f"{reason}: profiling again")
     else:
         callbacks.wait(reason)
     problem = state.problem
-    begun = _begun(callbacks, replace(problem, latency=problem.latency.refit(callbacks.profile())))
+    begun = _begin(callbacks, replace(problem, latency=problem.latency.refit(callbacks.profile())))
     return replace(begun, profiles=state.profiles + 1, looks=state.looks, slower=state.slower)
 
 
-def _noise_in(
+def _find_noise_in(
     callbacks: SelectionCallbacks, state: SelectionState, profile: Profile, most: float = SLOWER
 ) -> tuple[SelectionState, str | None]:
-    """`_noise` of all that was measured together; nothing where the parent was not."""
-    beside = profile.of(state.problem.space.parent)
+    """`_find_noise` of all that was measured together; nothing where the parent was not."""
+    beside = profile.find_measurement(state.problem.space.parent)
     others = {r.architecture: r.measurement for r in profile.records if r.architecture != state.problem.space.parent}
-    return (state, None) if beside is None else _noise(callbacks, state, beside, others, most)
+    return (state, None) if beside is None else _find_noise(callbacks, state, beside, others, most)
 
 
-def _noise(
+def _find_noise(
     callbacks: SelectionCallbacks,
     state: SelectionState,
     parent: Measurement,
@@ -249,33 +247,33 @@ def _noise(
 
     That a candidate is slower than the parent that it lacks parts of is believed the second time: fusions may be lost.
     """
-    noisy = noise(parent, _tail(callbacks, state.problem))
+    noisy = find_noise(parent, _choose_tail(callbacks, state.problem))
     if noisy is not None:
         return state, noisy
-    slower = [a for a in slower_than_parent(others, most) if a not in state.slower]
+    slower = [a for a in find_slower_than_parent(others, most) if a not in state.slower]
     if not slower:
         return state, None
     said = f"{slower[0].words} measured slower than the parent, of which it only lacks parts"
     return replace(state, slower=state.slower | {*slower}), said
 
 
-def _moved(problem: Problem, parent: Measurement | None) -> str | None:
+def _check_parent_moved(problem: Problem, parent: Measurement | None) -> str | None:
     """Whether the parent is another than when it was profiled, in words."""
-    then = get_profile(problem).of(problem.space.parent)
+    then = get_profile(problem).find_measurement(problem.space.parent)
     assert then is not None
-    return None if parent is None else parent_moved(then, parent)
+    return None if parent is None else check_parent_moved(then, parent)
 
 
-def _tail(callbacks: SelectionCallbacks, problem: Problem) -> int | None:
+def _choose_tail(callbacks: SelectionCallbacks, problem: Problem) -> int | None:
     """The percentile whose tail has to be calm: none where ratios are judged."""
     return None if callbacks.relative else problem.percentile
 
 
-def _marked(
+def _mark(
     callbacks: SelectionCallbacks, state: SelectionState, winner: Candidate, certificate: Certificate
 ) -> Certificate:
     """The certificate, which says so where the winner is much faster than asked and better ones might be inside."""
-    share, better = certificate.judged_ms / certificate.budget_ms, better_ones(state, winner)
+    share, better = certificate.judged_ms / certificate.budget_ms, list_better(state, winner)
     if share >= FAST or not better:
         return certificate
     said = (
@@ -286,29 +284,29 @@ def _marked(
     return replace(certificate, reason=certificate.reason + said)
 
 
-def _led_by(state: SelectionState, winner: Candidate) -> SearchOutcome:
+def _lead_with(state: SelectionState, winner: Candidate) -> SearchOutcome:
     """The outcome with this one first and those that were only predicted to be as good behind it."""
-    outcome, winner = state.outcome, replace(winner, predicted_ms=state.problem.ms(winner.architecture))
+    outcome, winner = state.outcome, replace(winner, predicted_ms=state.problem.predict_ms(winner.architecture))
     others = tuple(c for c in outcome.ranked if c.architecture != winner.architecture)
     candidates = tuple(winner if c.architecture == winner.architecture else c for c in outcome.candidates)
     return replace(outcome, ranked=(winner, *others), candidates=candidates)
 
 
-def _again(callbacks: SelectionCallbacks, state: SelectionState) -> SelectionState:
+def _choose_again(callbacks: SelectionCallbacks, state: SelectionState) -> SelectionState:
     """Choose among what was evaluated; where nothing of it fits the corrected prediction any more, search on."""
     problem, trials = state.problem, state.outcome.trials
-    if not any(problem.feasible(candidate.architecture) for candidate in state.outcome.candidates):
+    if not any(problem.is_feasible(candidate.architecture) for candidate in state.outcome.candidates):
         trials += MORE_TRIALS
-    return _searched(callbacks, state, replace(problem, trials=trials))
+    return _search(callbacks, state, replace(problem, trials=trials))
 
 
-def _lower(callbacks: SelectionCallbacks, state: SelectionState, aim_ms: float) -> SelectionState:
+def _aim_lower(callbacks: SelectionCallbacks, state: SelectionState, aim_ms: float) -> SelectionState:
     """Aim lower and search on."""
     problem = replace(state.problem, budget_ms=aim_ms, trials=state.outcome.trials + MORE_TRIALS)
-    return _searched(callbacks, replace(state, budget=state.budget.aim_at(aim_ms)), problem)
+    return _search(callbacks, replace(state, budget=state.budget.aim_at(aim_ms)), problem)
 
 
-def _searched(callbacks: SelectionCallbacks, state: SelectionState, problem: Problem) -> SelectionState:
+def _search(callbacks: SelectionCallbacks, state: SelectionState, problem: Problem) -> SelectionState:
     """Search; where nothing is predicted to reach what is aimed at, what was found before stands."""
     state = replace(state, problem=problem, turns=state.turns + 1)
     try:
@@ -317,17 +315,17 @@ def _searched(callbacks: SelectionCallbacks, state: SelectionState, problem: Pro
         return state
 
 
-def _nothing(state: SelectionState) -> NoFeasibleCandidate:
+def _build_nothing_error(state: SelectionState) -> NoFeasibleCandidate:
     """The error for a budget that nothing measured meets: what came nearest, in words and ms.
 
     Of certificates that were not given, else of what was measured.
     """
     words, closest_ms = "", None
     if state.set_aside:
-        nearest = min(state.set_aside, key=_overshoot)
-        words, closest_ms = f"; the closest: {nearest.reason}", _overshoot(nearest) * nearest.budget_ms
+        nearest = min(state.set_aside, key=_compute_overshoot)
+        words, closest_ms = f"; the closest: {nearest.reason}", _compute_overshoot(nearest) * nearest.budget_ms
     else:
-        measured = [(b[1], c) for c in state.outcome.candidates if (b := state.bounds_ms(c.architecture))]
+        measured = [(b[1], c) for c in state.outcome.candidates if (b := state.compute_bounds_ms(c.architecture))]
         if measured:
             closest_ms, candidate = min(measured, key=lambda pair: pair[0])
             words = f"; the closest takes at most {closest_ms:.2f} ms ({candidate.architecture.words})"
@@ -335,5 +333,5 @@ def _nothing(state: SelectionState) -> NoFeasibleCandidate:
     return NoFeasibleCandidate(f"{said}; raise the budget", state.budget.asked_ms, closest_ms)
 
 
-def _overshoot(certificate: Certificate) -> float:
+def _compute_overshoot(certificate: Certificate) -> float:
     return max(1.0, certificate.judged_ms / certificate.budget_ms)

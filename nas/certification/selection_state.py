@@ -8,8 +8,8 @@ from latency_models.profile import Profile, Record
 from nas.certification.latency_budget import LatencyBudget
 from nas.results.certificate import Certificate
 from nas.search import Candidate, Problem, SearchOutcome
-from nas.search.halving import statistically_tied
-from nas.search.outcome import in_full
+from nas.search.halving import find_statistically_tied
+from nas.search.outcome import evaluate_in_full
 from search_spaces.architecture import Architecture
 
 MEASURED = 4  # candidates measured together in a round
@@ -48,45 +48,45 @@ class SelectionState:
     slow: bool = False
     slower: frozenset[Architecture] = frozenset()
 
-    def bounds_ms(self, architecture: Architecture) -> tuple[float, float] | None:
+    def compute_bounds_ms(self, architecture: Architecture) -> tuple[float, float] | None:
         """What a measured architecture takes at least and at most (99 % each), in the parent's time as profiled.
 
         Of a fraction the ratio is bounded, of milliseconds the percentile. None where it was not measured, or too
         briefly for a bound.
         """
         model, percentile = self.problem.latency, self.problem.percentile
-        known = get_profile(self.problem).of(architecture)
-        if known is None or known.upper_bound(min(percentile, _TAIL) if self.relative else percentile) is None:
+        known = get_profile(self.problem).find_measurement(architecture)
+        if known is None or known.compute_upper_bound(min(percentile, _TAIL) if self.relative else percentile) is None:
             return None
         if self.relative:
-            bounds, unit = known.ratio_bounds(), model.predict(self.problem.space.parent, percentile).ms
+            bounds, unit = known.compute_ratio_bounds(), model.predict(self.problem.space.parent, percentile).ms
         else:
-            bounds = known.lower_bound(percentile), known.upper_bound(percentile)
+            bounds = known.compute_lower_bound(percentile), known.compute_upper_bound(percentile)
             unit = model.predict(architecture, 50).ms / known.p50
         low, high = bounds
         return None if low is None or high is None else (low * unit, high * unit)
 
-    def inside(self, architecture: Architecture) -> bool:
+    def is_inside(self, architecture: Architecture) -> bool:
         """Whether it was measured inside what is accepted, keeps the limits and was not set aside."""
-        bounds = self.bounds_ms(architecture)
+        bounds = self.compute_bounds_ms(architecture)
         return self.open_to(architecture) and bounds is not None and bounds[1] <= self.budget.accepted_ms
 
     def open_to(self, architecture: Architecture) -> bool:
         """Whether it keeps the limits and was not set aside."""
         aside = {certificate.architecture for certificate in self.set_aside}
-        return architecture not in aside and allowed(self.problem, architecture)
+        return architecture not in aside and is_allowed(self.problem, architecture)
 
-    def may_meet(self, architecture: Architecture) -> bool:
+    def can_meet(self, architecture: Architecture) -> bool:
         """Whether measuring it, or measuring it longer, may show that it is inside what is accepted."""
         if architecture == self.problem.space.parent or not self.open_to(architecture):
             return False
-        bounds = self.bounds_ms(architecture)
+        bounds = self.compute_bounds_ms(architecture)
         if bounds is None:
             return self.problem.latency.predict(architecture, self.problem.percentile).low_ms <= self.budget.accepted_ms
         low, high = bounds
         return low <= self.budget.accepted_ms < high and high - low > NARROW * (high + low)
 
-    def with_measured(self, measured: Profile) -> "SelectionState":
+    def add_measured(self, measured: Profile) -> "SelectionState":
         """With these in the latency model, joined to what was measured of them since the profile.
 
         The parent's record stays that of the profile.
@@ -98,7 +98,7 @@ class SelectionState:
         for record in measured.records:
             if record.architecture != self.problem.space.parent:
                 earlier = beside.get(record.architecture)
-                beside[record.architecture] = record.measurement if earlier is None else earlier.joined(
+                beside[record.architecture] = record.measurement if earlier is None else earlier.join(
                     record.measurement
                 )  # fmt: skip
         renewed = tuple(
@@ -107,66 +107,67 @@ class SelectionState:
         merged = get_profile(self.problem).merge(replace(measured, records=renewed))
         return replace(self, problem=replace(self.problem, latency=model.refit(merged)), beside=beside)
 
-    def without(self, certificate: Certificate) -> "SelectionState":
+    def exclude(self, certificate: Certificate) -> "SelectionState":
         """With the winner of a certificate that was not given set aside."""
         return replace(self, set_aside=(*self.set_aside, certificate))
 
-    def narrowed(self, share: float) -> "SelectionState":
+    def narrow(self, share: float) -> "SelectionState":
         """With only that share of what was accepted accepted."""
         return replace(self, budget=self.budget.narrow(share))
 
 
-def candidates_to_measure(state: SelectionState, best: Candidate | None) -> list[Architecture]:
+def list_candidates_to_measure(state: SelectionState, best: Candidate | None) -> list[Architecture]:
     """The candidates that may meet the budget and are better than the best measured one, best first.
 
     May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth an
     export, which may take a minute, and measuring it.
     """
     problem = state.problem
-    may = sorted((c for c in state.outcome.candidates if state.may_meet(c.architecture)), key=loss_of)
-    judged = in_full(problem, statistically_tied(problem, may, MEASURED))
-    enough = float("inf") if best is None else loss_of(best) - max(MATTERS * loss_of(best), LEAST)
-    return [c.architecture for c in sorted(judged, key=loss_of) if loss_of(c) < enough][:MEASURED]
+    may = sorted((c for c in state.outcome.candidates if state.can_meet(c.architecture)), key=get_loss)
+    judged = evaluate_in_full(problem, find_statistically_tied(problem, may, MEASURED))
+    enough = float("inf") if best is None else get_loss(best) - max(MATTERS * get_loss(best), LEAST)
+    return [c.architecture for c in sorted(judged, key=get_loss) if get_loss(c) < enough][:MEASURED]
 
 
-def best_measured(state: SelectionState) -> Candidate | None:
+def find_best_measured(state: SelectionState) -> Candidate | None:
     """The best candidate that was measured inside the budget, was not set aside, and is worth its pruning."""
     problem, candidates = state.problem, state.outcome.candidates
-    among = [c.architecture for c in candidates if allowed(problem, c.architecture)]
+    among = [c.architecture for c in candidates if is_allowed(problem, c.architecture)]
     profile = get_profile(problem)
     measured = [
         candidate
         for candidate in candidates
-        if state.inside(candidate.architecture) and faster_less_pruned(profile, candidate.architecture, among) is None
+        if state.is_inside(candidate.architecture)
+        and find_faster_less_pruned(profile, candidate.architecture, among) is None
     ]
-    judged = in_full(problem, statistically_tied(problem, sorted(measured, key=loss_of), MEASURED))
-    return min(judged, key=loss_of, default=None)
+    judged = evaluate_in_full(problem, find_statistically_tied(problem, sorted(measured, key=get_loss), MEASURED))
+    return min(judged, key=get_loss, default=None)
 
 
-def better_ones(state: SelectionState, winner: Candidate) -> list[Candidate]:
+def list_better(state: SelectionState, winner: Candidate) -> list[Candidate]:
     """Candidates that lose less than the winner and may be inside the budget that was asked for, best first."""
-    enough = loss_of(winner) - max(MATTERS * loss_of(winner), LEAST)
+    enough = get_loss(winner) - max(MATTERS * get_loss(winner), LEAST)
     problem = state.problem
     found = [
         candidate
         for candidate in state.outcome.candidates
-        if loss_of(candidate) < enough
+        if get_loss(candidate) < enough
         and candidate.architecture != problem.space.parent
-        and allowed(problem, candidate.architecture)
-        and problem.ms(candidate.architecture) <= state.budget.asked_ms
+        and is_allowed(problem, candidate.architecture)
+        and problem.predict_ms(candidate.architecture) <= state.budget.asked_ms
     ]
-    return sorted(found, key=loss_of)
+    return sorted(found, key=get_loss)
 
 
-def faster_less_pruned(
+def find_faster_less_pruned(
     profile: Profile, architecture: Architecture, among: Sequence[Architecture]
 ) -> Architecture | None:
     """A measured one of these that drops less and is at least as fast: pruning that far buys nothing."""
-    mine = profile.of(architecture)
+    mine = profile.find_measurement(architecture)
     if mine is None:
         return None
-    less = [(other, profile.of(other)) for other in among if _drops_less(other, architecture)]
-    return next((other for other, its in less if its is not None and its.ratio() <= mine.ratio()), None)
+    less = [(other, profile.find_measurement(other)) for other in among if _drops_less(other, architecture)]
+    return next((other for other, its in less if its is not None and its.compute_ratio() <= mine.compute_ratio()), None)
 
 
 def get_profile(problem: Problem) -> Profile:
@@ -176,12 +177,12 @@ def get_profile(problem: Problem) -> Profile:
     return profile
 
 
-def allowed(problem: Problem, architecture: Architecture) -> bool:
+def is_allowed(problem: Problem, architecture: Architecture) -> bool:
     """Whether it keeps every limit besides the budget."""
-    return all(limit.met(architecture) for limit in problem.limits)
+    return all(limit.is_met(architecture) for limit in problem.limits)
 
 
-def loss_of(candidate: Candidate) -> float:
+def get_loss(candidate: Candidate) -> float:
     """What candidates are compared by."""
     return candidate.quality.loss
 

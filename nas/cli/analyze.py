@@ -63,7 +63,7 @@ def analyze(
     progress = console.begin("analyze")
     from nas.figures.search import save_redundancy
     from nas.parent.parent import load_parent_model
-    from nas.progress import told
+    from nas.progress import track_items
     from nas.storage.disk_errors import check_folder
     from pruning.analysis.redundancy import measure_redundancy
 
@@ -72,8 +72,10 @@ def analyze(
     subject = load_parent_model(model, data, trust_remote_code)
     if tokens is not None:
         _refuse(subject, tokens)
-    batches = list(subject.dataset.calibration.batches(4))
-    redundancy = measure_redundancy(subject.model, told(progress, "analysing redundancy", batches), subject.anatomy)
+    batches = list(subject.dataset.calibration.iterate_batches(4))
+    redundancy = measure_redundancy(
+        subject.model, track_items(progress, "analysing redundancy", batches), subject.anatomy
+    )
     redundant = _measure_tokens(subject, progress)
     folder = out or Path("nas-results") / f"{Path(subject.id).name}-analysis"
     save_redundancy(redundancy, folder, subject.id)
@@ -82,9 +84,9 @@ def analyze(
         found = None if redundant is None else redundant.to_json()
         console.emit_json({"model": subject.id, **redundancy.to_json(), "token_redundancy": found})
         return
-    console.emit_table(_parts_table(subject.id, redundancy))
+    console.emit_table(_build_parts_table(subject.id, redundancy))
     if redundant is not None:
-        console.emit_table(_tokens_table(redundant))
+        console.emit_table(_build_tokens_table(redundant))
     console.emit_text("\n".join(f"picture  {folder / name}.png" for name in written))
     console.emit_text("\n".join(f"numbers  {folder / name}.json" for name in written if name != "survivors"))
 
@@ -92,16 +94,16 @@ def analyze(
 def _measure_tokens(subject: "ParentModel", progress: "Progress") -> "TokenRedundancy | None":
     """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
     from nas.figures.kept_patches import spread
-    from nas.progress import told
+    from nas.progress import track_items
     from pruning.analysis.token_redundancy import measure_token_redundancy
     from search_spaces.errors import BadData, UnreadableModel
 
     split = spread(subject.dataset.calibration, _ITEMS)
-    batches = told(progress, "analysing tokens", list(split.batches(4)))
+    batches = track_items(progress, "analysing tokens", list(split.iterate_batches(4)))
     try:
         return measure_token_redundancy(subject.model, batches, subject.anatomy)
     except (BadData, UnreadableModel) as error:
-        progress.message(f"tokens are not analysed: {error}")
+        progress.show_message(f"tokens are not analysed: {error}")
         return None
 
 
@@ -109,8 +111,8 @@ def _save_tokens(
     subject: "ParentModel", progress: "Progress", tokens: "TokenRedundancy | None", preset: str | None, folder: Path
 ) -> Iterable[str]:
     """The names of what is written about tokens."""
-    from nas.figures.kept_patches import image_survivors, takes_whole_images
-    from nas.figures.tokens import save_tokens, survivors_figure
+    from nas.figures.kept_patches import find_image_survivors, takes_whole_images
+    from nas.figures.tokens import draw_survivors, save_tokens
     from search_spaces.errors import UsageError
 
     if tokens is None:
@@ -119,19 +121,21 @@ def _save_tokens(
     split = subject.dataset.calibration
     if not takes_whole_images(split):
         if preset is not None:
-            progress.message(f"no picture of {preset}: {subject.id} is not given whole images")
+            progress.show_message(f"no picture of {preset}: {subject.id} is not given whole images")
         return ("tokens",)
     try:
-        schedule = _schedule(subject, preset or _USUAL, tokens.scorer)
+        schedule = _parse_schedule(subject, preset or _USUAL, tokens.scorer)
     except UsageError:  # a few blocks only; a person's own preset was read before
         return ("tokens",)
-    found = image_survivors(subject.model, subject.anatomy, split, schedule, subject.tokenizer)
+    found = find_image_survivors(subject.model, subject.anatomy, split, schedule, subject.tokenizer)
     if found is None:
-        progress.message(f"no picture of {preset or _USUAL}: no tokens are dropped, or they form no grid on the images")
+        progress.show_message(
+            f"no picture of {preset or _USUAL}: no tokens are dropped, or they form no grid on the images"
+        )
         return ("tokens",)
     fate = _FATES[schedule.reduction.reducer]
     title = f"{Path(subject.id).name}, {preset or _USUAL}: which image tokens are kept; {fate}"
-    survivors_figure(found.pixels, found.remains, folder / "survivors.png", title, found.captions)
+    draw_survivors(found.pixels, found.remains, folder / "survivors.png", title, found.captions)
     return ("tokens", "survivors")
 
 
@@ -144,11 +148,11 @@ def _refuse(subject: "ParentModel", preset: str) -> None:
     from pruning.surgery.prune import prune
     from search_spaces.architecture import Architecture
 
-    architecture = Architecture.parent(subject.anatomy.depth).with_tokens(_schedule(subject, preset, None))
+    architecture = Architecture.parent(subject.anatomy.depth).replace_tokens(_parse_schedule(subject, preset, None))
     prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
 
 
-def _schedule(subject: "ParentModel", preset: str, scorer: "Scorer | None") -> Any:
+def _parse_schedule(subject: "ParentModel", preset: str, scorer: "Scorer | None") -> Any:
     """A preset for this model; an encoder without a class token asks whom the analysis asked.
 
     Raises:
@@ -160,7 +164,7 @@ def _schedule(subject: "ParentModel", preset: str, scorer: "Scorer | None") -> A
     return parse_preset(preset, subject.anatomy.depth, causal=causal, scorer=None if causal else scorer)
 
 
-def _parts_table(title: str, redundancy: "Redundancy") -> Any:
+def _build_parts_table(title: str, redundancy: "Redundancy") -> Any:
     from rich.table import Table
 
     title = f"{title}: cosine similarity of the residual stream before and after each part"
@@ -173,7 +177,7 @@ def _parts_table(title: str, redundancy: "Redundancy") -> Any:
     return table
 
 
-def _tokens_table(tokens: "TokenRedundancy") -> Any:
+def _build_tokens_table(tokens: "TokenRedundancy") -> Any:
     from rich.table import Table
 
     group = tokens.groups[0]

@@ -17,7 +17,7 @@ from nas.cli import analyze, certify, evaluate, export, profile, report, search,
 from nas.cli.interruption import interruption
 from nas.storage import user_account
 from nas.storage.disk_errors import write_failure
-from nas.storage.redact import without_passwords
+from nas.storage.redact import remove_passwords
 from search_spaces.errors import Interrupted, NasError, UnusedWeights, UsageError, WriteFailed
 
 
@@ -29,7 +29,7 @@ class _Program(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.TyperException as error:
-            error.message = without_passwords(error.message)
+            error.message = remove_passwords(error.message)
             raise
 
 
@@ -51,7 +51,7 @@ app = typer.Typer(
 )
 
 
-def _version(show: bool) -> None:
+def _print_version(show: bool) -> None:
     if show:
         from importlib.metadata import version
 
@@ -61,7 +61,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None:
     pass
 
@@ -72,8 +72,8 @@ for _verb in (search, sweep, certify, analyze, profile, export, evaluate, report
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    _quiet_libraries()
-    _tell_own_warnings()
+    _silence_libraries()
+    _print_own_warnings()
     user_account.settle()
     interruption.watch()
     try:
@@ -92,7 +92,7 @@ def main() -> None:
         if reason:
             _end(WriteFailed(f"{reason}, and run the same command again"))
         # A defect of ours, or of a library.
-        print(without_passwords(traceback.format_exc()), file=sys.stderr)
+        print(remove_passwords(traceback.format_exc()), file=sys.stderr)
         _end(error, told=True)
 
 
@@ -111,9 +111,9 @@ def _end_as_typer_did(end: SystemExit) -> NoReturn:
 
 def _end(error: Exception, told: bool = False) -> NoReturn:
     """Say what went wrong, to the person on stderr and with --json to the program on stdout, and leave."""
-    from nas.cli.console import emit_json, error_document
+    from nas.cli.console import build_error_document, emit_json
 
-    document = error_document(error)
+    document = build_error_document(error)
     if not told:
         print(f"nas: {document['error']['message']}", file=sys.stderr)
     if "--json" in sys.argv[1:]:
@@ -121,7 +121,7 @@ def _end(error: Exception, told: bool = False) -> NoReturn:
     sys.exit(document["error"]["exit_code"])
 
 
-def _quiet_libraries() -> None:
+def _silence_libraries() -> None:
     """Keep the libraries' own bars, telemetry and hub look-ups out of the way unless the user set them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -131,7 +131,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def _tell_own_warnings() -> None:
+def _print_own_warnings() -> None:
     """Print our own warnings as one line; those of libraries stay as they are."""
     others = warnings.showwarning
 

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from nas.cli.interruption import interruption
 from nas.progress import Progress, Stage
-from nas.storage.redact import without_passwords
+from nas.storage.redact import remove_passwords
 from search_spaces.errors import NasError
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal, at most one plain line in this time,
@@ -32,7 +32,7 @@ _SECONDS_OF_SILENCE = 20.0  # and one after as much silence
 _TELLING = 0.1  # of the work has to be done before the pace tells of the rest
 
 
-def stderr() -> Console:
+def get_stderr() -> Console:
     """The console for messages; plain when stderr is no terminal or NO_COLOR is set."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -50,9 +50,9 @@ def emit_json(document: dict[str, Any]) -> None:
     print(text, flush=True)
 
 
-def error_document(error: Exception) -> dict[str, Any]:
+def build_error_document(error: Exception) -> dict[str, Any]:
     """What `--json` prints in place of a result: the error's class, message, exit code and what else it carries."""
-    message = without_passwords(str(error))
+    message = remove_passwords(str(error))
     found = {"kind": type(error).__name__, "message": message, "exit_code": NasError.exit_code}
     if isinstance(error, NasError):
         carried = {name: value for name, value in vars(error).items() if not name.startswith("_")}
@@ -87,7 +87,7 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Words, or nothing."""
-        return Text(time_left(task.elapsed or 0.0, task.completed, task.total))
+        return Text(estimate_time_left(task.elapsed or 0.0, task.completed, task.total))
 
 
 class BarProgress:
@@ -96,12 +96,12 @@ class BarProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Print one line above the bar."""
         self._console.print(text, markup=False)
 
     @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
+    def open_stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """A line that stays on the screen when the stage ends."""
         name, note = TextColumn("{task.description:<28}"), TextColumn("{task.fields[note]}", markup=False)
         columns: tuple[ProgressColumn, ...] = (SpinnerColumn(), name, TimeElapsedColumn(), note)
@@ -118,7 +118,7 @@ class _LineStage:
         self._title, self._total, self._done = title, total, 0.0
         self._began = self._told = time.monotonic()
         self._ended = threading.Event()
-        self._say("begins")
+        self._print("begins")
         threading.Thread(target=self._go_on, daemon=True).start()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
@@ -127,12 +127,12 @@ class _LineStage:
         now = time.monotonic()
         if now - self._told >= _SECONDS_BETWEEN_LINES:
             self._told = now
-            left = time_left(now - self._began, self._done, self._total)
+            left = estimate_time_left(now - self._began, self._done, self._total)
             share = f"{100 * self._done / self._total:.0f} %" if self._total else ""
-            self._say(", ".join(filter(None, (share, left, note))))
+            self._print(", ".join(filter(None, (share, left, note))))
 
     def finish(self) -> None:
-        self._say(f"done in {time.monotonic() - self._began:.1f} s")
+        self._print(f"done in {time.monotonic() - self._began:.1f} s")
 
     def stop(self) -> None:
         self._ended.set()
@@ -142,21 +142,21 @@ class _LineStage:
             now = time.monotonic()
             if now - self._told >= _SECONDS_OF_SILENCE:
                 self._told = now
-                self._say(f"still running, {now - self._began:.0f} s so far")
+                self._print(f"still running, {now - self._began:.0f} s so far")
 
-    def _say(self, words: str) -> None:
+    def _print(self, words: str) -> None:
         print(f"{self._title}: {words}", file=sys.stderr, flush=True)
 
 
 class LineProgress:
     """Plain lines, a few seconds apart: for logs and pipes."""
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Print one line."""
         print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
+    def open_stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """A stage told in plain lines."""
         stage = _LineStage(title, total)
         try:
@@ -166,7 +166,7 @@ class LineProgress:
             stage.stop()
 
 
-def time_left(gone_s: float, done: float, total: float | None) -> str:
+def estimate_time_left(gone_s: float, done: float, total: float | None) -> str:
     """What is left at the pace so far; nothing before a tenth is done, of which nobody knows the pace.
 
     Where nothing ends any more, what is left grows with the time gone.
@@ -177,14 +177,14 @@ def time_left(gone_s: float, done: float, total: float | None) -> str:
     return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
 
 
-def progress_for_stderr() -> Progress:
+def open_progress() -> Progress:
     """Bars on a terminal, plain lines elsewhere."""
-    console = stderr()
+    console = get_stderr()
     return BarProgress(console) if console.is_terminal else LineProgress()
 
 
 def begin(work: str) -> Progress:
     """The progress of a verb, told at once what it is about to do: loading what it works with takes seconds."""
-    progress = progress_for_stderr()
-    progress.message(f"{work}: loading the libraries")
+    progress = open_progress()
+    progress.show_message(f"{work}: loading the libraries")
     return progress

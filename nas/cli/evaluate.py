@@ -44,8 +44,8 @@ def evaluate(
     from nas.parent.parent import load_parent_model
     from nas.parent.reference_models import find_reference
     from nas.quality.comparable import check_comparable
-    from nas.quality.embedding import embedded_otherwise
-    from nas.tokens.space import evaluator_of_candidate
+    from nas.quality.embedding import describe_other_embedding
+    from nas.tokens.space import build_candidate_evaluator
     from pruning.checkpoint import load
     from search_spaces.errors import UsageError
 
@@ -55,13 +55,13 @@ def evaluate(
     place = reference.folder if reference else Path(candidate)
     model = load(place, dtype=torch.float32, trust_remote_code=trust_remote_code)
     subject = load_parent_model(parent, data, trust_remote_code)
-    with progress.stage("evaluating"):
-        evaluator = evaluator_of_candidate(subject, model, Path(candidate))
+    with progress.open_stage("evaluating"):
+        evaluator = build_candidate_evaluator(subject, model, Path(candidate))
         check_comparable(model, subject.model, evaluator, split)
-        progress.message(f"quality: {evaluator.words}")
-        difference = embedded_otherwise(model, subject.model)
+        progress.show_message(f"quality: {evaluator.words}")
+        difference = describe_other_embedding(model, subject.model)
         if difference:
-            progress.message(f"{candidate} {difference}")
+            progress.show_message(f"{candidate} {difference}")
         qualities = {"candidate": evaluator.evaluate(model, split), "parent": evaluator.evaluate(subject.model, split)}
     if json:
         console.emit_json({"schema_version": 1, **{name: q.to_json() for name, q in qualities.items()}})

@@ -52,7 +52,7 @@ def export(
     progress = console.begin("export")
     from nas.export.companions import carry_companions
     from nas.export.exporters import EXPORTERS
-    from nas.export.onnx_export import file_name
+    from nas.export.onnx_export import build_file_name
     from nas.export.parity import check_parity
     from nas.export.tensorrt_export import build_engine
     from nas.storage.disk_errors import check_folder
@@ -61,20 +61,20 @@ def export(
         check_folder(out, "--out")
     loaded, name, source = _load(model, architecture, trust_remote_code)
     folder = out or Path("nas-results") / f"{name}-export"
-    file = folder / file_name(phase)
-    paths, opsets = {name: folder / each.file(file.name) for name, each in EXPORTERS.items()}, dict[str, int]()
+    file = folder / build_file_name(phase)
+    paths, opsets = {name: folder / each.name_file(file.name) for name, each in EXPORTERS.items()}, dict[str, int]()
     for runtime, exporter in EXPORTERS.items():
-        with progress.stage(f"exporting for {runtime}"):
+        with progress.open_stage(f"exporting for {runtime}"):
             exported = exporter.export(loaded, paths[runtime], phase)
         opsets[runtime] = exported.opset
         if exported.reason:
-            progress.message(exported.reason)
+            progress.show_message(exported.reason)
     difference = max(check_parity(loaded, path, phase) for path in paths.values())
     carry_companions(loaded, source, folder)
     files = {each: str(path) for each, path in paths.items()}
     builder = None
     if engine:
-        with progress.stage("building the engine"):
+        with progress.open_stage("building the engine"):
             builder = build_engine(
                 paths["tensorrt"], file.with_suffix(".engine"), compute_capability=compute_capability, phase=phase
             )

@@ -85,13 +85,13 @@ def profile(
     from nas.export.parent_export import ParentExport
     from nas.parent.parent import load_parent_model
     from nas.profiling.host import SECONDS
-    from nas.profiling.host_profile import host_profile
+    from nas.profiling.host_profile import load_host_profile
     from nas.profiling.kit import SECONDS as KIT_SECONDS
     from nas.profiling.kit import Kit
     from nas.profiling.ssh import SshTarget, profile_there
     from nas.request.choices import check_tokens
     from nas.storage.disk_errors import check_folder
-    from nas.tokens.profiled_schedules import profiled
+    from nas.tokens.profiled_schedules import choose_profiled
     from search_spaces.errors import UsageError
 
     found, wanted = find_target(target), None if workload is None else Workload.parse(workload)
@@ -105,10 +105,10 @@ def profile(
     if out is not None:
         check_folder(out, "--out")
     subject = load_parent_model(model, data, trust_remote_code)
-    chosen, space = profiled(subject, found, wanted, reducing, progress)
+    chosen, space = choose_profiled(subject, found, wanted, reducing, progress)
     if ssh_target is None:
         export = ParentExport(subject, progress, chosen.phase)
-        measured = host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
+        measured = load_host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
     else:
         kit = Kit(subject, found, chosen, seconds or KIT_SECONDS, space=space)
         measured = profile_there(kit, ssh_target, progress)
@@ -138,7 +138,7 @@ def kit(
     from nas.parent.parent import load_parent_model
     from nas.profiling.kit import SECONDS, Kit, check_target
     from nas.request.choices import check_tokens
-    from nas.tokens.profiled_schedules import profiled
+    from nas.tokens.profiled_schedules import choose_profiled
     from search_spaces.errors import UsageError
 
     if target is None:
@@ -146,7 +146,7 @@ def kit(
     found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
     subject = load_parent_model(model, data, trust_remote_code)
-    chosen, space = profiled(subject, found, wanted, reducing, progress)
+    chosen, space = choose_profiled(subject, found, wanted, reducing, progress)
     made = Kit(subject, found, chosen, seconds or SECONDS, space=space)
     shutil.copyfile(made.build(progress), out)
     console.emit_text(
@@ -183,7 +183,7 @@ def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:
     fitted = CalibratedModel(measured)
     whole = Architecture.parent(measured.shape.depth)
     parent = fitted.predict(whole, 50)
-    terms = {str(kind): fitted.unit_ms(Unit(0, kind)) for kind in PARTS}
+    terms = {str(kind): fitted.predict_unit_ms(Unit(0, kind)) for kind in PARTS}
     schedules = sorted({str(record.architecture.tokens) for record in measured.records} - {""})
     document = {
         "schema_version": 1,

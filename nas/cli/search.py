@@ -96,7 +96,7 @@ def search(
     request = SearchRequest(
         target=target,
         budget=parsed,
-        out=out or _new_folder(model or "python-lm", found.name, parsed.text),
+        out=out or _choose_new_folder(model or "python-lm", found.name, parsed.text),
         model=model,
         data=data,
         workload=None if workload is None else Workload.parse(workload),
@@ -155,7 +155,7 @@ def _run(request: "SearchRequest", progress: "Progress", dry_run: bool, json: bo
         print_summary(result, request.out)
 
 
-def _new_folder(model: str, target: str, budget: str) -> Path:
+def _choose_new_folder(model: str, target: str, budget: str) -> Path:
     """The first unused folder for this search under nas-results/."""
     words = "-".join([Path(model).name, target, budget])
     stem = "".join(letter if letter.isalnum() or letter in ".-" else "-" for letter in words)

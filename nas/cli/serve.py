@@ -85,14 +85,14 @@ def serve(
     except ImportError as error:
         raise MissingExtra(f"nas serve needs packages ({error.name}); pip install 'nas[serve]'") from None
 
-    valid, secret = server.tokens_for(tokens, host)
+    valid, secret = server.prepare_tokens(tokens, host)
     settings = Settings(
         root.resolve(), Roots.of(tuple(model_root or ()), allow_hub), server.check_mlflow(mlflow),
         tuple(shlex.split(search_arguments)), Limits(per_minute=requests_per_minute),
         server.check_mlflow(mlflow_link),
     )  # fmt: skip
     with server.lock(settings.root):
-        backend = server.jobs_of(jobs, settings, running, queued)
+        backend = server.open_jobs(jobs, settings, running, queued)
         scheme = "http" if tls_certificate is None else "https"
         print(f"nas: serving on {scheme}://{host}:{port}, searches in {settings.root}", file=sys.stderr)
         if secret is not None:

@@ -8,12 +8,12 @@ from rich.table import Table
 
 from latency_models.workload import Workload
 from nas.cli.console import emit_table, emit_text
-from nas.export.onnx_export import file_name
+from nas.export.onnx_export import build_file_name
 from nas.quality.comparison import Comparison
 from nas.report import REPORT
-from nas.results.glossary import AS_DROPPED, explained, percentile, together, with_items
+from nas.results.glossary import AS_DROPPED, add_item_count, explain_percentile, explain_words, join_names
 from nas.results.result import Entry, Result
-from nas.search.unit_savings import ineffective_units
+from nas.search.unit_savings import list_ineffective_units
 
 _CHEAPEST = 3  # units named
 _MLFLOW_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
@@ -35,13 +35,13 @@ def print_summary(result: Result, out: Path) -> None:
         table.add_column(name, justify="right")
     table.add_column(f"predicted p{p} ms", justify="right")
     table.add_column(f"measured p{p} ms", justify="right")
-    for name, entry, style in _rows(result):
-        table.add_row(name, *_cells(entry, list(winner.quality.others)), style=style)
+    for name, entry, style in _build_rows(result):
+        table.add_row(name, *_format_cells(entry, list(winner.quality.others)), style=style)
     emit_table(table)
-    emit_text("\n".join([*_meanings(result), *_lines(result, out)]))
+    emit_text("\n".join([*_list_meanings(result), *_build_lines(result, out)]))
 
 
-def _against(comparison: Comparison) -> str:
+def _describe_against(comparison: Comparison) -> str:
     interval = f"95 % interval {comparison.low:+.4f} to {comparison.high:+.4f}"
     return (
         f"compared    with {comparison.against}: the winner's loss differs by {comparison.difference:+.4f} "
@@ -49,11 +49,13 @@ def _against(comparison: Comparison) -> str:
     )
 
 
-def _rows(result: Result) -> list[tuple[str, Entry, str]]:
+def _build_rows(result: Result) -> list[tuple[str, Entry, str]]:
     """Baselines that are the same architecture are one row with both names."""
-    names = together([(entry.method, entry.architecture) for entry in result.baselines])
+    names = join_names([(entry.method, entry.architecture) for entry in result.baselines])
     every = result.winner.quality.items
-    shown = [(with_items(names[e.method], e.quality.items, every), e) for e in result.baselines if e.method in names]
+    shown = [
+        (add_item_count(names[e.method], e.quality.items, every), e) for e in result.baselines if e.method in names
+    ]
     baselines = [(name, entry, "dim") for name, entry in shown]
     return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *_as_dropped(result), *baselines]
 
@@ -64,24 +66,24 @@ def _as_dropped(result: Result) -> list[tuple[str, Entry, str]]:
     return [] if quality is None else [(AS_DROPPED, replace(result.winner, quality=quality), "")]
 
 
-def _meanings(result: Result) -> list[str]:
+def _list_meanings(result: Result) -> list[str]:
     """A line for every word of the table and of the lines after it."""
     quality = result.winner.quality
     words = [quality.metric, *quality.others, *(entry.method for entry in result.baselines)]
     words += [AS_DROPPED] if result.as_dropped is not None else []
     words += [comparison.against for comparison in result.comparisons if comparison.against in _SHOWN]
-    meanings = {f"p{result.percentile}": percentile(result.percentile), **explained(words)}
+    meanings = {f"p{result.percentile}": explain_percentile(result.percentile), **explain_words(words)}
     return [f"{word:<22} {meaning}" for word, meaning in meanings.items()] + [""]
 
 
-def _cells(entry: Entry, others: list[str]) -> list[str]:
+def _format_cells(entry: Entry, others: list[str]) -> list[str]:
     quality = entry.quality
     extra = [f"{quality.others[name]:.4f}" if name in quality.others else "" for name in others]
     measured = "" if entry.measured_ms is None else f"{entry.measured_ms:.2f}"
     return [f"{quality.value:.4f}", *extra, f"{entry.predicted_ms:.2f}", measured]
 
 
-def _lines(result: Result, out: Path) -> list[str]:
+def _build_lines(result: Result, out: Path) -> list[str]:
     winner, host = result.winner, result.host
     lines = [
         f"blocks      {winner.architecture.words}",
@@ -89,8 +91,8 @@ def _lines(result: Result, out: Path) -> list[str]:
         f"parameters  {result.winner_parameters / 1e6:.2f} M of {result.model['parameters'] / 1e6:.2f} M",
         f"verdict     {result.verdict}",
     ]
-    lines += [_against(comparison) for comparison in result.comparisons if comparison.against in _SHOWN]
-    lines += _worth(result)
+    lines += [_describe_against(comparison) for comparison in result.comparisons if comparison.against in _SHOWN]
+    lines += _describe_worth(result)
     if host is not None:
         lines.append(
             f"here        ONNX Runtime on this machine: the winner's file p50 {host['winner_p50_ms']:.2f} ms, p90 "
@@ -100,7 +102,7 @@ def _lines(result: Result, out: Path) -> list[str]:
     lines += [
         f"result      {out / 'result.json'}",
         f"report      {out / REPORT}",
-        f"deploy      {_deployed(result, out)}",
+        f"deploy      {_find_deployed(result, out)}",
         *_compare(result.mlflow),
     ]
     registered = result.mlflow.get("registered_model")
@@ -124,13 +126,13 @@ def _compare(logged: dict[str, Any]) -> list[str]:
     return [*lines, f"            then {_MLFLOW_UI}{page}"] if page else lines
 
 
-def _deployed(result: Result, out: Path) -> Path:
+def _find_deployed(result: Result, out: Path) -> Path:
     """The file that was measured: of a device, the one in its own form."""
-    name = file_name(Workload.parse(result.workload).phase)
+    name = build_file_name(Workload.parse(result.workload).phase)
     return out / "winner" / (f"device-{name}" if result.certified and f"device-{name}" in result.files else name)
 
 
-def _worth(result: Result) -> list[str]:
+def _describe_worth(result: Result) -> list[str]:
     """Where the milliseconds of this target are cheap, and where there are none."""
     known = [(unit, ratio) for unit in result.units if unit.effective and (ratio := unit.ms_per_loss) is not None]
     best = sorted(known, key=lambda pair: -pair[1])[:_CHEAPEST]
@@ -138,7 +140,7 @@ def _worth(result: Result) -> list[str]:
     if best:
         said = ", ".join(f"{unit.choice} saves {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
         lines.append(f"cheapest    {said}")
-    without = ineffective_units(result.units)
+    without = list_ineffective_units(result.units)
     if without:
         lines.append(f"no savings  {', '.join(without)}: dropping them does not make the model faster on this target")
     return lines

@@ -77,7 +77,7 @@ def sweep(
     """Parse the flags into a sweep, run it, print what it found."""
     from nas.request.quantities import Budget
     from nas.storage.disk_errors import check_folder
-    from nas.sweep.request import Sweep, new_sweep, parse_list, parse_seed
+    from nas.sweep.request import Sweep, create_sweep, parse_list, parse_seed
     from search_spaces.errors import UsageError
 
     if resume is not None:
@@ -86,8 +86,8 @@ def sweep(
     if targets is None or budgets is None:
         missing = "--targets" if targets is None else "--budgets"
         raise UsageError(f"{missing} is missing; write for example nas sweep --targets jetson-orin --budgets 0.8x,0.6x")
-    asked = new_sweep(
-        out or _new_folder(),
+    asked = create_sweep(
+        out or _choose_new_folder(),
         parse_list("--models", models, str),
         parse_list("--targets", targets, str),
         parse_list("--budgets", budgets, Budget.parse),
@@ -97,14 +97,14 @@ def sweep(
         cpus=cpus,
         concurrent=concurrent,
     )
-    common = _common(asked, data, workload, units, tokens, percentile, trials, trust_remote_code)
+    common = _build_common_request(asked, data, workload, units, tokens, percentile, trials, trust_remote_code)
     if not dry_run:
         check_folder(asked.out, "--out")
         asked.save(common)
     _run(asked, dry_run, json)
 
 
-def _common(
+def _build_common_request(
     asked: "Sweep", data: Path | None, workload: str | None, units: str, tokens: str, percentile: int, trials: int,
     trust_remote_code: bool,
 ) -> "SearchRequest":  # fmt: skip
@@ -156,9 +156,9 @@ def _run(asked: "Sweep", dry_run: bool, json: bool) -> None:
 
 def _plan(asked: "Sweep") -> dict[str, Any]:
     """The cells, in the order in which they are numbered."""
-    from nas.sweep.cell import pilots_of
+    from nas.sweep.cell import list_pilots
 
-    pilots = pilots_of(asked.cells)
+    pilots = list_pilots(asked.cells)
     cells = [{"cell": cell.name, **cell.params, "pilot": cell in pilots} for cell in asked.cells]
     return {"schema_version": 1, "out": str(asked.out), "cells": cells}
 
@@ -167,20 +167,20 @@ def _print_plan(asked: "Sweep") -> None:
     from rich.table import Table
 
     from nas.cli.console import emit_table
-    from nas.sweep.cell import model_name, pilots_of
+    from nas.sweep.cell import list_pilots, shorten_model_name
 
-    pilots = pilots_of(asked.cells)
+    pilots = list_pilots(asked.cells)
     table = Table(title=f"{len(asked.cells)} searches, into {asked.out}", title_justify="left",
                   caption="* runs first, as the pilot of its model", caption_justify="left")  # fmt: skip
     for name in ("folder", "model", "target", "budget", "seed"):
         table.add_column(name)
     for cell in asked.cells:
         star = " *" if cell in pilots else ""
-        table.add_row(cell.name + star, model_name(cell.model), cell.target, cell.budget, str(cell.seed))
+        table.add_row(cell.name + star, shorten_model_name(cell.model), cell.target, cell.budget, str(cell.seed))
     emit_table(table)
 
 
-def _new_folder() -> Path:
+def _choose_new_folder() -> Path:
     """The first unused folder for a sweep under nas-results/."""
     folders = (Path("nas-results") / ("sweep" if n == 1 else f"sweep-{n}") for n in range(1, 10_000))
     return next(folder for folder in folders if not folder.exists())

@@ -3,20 +3,20 @@
 from rich.table import Table
 
 from nas.cli.console import emit_table, emit_text
-from nas.sweep.cell import model_name
+from nas.sweep.cell import shorten_model_name
 from nas.sweep.result import FIGURE, FILE, SweepResult
 from nas.sweep.row import Model, Row
 
 
 def print_sweep(result: SweepResult) -> None:
     """The table, what is right for each device, why cells have no winner, and the files."""
-    emit_table(_table(result))
-    emit_text("\n".join(_right_sizing(result)))
-    emit_table(_reasons(result)) if any(row.outcome.reason for row in result.rows) else None
-    emit_text("\n".join(_files(result)))
+    emit_table(_build_table(result))
+    emit_text("\n".join(_describe_right_sizing(result)))
+    emit_table(_build_reasons(result)) if any(row.outcome.reason for row in result.rows) else None
+    emit_text("\n".join(_list_files(result)))
 
 
-def _table(result: SweepResult) -> Table:
+def _build_table(result: SweepResult) -> Table:
     seconds = sum(row.outcome.seconds for row in result.rows)
     table = Table(
         title=f"{len(result.rows)} searches in {seconds:.0f} s of work", title_justify="left",
@@ -31,12 +31,14 @@ def _table(result: SweepResult) -> Table:
     table.add_column("end")
     for row in result.rows:
         cell = row.cell
-        named = [model_name(cell.model) + (" *" if row.pilot else ""), cell.target, cell.budget]
-        table.add_row(*named, *([str(cell.seed)] if seeds else []), *_found(row), style="" if row.winner else "dim")
+        named = [shorten_model_name(cell.model) + (" *" if row.pilot else ""), cell.target, cell.budget]
+        table.add_row(
+            *named, *([str(cell.seed)] if seeds else []), *_describe_found(row), style="" if row.winner else "dim"
+        )
     return table
 
 
-def _found(row: Row) -> list[str]:
+def _describe_found(row: Row) -> list[str]:
     seconds, state = f"{row.outcome.seconds:.1f}", row.outcome.state
     budget = "" if row.budget_ms is None else f"{row.budget_ms:.2f}"
     if row.winner is None or row.parent is None:
@@ -46,8 +48,8 @@ def _found(row: Row) -> list[str]:
     score = row.winner.score
     return [
         budget,
-        _ms(row.parent),
-        _ms(row.winner),
+        _format_ms(row.parent),
+        _format_ms(row.winner),
         f"{score.metric} {score.value:.4f} {'↑' if score.higher_is_better else '↓'}",
         f"{row.parent.score.value:.4f}",
         f"{100 * row.winner.parameters / row.parent.parameters:.0f} %",
@@ -57,11 +59,11 @@ def _found(row: Row) -> list[str]:
     ]
 
 
-def _ms(model: Model) -> str:
+def _format_ms(model: Model) -> str:
     return f"{'~' if model.measured_ms is None else ''}{model.ms:.2f}"
 
 
-def _right_sizing(result: SweepResult) -> list[str]:
+def _describe_right_sizing(result: SweepResult) -> list[str]:
     lines = ["", "Right-sizing: the best model within each latency, unpruned models included"]
     for answer in result.answers:
         lines.append(f"  {answer.target} within {answer.budget_ms:.3g} ms")
@@ -71,7 +73,7 @@ def _right_sizing(result: SweepResult) -> list[str]:
     return lines
 
 
-def _reasons(result: SweepResult) -> Table:
+def _build_reasons(result: SweepResult) -> Table:
     table = Table(title="Without a winner", title_justify="left", show_header=False)
     for row in result.rows:
         if row.outcome.reason:
@@ -79,7 +81,7 @@ def _reasons(result: SweepResult) -> Table:
     return table
 
 
-def _files(result: SweepResult) -> list[str]:
+def _list_files(result: SweepResult) -> list[str]:
     out, logged = result.sweep.out, result.mlflow or {}
     lines = ["", f"result      {out / FILE}"]
     if any(row.winner for row in result.rows):

@@ -45,7 +45,7 @@ def targets(context: typer.Context, json: options.Json = False) -> None:
     """Print every target with its peaks, bandwidth and source."""
     if context.invoked_subcommand is not None:
         return
-    from latency_models.targets import aliases, all_targets
+    from latency_models.targets import list_aliases, list_targets
     from nas.cli import console
 
     if json:
@@ -60,9 +60,9 @@ def targets(context: typer.Context, json: options.Json = False) -> None:
                 "default_mode": t.sheet is not None and t.sheet.default,
                 "source": t.note if t.sheet is None else t.sheet.source,
             }
-            for t in all_targets()
+            for t in list_targets()
         ]
-        console.emit_json({"schema_version": 1, "targets": rows, "aliases": aliases()})
+        console.emit_json({"schema_version": 1, "targets": rows, "aliases": list_aliases()})
         return
     from rich.table import Table
 
@@ -73,7 +73,7 @@ def targets(context: typer.Context, json: options.Json = False) -> None:
     table.add_column("peak T(FL)OP/s dense", justify="right")
     table.add_column("GB/s", justify="right")
     table.add_column("source")
-    for t in all_targets():
+    for t in list_targets():
         if t.sheet is None:
             table.add_row(t.name, "measured here", "", "", t.note)
         else:
@@ -81,7 +81,7 @@ def targets(context: typer.Context, json: options.Json = False) -> None:
             peak, speed = f"{t.sheet.peaks[t.precision]:.2f}", f"{t.sheet.bandwidth:.0f}"
             table.add_row(t.name + star, "data sheet", peak, speed, t.sheet.source)
     console.emit_table(table)
-    console.emit_text("\n".join(f"{short} stands for {full}" for short, full in aliases().items()))
+    console.emit_text("\n".join(f"{short} stands for {full}" for short, full in list_aliases().items()))
 
 
 def show(
@@ -131,4 +131,4 @@ def _print(report: "TargetReport") -> None:
         whole = f"{rate.ms * rate.units:.3f}"
         table.add_row(rate.term, str(rate.units), f"{rate.ms:.4f}", whole, *numbers, rate.roof or "")
     console.emit_table(table)
-    console.emit_text("\n".join(f"{name:<12}{text}" for name, text in report.lines()))
+    console.emit_text("\n".join(f"{name:<12}{text}" for name, text in report.list_lines()))

@@ -57,14 +57,14 @@ def create(name: Name, role: Roles, expires: Expires = None, tokens: File = _USU
         end = None if expires is None else datetime.strptime(expires, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         raise UsageError(f"expires {expires!r} is not a date; write for example 2030-01-31") from None
-    print(_file(tokens).add(name, [Role(word) for word in role], end))
+    print(_open_file(tokens).add(name, [Role(word) for word in role], end))
 
 
 def show(tokens: File = _USUAL, json: options.Json = False) -> None:
     """Print what is known of each."""
     from nas.cli import console
 
-    known = _file(tokens).tokens()
+    known = _open_file(tokens).read_tokens()
     if json:
         rows = [
             {"name": t.name, "roles": sorted(t.roles), "expires": t.expires and t.expires.isoformat()} for t in known
@@ -77,10 +77,10 @@ def show(tokens: File = _USUAL, json: options.Json = False) -> None:
 
 def revoke(name: Name, tokens: File = _USUAL) -> None:
     """Say nothing where it worked."""
-    _file(tokens).remove(name)
+    _open_file(tokens).remove(name)
 
 
-def _file(path: Path) -> "TokenFile":
+def _open_file(path: Path) -> "TokenFile":
     from nas.api.credentials import TokenFile
 
     return TokenFile(path)

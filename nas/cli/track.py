@@ -40,20 +40,20 @@ def track(
         document = {"schema_version": 1, "folders": [{"out": str(folder), "mlflow": logged} for folder, logged in sent]}
         console.emit_json(document)
     else:
-        console.emit_text("\n".join(f"{folder}: {_words(logged)}" for folder, logged in sent))
+        console.emit_text("\n".join(f"{folder}: {_describe(logged)}" for folder, logged in sent))
     if any(logged and "problem" in logged for _, logged in sent):
         raise typer.Exit(1)
 
 
-def _words(logged: dict[str, Any] | None) -> str:
+def _describe(logged: dict[str, Any] | None) -> str:
     if logged is None:
         return "nothing to send"
     if "problem" in logged:
         return str(logged["problem"])
     said = f"run {logged['run_id']} in {logged['tracking_uri']}"
     model = logged.get("registered_model")
-    return said if model is None else f"{said}; {_model(model)}"
+    return said if model is None else f"{said}; {_read_model(model)}"
 
 
-def _model(model: dict[str, Any]) -> str:
+def _read_model(model: dict[str, Any]) -> str:
     return f"version {model['version']} of {model['name']}" + (", its champion" if model["champion"] else "")

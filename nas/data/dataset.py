@@ -14,15 +14,15 @@ from torch import Tensor
 from nas.data.documents import SPLITS, Document, read_documents
 from nas.data.finite_outputs import check_numbers
 from nas.data.images import read_arrays, read_class_folders
-from nas.data.padding import check_ids, is_readable, pad_id, padded
+from nas.data.padding import check_ids, is_readable, pad_id, pad_ids
 from nas.data.prompts import encode_questions, load_processor
 from nas.data.questions import Question, read_questions, split_questions
-from nas.data.splitting import cleaned, split_documents
+from nas.data.splitting import clean_splits, split_documents
 from nas.data.stretches import SHARES
 from nas.data.text_file import is_folder
 from pruning.anatomy.language_model import is_vision_language
-from pruning.anatomy.positions import longest_sequence, trained_positions
-from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.anatomy.positions import count_trained_positions, find_longest_sequence
+from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import encode
 from search_spaces.errors import BadData
 
@@ -50,7 +50,7 @@ class Split:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def batches(self, size: int, items: int | None = None, start: int = 0) -> Iterator[dict[str, Tensor]]:
+    def iterate_batches(self, size: int, items: int | None = None, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The inputs in order, `size` items at a time; those of the first `items` from `start` on only, if given."""
         count = len(self) if items is None else min(items, len(self))
         rows = {name: len(tensor) // len(self) for name, tensor in self.inputs.items()}
@@ -76,7 +76,7 @@ class Dataset:
     validation: Split
     test: Split
 
-    def split(self, name: str) -> Split:
+    def get_split(self, name: str) -> Split:
         """A split by its name."""
         found: Split = getattr(self, name)
         return found
@@ -105,58 +105,62 @@ def load_dataset(
     """
     folder = is_folder(data)
     if is_vision_language(model):
-        return _asked(model, data, trust_remote_code)
+        return _read_questions(model, data, trust_remote_code)
     if model.main_input_name == "pixel_values":
         if not folder:
             raise BadData(f"data {data} is no folder; an image model takes a folder with one folder per class")
-        return _seen(model, data)
+        return _read_images(model, data)
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
-    most = longest_sequence(model) or trained_positions(model) or sys.maxsize
-    own = sentence_embedding(model)
+    most = find_longest_sequence(model) or count_trained_positions(model) or sys.maxsize
+    own = read_sentence_embedding(model)
     if own is not None:
         most = min(most, own.max_length or tokenizer.model_max_length)
     if length is not None and not MIN_LENGTH <= length <= most:
         raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
     if _predicts_next(model):
-        return _windows_of_text(
+        return _read_windows(
             model, tokenizer, data, most, length, MOST | {"calibration": windows or MOST["calibration"]}
         )
-    return _texts(model, tokenizer, data, most, length)
+    return _read_texts(model, tokenizer, data, most, length)
 
 
-def _seen(model: Any, data: Path) -> Dataset:
+def _read_images(model: Any, data: Path) -> Dataset:
     """Images and their classes."""
     read = read_arrays if any((data / f"{name}.npz").exists() for name in SPLITS) else read_class_folders
     found = read(data, model, MOST_TEXTS)
     return Dataset(**{name: Split(name, {"pixel_values": pixels}, labels) for name, (pixels, labels) in found.items()})
 
 
-def _windows_of_text(
+def _read_windows(
     model: Any, tokenizer: Any, data: Path, most: int, length: int | None, counts: dict[str, int]
 ) -> Dataset:
     """At most so many windows of `length` tokens, else of the usual number, at most what the model reads."""
     used = {name: count * (length or WINDOW) * _CHARACTERS for name, count in counts.items()}
-    documents = _documents_by_split(data, used, by_line=False)
+    documents = _read_documents_by_split(data, used, by_line=False)
     usual = min(WINDOW, most)
-    windows = {name: _windows(model, tokenizer, documents[name], name, usual, length, counts[name]) for name in SPLITS}
-    return _apart(windows)
+    windows = {
+        name: _cut_windows(model, tokenizer, documents[name], name, usual, length, counts[name]) for name in SPLITS
+    }
+    return _separate(windows)
 
 
-def _texts(model: Any, tokenizer: Any, data: Path, most: int, length: int | None) -> Dataset:
+def _read_texts(model: Any, tokenizer: Any, data: Path, most: int, length: int | None) -> Dataset:
     """Texts by themselves, or put together until they have `length` tokens."""
     used = {name: count * (length or TEXT_LENGTH) * _CHARACTERS for name, count in MOST_TEXTS.items()}
-    documents = _documents_by_split(data, used, by_line=True)
+    documents = _read_documents_by_split(data, used, by_line=True)
     if length is not None:
         documents = {name: _put_together(tokenizer, documents[name], name, length) for name in SPLITS}
-    own = sentence_embedding(model)
+    own = read_sentence_embedding(model)
     if own is not None:
-        documents = {name: [replace(each, text=own.text(each.text)) for each in documents[name]] for name in SPLITS}
+        documents = {
+            name: [replace(each, text=own.prepare_text(each.text)) for each in documents[name]] for name in SPLITS
+        }
     longest = length or min(TEXT_LENGTH, most)
-    return _apart({name: _padded(model, tokenizer, documents[name], name, longest) for name in SPLITS})
+    return _separate({name: _pad(model, tokenizer, documents[name], name, longest) for name in SPLITS})
 
 
-def _apart(inputs: dict[str, dict[str, Tensor]]) -> Dataset:
+def _separate(inputs: dict[str, dict[str, Tensor]]) -> Dataset:
     """The splits without items that are, token by token, in another one too: unlike texts may begin alike.
 
     They stay in test, then in validation.
@@ -178,7 +182,7 @@ def _apart(inputs: dict[str, dict[str, Tensor]]) -> Dataset:
     return Dataset(**splits)
 
 
-def _asked(model: Any, data: Path, trust_remote_code: bool) -> Dataset:
+def _read_questions(model: Any, data: Path, trust_remote_code: bool) -> Dataset:
     """Questions, evenly spaced where there are more than are used."""
     processor, splits = load_processor(model, trust_remote_code), split_questions(read_questions(data))
     chosen: dict[str, list[Question]] = {name: _spread(splits[name], MOST_TEXTS[name]) for name in SPLITS}
@@ -208,14 +212,14 @@ def _predicts_next(model: Any) -> bool:
     return bool((one - other).abs().max() <= 1e-4 * one.abs().max())
 
 
-def _documents_by_split(data: Path, used: dict[str, int], by_line: bool) -> dict[str, list[Document]]:
+def _read_documents_by_split(data: Path, used: dict[str, int], by_line: bool) -> dict[str, list[Document]]:
     files = {name: data / f"{name}.jsonl" for name in SPLITS}
     if all(path.is_file() for path in files.values()):
-        return cleaned({name: read_documents(path) for name, path in files.items()}, used)
+        return clean_splits({name: read_documents(path) for name, path in files.items()}, used)
     return split_documents(read_documents(data), used, by_line)
 
 
-def _windows(
+def _cut_windows(
     model: Any, tokenizer: Any, documents: list[Document], name: str, most: int, length: int | None, wanted: int
 ) -> dict[str, Tensor]:
     """(n, window): documents joined by the end token, packed, the remainder discarded."""
@@ -238,20 +242,20 @@ def _windows(
     return {"input_ids": torch.tensor(stream[: count * window]).reshape(count, window)[chosen]}
 
 
-def _padded(model: Any, tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
+def _pad(model: Any, tokenizer: Any, documents: list[Document], name: str, length: int) -> dict[str, Tensor]:
     """(n, longest) ids and mask, padded to the longest text, at most `length` tokens.
 
     Texts that the tokenizer makes no token of are left out.
     """
     texts = [document.text for document in _spread(documents, MOST_TEXTS[name])]
-    rows = [row for row in _shortened(tokenizer, texts, length) if row]
+    rows = [row for row in _shorten(tokenizer, texts, length) if row]
     if not rows:
         raise BadData(f"the tokenizer makes no tokens of the {len(texts)} texts of the {name} split; give others")
     check_ids(rows, tokenizer, model)
-    return padded(rows, pad_id(model, tokenizer))
+    return pad_ids(rows, pad_id(model, tokenizer))
 
 
-def _shortened(tokenizer: Any, texts: list[str], length: int) -> list[list[int]]:
+def _shorten(tokenizer: Any, texts: list[str], length: int) -> list[list[int]]:
     """The first `length` tokens of each text, special ones among them; of a long text only its beginning is split."""
     begins = [text[: length * _LONGEST_TOKEN] for text in texts]
     rows = encode(tokenizer, begins, truncation=True, max_length=length)

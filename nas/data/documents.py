@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.data.text_file import is_folder, is_hidden, read_text, without_lone_surrogates
+from nas.data.text_file import is_folder, is_hidden, read_text, replace_lone_surrogates
 from search_spaces.errors import BadData
 
 SPLITS = ("calibration", "validation", "test")
@@ -47,41 +47,41 @@ def read_documents(path: Path) -> list[Document]:
     folder = is_folder(path)
     if not path.exists():
         raise BadData(f"data {path} does not exist; give {_FORMS}")
-    documents = list(_folder(path) if folder else _file(path, None))
+    documents = list(_read_folder(path) if folder else _read_file(path, None))
     documents = [document for document in documents if document.text.strip()]
     if not documents:
         raise BadData(f"data {path} holds no text; give {_FORMS}")
     return documents
 
 
-def _folder(folder: Path) -> Iterator[Document]:
+def _read_folder(folder: Path) -> Iterator[Document]:
     """Those of its text files; of tables and JSON, which also describe folders, where it has no others."""
     files = [path for path in sorted(folder.rglob("*")) if not is_hidden(path, folder) and path.is_file()]
     texts = [path for path in files if path.suffix.lower() in _TEXT_SUFFIXES]
     for path in texts or [path for path in files if path.suffix.lower() in _RECORDS]:
         parts = path.relative_to(folder).parts
-        yield from _file(path, parts[0] if len(parts) > 1 else None)
+        yield from _read_file(path, parts[0] if len(parts) > 1 else None)
 
 
-def _file(path: Path, project: str | None) -> Iterator[Document]:
+def _read_file(path: Path, project: str | None) -> Iterator[Document]:
     content, suffix = read_text(path), path.suffix.lower()
     if suffix in _RECORDS:
-        records = _table(path, content) if suffix in (".csv", ".tsv") else _objects(path, content)
+        records = _read_table(path, content) if suffix in (".csv", ".tsv") else _read_objects(path, content)
         for place, record in records:
-            yield _document(place, record)
+            yield _build_document(place, record)
     elif suffix in _WHOLE:
         yield Document(content, project)
     else:
         yield from (Document(part, project) for part in re.split(r"\n[ \t]*\n", content))
 
 
-def _objects(path: Path, content: str) -> Iterator[tuple[str, Any]]:
+def _read_objects(path: Path, content: str) -> Iterator[tuple[str, Any]]:
     """What a JSON file lists, an array or a line each, and the place of each in words."""
     if content.lstrip().startswith("["):
         array = _parse(f"{path}", content)
         yield from ((f"{path} item {number}", item) for number, item in enumerate(array, 1))
         return
-    if path.suffix.lower() == ".json" and (alone := _alone(content)):
+    if path.suffix.lower() == ".json" and (alone := _read_single_object(content)):
         yield f"{path}", alone
         return
     for number, line in enumerate(content.split("\n"), 1):
@@ -89,7 +89,7 @@ def _objects(path: Path, content: str) -> Iterator[tuple[str, Any]]:
             yield f"{path} line {number}", _parse(f"{path} line {number}", line)
 
 
-def _alone(content: str) -> Any:
+def _read_single_object(content: str) -> Any:
     """A file's only object, which may be written over several lines; None where there are more."""
     try:
         return json.loads(content)
@@ -104,7 +104,7 @@ def _parse(place: str, text: str) -> Any:
         raise BadData(f"{place}: each is an object such as {_EXAMPLE} ({error})") from None
 
 
-def _table(path: Path, content: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_table(path: Path, content: str) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a table with a column `text`, under whichever delimiter shows one."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be a book
     for delimiter in (",", ";", "\t"):
@@ -121,26 +121,26 @@ def _table(path: Path, content: str) -> Iterator[tuple[str, dict[str, str]]]:
     raise BadData(f"{path} has no column named text (its first line is {header!r}); name the column of the texts so")
 
 
-def _document(place: str, record: Any) -> Document:
+def _build_document(place: str, record: Any) -> Document:
     """An object with its text, or the text alone.
 
     Raises:
         BadData: it is neither, or its split or project is none.
     """
     if isinstance(record, str):
-        return Document(without_lone_surrogates(record))
+        return Document(replace_lone_surrogates(record))
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise BadData(f"{place}: each is an object with a text, such as {_EXAMPLE}; this {_told(record)}")
+        raise BadData(f"{place}: each is an object with a text, such as {_EXAMPLE}; this {_describe_value(record)}")
     split = record.get("split") or None
     if split is not None and split not in SPLITS:
         raise BadData(f"{place}: split {split!r} is none of {', '.join(SPLITS)}; use one or leave it out")
     project = record.get("project") or None
     if project is not None and not isinstance(project, str):
         raise BadData(f"{place}: project {project!r} is not a string; put quotes around the name")
-    return Document(without_lone_surrogates(record["text"]), project and without_lone_surrogates(project), split)
+    return Document(replace_lone_surrogates(record["text"]), project and replace_lone_surrogates(project), split)
 
 
-def _told(record: Any) -> str:
+def _describe_value(record: Any) -> str:
     """What a record that is no text has in its place."""
     if not isinstance(record, dict):
         return f"is {str(record)[:40]!r}"

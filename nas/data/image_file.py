@@ -23,13 +23,13 @@ def open_image(path: Path, mode: str = "RGB") -> Any:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
-            return (_in_eight_bits(upright) if upright.mode.startswith(_DEEP) else upright).convert(mode)
+            return (_reduce_to_eight_bits(upright) if upright.mode.startswith(_DEEP) else upright).convert(mode)
     except Exception as error:  # every format's decoder has errors of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadData(f"data {path} is no readable image ({reason}); remove or convert it") from None
 
 
-def _in_eight_bits(image: Any) -> Any:
+def _reduce_to_eight_bits(image: Any) -> Any:
     """Sixteen bits, which `convert` would cut off at 255.
 
     Raises:

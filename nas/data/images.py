@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nas.data.documents import SPLITS
 from nas.data.image_file import SUFFIXES, open_image
-from nas.data.problem_type import ProblemType, problem_type_of
+from nas.data.problem_type import ProblemType, read_problem_type
 from nas.data.text_file import is_hidden, read_bytes
 from search_spaces.errors import BadData
 
@@ -56,7 +56,7 @@ def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dic
         BadData: no images, an unreadable image, or folders that do not fit the model's classes.
     """
     members: dict[str, dict[str, tuple[Path, int]]] = {name: {} for name in SPLITS}
-    for entry, label in _labels(folder, model).items():
+    for entry, label in _read_labels(folder, model).items():
         for path in sorted(entry.rglob("*")):
             if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file():
                 digest = hashlib.sha256(read_bytes(path)).hexdigest()
@@ -68,17 +68,17 @@ def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dic
     for name, found in members.items():
         # The digest's end, as its beginning decided the split.
         chosen = [found[digest] for digest in sorted(found, key=lambda digest: digest[::-1])[: most[name]]]
-        pixels = np.stack([_pixels(path, model) for path, _ in chosen])
+        pixels = np.stack([_read_pixels(path, model) for path, _ in chosen])
         splits[name] = (normalise(pixels, model), torch.tensor([label for _, label in chosen]))
     return splits
 
 
-def _labels(folder: Path, model: Any) -> dict[Path, int]:
+def _read_labels(folder: Path, model: Any) -> dict[Path, int]:
     entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry, folder))
     known = {str(name): int(index) for name, index in (getattr(model.config, "label2id", None) or {}).items()}
     if entries and all(entry.name in known for entry in entries):
         return {entry: known[entry.name] for entry in entries}
-    chooses = hasattr(model, "classifier") and problem_type_of(model.config) is ProblemType.CLASSES
+    chooses = hasattr(model, "classifier") and read_problem_type(model.config) is ProblemType.CLASSES
     classes = getattr(model.config, "num_labels", len(entries)) if chooses else len(entries)
     if not entries or len(entries) != classes:
         names = ", ".join(list(known)[:5])
@@ -89,7 +89,7 @@ def _labels(folder: Path, model: Any) -> dict[Path, int]:
     return {entry: label for label, entry in enumerate(entries)}
 
 
-def _pixels(path: Path, model: Any) -> np.ndarray:
+def _read_pixels(path: Path, model: Any) -> np.ndarray:
     """(height, width, 3), or (height, width) where the model has one channel."""
     size = model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -104,11 +104,11 @@ def normalise(pixels: np.ndarray, model: Any) -> Tensor:
     channels = getattr(model.config, "num_channels", 3)
     if values.shape[1] == 1 and channels == 3:
         values = values.expand(-1, 3, -1, -1)
-    mean, deviation = _statistics(Path(getattr(model, "name_or_path", "") or ""))
+    mean, deviation = _read_statistics(Path(getattr(model, "name_or_path", "") or ""))
     return ((values - mean) / deviation).contiguous()
 
 
-def _statistics(folder: Path) -> tuple[Tensor, Tensor]:
+def _read_statistics(folder: Path) -> tuple[Tensor, Tensor]:
     """Mean and deviation per channel from the `preprocessor_config.json` beside the weights; 0.5 without one."""
     path = folder / "preprocessor_config.json"
     try:

@@ -9,14 +9,14 @@ from torch import Tensor
 from search_spaces.errors import BadData
 
 
-def vocabulary_of(model: Any) -> int:
+def count_vocabulary(model: Any) -> int:
     """The number of ids that a model has embeddings of."""
     return len(model.get_input_embeddings().weight)
 
 
 def is_readable(token: int | None, model: Any) -> bool:
     """Whether the model has an embedding of a token."""
-    return token is not None and 0 <= int(token) < vocabulary_of(model)
+    return token is not None and 0 <= int(token) < count_vocabulary(model)
 
 
 def check_ids(rows: Iterable[Sequence[int]], tokenizer: Any, model: Any) -> None:
@@ -26,7 +26,7 @@ def check_ids(rows: Iterable[Sequence[int]], tokenizer: Any, model: Any) -> None
         BadData: one is.
     """
     largest = max((max(row) for row in rows if len(row)), default=0)
-    if largest >= (known := vocabulary_of(model)):
+    if largest >= (known := count_vocabulary(model)):
         token = tokenizer.convert_ids_to_tokens(largest)
         raise BadData(
             f"the tokenizer writes {token!r} as id {largest}, and the model has embeddings of {known} tokens (ids 0 to "
@@ -62,7 +62,7 @@ def settle_padding(model: Any, tokenizer: Any) -> None:
     model.config.get_text_config().pad_token_id = pad_id(model, tokenizer)
 
 
-def padded(rows: Sequence[Sequence[int]], fill: int) -> dict[str, Tensor]:
+def pad_ids(rows: Sequence[Sequence[int]], fill: int) -> dict[str, Tensor]:
     """(n, longest) ids, filled up on the right, and their mask."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), fill)

@@ -14,7 +14,7 @@ class ProblemType(StrEnum):
     SCORES = "regression"
 
 
-def problem_type_of(config: Any) -> ProblemType:
+def read_problem_type(config: Any) -> ProblemType:
     """The `problem_type` of a config; where it has none, one output is a score and several are classes.
 
     These are the rules of Transformers' own heads and pipelines. Rerankers and reward models have one output.

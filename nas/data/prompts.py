@@ -11,9 +11,9 @@ from torch import Tensor
 from nas.data.image_file import open_image
 from nas.data.padding import check_ids, is_readable, pad_id
 from nas.data.questions import Question
-from pruning.anatomy.language_model import language_config
-from pruning.checkpoint.config import first_line
-from pruning.checkpoint.remote_code import never_ask, refuse_carried_code
+from pruning.anatomy.language_model import find_language_config
+from pruning.checkpoint.config import get_first_line
+from pruning.checkpoint.remote_code import prevent_asking, refuse_carried_code
 from search_spaces.errors import BadData
 
 IGNORED = -100  # behind the answer's last token
@@ -33,7 +33,7 @@ def load_processor(model: Any, trust_remote_code: bool = False) -> Any:
     from transformers import AutoProcessor, ProcessorMixin
 
     folder = str(getattr(model, "name_or_path", "") or "")
-    never_ask()
+    prevent_asking()
     if not trust_remote_code:
         refuse_carried_code(folder)
     try:
@@ -42,8 +42,8 @@ def load_processor(model: Any, trust_remote_code: bool = False) -> Any:
         )
     except Exception as error:  # it looks into many files, each with errors of its own
         raise BadData(
-            f"model {folder!r} has no processor that can be read ({first_line(error)}); put processor_config.json and "
-            "the tokenizer files beside the weights"
+            f"model {folder!r} has no processor that can be read ({get_first_line(error)}); put processor_config.json "
+            "and the tokenizer files beside the weights"
         ) from None
     if not isinstance(processor, ProcessorMixin):
         raise BadData(
@@ -68,7 +68,7 @@ def encode_questions(model: Any, processor: Any, questions: Sequence[Question]) 
         BadData: images that cannot be read, placeholders that do not fit the images, prompts longer than the model
             reads, or images that make unlike numbers of tokens.
     """
-    texts = [_prompt(processor, question) for question in questions]
+    texts = [_format_prompt(processor, question) for question in questions]
     images = [[open_image(path) for path in question.images] for question in questions]
     try:
         encoded = dict(processor(images=images, text=texts, padding=True, return_tensors="pt"))
@@ -81,12 +81,12 @@ def encode_questions(model: Any, processor: Any, questions: Sequence[Question]) 
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     _check(model, inputs, len(questions))
     check_ids(inputs["input_ids"].tolist(), processor.tokenizer, model)
-    return inputs, _answers(processor, texts, questions)
+    return inputs, _list_answers(processor, texts, questions)
 
 
 def _check(model: Any, inputs: dict[str, Tensor], items: int) -> None:
     length = inputs["input_ids"].shape[1]
-    most = getattr(language_config(model), "max_position_embeddings", None) or length
+    most = getattr(find_language_config(model), "max_position_embeddings", None) or length
     if length > most:
         raise BadData(f"a question with its images has {length} tokens and the model reads {most}; give smaller images")
     grid = inputs.get("image_grid_thw")
@@ -95,7 +95,7 @@ def _check(model: Any, inputs: dict[str, Tensor], items: int) -> None:
         raise BadData("the images make unlike numbers of tokens; bring them to one size")
 
 
-def _prompt(processor: Any, question: Question) -> str:
+def _format_prompt(processor: Any, question: Question) -> str:
     """In the form of the processor's chat template where it has one, else placeholders and the question."""
     token = getattr(processor, "image_token", "<image>")
     written, count = question.text.count(token), len(question.images)
@@ -112,16 +112,18 @@ def _prompt(processor: Any, question: Question) -> str:
     return said
 
 
-def _answers(processor: Any, texts: Sequence[str], questions: Sequence[Question]) -> Tensor:
+def _list_answers(processor: Any, texts: Sequence[str], questions: Sequence[Question]) -> Tensor:
     """The tokens that each answer has behind its prompt."""
-    rows = [_continuation(processor, text, question.answer) for text, question in zip(texts, questions, strict=True)]
+    rows = [
+        _find_continuation(processor, text, question.answer) for text, question in zip(texts, questions, strict=True)
+    ]
     answers = torch.full((len(rows), max(map(len, rows))), IGNORED)
     for place, row in enumerate(rows):
         answers[place, : len(row)] = torch.tensor(row)
     return answers
 
 
-def _continuation(processor: Any, text: str, answer: str) -> list[int]:
+def _find_continuation(processor: Any, text: str, answer: str) -> list[int]:
     templated = getattr(processor, "chat_template", None) is not None
     before: list[int] = processor.tokenizer(text)["input_ids"]
     whole: list[int] = processor.tokenizer(f"{text}{'' if templated else ' '}{answer}")["input_ids"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.documents import SPLITS
-from nas.data.text_file import is_folder, read_bytes, read_text, without_lone_surrogates
+from nas.data.text_file import is_folder, read_bytes, read_text, replace_lone_surrogates
 from search_spaces.errors import BadData
 
 FILE = "questions.jsonl"
@@ -35,9 +35,9 @@ def read_questions(data: Path) -> list[Question]:
         BadData: no such file, nothing in it, a line that is no such object, an image that is not there, or questions
             with unlike numbers of images.
     """
-    path = _file_of(data)
+    path = _find_file(data)
     lines = read_text(path).split("\n")
-    questions = [_question(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [_read_question(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise BadData(f"data {path} holds no question; write one a line, such as {_EXAMPLE}")
     for question in questions:
@@ -49,14 +49,14 @@ def read_questions(data: Path) -> list[Question]:
     return questions
 
 
-def _file_of(data: Path) -> Path:
+def _find_file(data: Path) -> Path:
     path = data / FILE if is_folder(data) else data
     if not path.exists():
         raise BadData(f"data {path} does not exist; a vision-language model takes a folder with {FILE} and images")
     return path
 
 
-def _question(path: Path, number: int, line: str) -> Question:
+def _read_question(path: Path, number: int, line: str) -> Question:
     rule = f"{path} line {number}: each line is an object such as {_EXAMPLE}"
     try:
         record = json.loads(line)
@@ -71,14 +71,14 @@ def _question(path: Path, number: int, line: str) -> Question:
     asked, answer = record.get("question"), record.get("answer")
     if not all(isinstance(text, str) and text.strip() for text in (*names, asked, answer)):
         raise BadData(rule)
-    images = tuple(path.parent / without_lone_surrogates(name) for name in names)
+    images = tuple(path.parent / replace_lone_surrogates(name) for name in names)
     missing = next((image for image in images if not _is_file(image)), None)
     if missing is not None:
         raise BadData(f"{path} line {number}: image {missing} does not exist; paths are relative to {path.parent}")
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise BadData(f"{path} line {number}: split {split!r} is none of {', '.join(SPLITS)}; use one or leave it out")
-    return Question(images, without_lone_surrogates(str(asked)), without_lone_surrogates(str(answer)), split)
+    return Question(images, replace_lone_surrogates(str(asked)), replace_lone_surrogates(str(answer)), split)
 
 
 def _is_file(path: Path) -> bool:
@@ -98,7 +98,7 @@ def split_questions(questions: list[Question]) -> dict[str, list[Question]]:
     """
     splits: dict[str, list[Question]] = {name: [] for name in SPLITS}
     unassigned = []
-    for name, group in _groups(questions).items():
+    for name, group in _group(questions).items():
         told = {question.split for question in group} - {None}
         if len(told) > 1:
             raise BadData(
@@ -122,12 +122,12 @@ def split_questions(questions: list[Question]) -> dict[str, list[Question]]:
     return splits
 
 
-def _groups(questions: list[Question]) -> dict[str, list[Question]]:
+def _group(questions: list[Question]) -> dict[str, list[Question]]:
     """Questions that share an image, or are joined by ones that do, under the digest of their first image."""
     known: dict[Path, str] = {}
     of: dict[str, Any] = {}  # digest of an image -> (digests, questions) of its group
     for question in questions:
-        digests: set[str] = {known.setdefault(image, _digest(image)) for image in question.images}
+        digests: set[str] = {known.setdefault(image, _compute_digest(image)) for image in question.images}
         groups = {id(of[digest]): of[digest] for digest in sorted(digests) if digest in of}.values()
         together = digests.union(*(group[0] for group in groups))
         merged = together, [*(each for group in groups for each in group[1]), question]
@@ -135,5 +135,5 @@ def _groups(questions: list[Question]) -> dict[str, list[Question]]:
     return {min(group[0]): group[1] for group in of.values()}
 
 
-def _digest(image: Path) -> str:
+def _compute_digest(image: Path) -> str:
     return hashlib.sha256(read_bytes(image)).hexdigest()

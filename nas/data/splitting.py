@@ -31,20 +31,20 @@ def split_documents(
         BadData: when a split would be empty.
     """
     told = [document for document in documents if document.split is not None]
-    groups = _groups([document for document in documents if document.split is None], told)
+    groups = _group([document for document in documents if document.split is None], told)
     alone = not told and len(groups) < len(SPLITS) and len({document.project for document in documents}) == 1
-    splits = cut_in_three(documents, by_line) if alone else _assigned(told, groups)
-    return cleaned(splits, used)
+    splits = cut_in_three(documents, by_line) if alone else _assign(told, groups)
+    return clean_splits(splits, used)
 
 
-def cleaned(splits: dict[str, list[Document]], used: Mapping[str, int] | None = None) -> dict[str, list[Document]]:
+def clean_splits(splits: dict[str, list[Document]], used: Mapping[str, int] | None = None) -> dict[str, list[Document]]:
     """The splits without near-duplicates; of much data what is used.
 
     Raises:
         BadData: one is empty.
     """
     count = sum(map(len, splits.values()))
-    kept = without_near_duplicates(
+    kept = remove_near_duplicates(
         splits if used is None else {name: thin(members, used[name]) for name, members in splits.items()}
     )
     empty = [name for name, members in kept.items() if not members]
@@ -56,7 +56,7 @@ def cleaned(splits: dict[str, list[Document]], used: Mapping[str, int] | None = 
     return kept
 
 
-def _groups(documents: list[Document], told: list[Document]) -> dict[str, list[Document]]:
+def _group(documents: list[Document], told: list[Document]) -> dict[str, list[Document]]:
     """What goes into one split together, under a name: a project, or copies of one text.
 
     One project for all says nothing, as where texts lie in a folder within a folder.
@@ -65,44 +65,44 @@ def _groups(documents: list[Document], told: list[Document]) -> dict[str, list[D
     groups: dict[str, list[Document]] = {}
     for document in documents:
         project = document.project if len(projects) > 1 else None
-        groups.setdefault(project or _digest(document.text), []).append(document)
+        groups.setdefault(project or _compute_digest(document.text), []).append(document)
     return groups
 
 
-def _assigned(told: list[Document], groups: dict[str, list[Document]]) -> dict[str, list[Document]]:
+def _assign(told: list[Document], groups: dict[str, list[Document]]) -> dict[str, list[Document]]:
     """Those that were told stay, each group goes where most is missing, the largest first."""
     splits = {name: [document for document in told if document.split == name] for name in SPLITS}
     places = {document.project: str(document.split) for document in told if document.project is not None}
     for project in sorted(places.keys() & groups.keys()):
         splits[places[project]].extend(groups.pop(project))
     total = sum(len(group) for group in groups.values())
-    for _, group in sorted(groups.items(), key=lambda item: (-len(item[1]), _digest(item[0]))):
+    for _, group in sorted(groups.items(), key=lambda item: (-len(item[1]), _compute_digest(item[0]))):
         short = {name: share * total - len(splits[name]) for name, share in SHARES.items()}
         splits[max(short, key=lambda name: short[name])].extend(group)
     return splits
 
 
-def without_near_duplicates(splits: dict[str, list[Document]]) -> dict[str, list[Document]]:
+def remove_near_duplicates(splits: dict[str, list[Document]]) -> dict[str, list[Document]]:
     """Keep a document only if no kept one has more than half of the word shingles in common (Jaccard).
 
     Test comes first, then validation, then calibration: what is judged on is never the one to go.
     """
-    shingled = {name: [_shingles(document.text) for document in splits[name]] for name in SPLITS}
+    shingled = {name: [_list_shingles(document.text) for document in splits[name]] for name in SPLITS}
     frequency = Counter(shingle for members in shingled.values() for shingles in members for shingle in shingles)
     kept: dict[str, list[Document]] = {}
     index: dict[int, list[set[int]]] = {}  # telling shingle -> kept documents that have it
     for name in reversed(SPLITS):
         kept[name] = []
         for document, shingles in zip(splits[name], shingled[name], strict=True):
-            telling = _telling(shingles, frequency)
-            if not any(_alike(shingles, other) for shingle in telling for other in index.get(shingle, ())):
+            telling = _select_rarest(shingles, frequency)
+            if not any(_is_alike(shingles, other) for shingle in telling for other in index.get(shingle, ())):
                 for shingle in telling:
                     index.setdefault(shingle, []).append(shingles)
                 kept[name].append(document)
     return {name: kept[name] for name in SPLITS}
 
 
-def _telling(shingles: set[int], frequency: Counter[int]) -> list[int]:
+def _select_rarest(shingles: set[int], frequency: Counter[int]) -> list[int]:
     """The rarest shingles: two texts that are alike share at least one of them, so only these are looked up.
 
     Prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins", 2006): nothing is missed, and a
@@ -112,15 +112,15 @@ def _telling(shingles: set[int], frequency: Counter[int]) -> list[int]:
     return rarest[: len(rarest) - math.ceil(_ALIKE * len(rarest)) + 1]
 
 
-def _alike(one: set[int], other: set[int]) -> bool:
+def _is_alike(one: set[int], other: set[int]) -> bool:
     common = len(one & other)
     return common / (len(one) + len(other) - common) > _ALIKE
 
 
-def _shingles(text: str) -> set[int]:
+def _list_shingles(text: str) -> set[int]:
     words = re.findall(r"\w+", text.lower()) or text.split()  # signs alone are words too
     return {hash(tuple(words[start : start + _SHINGLE])) for start in range(max(1, len(words) - _SHINGLE + 1))}
 
 
-def _digest(text: str) -> str:
+def _compute_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -51,13 +51,13 @@ def cut_in_three(documents: list[Document], by_line: bool) -> dict[str, list[Doc
     Raises:
         BadData: too short for that.
     """
-    stretches = _lines(documents) if by_line else _windows(documents)
+    stretches = _select_lines(documents) if by_line else _cut_windows(documents)
     total = sum(len(stretch.text) for stretch in stretches)
     if len(stretches) < _FEWEST:
         raise BadData(
             f"the data has {total} characters in {len(documents)} text{'s'[: len(documents) - 1]}; at least three "
             "texts (in a .txt with blank lines between them) are needed, or one of "
-            f"{_FEWEST * _shortest(by_line)} characters"
+            f"{_FEWEST * _choose_shortest(by_line)} characters"
         )
     splits: dict[str, list[Document]] = {name: [] for name in SPLITS}
     passed, name = 0, ""
@@ -77,21 +77,21 @@ def _split_at(place: float) -> str:
     return SPLITS[-1]
 
 
-def _windows(documents: list[Document]) -> list[Document]:
+def _cut_windows(documents: list[Document]) -> list[Document]:
     total = sum(len(document.text) for document in documents)
-    size = min(max(total // _WANTED, _shortest(False)), STRETCH)
+    size = min(max(total // _WANTED, _choose_shortest(False)), STRETCH)
     return [stretch for document in documents for stretch in cut(document, size)]
 
 
-def _lines(documents: list[Document]) -> list[Document]:
+def _select_lines(documents: list[Document]) -> list[Document]:
     """Lines that say something; of few lines, stretches."""
     lines = [replace(document, text=line) for document in documents for line in document.text.split("\n")]
     lines = [line for line in lines if line.text.strip()]
     total = sum(len(line.text) for line in lines)
-    size = _LINE if len(lines) >= _FEWEST else min(max(total // _WANTED, _shortest(True)), _LINE)
+    size = _LINE if len(lines) >= _FEWEST else min(max(total // _WANTED, _choose_shortest(True)), _LINE)
     return [stretch for line in lines for stretch in cut(line, size)]
 
 
-def _shortest(by_line: bool) -> int:
+def _choose_shortest(by_line: bool) -> int:
     """Characters of a stretch at least: a few words that are judged by themselves, or a few that are read on."""
     return 40 if by_line else 20

@@ -79,7 +79,7 @@ def is_folder(path: Path) -> bool:
         raise BadData(f"data {path} cannot be read ({error.strerror or error}); give a file or a folder") from None
 
 
-def without_lone_surrogates(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """The text with U+FFFD in place of halves of characters, which JSON can hold and no encoding can write."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 

@@ -1,11 +1,11 @@
 """Where evaluations are computed: in this process, or by the workers of a Ray cluster."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
-        "cluster": ["Cluster", "connect", "resources_offered"],
+        "cluster": ["Cluster", "connect", "list_offered_resources"],
         "device_node": ["Node"],
         "evaluation_cache": ["CachedEvaluator"],
         "worker": ["Bench", "LocalExecutor", "Worker"],

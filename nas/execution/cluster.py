@@ -44,7 +44,7 @@ class Cluster:
     workers: int | None = None
     resources: dict[str, float] = field(default_factory=lambda: {_CPU: 1.0})
 
-    def executor(self, bench: Bench) -> "RayExecutor":
+    def open_executor(self, bench: Bench) -> "RayExecutor":
         """Connect, and start the actors.
 
         Raises:
@@ -52,9 +52,9 @@ class Cluster:
             ExecutionError: the cluster cannot be reached, or has no room for one actor.
         """
         connect()
-        return RayExecutor(bench, self.workers or self._room(), self.resources)
+        return RayExecutor(bench, self.workers or self._count_room(), self.resources)
 
-    def _room(self) -> int:
+    def _count_room(self) -> int:
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -66,7 +66,7 @@ class Cluster:
         return fits
 
 
-def resources_offered() -> dict[str, float]:
+def list_offered_resources() -> dict[str, float]:
     """What the nodes of the cluster have together, by name.
 
     Raises:
@@ -88,13 +88,13 @@ def connect() -> None:
         import ray
     except ImportError:
         raise MissingExtra("--executor ray needs Ray; install it with: pip install 'nas[ray]'") from None
-    _messages_to_stderr()
+    _redirect_messages()
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: the work is why it is started
     try:
-        with own_handlers(), _short_paths():
+        with keep_own_handlers(), _shorten_paths():
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
@@ -102,7 +102,7 @@ def connect() -> None:
 
 
 @contextmanager
-def _short_paths() -> Iterator[None]:
+def _shorten_paths() -> Iterator[None]:
     """A cluster that starts here meanwhile keeps its sockets, whose paths the system limits, in a folder that is short.
 
     Raises:
@@ -127,7 +127,7 @@ def _short_paths() -> Iterator[None]:
 
 
 @cache
-def _messages_to_stderr() -> None:
+def _redirect_messages() -> None:
     """Ray prints what it has to say of workers and nodes that died to stdout, where our document belongs."""
     from ray._private import worker
 
@@ -136,7 +136,7 @@ def _messages_to_stderr() -> None:
 
 
 @contextmanager
-def own_handlers() -> Iterator[None]:
+def keep_own_handlers() -> Iterator[None]:
     """Ray takes SIGTERM for itself when it starts, to end with a stack trace: here it stays what it was."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -176,7 +176,7 @@ class RayExecutor:
         """
         batch = _Batch(tasks, self._actors, self._starting, self._start)
         while batch.left:
-            yield from batch.ended()
+            yield from batch.wait_for_ended()
         batch.leave()
 
     def _start(self, worker: int) -> Any:
@@ -211,24 +211,24 @@ class _Batch:
         self.left = set(range(len(tasks)))
         self._give()
 
-    def ended(self) -> list[tuple[int, Pieces]]:
+    def wait_for_ended(self) -> list[tuple[int, Pieces]]:
         """Wait until something happens: what ended by it for the first time."""
         reference = self._wait()
         if reference is None:
             for worker in self._homeless:
-                self._restarts(worker)
+                self._count_restart(worker)
             self._homeless.clear()
             if time.monotonic() - self._heard >= self._patience_s:
                 self._pass_on()
             return []
-        found = self._started(reference) if reference in self._starting else self._result(reference)
+        found = self._note_started(reference) if reference in self._starting else self._collect_result(reference)
         self._give()
         return found
 
     def leave(self) -> None:
         """Who still has a task, which somebody else has done, gets no other before it is through with it."""
         for worker in {worker for _, worker in self._running.values()} | self._homeless:
-            self._restarts(worker)
+            self._count_restart(worker)
 
     @property
     def _patience_s(self) -> float:
@@ -247,7 +247,7 @@ class _Batch:
         done, _ = ray.wait(references, num_returns=1, timeout=seconds)
         return done[0] if done else None
 
-    def _started(self, reference: Any) -> list[tuple[int, Pieces]]:
+    def _note_started(self, reference: Any) -> list[tuple[int, Pieces]]:
         import ray
 
         worker = self._starting.pop(reference)
@@ -256,12 +256,14 @@ class _Batch:
         except ray.exceptions.ActorUnavailableError:
             self._homeless.add(worker)
         except ray.exceptions.RayError as error:
-            raise ExecutionError(f"a worker did not start ({_reason(error)}); every node needs this package") from None
+            raise ExecutionError(
+                f"a worker did not start ({_find_reason(error)}); every node needs this package"
+            ) from None
         else:
             self._heard = time.monotonic()
         return []
 
-    def _result(self, reference: Any) -> list[tuple[int, Pieces]]:
+    def _collect_result(self, reference: Any) -> list[tuple[int, Pieces]]:
         import ray
 
         place = self._running[reference][0]
@@ -270,10 +272,10 @@ class _Batch:
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, Restarted):
                 raise (error.cause if isinstance(error.cause, NasError) else error) from None
-            self._lost(reference, "restarted")
+            self._handle_lost(reference, "restarted")
             return []
         except ray.exceptions.RayError as error:
-            self._lost(reference, _reason(error))
+            self._handle_lost(reference, _find_reason(error))
             return []
         del self._running[reference]
         self._heard = time.monotonic()
@@ -281,7 +283,7 @@ class _Batch:
         self.left.discard(place)
         return [(place, pieces)] if first else []
 
-    def _lost(self, reference: Any, reason: str) -> None:
+    def _handle_lost(self, reference: Any, reason: str) -> None:
         """A worker or its node died: over the task that it was at, not over the one that waited there.
 
         Raises:
@@ -298,9 +300,9 @@ class _Batch:
         del self._running[reference]
         if place in self.left:
             self._shares.put_back(place, worker)
-        self._restarts(worker)
+        self._count_restart(worker)
 
-    def _restarts(self, worker: int) -> None:
+    def _count_restart(self, worker: int) -> None:
         if worker not in self._starting.values():
             self._starting[self._start(worker)] = worker
 
@@ -311,7 +313,7 @@ class _Batch:
         for most in range(1, IN_FLIGHT + 1):
             for worker in range(len(self._actors)):
                 if worker not in away and loads[worker] < most:
-                    place = self._shares.next(worker)
+                    place = self._shares.take_next(worker)
                     if place is None:
                         return
                     loads[worker] += 1
@@ -340,7 +342,7 @@ class _Batch:
             self._run(place, worker)
 
 
-def _reason(error: Exception) -> str:
+def _find_reason(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0].strip()[:200]
 

@@ -40,7 +40,7 @@ class Node:
         # By default a task stays in the placement group of who asks for it, as a sweep's trial has one; not this one.
         options = {"num_cpus": 0, "resources": {self.resource: 1}, "scheduling_strategy": "DEFAULT"}
         task = ray.remote(**options, max_retries=DEATHS)(measure_here)
-        with progress.stage(f"measuring on a node with {self.resource}"):
+        with progress.open_stage(f"measuring on a node with {self.resource}"):
             try:
                 document, problem = ray.get(task.remote(kit.read_bytes()))
             except ray.exceptions.RayError as error:

@@ -50,7 +50,7 @@ class CachedEvaluator:
             CacheMismatch: where verifying found that a resumed evaluation is not the full one.
             ExecutionError: nobody is left to evaluate.
         """
-        key, known = self._key(architecture, items), self._evaluations(items)
+        key, known = self._build_key(architecture, items), self._evaluations(items)
         if key not in known:
             self._find_out([key], known)
         return known[key]
@@ -60,14 +60,14 @@ class CachedEvaluator:
         for last in (False, True):
             some = [each for each in asked if (each[1] is None) is last]
             known = self.final if last else self.known
-            keys = dict.fromkeys(self._key(architecture, items) for architecture, items in some)
+            keys = dict.fromkeys(self._build_key(architecture, items) for architecture, items in some)
             self._find_out([key for key in keys if key not in known], known)
 
-    def in_full(self, architecture: Architecture, split: str, items: int | None = None) -> Quality:
+    def evaluate_in_full(self, architecture: Architecture, split: str, items: int | None = None) -> Quality:
         """Quality on any split, or on its first items; not kept."""
-        return self.all_in_full([architecture], split, items)[architecture]
+        return self.evaluate_all_in_full([architecture], split, items)[architecture]
 
-    def all_in_full(
+    def evaluate_all_in_full(
         self, architectures: Iterable[Architecture], split: str, items: int | None = None
     ) -> dict[Architecture, Quality]:
         """The same of several, found out together."""
@@ -77,8 +77,8 @@ class CachedEvaluator:
         by_place = {place: pieces[0] for place, pieces in found}
         return {architecture: by_place[place] for place, architecture in enumerate(chosen)}
 
-    def _key(self, architecture: Architecture, items: int | None) -> Key:
-        every = len(self.evaluator.dataset.split(VALIDATION))
+    def _build_key(self, architecture: Architecture, items: int | None) -> Key:
+        every = len(self.evaluator.dataset.get_split(VALIDATION))
         asked = every if items is None else min(items, every)
         return architecture, asked, Precision.FP32 if items is None else self.precision
 
@@ -86,21 +86,21 @@ class CachedEvaluator:
         return self.final if items is None else self.known
 
     def _find_out(self, keys: Sequence[Key], known: Evaluations) -> None:
-        tasks = [self._task(key, known) for key in keys]
+        tasks = [self._build_task(key, known) for key in keys]
         for place, pieces in self.executor.run(tasks):
             self._keep(tasks[place], pieces, known)
 
-    def _task(self, key: Key, known: Evaluations) -> Task:
+    def _build_task(self, key: Key, known: Evaluations) -> Task:
         """From the most items that it is known on to those that are asked."""
         architecture, asked, precision = key
-        start = known.fewer(key)
+        start = known.find_fewer(key)
         between = (cut for cut in self._cuts if start < cut < asked)
         return Task(architecture, (start, *between, asked), precision, final=known is not self.known)
 
     def _keep(self, task: Task, pieces: Pieces, known: Evaluations) -> None:
         start = task.cuts[0]
         for cut, quality in zip(task.cuts[1:], pieces, strict=True):
-            whole = known[task.architecture, start, task.precision].joined(quality) if start else quality
+            whole = known[task.architecture, start, task.precision].join(quality) if start else quality
             known.add((task.architecture, cut, task.precision), whole)
             self.items += quality.items
             start = cut

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from nas.execution.task import Task
-from pruning.inference.prefix_cache import Prefix, prefixes
+from pruning.inference.prefix_cache import Prefix, list_prefixes
 
 
 class Shares:
@@ -12,11 +12,11 @@ class Shares:
 
     def __init__(self, tasks: Sequence[Task], workers: int) -> None:
         """Stretches of about the same length, of tasks in an order in which each resumes from the one before."""
-        order = sorted(range(len(tasks)), key=lambda place: _alike(tasks[place], place), reverse=True)
+        order = sorted(range(len(tasks)), key=lambda place: _build_sort_key(tasks[place], place), reverse=True)
         ends = [len(order) * (worker + 1) // workers for worker in range(workers)]
         self._stretches = [deque(order[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
-    def next(self, worker: int) -> int | None:
+    def take_next(self, worker: int) -> int | None:
         """The place of the next task of a worker: of its own stretch, else the last of the longest; None at the end."""
         if self._stretches[worker]:
             return self._stretches[worker].popleft()
@@ -28,6 +28,6 @@ class Shares:
         self._stretches[worker].appendleft(place)
 
 
-def _alike(task: Task, place: int) -> tuple[str, tuple[Prefix, ...], int]:
+def _build_sort_key(task: Task, place: int) -> tuple[str, tuple[Prefix, ...], int]:
     """Sorts architectures by what they keep, block by block; latest changes first, equal ones in the given order."""
-    return task.split, tuple(prefixes(task.architecture)), -place
+    return task.split, tuple(list_prefixes(task.architecture)), -place

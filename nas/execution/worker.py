@@ -73,13 +73,13 @@ class Worker:
         if not task.cuts:
             return (self.bench.evaluator.evaluate(self._build(task), task.split),)
         pairs = zip(task.cuts, task.cuts[1:], strict=False)
-        return tuple(self._piece(task, start, end) for start, end in pairs)
+        return tuple(self._evaluate_piece(task, start, end) for start, end in pairs)
 
-    def _piece(self, task: Task, start: int, end: int) -> Quality:
+    def _evaluate_piece(self, task: Task, start: int, end: int) -> Quality:
         candidate, store = self._build(task), self.final_store if task.final else self.stores[task.precision]
         if store.capacity:
             make_resumable(candidate, self.bench.anatomy, self.builder.prefixes(task.architecture), store)
-        quality = self.bench.evaluator.evaluate(task.precision.of(candidate), task.split, end, start)
+        quality = self.bench.evaluator.evaluate(task.precision.apply(candidate), task.split, end, start)
         if self.bench.verify and self.pieces % SAMPLED == 0:
             self._compare(task, start, end, quality)
         self.pieces += 1
@@ -89,7 +89,7 @@ class Worker:
         return self.builder.build(task.architecture, task.final)
 
     def _compare(self, task: Task, start: int, end: int, quality: Quality) -> None:
-        model = task.precision.of(self._build(task))
+        model = task.precision.apply(self._build(task))
         full = self.bench.evaluator.evaluate(model, task.split, end, start)
         pairs = zip(quality.per_item, full.per_item, strict=True)
         worst = max(abs(one - other) for one, other in pairs)

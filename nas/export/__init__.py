@@ -1,17 +1,17 @@
 """From a model in memory to the files that are deployed, each checked against the model."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
-        "cached_export": ["cache_layers"],
+        "cached_export": ["read_cache_layers"],
         "companions": ["carry_companions"],
         "exported_graphs": ["ExportedGraphs", "Graphs"],
-        "exporters": ["EXPORTERS", "ONNX_RUNTIME", "exporter_of"],
+        "exporters": ["EXPORTERS", "ONNX_RUNTIME", "find_exporter"],
         "graph_editing": ["ParentGraph"],
         "images": ["PIXELS"],
-        "onnx_export": ["export_onnx", "file_name", "workload_inputs"],
+        "onnx_export": ["build_file_name", "export_onnx", "make_workload_inputs"],
         "parent_export": ["ParentExport"],
         "parity": ["check_parity"],
         "shared_weights": ["SharedWeights"],

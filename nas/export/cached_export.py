@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from latency_models.workload import Phase
 from nas.export.images import PIXELS
-from nas.export.stage_cache import CacheStage, cache_stages, lefts, stage_tensors
+from nas.export.stage_cache import CacheStage, list_cache_stages, make_stage_tensors, read_lefts
 from pruning.inference.kv_cache import CacheKeeper, PrunedCache, list_kept_attentions
 from pruning.surgery.prune import RECORD
 from search_spaces.architecture import Architecture
@@ -35,7 +35,7 @@ _ALL = "past + sequence"  # names the mask's
 _HELD = "held_"  # names, with the window after it, the axis of keys and values within a window
 
 
-def cache_names(prefix: str, block: int) -> tuple[str, str]:
+def name_cache_tensors(prefix: str, block: int) -> tuple[str, str]:
     """Names of the keys and values of a block's attention; `prefix` is past or present."""
     return f"{prefix}.{block}.key", f"{prefix}.{block}.value"
 
@@ -63,9 +63,9 @@ class CacheLayer:
     dtype: torch.dtype = torch.float32
     stage: int | None = None
 
-    def names(self, prefix: str) -> tuple[str, str]:
+    def name_tensors(self, prefix: str) -> tuple[str, str]:
         """Names of keys and values; `prefix` is past or present."""
-        return cache_names(prefix, self.block)
+        return name_cache_tensors(prefix, self.block)
 
     @property
     def axis(self) -> str:
@@ -74,7 +74,7 @@ class CacheLayer:
         name = _PAST if self.window is None else f"{_HELD}{self.window}"
         return name if self.stage is None else f"{name}_{self.stage}"
 
-    def length(self, past: int) -> int:
+    def count_cached(self, past: int) -> int:
         """How many of `past` tokens are handed over."""
         return past if self.window is None else min(past, self.window - 1)
 
@@ -93,7 +93,7 @@ class TracedLayer(DynamicLayer):  # type: ignore[misc]
         if self.keys is not None and self.values is not None:
             key_states = torch.cat([self.keys, key_states], dim=_TOKENS)
             value_states = torch.cat([self.values, value_states], dim=_TOKENS)
-        self.keys, self.values = self._last(key_states), self._last(value_states)
+        self.keys, self.values = self._select_last(key_states), self._select_last(value_states)
         return key_states, value_states
 
     def get_seq_length(self) -> int:
@@ -107,7 +107,7 @@ class TracedLayer(DynamicLayer):  # type: ignore[misc]
         held = self.keys.shape[_TOKENS] if self.is_sliding else self.seen
         return held + query_length, self.seen - held
 
-    def _last(self, states: Tensor) -> Tensor:
+    def _select_last(self, states: Tensor) -> Tensor:
         if self.window is None:
             return states
         length = states.shape[_TOKENS]
@@ -136,7 +136,7 @@ class CachedExportable(nn.Module):
         given = dict(zip(self.inputs, tensors, strict=False))
         pasts = tensors[len(self.inputs) :]
         mask = given["attention_mask"]
-        seen = mask.shape[1] - self._new(given["input_ids"]) if self.phase is Phase.DECODE else 0
+        seen = mask.shape[1] - self._select_new(given["input_ids"]) if self.phase is Phase.DECODE else 0
         cache = PrunedCache()  # it counts the tokens itself, so it fits a decoder with any attentions left
         cache.seen = seen
         cache.layers = [
@@ -144,15 +144,15 @@ class CachedExportable(nn.Module):
             for place, layer in enumerate(self.layers)
         ]
         if self.phase is Phase.DECODE:
-            cache.left = lefts(self.stages, pasts[2 * len(self.layers) :], self._held(cache.layers))
+            cache.left = read_lefts(self.stages, pasts[2 * len(self.layers) :], self._count_held(cache.layers))
         logits = self.model(**given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         kept = chain.from_iterable((layer.keys, layer.values) for layer in cache.layers)
-        return logits, *kept, *stage_tensors(cache, self.stages, mask)
+        return logits, *kept, *make_stage_tensors(cache, self.stages, mask)
 
-    def _new(self, tokens: Tensor) -> Any:
+    def _select_new(self, tokens: Tensor) -> Any:
         return 1 if self.stages else tokens.shape[1]
 
-    def _held(self, layers: Sequence[TracedLayer]) -> dict[int, dict[int, Any]]:
+    def _count_held(self, layers: Sequence[TracedLayer]) -> dict[int, dict[int, Any]]:
         """How many tokens the windows of every stage hold."""
         found: dict[int, dict[int, Any]] = {stage.block: {} for stage in self.stages}
         for described, layer in zip(self.layers, layers, strict=True):
@@ -162,7 +162,7 @@ class CachedExportable(nn.Module):
 
 
 @torch.no_grad()
-def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
+def read_cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
     """The cache of a decoder, pruned or not, as it builds it itself for two tokens.
 
     Raises:
@@ -182,17 +182,18 @@ def cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
         raise ExportError(
             f"{name} keeps {', '.join(sorted(other))}; {phase} is exported for plain keys and values, use forward"
         )
-    stages = [stage.block for stage in cache_stages(model)]
+    stages = [stage.block for stage in list_cache_stages(model)]
     return tuple(
         CacheLayer(
-            block, _heads(layer.keys), _heads(layer.values), getattr(layer, "sliding_window", None), layer.keys.dtype,
+            block, _read_heads(layer.keys), _read_heads(layer.values), getattr(layer, "sliding_window", None),
+            layer.keys.dtype,
             max((stage for stage in stages if stage <= block), default=None),
         )
-        for block, layer in zip(_kept_attentions(model, len(held)), held, strict=True)
+        for block, layer in zip(_find_kept_attentions(model, len(held)), held, strict=True)
     )  # fmt: skip
 
 
-def _heads(states: Tensor) -> tuple[int, int]:
+def _read_heads(states: Tensor) -> tuple[int, int]:
     """(heads, size of one) of keys or values (batch, heads, tokens, size)."""
     return states.shape[1], states.shape[3]
 
@@ -209,38 +210,38 @@ def decode_inputs(
         new: how many tokens are not past.
     """
     words = {name: tensor for name, tensor in prompt.items() if name != PIXELS}  # an image is in the past by then
-    new = 1 if cache_stages(model) else new
+    new = 1 if list_cache_stages(model) else new
     inputs = {name: tensor if name == "attention_mask" else tensor[:, -new:] for name, tensor in words.items()}
-    if cache_stages(model):
+    if list_cache_stages(model):
         before = {name: tensor if name == PIXELS else tensor[:, :-1] for name, tensor in prompt.items()}
         with torch.no_grad():
             cache = model(**before, use_cache=True).past_key_values
-        return inputs | past_of(model, cache, layers, before["attention_mask"])
+        return inputs | read_past(model, cache, layers, before["attention_mask"])
     generator = torch.Generator().manual_seed(seed)
     batch, total = prompt["attention_mask"].shape
     for layer in layers:
-        for name, (heads, size) in zip(layer.names("past"), (layer.keys, layer.values), strict=True):
-            shape = (batch, heads, layer.length(total - new), size)
+        for name, (heads, size) in zip(layer.name_tensors("past"), (layer.keys, layer.values), strict=True):
+            shape = (batch, heads, layer.count_cached(total - new), size)
             inputs[name] = torch.randn(shape, generator=generator).to(layer.dtype)
     return inputs
 
 
-def past_of(model: Any, cache: Any, layers: Sequence[CacheLayer], mask: Tensor) -> dict[str, Tensor]:
+def read_past(model: Any, cache: Any, layers: Sequence[CacheLayer], mask: Tensor) -> dict[str, Tensor]:
     """What a file of `decode` takes of a model's own cache, by input name.
 
     Args:
         mask: (batch, tokens) of all tokens that the cache has seen.
     """
-    stages = cache_stages(model)
-    names = _names("past", layers, stages)
+    stages = list_cache_stages(model)
+    names = _list_names("past", layers, stages)
     kept = chain.from_iterable((layer.keys, layer.values) for layer in cache.layers)
-    return dict(zip(names, (*kept, *(stage_tensors(cache, stages, mask) if stages else ())), strict=True))
+    return dict(zip(names, (*kept, *(make_stage_tensors(cache, stages, mask) if stages else ())), strict=True))
 
 
-def _names(prefix: str, layers: Sequence[CacheLayer], stages: Sequence[CacheStage]) -> list[str]:
+def _list_names(prefix: str, layers: Sequence[CacheLayer], stages: Sequence[CacheStage]) -> list[str]:
     """Of all that crosses the border of a file, in order."""
-    kept = [name for layer in layers for name in layer.names(prefix)]
-    return kept + [name for stage in stages for name in stage.names(prefix)]
+    kept = [name for layer in layers for name in layer.name_tensors(prefix)]
+    return kept + [name for stage in stages for name in stage.name_tensors(prefix)]
 
 
 @dataclass(frozen=True)
@@ -254,23 +255,23 @@ class Tracing:
     layers: tuple[CacheLayer, ...] = ()
 
 
-def cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Tracing:
+def build_cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Tracing:
     """A decoder in one of the cached phases, to be traced on a prompt.
 
     Raises:
         ExportError: the model has no such phase.
     """
-    layers, stages = cache_layers(model, phase), cache_stages(model)
+    layers, stages = read_cache_layers(model, phase), list_cache_stages(model)
     inputs = decode_inputs(model, prompt, layers, new=NEW) if phase is Phase.DECODE else prompt
     names = tuple(name for name in inputs if not is_past(name))
-    axes = _decode_axes(names, layers, stages) if phase is Phase.DECODE else _prefill_axes(names)
-    presents = _names("present", layers, stages)
+    axes = _decode_axes(names, layers, stages) if phase is Phase.DECODE else _build_prefill_axes(names)
+    presents = _list_names("present", layers, stages)
     module = CachedExportable(model, phase, names, layers, stages)
     derived = () if stages else layers  # parts of a graph in which layers are of unlike length are not dropped later
     return Tracing(module, inputs, axes, ("logits", *presents), derived)
 
 
-def axis_size(axis: str, batch: int, length: int, phase: Phase = Phase.FORWARD) -> int:
+def compute_axis_size(axis: str, batch: int, length: int, phase: Phase = Phase.FORWARD) -> int:
     """The size of a named dynamic axis; `length` is the sequence, or the past of `decode`, which takes one new token.
 
     Of tokens that a stage left it is the most: how many are left is the schedule's affair.
@@ -282,7 +283,7 @@ def axis_size(axis: str, batch: int, length: int, phase: Phase = Phase.FORWARD) 
     return sizes.get(axis, length)
 
 
-def _prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
+def _build_prefill_axes(inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     return tuple({0: batch} if name == PIXELS else {0: batch, 1: sequence} for name in inputs)
 
@@ -297,15 +298,15 @@ def _decode_axes(
     given: dict[int, Any] = {0: batch} if stages else {0: batch, 1: torch.export.Dim("sequence")}
     mask: dict[int, Any] = {0: batch, 1: past + 1 if stages else torch.export.Dim.AUTO}
     axes = [mask if name == "attention_mask" else given for name in inputs]
-    axes += [{0: batch, _TOKENS: tokens[layer.axis]} for layer in layers for _ in layer.names("past")]
+    axes += [{0: batch, _TOKENS: tokens[layer.axis]} for layer in layers for _ in layer.name_tensors("past")]
     for stage in stages:
         left: dict[int, Any] = {0: batch, 1: tokens[f"{_PAST}_{stage.block}"]}
-        axes += [left, {0: batch}][: len(stage.names("past"))]
+        axes += [left, {0: batch}][: len(stage.name_tensors("past"))]
     return tuple(axes)
 
 
 @contextlib.contextmanager
-def cache_uncounted(model: Any) -> Iterator[None]:
+def stop_counting_cache(model: Any) -> Iterator[None]:
     """Trace a pruned decoder without its own count of the tokens, which would bake in the length of the prompt."""
     counting = [
         (module, key, hook)
@@ -329,7 +330,7 @@ def read_lengths_from_mask(graph: Any, layers: Sequence[CacheLayer]) -> None:
     """
     import onnx_ir as ir
 
-    windows = {name: layer.window for layer in layers for name in layer.names("past")}
+    windows = {name: layer.window for layer in layers for name in layer.name_tensors("past")}
     given = {value.name: value for value in graph.inputs}
     if not windows.keys() & given.keys():
         return
@@ -344,20 +345,20 @@ def read_lengths_from_mask(graph: Any, layers: Sequence[CacheLayer]) -> None:
             new = ir.node("Shape", [words], {"start": 1, "end": 2})
             added += [new, ir.node("Sub", [added[-1].outputs[0], new.outputs[0]])]
             if window is not None:
-                added += _with_constant("Min", added[-1].outputs[0], window - 1)
+                added += _add_constant("Min", added[-1].outputs[0], window - 1)
         graph.insert_before(node, added)
         ir.convenience.replace_all_uses_with(node.outputs[0], added[-1].outputs[0])
         graph.remove(node, safe=True)
 
 
-def _with_constant(operator: str, value: Any, constant: int) -> list[Any]:
+def _add_constant(operator: str, value: Any, constant: int) -> list[Any]:
     import onnx_ir as ir
 
     given = ir.node("Constant", [], {"value": ir.tensor(np.array([constant], dtype=np.int64))})
     return [given, ir.node(operator, [value, given.outputs[0]])]
 
 
-def _kept_attentions(model: Any, count: int) -> list[int]:
+def _find_kept_attentions(model: Any, count: int) -> list[int]:
     """The parent's block of each of `count` attentions; a model that was not pruned is its own parent."""
     record = getattr(model.config, RECORD, None)
     if record is None:

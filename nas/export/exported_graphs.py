@@ -30,7 +30,7 @@ class Graphs(Protocol):
     def find_exported(self, architecture: Architecture) -> Architecture:
         """What of an architecture no edit of the parent's graph makes, so that it must be exported: its export key."""
 
-    def of(self, architecture: Architecture) -> ParentGraph:
+    def get_graph(self, architecture: Architecture) -> ParentGraph:
         """The graph that was exported with the architecture's key and no other change.
 
         Raises:
@@ -64,7 +64,7 @@ class ExportedGraphs:
         """The export key of an architecture."""
         return self.parent.find_exported(architecture)
 
-    def of(self, architecture: Architecture) -> ParentGraph:
+    def get_graph(self, architecture: Architecture) -> ParentGraph:
         """The graph that was exported with the architecture's key and no other change.
 
         Raises:
@@ -87,4 +87,4 @@ class ExportedGraphs:
         Raises:
             ExportError: a model of its export key cannot be exported, or is not shown where such a projection is.
         """
-        return self.of(architecture).derive(architecture, path, adjusted)
+        return self.get_graph(architecture).derive(architecture, path, adjusted)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.storage.cache_folder import cache_folder
+from nas.storage.cache_folder import get_cache_folder
 
 _LOGGERS = ("torch", "torch.onnx", "transformers")
 _REASON = 300  # characters
@@ -38,7 +38,7 @@ class _OfThisThread(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[io.StringIO]:
+def capture_output() -> Iterator[io.StringIO]:
     """Gather what the exporter prints, logs and warns of; yields the buffer that it goes into."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
@@ -59,7 +59,7 @@ def quiet() -> Iterator[io.StringIO]:
             logger.handlers, logger.propagate = handlers, propagate
 
 
-def reason_of(error: BaseException) -> str:
+def find_reason(error: BaseException) -> str:
     """The cause of a failed export in one line: the exporter wraps it in several errors of many lines."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -71,7 +71,7 @@ def reason_of(error: BaseException) -> str:
 
 def keep_log(name: str, text: str) -> Path:
     """Write what was said into the cache, where it outlives the folder that a file is drafted in."""
-    path = cache_folder() / "logs" / f"{name}.log"
+    path = get_cache_folder() / "logs" / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path

@@ -37,7 +37,7 @@ class Exporter(Protocol):
     def opset(self) -> int:
         """Of ONNX."""
 
-    def file(self, name: str) -> str:
+    def name_file(self, name: str) -> str:
         """What a file for this runtime is called, of a model's file name."""
 
     def export(self, model: Any, path: Path, phase: Phase, traced: dict[Phase, Any] | None = None) -> Exported:
@@ -58,7 +58,7 @@ class OnnxRuntimeExporter:
     name: str = "onnxruntime"
     opset: int = ONNX_RUNTIME_OPSET
 
-    def file(self, name: str) -> str:
+    def name_file(self, name: str) -> str:
         """The model's own name."""
         return name
 
@@ -74,7 +74,7 @@ class TensorRtExporter:
     name: str = "tensorrt"
     opset: int = TENSORRT_OPSET
 
-    def file(self, name: str) -> str:
+    def name_file(self, name: str) -> str:
         """`model.tensorrt.onnx`."""
         return f"{name.removesuffix('.onnx')}.{self.name}.onnx"
 
@@ -88,6 +88,6 @@ ONNX_RUNTIME: Exporter = OnnxRuntimeExporter()
 EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (ONNX_RUNTIME, TensorRtExporter())}
 
 
-def exporter_of(runtime: str) -> Exporter:
+def find_exporter(runtime: str) -> Exporter:
     """The exporter for a target's runtime; a runtime that reads no files of its own is measured in ONNX Runtime."""
     return EXPORTERS.get(runtime, ONNX_RUNTIME)

@@ -12,7 +12,7 @@ from torch import nn
 from nas.export.cached_export import is_past
 from nas.export.finishing import keep
 from pruning.anatomy.anatomy import Anatomy
-from pruning.surgery.linear import weight_matrix
+from pruning.surgery.linear import get_weight_matrix
 from search_spaces.kinds import Kind
 
 _ROOT = "model."  # the exported wrapper holds the model under this name
@@ -75,9 +75,9 @@ class GraphDraft:
         """Let the file not have these outputs, where it has them."""
         self._without.update(names)
 
-    def nodes_of(self, layer: int, path: str) -> list[Any]:
+    def find_nodes(self, layer: int, path: str) -> list[Any]:
         """The nodes that came from a module of a block."""
-        return [self.producers[name] for name in self.origins.get(module_name(self.anatomy, layer, path), ())]
+        return [self.producers[name] for name in self.origins.get(name_module(self.anatomy, layer, path), ())]
 
     @cached_property
     def producers(self) -> dict[str, Any]:
@@ -117,8 +117,8 @@ class GraphDraft:
 
     def put_projection(self, layer: int, path: str, module: Any) -> bool:
         """Let a linear module of a block have other weights of the same shapes; whether the graph shows where."""
-        matrix = weight_matrix(module).detach().float().numpy()
-        products = [Place(node, 1) for node in self.nodes_of(layer, path) if node.op_type in ("MatMul", "Gemm")]
+        matrix = get_weight_matrix(module).detach().float().numpy()
+        products = [Place(node, 1) for node in self.find_nodes(layer, path) if node.op_type in ("MatMul", "Gemm")]
         found = [each for each in products if each.name in self.weights]
         if len(found) != 1 or sorted(self.weights[found[0].name].dims) != sorted(matrix.shape):
             return False
@@ -126,7 +126,7 @@ class GraphDraft:
         return module.bias is None or self._put_bias(layer, path, module.bias.detach().float().numpy())
 
     def _put_bias(self, layer: int, path: str, bias: "np.ndarray") -> bool:
-        nodes = self.nodes_of(layer, path)
+        nodes = self.find_nodes(layer, path)
         places = [Place(node, index) for node in nodes for index in range(len(node.input))]
         found = [
             each for each in places if each.name in self.weights and tuple(self.weights[each.name].dims) == bias.shape
@@ -153,7 +153,7 @@ def is_turned(place: Place) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in place.node.attribute)
 
 
-def module_name(anatomy: Anatomy, layer: int, path: str) -> str:
+def name_module(anatomy: Anatomy, layer: int, path: str) -> str:
     """What the exported graph calls a module of a block."""
     return f"{_ROOT}{anatomy.stack}.{layer}.{path}"
 
@@ -173,19 +173,19 @@ def _pass_through(graph: Any, dropped: set[str]) -> dict[str, str]:
 
 
 def _rewire(graph: Any, renamed: dict[str, str]) -> None:
-    def final(name: str) -> str:
+    def is_final(name: str) -> str:
         while name in renamed:
             name = renamed[name]
         return name
 
     for node in graph.node:
         for place, name in enumerate(node.input):
-            node.input[place] = final(name)
+            node.input[place] = is_final(name)
     for output in graph.output:
         if output.name in renamed:  # the last block is gone: the file's output keeps its name
             for node in graph.node:
                 node.output[:] = [f"{name}.dropped" if name == output.name else name for name in node.output]
-            graph.node.add(op_type="Identity", input=[final(output.name)], output=[output.name])
+            graph.node.add(op_type="Identity", input=[is_final(output.name)], output=[output.name])
 
 
 def _remove_dead(graph: Any) -> None:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from nas.export.graph_draft import Addition, GraphDraft, module_name
+from nas.export.graph_draft import Addition, GraphDraft, name_module
 from nas.export.kinds import EDITS
 from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy.anatomy import Anatomy
@@ -20,7 +20,7 @@ from pruning.compensation.calibration_pass import Adjusted
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.kinds import PARTS, Kind
-from search_spaces.unit import Choice, kinds_of
+from search_spaces.unit import Choice, list_kinds
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ParentGraph:
         origins = _find_origins(proto.graph)
         additions = {
             (block.index, kind): _find_addition(
-                proto.graph, origins, module_name(anatomy, block.index, block.contribution(kind).last)
+                proto.graph, origins, name_module(anatomy, block.index, block.get_contribution(kind).last)
             )
             for block in anatomy.blocks
             for kind in PARTS
@@ -73,7 +73,7 @@ class ParentGraph:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all initializers of the parent: no variant has more."""
-        return _weight_bytes(self.proto)
+        return _count_weight_bytes(self.proto)
 
     def find_exported(self, architecture: Architecture) -> Architecture:
         """What of an architecture must have been exported, as no edit of this graph makes it: its export key."""
@@ -81,7 +81,7 @@ class ParentGraph:
         choices = frozenset[Choice]().union(*found)
         return Architecture(architecture.depth, choices, architecture.reduction)
 
-    def of(self, architecture: Architecture) -> "ParentGraph":
+    def get_graph(self, architecture: Architecture) -> "ParentGraph":
         """This graph, if it was exported with what no edit makes.
 
         Raises:
@@ -106,16 +106,16 @@ class ParentGraph:
         Raises:
             ExportError: the graph was exported with something else, or does not show where such a projection is.
         """
-        self.of(architecture)
+        self.get_graph(architecture)
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
-        graph = self._draft(proto)
+        graph = self._build_draft(proto)
         for choice in sorted(architecture.choices - self.exported.choices):
-            for kind in sorted(kinds_of(choice)):
+            for kind in sorted(list_kinds(choice)):
                 EDITS[kind].apply(graph, choice)
         for each in adjusted:
             if not graph.put_projection(each.layer, each.path, each.module):
-                name = module_name(self.anatomy, each.layer, each.path)
+                name = name_module(self.anatomy, each.layer, each.path)
                 raise ExportError(f"the exported graph does not show the weights of {name}; export the model anew")
         graph.finish()
         return self.finished(proto)
@@ -135,13 +135,13 @@ class ParentGraph:
     @cached_property
     def _intact(self) -> GraphDraft:
         """To read from only."""
-        return self._draft(self.proto)
+        return self._build_draft(self.proto)
 
-    def rewritten(self, finished: Callable[[Any], Any]) -> "ParentGraph":
+    def rewrite(self, finished: Callable[[Any], Any]) -> "ParentGraph":
         """This graph and all edits of it in another form, such as one whose weights are elsewhere."""
         return replace(self, proto=finished(self.proto), finished=lambda proto: finished(self.finished(proto)))
 
-    def _draft(self, proto: Any) -> GraphDraft:
+    def _build_draft(self, proto: Any) -> GraphDraft:
         blocks = self.model.get_submodule(self.anatomy.stack)
         return GraphDraft(proto, self.anatomy, blocks, self._additions, self._origins)
 
@@ -177,7 +177,7 @@ def describe_choices(architecture: Architecture) -> str:
     return ", ".join(map(str, sorted(architecture.choices))) or "nothing"
 
 
-def _weight_bytes(proto: Any) -> int:
+def _count_weight_bytes(proto: Any) -> int:
     return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
 
 
@@ -187,4 +187,4 @@ def _save(proto: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.data")
     beside.unlink(missing_ok=True)  # onnx appends to what is there
-    onnx.save(proto, str(path), save_as_external_data=_weight_bytes(proto) > LARGEST_INLINE, location=beside.name)
+    onnx.save(proto, str(path), save_as_external_data=_count_weight_bytes(proto) > LARGEST_INLINE, location=beside.name)

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.anatomy.language_model import is_vision_language, prompt_image_tokens
+from pruning.anatomy.language_model import count_prompt_image_tokens, is_vision_language
 from search_spaces.errors import ExportError
 
 PIXELS = "pixel_values"
 _PROJECTOR = "multi_modal_projector"
 
 
-def image_tokens(model: Any) -> int:
+def count_image_tokens(model: Any) -> int:
     """Tokens of the one image in every prompt of an exported file.
 
     0 for a model without images, and for one whose images make as many tokens as they are large (Qwen2-VL): its files
     take words only.
     """
-    return (prompt_image_tokens(model) or 0) if is_vision_language(model) else 0
+    return (count_prompt_image_tokens(model) or 0) if is_vision_language(model) else 0
 
 
 def put_image(model: Any, ids: Tensor, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -68,20 +68,20 @@ class _Together:
 
 
 @contextlib.contextmanager
-def images_placed(model: Any) -> Iterator[None]:
+def place_images(model: Any) -> Iterator[None]:
     """Trace a vision-language model with any number of prompts, each with its image."""
-    if not image_tokens(model):
+    if not count_image_tokens(model):
         yield
         return
     trunk, placeholder = model.base_model, model.config.image_token_id
 
-    def places(input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
+    def find_positions(input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
         there: Tensor = input_ids == placeholder
         return there[..., None]
 
     projector: nn.Module = getattr(trunk, _PROJECTOR, nn.Identity())
     hook = projector.register_forward_hook(lambda module, args, features: _Together(features))
-    trunk.get_placeholder_mask = places
+    trunk.get_placeholder_mask = find_positions
     try:
         with _Placing():
             yield

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from latency_models.workload import Phase, Workload
 from nas.export.cached_export import (
     Tracing,
-    cache_layers,
-    cache_uncounted,
-    cached_tracing,
+    build_cached_tracing,
     decode_inputs,
+    read_cache_layers,
     read_lengths_from_mask,
+    stop_counting_cache,
 )
-from nas.export.exporter_log import keep_log, quiet, reason_of
+from nas.export.exporter_log import capture_output, find_reason, keep_log
 from nas.export.finishing import finish_file
-from nas.export.images import PIXELS, image_tokens, images_placed, put_image
-from nas.export.positions import frequencies_by_length
-from pruning.anatomy.language_model import language_config
-from pruning.checkpoint.sentence_embedding import sentence_embedding
-from pruning.reduction.inspection import always_kept, words_to_trace
+from nas.export.images import PIXELS, count_image_tokens, place_images, put_image
+from nas.export.positions import trace_frequencies_by_length
+from pruning.anatomy.language_model import find_language_config
+from pruning.checkpoint.sentence_embedding import read_sentence_embedding
+from pruning.reduction.inspection import count_always_kept, count_words_to_trace
 from search_spaces.errors import ExportError, MeasurementError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
@@ -42,24 +42,24 @@ LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
 
 
 class Exportable(nn.Module):
-    """A model as a function of tensors only, without a cache; `output_names` names what it gives."""
+    """A model as a function of tensors only, without a cache; `list_output_names` names what it gives."""
 
     def __init__(self, model: Any) -> None:
         """`model` is a Hugging Face transformer, pruned or not."""
         super().__init__()
         self.model = model
-        self.names = input_names(model)
+        self.names = list_input_names(model)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The logits, or the last hidden state and, where the model says how, the embedding made of it."""
         given = dict(zip(self.names, tensors, strict=True))
         fixed = {"use_cache": False} if "position_ids" in self.names else {}
         output: Tensor = self.model(**given, **fixed)[0]
-        embedding = sentence_embedding(self.model)
+        embedding = read_sentence_embedding(self.model)
         return (output,) if embedding is None else (output, embedding(output, given["attention_mask"]))
 
 
-def input_names(model: Any) -> tuple[str, ...]:
+def list_input_names(model: Any) -> tuple[str, ...]:
     """The inputs of the exported file, in order."""
     if model.main_input_name == "pixel_values":
         return ("pixel_values",)
@@ -67,18 +67,18 @@ def input_names(model: Any) -> tuple[str, ...]:
     # GPT-NeoX decoders say `is_decoder: false` as encoders do; only they can generate.
     decodes = model.can_generate() or getattr(model.config, "is_decoder", True) is not False
     is_decoder = decodes and {"past_key_values", "position_ids"} <= set(parameters)
-    images = (PIXELS,) if image_tokens(model) else ()
+    images = (PIXELS,) if count_image_tokens(model) else ()
     return (*images, "input_ids", "attention_mask", *(("position_ids",) if is_decoder else ()))
 
 
-def output_names(model: Any) -> tuple[str, ...]:
+def list_output_names(model: Any) -> tuple[str, ...]:
     """`logits` for a model with a head, else `last_hidden_state`, and `sentence_embedding` where it makes one."""
     headless = getattr(model, "base_model", model) is model
-    embeds = sentence_embedding(model) is not None
+    embeds = read_sentence_embedding(model) is not None
     return ("last_hidden_state" if headless else "logits", *((EMBEDDING,) if embeds else ()))
 
 
-def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict[str, Tensor]:
+def make_example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict[str, Tensor]:
     """Random inputs of a model: ids, mask and positions (batch, sequence), or pixels (batch, c, h, w).
 
     For a vision-language model both: one image in every prompt, whose tokens count among the `sequence`.
@@ -87,7 +87,7 @@ def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict
         ExportError: the image's tokens leave no room for a word.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = language_config(model)
+    config = find_language_config(model)
     if model.main_input_name == "pixel_values":
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -99,13 +99,13 @@ def example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) -> dict
         "attention_mask": torch.ones(batch, sequence, dtype=torch.long),
         "position_ids": torch.arange(sequence).expand(batch, sequence).contiguous(),
     }
-    tokens = image_tokens(model)
+    tokens = count_image_tokens(model)
     if tokens:
         values |= put_image(model, values["input_ids"], tokens, generator)
-    return {name: values[name] for name in input_names(model)}
+    return {name: values[name] for name in list_input_names(model)}
 
 
-def workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
+def make_workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
     """The arrays that the file of the workload's phase is measured with, by input name.
 
     `decode` is given random keys and values of `workload.past` tokens.
@@ -113,8 +113,8 @@ def workload_inputs(model: Any, workload: Workload, seed: int = 0) -> dict[str, 
     Raises:
         ExportError: the model has no such phase, or the workload is too short for an image.
     """
-    layers = () if workload.phase is Phase.FORWARD else cache_layers(model, workload.phase)
-    tensors = example_inputs(model, workload.batch, workload.past + workload.sequence, seed)
+    layers = () if workload.phase is Phase.FORWARD else read_cache_layers(model, workload.phase)
+    tensors = make_example_inputs(model, workload.batch, workload.past + workload.sequence, seed)
     if workload.phase is Phase.DECODE:
         tensors = decode_inputs(model, tensors, layers, seed)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -139,12 +139,12 @@ def export_onnx(
         ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a
             file then.
     """
-    tracing, known = _tracing(model, phase), {} if traced is None else traced
+    tracing, known = _build_tracing(model, phase), {} if traced is None else traced
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet() as said, experts_as_products(model), cache_uncounted(model), images_placed(model), \
-                frequencies_by_length(model):  # fmt: skip
+        with capture_output() as said, trace_experts_as_products(model), stop_counting_cache(model), \
+                place_images(model), trace_frequencies_by_length(model):  # fmt: skip
             program = torch.onnx.export(
                 known.get(phase) or tracing.module.eval(),
                 tuple(tracing.inputs.values()),
@@ -166,7 +166,7 @@ def export_onnx(
         text = said.getvalue() + "".join(traceback.format_exception(error))
         log = keep_log(f"export-{type(model).__name__}-{phase}-{opset}", text)
         raise ExportError(
-            f"{phase} of {type(model).__name__} cannot be exported to ONNX opset {opset}: {reason_of(error)}; "
+            f"{phase} of {type(model).__name__} cannot be exported to ONNX opset {opset}: {find_reason(error)}; "
             f"what the exporter said is in {log}"
         ) from error
     return path
@@ -199,17 +199,17 @@ def export_for_onnx_runtime(
     return ONNX_RUNTIME_OPSET, ""
 
 
-def _tracing(model: Any, phase: Phase) -> Tracing:
+def _build_tracing(model: Any, phase: Phase) -> Tracing:
     batches, words = TRACE_SHAPE
-    others = image_tokens(model) + always_kept(model)
-    most = getattr(language_config(model), "max_position_embeddings", None) or 1 << 20
-    words = max(words, min(words_to_trace(model), most - others - _OFFSET))
-    inputs = example_inputs(model, batches, words + others)
+    others = count_image_tokens(model) + count_always_kept(model)
+    most = getattr(find_language_config(model), "max_position_embeddings", None) or 1 << 20
+    words = max(words, min(count_words_to_trace(model), most - others - _OFFSET))
+    inputs = make_example_inputs(model, batches, words + others)
     if phase is not Phase.FORWARD:
-        return cached_tracing(model, phase, inputs)
+        return build_cached_tracing(model, phase, inputs)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     axes = tuple({0: batch} if name == PIXELS else {0: batch, 1: sequence} for name in inputs)
-    return Tracing(Exportable(model), inputs, axes, output_names(model))
+    return Tracing(Exportable(model), inputs, axes, list_output_names(model))
 
 
 def _keep_scopes_only(program: torch.onnx.ONNXProgram) -> None:
@@ -220,7 +220,7 @@ def _keep_scopes_only(program: torch.onnx.ONNXProgram) -> None:
 
 
 @contextlib.contextmanager
-def experts_as_products(model: Any) -> Iterator[None]:
+def trace_experts_as_products(model: Any) -> Iterator[None]:
     """Trace a mixture of experts as batched products: the grouped ones it runs with have no ONNX form.
 
     The file gathers the weights of the chosen experts for every token: right, and slow where experts are large.
@@ -235,6 +235,6 @@ def experts_as_products(model: Any) -> Iterator[None]:
         model.set_experts_implementation("grouped_mm")
 
 
-def file_name(phase: Phase) -> str:
+def build_file_name(phase: Phase) -> str:
     """Of a model exported for a phase."""
     return "model.onnx" if phase is Phase.FORWARD else f"model-{phase}.onnx"

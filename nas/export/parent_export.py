@@ -12,11 +12,11 @@ from nas.export.exported_graphs import ExportedGraphs
 from nas.export.exporters import ONNX_RUNTIME, Exporter
 from nas.export.graph_editing import ParentGraph, describe_choices
 from nas.export.parity import check_parity
-from nas.export.shared_weights import with_parent, without_parent
+from nas.export.shared_weights import remove_parent_weights, restore_parent_weights
 from nas.parent.parent import ParentModel
 from nas.progress import Progress
 from pruning.compensation.candidate_builder import adjusted_of
-from pruning.surgery.prune import architecture_of, prune
+from pruning.surgery.prune import prune, read_architecture
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
 from search_spaces.schedule import TOKENS_REVISION
@@ -34,7 +34,7 @@ class ParentExport:
     exporter: Exporter = ONNX_RUNTIME
     traced: dict[Phase, Any] = field(default_factory=dict, compare=False, repr=False)  # of the parent
 
-    def other(self, phase: Phase, exporter: Exporter) -> "ParentExport":
+    def make_other(self, phase: Phase, exporter: Exporter) -> "ParentExport":
         """The parent's file for another phase or runtime; what was traced for this one is not traced again."""
         same = (phase, exporter) == (self.phase, self.exporter)
         return self if same else replace(self, phase=phase, exporter=exporter)
@@ -46,15 +46,15 @@ class ParentExport:
         Raises:
             ExportError: the parent has no such phase, or no form of it agrees with the model.
         """
-        path = self._cached("parent")
+        path = self._get_cached_path("parent")
         if not path.exists():
-            with self.progress.stage("exporting the parent"):
+            with self.progress.open_stage("exporting the parent"):
                 reason = self._export(path)
             if reason:
-                self.progress.message(reason)
+                self.progress.show_message(reason)
         return path
 
-    def _cached(self, name: str) -> Path:
+    def _get_cached_path(self, name: str) -> Path:
         versions = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
         phase = "" if self.phase is Phase.FORWARD else f"{self.phase}-"
         runtime = "" if self.exporter == ONNX_RUNTIME else f"{self.exporter.name}-"
@@ -88,7 +88,7 @@ class ParentExport:
         """
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier file there
         try:
-            architecture = architecture_of(pruned, self.subject.anatomy.depth)
+            architecture = read_architecture(pruned, self.subject.anatomy.depth)
             check_parity(pruned, self.graphs.derive(architecture, path, adjusted_of(pruned)), self.phase)
         except (ExportError, MeasurementError) as error:  # the second where the runtime refuses the file
             return self._write(pruned, path) or f"the parent's file could not be edited, so exported anew: {error}"
@@ -97,7 +97,7 @@ class ParentExport:
     @cached_property
     def graphs(self) -> ExportedGraphs:
         """The parent's graph and, made when they are asked for, those of other export keys."""
-        return ExportedGraphs(self.graph, self._reduced)
+        return ExportedGraphs(self.graph, self._export_reduced)
 
     def derive(self, architecture: Architecture, path: Path) -> Path:
         """Write the file of any architecture, with the parent's weights.
@@ -107,24 +107,24 @@ class ParentExport:
         """
         return self.graphs.derive(architecture, path)
 
-    def _reduced(self, architecture: Architecture) -> ParentGraph:
+    def _export_reduced(self, architecture: Architecture) -> ParentGraph:
         """The graph of an export key: exported and checked against the model once, kept without its weights."""
         import onnx
 
-        path = self._cached(f"tokens-{TOKENS_REVISION}-{architecture.digest}")
+        path = self._get_cached_path(f"tokens-{TOKENS_REVISION}-{architecture.digest}")
         if not path.exists():
             model = prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
             with (
-                self.progress.stage(f"exporting {describe_choices(architecture)}"),
+                self.progress.open_stage(f"exporting {describe_choices(architecture)}"),
                 tempfile.TemporaryDirectory() as folder,
             ):
                 draft = Path(folder) / path.name
                 self._write(model, draft)
-                light = without_parent(onnx.load(str(draft)), self.graph.proto)
+                light = remove_parent_weights(onnx.load(str(draft)), self.graph.proto)
             light_draft = path.with_suffix(".draft")
             onnx.save(light, str(light_draft))
             light_draft.replace(path)
-        proto = with_parent(onnx.load(str(path), load_external_data=False), self.graph.proto)
+        proto = restore_parent_weights(onnx.load(str(path), load_external_data=False), self.graph.proto)
         return ParentGraph.of_proto(proto, self.subject.anatomy, self.subject.model, architecture)
 
     @cached_property

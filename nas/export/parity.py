@@ -18,14 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latency_models.runtime_ort import default_threads, open_session
+from latency_models.runtime_ort import count_default_threads, open_session
 from latency_models.workload import Phase
-from nas.export.cached_export import cache_layers, past_of
-from nas.export.images import PIXELS, image_tokens
-from nas.export.onnx_export import Exportable, example_inputs, input_names, output_names
-from pruning.anatomy.positions import forget_lengths, lengths_of_change, longest_sequence, rotaries_by_length
-from pruning.checkpoint.sentence_embedding import sentence_embedding
-from pruning.reduction.inspection import always_kept, token_hooks
+from nas.export.cached_export import read_cache_layers, read_past
+from nas.export.images import PIXELS, count_image_tokens
+from nas.export.onnx_export import Exportable, list_input_names, list_output_names, make_example_inputs
+from pruning.anatomy.positions import (
+    find_lengths_of_change,
+    find_longest_sequence,
+    find_rotaries_by_length,
+    forget_lengths,
+)
+from pruning.checkpoint.sentence_embedding import read_sentence_embedding
+from pruning.reduction.inspection import count_always_kept, find_token_hooks
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
@@ -45,17 +50,17 @@ class Trial:
     first: int = 0
 
 
-def trials(model: Any) -> list[Trial]:
+def list_trials(model: Any) -> list[Trial]:
     """What a file of a model is tried with: short sequences, and those around every length of another kind."""
-    more, longest = image_tokens(model) + always_kept(model), longest_sequence(model) or LONGEST
-    rotary, windows = lengths_of_change(model)
-    placed = "position_ids" in input_names(model)
+    more, longest = count_image_tokens(model) + count_always_kept(model), find_longest_sequence(model) or LONGEST
+    rotary, windows = find_lengths_of_change(model)
+    placed = "position_ids" in list_input_names(model)
     found = [Trial(batch, words) for batch, words in SHAPES]
     for length in rotary:
         first = max(0, length - _NEAR - more) if placed else 0
         found += [Trial(1, length - first + beyond - more, first) for beyond in (1 - STEPS, STEPS)]
     found += [Trial(1, window + STEPS - more) for window in windows]
-    if longest_sequence(model) is not None:
+    if find_longest_sequence(model) is not None:
         found.append(Trial(1, longest - more))
     most = min(longest, LONGEST) - more
     return list(dict.fromkeys(Trial(t.batch, min(t.words, most), t.first) for t in found if 0 < t.words <= LONGEST))
@@ -63,7 +68,7 @@ def trials(model: Any) -> list[Trial]:
 
 @torch.no_grad()
 def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance: float = TOLERANCE) -> float:
-    """The largest absolute difference between file and model over all `trials`, relative to outputs above 1.
+    """The largest absolute difference between file and model over all of `list_trials`, relative to outputs above 1.
 
     Args:
         path: the exported file of this phase.
@@ -72,20 +77,20 @@ def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance
         ExportError: when it exceeds `tolerance`, or the model has no such phase.
         MeasurementError: when ONNX Runtime refuses the file.
     """
-    differences = {Phase.FORWARD: _forward, Phase.PREFILL: _prefill, Phase.DECODE: _decode}[phase]
+    differences = {Phase.FORWARD: _compare_forward, Phase.PREFILL: _compare_prefill, Phase.DECODE: _decode}[phase]
     file = _File(path)
     # A file that is wrong is wrong for all inputs; which of two tokens stays may be decided by rounding for one.
-    seeds = range(TRIES if token_hooks(model) is not None else 1)
+    seeds = range(TRIES if find_token_hooks(model) is not None else 1)
     worst = 0.0
-    for trial in trials(model):
+    for trial in list_trials(model):
         found = (differences(model, file, trial, seed) for seed in seeds)
-        worst = max(worst, _least(found, tolerance))
+        worst = max(worst, _find_least(found, tolerance))
     if not worst <= tolerance:
         raise ExportError(f"{path.name} differs from the model by {worst:.1e}, above {tolerance:.0e}; do not deploy it")
     return worst
 
 
-def _least(differences: Iterable[float], tolerance: float) -> float:
+def _find_least(differences: Iterable[float], tolerance: float) -> float:
     """The first that is tolerable, else the least; infinite where none is a number."""
     least = float("inf")
     for difference in differences:
@@ -99,7 +104,7 @@ class _File:
     """An exported file that is run."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.session = path, open_session(path, default_threads())
+        self.path, self.session = path, open_session(path, count_default_threads())
         self.outputs = [node.name for node in self.session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -112,7 +117,7 @@ class _File:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
             raise ExportError(f"{self.path.name} fails at {shapes}: {reason}") from error
 
-    def difference(self, actual: Sequence[np.ndarray], expected: Sequence[Tensor]) -> float:
+    def measure_difference(self, actual: Sequence[np.ndarray], expected: Sequence[Tensor]) -> float:
         """The largest over pairs of outputs."""
         shapes = [array.shape for array in actual], [tuple(tensor.shape) for tensor in expected]
         if shapes[0] != shapes[1]:
@@ -121,42 +126,44 @@ class _File:
         return float(np.max([np.abs(a - e).max() / max(1.0, float(np.abs(e).max())) for a, e in pairs]))
 
 
-def _inputs(model: Any, trial: Trial, seed: int, steps: int = 0) -> dict[str, Tensor]:
+def _make_inputs(model: Any, trial: Trial, seed: int, steps: int = 0) -> dict[str, Tensor]:
     """Random inputs of a trial and `steps` words more; fewer before them where the model has no positions for all."""
-    more, longest = image_tokens(model) + always_kept(model), longest_sequence(model)
+    more, longest = count_image_tokens(model) + count_always_kept(model), find_longest_sequence(model)
     length = trial.words + more + steps
-    given = example_inputs(
+    given = make_example_inputs(
         model, trial.batch, length if longest is None else min(length, longest), trial.batch + 10 * seed
     )
     return {name: tensor + trial.first if name == "position_ids" else tensor for name, tensor in given.items()}
 
 
-def _without_cache(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def _run_without_cache(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     forget_lengths(model)
-    fixed = {"use_cache": False} if "position_ids" in input_names(model) else {}
+    fixed = {"use_cache": False} if "position_ids" in list_input_names(model) else {}
     output: Tensor = model(**inputs, **fixed)[0]
     return output
 
 
-def _past(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read_past(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the model keeps of its inputs, under the names that a file of `decode` takes it by."""
     forget_lengths(model)
     cache = model(**inputs, use_cache=True).past_key_values
-    return past_of(model, cache, cache_layers(model, Phase.PREFILL), inputs["attention_mask"])
+    return read_past(model, cache, read_cache_layers(model, Phase.PREFILL), inputs["attention_mask"])
 
 
-def _forward(model: Any, file: _File, trial: Trial, seed: int) -> float:
-    inputs = _inputs(model, trial, seed)
-    if sentence_embedding(model) is not None and trial.batch > 1:
+def _compare_forward(model: Any, file: _File, trial: Trial, seed: int) -> float:
+    inputs = _make_inputs(model, trial, seed)
+    if read_sentence_embedding(model) is not None and trial.batch > 1:
         inputs["attention_mask"][0, trial.words // 2 :] = 0  # a short text: which tokens are pooled the mask tells
     forget_lengths(model)
     given = file.run(inputs)
-    return file.difference([given[name] for name in output_names(model)], Exportable(model)(*inputs.values()))
+    return file.measure_difference(
+        [given[name] for name in list_output_names(model)], Exportable(model)(*inputs.values())
+    )
 
 
-def _prefill(model: Any, file: _File, trial: Trial, seed: int) -> float:
-    inputs = _inputs(model, trial, seed)
-    return _read(model, file, inputs, inputs, _past(model, inputs))
+def _compare_prefill(model: Any, file: _File, trial: Trial, seed: int) -> float:
+    inputs = _make_inputs(model, trial, seed)
+    return _read(model, file, inputs, inputs, _read_past(model, inputs))
 
 
 def _read(
@@ -164,36 +171,36 @@ def _read(
 ) -> float:
     """How far a file that is fed a prompt is from the model: its last logits, and what is kept of it."""
     given = file.run(fed)
-    actual = [given.get(name, np.zeros(0)) for name in ("logits", *map(_handed_over, past))]
-    return file.difference(actual, [_without_cache(model, inputs)[:, -1:], *past.values()])
+    actual = [given.get(name, np.zeros(0)) for name in ("logits", *map(_describe_handover, past))]
+    return file.measure_difference(actual, [_run_without_cache(model, inputs)[:, -1:], *past.values()])
 
 
 def _decode(model: Any, file: _File, trial: Trial, seed: int) -> float:
-    whole = _inputs(model, trial, seed, STEPS)
+    whole = _make_inputs(model, trial, seed, STEPS)
     sequence = whole["attention_mask"].shape[1] - STEPS
-    expected = _after(model, whole, sequence)
+    expected = _run_after(model, whole, sequence)
     prompt = {name: tensor if name == PIXELS else tensor[:, :sequence] for name, tensor in whole.items()}
     words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
-    past: dict[str, Any] = dict(_past(model, prompt))
+    past: dict[str, Any] = dict(_read_past(model, prompt))
     differences = []
-    if words.keys() == whole.keys() and token_hooks(model) is None:  # the file can read the prompt, too
+    if words.keys() == whole.keys() and find_token_hooks(model) is None:  # the file can read the prompt, too
         nothing = {name: tensor[:, :, :0] for name, tensor in past.items()}
         differences.append(_read(model, file, prompt, prompt | nothing, past))
     for place in range(sequence, sequence + STEPS):
         new = {name: tensor[:, place : place + 1] for name, tensor in words.items()}
         given = file.run(new | {"attention_mask": whole["attention_mask"][:, : place + 1]} | past)
-        differences.append(file.difference([given["logits"]], [expected[:, place - sequence][:, None]]))
-        past = {name: given[_handed_over(name)] for name in past}
+        differences.append(file.measure_difference([given["logits"]], [expected[:, place - sequence][:, None]]))
+        past = {name: given[_describe_handover(name)] for name in past}
     return float(np.max(differences))
 
 
-def _after(model: Any, whole: Mapping[str, Tensor], prompt: int) -> Tensor:
+def _run_after(model: Any, whole: Mapping[str, Tensor], prompt: int) -> Tensor:
     """(batch, STEPS, vocabulary) after each token that follows a prompt.
 
     From one pass over all tokens, or from the model's own cache where that pass would give another answer.
     """
-    if token_hooks(model) is None and not any(rotaries_by_length(model)):
-        return _without_cache(model, whole)[:, prompt:]
+    if find_token_hooks(model) is None and not any(find_rotaries_by_length(model)):
+        return _run_without_cache(model, whole)[:, prompt:]
     forget_lengths(model)
     words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
     given = {name: tensor if name == PIXELS else tensor[:, :prompt] for name, tensor in whole.items()}
@@ -205,5 +212,5 @@ def _after(model: Any, whole: Mapping[str, Tensor], prompt: int) -> Tensor:
     return torch.stack(logits, 1)
 
 
-def _handed_over(name: str) -> str:
+def _describe_handover(name: str) -> str:
     return name.replace("past", "present", 1)

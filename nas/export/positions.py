@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from pruning.anatomy.positions import depends_on_length, rotaries_by_length
+from pruning.anatomy.positions import depends_on_length, find_rotaries_by_length
 
 
 class _WithFrequencies:
@@ -29,9 +29,9 @@ class _WithFrequencies:
 
 
 @contextlib.contextmanager
-def frequencies_by_length(model: Any) -> Iterator[None]:
+def trace_frequencies_by_length(model: Any) -> Iterator[None]:
     """Trace a model whose rotary frequencies follow from the largest position, whatever ran before."""
-    changing = list(rotaries_by_length(model))
+    changing = list(find_rotaries_by_length(model))
     for module in changing:
         module.forward = partial(_rotate, module)
     try:
@@ -50,11 +50,11 @@ def _rotate(module: Any, states: Tensor, position_ids: Tensor, layer_type: str |
         return own(module, states, position_ids, **more)
     prefix = "" if layer_type is None else f"{layer_type}_"
     length = position_ids.max() + 1
-    frequencies = _frequencies(module, rope_type, prefix, length, more)
+    frequencies = _compute_frequencies(module, rope_type, prefix, length, more)
     return own(_WithFrequencies(module, f"{prefix}inv_freq", frequencies), states, position_ids, **more)
 
 
-def _frequencies(module: Any, rope_type: str, prefix: str, length: Tensor, more: dict[str, str]) -> Tensor:
+def _compute_frequencies(module: Any, rope_type: str, prefix: str, length: Tensor, more: dict[str, str]) -> Tensor:
     """Of sequences of `length` tokens, in all."""
     config, make = module.config, ROPE_INIT_FUNCTIONS[rope_type]
     if rope_type != "longrope":

@@ -30,7 +30,7 @@ class SharedWeights:
     size: int = 0
     _places: dict[bytes, int] = field(default_factory=dict)
 
-    def moved(self, proto: Any) -> Any:
+    def move(self, proto: Any) -> Any:
         """A copy of a graph's proto whose tensors are in the file."""
         from onnx.external_data_helper import set_external_data
 
@@ -39,11 +39,11 @@ class SharedWeights:
         for tensor in copy.graph.initializer:
             content = tensor.raw_data
             if len(content) >= self.least and self.fits(tensor):
-                set_external_data(tensor, self.file, offset=self._place(content), length=len(content))
+                set_external_data(tensor, self.file, offset=self._store(content), length=len(content))
                 tensor.ClearField("raw_data")
         return copy
 
-    def _place(self, content: bytes) -> int:
+    def _store(self, content: bytes) -> int:
         """Where a content begins; appended where it is not there yet."""
         name = hashlib.sha256(content).digest()
         if name not in self._places:
@@ -55,7 +55,7 @@ class SharedWeights:
         return self._places[name]
 
 
-def without_parent(proto: Any, parent: Any) -> Any:
+def remove_parent_weights(proto: Any, parent: Any) -> Any:
     """A copy of a reduced model's proto that refers to the parent's tensors where its own hold the same."""
     from onnx.external_data_helper import set_external_data
 
@@ -70,8 +70,8 @@ def without_parent(proto: Any, parent: Any) -> Any:
     return copy
 
 
-def with_parent(proto: Any, parent: Any) -> Any:
-    """The proto with the parent's tensors where `without_parent` took them out; changed in place."""
+def restore_parent_weights(proto: Any, parent: Any) -> Any:
+    """The proto with the parent's tensors where `remove_parent_weights` took them out; changed in place."""
     contents = {tensor.name: tensor.raw_data for tensor in parent.graph.initializer}
     for tensor in proto.graph.initializer:
         said = {entry.key: entry.value for entry in tensor.external_data}

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.export.images import image_tokens
+from nas.export.images import count_image_tokens
 from pruning.inference.kv_cache import Left, PrunedCache
-from pruning.reduction.inspection import token_hooks
+from pruning.reduction.inspection import find_token_hooks
 from pruning.reduction.layout import Group
 from search_spaces.schedule import Positions
 
@@ -33,22 +33,22 @@ class CacheStage:
     place: int
     shifts: bool
 
-    def names(self, prefix: str) -> tuple[str, ...]:
+    def name_tensors(self, prefix: str) -> tuple[str, ...]:
         """Of the mask and, where positions shift, of the shift; `prefix` is past or present."""
         mask = f"{prefix}.{self.block}.mask"
         return (mask, f"{prefix}.{self.block}.shift") if self.shifts else (mask,)
 
 
-def cache_stages(model: Any) -> tuple[CacheStage, ...]:
+def list_cache_stages(model: Any) -> tuple[CacheStage, ...]:
     """The stages that act in the files of a model; none in files of words where image tokens are dropped."""
-    hooks = token_hooks(model)
-    if hooks is None or (hooks.layout.group is Group.IMAGES and not image_tokens(model)):
+    hooks = find_token_hooks(model)
+    if hooks is None or (hooks.layout.group is Group.IMAGES and not count_image_tokens(model)):
         return ()
     shifts = hooks.reduction.positions is Positions.COMPACTED
     return tuple(CacheStage(hooks.steps[place].stage.block, place, shifts) for place in sorted(hooks.steps))
 
 
-def stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: Tensor) -> list[Tensor]:
+def make_stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: Tensor) -> list[Tensor]:
     """Mask and shift of every stage, of a cache after a prompt (or prompt and words) with this mask (batch, tokens).
 
     A stage that had nothing to drop left what the one before it did.
@@ -65,7 +65,7 @@ def stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: Tensor
     return found
 
 
-def lefts(
+def read_lefts(
     stages: Sequence[CacheStage], tensors: Sequence[Tensor], held: Mapping[int, Mapping[int, Any]]
 ) -> dict[int, Left]:
     """What a cache says of its stages, from their tensors in order.

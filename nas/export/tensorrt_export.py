@@ -11,7 +11,7 @@ from typing import Any
 from latency_models.runner import tensorrt
 from latency_models.runner.failure import MeasuringFailed
 from latency_models.workload import Phase
-from nas.export.cached_export import axis_size
+from nas.export.cached_export import compute_axis_size
 from nas.export.onnx_export import TENSORRT_OPSET, export_onnx
 from search_spaces.errors import ExportError, MissingExtra
 
@@ -72,7 +72,7 @@ def build_engine(
         ) from None
     try:
         plan = tensorrt.build_engine(
-            trt, onnx, lambda given: _shapes(given, sizes, phase), capability=compute_capability
+            trt, onnx, lambda given: _resolve_shapes(given, sizes, phase), capability=compute_capability
         )
     except MeasuringFailed as error:
         raise ExportError(str(error)) from None
@@ -81,11 +81,13 @@ def build_engine(
     return f"{trt.__name__} {trt.__version__}"
 
 
-def _shapes(given: Any, ranges: InputRange, phase: Phase) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _resolve_shapes(
+    given: Any, ranges: InputRange, phase: Phase
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Named axes of an input become what they are at each (batch, length), fixed axes stay."""
 
-    def at(batch: int, length: int) -> tuple[int, ...]:
+    def resolve_at(batch: int, length: int) -> tuple[int, ...]:
         named = [(given.get_dimension_name(axis), size) for axis, size in enumerate(given.shape)]
-        return tuple(axis_size(name, batch, length, phase) if size == -1 else size for name, size in named)
+        return tuple(compute_axis_size(name, batch, length, phase) if size == -1 else size for name, size in named)
 
-    return at(*ranges.least), at(*ranges.usual), at(*ranges.most)
+    return resolve_at(*ranges.least), resolve_at(*ranges.usual), resolve_at(*ranges.most)

@@ -9,7 +9,7 @@ from torch import Tensor
 from nas.data.dataset import Split
 from nas.figures.tokens import Remains, patch_grid
 from pruning.anatomy.anatomy import Anatomy
-from pruning.reduction.kept_tokens import survivors
+from pruning.reduction.kept_tokens import find_survivors
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Schedule
@@ -38,7 +38,7 @@ def takes_whole_images(split: Split) -> bool:
     return pixels is not None and pixels.ndim == 4
 
 
-def image_survivors(
+def find_image_survivors(
     model: Any, anatomy: Anatomy, split: Split, schedule: Schedule, tokenizer: Any = None
 ) -> ImageSurvivors | None:
     """Run the parent with a schedule on some images of a split.
@@ -60,9 +60,9 @@ def image_survivors(
     inputs = spread(split, IMAGES).inputs
     pixels = inputs["pixel_values"]
     reduced = prune(
-        model, Architecture.parent(anatomy.depth).with_tokens(schedule), anatomy=anatomy, share_weights=True
+        model, Architecture.parent(anatomy.depth).replace_tokens(schedule), anatomy=anatomy, share_weights=True
     )
-    stages = survivors(reduced, inputs)
+    stages = find_survivors(reduced, inputs)
     if not stages or stages[0].kept.numel() % len(pixels):
         return None
     # Several images of one item: their tokens stand one after the other.
@@ -77,7 +77,7 @@ def image_survivors(
         Remains(f"{number}, from block {stage.stage.block}\n{count} of {stage.kept.shape[1]} kept", left)
         for number, (stage, count, left) in enumerate(zip(stages, counts, kept, strict=True), 1)
     ]
-    return ImageSurvivors(pixels, (whole, *remains), _captions(model, inputs, tokenizer))
+    return ImageSurvivors(pixels, (whole, *remains), _list_captions(model, inputs, tokenizer))
 
 
 def spread(split: Split, most: int) -> Split:
@@ -90,7 +90,7 @@ def spread(split: Split, most: int) -> Split:
     return Split(split.name, inputs)
 
 
-def _captions(model: Any, inputs: dict[str, Tensor], tokenizer: Any) -> tuple[str, ...]:
+def _list_captions(model: Any, inputs: dict[str, Tensor], tokenizer: Any) -> tuple[str, ...]:
     """What is asked about each image; of several images of one question the first has it."""
     if tokenizer is None or "input_ids" not in inputs:
         return ()

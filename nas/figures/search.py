@@ -31,7 +31,7 @@ class Point:
     measured: bool = False
 
 
-def pyplot() -> Any:
+def import_pyplot() -> Any:
     """The drawing library, set to files only; loaded when a picture is drawn."""
     import matplotlib as mpl
 
@@ -41,13 +41,13 @@ def pyplot() -> Any:
     return plt
 
 
-def redundancy_figure(redundancy: Redundancy, path: Path, title: str) -> None:
+def draw_redundancy(redundancy: Redundancy, path: Path, title: str) -> None:
     """Similarity of every attention, MLP and block by depth."""
-    plt = pyplot()
+    plt = import_pyplot()
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     layers = range(redundancy.depth)
     for kind, (colour, marker) in _KINDS.items():
-        changes = [max(1 - score, _LEAST_CHANGE) for score in redundancy.scores(kind)]
+        changes = [max(1 - score, _LEAST_CHANGE) for score in redundancy.get_scores(kind)]
         axes.plot(layers, changes, color=colour, marker=marker, linewidth=2, label=kind.value)
     axes.set_xlabel("depth (block)")
     axes.set_yscale("log")  # most parts change little: on a linear axis they would be one line
@@ -61,7 +61,7 @@ def redundancy_figure(redundancy: Redundancy, path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def pareto_figure(
+def draw_pareto(
     points: Sequence[Point],
     named: dict[str, Point],
     budget_ms: float,
@@ -72,11 +72,11 @@ def pareto_figure(
     title: str,
 ) -> None:
     """Every candidate, the budget, and the named ones: parent, winner, baselines."""
-    plt = pyplot()
+    plt = import_pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     axes.axvspan(0, budget_ms, color=GREEN, alpha=0.07)
     axes.axvline(budget_ms, color=GREEN, linewidth=1.2)
-    top = _top(points, named)
+    top = _choose_top(points, named)
     shown = [point for point in points if point.loss <= top]
     for marker, some in (("o", [p for p in shown if not p.measured]), ("s", [p for p in shown if p.measured])):
         axes.scatter([p.ms for p in some], [p.loss for p in some], s=22, color=_GREY, alpha=0.6, marker=marker)
@@ -103,11 +103,11 @@ def pareto_figure(
     plt.close(figure)
 
 
-def prediction_figure(
+def draw_prediction(
     predicted: Sequence[float], measured: Sequence[float], path: Path, *, title: str, words: str
 ) -> None:
     """Measured against predicted, each point predicted from the others; the band is 10 % either way."""
-    plt = pyplot()
+    plt = import_pyplot()
     figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
     low, high = min(*predicted, *measured) * 0.9, max(*predicted, *measured) * 1.1
     axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], color=GREEN, alpha=0.12)
@@ -128,7 +128,7 @@ def prediction_figure(
     plt.close(figure)
 
 
-def _top(points: Sequence[Point], named: dict[str, Point]) -> float:
+def _choose_top(points: Sequence[Point], named: dict[str, Point]) -> float:
     """The highest loss that is drawn: a few hopeless candidates would squash the others."""
     losses = sorted(point.loss for point in points)
     usual = losses[(3 * len(losses)) // 4] if losses else 0.0
@@ -155,7 +155,7 @@ _PAGE = """<!doctype html>
 """
 
 
-def pareto_page(
+def write_pareto_page(
     points: Sequence[Point], named: dict[str, Point], budget_ms: float, path: Path, *, latency_label: str,
     loss_label: str, title: str,
 ) -> None:  # fmt: skip
@@ -181,8 +181,8 @@ def pareto_page(
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"><title>{tip}</title></circle>')
         if name:
             parts.append(f'<text x="{x + 10:.1f}" y="{y - 8:.1f}" fill="{colour}">{html.escape(name)}</text>')
-    rows = [_row(name, point, name == "winner") for name, point in named.items()]
-    rows += [_row(p.label, p, False) for p in sorted(points, key=lambda p: (not p.feasible, p.loss))]
+    rows = [_format_row(name, point, name == "winner") for name, point in named.items()]
+    rows += [_format_row(p.label, p, False) for p in sorted(points, key=lambda p: (not p.feasible, p.loss))]
     subtitle = f"{len(points)} candidates; green meets the budget. Hover over a point for its blocks."
     path.write_text(
         _PAGE.format(
@@ -196,7 +196,7 @@ def pareto_page(
     )
 
 
-def _row(name: str, point: Point, winner: bool) -> str:
+def _format_row(name: str, point: Point, winner: bool) -> str:
     style = "winner" if winner else "" if point.feasible else "out"
     return (
         f'<tr class="{style}"><td>{html.escape(name)}</td><td class="n">{point.ms:.3f}</td>'
@@ -208,4 +208,4 @@ def save_redundancy(redundancy: Redundancy, folder: Path, title: str) -> None:
     """`redundancy.json` and `redundancy.png` in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "redundancy.json").write_text(json.dumps(redundancy.to_json(), indent=1) + "\n")
-    redundancy_figure(redundancy, folder / "redundancy.png", title)
+    draw_redundancy(redundancy, folder / "redundancy.png", title)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.figures.search import BLUE, GREEN, ORANGE, pyplot
+from nas.figures.search import BLUE, GREEN, ORANGE, import_pyplot
 from pruning.analysis.token_redundancy import TokenRedundancy
 
 _SHADE = (0.20, 0.25, 0.40)  # of dropped patches: darker than bright images, and told from black ones
@@ -33,12 +33,12 @@ def save_tokens(tokens: TokenRedundancy, folder: Path, title: str) -> None:
     """`tokens.json` and `tokens.png` in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokens.json").write_text(json.dumps(tokens.to_json(), indent=1) + "\n")
-    tokens_figure(tokens, folder / "tokens.png", title)
+    draw_tokens(tokens, folder / "tokens.png", title)
 
 
-def tokens_figure(tokens: TokenRedundancy, path: Path, title: str) -> None:
+def draw_tokens(tokens: TokenRedundancy, path: Path, title: str) -> None:
     """By depth: how alike tokens are, how much of the query's attention they get, and how few of them hold it."""
-    plt = pyplot()
+    plt = import_pyplot()
     figure, (alike, mass, holding) = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     depth = range(tokens.depth)
     for group, (colour, marker) in zip(tokens.groups, _COLOURS, strict=False):
@@ -71,7 +71,7 @@ def tokens_figure(tokens: TokenRedundancy, path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def survivors_figure(
+def draw_survivors(
     pixels: Tensor, remains: Sequence[Remains], path: Path, title: str, captions: Sequence[str] = ()
 ) -> None:
     """One row per image, one column per stage; patches that are gone are shaded.
@@ -86,15 +86,15 @@ def survivors_figure(
     Raises:
         ValueError: the patches form no such grid.
     """
-    plt = pyplot()
-    images = _visible(pixels)
+    plt = import_pyplot()
+    images = _make_visible(pixels)
     size = (_INCHES * len(remains), _INCHES * len(images) + 0.75)
     figure, grid = plt.subplots(len(images), len(remains), figsize=size, layout="constrained", squeeze=False)
     for column, stage in enumerate(remains):
         grid[0][column].set_title(stage.title, fontsize=9)
         for row, image in enumerate(images):
             axes = grid[row][column]
-            axes.imshow(shaded(image, stage.kept[row]).numpy(), interpolation="nearest", vmin=0, vmax=1)
+            axes.imshow(shade(image, stage.kept[row]).numpy(), interpolation="nearest", vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
@@ -105,7 +105,7 @@ def survivors_figure(
     plt.close(figure)
 
 
-def shaded(image: Tensor, kept: Tensor) -> Tensor:
+def shade(image: Tensor, kept: Tensor) -> Tensor:
     """An image (height, width, 3) with those patches in dark blue that `kept` (patches,) leaves out.
 
     Raises:
@@ -131,7 +131,7 @@ def patch_grid(patches: int, height: int, width: int) -> tuple[int, int]:
     return rows, patches // rows
 
 
-def _visible(pixels: Tensor) -> list[Tensor]:
+def _make_visible(pixels: Tensor) -> list[Tensor]:
     """Each image as (height, width, 3) between 0 and 1, whatever it was normalised by."""
     images: list[Any] = []
     for image in pixels.detach().float().cpu():

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import flop_registry
 
 from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import block_config, language_config
-from pruning.anatomy.probe import evaluating, probe_inputs, run_or_refuse
+from pruning.anatomy.language_model import find_block_config, find_language_config
+from pruning.anatomy.probe import make_probe_inputs, run_or_refuse, switch_to_eval_mode
 from search_spaces.kinds import PARTS, Kind
 
 TOKENS = 64  # recurrences work in chunks of as many
@@ -84,58 +84,61 @@ def read_blocks(model: Any, anatomy: Anatomy) -> tuple[BlockShape, ...]:
         UnreadableModel: it does not run on a tiny input.
     """
     blocks = model.get_submodule(anatomy.stack)
-    inputs = _inputs(model)
+    inputs = _make_inputs(model)
     counts, output = _count(model, anatomy, inputs, **({"use_cache": True} if anatomy.is_decoder else {}))
-    caches = _cache_layers(output, anatomy)
-    attentions = [_attention(model, anatomy, index, counts, caches[index]) for index in range(anatomy.depth)]
-    step = _next_token(model, anatomy, inputs, output)
+    caches = _list_cache_layers(output, anatomy)
+    attentions = [_read_attention(model, anatomy, index, counts, caches[index]) for index in range(anatomy.depth)]
+    step = _count_next_token(model, anatomy, inputs, output)
     if step is not None:
         attentions = [
-            replace(attention, past=_past(attention, step.parts[index, Kind.ATTENTION], counts.length))
+            replace(attention, past=_count_past(attention, step.parts[index, Kind.ATTENTION], counts.length))
             for index, attention in enumerate(attentions)
         ]
     return tuple(
         BlockShape(
-            attention, _mlp(_members(blocks[index], anatomy, index, Kind.MLP), counts, index, anatomy.hidden_size)
+            attention,
+            _read_mlp(_list_members(blocks[index], anatomy, index, Kind.MLP), counts, index, anatomy.hidden_size),
         )
         for index, attention in enumerate(attentions)
     )
 
 
-def _past(attention: AttentionShape, step: _Count, length: int) -> int:
+def _count_past(attention: AttentionShape, step: _Count, length: int) -> int:
     """Multiply-adds with weights for each token of the past, besides those of the new one."""
     beyond = step.weighted - attention.weights - attention.extra
     return max(0, round(beyond / length)) if attention.pair else 0
 
 
-def _inputs(model: Any) -> dict[str, Tensor]:
-    config = language_config(model)
+def _make_inputs(model: Any) -> dict[str, Tensor]:
+    config = find_language_config(model)
     known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
     positions = min((count for count in known if isinstance(count, int)), default=TOKENS + SPARE)
-    return probe_inputs(model, batch=1, tokens=max(2, min(TOKENS, positions - SPARE)))
+    return make_probe_inputs(model, batch=1, tokens=max(2, min(TOKENS, positions - SPARE)))
 
 
-def _members(block: nn.Module, anatomy: Anatomy, index: int, kind: Kind) -> list[nn.Module]:
-    return [block.get_submodule(path) for path in anatomy.blocks[index].contribution(kind).members]
+def _list_members(block: nn.Module, anatomy: Anatomy, index: int, kind: Kind) -> list[nn.Module]:
+    return [block.get_submodule(path) for path in anatomy.blocks[index].get_contribution(kind).members]
 
 
-def _attention(model: Any, anatomy: Anatomy, index: int, counts: _Counts, cache: Any) -> AttentionShape:
-    members = _members(model.get_submodule(anatomy.stack)[index], anatomy, index, Kind.ATTENTION)
-    weights = sum(p.numel() for p in _parameters(members) if p.ndim >= 2)
+def _read_attention(model: Any, anatomy: Anatomy, index: int, counts: _Counts, cache: Any) -> AttentionShape:
+    members = _list_members(model.get_submodule(anatomy.stack)[index], anatomy, index, Kind.ATTENTION)
+    weights = sum(p.numel() for p in _list_parameters(members) if p.ndim >= 2)
     count = counts.parts[index, Kind.ATTENTION]
-    state = _state(cache)
+    state = _count_state(cache)
     if state:
         return AttentionShape(weights, 0, 0, 0, state, round(count.total / counts.rows) - weights)
     pair = round(count.paired / counts.rows / counts.length)
     extra = round(count.weighted / counts.rows) - weights
-    return AttentionShape(weights, _heads(model, index), pair, _cached(cache, weights, pair, anatomy), extra=extra)
+    return AttentionShape(
+        weights, _count_heads(model, index), pair, _count_cached(cache, weights, pair, anatomy), extra=extra
+    )
 
 
-def _heads(model: Any, index: int) -> int:
-    return int(getattr(block_config(model, index), "num_attention_heads", 1))
+def _count_heads(model: Any, index: int) -> int:
+    return int(getattr(find_block_config(model, index), "num_attention_heads", 1))
 
 
-def _cached(cache: Any, weights: int, pair: int, anatomy: Anatomy) -> int:
+def _count_cached(cache: Any, weights: int, pair: int, anatomy: Anatomy) -> int:
     """Elements of a token in the cache; without one, its keys and values: what queries and output leave of the weights,
     as both have half of a pair's products for their width."""
     kept = [getattr(cache, name, None) for name in ("keys", "values")]
@@ -144,7 +147,7 @@ def _cached(cache: Any, weights: int, pair: int, anatomy: Anatomy) -> int:
     return max(0, round(weights / anatomy.hidden_size) - pair)
 
 
-def _mlp(members: list[nn.Module], counts: _Counts, index: int, hidden: int) -> MlpShape:
+def _read_mlp(members: list[nn.Module], counts: _Counts, index: int, hidden: int) -> MlpShape:
     """Matrices of one more dimension are those of experts, as are modules of one form in a list."""
     macs = counts.parts[index, Kind.MLP].total / counts.rows
     banks, dense = _split(members)
@@ -152,12 +155,12 @@ def _mlp(members: list[nn.Module], counts: _Counts, index: int, hidden: int) -> 
     each = [p.numel() for p in banks[0]] if banks else []
     matrices = [p.numel() for p in dense]
     active = min(experts, max(0, round((macs - sum(matrices)) / sum(each)))) if each else 0
-    inner = _inner(matrices, hidden) + active * _inner(each, hidden)
+    inner = _count_inner(matrices, hidden) + active * _count_inner(each, hidden)
     extra = round(macs - sum(matrices) - active * sum(each))
     return MlpShape(sum(matrices), inner, experts, sum(each), active, extra)
 
 
-def _inner(matrices: list[int], hidden: int) -> int:
+def _count_inner(matrices: list[int], hidden: int) -> int:
     """Elements between matrices of so many parameters that all have `hidden` at one side: all but the last one's."""
     return round((sum(matrices) - min(matrices)) / hidden) if len(matrices) > 1 else 0
 
@@ -165,7 +168,7 @@ def _inner(matrices: list[int], hidden: int) -> int:
 def _split(members: list[nn.Module]) -> tuple[list[list[Tensor]], list[Tensor]]:
     """(the matrices of each routed expert, those that every token uses)."""
     modules = [module for member in members for module in member.modules()]
-    lists = [m for m in modules if isinstance(m, nn.ModuleList) and _alike(m)]
+    lists = [m for m in modules if isinstance(m, nn.ModuleList) and _is_alike(m)]
     listed = {id(p) for experts in lists for p in experts.parameters()}
     banks: list[list[Tensor]] = [
         [p for p in expert.parameters() if p.ndim >= 2] for experts in lists for expert in experts
@@ -176,15 +179,15 @@ def _split(members: list[nn.Module]) -> tuple[list[list[Tensor]], list[Tensor]]:
         if stacked:  # what else it owns are the experts' biases
             banks += [[p[expert] for p in stacked] for expert in range(len(stacked[0]))]
             listed |= {id(p) for p in own}
-    return banks, [p for p in _parameters(members) if p.ndim >= 2 and id(p) not in listed]
+    return banks, [p for p in _list_parameters(members) if p.ndim >= 2 and id(p) not in listed]
 
 
-def _alike(experts: nn.ModuleList) -> bool:
+def _is_alike(experts: nn.ModuleList) -> bool:
     forms = {tuple(p.shape for p in expert.parameters()) for expert in experts}
     return len(experts) > 1 and len(forms) == 1 and any(len(shape) >= 2 for shape in next(iter(forms)))
 
 
-def _parameters(members: Sequence[nn.Module]) -> list[Tensor]:
+def _list_parameters(members: Sequence[nn.Module]) -> list[Tensor]:
     return list({id(p): p for member in members for p in member.parameters()}.values())
 
 
@@ -194,10 +197,10 @@ def _count(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], **settings: 
     counts = _Counts({(index, kind): _Count() for index in range(anatomy.depth) for kind in PARTS})
     handles = [blocks[0].register_forward_pre_hook(_measure(counts, anatomy.hidden_size), with_kwargs=True)]
     for (index, kind), count in counts.parts.items():
-        for member in _members(blocks[index], anatomy, index, kind):
+        for member in _list_members(blocks[index], anatomy, index, kind):
             handles += _watch(member, counter, count)
     try:
-        with evaluating(model), plain_experts(model), counter:
+        with switch_to_eval_mode(model), run_plain_experts(model), counter:
             return counts, run_or_refuse(model, **inputs, **settings)
     finally:
         for handle in handles:
@@ -225,7 +228,7 @@ def _watch(member: nn.Module, counter: _Counter, count: _Count) -> list[Any]:
 
 
 @contextlib.contextmanager
-def plain_experts(model: Any) -> Iterator[None]:
+def run_plain_experts(model: Any) -> Iterator[None]:
     """A mixture runs expert by expert, in products that torch's counter knows."""
     used = getattr(model.config, "_experts_implementation", None)
     if not used or used == "eager":
@@ -238,13 +241,13 @@ def plain_experts(model: Any) -> Iterator[None]:
         model.set_experts_implementation(used)
 
 
-def _cache_layers(output: Any, anatomy: Anatomy) -> list[Any]:
+def _list_cache_layers(output: Any, anatomy: Anatomy) -> list[Any]:
     """What each block keeps for the tokens to come: a layer of the library's cache, None where there is none."""
     layers = list(getattr(getattr(output, "past_key_values", None), "layers", ()))
     return layers if len(layers) == anatomy.depth else [None] * anatomy.depth
 
 
-def _next_token(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], output: Any) -> _Counts | None:
+def _count_next_token(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], output: Any) -> _Counts | None:
     """What one more token costs after a cache was filled; None for a model that does not decode."""
     cache = getattr(output, "past_key_values", None)
     if cache is None:
@@ -253,7 +256,7 @@ def _next_token(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], output:
     return _count(model, anatomy, last, past_key_values=cache, use_cache=True)[0]
 
 
-def _state(cache: Any) -> int:
+def _count_state(cache: Any) -> int:
     """Elements of a sequence's recurrent states; 0 for keys and values."""
     states = [getattr(cache, name, None) or {} for name in ("conv_states", "recurrent_states")]
     tensors = [tensor for state in states for tensor in state.values() if isinstance(tensor, Tensor)]

@@ -10,11 +10,11 @@ from latency_models.shape import ModelShape
 from nas.data.dataset import Dataset, Split, load_dataset
 from nas.data.padding import needs_padding, settle_padding
 from nas.parent.reference_models import DEFAULT, ReferenceModel, find_reference
-from nas.parent.shape import shape_of
-from nas.storage.cache_folder import cache_folder
+from nas.parent.shape import read_shape
+from nas.storage.cache_folder import get_cache_folder
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load_parent
-from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import load_tokenizer
 from search_spaces.errors import BadData
 
@@ -48,9 +48,9 @@ class ParentModel:
         Raises:
             BadData: none was given and none belongs to the model.
         """
-        return self.dataset_of(None)
+        return self.read_dataset(None)
 
-    def dataset_of(self, length: int | None) -> Dataset:
+    def read_dataset(self, length: int | None) -> Dataset:
         """The same with windows or texts of `length` tokens; what was read once is kept.
 
         Raises:
@@ -104,7 +104,7 @@ class ParentModel:
     @property
     def cache(self) -> Path:
         """The folder for what can be kept about these weights."""
-        return cache_folder() / self.digest
+        return get_cache_folder() / self.digest
 
 
 def load_parent_model(source: str | None, data: Path | None = None, trust_remote_code: bool = False) -> ParentModel:
@@ -128,14 +128,14 @@ def load_parent_model(source: str | None, data: Path | None = None, trust_remote
         settle_padding(model, tokenizer)
     anatomy = read_anatomy(model)
     own = reference.data if reference else None
-    shape, digest = shape_of(model, anatomy), weights_digest(model)
+    shape, digest = read_shape(model, anatomy), compute_weights_digest(model)
     return ParentModel(shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code)
 
 
-def weights_digest(model: Any) -> str:
+def compute_weights_digest(model: Any) -> str:
     """Sixteen hexadecimal digits that name the weights and their names, and what embeddings are made of them."""
     hashed = hashlib.sha256(type(model).__name__.encode())
-    embedding = sentence_embedding(model)
+    embedding = read_sentence_embedding(model)
     if embedding is not None:
         hashed.update(embedding.digest.encode())
     for name, tensor in model.state_dict().items():

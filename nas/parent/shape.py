@@ -8,20 +8,25 @@ from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
 from latency_models.shape import ModelShape
 from nas.parent.block_shapes import read_blocks
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import block_config, is_vision_language, language_config, prompt_image_tokens
+from pruning.anatomy.language_model import (
+    count_prompt_image_tokens,
+    find_block_config,
+    find_language_config,
+    is_vision_language,
+)
 
 
-def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
+def read_shape(model: Any, anatomy: Anatomy) -> ModelShape:
     """The sizes of a Hugging Face transformer, read from its modules and from a run on a tiny input.
 
     Those of a vision-language model are its language model's; tower and projector count as stem.
     """
     blocks = read_blocks(model, anatomy)
-    attention, mlp = _first_over_pairs(blocks)
+    attention, mlp = _find_first_over_pairs(blocks)
     heads = max(1, attention.heads)
     head_dim = max(1, attention.pair // (2 * heads))
     intermediate, gated = mlp.find_width(anatomy.hidden_size)
-    outputs, per_token = _head(model, anatomy)
+    outputs, per_token = _read_head(model, anatomy)
     inside = model.get_submodule(anatomy.stack)
     shape = ModelShape(
         depth=anatomy.depth,
@@ -35,22 +40,22 @@ def shape_of(model: Any, anatomy: Anatomy) -> ModelShape:
         head_per_token=per_token,
         causal=anatomy.is_decoder,
         stem=model.num_parameters() - sum(p.numel() for p in inside.parameters()),
-        window=_windows(model, anatomy),
+        window=_list_windows(model, anatomy),
         experts=max(1, mlp.experts),
         active_experts=max(1, mlp.active),
-        tokens=_image_tokens(model),
-        droppable=prompt_image_tokens(model) if is_vision_language(model) else None,
+        tokens=_count_image_tokens(model),
+        droppable=count_prompt_image_tokens(model) if is_vision_language(model) else None,
     )
     return shape if set(blocks) == {shape.alike} else replace(shape, blocks=blocks)
 
 
-def _first_over_pairs(blocks: Sequence[BlockShape]) -> tuple[AttentionShape, MlpShape]:
+def _find_first_over_pairs(blocks: Sequence[BlockShape]) -> tuple[AttentionShape, MlpShape]:
     """The parts of the first block that attends to pairs of tokens; where none does, of the first."""
     parts = [(block.attention, block.mlp) for block in blocks if block.attention and block.mlp]
     return next((pair for pair in parts if pair[0].pair), parts[0])
 
 
-def _head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:
+def _read_head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:
     """(outputs, per token): of the output embeddings, or of the classifier; 0 without a head."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is not None:
@@ -60,15 +65,17 @@ def _head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:
     return int(outputs), False
 
 
-def _windows(model: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
+def _list_windows(model: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
     if not anatomy.is_decoder:
         return (None,) * anatomy.depth
-    windows = [getattr(block_config(model, index), "sliding_window", None) or None for index in range(anatomy.depth)]
-    types = getattr(language_config(model), "layer_types", None) or ["sliding_attention"] * anatomy.depth
+    windows = [
+        getattr(find_block_config(model, index), "sliding_window", None) or None for index in range(anatomy.depth)
+    ]
+    types = getattr(find_language_config(model), "layer_types", None) or ["sliding_attention"] * anatomy.depth
     return tuple(window if kind == "sliding_attention" else None for window, kind in zip(windows, types, strict=True))
 
 
-def _image_tokens(model: Any) -> int | None:
+def _count_image_tokens(model: Any) -> int | None:
     """Patches, and the class token that most image transformers put before them."""
     if model.main_input_name != "pixel_values":
         return None

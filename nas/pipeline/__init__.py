@@ -1,8 +1,8 @@
 """A search from the request to the result folder: prepare, search, certify, write the results."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "dry_run": ["plan"],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.energy_model import EnergyModel, has_energy
-from latency_models.footprint import Memory, memory
+from latency_models.footprint import Memory, compute_memory
 from latency_models.model import LatencyModel
 from nas.certification.search_context import SearchContext
 from nas.quality import Quality
@@ -39,7 +39,7 @@ class Delivery:
         """OUT/winner."""
         return self.context.request.out / "winner"
 
-    def pruned(self, architecture: Architecture) -> Any:
+    def prune(self, architecture: Architecture) -> Any:
         """The model of an architecture, with the parent's weights."""
         return prune(
             self.context.subject.model, architecture, anatomy=self.context.subject.anatomy, library=self._library
@@ -54,22 +54,24 @@ class Delivery:
     def _library(self) -> BlockLibrary:
         return BlockLibrary(self.context.subject.model, self.context.subject.anatomy)
 
-    def memory(self, architecture: Architecture) -> Memory:
+    def compute_memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""
-        return memory(self.context.subject.shape, architecture, self.context.workload, self.context.target.precision)
+        return compute_memory(
+            self.context.subject.shape, architecture, self.context.workload, self.context.target.precision
+        )
 
-    def ms(self, architecture: Architecture) -> float:
+    def predict_ms(self, architecture: Architecture) -> float:
         """At the asked percentile, by the latency model as it is in the end: candidates were found by earlier ones."""
         return self.latency.predict(architecture, self.context.request.percentile).ms
 
     @cached_property
     def scale_budget_ms(self) -> float:
-        """The budget in the milliseconds of `ms`. A certificate's own are of another session of the machine."""
-        return self.context.request.budget.resolve(self.ms(self.outcome.parent.architecture))
+        """The budget in the milliseconds of `predict_ms`. A certificate's own are of another session of the machine."""
+        return self.context.request.budget.resolve(self.predict_ms(self.outcome.parent.architecture))
 
-    def joules(self, architecture: Architecture) -> float | None:
+    def predict_joules(self, architecture: Architecture) -> float | None:
         """Of one inference on the target; None where no energy was measured."""
-        return None if self._energy is None else self._energy.joules(architecture)
+        return None if self._energy is None else self._energy.predict_joules(architecture)
 
     @cached_property
     def _energy(self) -> EnergyModel | None:

@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 
-from latency_models.footprint import memory
+from latency_models.footprint import compute_memory
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
 from nas.data.dataset import Dataset
 from nas.data.documents import SPLITS
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.evaluator import rungs
+from nas.pipeline.evaluator import list_rungs
 from nas.pipeline.prepare import resolve_space, say_what_fits
-from nas.profiling.latency_model import latency_model
+from nas.profiling.latency_model import load_latency_model
 from nas.progress import Progress
 from nas.request.search_request import SearchRequest
 from nas.search.greedy_removal import WIDTH
-from nas.tokens.describe import in_words
-from nas.tokens.space import droppable, evaluator_with_tokens
+from nas.tokens.describe import describe_schedule
+from nas.tokens.space import build_evaluator_with_tokens, count_droppable
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
 
@@ -43,7 +43,9 @@ class Plan:
     @property
     def words(self) -> str:
         """A line for each fact."""
-        return "\n".join(f"{name.replace('_', ' '):<18} {_shown(name, value)}" for name, value in self.facts.items())
+        return "\n".join(
+            f"{name.replace('_', ' '):<18} {_format_fact(name, value)}" for name, value in self.facts.items()
+        )
 
 
 def plan(request: SearchRequest, progress: Progress) -> Plan:
@@ -53,30 +55,34 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
         NasError: any of its kinds, for what the user gave.
     """
     target = find_target(request.target)
-    with progress.stage("loading the model"):
+    with progress.open_stage("loading the model"):
         subject = load_parent_model(request.model, request.data, request.trust_remote_code)
     workload, space = resolve_space(request, subject, target)
     say_what_fits(request, subject, target, workload, progress)
-    with progress.stage("reading the data"):
-        dataset = evaluator_with_tokens(subject, workload, request.tokens).dataset
-    with progress.stage("timing the parent on a few items"):
-        seconds = _seconds_per_item(subject, dataset)
+    with progress.open_stage("reading the data"):
+        dataset = build_evaluator_with_tokens(subject, workload, request.tokens).dataset
+    with progress.open_stage("timing the parent on a few items"):
+        seconds = _time_item(subject, dataset)
     facts = {
-        **_asked_for(request, subject, target, workload),
-        **_predicted(request, subject, target, workload, space, progress),
+        **_describe_request(request, subject, target, workload),
+        **_predict(request, subject, target, workload, space, progress),
         "units": len(space.choices),
-        "tokens": _tokens_in_words(request, subject, workload, space),
-        "architectures": 2 ** len(space.structure) * _schedules(space),
-        "items": {name: len(dataset.split(name)) for name in SPLITS},
-        "tokens_per_item": _tokens_per_item(dataset),
-        "judging_seconds": round(seconds * _items_judged(request, space, dataset)),
-        "memory_mib": {name: round(size / 2**20) for name, size in _held(request, subject, target, workload).items()},
+        "tokens": _describe_tokens(request, subject, workload, space),
+        "architectures": 2 ** len(space.structure) * _count_schedules(space),
+        "items": {name: len(dataset.get_split(name)) for name in SPLITS},
+        "tokens_per_item": _count_tokens_per_item(dataset),
+        "judging_seconds": round(seconds * _count_evaluated_items(request, space, dataset)),
+        "memory_mib": {
+            name: round(size / 2**20) for name, size in _estimate_memory(request, subject, target, workload).items()
+        },
         "out": str(request.out),
     }
     return Plan({name: value for name, value in facts.items() if value not in (None, "")})
 
 
-def _asked_for(request: SearchRequest, subject: ParentModel, target: Target, workload: Workload) -> dict[str, Any]:
+def _describe_request(
+    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload
+) -> dict[str, Any]:
     return {
         "model": subject.id,
         "parameters": subject.model.num_parameters(),
@@ -95,48 +101,50 @@ def _asked_for(request: SearchRequest, subject: ParentModel, target: Target, wor
     }
 
 
-def _predicted(
+def _predict(
     request: SearchRequest, subject: ParentModel, target: Target, workload: Workload, space: Space, progress: Progress
 ) -> dict[str, Any]:
     """The parent's latency and the budget that follows from it; this machine is measured when the search begins."""
     if target.is_host:
         return {"latency": "measured on this machine when the search begins"}
     export = ParentExport(subject, progress, workload.phase)
-    latency = latency_model(subject, target, workload, export, progress, space)
+    latency = load_latency_model(subject, target, workload, export, progress, space)
     ms = latency.predict(space.parent, request.percentile).ms
     return {"parent_ms": round(ms, 3), "budget_ms": round(request.budget.resolve(ms), 3), "latency": latency.label}
 
 
 @torch.inference_mode()
-def _seconds_per_item(subject: ParentModel, dataset: Dataset) -> float:
+def _time_item(subject: ParentModel, dataset: Dataset) -> float:
     """Of the parent here; the second look at the same items, as the first one pays for beginning."""
-    batch = next(dataset.calibration.batches(_TIMED))
+    batch = next(dataset.calibration.iterate_batches(_TIMED))
     for _ in range(2):
         began = time.monotonic()
         subject.model(**batch)
     return (time.monotonic() - began) / min(_TIMED, len(dataset.calibration))
 
 
-def _items_judged(request: SearchRequest, space: Space, dataset: Dataset) -> float:
+def _count_evaluated_items(request: SearchRequest, space: Space, dataset: Dataset) -> float:
     """Items that are computed, about: of parts alone, on the way down, of all trials, of the last few, of the test."""
-    few, *_, every = rungs(len(dataset.validation))
-    usual = rungs(len(dataset.validation))[-2:][0]
+    few, *_, every = list_rungs(len(dataset.validation))
+    usual = list_rungs(len(dataset.validation))[-2:][0]
     units = len(space.choices)
     down = units / 2 * max(WIDTH[1], WIDTH[0] * units)
     judged = few * (units + down) + usual * request.trials + 4 * every + 6 * len(dataset.test)
     return _SHARED * judged + len(dataset.calibration)
 
 
-def _held(request: SearchRequest, subject: ParentModel, target: Target, workload: Workload) -> dict[str, int]:
+def _estimate_memory(
+    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload
+) -> dict[str, int]:
     """Bytes by arithmetic: here what is loaded and the most that states may take, and the parent on the target."""
     weights = sum(each.numel() * each.element_size() for each in subject.model.parameters())
-    on_target = memory(subject.shape, Architecture.parent(subject.anatomy.depth), workload, target.precision)
+    on_target = compute_memory(subject.shape, Architecture.parent(subject.anatomy.depth), workload, target.precision)
     return {
         "weights_here": weights, "states_here_at_most": request.prefix_cache_bytes, "parent_on_target": on_target.total,
     }  # fmt: skip
 
 
-def _tokens_per_item(dataset: Dataset) -> int | None:
+def _count_tokens_per_item(dataset: Dataset) -> int | None:
     """Of the validation split on average, without padding; None for images."""
     inputs = dataset.validation.inputs
     if "attention_mask" in inputs:
@@ -144,9 +152,9 @@ def _tokens_per_item(dataset: Dataset) -> int | None:
     return int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else None
 
 
-def _tokens_in_words(request: SearchRequest, subject: ParentModel, workload: Workload, space: Space) -> str:
+def _describe_tokens(request: SearchRequest, subject: ParentModel, workload: Workload, space: Space) -> str:
     if space.fixed is not None:
-        return in_words(space.fixed, *droppable(subject, workload))
+        return describe_schedule(space.fixed, *count_droppable(subject, workload))
     if not space.steps:
         return request.tokens
     blocks = len({step.layer for step in space.steps})
@@ -154,13 +162,13 @@ def _tokens_in_words(request: SearchRequest, subject: ParentModel, workload: Wor
     return f"{request.tokens}: stages before {blocks} blocks that keep {', '.join(f'{r:g}' for r in ratios)}"
 
 
-def _schedules(space: Space) -> int:
+def _count_schedules(space: Space) -> int:
     """How many there are: rows of shares, one a place, that never rise."""
     blocks, ratios = len({step.layer for step in space.steps}), len({step.level for step in space.steps})
     return comb(blocks + ratios, ratios)
 
 
-def _shown(name: str, value: Any) -> str:
+def _format_fact(name: str, value: Any) -> str:
     """A fact as a person reads it."""
     if name == "judging_seconds":
         about = f"{value} s" if value < _MINUTE else f"{value / _MINUTE:.0f} min"

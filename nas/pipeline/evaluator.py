@@ -5,7 +5,7 @@ from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.parent.parent import ParentModel
 from nas.quality import Evaluator
-from nas.quality.evaluations import Evaluations, evaluations_for
+from nas.quality.evaluations import Evaluations, open_evaluations
 from nas.quality.precision import choose_precision
 from nas.request.search_request import SearchRequest
 from pruning.compensation.candidate_builder import CompensationPlan
@@ -36,9 +36,9 @@ def build_evaluator(
     draft, final = ("", "") if compensation is None else (compensation.key(False), compensation.key(True))
     known = load_evaluations(subject, evaluator, "validation", storage, draft)
     finals = None if compensation is None else load_evaluations(subject, evaluator, "validation", storage, final)
-    chosen, cuts = choose_precision(precision), rungs(items or len(evaluator.dataset.validation))
+    chosen, cuts = choose_precision(precision), list_rungs(items or len(evaluator.dataset.validation))
     bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify, compensation)
-    executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.executor(bench)
+    executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.open_executor(bench)
     return CachedEvaluator(evaluator, known, executor, chosen, cuts, finals)
 
 
@@ -50,17 +50,17 @@ def load_evaluations(
     Args:
         compensation: names how the candidates were adjusted (`CompensationPlan.key`); empty where they were not.
     """
-    content = f"{subject.digest}/{evaluator.dataset.split(split).digest}/{evaluator.metric}"
+    content = f"{subject.digest}/{evaluator.dataset.get_split(split).digest}/{evaluator.metric}"
     content += f"/{compensation}" if compensation else ""
-    return evaluations_for(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
+    return open_evaluations(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
 
 
-def rungs(items: int) -> tuple[int, ...]:
+def list_rungs(items: int) -> tuple[int, ...]:
     """How many of the validation items a trial is judged on, growing; all of them are for the last few."""
     return tuple(sorted({*(min(items, max(least, round(share * items))) for share, least in RUNGS), items}))
 
 
-def cluster_from(request: SearchRequest) -> Cluster | None:
+def open_cluster(request: SearchRequest) -> Cluster | None:
     """Who evaluates; None for this process."""
     if request.executor == "local":
         return None

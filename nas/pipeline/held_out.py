@@ -15,7 +15,7 @@ TEST = "test"
 FIRST_LOOK = (1 / 4, 8)  # of the test items: this share, and at least so many
 
 
-def _nowhere(done: float, total: float) -> None:
+def _ignore(done: float, total: float) -> None:
     """Nobody is told."""
 
 
@@ -23,7 +23,7 @@ def judge_held_out(
     outcome: SearchOutcome,
     scorer: CachedEvaluator,
     known: Evaluations,
-    on_items: Callable[[float, float], None] = _nowhere,
+    on_items: Callable[[float, float], None] = _ignore,
 ) -> dict[str, Quality]:
     """Test-split quality of parent, winner, runner-up and every baseline, by architecture digest; fp32.
 
@@ -34,7 +34,7 @@ def judge_held_out(
     Args:
         on_items: told how many items were judged, of all architectures together, and how many there are at most.
     """
-    every = len(scorer.evaluator.dataset.split(TEST))
+    every = len(scorer.evaluator.dataset.get_split(TEST))
     few = min(every, max(FIRST_LOOK[1], round(FIRST_LOOK[0] * every)))
     judge = _Judge(scorer, known)
     leaders = dict.fromkeys(candidate.architecture for candidate in [outcome.parent, *outcome.ranked[:2]])
@@ -64,6 +64,6 @@ class _Judge:
         """Each on the first `items`, in one piece."""
         keys = {each: (each, items, Precision.FP32) for each in architectures}
         new = [each for each, key in keys.items() if key not in self.known]
-        for architecture, quality in self.scorer.all_in_full(new, TEST, items).items():
+        for architecture, quality in self.scorer.evaluate_all_in_full(new, TEST, items).items():
             self.known.add(keys[architecture], quality)
         return {architecture: self.known[key] for architecture, key in keys.items()}

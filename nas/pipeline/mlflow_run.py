@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latency_models.footprint import cached_bytes_per_token
+from latency_models.footprint import count_cached_bytes_per_token
 from nas.pipeline.delivery import Delivery
 from nas.report import REPORT
 from nas.results.result import Result
 from nas.search import Candidate
 from nas.tracking import CandidateRun, Layout, SearchRun, Winner
 from nas.tracking.record import FEASIBLE
-from nas.tracking.registry import former_name, model_name
+from nas.tracking.registry import build_former_name, build_model_name
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import PARTS
 from search_spaces.servable import Servable
@@ -33,17 +33,21 @@ def search_run(result: Result, delivery: Delivery) -> SearchRun:
     named = [*((f"baseline {name}", c) for name, c in outcome.baselines.items())]
     named += [(f"trial {c.trial:03d} · {c.origin}", c) for c in outcome.candidates]
     named.append(("winner", outcome.winner))
-    runs = _comparable([_candidate_run(delivery, candidate, name, asked, front) for name, candidate in named])
+    runs = _select_comparable(
+        [_build_candidate_run(delivery, candidate, name, asked, front) for name, candidate in named]
+    )
     winner = runs[-1]
     return SearchRun(
-        result.model["id"], result.target["name"], delivery.context.request.budget.text, _note(result), winner.params,
+        result.model["id"], result.target["name"], delivery.context.request.budget.text, _write_note(result),
+        winner.params,
         {**winner.metrics, FEASIBLE: float(winner.feasible)}, runs, [out / name for name in _FILES],
-        {"winner": delivery.winner_folder}, delivery.data, _winner(result, delivery), _of_the_search(result, delivery),
-        _layout(result),
+        {"winner": delivery.winner_folder}, delivery.data, _describe_winner(result, delivery),
+        _describe_search(result, delivery),
+        _build_layout(result),
     )  # fmt: skip
 
 
-def _note(result: Result) -> str:
+def _write_note(result: Result) -> str:
     """The description of the search's run, Markdown."""
     winner = result.winner
     return (
@@ -54,7 +58,7 @@ def _note(result: Result) -> str:
     )
 
 
-def _of_the_search(result: Result, delivery: Delivery) -> dict[str, str]:
+def _describe_search(result: Result, delivery: Delivery) -> dict[str, str]:
     """What is known of the search as a whole, and of no candidate."""
     quality = result.winner.quality
     tested = {quality.metric: quality.value, **quality.others}
@@ -66,7 +70,7 @@ def _of_the_search(result: Result, delivery: Delivery) -> dict[str, str]:
     }
 
 
-def _layout(result: Result) -> Layout:
+def _build_layout(result: Result) -> Layout:
     """The table of candidates: the least loss first, with what a person compares them by.
 
     Not by the metric: one that stopped early has it of fewer items, which may be easier ones.
@@ -76,7 +80,7 @@ def _layout(result: Result) -> Layout:
     return Layout("loss", False, (*judged, f"latency.p{percentile}_ms", FEASIBLE, "parameters", "memory_mib"))
 
 
-def _comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
+def _select_comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
     """The same with the metrics that all of them have: one that some lack is NaN wherever runs are compared.
 
     A rank correlation, for example, is not known of a candidate that was judged in several steps.
@@ -85,7 +89,7 @@ def _comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
     return [replace(run, metrics={key: run.metrics[key] for key in run.metrics if key in shared}) for run in runs]
 
 
-def _winner(result: Result, delivery: Delivery) -> Winner:
+def _describe_winner(result: Result, delivery: Delivery) -> Winner:
     """Of a target that is not at hand the prediction has to do; what was measured above its budget is no champion."""
     winner, certificate, subject = result.winner, delivery.certificate, delivery.context.subject
     predicted = not certificate.on_target and winner.predicted_ms <= delivery.certificate.budget_ms
@@ -93,7 +97,7 @@ def _winner(result: Result, delivery: Delivery) -> Winner:
     named = (
         [
             subject.id if subject.folder is None else Path(subject.id).name, result.target["name"], result.workload,
-            _asked(delivery, result.percentile),
+            _describe_bounds(delivery, result.percentile),
         ],
         [subject.digest, test, winner.quality.metric],
     )  # fmt: skip
@@ -103,12 +107,13 @@ def _winner(result: Result, delivery: Delivery) -> Winner:
     }  # fmt: skip
     ms = winner.predicted_ms if winner.measured_ms is None else winner.measured_ms
     return Winner(
-        model_name(*named), winner.quality.loss, ms, certificate.certified, certificate.certified or predicted, tags,
-        former_name(*named),
+        build_model_name(*named), winner.quality.loss, ms, certificate.certified, certificate.certified or predicted,
+        tags,
+        build_former_name(*named),
     )  # fmt: skip
 
 
-def _asked(delivery: Delivery, percentile: int) -> str:
+def _describe_bounds(delivery: Delivery, percentile: int) -> str:
     """The budget with every other bound that was asked for: winners under other bounds are not compared."""
     request = delivery.context.request
     others = [request.max_parameters.text] if request.max_parameters else []
@@ -116,35 +121,35 @@ def _asked(delivery: Delivery, percentile: int) -> str:
     return "-".join([request.budget.text, f"p{percentile}", *others])
 
 
-def _candidate_run(
+def _build_candidate_run(
     delivery: Delivery, candidate: Candidate, name: str, asked: dict[str, Any], front: set[Architecture]
 ) -> CandidateRun:
     """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
     architecture, depth = candidate.architecture, delivery.context.subject.anatomy.depth
     kept = {f"n_{kind}": sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in PARTS}
-    quality, parameters = candidate.quality, delivery.pruned(architecture).num_parameters()
+    quality, parameters = candidate.quality, delivery.prune(architecture).num_parameters()
     metrics = {
         quality.metric: quality.value,
         **quality.others,
         "loss": quality.loss,
         "items": float(quality.items),
-        **_latencies(delivery, architecture),
+        **_collect_latencies(delivery, architecture),
         "parameters": float(parameters),
-        **_memory(delivery, architecture, parameters),
+        **_collect_memory(delivery, architecture, parameters),
     }
     params = {
         **asked,
         **kept,
-        "n_blocks_removed": len(architecture.removed_blocks()),
+        "n_blocks_removed": len(architecture.list_removed_blocks()),
         "tokens": str(architecture.tokens) or "all",
     }
     return CandidateRun(
         name, candidate.origin, architecture.words, architecture.digest, architecture.to_json(), params, metrics,
-        delivery.ms(architecture) <= delivery.scale_budget_ms, architecture in front,
+        delivery.predict_ms(architecture) <= delivery.scale_budget_ms, architecture in front,
     )  # fmt: skip
 
 
-def _latencies(delivery: Delivery, architecture: Architecture) -> dict[str, float]:
+def _collect_latencies(delivery: Delivery, architecture: Architecture) -> dict[str, float]:
     """ms at the percentiles that are always shown and at the one that was asked for; whether they were measured."""
     percentiles = sorted({50, 90, delivery.context.request.percentile})
     found = {percentile: delivery.latency.predict(architecture, percentile) for percentile in percentiles}
@@ -152,14 +157,14 @@ def _latencies(delivery: Delivery, architecture: Architecture) -> dict[str, floa
     return {f"latency.p{percentile}_ms": each.ms for percentile, each in found.items()} | measured
 
 
-def _memory(delivery: Delivery, architecture: Architecture, parameters: int) -> dict[str, float]:
+def _collect_memory(delivery: Delivery, architecture: Architecture, parameters: int) -> dict[str, float]:
     """What a model holds and moves on the target; joules where the profile of the target has them."""
     target = delivery.context.target
-    cached = cached_bytes_per_token(delivery.context.subject.shape, architecture, target.precision)
-    joules = delivery.joules(architecture)
+    cached = count_cached_bytes_per_token(delivery.context.subject.shape, architecture, target.precision)
+    joules = delivery.predict_joules(architecture)
     return {
         "weights_mib": parameters * target.bytes_per_element / 2**20,
-        "memory_mib": delivery.memory(architecture).total / 2**20,
+        "memory_mib": delivery.compute_memory(architecture).total / 2**20,
         "kv_bytes_per_token": float(cached),
         **({} if joules is None else {"energy_j": joules}),
     }

@@ -3,30 +3,30 @@
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
 from nas.certification.search_context import SearchContext
-from nas.execution.cluster import resources_offered
+from nas.execution.cluster import list_offered_resources
 from nas.execution.device_node import Node
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.compensation import plan_compensation
-from nas.pipeline.evaluator import build_evaluator, cluster_from
-from nas.pipeline.savable import savable
-from nas.profiling.choose_workload import default_workload, workload_for
+from nas.pipeline.evaluator import build_evaluator, open_cluster
+from nas.pipeline.savable import restrict_to_savable
+from nas.profiling.choose_workload import choose_default_workload, choose_workload
 from nas.profiling.device import Device, RemoteDevice, ThisMachine
 from nas.profiling.kit import Kit
-from nas.profiling.latency_model import latency_model
-from nas.profiling.profile_store import device_model
+from nas.profiling.latency_model import load_latency_model
+from nas.profiling.profile_store import fit_device_model
 from nas.profiling.ssh import Transport
 from nas.progress import Progress
 from nas.request.choices import SEARCH
 from nas.request.search_request import SearchRequest
 from nas.search.methods import TOKEN_METHODS
-from nas.tokens.profiled_schedules import with_best_reduction
+from nas.tokens.profiled_schedules import choose_best_reduction
 from nas.tokens.space import (
+    add_tokens,
+    build_evaluator_with_tokens,
     check_workload,
-    evaluator_with_tokens,
-    tokens_only,
-    with_tokens,
-    workload_with_tokens,
+    choose_workload_with_tokens,
+    keep_tokens_only,
 )  # fmt: skip
 from pruning.compensation.candidate_builder import CandidateBuilder
 from search_spaces.architecture import Architecture
@@ -47,32 +47,32 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     """
     target = find_target(request.target)
     if target.note:
-        progress.message(f"target: {target.note}")
-    with progress.stage("loading the model"):
+        progress.show_message(f"target: {target.note}")
+    with progress.open_stage("loading the model"):
         subject = load_parent_model(request.model, request.data, request.trust_remote_code)
     workload, space = resolve_space(request, subject, target)
     say_what_fits(request, subject, target, workload, progress)
-    with progress.stage("reading the data"):
-        evaluator = evaluator_with_tokens(subject, workload, request.tokens)
+    with progress.open_stage("reading the data"):
+        evaluator = build_evaluator_with_tokens(subject, workload, request.tokens)
         compensation = plan_compensation(subject, evaluator, request.compensate)
     scorer = build_evaluator(
         subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
-        storage=request.storage, cluster=cluster_from(request), compensation=compensation,
+        storage=request.storage, cluster=open_cluster(request), compensation=compensation,
     )  # fmt: skip
-    progress.message(f"quality: {evaluator.words}")
+    progress.show_message(f"quality: {evaluator.words}")
     builder = CandidateBuilder(subject.model, subject.anatomy, compensation)
     export = ParentExport(subject, progress, workload.phase)
     if request.tokens == SEARCH:
         fraction = request.budget.fraction
-        space = with_best_reduction(space, subject, target, export, workload, scorer, fraction, progress)
-    device = _device(subject, target, workload, export, transport or _node(request, target), progress, space)
-    latency = latency_model(subject, target, workload, export, progress, space)
+        space = choose_best_reduction(space, subject, target, export, workload, scorer, fraction, progress)
+    device = _find_device(subject, target, workload, export, transport or _find_node(request, target), progress, space)
+    latency = load_latency_model(subject, target, workload, export, progress, space)
     if device is not None and not latency.measured:
-        latency = device_model(device.profile())
+        latency = fit_device_model(device.profile())
     parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
     budget = request.budget.resolve(parent_ms)
     p = request.percentile
-    progress.message(
+    progress.show_message(
         f"{subject.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
@@ -89,28 +89,28 @@ def resolve_space(request: SearchRequest, subject: ParentModel, target: Target) 
     """
     if request.method in TOKEN_METHODS and request.tokens != SEARCH:
         raise UsageError(f"--method {request.method} drops tokens; add --tokens {SEARCH}")
-    usual = workload_with_tokens(subject, default_workload(subject, target), request.tokens)
-    workload = workload_for(subject, target, request.workload or usual)
+    usual = choose_workload_with_tokens(subject, choose_default_workload(subject, target), request.tokens)
+    workload = choose_workload(subject, target, request.workload or usual)
     check_workload(subject, workload, request.tokens)
-    structure = restrict(subject.anatomy.space(request.units or DEFAULT_UNITS), request.servable)
-    structure = savable(structure, subject, request.servable)
-    space = with_tokens(structure, subject, target, workload, request.tokens, request.servable)
-    return workload, space if request.units else tokens_only(space)
+    structure = restrict(subject.anatomy.build_space(request.units or DEFAULT_UNITS), request.servable)
+    structure = restrict_to_savable(structure, subject, request.servable)
+    space = add_tokens(structure, subject, target, workload, request.tokens, request.servable)
+    return workload, space if request.units else keep_tokens_only(space)
 
 
 def say_what_fits(
     request: SearchRequest, subject: ParentModel, target: Target, workload: Workload, progress: Progress
 ) -> None:
     """Where nobody asked for a workload and the usual one is longer than the model's positions."""
-    usual = subject.shape.default_workload(small=target.is_host)
+    usual = subject.shape.choose_default_workload(small=target.is_host)
     if request.workload is None and usual.sequence > workload.sequence:
-        progress.message(
+        progress.show_message(
             f"workload {workload}: the usual {usual.sequence} tokens are more than the {workload.sequence} positions "
             f"of {subject.id}"
         )
 
 
-def _device(
+def _find_device(
     subject: ParentModel, target: Target, workload: Workload, export: ParentExport, transport: Transport | None,
     progress: Progress, space: Space,
 ) -> Device | None:  # fmt: skip
@@ -124,10 +124,10 @@ def _device(
     return ThisMachine(subject, export, workload, progress, space) if target.is_host else None
 
 
-def _node(request: SearchRequest, target: Target) -> Transport | None:
+def _find_node(request: SearchRequest, target: Target) -> Transport | None:
     """A node of the cluster that has the target, under its own name or the one that was asked for."""
-    if cluster_from(request) is None or target.is_host:
+    if open_cluster(request) is None or target.is_host:
         return None
-    offered = resources_offered()
+    offered = list_offered_resources()
     names = [name for name in (target.name, request.target) if offered.get(name, 0.0) >= 1]
     return Node(names[0]) if names else None

@@ -2,15 +2,15 @@
 
 from latency_models.work import count_flops
 from nas.certification.search_context import SearchContext
-from nas.pipeline.evaluator import cluster_from, rungs
+from nas.pipeline.evaluator import list_rungs, open_cluster
 from nas.request.choices import OFF
 from nas.search import Problem
 from nas.search.limit import Limit
-from nas.search.problem import no_prefetch
-from nas.storage.redact import sqlite_url
+from nas.search.problem import skip_prefetch
+from nas.storage.redact import build_sqlite_url
 from nas.tokens.space import (
-    default_reduction,
-    snapping,
+    build_snapping,
+    choose_default_reduction,
 )  # fmt: skip
 from pruning.analysis.redundancy import Redundancy
 
@@ -31,24 +31,24 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         budget_ms=context.budget_ms,
         percentile=request.percentile,
         redundancy=redundancy,
-        rungs=rungs(len(scorer.evaluator.dataset.validation)),
-        storage=request.storage or sqlite_url(request.out / "study.db"),
-        study=_study_name(context),
+        rungs=list_rungs(len(scorer.evaluator.dataset.validation)),
+        storage=request.storage or build_sqlite_url(request.out / "study.db"),
+        study=_name_study(context),
         method=request.method,
-        front=_front(context) if request.pareto else (),
-        limits=_limits(context),
-        reduction=default_reduction(context.subject),
+        front=_list_front_budgets(context) if request.pareto else (),
+        limits=_list_limits(context),
+        reduction=choose_default_reduction(context.subject),
         flops=lambda architecture: count_flops(context.subject.shape, architecture, context.workload),
-        snap=snapping(context.subject, context.target, context.workload),
+        snap=build_snapping(context.subject, context.target, context.workload),
         trials=request.trials,
         batch=request.batch,
-        prefetch=no_prefetch if cluster_from(request) is None else scorer.prefetch,
+        prefetch=skip_prefetch if open_cluster(request) is None else scorer.prefetch,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
     )
 
 
-def _study_name(context: SearchContext) -> str:
+def _name_study(context: SearchContext) -> str:
     """Words for people, and the search's own name: in a database of many, equal requests of two people never mix."""
     request = context.request
     tokens = "" if request.tokens == OFF else f" tokens {request.tokens}"
@@ -56,17 +56,17 @@ def _study_name(context: SearchContext) -> str:
     return f"{words}{tokens} {request.id}"
 
 
-def _limits(context: SearchContext) -> tuple[Limit, ...]:
+def _list_limits(context: SearchContext) -> tuple[Limit, ...]:
     """The bound on parameters, where one was asked for."""
     most, subject = context.request.max_parameters, context.subject
     if most is None:
         return ()
     parent = subject.model.num_parameters()
-    saves = {choice: float(subject.anatomy.parameters(choice)) for choice in subject.anatomy.choices}
+    saves = {choice: float(subject.anatomy.count_parameters(choice)) for choice in subject.anatomy.choices}
     return (Limit("parameters", parent, most.resolve(parent), saves),)
 
 
-def _front(context: SearchContext) -> tuple[float, ...]:
+def _list_front_budgets(context: SearchContext) -> tuple[float, ...]:
     """Budgets between the parent's latency and half of it."""
     parent_ms = context.latency.predict(context.space.parent, context.request.percentile).ms
     return tuple(share * parent_ms for share in FRONT)

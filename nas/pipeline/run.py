@@ -15,17 +15,17 @@ from nas.pipeline.prepare import prepare
 from nas.pipeline.problem import build_problem
 from nas.pipeline.write_results import deliver, record
 from nas.profiling.ssh import Transport
-from nas.progress import Phases, Progress, Timed, told
+from nas.progress import Phases, Progress, Timed, track_items
 from nas.request.search_request import FILE as REQUEST
 from nas.request.search_request import SearchRequest
 from nas.results.result import Result
-from nas.search.outcome import with_whole_front
+from nas.search.outcome import evaluate_whole_front
 from nas.search.unit_savings import describe_savings, predict_savings, predict_savings_with_loss
-from nas.storage.cache_folder import cache_folder
+from nas.storage.cache_folder import get_cache_folder
 from nas.storage.disk_errors import check_folder, check_room
 from nas.storage.open_storage import check_storage
-from nas.storage.redact import sqlite_url
-from nas.storage.result_folder import exclusive_lock
+from nas.storage.redact import build_sqlite_url
+from nas.storage.result_folder import lock_exclusively
 from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.errors import MachineTooBusy, UsageError
 
@@ -40,17 +40,17 @@ def run(request: SearchRequest, progress: Progress, transport: Transport | None 
         NasError: what the user gave is wrong, nothing meets the budget, or a file cannot be made.
         MachineTooBusy: the result folder is complete, its winner is predicted.
     """
-    request, timed = _as_begun(request), Timed(progress)
+    request, timed = _restore_request(request), Timed(progress)
     _check_places(request)
     context = prepare(request, timed, transport)
     weights = sum(each.numel() * each.element_size() for each in context.subject.model.parameters())
     scarce = check_room(request.out, weights)
     if scarce:
-        progress.message(scarce)
+        progress.show_message(scarce)
     request.save()
-    with exclusive_lock(request.out):
+    with lock_exclusively(request.out):
         try:
-            return _searched(context, timed)
+            return _search(context, timed)
         finally:
             context.scorer.executor.close()
 
@@ -63,50 +63,50 @@ def _check_places(request: SearchRequest) -> None:
         StorageUnavailable: the study's database is damaged, or cannot be reached.
     """
     check_folder(request.out, "--out")
-    cache_folder()
+    get_cache_folder()
     if request.storage or request.out.exists():  # else the study's file is made where the folder is made
-        check_storage(request.storage or sqlite_url(request.out / "study.db"))
+        check_storage(request.storage or build_sqlite_url(request.out / "study.db"))
 
 
-def _searched(context: SearchContext, progress: Timed) -> Result:
+def _search(context: SearchContext, progress: Timed) -> Result:
     request, subject = context.request, context.subject
-    batches = told(progress, "analysing redundancy", list(subject.dataset.calibration.batches(4)))
+    batches = track_items(progress, "analysing redundancy", list(subject.dataset.calibration.iterate_batches(4)))
     redundancy = measure_redundancy(subject.model, batches, subject.anatomy)
     save_redundancy(redundancy, request.out, subject.id)
     scorer = context.scorer
     problem = build_problem(context, redundancy)
-    progress.message(describe_savings(predict_savings(problem), problem.ms(problem.space.parent)))
+    progress.show_message(describe_savings(predict_savings(problem), problem.predict_ms(problem.space.parent)))
     outcome, problem, certificate = CertificationRun(context, progress).run(problem)
     if request.pareto:
-        with progress.stage("evaluating the Pareto front on all items"):
-            outcome = with_whole_front(problem, outcome)
+        with progress.open_stage("evaluating the Pareto front on all items"):
+            outcome = evaluate_whole_front(problem, outcome)
     plan = context.builder.plan
     known = load_evaluations(
         subject, scorer.evaluator, "test", request.storage, "" if plan is None else plan.key(final=True)
     )
     with Phases(progress) as phases:
-        held_out = judge_held_out(outcome, scorer, known, partial(phases.at, "evaluating on the test split"))
+        held_out = judge_held_out(outcome, scorer, known, partial(phases.report, "evaluating on the test split"))
     delivery = Delivery(
         context, problem.latency, outcome, certificate, held_out, scorer.evaluations,
-        predict_savings_with_loss(problem), {name: scorer.evaluator.dataset.split(name).digest for name in SPLITS},
+        predict_savings_with_loss(problem), {name: scorer.evaluator.dataset.get_split(name).digest for name in SPLITS},
     )  # fmt: skip
-    with progress.stage("exporting the winner's files"):
+    with progress.open_stage("exporting the winner's files"):
         result = deliver(delivery)
     result = record(result, delivery, progress)
     if "problem" in result.mlflow:
-        progress.message(result.mlflow["problem"])
+        progress.show_message(result.mlflow["problem"])
     if certificate.busy:
         kept = f"; the winner is kept as a prediction in {request.out} (nas certify {request.out} measures it again)"
         raise MachineTooBusy(certificate.busy, kept)
     return result
 
 
-def _as_begun(request: SearchRequest) -> SearchRequest:
+def _restore_request(request: SearchRequest) -> SearchRequest:
     """The request as it is kept in its folder, which may be continued by the same one only."""
     identity = request.id
     if (request.out / REQUEST).exists():
         earlier = SearchRequest.load(request.out)
-        if not earlier.same_search(request):
+        if not earlier.is_same_search(request):
             raise UsageError(
                 f"{request.out} holds another search; choose another --out, or continue with: {earlier.resume_command}"
             )

@@ -13,7 +13,7 @@ from search_spaces.space import Space
 from search_spaces.unit import Choice
 
 
-def savable(space: Space, subject: ParentModel, servable: Servable) -> Space:
+def restrict_to_savable(space: Space, subject: ParentModel, servable: Servable) -> Space:
     """The space without the blocks whose removal leaves no folder of the form that was asked for.
 
     Our own form keeps whatever a block takes from its place among the others. The plain classes build every block

@@ -6,9 +6,9 @@ from typing import Any
 
 from latency_models.targets import Target
 from latency_models.workload import Phase
-from nas.export.exporters import ONNX_RUNTIME, exporter_of
-from nas.export.onnx_export import file_name
-from nas.figures.search import Point, pareto_figure, pareto_page
+from nas.export.exporters import ONNX_RUNTIME, find_exporter
+from nas.export.onnx_export import build_file_name
+from nas.figures.search import Point, draw_pareto, write_pareto_page
 from nas.mlflow_model import write_mlmodel
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.held_out import TEST
@@ -16,16 +16,16 @@ from nas.pipeline.mlflow_run import search_run
 from nas.progress import Timed
 from nas.quality.comparison import Comparison, compare
 from nas.report import CANDIDATES, REPORT, write_report
-from nas.report.words import loss
-from nas.results.certificate import Certificate, sha256
+from nas.report.words import name_loss
+from nas.results.certificate import Certificate, compute_sha256
 from nas.results.model_card import write_card
 from nas.results.result import Entry, Result
 from nas.search import Candidate
-from nas.tokens.describe import in_words
-from nas.tokens.space import droppable
-from nas.tracking import log_search, tracking_uri, without_password
+from nas.tokens.describe import describe_schedule
+from nas.tokens.space import count_droppable
+from nas.tracking import get_tracking_uri, log_search, remove_password
 from pruning.checkpoint import is_pruned, save
-from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.compensation.candidate_builder import CompensationRecord, compensation_of
 
 COMPENSATION = "compensation.json"  # in the winner's folder: how its weights were made
@@ -46,11 +46,11 @@ def deliver(delivery: Delivery) -> Result:
     profile = delivery.latency.profile
     if profile is not None:
         profile.save(delivery.context.request.out / "profile.json")
-    result = replace(_result(delivery, winner.num_parameters()), **_as_dropped(delivery, compensation))
-    embedding = sentence_embedding(winner)
+    result = replace(_build_result(delivery, winner.num_parameters()), **_as_dropped(delivery, compensation))
+    embedding = read_sentence_embedding(winner)
     write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
     write_mlmodel(folder)
-    _pictures(delivery)
+    _draw_pictures(delivery)
     return result
 
 
@@ -58,7 +58,7 @@ def _as_dropped(delivery: Delivery, compensation: CompensationRecord | None) -> 
     """What the winner would be without its adjustment, on the test split, and how it was adjusted."""
     if compensation is None:
         return {}
-    model, evaluator = delivery.pruned(delivery.outcome.winner.architecture), delivery.context.scorer.evaluator
+    model, evaluator = delivery.prune(delivery.outcome.winner.architecture), delivery.context.scorer.evaluator
     return {"as_dropped": evaluator.evaluate(model, TEST), "compensation": compensation.summary}
 
 
@@ -66,22 +66,24 @@ def _export(delivery: Delivery, winner: Any) -> None:
     """The files to deploy; what the certificate is of stays as it was measured. Generating takes both cached phases."""
     phase, folder = delivery.context.workload.phase, delivery.winner_folder
     wanted = [(each, ONNX_RUNTIME) for each in ((phase,) if phase is Phase.FORWARD else (Phase.PREFILL, Phase.DECODE))]
-    own = exporter_of(delivery.context.target.runtime)
+    own = find_exporter(delivery.context.target.runtime)
     wanted += [] if own == ONNX_RUNTIME else [(phase, own)]
     for each, exporter in wanted:
-        path = folder / exporter.file(file_name(each))
-        if not path.exists() or sha256(path) != delivery.certificate.file_sha256:
-            delivery.context.export.other(each, exporter).write_pruned(winner, path)
+        path = folder / exporter.name_file(build_file_name(each))
+        if not path.exists() or compute_sha256(path) != delivery.certificate.file_sha256:
+            delivery.context.export.make_other(each, exporter).write_pruned(winner, path)
 
 
 def record(result: Result, delivery: Delivery, progress: Timed) -> Result:
     """Write the report, log to MLflow, then write `result.json` with where it was logged and what took how long."""
     out = delivery.context.request.out
-    with progress.stage("writing the report"):
+    with progress.open_stage("writing the report"):
         replace(result, phases=progress.phases).save(out)
         write_report([out], out / REPORT)
-    with progress.stage("recording in MLflow"):
-        logged = log_search(search_run(result, delivery), tracking_uri(delivery.context.request.tracking_uri, out), out)
+    with progress.open_stage("recording in MLflow"):
+        logged = log_search(
+            search_run(result, delivery), get_tracking_uri(delivery.context.request.tracking_uri, out), out
+        )
     result = replace(result, mlflow=logged, phases=progress.phases)
     result.save(out)
     return result
@@ -93,13 +95,13 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _entry(delivery: Delivery, candidate: Candidate, method: str, measured: float | None = None) -> Entry:
+def _build_entry(delivery: Delivery, candidate: Candidate, method: str, measured: float | None = None) -> Entry:
     """With the quality on the test split."""
     quality = delivery.held_out[candidate.architecture.digest]
-    return replace(_validated(delivery, candidate, measured), method=method, quality=quality)
+    return replace(_build_validated_entry(delivery, candidate, measured), method=method, quality=quality)
 
 
-def _validated(delivery: Delivery, candidate: Candidate, measured: float | None = None) -> Entry:
+def _build_validated_entry(delivery: Delivery, candidate: Candidate, measured: float | None = None) -> Entry:
     """With the quality that the search saw, so that the members of a front can be compared with each other."""
     prediction = delivery.latency.predict(candidate.architecture, delivery.context.request.percentile)
     if measured is None and prediction.exact:
@@ -108,42 +110,42 @@ def _validated(delivery: Delivery, candidate: Candidate, measured: float | None 
     return Entry(candidate.architecture, candidate.quality, prediction.ms, interval, candidate.origin, measured)
 
 
-def _result(delivery: Delivery, parameters: int) -> Result:
+def _build_result(delivery: Delivery, parameters: int) -> Result:
     request, outcome, certificate = delivery.context.request, delivery.outcome, delivery.certificate
-    measured = _measured(certificate, request.percentile) if certificate.on_target else (None, None)
+    measured = _read_measured(certificate, request.percentile) if certificate.on_target else (None, None)
     files = {path.name: str(path) for path in sorted(delivery.winner_folder.iterdir()) if path.is_file()}
     return Result(
-        model=_model(delivery),
-        target=_target(delivery),
+        model=_describe_model(delivery),
+        target=_describe_target(delivery),
         workload=str(delivery.context.workload),
         percentile=request.percentile,
         budget_ms=delivery.certificate.budget_ms,
-        parent=_entry(delivery, outcome.parent, "parent", measured[1]),
-        winner=_entry(delivery, outcome.winner, outcome.winner.origin, measured[0]),
+        parent=_build_entry(delivery, outcome.parent, "parent", measured[1]),
+        winner=_build_entry(delivery, outcome.winner, outcome.winner.origin, measured[0]),
         winner_parameters=parameters,
-        winner_memory=delivery.memory(outcome.winner.architecture),
-        winner_joules=delivery.joules(outcome.winner.architecture),
+        winner_memory=delivery.compute_memory(outcome.winner.architecture),
+        winner_joules=delivery.predict_joules(outcome.winner.architecture),
         certified=certificate.certified,
         verdict=f"{certificate.verdict}: {certificate.reason}",
-        host=_host(certificate, delivery.context.target),
+        host=_compare_on_host(certificate, delivery.context.target),
         files=files,
-        pareto=tuple(_validated(delivery, candidate) for candidate in outcome.pareto),
-        baselines=tuple(_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
-        comparisons=_comparisons(delivery),
+        pareto=tuple(_build_validated_entry(delivery, candidate) for candidate in outcome.pareto),
+        baselines=tuple(_build_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
+        comparisons=_build_comparisons(delivery),
         units=delivery.unit_savings,
         search={
             "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
-            "seed": request.seed, "storage": without_password(request.storage or "study.db"),
+            "seed": request.seed, "storage": remove_password(request.storage or "study.db"),
         },
         mlflow={},
         resume_command=request.resume_command,
-        tokens=_tokens(delivery),
-        parent_memory=delivery.memory(outcome.parent.architecture),
-        parent_joules=delivery.joules(outcome.parent.architecture),
+        tokens=_describe_tokens(delivery),
+        parent_memory=delivery.compute_memory(outcome.parent.architecture),
+        parent_joules=delivery.predict_joules(outcome.parent.architecture),
     )  # fmt: skip
 
 
-def _model(delivery: Delivery) -> dict[str, Any]:
+def _describe_model(delivery: Delivery) -> dict[str, Any]:
     subject = delivery.context.subject
     return {
         "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
@@ -151,7 +153,7 @@ def _model(delivery: Delivery) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _target(delivery: Delivery) -> dict[str, Any]:
+def _describe_target(delivery: Delivery) -> dict[str, Any]:
     target, latency = delivery.context.target, delivery.latency
     return {
         "name": target.name, "runtime": target.runtime, "precision": target.precision,
@@ -159,15 +161,17 @@ def _target(delivery: Delivery) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tokens(delivery: Delivery) -> str:
+def _describe_tokens(delivery: Delivery) -> str:
     """The winner's schedule in words; empty where it has none."""
     schedule = delivery.outcome.winner.architecture.tokens
     return (
-        in_words(schedule, *droppable(delivery.context.subject, delivery.context.workload)) if schedule.stages else ""
+        describe_schedule(schedule, *count_droppable(delivery.context.subject, delivery.context.workload))
+        if schedule.stages
+        else ""
     )
 
 
-def _comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
+def _build_comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
     """The winner against the runner-up and every baseline, on the test split."""
     outcome, held_out = delivery.outcome, delivery.held_out
     others = dict(outcome.baselines)
@@ -181,13 +185,13 @@ def _comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
     )
 
 
-def _measured(certificate: Certificate, percentile: int) -> tuple[float | None, float | None]:
+def _read_measured(certificate: Certificate, percentile: int) -> tuple[float | None, float | None]:
     pair = (certificate.winner, certificate.parent)
-    first, second = (None if m is None else m.percentile(percentile) for m in pair)
+    first, second = (None if m is None else m.compute_percentile(percentile) for m in pair)
     return first, second
 
 
-def _host(certificate: Certificate, target: Target) -> dict[str, float] | None:
+def _compare_on_host(certificate: Certificate, target: Target) -> dict[str, float] | None:
     """How the exported files compare on the machine that made them; None where a device measured them instead."""
     elsewhere = certificate.on_target and not target.is_host
     if elsewhere or certificate.winner is None or certificate.parent is None:
@@ -197,19 +201,19 @@ def _host(certificate: Certificate, target: Target) -> dict[str, float] | None:
         "winner_p90_ms": round(certificate.winner.p90, 4),
         "parent_p50_ms": round(certificate.parent.p50, 4),
         "parent_p90_ms": round(certificate.parent.p90, 4),
-        "ratio_to_parent": round(certificate.winner.ratio(), 4),
+        "ratio_to_parent": round(certificate.winner.compute_ratio(), 4),
     }
 
 
-def _pictures(delivery: Delivery) -> None:
+def _draw_pictures(delivery: Delivery) -> None:
     outcome, p = delivery.outcome, delivery.context.request.percentile
     named = {"parent": outcome.parent, "winner": outcome.winner}
     named |= {name: c for name, c in outcome.baselines.items() if name == "cosine-joint"}
-    points = [_point(delivery, c) for c in outcome.candidates]
-    marked = {name: _point(delivery, c) for name, c in named.items()}
+    points = [_build_point(delivery, c) for c in outcome.candidates]
+    marked = {name: _build_point(delivery, c) for name, c in named.items()}
     labels = {
-        "latency_label": f"p{p} latency, ms ({_scale(delivery, [*points, *marked.values()])})",
-        "loss_label": f"{loss(outcome.winner.quality.metric)}, validation split (lower is better)",
+        "latency_label": f"p{p} latency, ms ({_name_scale(delivery, [*points, *marked.values()])})",
+        "loss_label": f"{name_loss(outcome.winner.quality.metric)}, validation split (lower is better)",
         "title": f"{delivery.context.subject.id} on {delivery.context.target.name}, {delivery.context.workload}",
     }
     budget_ms = delivery.scale_budget_ms
@@ -218,11 +222,11 @@ def _pictures(delivery: Delivery) -> None:
         "budget_ms": budget_ms, **labels,
     }  # fmt: skip
     _write_json(delivery.context.request.out / CANDIDATES, drawn)
-    pareto_figure(points, marked, budget_ms, delivery.context.request.out / "pareto.png", **labels)
-    pareto_page(points, marked, budget_ms, delivery.context.request.out / "pareto.html", **labels)
+    draw_pareto(points, marked, budget_ms, delivery.context.request.out / "pareto.png", **labels)
+    write_pareto_page(points, marked, budget_ms, delivery.context.request.out / "pareto.html", **labels)
 
 
-def _scale(delivery: Delivery, points: list[Point]) -> str:
+def _name_scale(delivery: Delivery, points: list[Point]) -> str:
     """Whose milliseconds the picture shows; all are of one latency model, so of one machine in one session."""
     if not delivery.latency.measured:
         return delivery.latency.label
@@ -231,7 +235,7 @@ def _scale(delivery: Delivery, points: list[Point]) -> str:
     return f"{delivery.latency.label}: squares; fitted: dots"
 
 
-def _point(delivery: Delivery, candidate: Candidate) -> Point:
+def _build_point(delivery: Delivery, candidate: Candidate) -> Point:
     prediction = delivery.latency.predict(candidate.architecture, delivery.context.request.percentile)
     label, words = f"{candidate.origin} · trial {candidate.trial}", candidate.architecture.words
     inside = prediction.ms <= delivery.scale_budget_ms

@@ -1,18 +1,19 @@
 """Latencies of a parent on a target: this machine, a kit, a device over ssh, stored profiles."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
-        "choose_workload": ["default_workload", "fitting", "workload_for"],
+        "choose_workload": ["choose_default_workload", "choose_workload", "fit_workload"],
         "device": ["Device", "Effort", "RemoteDevice", "ThisMachine"],
         "host": ["SECONDS"],
-        "host_profile": ["measured_ms"],
+        "host_profile": ["load_host_profile", "measure_ms"],
         "kit": ["Kit", "SECONDS", "check_target"],
-        "profile_store": ["device_model", "import_profile"],
+        "latency_model": ["load_latency_model"],
+        "profile_store": ["fit_device_model", "import_profile"],
         "ssh": ["SshTarget", "Transport", "profile_there"],
         "target_report": ["TargetReport", "report_profile", "report_target"],
-        "token_staircase": ["known_steps", "measure_steps"],
+        "token_staircase": ["load_steps", "measure_steps"],
     },
 )

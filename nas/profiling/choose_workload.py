@@ -6,21 +6,21 @@ from typing import Any
 
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
-from nas.export.cached_export import cache_layers
+from nas.export.cached_export import read_cache_layers
 from nas.export.images import PIXELS
 from nas.parent.parent import ParentModel
-from pruning.anatomy.positions import longest_sequence, trained_positions
+from pruning.anatomy.positions import count_trained_positions, find_longest_sequence
 from search_spaces.errors import BadWorkload, ExportError
 
 
-def default_workload(subject: ParentModel, target: Target) -> Workload:
+def choose_default_workload(subject: ParentModel, target: Target) -> Workload:
     """The workload of a target when none was asked for: small where it is measured on a CPU, and one that fits."""
-    return fitting(subject.model, subject.shape.default_workload(small=target.is_host))
+    return fit_workload(subject.model, subject.shape.choose_default_workload(small=target.is_host))
 
 
-def fitting(model: Any, workload: Workload) -> Workload:
+def fit_workload(model: Any, workload: Workload) -> Workload:
     """The workload, no longer than the model has positions for."""
-    counts = [count for count in (longest_sequence(model), trained_positions(model)) if count is not None]
+    counts = [count for count in (find_longest_sequence(model), count_trained_positions(model)) if count is not None]
     if workload.past + workload.sequence <= min(counts, default=sys.maxsize) or model.main_input_name == PIXELS:
         return workload
     if workload.phase is Phase.DECODE:
@@ -28,26 +28,26 @@ def fitting(model: Any, workload: Workload) -> Workload:
     return replace(workload, sequence=min(counts))
 
 
-def workload_for(subject: ParentModel, target: Target, asked: Workload | None) -> Workload:
+def choose_workload(subject: ParentModel, target: Target, asked: Workload | None) -> Workload:
     """The workload that was asked for, or the target's usual one, if the model can run it.
 
     Raises:
         BadWorkload: an image model does not make that many tokens, or a model has no positions for so many, or no
             such phase.
     """
-    workload = asked or default_workload(subject, target)
+    workload = asked or choose_default_workload(subject, target)
     tokens = subject.shape.tokens
     if tokens is not None and workload.phase is Phase.FORWARD and workload.sequence != tokens:
         raise BadWorkload(f"workload {workload}: {subject.id} makes {tokens} tokens of an image; write seq={tokens}")
-    most, length = longest_sequence(subject.model), workload.past + workload.sequence
+    most, length = find_longest_sequence(subject.model), workload.past + workload.sequence
     if most is not None and length > most:
         raise BadWorkload(
             f"workload {workload}: it takes {length} positions and {subject.id} has {most}; "
-            f"write for example {fitting(subject.model, workload)}"
+            f"write for example {fit_workload(subject.model, workload)}"
         )
     if workload.phase is not Phase.FORWARD:
         try:
-            cache_layers(subject.model, workload.phase)
+            read_cache_layers(subject.model, workload.phase)
         except ExportError as error:
             raise BadWorkload(f"workload {workload}: {error}") from error
     return workload

@@ -10,21 +10,21 @@ from typing import Any, Protocol
 from latency_models.profile import Profile
 from latency_models.run_plan import Measured, measure_files
 from latency_models.runner.plan import PROFILE
-from latency_models.runtime_ort import default_threads, environment
+from latency_models.runtime_ort import count_default_threads, read_environment
 from latency_models.workload import Workload
 from nas.export.exported_graphs import ExportedGraphs
-from nas.export.onnx_export import file_name, workload_inputs
+from nas.export.onnx_export import build_file_name, make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
 from nas.parent.parent import ParentModel
 from nas.profiling.host import measure_architectures
-from nas.profiling.host_profile import host_profile
-from nas.profiling.kit import Kit, export_for_target, inputs_of, pack
+from nas.profiling.host_profile import load_host_profile
+from nas.profiling.kit import Kit, export_for_target, make_inputs, pack
 from nas.profiling.profile_store import check_profile
 from nas.profiling.ssh import Transport, profile_there
-from nas.progress import Progress, timed_stage
+from nas.progress import Progress, open_timed_stage
 from pruning.compensation.candidate_builder import adjusted_of
-from pruning.surgery.prune import architecture_of
+from pruning.surgery.prune import read_architecture
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
 from search_spaces.space import Space
@@ -83,36 +83,36 @@ class ThisMachine:
 
     def profile(self) -> Profile:
         """The whole design, in place of the profile that was kept."""
-        return host_profile(
+        return load_host_profile(
             self.subject, self.export_of_parent, self.workload, self.progress, fresh=True, space=self.space
         )
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """Files derived from the parent's export."""
         graphs = self.export_of_parent.graphs
-        with timed_stage(self.progress, "measuring candidates", effort.limit_s) as on_share:
+        with open_timed_stage(self.progress, "measuring candidates", effort.limit_s) as on_share:
             records = measure_architectures(
                 self.subject.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
                 least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
             )  # fmt: skip
-        key = environment(default_threads())
+        key = read_environment(count_default_threads())
         return Profile(key, self.subject.digest, self.subject.shape, self.workload, records)
 
     def export(self, model: Any, folder: Path) -> Path:
         """The parent's file, edited; compared with the model."""
-        path = folder / file_name(self.workload.phase)
-        with self.progress.stage("writing the winner's file"):
+        path = folder / build_file_name(self.workload.phase)
+        with self.progress.open_stage("writing the winner's file"):
             reason = self.export_of_parent.write_pruned(model, path)
         if reason:
-            self.progress.message(reason)
+            self.progress.show_message(reason)
         return path
 
     def compare(self, file: Path, effort: Effort) -> Measured:
         """Beside the parent's own export."""
-        with timed_stage(self.progress, "measuring winner and parent", effort.limit_s) as on_share:
+        with open_timed_stage(self.progress, "measuring winner and parent", effort.limit_s) as on_share:
             return measure_files(
                 {"parent": self.export_of_parent.path, "winner": file},
-                workload_inputs(self.subject.model, self.workload), self.workload, sentinel="parent",
+                make_workload_inputs(self.subject.model, self.workload), self.workload, sentinel="parent",
                 seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
             )  # fmt: skip
 
@@ -145,10 +145,10 @@ class RemoteDevice:
     def export(self, model: Any, folder: Path) -> Path:
         """In the target's precision and operators; compared with the model in fp32, in fp16 the same graph rounds."""
         target, phase = self.kit.target, self.kit.workload.phase
-        path = folder / f"device-{file_name(phase)}"
-        with self.progress.stage("writing the winner's file"):
+        path = folder / f"device-{build_file_name(phase)}"
+        with self.progress.open_stage("writing the winner's file"):
             try:
-                architecture = architecture_of(model, self._graphs.anatomy.depth)
+                architecture = read_architecture(model, self._graphs.anatomy.depth)
                 self._graphs.derive(architecture, path, adjusted_of(model))
                 self._check(model, path)
             except (ExportError, MeasurementError):
@@ -163,7 +163,7 @@ class RemoteDevice:
     @cached_property
     def _graphs(self) -> ExportedGraphs:
         """Of the parent as it is deployed on the target, each schedule's made when it is asked for."""
-        return self.kit.graphs_of(self.kit.subject.model)
+        return self.kit.export_graphs_of(self.kit.subject.model)
 
     def compare(self, file: Path, effort: Effort) -> Measured:
         """Beside the parent in the same form."""
@@ -171,7 +171,7 @@ class RemoteDevice:
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
             whole = Architecture.parent(kit.subject.anatomy.depth)
             parent = self._graphs.derive(whole, Path(name) / "parent.onnx")
-            inputs = inputs_of(self._graphs.parent, workload_inputs(kit.subject.model, kit.workload))
+            inputs = make_inputs(self._graphs.parent, make_workload_inputs(kit.subject.model, kit.workload))
             return measure_files(
                 {"parent": parent, "winner": file}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
                 least_rounds=effort.least_rounds, limit_s=effort.limit_s, precision=kit.target.precision,

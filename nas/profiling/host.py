@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from latency_models.measurement_design import design, few_schedules
+from latency_models.measurement_design import choose_schedules, design_measurements
 from latency_models.profile import Profile, Record
 from latency_models.run_plan import LEAST_ROUNDS, SESSIONS, measure_files, run_folder, write_folder
 from latency_models.runner.plan import MODELS
@@ -18,7 +18,7 @@ from latency_models.targets import HOST
 from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.exported_graphs import Graphs
-from nas.export.onnx_export import workload_inputs
+from nas.export.onnx_export import make_workload_inputs
 from nas.export.shared_weights import SharedWeights
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -57,8 +57,8 @@ def profile_host(
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         write_plan(
             Path(name), target=HOST, precision=PRECISION, digest=digest, shape=shape, workload=workload, graph=graph,
-            architectures=planned(shape, workload, space, seed),
-            inputs=workload_inputs(model, workload, seed), seconds=seconds, limit_s=limit_s,
+            architectures=plan_measurements(shape, workload, space, seed),
+            inputs=make_workload_inputs(model, workload, seed), seconds=seconds, limit_s=limit_s,
         )  # fmt: skip
         return Profile.load(run_folder(Path(name), on_round))
 
@@ -88,10 +88,10 @@ def measure_architectures(
     Raises:
         MeasurementError: a file that does not run.
     """
-    chosen = _parent_first(graph, architectures)
+    chosen = _put_parent_first(graph, architectures)
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         files = derive_files(graph, chosen, Path(name))
-        inputs = workload_inputs(model, workload, seed)
+        inputs = make_workload_inputs(model, workload, seed)
         measured = measure_files(
             files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, least_rounds=least_rounds,
             limit_s=limit_s, weight_bytes=graph.weight_bytes, on_round=on_round,
@@ -127,7 +127,7 @@ def write_plan(
         seconds, least_rounds, limit_s: for all sessions together, warm-up not counted.
         threads: intra-op threads; None for the cores that the runner finds.
     """
-    chosen = _parent_first(graph, architectures)
+    chosen = _put_parent_first(graph, architectures)
     files = derive_files(graph, chosen, folder / MODELS)
     candidates = [
         {
@@ -159,18 +159,20 @@ def derive_files(graphs: Graphs, architectures: Sequence[Architecture], folder: 
 
     for _, group in groupby(sorted(architectures, key=key), key=key):
         members = list(group)
-        graph = graphs.of(members[0])
-        sharing = graph.rewritten(shared.moved)
+        graph = graphs.get_graph(members[0])
+        sharing = graph.rewrite(shared.move)
         files |= {each.digest: sharing.derive(each, folder / f"{each.digest}.onnx") for each in members}
     return files
 
 
-def planned(shape: ModelShape, workload: Workload, space: Space | None = None, seed: int = 0) -> list[Architecture]:
+def plan_measurements(
+    shape: ModelShape, workload: Workload, space: Space | None = None, seed: int = 0
+) -> list[Architecture]:
     """What is measured to fit the latency terms of a space: with token schedules and levels of units if it has any."""
     terms = Terms.of_space(shape, workload, space)
-    schedules = few_schedules(space, terms.row, seed) if space is not None and terms.tokens else ()
-    return design(shape.depth, seed, row=terms.row, schedules=schedules, space=space)
+    schedules = choose_schedules(space, terms.compute_row, seed) if space is not None and terms.tokens else ()
+    return design_measurements(shape.depth, seed, row=terms.compute_row, schedules=schedules, space=space)
 
 
-def _parent_first(graph: Graphs, architectures: Sequence[Architecture]) -> list[Architecture]:
+def _put_parent_first(graph: Graphs, architectures: Sequence[Architecture]) -> list[Architecture]:
     return list(dict.fromkeys([Architecture.parent(graph.anatomy.depth), *architectures]))

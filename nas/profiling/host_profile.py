@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latency_models.profile import Profile
-from latency_models.runtime_ort import default_threads, environment
+from latency_models.runtime_ort import count_default_threads, read_environment
 from latency_models.targets import HOST
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
 from nas.profiling.host import SECONDS, measure_architectures, profile_host
-from nas.progress import Progress, timed_stage
-from nas.storage.cache_folder import file_words
+from nas.progress import Progress, open_timed_stage
+from nas.storage.cache_folder import format_for_file
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
 from search_spaces.level import DROP
@@ -25,31 +25,31 @@ LIMIT = 9.0  # times the seconds that were asked for, at most, whatever a machin
 LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
-def profile_path(subject: ParentModel, workload: Workload, space: Space | None = None) -> Path:
+def get_profile_path(subject: ParentModel, workload: Workload, space: Space | None = None) -> Path:
     """Where the host's profile of a parent and workload is kept; one for each choice of token schedules and levels."""
-    return subject.cache / f"profile-{file_words(str(workload))}{name_measured(space)}.json"
+    return subject.cache / f"profile-{format_for_file(str(workload))}{name_measured(space)}.json"
 
 
 def name_measured(space: Space | None) -> str:
     """Names what a space's profile is made with beside dropped units: token schedules, levels; empty without any."""
-    return "" if space is None else _tokens_name(space) + _levels_name(space)
+    return "" if space is None else _name_tokens(space) + _name_levels(space)
 
 
-def _levels_name(space: Space) -> str:
+def _name_levels(space: Space) -> str:
     levels = sorted(str(choice) for choice in space.structure if choice.level != DROP)
     return f"-levels-{hashlib.sha256(' '.join(levels).encode()).hexdigest()[:12]}" if levels else ""
 
 
-def _tokens_name(space: Space) -> str:
+def _name_tokens(space: Space) -> str:
     steps = Architecture(space.depth, frozenset(space.steps), space.reduction)
-    every = steps.with_tokens(space.fixed) if space.fixed is not None else steps
+    every = steps.replace_tokens(space.fixed) if space.fixed is not None else steps
     if not every.tokens.stages:
         return ""
     listed = sorted(map(str, space.steps))
     return f"-tokens-{hashlib.sha256(f'{TOKENS_REVISION} {every.digest} {listed}'.encode()).hexdigest()[:12]}"
 
 
-def host_profile(
+def load_host_profile(
     subject: ParentModel, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
     fresh: bool = False, space: Space | None = None,
 ) -> Profile:  # fmt: skip
@@ -62,14 +62,14 @@ def host_profile(
         MeasurementError: the workload cannot be measured here.
         ExportError: a token schedule cannot be exported.
     """
-    path = profile_path(subject, workload, space)
-    known = None if fresh else _cached(path, subject, workload)
+    path = get_profile_path(subject, workload, space)
+    known = None if fresh else _read_cached(path, subject, workload)
     if known is not None:
-        progress.message(f"using the profile measured before ({path})")
+        progress.show_message(f"using the profile measured before ({path})")
         return known
     graphs = export.graphs
     limit_s = LIMIT * seconds
-    with timed_stage(progress, "measuring this machine", limit_s) as on_share:
+    with open_timed_stage(progress, "measuring this machine", limit_s) as on_share:
         profile = profile_host(
             subject.model, subject.digest, subject.shape, graphs, workload, seconds=seconds, limit_s=limit_s,
             on_round=on_share, space=space,
@@ -78,7 +78,7 @@ def host_profile(
     return profile
 
 
-def measured_ms(
+def measure_ms(
     subject: ParentModel, export: ParentExport, workload: Workload, architectures: Sequence[Architecture]
 ) -> list[float]:
     """Medians of a quick look at some architectures on this machine, side by side; kept, as the exports are.
@@ -88,31 +88,31 @@ def measured_ms(
     Raises:
         MeasurementError: a file that does not run.
     """
-    path = subject.cache / f"looks-{file_words(str(workload))}-{_name_of(architectures)}.json"
-    profile = _cached(path, subject, workload)
+    path = subject.cache / f"looks-{format_for_file(str(workload))}-{_name_profile(architectures)}.json"
+    profile = _read_cached(path, subject, workload)
     if profile is None:
         records = measure_architectures(
             subject.model, export.graphs, list(architectures), workload, seconds=LOOK_SECONDS
         )  # fmt: skip
-        profile = Profile(environment(default_threads()), subject.digest, subject.shape, workload, records)
+        profile = Profile(read_environment(count_default_threads()), subject.digest, subject.shape, workload, records)
         profile.save(path)
-    parent = profile.of(Architecture(subject.anatomy.depth))
+    parent = profile.find_measurement(Architecture(subject.anatomy.depth))
     assert parent is not None
-    ratios = {record.architecture: record.measurement.ratio() for record in profile.records}
+    ratios = {record.architecture: record.measurement.compute_ratio() for record in profile.records}
     return [parent.p50 * ratios[architecture] for architecture in architectures]
 
 
-def _name_of(architectures: Sequence[Architecture]) -> str:
+def _name_profile(architectures: Sequence[Architecture]) -> str:
     named = " ".join([str(TOKENS_REVISION), *(each.digest for each in architectures)])
     return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
-def _cached(path: Path, subject: ParentModel, workload: Workload) -> Profile | None:
+def _read_cached(path: Path, subject: ParentModel, workload: Workload) -> Profile | None:
     """The cached profile if it is one of this machine with this model and workload, under today's key."""
     try:
         profile = Profile.load(path)
     except MeasurementError:
         return None
     found = (profile.key, profile.model, profile.shape, profile.workload, profile.target)
-    wanted = (environment(default_threads()), subject.digest, subject.shape, workload, HOST)
+    wanted = (read_environment(count_default_threads()), subject.digest, subject.shape, workload, HOST)
     return profile if found == wanted else None

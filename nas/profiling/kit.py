@@ -25,15 +25,15 @@ from latency_models.runner.plan import MODELS, PLAN
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.export.exported_graphs import ExportedGraphs
-from nas.export.exporters import exporter_of
+from nas.export.exporters import find_exporter
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import export_onnx, workload_inputs
+from nas.export.onnx_export import export_onnx, make_workload_inputs
 from nas.export.shared_weights import SharedWeights
 from nas.parent.parent import ParentModel
-from nas.profiling.host import planned, write_plan
+from nas.profiling.host import plan_measurements, write_plan
 from nas.profiling.host_profile import name_measured
 from nas.progress import Progress
-from pruning.checkpoint.sentence_embedding import attach, sentence_embedding
+from pruning.checkpoint.sentence_embedding import attach, read_sentence_embedding
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
@@ -106,9 +106,9 @@ class Kit:
         Raises:
             ExportError: the model cannot be exported.
         """
-        path = self.subject.cache / f"kit-{self._name()}.zip"
+        path = self.subject.cache / f"kit-{self._name_kit()}.zip"
         if not path.exists():
-            with progress.stage("making the kit"), tempfile.TemporaryDirectory(prefix="nas-") as name:
+            with progress.open_stage("making the kit"), tempfile.TemporaryDirectory(prefix="nas-") as name:
                 self.write(Path(name))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draft = path.with_suffix(".draft")
@@ -119,13 +119,13 @@ class Kit:
     def write(self, folder: Path) -> None:
         """Write the kit's files into an empty folder."""
         dtype, subject = _DTYPES[self.target.precision], self.subject
-        shared = _drawn(dtype)
-        graph = self.graphs(shared)
+        shared = _draw_weights(dtype)
+        graph = self.export_graphs(shared)
         write_plan(
             folder, target=self.target.name, precision=self.target.precision, digest=subject.digest,
             shape=subject.shape, workload=self.workload, graph=graph,
-            architectures=self.architectures or planned(subject.shape, self.workload, self.space),
-            inputs=inputs_of(graph.parent, workload_inputs(subject.model, self.workload)), seconds=self.seconds,
+            architectures=self.architectures or plan_measurements(subject.shape, self.workload, self.space),
+            inputs=make_inputs(graph.parent, make_workload_inputs(subject.model, self.workload)), seconds=self.seconds,
             least_rounds=self.least_rounds, limit_s=self.limit_s,
         )  # fmt: skip
         drawn = Drawn(shared.size // np.dtype(dtype).itemsize, dtype)
@@ -133,13 +133,13 @@ class Kit:
         for candidate in plan["candidates"]:
             candidate["weight_bytes"] += drawn.bytes
         (folder / PLAN).write_text(json.dumps(plan | {random_weights.KEY: drawn.to_json()}, indent=1) + "\n")
-        (folder / "README.txt").write_text(self._readme(len(plan["candidates"]), drawn.bytes))
+        (folder / "README.txt").write_text(self._build_readme(len(plan["candidates"]), drawn.bytes))
 
-    def graphs(self, drawn: SharedWeights) -> ExportedGraphs:
+    def export_graphs(self, drawn: SharedWeights) -> ExportedGraphs:
         """The exports of a parent of the same structure, initialised at random, whose large weights are `drawn`."""
-        return self.graphs_of(random_like(self.subject.model), drawn.moved)
+        return self.export_graphs_of(make_random_copy(self.subject.model), drawn.move)
 
-    def graphs_of(self, parent: Any, finished: Callable[[Any], Any] = lambda proto: proto) -> ExportedGraphs:
+    def export_graphs_of(self, parent: Any, finished: Callable[[Any], Any] = lambda proto: proto) -> ExportedGraphs:
         """The exports of a parent as the target takes it, by export key; `finished` gives what is kept."""
         anatomy = self.subject.anatomy
 
@@ -148,11 +148,11 @@ class Kit:
             with tempfile.TemporaryDirectory(prefix="nas-") as name:
                 path = export_for_target(model, Path(name) / "parent.onnx", self.target, self.workload.phase)
                 graph = ParentGraph.read(path, anatomy, parent, architecture)
-            return graph.rewritten(finished)
+            return graph.rewrite(finished)
 
         return ExportedGraphs(make(Architecture.parent(anatomy.depth)), make)
 
-    def _name(self) -> str:
+    def _name_kit(self) -> str:
         """Differs where the content would."""
         runner = Path(random_weights.__file__).parent
         chosen = " ".join(a.digest for a in self.architectures) + name_measured(self.space)
@@ -164,7 +164,7 @@ class Kit:
             content.update(version(package).encode())
         return content.hexdigest()[:16]
 
-    def _readme(self, count: int, drawn_bytes: int) -> str:
+    def _build_readme(self, count: int, drawn_bytes: int) -> str:
         tensorrt = self.target.runtime == "tensorrt"
         return _README.format(
             count=count, target=self.target.name, workload=self.workload, minutes=max(1, 1.5 * self.seconds / 60),
@@ -181,7 +181,7 @@ def export_for_target(model: Any, path: Path, target: Target, phase: Phase) -> P
     """
     if target.precision == "fp16":
         model = copy.deepcopy(model).half()
-    return export_onnx(model, path, exporter_of(target.runtime).opset, phase)
+    return export_onnx(model, path, find_exporter(target.runtime).opset, phase)
 
 
 @dataclass(frozen=True)
@@ -201,15 +201,15 @@ class Drawn:
         return {"file": f"{MODELS}/{RANDOM_WEIGHTS}", "dtype": self.dtype, "count": self.count, "seed": 0}
 
 
-def random_like(model: Any) -> Any:
+def make_random_copy(model: Any) -> Any:
     """A model of the same class and sizes with random weights, in fp32, the same every time."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = type(model)(copy.deepcopy(model.config)).float().eval()
-    embedding = sentence_embedding(model)
-    attach(made, None if embedding is None else embedding.at_random())
+    embedding = read_sentence_embedding(model)
+    attach(made, None if embedding is None else embedding.randomise())
     return made
 
 
@@ -223,7 +223,7 @@ def pack(folder: Path, path: Path) -> None:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _drawn(dtype: str) -> SharedWeights:
+def _draw_weights(dtype: str) -> SharedWeights:
     """Large weights in a precision, referred to in a file that is not written here."""
     import onnx
 
@@ -231,7 +231,7 @@ def _drawn(dtype: str) -> SharedWeights:
     return SharedWeights(RANDOM_WEIGHTS, _DRAWN_BYTES, fits=lambda tensor: bool(tensor.data_type == wanted))
 
 
-def inputs_of(graph: ParentGraph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def make_inputs(graph: ParentGraph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Inputs in the types that the graph declares: one in fp16 takes fp16."""
     import onnx
 

@@ -8,14 +8,14 @@ from latency_models.targets import Target
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
-from nas.profiling.host_profile import host_profile
-from nas.profiling.profile_store import device_model, device_profile_path, load_device_profile
+from nas.profiling.host_profile import load_host_profile
+from nas.profiling.profile_store import fit_device_model, get_device_profile_path, load_device_profile
 from nas.progress import Progress
-from nas.storage.cache_folder import file_words
+from nas.storage.cache_folder import format_for_file
 from search_spaces.space import Space
 
 
-def latency_model(
+def load_latency_model(
     subject: ParentModel, target: Target, workload: Workload, export: ParentExport, progress: Progress,
     space: Space | None = None,
 ) -> LatencyModel:  # fmt: skip
@@ -24,16 +24,16 @@ def latency_model(
     With a `space` that has token schedules, the profile is one that covers them.
     """
     if target.is_host:
-        return CalibratedModel(host_profile(subject, export, workload, progress, space=space))
-    path = device_profile_path(subject.cache, target, workload)
+        return CalibratedModel(load_host_profile(subject, export, workload, progress, space=space))
+    path = get_device_profile_path(subject.cache, target, workload)
     if not path.exists():
         _say_what_is_measured(subject, target, workload, progress)
         return DataSheetModel(target, subject.shape, workload)
     profile = load_device_profile(path, subject, target, workload)
     if not _covers(profile, space):
-        progress.message(f"{target.name} was measured without these token schedules: the data sheet is used")
+        progress.show_message(f"{target.name} was measured without these token schedules: the data sheet is used")
         return DataSheetModel(target, subject.shape, workload)
-    return device_model(profile)
+    return fit_device_model(profile)
 
 
 def _covers(profile: Profile, space: Space | None) -> bool:
@@ -44,7 +44,7 @@ def _covers(profile: Profile, space: Space | None) -> bool:
 
 def _say_what_is_measured(subject: ParentModel, target: Target, workload: Workload, progress: Progress) -> None:
     """A device that was profiled under other workloads is not silently predicted from its data sheet."""
-    found = sorted(subject.cache.glob(f"device-{file_words(target.name)}-*.json"))
+    found = sorted(subject.cache.glob(f"device-{format_for_file(target.name)}-*.json"))
     if found:
         known = ", ".join(str(Profile.load(path).workload) for path in found)
-        progress.message(f"{target.name} was measured under {known}, not under {workload}: the data sheet is used")
+        progress.show_message(f"{target.name} was measured under {known}, not under {workload}: the data sheet is used")

@@ -12,7 +12,7 @@ from latency_models.profile import Profile
 from latency_models.runner.plan import PLAN
 from latency_models.targets import Target, find_target
 from latency_models.workload import Workload
-from nas.storage.cache_folder import cache_folder, file_words
+from nas.storage.cache_folder import format_for_file, get_cache_folder
 from search_spaces.errors import MeasurementError, ProfileMismatch
 
 MOST_RECORDS, MOST_SAMPLES, MOST_BLOCKS = 500, 1_000_000, 1000  # of a profile that is taken from elsewhere
@@ -48,9 +48,9 @@ def import_profile(
     if found.is_host:
         raise ProfileMismatch(f"{path} is of the machine it was measured on; nas profile measures this one")
     check_profile(profile, path, subject, target or found, workload or profile.workload)
-    device_model(profile)
-    cache = _folder_of(path, profile) if subject is None else subject.cache
-    kept = device_profile_path(cache, found, profile.workload)
+    fit_device_model(profile)
+    cache = _find_folder(path, profile) if subject is None else subject.cache
+    kept = get_device_profile_path(cache, found, profile.workload)
     profile.save(kept)
     return profile, kept
 
@@ -103,7 +103,7 @@ def check_profile(
         )
     if profile.shape != subject.shape:
         raise ProfileMismatch(
-            f"{name} is of a model with {_differences(profile, subject)}; its configuration changed since: "
+            f"{name} is of a model with {_describe_differences(profile, subject)}; its configuration changed since: "
             "make the kit again"
         )
 
@@ -122,12 +122,12 @@ def load_device_profile(path: Path, subject: "ParentModel", target: Target, work
     return profile
 
 
-def device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
+def get_device_profile_path(cache: Path, target: Target, workload: Workload) -> Path:
     """Where the profile of a device that is not this machine is kept, in the `cache` of a parent."""
-    return cache / f"device-{file_words(f'{target.name} {workload}')}.json"
+    return cache / f"device-{format_for_file(f'{target.name} {workload}')}.json"
 
 
-def device_model(profile: Profile) -> CalibratedModel:
+def fit_device_model(profile: Profile) -> CalibratedModel:
     """The fit of a device's profile, which says where it was measured.
 
     Raises:
@@ -136,18 +136,18 @@ def device_model(profile: Profile) -> CalibratedModel:
     return CalibratedModel(profile, f"measured on {profile.target}, {profile.key['runtime']}")
 
 
-def _folder_of(path: Path, profile: Profile) -> Path:
+def _find_folder(path: Path, profile: Profile) -> Path:
     """The folder of a profile's model, of which the kit was made here.
 
     Raises:
         ProfileMismatch: none is known by that digest, or its kits are of another shape.
     """
-    known = cache_folder() / profile.model
+    known = get_cache_folder() / profile.model
     if not re.fullmatch(r"[0-9a-f]{16}", profile.model) or not known.is_dir():
         raise ProfileMismatch(
             f"{path} is of the model {profile.model!r}, of which no kit was made here; name it with --model"
         )
-    shapes = [shape for kit in sorted(known.glob("kit-*.zip")) if (shape := _shape_in(kit)) is not None]
+    shapes = [shape for kit in sorted(known.glob("kit-*.zip")) if (shape := _read_shape(kit)) is not None]
     if shapes and profile.shape.to_json() not in shapes:
         raise ProfileMismatch(
             f"{path} is of the model {profile.model!r} in a shape that no kit made here has; name it with --model"
@@ -155,7 +155,7 @@ def _folder_of(path: Path, profile: Profile) -> Path:
     return known
 
 
-def _shape_in(kit: Path) -> object:
+def _read_shape(kit: Path) -> object:
     """The shape that a kit was made for; None where it cannot be read."""
     try:
         with zipfile.ZipFile(kit) as archive:
@@ -164,12 +164,12 @@ def _shape_in(kit: Path) -> object:
         return None
 
 
-def _differences(profile: Profile, subject: "ParentModel") -> str:
+def _describe_differences(profile: Profile, subject: "ParentModel") -> str:
     """What two shapes differ in."""
     pairs = [(f.name, getattr(profile.shape, f.name), getattr(subject.shape, f.name)) for f in fields(profile.shape)]
-    return ", ".join(f"{n} {_short(a)} where {subject.id} has {_short(b)}" for n, a, b in pairs if a != b)
+    return ", ".join(f"{n} {_shorten(a)} where {subject.id} has {_shorten(b)}" for n, a, b in pairs if a != b)
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

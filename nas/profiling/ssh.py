@@ -108,9 +108,9 @@ def run_kit(kit: Path, ssh_target: SshTarget, progress: Progress) -> bytes:
             measured until then is kept on the device, and the next call goes on from it.
     """
     folder = f"{_FOLDER}/{hashlib.sha256(kit.read_bytes()).hexdigest()[:16]}"
-    with progress.stage(f"copying the kit to {ssh_target.host}"):
+    with progress.open_stage(f"copying the kit to {ssh_target.host}"):
         _copy(kit, ssh_target, folder)
-    with progress.stage(f"measuring on {ssh_target.host}", total=100) as stage:
+    with progress.open_stage(f"measuring on {ssh_target.host}", total=100) as stage:
         done = 0.0
 
         def on_step(share: float, message: str) -> None:
@@ -119,19 +119,19 @@ def run_kit(kit: Path, ssh_target: SshTarget, progress: Progress) -> bytes:
             done = 100 * share
 
         _run(ssh_target, folder, on_step)
-    document = _output(ssh_target, f"cat {folder}/{PROFILE}")
-    _output(ssh_target, f"rm -rf {folder}")
+    document = _read_output(ssh_target, f"cat {folder}/{PROFILE}")
+    _read_output(ssh_target, f"rm -rf {folder}")
     return document
 
 
 def _copy(kit: Path, ssh_target: SshTarget, folder: str) -> None:
     """Unpack the kit there unless it is there already; a copy that was cut off does not count."""
-    there = _output(ssh_target, f"mkdir -p {folder} && if test -f {folder}/complete; then echo there; fi")
+    there = _read_output(ssh_target, f"mkdir -p {folder} && if test -f {folder}/complete; then echo there; fi")
     if there.split() == [b"there"]:
         return
     python = shlex.quote(ssh_target.python)
     with kit.open("rb") as content:
-        _output(
+        _read_output(
             ssh_target,
             f"cd {folder} && cat > kit.zip && {python} -m zipfile -e kit.zip . && rm kit.zip && touch complete",
             content,
@@ -152,7 +152,7 @@ def _run(ssh_target: SshTarget, folder: str, on_step: Callable[[float, str], Non
             assert process.stdout is not None
             try:
                 for line in process.stdout:
-                    for step in _steps(line):
+                    for step in _read_steps(line):
                         on_step(*step)
             except BaseException:  # the person stopped: with the connection the run there ends
                 process.terminate()
@@ -160,7 +160,7 @@ def _run(ssh_target: SshTarget, folder: str, on_step: Callable[[float, str], Non
         _check(process.returncode, ssh_target, errors)
 
 
-def _steps(line: bytes) -> list[tuple[float, str]]:
+def _read_steps(line: bytes) -> list[tuple[float, str]]:
     """What one line says; nothing where it is not the runner's (shells of some accounts greet)."""
     try:
         step = json.loads(line)
@@ -169,7 +169,7 @@ def _steps(line: bytes) -> list[tuple[float, str]]:
         return []
 
 
-def _output(ssh_target: SshTarget, script: str, content: IO[bytes] | None = None) -> bytes:
+def _read_output(ssh_target: SshTarget, script: str, content: IO[bytes] | None = None) -> bytes:
     """What a script that must succeed writes there."""
     with tempfile.TemporaryFile() as errors:
         process = ssh_target.start(script, stdin=content or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)

@@ -7,15 +7,15 @@ from typing import Any
 
 from latency_models.calibrated import CalibratedModel
 from latency_models.datasheet_model import COMPUTE_EFFICIENCY, MEMORY_EFFICIENCY, UNCERTAINTY, DataSheetModel
-from latency_models.energy_model import EnergyModel, has_energy, wh_per_1000
-from latency_models.footprint import Memory, memory
+from latency_models.energy_model import EnergyModel, convert_to_wh_per_1000, has_energy
+from latency_models.footprint import Memory, compute_memory
 from latency_models.profile import Profile
-from latency_models.rates import Rate, rates
+from latency_models.rates import Rate, compute_rates
 from latency_models.shape import ModelShape
 from latency_models.targets import Target
 from latency_models.terms import Terms
 from latency_models.validation import Validation, validate
-from latency_models.work import stem_work
+from latency_models.work import compute_stem_work
 from latency_models.workload import Workload
 from nas.profiling.profile_store import check_profile
 from search_spaces.architecture import Architecture
@@ -56,7 +56,7 @@ class TargetReport:
         note = "" if self.target.sheet else "; no data sheet: bound as usual at this intensity"
         return f"Fitted to {len(self.model.profile.records)} measured architectures{note}"
 
-    def lines(self) -> list[tuple[str, str]]:
+    def list_lines(self) -> list[tuple[str, str]]:
         """(what, text) below the table of terms."""
         held = self.memory
         parts = f"{held.weights / _MIB:.1f} weights + {held.cache / _MIB:.1f} cache + {held.activations / _MIB:.1f}"
@@ -65,10 +65,12 @@ class TargetReport:
             ("memory", f"{held.total / _MIB:.1f} MiB at least: {parts} activations"),
         ]
         if self.joules is not None:
-            lines.append(("energy", f"{self.joules:.4g} J per inference, {wh_per_1000(self.joules):.4g} Wh per 1,000"))
-        return lines + (self._sheet_lines() if self.model is None else self._fit_lines())
+            lines.append(
+                ("energy", f"{self.joules:.4g} J per inference, {convert_to_wh_per_1000(self.joules):.4g} Wh per 1,000")
+            )
+        return lines + (self._list_sheet_lines() if self.model is None else self._fit_lines())
 
-    def _sheet_lines(self) -> list[tuple[str, str]]:
+    def _list_sheet_lines(self) -> list[tuple[str, str]]:
         sheet, precision = self.target.sheet, self.target.precision
         assert sheet is not None
         efficiency = f"{COMPUTE_EFFICIENCY[precision]:.2f} and {MEMORY_EFFICIENCY:.2f} of them are assumed"
@@ -106,7 +108,7 @@ class TargetReport:
             "cross_validation": None if self.validation is None else self.validation.to_json(),
             "corrected": self.model is not None and self.model.regression.corrected,
             "joules": self.joules,
-            "wh_per_1000": None if self.joules is None else wh_per_1000(self.joules),
+            "wh_per_1000": None if self.joules is None else convert_to_wh_per_1000(self.joules),
             "memory_bytes": {
                 "weights": self.memory.weights, "cache": self.memory.cache, "activations": self.memory.activations,
             },
@@ -118,13 +120,13 @@ class TargetReport:
         Raises:
             UsageError: nothing was measured.
         """
-        from nas.figures.search import prediction_figure
+        from nas.figures.search import draw_prediction
 
         if self.model is None or self.validation is None:
             raise UsageError(f"--figure needs measurements of {self.target.name}; give some with --profile FILE")
         regression = self.model.regression
         words = f"{100 * self.validation.mape:.1f} % mean error, {self.validation.records} architectures"
-        prediction_figure(list(regression.left_out), list(regression.measured), path, title=self.title, words=words)
+        draw_prediction(list(regression.left_out), list(regression.measured), path, title=self.title, words=words)
 
 
 def report_profile(
@@ -157,9 +159,9 @@ def _report_of(target: Target, profile: Profile) -> TargetReport:
     model = CalibratedModel(profile)
     parent = Architecture.parent(profile.shape.depth)
     return TargetReport(
-        target, profile.workload, rates(model.terms, model.term_ms, target), model.predict(parent).ms,
-        memory(profile.shape, parent, profile.workload, target.precision), model, validate(model.regression),
-        EnergyModel(profile).joules(parent) if has_energy(profile) else None,
+        target, profile.workload, compute_rates(model.terms, model.term_ms, target), model.predict(parent).ms,
+        compute_memory(profile.shape, parent, profile.workload, target.precision), model, validate(model.regression),
+        EnergyModel(profile).predict_joules(parent) if has_energy(profile) else None,
     )  # fmt: skip
 
 
@@ -172,14 +174,14 @@ def report_target(
         MeasurementError: this machine was not measured with this model and workload.
     """
     from nas.parent.parent import load_parent_model
-    from nas.profiling.choose_workload import default_workload
-    from nas.profiling.host_profile import profile_path
+    from nas.profiling.choose_workload import choose_default_workload
+    from nas.profiling.host_profile import get_profile_path
 
     subject = load_parent_model(model, None, trust_remote_code)
-    chosen = workload or default_workload(subject, target)
+    chosen = workload or choose_default_workload(subject, target)
     if not target.is_host:
         return _report_datasheet(target, subject.shape, chosen)
-    path = profile_path(subject, chosen)
+    path = get_profile_path(subject, chosen)
     if not path.exists():
         again = [
             "nas",
@@ -205,7 +207,7 @@ def _report_datasheet(target: Target, shape: ModelShape, workload: Workload) -> 
         Terms(shape, workload),
         Architecture.parent(shape.depth),
     )
-    milliseconds = {"constant": model.work_ms(stem_work(shape, workload, target.precision))}
-    milliseconds |= {name: model.unit_ms(units[0]) for name, units in terms.classes.items()}
-    held = memory(shape, parent, workload, target.precision)
-    return TargetReport(target, workload, rates(terms, milliseconds, target), model.predict(parent).ms, held)
+    milliseconds = {"constant": model.predict_work_ms(compute_stem_work(shape, workload, target.precision))}
+    milliseconds |= {name: model.predict_unit_ms(units[0]) for name, units in terms.classes.items()}
+    held = compute_memory(shape, parent, workload, target.precision)
+    return TargetReport(target, workload, compute_rates(terms, milliseconds, target), model.predict(parent).ms, held)

@@ -11,16 +11,16 @@ from pathlib import Path
 from latency_models.measurement import Measurement
 from latency_models.runner.failure import MeasuringFailed
 from latency_models.runner.measure import measure
-from latency_models.runtime_ort import default_threads, environment, open_session
-from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase, measured_staircase
+from latency_models.runtime_ort import count_default_threads, open_session, read_environment
+from latency_models.staircase import ACCELERATOR_TILE, CPU_TILE, Staircase, build_measured_staircase
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
-from nas.export.onnx_export import workload_inputs
+from nas.export.onnx_export import make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
 from nas.profiling.host import measure_architectures
 from nas.progress import Progress
-from nas.storage.cache_folder import file_words
+from nas.storage.cache_folder import format_for_file
 from pruning.anatomy.language_model import is_vision_language
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
@@ -35,13 +35,13 @@ _COUNTS = 8  # of images, where each needs an export
 _SCHEMA = 1
 
 
-def known_steps(subject: ParentModel, target: Target, workload: Workload) -> Staircase:
+def load_steps(subject: ParentModel, target: Target, workload: Workload) -> Staircase:
     """The steps that were measured on this machine as it is today; else the target's usual tile."""
-    usual = usual_steps(target, workload)
-    return (_kept(subject, workload) or usual) if target.is_host else usual
+    usual = assume_steps(target, workload)
+    return (_read_kept(subject, workload) or usual) if target.is_host else usual
 
 
-def usual_steps(target: Target, workload: Workload) -> Staircase:
+def assume_steps(target: Target, workload: Workload) -> Staircase:
     """Multiples of a tile, where a sequence has room for a few of them."""
     tile = CPU_TILE if target.is_host else ACCELERATOR_TILE
     return Staircase(tile=tile if workload.sequence >= TILES * tile else 1)
@@ -56,21 +56,21 @@ def measure_steps(export: ParentExport, target: Target, workload: Workload, prog
         ExportError: a file that takes fewer tokens cannot be made.
         MeasurementError: a file does not run.
     """
-    subject, usual = export.subject, usual_steps(target, workload)
+    subject, usual = export.subject, assume_steps(target, workload)
     if not target.is_host or usual.tile == 1 or is_vision_language(subject.model):
         return usual
-    with progress.stage("measuring latency plateaus over token counts"):
+    with progress.open_stage("measuring latency plateaus over token counts"):
         if subject.shape.tokens is not None:
-            measured = image_counts(export, workload)
+            measured = measure_image_counts(export, workload)
         else:
-            measured = measured_counts(export, workload, _tiles(workload, usual.tile))
-    steps = measured_staircase(measured, usual.tile)
+            measured = measure_counts(export, workload, _list_tiles(workload, usual.tile))
+    steps = build_measured_staircase(measured, usual.tile)
     _keep(subject, workload, steps, measured)
-    progress.message(in_words(steps))
+    progress.show_message(describe_steps(steps))
     return steps
 
 
-def measured_counts(
+def measure_counts(
     export: ParentExport, workload: Workload, counts: Sequence[int], seconds: float = SECONDS
 ) -> dict[int, Measurement]:
     """Of a model whose file takes sequences of any length: number of tokens to what was measured of it.
@@ -85,12 +85,12 @@ def measured_counts(
         MeasurementError: the file cannot be run on one of them.
     """
     assert workload.phase is not Phase.DECODE, "decode makes one token at a time"
-    session, model = open_session(export.path, default_threads()), export.subject.model
+    session, model = open_session(export.path, count_default_threads()), export.subject.model
     wanted = {node.name for node in session.get_inputs()}
     loads = {count: replace(workload, sequence=count) for count in {*counts, workload.sequence}}
     calls = {}
     for count, load in loads.items():
-        feed = {name: array for name, array in workload_inputs(model, load).items() if name in wanted}
+        feed = {name: array for name, array in make_workload_inputs(model, load).items() if name in wanted}
         calls[str(count)] = lambda feed=feed: session.run(None, feed)
     try:
         taken = measure(calls, sentinel=str(workload.sequence), seconds=seconds, least_rounds=LEAST_ROUNDS)
@@ -102,7 +102,7 @@ def measured_counts(
     }
 
 
-def image_counts(export: ParentExport, workload: Workload, seconds: float = SECONDS) -> dict[int, Measurement]:
+def measure_image_counts(export: ParentExport, workload: Workload, seconds: float = SECONDS) -> dict[int, Measurement]:
     """Of a model whose number of tokens is fixed: exports that drop tokens before its first block.
 
     The norm of the states chooses, which costs next to nothing; counts are even parts of the droppable tokens.
@@ -112,11 +112,14 @@ def image_counts(export: ParentExport, workload: Workload, seconds: float = SECO
         MeasurementError: a file does not run.
     """
     shape, parent = export.subject.shape, Architecture.parent(export.subject.anatomy.depth)
-    droppable = shape.droppable_of(workload.sequence)
+    droppable = shape.count_droppable(workload.sequence)
     others = workload.sequence - droppable
     by_norm = Reduction(Scorer.NORM)
     stages = (Stage(0, part * THOUSAND // _COUNTS) for part in range(1, _COUNTS))
-    reduced = {int(stage.kept(droppable)) + others: parent.with_tokens(Schedule((stage,), by_norm)) for stage in stages}
+    reduced = {
+        int(stage.count_kept(droppable)) + others: parent.replace_tokens(Schedule((stage,), by_norm))
+        for stage in stages
+    }
     records = measure_architectures(
         export.subject.model, export.graphs, list(reduced.values()), workload, seconds=seconds
     )  # fmt: skip
@@ -125,7 +128,7 @@ def image_counts(export: ParentExport, workload: Workload, seconds: float = SECO
     return counted | {workload.sequence: measured[parent]}
 
 
-def in_words(steps: Staircase) -> str:
+def describe_steps(steps: Staircase) -> str:
     """What a person reads of them."""
     if not steps.tops:
         return f"token counts: noise hides the latency plateaus; multiples of {steps.tile} are used"
@@ -134,38 +137,40 @@ def in_words(steps: Staircase) -> str:
     return f"token counts, {len(steps.tops)} plateaus: {said}"
 
 
-def _tiles(workload: Workload, tile: int) -> list[int]:
+def _list_tiles(workload: Workload, tile: int) -> list[int]:
     """Multiples of the tile up to the whole sequence, evenly spaced, not more than are measured."""
     every = workload.sequence // tile
     apart = -(-every // MOST_COUNTS) * tile
     return list(range(apart, workload.sequence + 1, apart))
 
 
-def _path(subject: ParentModel, workload: Workload) -> Path:
-    return subject.cache / f"steps-{file_words(str(workload))}.json"
+def _get_path(subject: ParentModel, workload: Workload) -> Path:
+    return subject.cache / f"steps-{format_for_file(str(workload))}.json"
 
 
 def _keep(subject: ParentModel, workload: Workload, steps: Staircase, measured: Mapping[int, Measurement]) -> None:
     document = {
         "schema_version": _SCHEMA,
-        "key": environment(default_threads()),
+        "key": read_environment(count_default_threads()),
         "steps": asdict(steps),
-        "ratios": {str(count): round(one.ratio(), 5) for count, one in sorted(measured.items())},
+        "ratios": {str(count): round(one.compute_ratio(), 5) for count, one in sorted(measured.items())},
     }
-    path = _path(subject, workload)
+    path = _get_path(subject, workload)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(document, indent=1) + "\n")
     draft.replace(path)
 
 
-def _kept(subject: ParentModel, workload: Workload) -> Staircase | None:
+def _read_kept(subject: ParentModel, workload: Workload) -> Staircase | None:
     """What was kept, if it was measured under today's key; None also where the file cannot be read."""
     try:
-        document = json.loads(_path(subject, workload).read_text())
+        document = json.loads(_get_path(subject, workload).read_text())
         steps = document["steps"]
         read = Staircase(tuple(map(int, steps["tops"])), tuple(map(int, steps["lows"])), int(steps["tile"]))
     except (OSError, KeyError, TypeError, ValueError):
         return None
-    today = document.get("schema_version") == _SCHEMA and document.get("key") == environment(default_threads())
+    today = document.get("schema_version") == _SCHEMA and document.get("key") == read_environment(
+        count_default_threads()
+    )
     return read if today else None

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from nas.quality.quality import Quality
 
 if TYPE_CHECKING:
-    from nas.quality.evaluator import Evaluator, evaluator_for
+    from nas.quality.evaluator import Evaluator, choose_evaluator
 
-__all__ = ["Evaluator", "Quality", "evaluator_for"]
+__all__ = ["Evaluator", "Quality", "choose_evaluator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,53 +34,53 @@ class AnswerEvaluator:
     @torch.inference_mode()
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """Exact answers, agreement with the parent on the first token, and KL."""
-        data = self.dataset.split(split)
-        stored, chosen = self._parents(split)
+        data = self.dataset.get_split(split)
+        stored, chosen = self._evaluate_parent(split)
         logits: list[Tensor] = []
         exact: list[Tensor] = []
-        for batch in data.batches(_BATCH, items, start):
-            logits.append(_next(model, batch))
+        for batch in data.iterate_batches(_BATCH, items, start):
+            logits.append(_predict_next(model, batch))
             at = start + sum(map(len, exact))
-            wanted = _labels(data.labels, at, len(logits[-1]))
-            exact.append(_exact(model, batch, logits[-1], wanted))
+            wanted = _read_labels(data.labels, at, len(logits[-1]))
+            exact.append(_check_exact(model, batch, logits[-1], wanted))
         own = torch.cat(logits)
-        per_item = stored.part(slice(start, start + len(own))).divergence(own)
+        per_item = stored.select(slice(start, start + len(own))).compute_divergence(own)
         agreement = float((own.argmax(-1) == chosen[start : start + len(own)]).float().mean())
         loss, share = float(per_item.mean()), float(torch.cat(exact).float().mean())
         others = {"kl": loss, "agreement": agreement}
         return Quality(self.metric, share, True, split, max(loss, 0.0), others, len(own), tuple(per_item.tolist()))
 
-    def _parents(self, split: str) -> tuple[StoredDistribution, Tensor]:
+    def _evaluate_parent(self, split: str) -> tuple[StoredDistribution, Tensor]:
         if split not in self._stored:
-            batches = self.dataset.split(split).batches(_BATCH)
-            logits = torch.cat([_next(self._parent, batch) for batch in batches])
+            batches = self.dataset.get_split(split).iterate_batches(_BATCH)
+            logits = torch.cat([_predict_next(self._parent, batch) for batch in batches])
             self._stored[split] = StoredDistribution.of(logits), logits.argmax(-1)
         return self._stored[split]
 
 
-def _labels(labels: Tensor | None, start: int, count: int) -> Tensor:
+def _read_labels(labels: Tensor | None, start: int, count: int) -> Tensor:
     assert labels is not None, "questions have answers"
     return labels[start : start + count]
 
 
-def _next(model: Any, batch: dict[str, Tensor]) -> Tensor:
+def _predict_next(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """(batch, vocabulary): of the token after the last."""
     logits: Tensor = model(**batch, use_cache=False, logits_to_keep=1).logits
     return logits[:, -1]
 
 
-def _exact(model: Any, batch: dict[str, Tensor], first: Tensor, wanted: Tensor) -> Tensor:
+def _check_exact(model: Any, batch: dict[str, Tensor], first: Tensor, wanted: Tensor) -> Tensor:
     """(batch,) whether the likeliest tokens are the wanted ones (batch, tokens), which end at IGNORED."""
     right = first.argmax(-1) == wanted[:, 0]
     longer = wanted[:, 1:] != IGNORED
     going = (right & longer.any(1)).nonzero()[:, 0]
     if len(going):
-        said = _said(model, _items(batch, going), wanted.shape[1])
+        said = _generate(model, _select_items(batch, going), wanted.shape[1])
         right[going] = ((said == wanted[going]) | (wanted[going] == IGNORED)).all(1)
     return right
 
 
-def _said(model: Any, batch: dict[str, Tensor], count: int) -> Tensor:
+def _generate(model: Any, batch: dict[str, Tensor], count: int) -> Tensor:
     """(batch, count) tokens, each the likeliest after those before it; nothing else that a model asks for counts."""
     from transformers import GenerationConfig
 
@@ -94,7 +94,7 @@ def _said(model: Any, batch: dict[str, Tensor], count: int) -> Tensor:
     return said[:, -count:]
 
 
-def _items(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+def _select_items(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
     """Some items of a batch; images have several rows an item."""
     count = len(batch["input_ids"])
     return {name: value.reshape(count, -1, *value.shape[1:])[chosen].flatten(0, 1) for name, value in batch.items()}

@@ -25,8 +25,8 @@ class ClassificationEvaluator:
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """KL, accuracy and agreement with the parent of `model`."""
         own, parent = self._outputs.pair(model, split, items, start)
-        per_item = StoredDistribution.of(parent).divergence(own)
-        chosen, labels = own.argmax(-1), self.dataset.split(split).labels
+        per_item = StoredDistribution.of(parent).compute_divergence(own)
+        chosen, labels = own.argmax(-1), self.dataset.get_split(split).labels
         others = {"agreement": float((chosen == parent.argmax(-1)).float().mean())}
         if labels is not None:
             others["accuracy"] = float((chosen == labels[start : start + len(own)]).float().mean())

@@ -28,18 +28,19 @@ class StoredDistribution:
         if keep is None or keep >= logits.shape[-1]:
             return cls(logits.float() - log_normaliser(logits)[:, None])
         likely = [
-            piece.float().log_softmax(-1).topk(keep, dim=-1) for piece in torch.split(logits, _rows_at_once(logits))
+            piece.float().log_softmax(-1).topk(keep, dim=-1)
+            for piece in torch.split(logits, _count_rows_at_once(logits))
         ]
         values, indices = (torch.cat(pieces) for pieces in zip(*likely, strict=True))
         rest = (1 - values.exp().sum(-1)).clamp(min=1e-12).log()
         return cls(values, indices, rest)
 
-    def part(self, rows: slice) -> "StoredDistribution":
+    def select(self, rows: slice) -> "StoredDistribution":
         """Some of the rows."""
         kept = (None if tensor is None else tensor[rows] for tensor in (self.indices, self.log_rest))
         return StoredDistribution(self.log_p[rows], *kept)
 
-    def divergence(self, logits: Tensor, normaliser: Tensor | None = None) -> Tensor:
+    def compute_divergence(self, logits: Tensor, normaliser: Tensor | None = None) -> Tensor:
         """KL(stored || softmax(logits)) per row, natural log; with outcomes lumped together, a lower bound of it.
 
         Logarithms are subtracted outcome by outcome: sums of p log p and p log q taken apart would cancel badly.
@@ -48,14 +49,14 @@ class StoredDistribution:
             normaliser: (rows,) `log_normaliser(logits)`, where it is known already.
         """
         log_z = log_normaliser(logits) if normaliser is None else normaliser
-        step = _rows_at_once(logits)
+        step = _count_rows_at_once(logits)
         pieces = [
-            self._rows(slice(at, at + step), logits[at : at + step], log_z[at : at + step])
+            self._read_rows(slice(at, at + step), logits[at : at + step], log_z[at : at + step])
             for at in range(0, len(logits), step)
         ]
         return torch.cat(pieces)
 
-    def _rows(self, rows: slice, logits: Tensor, log_z: Tensor) -> Tensor:
+    def _read_rows(self, rows: slice, logits: Tensor, log_z: Tensor) -> Tensor:
         log_p = self.log_p[rows]
         chosen = logits if self.indices is None else logits.gather(-1, self.indices[rows])
         log_q = chosen.float() - log_z[:, None]
@@ -68,8 +69,8 @@ class StoredDistribution:
 
 def log_normaliser(logits: Tensor) -> Tensor:
     """(rows,): the log of the sum of exponentials of every row, fp32."""
-    return torch.cat([piece.float().logsumexp(-1) for piece in torch.split(logits, _rows_at_once(logits))])
+    return torch.cat([piece.float().logsumexp(-1) for piece in torch.split(logits, _count_rows_at_once(logits))])
 
 
-def _rows_at_once(logits: Tensor) -> int:
+def _count_rows_at_once(logits: Tensor) -> int:
     return max(1, _CHUNK // logits.shape[-1])

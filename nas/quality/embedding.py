@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from nas.data.dataset import Dataset
 from nas.quality.quality import Quality
 from nas.quality.ranks import rank_correlation
-from pruning.checkpoint.sentence_embedding import COSINE, SentenceEmbedding, sentence_embedding
+from pruning.checkpoint.sentence_embedding import COSINE, SentenceEmbedding, read_sentence_embedding
 from search_spaces.errors import ModelError
 
 _BATCH = 32
@@ -32,7 +32,7 @@ class EmbeddingEvaluator:
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its embeddings are computed when a split is first asked for."""
         self.dataset, self._parent = dataset, parent
-        said = sentence_embedding(parent)
+        said = read_sentence_embedding(parent)
         self._embedding = said or DEFAULT
         self._source = "no modules.json says otherwise" if said is None else "as modules.json says"
         self._has_head = parent.get_output_embeddings() is not None
@@ -48,9 +48,11 @@ class EmbeddingEvaluator:
     @torch.inference_mode()
     def _pools(self) -> bool:
         """Whether the model gives states of tokens, of which a vector is made, rather than the vector."""
-        return bool(self._trunk(self._parent)(**next(self.dataset.calibration.batches(1)))[0].ndim > _VECTORS)
+        return bool(
+            self._get_trunk(self._parent)(**next(self.dataset.calibration.iterate_batches(1)))[0].ndim > _VECTORS
+        )
 
-    def _trunk(self, model: Any) -> Any:
+    def _get_trunk(self, model: Any) -> Any:
         """What gives them: a model without its head."""
         return model.base_model if self._has_head else model
 
@@ -71,14 +73,14 @@ class EmbeddingEvaluator:
                 "with the parent that it was made from"
             )
         per_item = (own - parent).square().sum(-1) / (2 * parent.square().sum(-1)).clamp(min=_LEAST)
-        loss, others = float(per_item.mean()), {"spearman": _spearman(own, parent)}
+        loss, others = float(per_item.mean()), {"spearman": _compute_spearman(own, parent)}
         return Quality(self.metric, 1 - loss, True, split, loss, others, len(per_item), tuple(per_item.tolist()))
 
     def _embed(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
         """As the model's own folder says, or else its parent's: a pruned copy has what its parent has."""
-        own = sentence_embedding(model) or self._embedding
-        batches = self.dataset.split(split).batches(_BATCH, items, start)
-        vectors = torch.cat([embed(self._trunk(model), batch, own) for batch in batches])
+        own = read_sentence_embedding(model) or self._embedding
+        batches = self.dataset.get_split(split).iterate_batches(_BATCH, items, start)
+        vectors = torch.cat([embed(self._get_trunk(model), batch, own) for batch in batches])
         return normalize(vectors, dim=-1) if self._embedding.similarity == COSINE else vectors
 
 
@@ -91,9 +93,9 @@ def embed(model: Any, batch: dict[str, Tensor], embedding: SentenceEmbedding = D
     return embedding(output, torch.ones(output.shape[:2]) if mask is None else mask)
 
 
-def embedded_otherwise(candidate: Any, parent: Any) -> str:
+def describe_other_embedding(candidate: Any, parent: Any) -> str:
     """How a finished model's folder differs from its parent's in how texts are embedded; empty where it does not."""
-    own, its = sentence_embedding(candidate), sentence_embedding(parent)
+    own, its = read_sentence_embedding(candidate), read_sentence_embedding(parent)
     if its is None or (own is not None and own.digest == its.digest):
         return ""
     if own is None:
@@ -101,7 +103,7 @@ def embedded_otherwise(candidate: Any, parent: Any) -> str:
     return f"embeds in another way than its parent, and is judged by its own: {own.words}"
 
 
-def _spearman(own: Tensor, parent: Tensor) -> float:
+def _compute_spearman(own: Tensor, parent: Tensor) -> float:
     """Of the similarities of all pairs; 1.0 when there are fewer than three."""
     above = torch.triu_indices(len(own), len(own), offset=1)
     return rank_correlation(*((e @ e.T)[above[0], above[1]] for e in (own, parent)))

@@ -6,7 +6,7 @@ import torch
 
 from nas.data.dataset import Dataset
 from nas.data.finite_outputs import check_numbers
-from nas.data.problem_type import ProblemType, problem_type_of
+from nas.data.problem_type import ProblemType, read_problem_type
 from nas.quality.quality import Quality
 from pruning.anatomy.language_model import is_vision_language
 from search_spaces.errors import ModelError, UnreadableModel
@@ -32,7 +32,7 @@ class Evaluator(Protocol):
         """The quality of `model` on a split, or on its first `items` items, without those before `start`."""
 
 
-def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
+def choose_evaluator(parent: Any, dataset: Dataset) -> Evaluator:
     """The evaluator of a parent, by what its head gives.
 
     Answers for vision-language models, language modelling for causal heads, embedding fidelity for models without a
@@ -50,17 +50,17 @@ def evaluator_for(parent: Any, dataset: Dataset) -> Evaluator:
         return AnswerEvaluator(parent, dataset)
     if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
         return LanguageEvaluator(parent, dataset)
-    given = _given(parent, dataset)
+    given = _read_output_shapes(parent, dataset)
     if parent.get_output_embeddings() is not None:  # a masked language model
         return EmbeddingEvaluator(parent, dataset)
     if "logits" in given:
-        return _head_evaluator(parent, dataset, given)
+        return _build_head_evaluator(parent, dataset, given)
     if _EMBEDDINGS & given.keys():
         return EmbeddingEvaluator(parent, dataset)
-    raise _unknown(parent, given)
+    raise _build_unknown_error(parent, given)
 
 
-def _head_evaluator(parent: Any, dataset: Dataset, given: dict[str, tuple[int, ...]]) -> Evaluator:
+def _build_head_evaluator(parent: Any, dataset: Dataset, given: dict[str, tuple[int, ...]]) -> Evaluator:
     from nas.quality.classification import ClassificationEvaluator
     from nas.quality.labels import LabelEvaluator
     from nas.quality.scores import ScoreEvaluator
@@ -68,7 +68,7 @@ def _head_evaluator(parent: Any, dataset: Dataset, given: dict[str, tuple[int, .
 
     outputs = getattr(parent.config, "num_labels", None)
     if given["logits"] == (1, outputs):
-        match problem_type_of(parent.config):
+        match read_problem_type(parent.config):
             case ProblemType.CLASSES:
                 return ClassificationEvaluator(parent, dataset)
             case ProblemType.LABELS:
@@ -77,12 +77,12 @@ def _head_evaluator(parent: Any, dataset: Dataset, given: dict[str, tuple[int, .
                 return ScoreEvaluator(parent, dataset)
     mask = dataset.calibration.inputs.get("attention_mask")
     if mask is not None and given["logits"] == (1, mask.shape[1], outputs):
-        return TokenLabelEvaluator(parent, dataset, problem_type_of(parent.config))
-    raise _unknown(parent, given)
+        return TokenLabelEvaluator(parent, dataset, read_problem_type(parent.config))
+    raise _build_unknown_error(parent, given)
 
 
 @torch.inference_mode()
-def _given(parent: Any, dataset: Dataset) -> dict[str, tuple[int, ...]]:
+def _read_output_shapes(parent: Any, dataset: Dataset) -> dict[str, tuple[int, ...]]:
     """The shapes of a parent's outputs for one item, by name.
 
     Raises:
@@ -90,7 +90,7 @@ def _given(parent: Any, dataset: Dataset) -> dict[str, tuple[int, ...]]:
         ModelError: it gives no numbers.
     """
     try:
-        output = parent(**next(dataset.calibration.batches(1)))
+        output = parent(**next(dataset.calibration.iterate_batches(1)))
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UnreadableModel(
@@ -101,7 +101,7 @@ def _given(parent: Any, dataset: Dataset) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in output.items() if isinstance(value, torch.Tensor)}
 
 
-def _unknown(parent: Any, given: dict[str, tuple[int, ...]]) -> ModelError:
+def _build_unknown_error(parent: Any, given: dict[str, tuple[int, ...]]) -> ModelError:
     shapes = ", ".join(f"{name} {shape}" for name, shape in given.items())
     return UnreadableModel(
         f"{type(parent).__name__} gives {shapes} for one item, outputs of which nothing is known by which to compare "

@@ -29,13 +29,13 @@ class LabelEvaluator:
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """KL, and the share of labels that are given or withheld (at one half) as the parent does."""
         own, parent = self._outputs.pair(model, split, items, start)
-        per_item = bernoulli_divergence(parent, own).mean(-1)
+        per_item = compute_bernoulli_divergence(parent, own).mean(-1)
         loss = float(per_item.mean())
         others = {"agreement": float(((own > 0) == (parent > 0)).float().mean())}
         return Quality(self.metric, loss, False, split, max(loss, 0.0), others, len(own), tuple(per_item.tolist()))
 
 
-def bernoulli_divergence(logits: Tensor, others: Tensor) -> Tensor:
+def compute_bernoulli_divergence(logits: Tensor, others: Tensor) -> Tensor:
     """KL(sigmoid(logits) || sigmoid(others)), element by element, in nats."""
     yes, no = (logsigmoid(sign * logits) for sign in (1, -1))
     other_yes, other_no = (logsigmoid(sign * others) for sign in (1, -1))

@@ -31,34 +31,36 @@ class LanguageEvaluator:
         """KL and perplexity of `model`."""
         losses: list[Tensor] = []
         surprises: list[Tensor] = []
-        stored = self._parents(split)
-        for windows in self.dataset.split(split).batches(_BATCH, items, start):
+        stored = self._evaluate_parent(split)
+        for windows in self.dataset.get_split(split).iterate_batches(_BATCH, items, start):
             ids = windows["input_ids"]
-            for window, logits in zip(ids, _logits(model, ids), strict=True):
+            for window, logits in zip(ids, _compute_logits(model, ids), strict=True):
                 normaliser = log_normaliser(logits)
-                losses.append(stored[start + len(losses)].divergence(logits, normaliser).mean())
-                surprises.append(_surprise(logits, normaliser, window))
+                losses.append(stored[start + len(losses)].compute_divergence(logits, normaliser).mean())
+                surprises.append(_compute_surprise(logits, normaliser, window))
         per_item = torch.stack(losses)
         loss, surprise = float(per_item.mean()), float(torch.stack(surprises).mean())
         others = {"perplexity": math.exp(min(surprise, _MOST))}
         return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))
 
-    def _parents(self, split: str) -> list[StoredDistribution]:
+    def _evaluate_parent(self, split: str) -> list[StoredDistribution]:
         if split not in self._stored:
-            batches = self.dataset.split(split).batches(_BATCH)
+            batches = self.dataset.get_split(split).iterate_batches(_BATCH)
             self._stored[split] = [
-                StoredDistribution.of(logits) for b in batches for logits in _logits(self._parent, b["input_ids"])
+                StoredDistribution.of(logits)
+                for b in batches
+                for logits in _compute_logits(self._parent, b["input_ids"])
             ]
         return self._stored[split]
 
 
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def _compute_logits(model: Any, ids: Tensor) -> Tensor:
     """(batch, window, vocabulary)."""
     logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits
 
 
-def _surprise(logits: Tensor, normaliser: Tensor, ids: Tensor) -> Tensor:
+def _compute_surprise(logits: Tensor, normaliser: Tensor, ids: Tensor) -> Tensor:
     """The mean next-token loss of a window (window,), nats."""
     chosen = logits[:-1].gather(-1, ids[1:, None])[..., 0].float()
     return (normaliser[:-1] - chosen).mean()

@@ -19,10 +19,10 @@ class HeadOutputs:
         self.dataset, self._parent = dataset, parent
         self._stored: dict[str, Tensor] = {}
 
-    def of_parent(self, split: str) -> Tensor:
+    def get_parent_outputs(self, split: str) -> Tensor:
         """(items, ...) of all items of a split."""
         if split not in self._stored:
-            self._stored[split] = self._logits(self._parent, split, None, 0)
+            self._stored[split] = self._compute_logits(self._parent, split, None, 0)
         return self._stored[split]
 
     def pair(self, model: Any, split: str, items: int | None, start: int) -> tuple[Tensor, Tensor]:
@@ -31,8 +31,8 @@ class HeadOutputs:
         Raises:
             ModelError: the candidate has another number of outputs.
         """
-        parent = self.of_parent(split)
-        own = self._logits(model, split, items, start)
+        parent = self.get_parent_outputs(split)
+        own = self._compute_logits(model, split, items, start)
         if own.shape[1:] != parent.shape[1:]:
             raise ModelError(
                 f"the model gives {tuple(own.shape[1:])} outputs for an item and its parent {tuple(parent.shape[1:])}; "
@@ -41,6 +41,6 @@ class HeadOutputs:
         return own, parent[start : start + len(own)]
 
     @torch.inference_mode()
-    def _logits(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
-        batches = self.dataset.split(split).batches(_BATCH, items, start)
+    def _compute_logits(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
+        batches = self.dataset.get_split(split).iterate_batches(_BATCH, items, start)
         return torch.cat([model(**batch).logits.float() for batch in batches])

@@ -14,7 +14,7 @@ class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
 
-    def of(self, model: Any) -> Any:
+    def apply(self, model: Any) -> Any:
         """The model computing in this precision; what is done with its outputs is not affected."""
         return model if self is Precision.FP32 else _Reduced(model)
 

@@ -32,36 +32,36 @@ class PromptEvaluator:
     @torch.inference_mode()
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
         """KL of `model`, and how often its likeliest token is the parent's."""
-        stored, chosen = self._parents(split)
-        own = self._logits(model, split, items, start)
+        stored, chosen = self._evaluate_parent(split)
+        own = self._compute_logits(model, split, items, start)
         mine = slice(start, start + len(own))
-        per_item = stored.part(mine).divergence(own)
+        per_item = stored.select(mine).compute_divergence(own)
         loss = float(per_item.mean())
         others = {"agreement": float((own.argmax(-1) == chosen[mine]).float().mean())}
         return Quality(self.metric, loss, False, split, max(loss, 0.0), others, len(own), tuple(per_item.tolist()))
 
-    def _parents(self, split: str) -> tuple[StoredDistribution, Tensor]:
+    def _evaluate_parent(self, split: str) -> tuple[StoredDistribution, Tensor]:
         if split not in self._stored:
-            logits = self._logits(self._parent, split, None, 0)
+            logits = self._compute_logits(self._parent, split, None, 0)
             self._stored[split] = StoredDistribution.of(logits), logits.argmax(-1)
         return self._stored[split]
 
-    def _logits(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
+    def _compute_logits(self, model: Any, split: str, items: int | None, start: int) -> Tensor:
         """(prompts, vocabulary), in the order of the split."""
-        batches = self.dataset.split(split).batches(_BATCH, items, start)
+        batches = self.dataset.get_split(split).iterate_batches(_BATCH, items, start)
         return torch.cat([model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1] for batch in batches])
 
 
-def prompts(dataset: Dataset) -> Dataset:
+def build_prompts(dataset: Dataset) -> Dataset:
     """Windows of the same length, that overlap so that there are enough of them.
 
     Args:
         dataset: with `input_ids` (n, length) in every split.
     """
-    return Dataset(**{name: _overlapping(dataset.split(name), count) for name, count in PROMPTS.items()})
+    return Dataset(**{name: _cut_overlapping(dataset.get_split(name), count) for name, count in PROMPTS.items()})
 
 
-def _overlapping(split: Split, count: int) -> Split:
+def _cut_overlapping(split: Split, count: int) -> Split:
     windows = split.inputs["input_ids"]
     length, whole = windows.shape[1], windows.flatten()
     starts = torch.linspace(0, len(whole) - length, min(count, len(whole) - length + 1)).round().long()

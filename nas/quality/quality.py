@@ -27,7 +27,7 @@ class Quality:
     items: int = 0
     per_item: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
-    def joined(self, later: "Quality") -> "Quality":
+    def join(self, later: "Quality") -> "Quality":
         """The quality on these items and the later ones together; without what cannot be put together from parts.
 
         Raises:

@@ -31,14 +31,14 @@ class ScoreEvaluator:
         The variance is that over the whole split, however few items are asked for, so that parts can be joined.
         """
         own, parent = self._outputs.pair(model, split, items, start)
-        per_item = ((own - parent).square() / variance_of(self._outputs.of_parent(split))).mean(-1)
+        per_item = ((own - parent).square() / compute_variance(self._outputs.get_parent_outputs(split))).mean(-1)
         loss = float(per_item.mean())
         ranks = [rank_correlation(mine, its) for mine, its in zip(own.T, parent.T, strict=True)]
         others = {"spearman": sum(ranks) / len(ranks)}
         return Quality(self.metric, loss, False, split, loss, others, len(own), tuple(per_item.tolist()))
 
 
-def variance_of(scores: Tensor) -> Tensor:
+def compute_variance(scores: Tensor) -> Tensor:
     """(outputs,) over the items; the mean square, else 1, where all items have the same score."""
     size = scores.square().mean(0)
     variance = scores.var(0, correction=0)

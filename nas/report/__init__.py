@@ -21,12 +21,12 @@ def write_report(folders: Sequence[Path], page: Path) -> list[dict[str, Any]]:
         UsageError: a folder is none of a finished search, or its result is damaged or of another version.
     """
     from nas.report.page import render
-    from nas.report.view import headline, view
+    from nas.report.view import build_headline, build_view
 
     searches = [read_finished(folder) for folder in folders]
-    text = render([view(search) for search in searches])
+    text = render([build_view(search) for search in searches])
     page.parent.mkdir(parents=True, exist_ok=True)
     draft = page.with_name(f"{page.name}.draft")
     draft.write_text(text, encoding="utf-8")
     draft.replace(page)
-    return [headline(search) for search in searches]
+    return [build_headline(search) for search in searches]

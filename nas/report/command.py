@@ -13,21 +13,21 @@ _PLACES = ("out", "storage", "tracking_uri", "id")
 _FLAGS = {"time_limit_s": "time-limit", "prefix_cache_bytes": "prefix-cache"}
 
 
-def command(request: SearchRequest) -> str:
+def build_command(request: SearchRequest) -> str:
     """`nas search` with every flag that is not at its default."""
     words = ["nas", "search"]
     for field in fields(request):
         value = getattr(request, field.name)
-        if field.name not in _PLACES and value != _default(field):
-            words += [f"--{_FLAGS.get(field.name, field.name).replace('_', '-')}", *_written(field.name, value)]
+        if field.name not in _PLACES and value != _get_default(field):
+            words += [f"--{_FLAGS.get(field.name, field.name).replace('_', '-')}", *_format_flag(field.name, value)]
     return shlex.join(words)
 
 
-def _default(field: "Field[Any]") -> Any:
+def _get_default(field: "Field[Any]") -> Any:
     return None if field.default is MISSING else field.default
 
 
-def _written(name: str, value: Any) -> list[str]:
+def _format_flag(name: str, value: Any) -> list[str]:
     """The value as the flag takes it; a switch takes none."""
     if value is True:
         return []

@@ -67,21 +67,21 @@ class Block:
 def strip(architecture: Architecture) -> tuple[Block, ...]:
     """The blocks of an architecture, in order."""
     begins = {stage.block: f"{100 * stage.ratio:.3g} %" for stage in architecture.tokens.stages}
-    removed, shares = architecture.removed_blocks(), architecture.tokens.shares(architecture.depth)
+    removed, shares = architecture.list_removed_blocks(), architecture.tokens.compute_shares(architecture.depth)
     blocks = []
     for layer in range(architecture.depth):
         attention, mlp = (architecture.keeps(layer, kind) for kind in PARTS)
-        levels = ", ".join(str(choice) for choice in architecture.block(layer) if choice.level != DROP)
+        levels = ", ".join(str(choice) for choice in architecture.list_block_choices(layer) if choice.level != DROP)
         blocks.append(Block(layer, attention, mlp, layer in removed, shares[layer], begins.get(layer, ""), levels))
     return tuple(blocks)
 
 
-def redundancy_chart(similarity: dict[str, list[float]], blocks: Sequence[Block]) -> Chart:
+def draw_redundancy(similarity: dict[str, list[float]], blocks: Sequence[Block]) -> Chart:
     """How much every part changes what flows through it, by depth; what the winner dropped is hollow."""
     change = {kind: [max(1 - score, _LEAST_CHANGE) for score in scores] for kind, scores in similarity.items()}
     everything = [value for values in change.values() for value in values]
-    x = _scale(0, max(1, max(map(len, change.values())) - 1), _LEFT + 8, WIDTH - _RIGHT - 8)
-    y = _scale(math.log(min(everything) * 0.8), math.log(max(everything) * 1.25), HEIGHT - _BOTTOM, _TOP)
+    x = _build_scale(0, max(1, max(map(len, change.values())) - 1), _LEFT + 8, WIDTH - _RIGHT - 8)
+    y = _build_scale(math.log(min(everything) * 0.8), math.log(max(everything) * 1.25), HEIGHT - _BOTTOM, _TOP)
     marks, lines = [], []
     for kind, values in change.items():
         places = [(x(depth), y(math.log(value))) for depth, value in enumerate(values)]
@@ -92,21 +92,22 @@ def redundancy_chart(similarity: dict[str, list[float]], blocks: Sequence[Block]
             marks.append(Mark(across, down, words, kind + hollow))
     return Chart(
         "How much each part changes the residual stream", "block", "change: 1 - cosine similarity of in and out",
-        tuple((x(depth), str(depth)) for depth in _whole(len(blocks))),
-        tuple((y(math.log(value)), f"{value:g}") for value in _decades(min(everything) * 0.8, max(everything) * 1.25)),
+        tuple((x(depth), str(depth)) for depth in _list_whole(len(blocks))),
+        tuple((y(math.log(value)), f"{value:g}") for value in _list_decades(min(everything) * 0.8,
+            max(everything) * 1.25)),
         tuple(marks), tuple(lines),
     )  # fmt: skip
 
 
-def pareto_chart(candidates: dict[str, Any]) -> Chart:
+def draw_pareto(candidates: dict[str, Any]) -> Chart:
     """Every candidate, the named ones and the budget. The loss is drawn as its square root: small ones matter most."""
     points, named, budget = candidates["candidates"], candidates["named"], candidates["budget_ms"]
     everything = [*points, *named.values()]
-    top = 1.1 * max(_usual(points), *(point["loss"] for point in named.values())) or 1.0
+    top = 1.1 * max(_compute_usual(points), *(point["loss"] for point in named.values())) or 1.0
     reach = [point["ms"] for point in everything] + [budget]
     margin = 0.05 * (max(reach) - min(reach)) or 1.0
     low, high = min(reach) - margin, max(reach) + margin
-    x, root = _scale(low, high, _LEFT, WIDTH - _RIGHT), _scale(0, math.sqrt(top), HEIGHT - _BOTTOM, _TOP)
+    x, root = _build_scale(low, high, _LEFT, WIDTH - _RIGHT), _build_scale(0, math.sqrt(top), HEIGHT - _BOTTOM, _TOP)
 
     def mark(point: dict[str, Any], look: str, label: str = "") -> Mark:
         words = f"{label or point['label']}: {point['ms']:.3f} ms, {point['loss']:.4f}\n{point['words']}"
@@ -118,9 +119,9 @@ def pareto_chart(candidates: dict[str, Any]) -> Chart:
     above = f"; {hidden} worse candidates lie above" if hidden else ""
     return Chart(
         "Quality against latency", candidates["latency_label"], candidates["loss_label"] + above,
-        tuple((x(ms), f"{ms:g}") for ms in _ticks(low, high)),
-        tuple((root(math.sqrt(loss)), f"{loss:.3g}") for loss in _root_ticks(top)),
-        (*marks, *_apart([mark(point, name, name) for name, point in named.items()])),
+        tuple((x(ms), f"{ms:g}") for ms in _choose_ticks(low, high)),
+        tuple((root(math.sqrt(loss)), f"{loss:.3g}") for loss in _choose_root_ticks(top)),
+        (*marks, *_separate_labels([mark(point, name, name) for name, point in named.items()])),
         edge=x(budget),
     )  # fmt: skip
 
@@ -129,18 +130,18 @@ def _keeps(block: Block, kind: str) -> bool:
     return not block.removed and {"attention": block.attention, "mlp": block.mlp}.get(kind, True)
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def _build_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """From numbers between `low` and `high` to places between `start` and `end`."""
     return lambda value: start + (value - low) / ((high - low) or 1.0) * (end - start)
 
 
-def _usual(points: Sequence[dict[str, Any]]) -> float:
+def _compute_usual(points: Sequence[dict[str, Any]]) -> float:
     """The third quartile of the losses: a few hopeless candidates would squash the others."""
     losses = sorted(point["loss"] for point in points)
     return float(losses[(3 * len(losses)) // 4]) if losses else 0.0
 
 
-def _apart(marks: Sequence[Mark]) -> list[Mark]:
+def _separate_labels(marks: Sequence[Mark]) -> list[Mark]:
     """The named marks with their labels moved down where two would write over one another."""
     placed: list[Mark] = []
     for mark in sorted(marks, key=lambda each: each.y):
@@ -150,11 +151,11 @@ def _apart(marks: Sequence[Mark]) -> list[Mark]:
     return placed
 
 
-def _whole(count: int) -> range:
+def _list_whole(count: int) -> range:
     return range(0, count, max(1, math.ceil(count / 12)))
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _choose_ticks(low: float, high: float) -> list[float]:
     """Round numbers between two, about five."""
     rough = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
@@ -163,7 +164,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(step * index, 10) for index in range(first, math.floor(high / step) + 1)]
 
 
-def _root_ticks(top: float) -> list[float]:
+def _choose_root_ticks(top: float) -> list[float]:
     """Round numbers from 0 to `top`, not closer in their square roots than a few words are high."""
     chosen = [0.0]
     for exponent in range(-6, 7):
@@ -174,7 +175,7 @@ def _root_ticks(top: float) -> list[float]:
     return chosen
 
 
-def _decades(low: float, high: float) -> list[float]:
+def _list_decades(low: float, high: float) -> list[float]:
     """Powers of ten between two; where there are few, twice and five times them too."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if math.log10(high / low) < 2 else (1,)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.request.search_request import SearchRequest
-from nas.results.certificate import Certificate, sha256
+from nas.results.certificate import Certificate, compute_sha256
 from nas.storage.result_folder import read_result, resume_command
 from search_spaces.errors import NasError, UsageError
 
@@ -48,16 +48,16 @@ def read_finished(folder: Path) -> Finished:
     return Finished(
         folder,
         result,
-        _request(folder),
-        _certificate(winner / "certificate.json"),
-        _document(folder / REDUNDANCY),
-        _document(folder / CANDIDATES),
+        _read_request(folder),
+        _read_certificate(winner / "certificate.json"),
+        _read_document(folder / REDUNDANCY),
+        _read_document(folder / CANDIDATES),
         pareto.read_bytes() if pareto.is_file() else None,
-        tuple(WinnerFile(path.name, path.stat().st_size, sha256(path)) for path in kept),
+        tuple(WinnerFile(path.name, path.stat().st_size, compute_sha256(path)) for path in kept),
     )
 
 
-def _document(path: Path) -> dict[str, Any] | None:
+def _read_document(path: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def _document(path: Path) -> dict[str, Any] | None:
         raise UsageError(f"{path} is damaged ({error}); continue with: {resume_command(path.parent)}") from None
 
 
-def _request(folder: Path) -> SearchRequest | None:
+def _read_request(folder: Path) -> SearchRequest | None:
     """None for one of another version: the page then does not say how to repeat the search."""
     try:
         return SearchRequest.load(folder)
@@ -74,7 +74,7 @@ def _request(folder: Path) -> SearchRequest | None:
         return None
 
 
-def _certificate(path: Path) -> Certificate | None:
+def _read_certificate(path: Path) -> Certificate | None:
     """None where none was written, or one that does not say what its samples say."""
     try:
         return Certificate.load(path)

@@ -6,9 +6,18 @@ from typing import Any
 
 from latency_models.measurement import Measurement
 from nas.report.drawing import Block, strip
-from nas.report.words import MISSING, energy, figure, metric, millions, ms, ratio, size
+from nas.report.words import (
+    MISSING,
+    format_energy,
+    format_figure,
+    format_ms,
+    format_parameters,
+    format_ratio,
+    format_size,
+    name_metric,
+)
 from nas.results.certificate import Certificate
-from nas.results.glossary import RUNNER_UP, together, with_items
+from nas.results.glossary import RUNNER_UP, add_item_count, join_names
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.level import DROP
@@ -17,78 +26,92 @@ from search_spaces.unit import Choice, is_structural
 Row = tuple[str, ...]
 
 
-def latency(entry: dict[str, Any]) -> float:
+def get_latency(entry: dict[str, Any]) -> float:
     """Milliseconds at the asked percentile: measured where there are any, else predicted."""
     found = entry["predicted_ms"] if entry["measured_ms"] is None else entry["measured_ms"]
     return float(found)
 
 
-def beside_parent(result: dict[str, Any], certificate: Certificate | None) -> tuple[Row, ...]:
+def build_parent_rows(result: dict[str, Any], certificate: Certificate | None) -> tuple[Row, ...]:
     """What is asked of a model, of the parent, of the winner, and how many times the parent's that is."""
     parent, winner = result["parent"], result["winner"]
-    rows: list[Row] = [*_latencies(result, certificate), *_qualities(parent["quality"], winner["quality"])]
+    rows: list[Row] = [
+        *_build_latency_rows(result, certificate),
+        *_build_quality_rows(parent["quality"], winner["quality"]),
+    ]
     dropped = winner.get("as_dropped")  # results of earlier versions have none
     if dropped is not None:
-        name = f"{metric(dropped['metric'])} as dropped, before the rest was adjusted"
-        rows.append((name, MISSING, figure(dropped["value"]), ""))
+        name = f"{name_metric(dropped['metric'])} as dropped, before the rest was adjusted"
+        rows.append((name, MISSING, format_figure(dropped["value"]), ""))
     before, after = result["model"]["parameters"], winner["parameters"]
-    rows.append(("parameters", millions(before), millions(after), ratio(after, before)))
+    rows.append(("parameters", format_parameters(before), format_parameters(after), format_ratio(after, before)))
     held = [None if (each := entry.get("memory_bytes")) is None else sum(each.values()) for entry in (parent, winner)]
-    rows.append(("memory, computed", size(held[0]), size(held[1]), ratio(held[1], held[0])))
+    rows.append(("memory, computed", format_size(held[0]), format_size(held[1]), format_ratio(held[1], held[0])))
     joules = [entry.get("joules") for entry in (parent, winner)]
     if joules[1] is not None:
-        rows.append(("energy of one inference", energy(joules[0]), energy(joules[1]), ratio(joules[1], joules[0])))
+        rows.append(
+            (
+                "energy of one inference",
+                format_energy(joules[0]),
+                format_energy(joules[1]),
+                format_ratio(joules[1], joules[0]),
+            )
+        )
     return tuple(rows)
 
 
-def _latencies(result: dict[str, Any], certificate: Certificate | None) -> list[Row]:
+def _build_latency_rows(result: dict[str, Any], certificate: Certificate | None) -> list[Row]:
     parent, winner, p = result["parent"], result["winner"], result["percentile"]
-    one, other = latency(winner), latency(parent)
+    one, other = get_latency(winner), get_latency(parent)
     measured = winner["measured_ms"] is not None
     kind = "measured on the target" if measured else "predicted"
-    rows: list[Row] = [(f"latency p{p}, {kind}", ms(other), ms(one), ratio(one, other))]
+    rows: list[Row] = [(f"latency p{p}, {kind}", format_ms(other), format_ms(one), format_ratio(one, other))]
     if not measured:
-        rows.append(("between", _between(parent["interval_ms"]), _between(winner["interval_ms"]), ""))
+        rows.append(("between", _describe_bounds(parent["interval_ms"]), _describe_bounds(winner["interval_ms"]), ""))
     if certificate is None or certificate.winner is None or certificate.parent is None:
         return rows
     place = "" if certificate.on_target else " of the exported files, not on the target"
     for name, part in (("p50", 50), ("p90", 90)):
         if not (measured and part == p):
-            mine, theirs = certificate.winner.percentile(part), certificate.parent.percentile(part)
-            rows.append((f"{name}{place or ', measured'}", ms(theirs), ms(mine), ratio(mine, theirs)))
-    spans = [_between(each.median_interval()) for each in (certificate.parent, certificate.winner)]
+            mine, theirs = certificate.winner.compute_percentile(part), certificate.parent.compute_percentile(part)
+            rows.append(
+                (f"{name}{place or ', measured'}", format_ms(theirs), format_ms(mine), format_ratio(mine, theirs))
+            )
+    spans = [_describe_bounds(each.compute_median_interval()) for each in (certificate.parent, certificate.winner)]
     rows.append((f"median between (90 %){place}", *spans, ""))
     if measured:
-        rows.append((f"p{p} at most (99 %)", MISSING, ms(certificate.bound_ms), ""))
+        rows.append((f"p{p} at most (99 %)", MISSING, format_ms(certificate.bound_ms), ""))
     return rows
 
 
-def _between(interval: Sequence[float]) -> str:
+def _describe_bounds(interval: Sequence[float]) -> str:
     low, high = interval
-    return f"{ms(low).removesuffix(' ms')} – {ms(high)}"
+    return f"{format_ms(low).removesuffix(' ms')} – {format_ms(high)}"
 
 
-def _qualities(parent: dict[str, Any], winner: dict[str, Any]) -> list[Row]:
+def _build_quality_rows(parent: dict[str, Any], winner: dict[str, Any]) -> list[Row]:
     """The headline metric and the others, of the held-out items."""
     name, arrow = winner["metric"], "↑" if winner["higher_is_better"] else "↓"
-    rows: list[Row] = [(f"{metric(name)} {arrow}", figure(parent["value"]), figure(winner["value"]), "")]
+    rows: list[Row] = [
+        (f"{name_metric(name)} {arrow}", format_figure(parent["value"]), format_figure(winner["value"]), "")
+    ]
     own = ("metric", "value", "higher_is_better", "split", "loss", "items")
     others = [key for key in winner if key not in own]
-    return rows + [(metric(key), figure(parent.get(key)), figure(winner[key]), "") for key in others]
+    return rows + [(name_metric(key), format_figure(parent.get(key)), format_figure(winner[key]), "") for key in others]
 
 
-def certificate_rows(certificate: Certificate) -> tuple[Row, ...]:
+def build_certificate_rows(certificate: Certificate) -> tuple[Row, ...]:
     """What the certificate says, apart from its samples."""
     rows = [
         ("target", certificate.target),
         ("workload", str(certificate.workload)),
         ("verdict", f"{certificate.verdict}: {certificate.reason}"),
-        ("budget", f"{ms(certificate.budget_ms)} at p{certificate.percentile}"),
+        ("budget", f"{format_ms(certificate.budget_ms)} at p{certificate.percentile}"),
         ("measured on the target", "yes" if certificate.on_target else "no"),
     ]
     for name, measured in (("winner", certificate.winner), ("parent", certificate.parent)):
         if measured is not None:
-            rows.append((f"samples of the {name}", _samples(measured)))
+            rows.append((f"samples of the {name}", _describe_samples(measured)))
     if certificate.drift > 1:
         rows.append(("drift since the target was profiled", f"{certificate.drift:.3f} ×"))
     if certificate.parent_change is not None:
@@ -97,20 +120,21 @@ def certificate_rows(certificate: Certificate) -> tuple[Row, ...]:
     return (*rows, ("sha256 of the file", certificate.file_sha256))
 
 
-def _samples(measured: Measurement) -> str:
+def _describe_samples(measured: Measurement) -> str:
     processes = f" in {len(measured.sessions)} processes" if len(measured.sessions) > 1 else ""
-    return f"{len(measured.samples_ms)}{processes}, p50 {ms(measured.p50)}, p90 {ms(measured.p90)}"
+    return f"{len(measured.samples_ms)}{processes}, p50 {format_ms(measured.p50)}, p90 {format_ms(measured.p90)}"
 
 
-def comparison_rows(comparisons: Sequence[dict[str, Any]], names: dict[str, str]) -> tuple[Row, ...]:
+def build_comparison_rows(comparisons: Sequence[dict[str, Any]], names: dict[str, str]) -> tuple[Row, ...]:
     """The paired tests: against whom, the difference in loss, its interval, the p value, the verdict.
 
     Args:
-        names: of the baselines that are shown, each with those that equal it (`baseline_names`).
+        names: of the baselines that are shown, each with those that equal it (`join_baseline_names`).
     """
     return tuple(
         (
-            names.get(each["against"], each["against"]), f"{each['difference']:+.4f}", _interval(each["interval"]),
+            names.get(each["against"], each["against"]), f"{each['difference']:+.4f}",
+            _format_interval(each["interval"]),
             f"{each['p_value']:.2g}",
             str(each["items"]), each["verdict"],
         )
@@ -119,46 +143,46 @@ def comparison_rows(comparisons: Sequence[dict[str, Any]], names: dict[str, str]
     )  # fmt: skip
 
 
-def baseline_names(result: dict[str, Any]) -> dict[str, str]:
+def join_baseline_names(result: dict[str, Any]) -> dict[str, str]:
     """The baselines by name, those of one architecture together under the first of them."""
-    return together([(entry["method"], json.dumps(entry["architecture"])) for entry in result["baselines"]])
+    return join_names([(entry["method"], json.dumps(entry["architecture"])) for entry in result["baselines"]])
 
 
-def _interval(bounds: Sequence[float | None]) -> str:
+def _format_interval(bounds: Sequence[float | None]) -> str:
     low, high = (MISSING if bound is None else f"{bound:+.4f}" for bound in bounds)
     return f"{low}\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}{high}"
 
 
-def entry_rows(result: dict[str, Any]) -> tuple[tuple[str, str, str, str, tuple[Block, ...]], ...]:
+def build_entry_rows(result: dict[str, Any]) -> tuple[tuple[str, str, str, str, tuple[Block, ...]], ...]:
     """Parent, winner and baselines: quality on held-out items, predicted and measured latency, what is left."""
     named = [("parent", result["parent"]), ("winner", result["winner"])]
-    names = baseline_names(result)
+    names = join_baseline_names(result)
     named += [(names[entry["method"]], entry) for entry in result["baselines"] if entry["method"] in names]
     every = result["winner"]["quality"]["items"]
     return tuple(
         (
-            with_items(name, entry["quality"]["items"], every),
-            figure(entry["quality"]["value"]),
-            ms(entry["predicted_ms"]),
-            ms(entry["measured_ms"]),
+            add_item_count(name, entry["quality"]["items"], every),
+            format_figure(entry["quality"]["value"]),
+            format_ms(entry["predicted_ms"]),
+            format_ms(entry["measured_ms"]),
             strip(Architecture.from_json(entry["architecture"])),
         )
         for name, entry in named
     )
 
 
-def unit_rows(units: Sequence[dict[str, Any]], winner: Architecture) -> tuple[Row, ...]:
+def build_unit_rows(units: Sequence[dict[str, Any]], winner: Architecture) -> tuple[Row, ...]:
     """What dropping each unit alone saves and costs; the best bargain first; whether the winner dropped it."""
     ranked = sorted(units, key=lambda unit: -(unit["ms_per_loss"] or 0.0))
     rows = []
     for unit in ranked:
         bargain = MISSING if unit["ms_per_loss"] is None else f"{unit['ms_per_loss']:.3g}"
-        fate = _fate(unit["unit"], winner) if unit["buys_time"] else "saves no time"
-        rows.append((unit["unit"], ms(unit["saves_ms"]), figure(unit["loss"]), bargain, fate))
+        fate = _describe_fate(unit["unit"], winner) if unit["buys_time"] else "saves no time"
+        rows.append((unit["unit"], format_ms(unit["saves_ms"]), format_figure(unit["loss"]), bargain, fate))
     return tuple(rows)
 
 
-def _fate(name: str, winner: Architecture) -> str:
+def _describe_fate(name: str, winner: Architecture) -> str:
     """What the winner made of a choice; nothing is said of steps of token reduction, or of what another nas names."""
     try:
         choice = Choice.parse(name)

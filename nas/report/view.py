@@ -4,21 +4,29 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from nas.report.command import command
-from nas.report.drawing import Block, Chart, pareto_chart, redundancy_chart, strip
+from nas.report.command import build_command
+from nas.report.drawing import Block, Chart, draw_pareto, draw_redundancy, strip
 from nas.report.finished import Finished
 from nas.report.tables import (
     Row,
-    baseline_names,
-    beside_parent,
-    certificate_rows,
-    comparison_rows,
-    entry_rows,
-    latency,
-    unit_rows,
+    build_certificate_rows,
+    build_comparison_rows,
+    build_entry_rows,
+    build_parent_rows,
+    build_unit_rows,
+    get_latency,
+    join_baseline_names,
 )
-from nas.report.words import energy, figure, metric, millions, ms, ratio, size
-from nas.results.glossary import RUNNER_UP, explained, percentile
+from nas.report.words import (
+    format_energy,
+    format_figure,
+    format_ms,
+    format_parameters,
+    format_ratio,
+    format_size,
+    name_metric,
+)
+from nas.results.glossary import RUNNER_UP, explain_percentile, explain_words
 from nas.storage.result_folder import resume_command
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
@@ -58,14 +66,14 @@ class View:
     overview: Row
 
 
-def view(finished: Finished) -> View:
+def build_view(finished: Finished) -> View:
     """What the page shows of a search.
 
     Raises:
         UsageError: the result does not hold what a result holds.
     """
     try:
-        return _view(finished)
+        return _build_view(finished)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(
@@ -73,7 +81,7 @@ def view(finished: Finished) -> View:
         ) from None
 
 
-def headline(finished: Finished) -> dict[str, Any]:
+def build_headline(finished: Finished) -> dict[str, Any]:
     """A search among others, for programs; latencies in ms at the result's percentile."""
     result, winner = finished.result, finished.result["winner"]
     return {
@@ -83,8 +91,8 @@ def headline(finished: Finished) -> dict[str, Any]:
         "workload": result["workload"],
         "percentile": result["percentile"],
         "budget_ms": result["budget_ms"],
-        "parent_ms": latency(result["parent"]),
-        "winner_ms": latency(winner),
+        "parent_ms": get_latency(result["parent"]),
+        "winner_ms": get_latency(winner),
         "measured": winner["measured_ms"] is not None,
         "quality": winner["quality"],
         "parameters": winner["parameters"],
@@ -94,52 +102,57 @@ def headline(finished: Finished) -> dict[str, Any]:
     }
 
 
-def _view(finished: Finished) -> View:
+def _build_view(finished: Finished) -> View:
     result, certificate, winner = finished.result, finished.certificate, finished.result["winner"]
     architecture = Architecture.from_json(winner["architecture"])
     blocks, model, target = strip(architecture), result["model"]["id"], result["target"]["name"]
     verdict, _, reason = winner["verdict"].partition(": ")
     measured = certificate.file_sha256 if certificate is not None and certificate.winner is not None else None
-    charts = [] if finished.redundancy is None else [redundancy_chart(finished.redundancy["similarity"], blocks)]
-    charts += [] if finished.candidates is None else [pareto_chart(finished.candidates)]
+    charts = [] if finished.redundancy is None else [draw_redundancy(finished.redundancy["similarity"], blocks)]
+    charts += [] if finished.candidates is None else [draw_pareto(finished.candidates)]
     return View(
         title=f"{model} on {target}",
-        subtitle=f"{result['workload']} · {_asked(finished)} · {result['target']['label']}",
+        subtitle=f"{result['workload']} · {_describe_budget(finished)} · {result['target']['label']}",
         verdict=verdict,
         reason=reason,
         look=_look(winner, verdict),
-        tiles=_tiles(result),
-        facts=beside_parent(result, certificate),
+        tiles=_build_tiles(result),
+        facts=build_parent_rows(result, certificate),
         blocks=blocks,
         tokens=winner["tokens"],
         charts=tuple(charts),
-        picture=_picture(finished.pareto) if finished.candidates is None else "",
-        certificate=() if certificate is None else certificate_rows(certificate),
-        files=tuple((file.name, size(file.size), file.sha256, file.sha256 == measured) for file in finished.files),
-        comparisons=comparison_rows(result["comparisons"], baseline_names(result)),
-        entries=entry_rows(result),
-        metric=metric(winner["quality"]["metric"]),
-        meanings=_meanings(result),
-        units=unit_rows(result["units"], architecture),
-        command="" if finished.request is None else command(finished.request),
+        picture=_embed_picture(finished.pareto) if finished.candidates is None else "",
+        certificate=() if certificate is None else build_certificate_rows(certificate),
+        files=tuple(
+            (file.name, format_size(file.size), file.sha256, file.sha256 == measured) for file in finished.files
+        ),
+        comparisons=build_comparison_rows(result["comparisons"], join_baseline_names(result)),
+        entries=build_entry_rows(result),
+        metric=name_metric(winner["quality"]["metric"]),
+        meanings=_list_meanings(result),
+        units=build_unit_rows(result["units"], architecture),
+        command="" if finished.request is None else build_command(finished.request),
         resume=resume_command(finished.folder),
-        versions=tuple(sorted(result["versions"].items())) + _search(result),
-        overview=_overview(finished, verdict),
+        versions=tuple(sorted(result["versions"].items())) + _describe_search(result),
+        overview=_build_overview(finished, verdict),
     )
 
 
-def _meanings(result: dict[str, Any]) -> tuple[Row, ...]:
+def _list_meanings(result: dict[str, Any]) -> tuple[Row, ...]:
     """The words of the tables with what they mean."""
     own = result["winner"]["quality"]
     words = [own["metric"], *(key for key in own if key != "metric"), "winner", RUNNER_UP]
     words += [*(entry["method"] for entry in result["baselines"]), "predicted", "measured", "paired"]
     p = result["percentile"]
-    return ((f"p{p}", percentile(p)), *((metric(word), said) for word, said in explained(words).items()))
+    return (
+        (f"p{p}", explain_percentile(p)),
+        *((name_metric(word), said) for word, said in explain_words(words).items()),
+    )
 
 
-def _asked(finished: Finished) -> str:
+def _describe_budget(finished: Finished) -> str:
     """The budget as asked and as resolved."""
-    resolved = f"{ms(finished.result['budget_ms'])} at p{finished.result['percentile']}"
+    resolved = f"{format_ms(finished.result['budget_ms'])} at p{finished.result['percentile']}"
     asked = finished.request.budget.text if finished.request else ""
     return f"budget {asked} = {resolved}" if asked.endswith("x") else f"budget {resolved}"
 
@@ -150,30 +163,32 @@ def _look(winner: dict[str, Any], verdict: str) -> str:
     return "predicted" if verdict.startswith("predicted") else "refused"
 
 
-def _tiles(result: dict[str, Any]) -> tuple[Row, ...]:
+def _build_tiles(result: dict[str, Any]) -> tuple[Row, ...]:
     """The headline: latency, quality, parameters, memory, energy where it is known."""
     winner, parent = result["winner"], result["parent"]
-    one, other, quality = latency(winner), latency(parent), winner["quality"]
+    one, other, quality = get_latency(winner), get_latency(parent), winner["quality"]
     kind = "predicted" if winner["measured_ms"] is None else "measured"
     tiles = [
-        (f"p{result['percentile']} latency, {kind}", ms(one), f"{ratio(one, other)} the parent's {ms(other)}"),
+        (f"p{result['percentile']} latency, {kind}", format_ms(one),
+         f"{format_ratio(one, other)} the parent's {format_ms(other)}"),
         (
-            metric(quality["metric"]), figure(quality["value"]),
+            name_metric(quality["metric"]), format_figure(quality["value"]),
             f"on {quality['items']} held-out items; {'higher' if quality['higher_is_better'] else 'lower'} is better",
         ),
-        ("parameters", millions(winner["parameters"]), f"of {millions(result['model']['parameters'])}"),
-        ("memory", size(sum(winner["memory_bytes"].values())), "weights, cache, activations"),
+        ("parameters", format_parameters(winner["parameters"]),
+         f"of {format_parameters(result['model']['parameters'])}"),
+        ("memory", format_size(sum(winner["memory_bytes"].values())), "weights, cache, activations"),
     ]  # fmt: skip
     if winner["joules"] is not None:
-        tiles.append(("energy", energy(winner["joules"]), "of one inference"))
+        tiles.append(("energy", format_energy(winner["joules"]), "of one inference"))
     return tuple(tiles)
 
 
-def _picture(png: bytes | None) -> str:
+def _embed_picture(png: bytes | None) -> str:
     return "" if png is None else _PICTURE + base64.b64encode(png).decode()
 
 
-def _search(result: dict[str, Any]) -> tuple[Row, ...]:
+def _describe_search(result: dict[str, Any]) -> tuple[Row, ...]:
     search = result["search"]
     return (
         ("trials", str(search["trials"])),
@@ -184,13 +199,14 @@ def _search(result: dict[str, Any]) -> tuple[Row, ...]:
     )
 
 
-def _overview(finished: Finished, verdict: str) -> Row:
+def _build_overview(finished: Finished, verdict: str) -> Row:
     """The search as one row among others."""
     result = finished.result
     winner, parent = result["winner"], result["parent"]
-    one, quality = latency(winner), winner["quality"]
+    one, quality = get_latency(winner), winner["quality"]
     return (
-        result["model"]["id"], result["target"]["name"], result["workload"], ms(result["budget_ms"]), ms(one),
-        ratio(one, latency(parent)), f"{metric(quality['metric'])} {figure(quality['value'])}",
-        millions(winner["parameters"]), verdict,
+        result["model"]["id"], result["target"]["name"], result["workload"], format_ms(result["budget_ms"]),
+        format_ms(one),
+        format_ratio(one, get_latency(parent)), f"{name_metric(quality['metric'])} {format_figure(quality['value'])}",
+        format_parameters(winner["parameters"]), verdict,
     )  # fmt: skip

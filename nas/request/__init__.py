@@ -1,8 +1,8 @@
 """What a person may ask of a search, and the request as it is kept on disk."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "choices": [

@@ -54,11 +54,11 @@ class SearchRequest:
     worker_resources: dict[str, float] | None = None
     id: str = ""  # of this search among all, given when it begins
 
-    def same_search(self, other: "SearchRequest") -> bool:
+    def is_same_search(self, other: "SearchRequest") -> bool:
         """Whether the other asks for the same: who evaluates, and where the folder is, make no difference."""
-        return self._anywhere() == other._anywhere()
+        return self._remove_location() == other._remove_location()
 
-    def _anywhere(self) -> "SearchRequest":
+    def _remove_location(self) -> "SearchRequest":
         return dataclasses.replace(self, out=Path(), executor="local", workers=None, worker_resources=None, id="")
 
     @property

@@ -1,13 +1,13 @@
 """What a search leaves for others: the result, the certificate, the model card."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
-        "certificate": ["Certificate", "Verdict", "confidence_of", "judge", "sha256", "too_busy"],
-        "glossary": ["AS_DROPPED", "RUNNER_UP", "explained", "percentile", "together", "with_items"],
+        "certificate": ["Certificate", "Verdict", "compute_confidence", "compute_sha256", "judge", "mark_too_busy"],
+        "glossary": ["AS_DROPPED", "RUNNER_UP", "add_item_count", "explain_percentile", "explain_words", "join_names"],
         "model_card": ["write_card"],
-        "result": ["Entry", "Result", "versions"],
+        "result": ["Entry", "Result", "list_versions"],
     },
 )

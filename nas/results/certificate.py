@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from latency_models.measurement import Measurement, quantile_bounds
+from latency_models.measurement import Measurement, compute_quantile_bounds
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError, NasError
@@ -90,8 +90,8 @@ class Certificate:
         if self.winner is None:
             return math.inf
         if self.fraction is not None:
-            return self.winner.ratio() * self._parent_ms
-        return self.winner.percentile(self.percentile) * self.drift
+            return self.winner.compute_ratio() * self._parent_ms
+        return self.winner.compute_percentile(self.percentile) * self.drift
 
     @property
     def bound_ms(self) -> float | None:
@@ -114,16 +114,19 @@ class Certificate:
         if self.winner is None:
             return None, None
         if self.fraction is not None:
-            bounds, unit = self.winner.ratio_bounds(self.confidence), self._parent_ms
+            bounds, unit = self.winner.compute_ratio_bounds(self.confidence), self._parent_ms
         else:
-            bounds, unit = quantile_bounds(self.winner.samples_ms, self.percentile / 100, self.confidence), self.drift
+            bounds, unit = (
+                compute_quantile_bounds(self.winner.samples_ms, self.percentile / 100, self.confidence),
+                self.drift,
+            )
         low, high = (None if bound is None else bound * unit for bound in bounds)
         return low, high
 
     @property
     def _parent_ms(self) -> float:
         assert self.parent is not None
-        return self.parent.percentile(self.percentile)
+        return self.parent.compute_percentile(self.percentile)
 
     @property
     def parent_change(self) -> float | None:
@@ -149,7 +152,7 @@ class Certificate:
                 name: None if m is None else {"p50_ms": m.p50, "p90_ms": m.p90, **m.to_json()}
                 for name, m in (("winner", self.winner), ("parent", self.parent))
             },
-            "ratio_to_parent": None if self.winner is None else round(self.winner.ratio(), 4),
+            "ratio_to_parent": None if self.winner is None else round(self.winner.compute_ratio(), 4),
             "judged_ms": None if self.winner is None else self.judged_ms,
             "bound_ms": self.bound_ms,
             "parent_change": None if self.parent_change is None else round(self.parent_change, 4),
@@ -186,11 +189,11 @@ class Certificate:
             "architecture": Architecture.from_json(document["architecture"]),
         }
         certificate = cls(**plain | typed | measured)
-        if certificate.certified and not certificate._inside():
+        if certificate.certified and not certificate._is_inside():
             raise MeasurementError(f"it says {certificate.verdict} and its samples do not; do not trust it")
         return certificate
 
-    def _inside(self) -> bool:
+    def _is_inside(self) -> bool:
         if self.confidence < 1 - ERROR or (self.fraction is not None and not self._is_that_fraction()):
             return False
         return self.bound_ms is not None and self.bound_ms <= self.budget_ms + _ROUNDING
@@ -206,7 +209,7 @@ class Certificate:
         path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
 
-def confidence_of(look: int) -> float:
+def compute_confidence(look: int) -> float:
     """How sure look number `look` of a search has to be, from 1: the errors of all of them add up to ERROR."""
     return 1 - ERROR / (look * (look + 1))
 
@@ -241,7 +244,7 @@ def judge(
     winner, parent = measured if measured is not None else (None, None)
     draft = Certificate(
         target, Verdict.PREDICTED, f"{target} was not available; {predicted_ms:.2f} ms is a prediction", workload,
-        percentile, budget_ms, predicted_ms, architecture, sha256(file),
+        percentile, budget_ms, predicted_ms, architecture, compute_sha256(file),
         environment, versions, on_target, drift, winner, parent, fraction, confidence, looks,
         profiled_parent_ms,
     )  # fmt: skip
@@ -250,29 +253,31 @@ def judge(
     low, high = draft.floor_ms, draft.bound_ms
     if low is None or high is None:
         few = f"{len(winner.samples_ms)} samples, too few to bound it"
-        return replace(draft, verdict=Verdict.UNDECIDED, reason=f"{_measured(draft)} from {few}; measure longer")
+        return replace(
+            draft, verdict=Verdict.UNDECIDED, reason=f"{_describe_measured(draft)} from {few}; measure longer"
+        )
     verdict, relation = Verdict.UNDECIDED, "cannot be told from"
     if high <= budget_ms:
         verdict, relation = Verdict.CERTIFIED, "is within"
     elif low > budget_ms:
         verdict, relation = Verdict.REFUSED, "is above"
-    return replace(draft, verdict=verdict, reason=_reason(draft, relation))
+    return replace(draft, verdict=verdict, reason=_describe_reason(draft, relation))
 
 
-def too_busy(draft: Certificate, reason: str) -> Certificate:
+def mark_too_busy(draft: Certificate, reason: str) -> Certificate:
     """A prediction that stays one, because the machine has no time to prove it."""
     said = f"this machine is too busy to certify: {reason}; {draft.predicted_ms:.2f} ms is a prediction"
     return replace(draft, verdict=Verdict.PREDICTED, reason=said, busy=reason)
 
 
-def _measured(draft: Certificate) -> str:
+def _describe_measured(draft: Certificate) -> str:
     assert draft.winner is not None
     if draft.fraction is not None:
-        return f"measured {draft.winner.ratio():.3f} x the parent in the same rounds (median)"
-    return f"measured p{draft.percentile} {draft.winner.percentile(draft.percentile):.2f} ms"
+        return f"measured {draft.winner.compute_ratio():.3f} x the parent in the same rounds (median)"
+    return f"measured p{draft.percentile} {draft.winner.compute_percentile(draft.percentile):.2f} ms"
 
 
-def _reason(draft: Certificate, relation: str) -> str:
+def _describe_reason(draft: Certificate, relation: str) -> str:
     assert draft.bound_ms is not None
     assert draft.floor_ms is not None
     sure = f"{100 * draft.confidence:.3g} %"
@@ -280,12 +285,12 @@ def _reason(draft: Certificate, relation: str) -> str:
         low, high = (ms / draft.budget_ms * draft.fraction for ms in (draft.floor_ms, draft.bound_ms))
         between, budget = f"{low:.3f} to {high:.3f} ({sure} each)", f"{draft.fraction:g} x"
     else:
-        between = f"{draft.floor_ms:.2f} to {draft.bound_ms:.2f} ms ({sure} each{_drift(draft)})"
+        between = f"{draft.floor_ms:.2f} to {draft.bound_ms:.2f} ms ({sure} each{_describe_drift(draft)})"
         budget = f"{draft.budget_ms:.2f} ms"
-    return f"{_measured(draft)}, {between}, {relation} the budget of {budget}"
+    return f"{_describe_measured(draft)}, {between}, {relation} the budget of {budget}"
 
 
-def _drift(draft: Certificate) -> str:
+def _describe_drift(draft: Certificate) -> str:
     """How the parent changed since the profile, which milliseconds depend on."""
     assert draft.parent is not None
     then = draft.profiled_parent_ms
@@ -293,7 +298,7 @@ def _drift(draft: Certificate) -> str:
     return said + (f": drift {draft.drift:.3f}" if draft.drift > 1 else "")
 
 
-def sha256(file: Path) -> str:
+def compute_sha256(file: Path) -> str:
     """The digest of a file, followed by the weights beside it where it is too large to hold them; hexadecimal."""
     digest = hashlib.sha256()
     for part in (file, file.with_name(f"{file.name}.data")):

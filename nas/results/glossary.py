@@ -21,23 +21,23 @@ _MEANINGS = {
 }
 
 
-def explained(words: Iterable[str]) -> dict[str, str]:
+def explain_words(words: Iterable[str]) -> dict[str, str]:
     """The words that have a meaning here, each once, with it; a baseline with its add-back gives two."""
-    asked = dict.fromkeys(part for word in words for part in _parts(word))
+    asked = dict.fromkeys(part for word in words for part in _split_words(word))
     return {word: _MEANINGS[word] for word in asked if word in _MEANINGS}
 
 
-def percentile(p: int) -> str:
+def explain_percentile(p: int) -> str:
     """What `p90` means."""
     return f"{p} of 100 runs take at most this long"
 
 
-def with_items(name: str, items: int, every: int) -> str:
+def add_item_count(name: str, items: int, every: int) -> str:
     """The name of a row, with the number of test items it rests on where that is not all of them."""
     return name if items >= every else f"{name} (first {items} of {every} items)"
 
 
-def together(named: Sequence[tuple[str, Hashable]]) -> dict[str, str]:
+def join_names(named: Sequence[tuple[str, Hashable]]) -> dict[str, str]:
     """Names of equal things, joined, by the first of them."""
     groups: dict[Hashable, list[str]] = {}
     for name, what in named:
@@ -45,7 +45,7 @@ def together(named: Sequence[tuple[str, Hashable]]) -> dict[str, str]:
     return {names[0]: ", ".join(names) for names in groups.values()}
 
 
-def _parts(word: str) -> list[str]:
+def _split_words(word: str) -> list[str]:
     if not word.endswith(ADD_BACK):
         return [word]
     return [word.removesuffix(ADD_BACK), ADD_BACK]

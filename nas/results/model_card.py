@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Phase
-from nas.export.onnx_export import file_name
-from nas.results.glossary import together, with_items
+from nas.export.onnx_export import build_file_name
+from nas.results.glossary import add_item_count, join_names
 from nas.results.result import Entry, Result
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import PARTS
@@ -24,25 +24,27 @@ def write_card(result: Result, folder: Path, plain: bool, embedding: str = "") -
         plain: whether the folder loads with the plain Hugging Face classes.
         embedding: how texts are embedded, where the folder has the files of Sentence Transformers.
     """
-    (folder / "README.md").write_text(card(result, plain, embedding))
+    (folder / "README.md").write_text(build_card(result, plain, embedding))
 
 
-def card(result: Result, plain: bool, embedding: str = "") -> str:
+def build_card(result: Result, plain: bool, embedding: str = "") -> str:
     """The text of the card."""
     winner, parent, p = result.winner, result.parent, result.percentile
-    names = together([(entry.method, entry.architecture) for entry in result.baselines])
+    names = join_names([(entry.method, entry.architecture) for entry in result.baselines])
     shown = [entry for entry in result.baselines if entry.method in names]
     every = winner.quality.items
-    baselines = [_row(with_items(names[entry.method], entry.quality.items, every), entry) for entry in shown]
-    dropped = [] if result.as_dropped is None else [_row("as dropped", replace(winner, quality=result.as_dropped))]
-    rows = [_row("parent", parent), _row("**this model**", winner), *dropped, *baselines]
+    baselines = [_format_row(add_item_count(names[entry.method], entry.quality.items, every), entry) for entry in shown]
+    dropped = (
+        [] if result.as_dropped is None else [_format_row("as dropped", replace(winner, quality=result.as_dropped))]
+    )
+    rows = [_format_row("parent", parent), _format_row("**this model**", winner), *dropped, *baselines]
     loader = 'nas.load("winner")  # parts of blocks are dropped; the plain classes refuse the folder'
     if plain:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: only whole blocks are removed'
     files = sorted(name for name in result.files if name.endswith(".onnx"))
     tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
     tokens += _adjustment(result.compensation) if result.compensation else ""
-    own = _use_of_embeddings(plain, embedding) if embedding else ""
+    own = _describe_embedding_use(plain, embedding) if embedding else ""
     metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
     return f"""---
 base_model: {result.model["id"]}
@@ -63,7 +65,7 @@ Verdict: **{result.verdict}**.
 ## What is kept (A attention, M MLP, · dropped, blank: the block is removed)
 
 ```
-{_blocks(winner)}
+{_format_blocks(winner)}
 ```
 {tokens}
 ## Use
@@ -73,13 +75,14 @@ import nas
 model = {loader}
 
 import onnxruntime
-session = onnxruntime.InferenceSession("winner/{_first(files)}")
+session = onnxruntime.InferenceSession("winner/{_pick_file(files)}")
 ```
 
-{own}{chr(10).join(f"- `{name}`: {_said_of(name, bool(result.tokens))}" for name in files)}
+{own}{chr(10).join(f"- `{name}`: {_describe_file(name, bool(result.tokens))}" for name in files)}
 - `certificate.json`: every latency sample and the versions.
 
-To quantise: `onnxruntime.quantization.quantize_dynamic("winner/{_first(files)}", "int8.onnx")` takes the file as it is.
+To quantise: `onnxruntime.quantization.quantize_dynamic("winner/{_pick_file(files)}",
+    "int8.onnx")` takes the file as it is.
 
 ## Limits
 
@@ -96,13 +99,13 @@ def _adjustment(compensation: dict[str, Any]) -> str:
     )
 
 
-def _first(files: list[str]) -> str:
+def _pick_file(files: list[str]) -> str:
     """The file that a person tries first: for ONNX Runtime, of the phase that stands alone."""
-    usual = [file_name(phase) for phase in (Phase.FORWARD, Phase.DECODE, Phase.PREFILL)]
+    usual = [build_file_name(phase) for phase in (Phase.FORWARD, Phase.DECODE, Phase.PREFILL)]
     return next((name for name in [*usual, *files] if name in files), usual[0])
 
 
-def _said_of(name: str, drops_tokens: bool) -> str:
+def _describe_file(name: str, drops_tokens: bool) -> str:
     """What a file is, in a line."""
     phases = {"prefill": Phase.PREFILL, "decode": Phase.DECODE}
     phase = next((phase for word, phase in phases.items() if f"-{word}." in name), Phase.FORWARD)
@@ -118,7 +121,7 @@ def _said_of(name: str, drops_tokens: bool) -> str:
     return f"{said}; as it was measured on the device" if name.startswith("device-") else said
 
 
-def _use_of_embeddings(plain: bool, embedding: str) -> str:
+def _describe_embedding_use(plain: bool, embedding: str) -> str:
     loader = 'SentenceTransformer("winner")'
     if not plain:
         loader = 'SentenceTransformer("PARENT")  # its folder, for all but the weights\n'
@@ -134,7 +137,7 @@ model = {loader}
 """
 
 
-def _row(name: str, entry: Entry) -> str:
+def _format_row(name: str, entry: Entry) -> str:
     more = ", ".join(f"{key} {value:.3f}" for key, value in entry.quality.others.items())
     ms = f"{entry.predicted_ms:.2f} predicted"
     if entry.measured_ms is not None:
@@ -142,17 +145,18 @@ def _row(name: str, entry: Entry) -> str:
     return f"| {name} | {entry.quality.value:.4f} | {more} | {ms} |"
 
 
-def _blocks(entry: Entry) -> str:
+def _format_blocks(entry: Entry) -> str:
     architecture = entry.architecture
     begins = {stage.block: f"  {stage.ratio:g} of the tokens from here on" for stage in architecture.tokens.stages}
     return "\n".join(
-        f"block {layer:>2}  {_signs(architecture, layer)}{begins.get(layer, '')}" for layer in range(architecture.depth)
+        f"block {layer:>2}  {_format_signs(architecture, layer)}{begins.get(layer, '')}"
+        for layer in range(architecture.depth)
     )
 
 
-def _signs(architecture: Architecture, layer: int) -> str:
+def _format_signs(architecture: Architecture, layer: int) -> str:
     """A letter for every part that is kept, and the levels of those that are not as the parent's."""
-    if layer in architecture.removed_blocks():
+    if layer in architecture.list_removed_blocks():
         return " " * (2 * len(PARTS) - 1)
     kept = " ".join(_SIGNS[kind] if architecture.keeps(layer, kind) else "·" for kind in PARTS)
-    return "  ".join([kept, *(str(each) for each in architecture.block(layer) if each.level != DROP)])
+    return "  ".join([kept, *(str(each) for each in architecture.list_block_choices(layer) if each.level != DROP)])

@@ -107,7 +107,7 @@ class Result:
             "search": self.search,
             "phases": self.phases,
             "mlflow": self.mlflow,
-            "versions": versions(),
+            "versions": list_versions(),
             "resume_command": self.resume_command,
         }
 
@@ -118,7 +118,7 @@ class Result:
         draft.replace(folder / RESULT)
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {}
     for package in _PACKAGES:

@@ -6,13 +6,20 @@ from dataclasses import replace
 from functools import partial
 
 from nas.search.greedy_removal import GreedyRemoval
-from nas.search.halving import CLEARLY, CLOSE, IncumbentThreshold, judge_all, paired_difference, statistically_tied
-from nas.search.journal import Given, Journal, Proposal, nobody
+from nas.search.halving import (
+    CLEARLY,
+    CLOSE,
+    IncumbentThreshold,
+    compute_paired_difference,
+    find_statistically_tied,
+    judge_all,
+)
+from nas.search.journal import Given, Journal, Proposal, propose_nothing
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
-from nas.search.methods import METHODS, ONE_SHOT, add_back, as_published
-from nas.search.methods.schedules import exchange_parts_for_tokens, fit_to_budget, published_schedules
-from nas.search.outcome import Candidate, SearchOutcome, in_full, infeasible
+from nas.search.methods import METHODS, ONE_SHOT, add_back, drop_as_published
+from nas.search.methods.schedules import exchange_parts_for_tokens, fit_to_budget, list_published_schedules
+from nas.search.outcome import Candidate, SearchOutcome, build_infeasible_error, evaluate_in_full
 from nas.search.problem import SCORING, Problem
 from nas.search.proposals import BAND, LevelSwitch
 from nas.search.solve import solve
@@ -46,16 +53,18 @@ class Engine:
             NoFeasibleCandidate: nothing that was tried meets the budget.
         """
         problem = self.problem
-        baselines = one_shot(problem)
-        if problem.feasible(problem.space.start) and not problem.front:
+        baselines = rank_one_shot(problem)
+        if problem.is_feasible(problem.space.start) and not problem.front:
             self.journal.queue([("parent", problem.space.start)])
-            self._trials(problem.budget_ms)
+            self._run_trials(problem.budget_ms)
         else:
             self._explore(baselines)
-        ranked = self._ranked(statistically_tied(problem, self.journal.feasible(problem.budget_ms), problem.finalists))
+        ranked = self._rank(
+            find_statistically_tied(problem, self.journal.list_feasible(problem.budget_ms), problem.finalists)
+        )
         if not ranked:
-            raise infeasible(problem, self.journal.candidates())
-        return self._outcome(ranked, baselines)
+            raise build_infeasible_error(problem, self.journal.list_candidates())
+        return self._build_outcome(ranked, baselines)
 
     def _explore(self, baselines: dict[str, Architecture]) -> None:
         """Each budget in turn, loosest first; what was learned at one is where the next begins."""
@@ -65,13 +74,13 @@ class Engine:
         budgets = sorted({*problem.front, problem.budget_ms}, reverse=True)
         if problem.space.fixed is not None:  # it may meet budgets that no other trial is made for
             self.journal.add(start, problem.evaluate(start, problem.fidelity), "parent")
-        descent.run(budgets[-1], self._time_is_up)
+        descent.run(budgets[-1], self._is_time_up)
         for number, budget in enumerate(budgets, 1):
             if problem.meets(start, budget):
                 continue
-            below = descent.first_within_budget(budget)
+            below = descent.find_first_within_budget(budget)
             seeds = [("parent", start), *([("descent", below)] if below else []), *baselines.items()]
-            self.journal.queue([*seeds, *self._solved(library, budget)])
+            self.journal.queue([*seeds, *self._solve(library, budget)])
             self._join(budget)
             sampler = LevelSwitch(problem, descent, budget)
             self.journal.sample_with(sampler.propose)
@@ -81,7 +90,7 @@ class Engine:
     def _join(self, budget_ms: float) -> None:
         """Published token schedules take part, with ratios of their own."""
         problem = replace(self.problem, budget_ms=budget_ms)
-        self._add(budget_ms, published_schedules(problem, problem.space.parent))
+        self._add(budget_ms, list_published_schedules(problem, problem.space.parent))
 
     def _polish(self, budget_ms: float, sampler: LevelSwitch) -> None:
         """The best structures of a budget: other schedules, what is left spent on more tokens, parts for tokens.
@@ -89,9 +98,9 @@ class Engine:
         It starts from what the trials found, whatever it added before: a search that is run again ends as it did.
         """
         problem = replace(self.problem, budget_ms=budget_ms)
-        best = self._of_each_structure(budget_ms)
+        best = self._select_by_structure(budget_ms)
         for structure in dict.fromkeys(architecture.structure for architecture in best):
-            self._add(budget_ms, published_schedules(problem, structure), polish=True)
+            self._add(budget_ms, list_published_schedules(problem, structure), polish=True)
         fuller = (fit_to_budget(problem, architecture) for architecture in best)
         self._add(budget_ms, [("filled", each) for each in fuller if each is not None], polish=True)
         if problem.space.structure and problem.space.reduction is not None:
@@ -102,35 +111,37 @@ class Engine:
 
         A switch of levels moves few stages at a time; here all of them make up for a part.
         """
-        seen = {each.architecture: each.quality.loss for each in self.journal.unpolished(problem.budget_ms)}
-        surrogate, feasible = sampler.surrogate(seen), self.journal.feasible(problem.budget_ms)
+        seen = {each.architecture: each.quality.loss for each in self.journal.list_unpolished(problem.budget_ms)}
+        surrogate, feasible = sampler.fit_surrogate(seen), self.journal.list_feasible(problem.budget_ms)
         best = next((candidate for candidate in feasible if candidate.origin != EXCHANGE), None)
         for _ in range(EXCHANGES):
-            if best is None or self._time_is_up():
+            if best is None or self._is_time_up():
                 return
             near = surrogate.rank(exchange_parts_for_tokens(problem, best.architecture))[:EXCHANGED]
             self._add(problem.budget_ms, [(EXCHANGE, architecture) for architecture in near], polish=True)
-            found = (each for each in self.journal.feasible(problem.budget_ms) if each.architecture in near)
+            found = (each for each in self.journal.list_feasible(problem.budget_ms) if each.architecture in near)
             better = next(found, best)
             best = better if better.quality.loss < best.quality.loss else None
 
     def _add(self, budget_ms: float, proposed: Sequence[tuple[str, Architecture]], polish: bool = False) -> None:
         """Judge what somebody else proposed, all against the same threshold."""
-        qualities = judge_all(self.problem, [architecture for _, architecture in proposed], self._threshold(budget_ms))
+        qualities = judge_all(
+            self.problem, [architecture for _, architecture in proposed], self._get_threshold(budget_ms)
+        )
         for (name, architecture), quality in zip(proposed, qualities, strict=True):
             self.journal.add(architecture, quality, name, budget_ms if polish else None)
 
-    def _of_each_structure(self, budget_ms: float) -> list[Architecture]:
+    def _select_by_structure(self, budget_ms: float) -> list[Architecture]:
         """The best within a budget that differ in their parts, not in their tokens only."""
-        within = [c for c in self.journal.unpolished(budget_ms) if self.problem.meets(c.architecture, budget_ms)]
+        within = [c for c in self.journal.list_unpolished(budget_ms) if self.problem.meets(c.architecture, budget_ms)]
         best: dict[Architecture, Architecture] = {}
         for candidate in sorted(within, key=lambda c: (c.quality.loss, c.architecture.digest)):
             best.setdefault(candidate.architecture.structure, candidate.architecture)
         return list(best.values())[:POLISHED]
 
-    def _solved(self, library: dict[Choice, float], budget_ms: float) -> list[tuple[str, Architecture]]:
+    def _solve(self, library: dict[Choice, float], budget_ms: float) -> list[tuple[str, Architecture]]:
         problem = self.problem
-        saves, start_ms = problem.savings(), problem.ms(problem.space.start)
+        saves, start_ms = problem.estimate_savings(), problem.predict_ms(problem.space.start)
         return [
             ("mip", architecture)
             for share in SOLVED_BUDGETS
@@ -144,114 +155,118 @@ class Engine:
 
         A time limit never costs the seeds a first feasible one.
         """
-        while (left := trials - len(self.journal.candidates())) > 0:
-            if self._time_is_up() and (self.journal.feasible(self.problem.budget_ms) or not self.journal.queued()):
+        while (left := trials - len(self.journal.list_candidates())) > 0:
+            if self._is_time_up() and (
+                self.journal.list_feasible(self.problem.budget_ms) or not self.journal.has_queued()
+            ):
                 return
-            since = self.journal.since_better(budget_ms)
+            since = self.journal.count_since_better(budget_ms)
             if since >= self.problem.settled_after:
                 return
-            self._trials(budget_ms, left, partial(self._by_knobs, sampler, budget_ms, since, left))
+            self._run_trials(budget_ms, left, partial(self._propose_by_knobs, sampler, budget_ms, since, left))
 
-    def _by_knobs(self, sampler: LevelSwitch, budget_ms: float, since: int, left: int) -> list[Proposal]:
+    def _propose_by_knobs(self, sampler: LevelSwitch, budget_ms: float, since: int, left: int) -> list[Proposal]:
         """TPE's share of the next batch."""
-        seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.candidates()}
-        told = [(Knobs(**knobs), loss) for knobs, loss in self.journal.knobs(BAND * budget_ms, budget_ms)]
+        seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.list_candidates()}
+        told = [(Knobs(**knobs), loss) for knobs, loss in self.journal.list_knobs(BAND * budget_ms, budget_ms)]
         proposed: list[Proposal] = []
         for turn in range(since, since + min(self.problem.batch, left)):
             if turn % KNOBS_EVERY == KNOBS_EVERY - 1:
                 known = {*seen, *(each.architecture for each in proposed)}
-                found = propose(self.problem, sampler.surrogate(seen), budget_ms, told, known)
+                found = propose(self.problem, sampler.fit_surrogate(seen), budget_ms, told, known)
                 if found is not None:
                     proposed.append(Proposal("knobs", found[1], found[0].to_json()))
         return proposed
 
-    def _time_is_up(self) -> bool:
+    def _is_time_up(self) -> bool:
         limit = self.problem.time_limit_s
         return limit is not None and time.monotonic() - self.began > limit
 
-    def _trials(self, budget_ms: float, most: int = 1, given: Given = nobody) -> None:
+    def _run_trials(self, budget_ms: float, most: int = 1, given: Given = propose_nothing) -> None:
         """A batch: proposed together, judged against the same threshold, told in order."""
         asked = self.journal.ask(budget_ms, most, given)
         models = [architecture for _, architecture in asked if not is_empty(architecture)]
-        qualities = dict(zip(models, judge_all(self.problem, models, self._threshold(budget_ms)), strict=True))
+        qualities = dict(zip(models, judge_all(self.problem, models, self._get_threshold(budget_ms)), strict=True))
         for trial, architecture in asked:
             if architecture in qualities:
                 self.journal.tell(trial, qualities[architecture])
-                self.problem.on_trial(1, self._best_note())
+                self.problem.on_trial(1, self._describe_best())
             else:
                 self.journal.fail(trial)
 
-    def _threshold(self, budget_ms: float) -> IncumbentThreshold | None:
-        feasible = self.journal.feasible(budget_ms)
+    def _get_threshold(self, budget_ms: float) -> IncumbentThreshold | None:
+        feasible = self.journal.list_feasible(budget_ms)
         if not feasible:
             return None
         best = feasible[0].quality.loss
         worst = feasible[min(ELITE, len(feasible)) - 1].quality.loss
         return IncumbentThreshold(feasible[0].architecture, min(worst - best, CLOSE * best))
 
-    def _leaders(self, budget_ms: float) -> list[Candidate]:
+    def _find_leaders(self, budget_ms: float) -> list[Candidate]:
         """The best at a budget of the front, and who is not clearly worse among those next to it."""
-        nearest = self.journal.feasible(budget_ms)[: 1 + RUNNERS_UP]
-        return [candidate for candidate in nearest if not self._clearly_worse(candidate, nearest[0])]
+        nearest = self.journal.list_feasible(budget_ms)[: 1 + RUNNERS_UP]
+        return [candidate for candidate in nearest if not self._is_clearly_worse(candidate, nearest[0])]
 
-    def _clearly_worse(self, candidate: Candidate, best: Candidate) -> bool:
+    def _is_clearly_worse(self, candidate: Candidate, best: Candidate) -> bool:
         """Whether the items that trials end on tell the two apart, or fewer did."""
         if candidate is best or candidate.quality.items < best.quality.items:
             return candidate is not best
         problem = self.problem
-        estimate, error = paired_difference(problem, candidate.architecture, best.architecture, problem.fidelity)
+        estimate, error = compute_paired_difference(
+            problem, candidate.architecture, best.architecture, problem.fidelity
+        )
         return estimate - CLEARLY * error > best.quality.loss
 
-    def _ranked(self, chosen: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    def _rank(self, chosen: Iterable[Candidate]) -> tuple[Candidate, ...]:
         """Judged on all items, best first."""
-        judged = in_full(self.problem, chosen)
+        judged = evaluate_in_full(self.problem, chosen)
         return tuple(sorted(judged, key=lambda c: (c.quality.loss, c.predicted_ms, c.architecture.digest)))
 
-    def _outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
-        problem, everything = self.problem, {c.architecture: c for c in self._on_one_level(ranked[0])}
-        fronts = [candidate for budget in problem.front for candidate in self._ranked(self._leaders(budget))]
+    def _build_outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
+        problem, everything = self.problem, {c.architecture: c for c in self._adjust_losses(ranked[0])}
+        fronts = [candidate for budget in problem.front for candidate in self._rank(self._find_leaders(budget))]
         problem.prefetch([(architecture, problem.fidelity) for architecture in baselines.values()])
-        parent = in_full(problem, [self._named(problem.space.parent, "parent", 0)])[0]
+        parent = evaluate_in_full(problem, [self._build_named(problem.space.parent, "parent", 0)])[0]
         everything |= {candidate.architecture: candidate for candidate in (parent, *fronts, *ranked)}
 
-        def baseline(architecture: Architecture, name: str) -> Candidate:
+        def evaluate_baseline(architecture: Architecture, name: str) -> Candidate:
             known = everything.get(architecture)
-            return replace(known, origin=name, trial=-1) if known else self._named(architecture, name, -1)
+            return replace(known, origin=name, trial=-1) if known else self._build_named(architecture, name, -1)
 
         return SearchOutcome(
             parent=parent,
             ranked=ranked,
             candidates=tuple(everything.values()),
-            baselines={name: baseline(architecture, name) for name, architecture in baselines.items()},
-            trials=len(self.journal.candidates()),
+            baselines={name: evaluate_baseline(architecture, name) for name, architecture in baselines.items()},
+            trials=len(self.journal.list_candidates()),
             seconds=time.monotonic() - self.began,
         )
 
-    def _on_one_level(self, winner: Candidate) -> list[Candidate]:
+    def _adjust_losses(self, winner: Candidate) -> list[Candidate]:
         """Every trial's loss as expected on all items: few items may be easier or harder as a whole."""
         seen = self.problem.evaluate(winner.architecture, self.problem.fidelity).loss
         factor = winner.quality.loss / seen if seen > 0 else 1.0
-        trials = self.journal.candidates()
+        trials = self.journal.list_candidates()
         return [replace(c, quality=replace(c.quality, loss=factor * c.quality.loss)) for c in trials]
 
-    def _named(self, architecture: Architecture, name: str, trial: int) -> Candidate:
+    def _build_named(self, architecture: Architecture, name: str, trial: int) -> Candidate:
         quality = self.problem.evaluate(architecture, self.problem.fidelity)
-        return Candidate(architecture, quality, self.problem.ms(architecture), name, trial)
+        return Candidate(architecture, quality, self.problem.predict_ms(architecture), name, trial)
 
-    def _best_note(self) -> str:
-        best = next(iter(self.journal.feasible(self.problem.budget_ms)), None)
+    def _describe_best(self) -> str:
+        best = next(iter(self.journal.list_feasible(self.problem.budget_ms)), None)
         if best is None:
             return "nothing feasible yet"
         p = self.problem.percentile
         return f"best loss so far {best.quality.loss:.4f}, p{p} {best.predicted_ms:.2f} ms"
 
 
-def one_shot(problem: Problem) -> dict[str, Architecture]:
+def rank_one_shot(problem: Problem) -> dict[str, Architecture]:
     """Every one-shot cosine ranking brought to the budget, as published and after adding back what still fits."""
     found: dict[str, Architecture] = {}
     for name in ONE_SHOT:
-        order = METHODS[name].removal_order(problem)
+        order = METHODS[name].find_removal_order(problem)
         if order:
-            found[name] = as_published(problem, order)
+            found[name] = drop_as_published(problem, order)
             found[f"{name}+add-back"] = add_back(problem, order)
     return found

@@ -35,59 +35,65 @@ class GreedyRemoval:
     def run(self, budget_ms: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Down to a budget, or as far as it goes before `stop` says to."""
         current = self.problem.space.start
-        whole = self.problem.ms(current)
+        whole = self.problem.predict_ms(current)
         while not self.problem.meets(current, budget_ms) and not stop():
-            parts, steps = self._below(current)
+            parts, steps = self._list_below(current)
             if not parts and not steps:
                 return
-            current = self._cheapest(current, parts, steps)
+            current = self._choose_cheapest(current, parts, steps)
             self.path.append(current)
-            gone = whole - self.problem.ms(current)
+            gone = whole - self.problem.predict_ms(current)
             self.problem.on_phase(REMOVING, min(gone, whole - budget_ms), whole - budget_ms)
 
-    def first_within_budget(self, budget_ms: float) -> Architecture | None:
+    def find_first_within_budget(self, budget_ms: float) -> Architecture | None:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""
         way = [self.problem.space.start, *self.path]
         for place, architecture in enumerate(way):
             if self.problem.meets(architecture, budget_ms):
-                return self._restored(way[: place + 1], budget_ms)
+                return self._restore(way[: place + 1], budget_ms)
         return None
 
-    def _below(self, current: Architecture) -> tuple[list[Architecture], list[Architecture]]:
+    def _list_below(self, current: Architecture) -> tuple[list[Architecture], list[Architecture]]:
         """What is faster with one part less, and with one token step more."""
-        space, ms = self.problem.space, self.problem.ms(current)
+        space, ms = self.problem.space, self.problem.predict_ms(current)
         parts: list[Architecture] = []
         steps: list[Architecture] = []
-        for choice in self._next_levels(current):
-            architecture = space.canonical(current.drop(choice))
-            if not is_empty(architecture) and space.contains(architecture) and self.problem.ms(architecture) < ms:
+        for choice in self._list_next_levels(current):
+            architecture = space.make_canonical(current.drop(choice))
+            if (
+                not is_empty(architecture)
+                and space.contains(architecture)
+                and self.problem.predict_ms(architecture) < ms
+            ):
                 (parts if is_structural(choice) else steps).append(architecture)
-        whole = self.problem.ms(space.start)
-        handy = [a for a in steps if STEP[0] * whole <= ms - self.problem.ms(a) <= STEP[1] * whole]
+        whole = self.problem.predict_ms(space.start)
+        handy = [a for a in steps if STEP[0] * whole <= ms - self.problem.predict_ms(a) <= STEP[1] * whole]
         return parts, handy or steps
 
-    def _next_levels(self, current: Architecture) -> list[Choice]:
+    def _list_next_levels(self, current: Architecture) -> list[Choice]:
         """What may be chosen next: of the levels of a part only the one that leaves most of it."""
         left = [choice for choice in self.problem.space.choices if not current.drops(choice)]
         return [one for one in left if is_cumulative(one) or not any(is_below(one, other) for other in left)]
 
-    def _cheapest(self, current: Architecture, parts: list[Architecture], steps: list[Architecture]) -> Architecture:
+    def _choose_cheapest(
+        self, current: Architecture, parts: list[Architecture], steps: list[Architecture]
+    ) -> Architecture:
         """The step of least added loss per millisecond, among those that the surrogate expects to be."""
         problem, below = self.problem, [*parts, *steps]
         start = problem.start_loss()
         surrogate = Surrogate.fit(problem.space.choices, self.library, list(self.scored.items()), start)
-        expected = dict(zip(below, surrogate.expected(below), strict=True))
-        before_ms, before = problem.ms(current), self.scored.get(current, start)
+        expected = dict(zip(below, surrogate.predict(below), strict=True))
+        before_ms, before = problem.predict_ms(current), self.scored.get(current, start)
 
         def rate(architecture: Architecture, loss: float) -> tuple[float, str]:
-            return (loss - before) / (before_ms - problem.ms(architecture)), architecture.digest
+            return (loss - before) / (before_ms - problem.predict_ms(architecture)), architecture.digest
 
-        def promising(some: list[Architecture], width: int) -> list[Architecture]:
+        def select_promising(some: list[Architecture], width: int) -> list[Architecture]:
             return sorted(some, key=lambda a: rate(a, expected[a]))[:width]
 
-        tried = promising(parts, self._width) + promising(steps, STEPS if parts else WIDTH[1])
+        tried = select_promising(parts, self._width) + select_promising(steps, STEPS if parts else WIDTH[1])
         # Deepest change first, so that each resumes from the states of the one before it.
-        tried.sort(key=lambda a: _changed(current, a), reverse=True)
+        tried.sort(key=lambda a: _rank_change(current, a), reverse=True)
         problem.prefetch([(architecture, problem.rungs[0]) for architecture in tried])
         for architecture in tried:
             self.scored[architecture] = problem.evaluate(architecture, problem.rungs[0]).loss
@@ -98,16 +104,16 @@ class GreedyRemoval:
         share, least = WIDTH
         return max(least, round(share * len(self.problem.space.structure)))
 
-    def _restored(self, way: list[Architecture], budget_ms: float) -> Architecture:
+    def _restore(self, way: list[Architecture], budget_ms: float) -> Architecture:
         space = self.problem.space
-        gone = _made(space.choices, way[-1])
+        gone = _list_made(space.choices, way[-1])
         for earlier, later in reversed(list(itertools.pairwise(way))):
-            step = _made(space.choices, later) - _made(space.choices, earlier)
+            step = _list_made(space.choices, later) - _list_made(space.choices, earlier)
             if self.problem.meets(space.decode(gone - step), budget_ms):
                 gone -= step
-        return self._with_more_tokens(gone, budget_ms)
+        return self._restore_tokens(gone, budget_ms)
 
-    def _with_more_tokens(self, gone: set[Choice], budget_ms: float) -> Architecture:
+    def _restore_tokens(self, gone: set[Choice], budget_ms: float) -> Architecture:
         """With steps taken back that no other implies while the budget is met, dearest in loss first."""
         space = self.problem.space
         while True:
@@ -118,10 +124,10 @@ class GreedyRemoval:
             gone = gone - {max(fits, key=lambda each: (self.library[each], each))}
 
 
-def _made(choices: tuple[Choice, ...], architecture: Architecture) -> set[Choice]:
+def _list_made(choices: tuple[Choice, ...], architecture: Architecture) -> set[Choice]:
     return {choice for choice in choices if architecture.drops(choice)}
 
 
-def _changed(earlier: Architecture, later: Architecture) -> tuple[int, str]:
+def _rank_change(earlier: Architecture, later: Architecture) -> tuple[int, str]:
     """The depth of what was dropped; the digest decides between equals."""
     return max((choice.layer for choice in later.choices - earlier.choices), default=0), later.digest

@@ -60,7 +60,7 @@ def _estimate_if_worse(
     """An estimate for one that does not reach the threshold, as the items of a rung show; None for the others."""
     if not _is_judged_by(threshold, architecture):
         return None
-    estimate, error = paired_difference(problem, architecture, threshold.incumbent, rung)
+    estimate, error = compute_paired_difference(problem, architecture, threshold.incumbent, rung)
     if estimate - CLEARLY * error <= problem.evaluate(threshold.incumbent, problem.fidelity).loss + threshold.margin:
         return None
     return replace(problem.evaluate(architecture, rung), loss=estimate)
@@ -70,7 +70,7 @@ def _is_judged_by(threshold: IncumbentThreshold, architecture: Architecture) -> 
     return architecture != threshold.incumbent and bool(architecture.choices)
 
 
-def paired_difference(
+def compute_paired_difference(
     problem: Problem, architecture: Architecture, incumbent: Architecture, items: int | None
 ) -> tuple[float, float]:
     """The expected loss on `fidelity` items, and its standard error, from the first `items`.
@@ -81,24 +81,24 @@ def paired_difference(
     one, other = problem.evaluate(architecture, items), problem.evaluate(incumbent, items)
     if len(one.per_item) < 2:
         return level + one.loss - other.loss, 0.0
-    difference, error = _paired(one.per_item, other.per_item)
+    difference, error = _compute_paired(one.per_item, other.per_item)
     return max(level + difference, 0.0), error
 
 
 def is_significantly_worse(losses: Sequence[float], others: Sequence[float]) -> bool:
     """Whether losses of the same items are more on average, beyond what these items leave to chance."""
-    difference, error = _paired(losses, others)
+    difference, error = _compute_paired(losses, others)
     return difference > CLEARLY * error
 
 
-def _paired(losses: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+def _compute_paired(losses: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
     """The mean difference and its standard error; 0 where a single item leaves that open."""
     differences = [mine - its for mine, its in zip(losses, others, strict=True)]
     spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
     return statistics.fmean(differences), spread / len(differences) ** 0.5
 
 
-def statistically_tied(problem: Problem, candidates: Sequence[Candidate], sure: int) -> list[Candidate]:
+def find_statistically_tied(problem: Problem, candidates: Sequence[Candidate], sure: int) -> list[Candidate]:
     """Who is worth all items: the first `sure`, and those behind them that may well be better than the first.
 
     Where a few items carry most of a loss, the best of many trials is best by luck, and others are not known to be
@@ -107,13 +107,13 @@ def statistically_tied(problem: Problem, candidates: Sequence[Candidate], sure: 
     Args:
         candidates: best first, as trials saw them.
     """
-    behind = (c for c in candidates[sure:] if _may_be_better(problem, c, candidates[0]))
+    behind = (c for c in candidates[sure:] if _can_be_better(problem, c, candidates[0]))
     return [*candidates[:sure], *islice(behind, max(0, CONTESTED - sure))]
 
 
-def _may_be_better(problem: Problem, candidate: Candidate, first: Candidate) -> bool:
+def _can_be_better(problem: Problem, candidate: Candidate, first: Candidate) -> bool:
     seen = problem.evaluate(first.architecture, problem.fidelity)
     if candidate.quality.items < seen.items:  # clearly worse on fewer
         return False
-    estimate, error = paired_difference(problem, candidate.architecture, first.architecture, problem.fidelity)
+    estimate, error = compute_paired_difference(problem, candidate.architecture, first.architecture, problem.fidelity)
     return estimate - CLEARLY * error < (1 - CLOSE) * seen.loss

@@ -15,7 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.quality.quality import Quality
-from nas.search.levels import distributions, encode
+from nas.search.levels import encode, list_distributions
 from nas.search.outcome import Candidate
 from nas.search.problem import Problem
 from nas.storage.open_storage import open_storage
@@ -40,7 +40,7 @@ Propose = Callable[[Mapping[Architecture, float], Set[Architecture], Sequence[in
 Given = Callable[[], Sequence[Proposal]]
 
 
-def nobody() -> Sequence[Proposal]:
+def propose_nothing() -> Sequence[Proposal]:
     """Gives nothing."""
     return ()
 
@@ -59,7 +59,7 @@ class Journal:
         self._queue: list[_Queued] = []
         self._propose: Propose | None = None
         self.problem = problem
-        self.distributions = distributions(problem.space)
+        self.distributions = list_distributions(problem.space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = optuna.storages.get_storage(open_storage(problem.storage))
         study = optuna.create_study(
@@ -86,31 +86,31 @@ class Journal:
                 known.add(architecture)
                 self._queue.append(_Queued(architecture, {"origin": origin}))
 
-    def queued(self) -> bool:
+    def has_queued(self) -> bool:
         """Whether the next trial is one that was queued."""
         return bool(self._queue)
 
-    def ask(self, budget_ms: float, most: int, given: Given = nobody) -> list[tuple[int, Architecture]]:
+    def ask(self, budget_ms: float, most: int, given: Given = propose_nothing) -> list[tuple[int, Architecture]]:
         """The next batch, at most so many: of what was queued; else what is given, and then who proposes decides.
 
         Args:
             given: the first places of a batch for somebody else; asked only where the queue does not fill them.
         """
-        size, batch = self._next_batch(min(self.problem.batch, most))
-        marks = {BATCH: batch, SIZE: size, BUDGET: self._name_of(budget_ms)}
+        size, batch = self._find_next_batch(min(self.problem.batch, most))
+        marks = {BATCH: batch, SIZE: size, BUDGET: self._name_budget(budget_ms)}
         chosen, self._queue = self._queue[:size], self._queue[size:]
         if len(chosen) < size:
-            chosen += [_queued(proposal) for proposal in given()[len(chosen) : size]]
-            chosen += self._proposed(size - len(chosen), [each.architecture for each in chosen])
+            chosen += [_build_queued(proposal) for proposal in given()[len(chosen) : size]]
+            chosen += self._list_proposed(size - len(chosen), [each.architecture for each in chosen])
         return [(self._begin(each.architecture, each.attributes | marks), each.architecture) for each in chosen]
 
-    def since_better(self, budget_ms: float) -> int:
+    def count_since_better(self, budget_ms: float) -> int:
         """Proposals that ended at a budget since the best within it, seeds not counted; 0 before there is one."""
-        name, best, since, begun = self._name_of(budget_ms), float("inf"), 0, False
+        name, best, since, begun = self._name_budget(budget_ms), float("inf"), 0, False
         for entry in self._trials.values():
             if LOST in entry.attributes or entry.state is TrialState.RUNNING or entry.attributes.get(POLISH) == name:
                 continue  # a budget that was polished is settled
-            here, loss = entry.attributes.get(BUDGET) == name, self._loss_within(entry, budget_ms)
+            here, loss = entry.attributes.get(BUDGET) == name, self._get_loss_within(entry, budget_ms)
             if loss < best or (here and not begun):
                 best, since = min(loss, best), 0
             elif here and best < float("inf") and entry.attributes.get("origin") in (None, KNOBS):
@@ -125,8 +125,10 @@ class Journal:
             return
         trial = self._storage.get_trial_id_from_study_id_trial_number(self._study, number)
         self._storage.set_trial_user_attr(trial, QUALITY, quality.to_json())
-        self._storage.set_trial_state_values(trial, self._end(self._trials[number].architecture), [quality.loss])
-        self._trials[number] = self._told(number, self._trials[number], quality)
+        self._storage.set_trial_state_values(
+            trial, self._choose_state(self._trials[number].architecture), [quality.loss]
+        )
+        self._trials[number] = self._build_entry(number, self._trials[number], quality)
 
     def fail(self, number: int) -> None:
         """A trial that is no model."""
@@ -140,44 +142,44 @@ class Journal:
         Args:
             polishes: the budget in ms whose best it was made of, after the trials there.
         """
-        if all(candidate.architecture != architecture for candidate in self.candidates()):
+        if all(candidate.architecture != architecture for candidate in self.list_candidates()):
             attributes = {"origin": origin, QUALITY: quality.to_json()}
-            attributes |= {} if polishes is None else {POLISH: self._name_of(polishes)}
-            number = self._create(architecture, attributes, self._end(architecture), quality.loss)
-            self._trials[number] = self._told(number, self._trials[number], quality)
+            attributes |= {} if polishes is None else {POLISH: self._name_budget(polishes)}
+            number = self._create(architecture, attributes, self._choose_state(architecture), quality.loss)
+            self._trials[number] = self._build_entry(number, self._trials[number], quality)
 
-    def knobs(self, low_ms: float, high_ms: float) -> list[tuple[dict[str, float], float]]:
+    def list_knobs(self, low_ms: float, high_ms: float) -> list[tuple[dict[str, float], float]]:
         """The settings of the knobs that led to latencies in a band, with the losses they led to."""
         tried = [(entry.attributes[KNOBS], entry.told) for entry in self._trials.values() if KNOBS in entry.attributes]
         return [(knobs, told.quality.loss) for knobs, told in tried if told and low_ms <= told.predicted_ms <= high_ms]
 
-    def candidates(self) -> list[Candidate]:
+    def list_candidates(self) -> list[Candidate]:
         """Every trial that ended with a loss."""
         return [entry.told for entry in self._trials.values() if entry.told is not None]
 
-    def unpolished(self, budget_ms: float) -> list[Candidate]:
+    def list_unpolished(self, budget_ms: float) -> list[Candidate]:
         """Every trial that ended with a loss, but those that polished a budget: what its polish starts from, always."""
-        name = self._name_of(budget_ms)
+        name = self._name_budget(budget_ms)
         return [e.told for e in self._trials.values() if e.told is not None and e.attributes.get(POLISH) != name]
 
-    def feasible(self, budget_ms: float) -> list[Candidate]:
+    def list_feasible(self, budget_ms: float) -> list[Candidate]:
         """Those within a budget, best first."""
-        candidates = {c.architecture: c for c in self.candidates()}
+        candidates = {c.architecture: c for c in self.list_candidates()}
         fitting = [c for c in candidates.values() if self.problem.meets(c.architecture, budget_ms)]
         return sorted(fitting, key=lambda c: (c.quality.loss, c.architecture.digest))
 
-    def _told(self, number: int, entry: "_Entry", quality: Quality) -> "_Entry":
+    def _build_entry(self, number: int, entry: "_Entry", quality: Quality) -> "_Entry":
         """As it is when the study is read again."""
-        kept, ms = Quality.from_json(quality.to_json()), self.problem.ms(entry.architecture)
+        kept, ms = Quality.from_json(quality.to_json()), self.problem.predict_ms(entry.architecture)
         told = Candidate(entry.architecture, kept, ms, entry.attributes.get("origin", "evolution"), number)
         return replace(entry, state=TrialState.COMPLETE, told=told)
 
-    def _proposed(self, count: int, taken: Sequence[Architecture]) -> list["_Queued"]:
+    def _list_proposed(self, count: int, taken: Sequence[Architecture]) -> list["_Queued"]:
         if not count:
             return []
         assert self._propose is not None
-        seen = {candidate.architecture: candidate.quality.loss for candidate in self.candidates()}
-        first = self._turn() + len(taken)
+        seen = {candidate.architecture: candidate.quality.loss for candidate in self.list_candidates()}
+        first = self._count_earlier() + len(taken)
         found = self._propose(seen, set(taken), range(first, first + count))
         return [_Queued(architecture, {}) for architecture in found]
 
@@ -188,9 +190,9 @@ class Journal:
     def _create(
         self, architecture: Architecture, attributes: dict[str, Any], state: TrialState, loss: float | None = None
     ) -> int:
-        ms = self.problem.ms(architecture)
+        ms = self.problem.predict_ms(architecture)
         known = {"digest": architecture.digest, "architecture": architecture.to_json(), "predicted_ms": ms}
-        over = self._over(architecture)
+        over = self._compute_excess(architecture)
         template = optuna.trial.create_trial(
             state=state, value=loss, params=encode(self.problem.space, architecture),
             distributions=dict(self.distributions), user_attrs=attributes | known,
@@ -201,42 +203,42 @@ class Journal:
         self._trials[number] = _Entry(architecture, attributes, state)
         return number
 
-    def _over(self, architecture: Architecture) -> dict[str, float]:
+    def _compute_excess(self, architecture: Architecture) -> dict[str, float]:
         """By how much it is above the budget and every limit, as thought now; at most 0 where it keeps to them."""
         problem = self.problem
-        over = {"latency_ms": problem.ms(architecture) - problem.budget_ms}
-        return over | {limit.name: limit.of(architecture) - limit.most for limit in problem.limits}
+        over = {"latency_ms": problem.predict_ms(architecture) - problem.budget_ms}
+        return over | {limit.name: limit.count(architecture) - limit.most for limit in problem.limits}
 
-    def _end(self, architecture: Architecture) -> TrialState:
+    def _choose_state(self, architecture: Architecture) -> TrialState:
         """How Optuna's trial ends that was judged: pruned where it breaks the budget or a limit.
 
         Optuna's own `best_trial` reads constraints, but its storages, and so its dashboard, take the least loss of all
         that are complete, which is the parent's.
         """
-        return TrialState.COMPLETE if max(self._over(architecture).values()) <= 0 else TrialState.PRUNED
+        return TrialState.COMPLETE if max(self._compute_excess(architecture).values()) <= 0 else TrialState.PRUNED
 
-    def _next_batch(self, size: int) -> tuple[int, int]:
+    def _find_next_batch(self, size: int) -> tuple[int, int]:
         """How many belong to the next batch, and its name: of one that was begun before, what is left of it."""
         if not self._queue:
-            return size, self._turn()
+            return size, self._count_earlier()
         begun = self._queue[0].attributes.get(BATCH)
         if begun is None:
-            return min(size, len(self._queue)), self._turn()
+            return min(size, len(self._queue)), self._count_earlier()
         if any(e.told and e.attributes.get(BATCH) == begun for e in self._trials.values()):  # all had been proposed
             return sum(queued.attributes.get(BATCH) == begun for queued in self._queue), begun
         return self._queue[0].attributes[SIZE], begun
 
-    def _turn(self) -> int:
+    def _count_earlier(self) -> int:
         """How many trials went before, as if no process had died."""
         return sum(LOST not in entry.attributes for entry in self._trials.values())
 
-    def _name_of(self, budget_ms: float) -> str:
+    def _name_budget(self, budget_ms: float) -> str:
         """Names a budget under the latency model as it is now: once that is corrected, the search begins anew."""
         space = self.problem.space
         edges = (space.parent, space.decode([space.choices[0]]), space.decode([space.choices[-1]]))
-        return " ".join(f"{ms:.9g}" for ms in (budget_ms, *map(self.problem.ms, edges)))
+        return " ".join(f"{ms:.9g}" for ms in (budget_ms, *map(self.problem.predict_ms, edges)))
 
-    def _loss_within(self, entry: "_Entry", budget_ms: float) -> float:
+    def _get_loss_within(self, entry: "_Entry", budget_ms: float) -> float:
         """The loss of a trial that keeps to a budget; infinite for others."""
         meets = entry.told and self.problem.meets(entry.architecture, budget_ms)
         return entry.told.quality.loss if entry.told and meets else float("inf")
@@ -246,7 +248,7 @@ class Journal:
         entry = _Entry(architecture, dict(trial.user_attrs), trial.state)
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return entry
-        return self._told(trial.number, entry, Quality.from_json(trial.user_attrs[QUALITY]))
+        return self._build_entry(trial.number, entry, Quality.from_json(trial.user_attrs[QUALITY]))
 
     def _close_orphans(self, study: optuna.Study) -> None:
         """Trials that ran when an earlier process died never end: close them, and queue them before all else."""
@@ -278,6 +280,6 @@ class _Queued:
     attributes: dict[str, Any]
 
 
-def _queued(proposal: Proposal) -> _Queued:
+def _build_queued(proposal: Proposal) -> _Queued:
     knobs = {} if proposal.knobs is None else {KNOBS: proposal.knobs}
     return _Queued(proposal.architecture, {"origin": proposal.origin, **knobs})

@@ -53,21 +53,21 @@ class Knobs:
         """The library's losses, reweighted; the largest of a part keeps its size. Steps are sums and only scaled."""
         largest = max([1e-12, *(loss for choice, loss in library.items() if is_structural(choice))])
 
-        def reweighted(choice: Choice, loss: float) -> float:
+        def reweight_choice(choice: Choice, loss: float) -> float:
             if not is_structural(choice):
                 return self.tokens * loss
             kind = self.attention if choice.unit.kind is Kind.ATTENTION else 1.0
             slope = math.exp(self.depth * (choice.layer / max(1, layers - 1) - 0.5))
             return float(kind * slope * largest * (max(loss, 0.0) / largest) ** self.exponent)
 
-        return {choice: reweighted(choice, loss) for choice, loss in library.items()}
+        return {choice: reweight_choice(choice, loss) for choice, loss in library.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The numbers by name."""
         return asdict(self)
 
 
-def distributions(problem: Problem) -> dict[str, BaseDistribution]:
+def list_distributions(problem: Problem) -> dict[str, BaseDistribution]:
     """The knobs there are in a space: the last is for schedules and parts beside each other."""
     both = 0 < len(problem.space.structure) < len(problem.space.choices)
     return DISTRIBUTIONS | (TOKENS if both else {})
@@ -88,11 +88,11 @@ def propose(
     """
     sampler = optuna.samplers.TPESampler(seed=problem.seed + len(told), n_startup_trials=STARTUP)
     study = optuna.create_study(sampler=sampler)
-    ranges = distributions(problem)
+    ranges = list_distributions(problem)
     for knobs, loss in told:
         params = {name: value for name, value in knobs.to_json().items() if name in ranges}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=loss))
-    saves, needed = problem.savings(), problem.ms(problem.space.start) - budget_ms
+    saves, needed = problem.estimate_savings(), problem.predict_ms(problem.space.start) - budget_ms
     for _ in range(TRIES):
         knobs = Knobs(**study.ask(ranges).params)
         losses = knobs.reweight(surrogate.library, problem.space.depth)

@@ -21,8 +21,12 @@ def split_levels(choices: Iterable[Choice]) -> tuple[list[Choice], list[Choice]]
     measured, as are steps of token reduction.
     """
     measured, between = list[Choice](), list[Choice]()
-    for own in _by_unit(choices).values():
-        if len(own) <= MEASURED or len({axis for each in own for axis in _axes(each)}) != 1 or is_cumulative(own[0]):
+    for own in _group_by_unit(choices).values():
+        if (
+            len(own) <= MEASURED
+            or len({axis for each in own for axis in _list_axes(each)}) != 1
+            or is_cumulative(own[0])
+        ):
             measured += own
             continue
         kept = {round(place * (len(own) - 1) / (MEASURED - 1)) for place in range(MEASURED)}
@@ -41,7 +45,7 @@ def interpolate_losses(
         between: the others.
         measure: gives the loss of a level whose unit's measured levels do not lose more the less is left.
     """
-    known = _by_unit(losses)
+    known = _group_by_unit(losses)
     found = {}
     for choice in between:
         own = known[choice.unit]
@@ -51,26 +55,26 @@ def interpolate_losses(
 
 
 def _interpolate(choice: Choice, own: list[Choice], losses: Mapping[Choice, float]) -> float:
-    at = _left(choice)
-    milder = min((each for each in own if _left(each) > at), key=_left)
-    stronger = max((each for each in own if _left(each) < at), key=_left)
-    share = (_left(milder) - at) / (_left(milder) - _left(stronger))
+    at = _get_remaining(choice)
+    milder = min((each for each in own if _get_remaining(each) > at), key=_get_remaining)
+    stronger = max((each for each in own if _get_remaining(each) < at), key=_get_remaining)
+    share = (_get_remaining(milder) - at) / (_get_remaining(milder) - _get_remaining(stronger))
     low, high = (math.sqrt(max(losses[each], 0.0)) for each in (milder, stronger))
     return (low + share * (high - low)) ** 2
 
 
-def _by_unit(choices: Iterable[Choice]) -> dict[Unit, list[Choice]]:
+def _group_by_unit(choices: Iterable[Choice]) -> dict[Unit, list[Choice]]:
     """The choices of each unit, the mildest first."""
     found: dict[Unit, list[Choice]] = {}
-    for choice in sorted(choices, key=lambda each: (each.unit, -_left(each))):
+    for choice in sorted(choices, key=lambda each: (each.unit, -_get_remaining(each))):
         found.setdefault(choice.unit, []).append(choice)
     return found
 
 
-def _axes(choice: Choice) -> tuple[str, ...]:
+def _list_axes(choice: Choice) -> tuple[str, ...]:
     return () if choice.level == DROP else tuple(axis for axis, _ in choice.level.axes)
 
 
-def _left(choice: Choice) -> int:
+def _get_remaining(choice: Choice) -> int:
     """What a level on one axis leaves; nothing, of a dropped unit."""
     return 0 if choice.level == DROP else choice.level.axes[0][1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from latency_models.marginal import marginal
+from latency_models.marginal import compute_marginal_values
 from nas.search.level_interpolation import interpolate_losses, split_levels
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
@@ -33,14 +33,16 @@ def score_library(
     losses = dict[Choice, float]()
     problem.evaluate(space.start, items)  # its states are the prefix of all of them
     before = 0.0 if space.fixed is None else problem.evaluate(space.start, items).loss
-    alone = {choice: _alone(space, choice) for choice in choices}
+    alone = {choice: _drop_alone(space, choice) for choice in choices}
     problem.prefetch([(architecture, items) for architecture in alone.values()])
     for done, choice in enumerate(choices, 1):
         losses[choice] = problem.evaluate(alone[choice], items).loss - before
         on_unit(done, len(choices))
-    losses |= interpolate_losses(losses, between, lambda c: problem.evaluate(_alone(space, c), items).loss - before)
-    return marginal(enforce_monotone({choice: losses[choice] for choice in space.choices}))
+    losses |= interpolate_losses(
+        losses, between, lambda c: problem.evaluate(_drop_alone(space, c), items).loss - before
+    )
+    return compute_marginal_values(enforce_monotone({choice: losses[choice] for choice in space.choices}))
 
 
-def _alone(space: Space, choice: Choice) -> Architecture:
-    return space.canonical(space.start.drop(choice))
+def _drop_alone(space: Space, choice: Choice) -> Architecture:
+    return space.make_canonical(space.start.drop(choice))

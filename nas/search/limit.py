@@ -22,17 +22,17 @@ class Limit:
     most: float
     saves: dict[Choice, float] = field(repr=False)
 
-    def of(self, architecture: Architecture) -> float:
+    def count(self, architecture: Architecture) -> float:
         """How much an architecture has; what a block shares with its parts is gone only with the block."""
-        return self.parent - sum(self.saved(choice) for choice in sorted(architecture.choices))
+        return self.parent - sum(self.count_saved(choice) for choice in sorted(architecture.choices))
 
-    def saved(self, choice: Choice) -> float:
+    def count_saved(self, choice: Choice) -> float:
         """How much less there is with a choice; fewer tokens change nothing."""
         return self.saves[choice] if is_structural(choice) else 0.0
 
-    def met(self, architecture: Architecture) -> bool:
+    def is_met(self, architecture: Architecture) -> bool:
         """Whether an architecture keeps to it."""
-        return self.of(architecture) <= self.most
+        return self.count(architecture) <= self.most
 
     @property
     def excess(self) -> float:

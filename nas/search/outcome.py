@@ -43,10 +43,10 @@ class SearchOutcome:
     @property
     def pareto(self) -> tuple[Candidate, ...]:
         """Candidates judged on all items that no other such one beats in both latency and loss, fastest first."""
-        return front_of(candidate for candidate in self.candidates if candidate.full)
+        return find_front(candidate for candidate in self.candidates if candidate.full)
 
 
-def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def find_front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """Those that no other beats in both latency and loss, fastest first."""
     best: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (c.predicted_ms, c.quality.loss)):
@@ -55,18 +55,18 @@ def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     return tuple(best)
 
 
-def with_whole_front(problem: Problem, outcome: SearchOutcome) -> SearchOutcome:
+def evaluate_whole_front(problem: Problem, outcome: SearchOutcome) -> SearchOutcome:
     """The outcome with every member of the front judged on all items, until nobody in it rests on fewer."""
     candidates = outcome.candidates
     while True:
-        front = {candidate.architecture for candidate in front_of(candidates) if not candidate.full}
+        front = {candidate.architecture for candidate in find_front(candidates) if not candidate.full}
         if not front:
             return replace(outcome, candidates=candidates)
-        chosen = iter(in_full(problem, [c for c in candidates if c.architecture in front]))
+        chosen = iter(evaluate_in_full(problem, [c for c in candidates if c.architecture in front]))
         candidates = tuple(next(chosen) if c.architecture in front else c for c in candidates)
 
 
-def in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate]:
+def evaluate_in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The candidates judged on all items."""
     chosen = list(candidates)
     problem.prefetch([(c.architecture, None) for c in chosen if not c.full])
@@ -78,13 +78,13 @@ def in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate
     return judged
 
 
-def infeasible(problem: Problem, candidates: Sequence[Candidate], said: str = "") -> NoFeasibleCandidate:
+def build_infeasible_error(problem: Problem, candidates: Sequence[Candidate], said: str = "") -> NoFeasibleCandidate:
     """The error for a budget that nothing meets: what was `said` before it, and the fastest that was tried."""
     closest_ms = min((candidate.predicted_ms for candidate in candidates), default=None)
-    return NoFeasibleCandidate(said + _closest(problem, candidates), problem.budget_ms, closest_ms)
+    return NoFeasibleCandidate(said + _describe_closest(problem, candidates), problem.budget_ms, closest_ms)
 
 
-def _closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
+def _describe_closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
     limits = "".join(f" with at most {limit.most:,.0f} {limit.name}" for limit in problem.limits)
     said = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){limits}"
     if not candidates:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from latency_models.model import LatencyModel
 from nas.quality.quality import Quality
 from nas.search.limit import Limit
-from nas.search.savings import Savings, overlaps
+from nas.search.savings import Savings, compute_overlaps
 from pruning.analysis.redundancy import Redundancy
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Reduction
@@ -24,19 +24,19 @@ SCORING, REMOVING, IN_FULL = (
 )
 
 
-def _silent(trial: int, note: str) -> None:
+def _ignore_message(trial: int, note: str) -> None:
     """Nobody is told."""
 
 
-def _nowhere(phase: str, done: float, total: float) -> None:
+def _ignore_trial(phase: str, done: float, total: float) -> None:
     """Nobody is told."""
 
 
-def no_prefetch(asked: Sequence[Asked]) -> None:
+def skip_prefetch(asked: Sequence[Asked]) -> None:
     """Each is computed when it is asked for."""
 
 
-def identity_ratio(ratio: float) -> float:
+def keep_ratio(ratio: float) -> float:
     """Any share of tokens has a latency of its own."""
     return ratio
 
@@ -83,16 +83,16 @@ class Problem:
     limits: tuple[Limit, ...] = ()
     reduction: Reduction = field(default_factory=Reduction)
     flops: Callable[[Architecture], float] | None = None
-    snap: Callable[[float], float] = identity_ratio
+    snap: Callable[[float], float] = keep_ratio
     trials: int = 48
     batch: int = 1
     patience: int = 12
     time_limit_s: float | None = None
     seed: int = 0
     finalists: int = 4
-    prefetch: Callable[[Sequence[Asked]], None] = no_prefetch
-    on_trial: Callable[[int, str], None] = _silent
-    on_phase: Callable[[str, float, float], None] = _nowhere
+    prefetch: Callable[[Sequence[Asked]], None] = skip_prefetch
+    on_trial: Callable[[int, str], None] = _ignore_message
+    on_phase: Callable[[str, float, float], None] = _ignore_trial
     _ms: dict[Architecture, float] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
@@ -105,38 +105,40 @@ class Problem:
         """Trials without a better one, after which a budget is settled."""
         return self.patience // 2 if self.front else self.patience
 
-    def ms(self, architecture: Architecture) -> float:
+    def predict_ms(self, architecture: Architecture) -> float:
         """Predicted latency at the asked percentile; asked of the latency model once."""
         if architecture not in self._ms:
             self._ms[architecture] = self.latency.predict(architecture, self.percentile).ms
         return self._ms[architecture]
 
-    def feasible(self, architecture: Architecture) -> bool:
+    def is_feasible(self, architecture: Architecture) -> bool:
         """Whether the prediction meets the budget, and the limits are kept."""
         return self.meets(architecture, self.budget_ms)
 
     def meets(self, architecture: Architecture, budget_ms: float) -> bool:
         """The same for another budget."""
-        return self.ms(architecture) <= budget_ms and all(limit.met(architecture) for limit in self.limits)
+        return self.predict_ms(architecture) <= budget_ms and all(limit.is_met(architecture) for limit in self.limits)
 
     def start_loss(self) -> float:
         """The loss, on the first rung, of where the search starts: nothing, but for a schedule that is fixed."""
         return 0.0 if self.space.fixed is None else self.evaluate(self.space.start, self.rungs[0]).loss
 
-    def savings(self) -> Savings:
+    def estimate_savings(self) -> Savings:
         """What choices save from where the search starts, as an estimate at the asked percentile."""
         start = self.space.start
-        tail = self.ms(start) / self.latency.predict(start, 50).ms  # the latency model's own are medians
+        tail = self.predict_ms(start) / self.latency.predict(start, 50).ms  # the latency model's own are medians
         choices = self.space.choices
-        saved = self.latency.saves(choices, self.space.reduction)
+        saved = self.latency.predict_savings(choices, self.space.reduction)
         if self.space.fixed is not None:  # parts do less work on fewer tokens
-            saved = {each: self._median(start) - self._median(self.space.decode({each})) for each in choices}
+            saved = {
+                each: self._predict_median(start) - self._predict_median(self.space.decode({each})) for each in choices
+            }
         alone = {each: tail * saved[each] for each in choices}
-        return Savings(alone, overlaps(self.space, alone, self.latency))
+        return Savings(alone, compute_overlaps(self.space, alone, self.latency))
 
-    def saves_ms(self) -> dict[Choice, float]:
+    def estimate_saved_ms(self) -> dict[Choice, float]:
         """What each choice saves: of a part, made alone; of a cumulative one, beyond those that it implies."""
-        return self.savings().alone
+        return self.estimate_savings().alone
 
-    def _median(self, architecture: Architecture) -> float:
+    def _predict_median(self, architecture: Architecture) -> float:
         return self.latency.predict(architecture, 50).ms

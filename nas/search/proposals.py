@@ -40,7 +40,7 @@ class LevelSwitch:
     def __init__(self, problem: Problem, descent: GreedyRemoval, budget_ms: float) -> None:
         """`descent` has the library and what was scored on the way down; proposals stay just under `budget_ms`."""
         self._problem, self._descent, self._budget_ms = problem, descent, budget_ms
-        self._savings = problem.savings()
+        self._savings = problem.estimate_savings()
         self._encoding = self._savings.encoding
         self._ms: dict[Architecture, float] = {}
 
@@ -54,14 +54,14 @@ class LevelSwitch:
             running: what is being judged.
             turns: for each of the trials, how many go before it.
         """
-        surrogate, taken = self.surrogate(seen), {*seen, *running}
-        starts = list(dict.fromkeys([*self._elite(seen), *self._solved(surrogate)]))
+        surrogate, taken = self.fit_surrogate(seen), {*seen, *running}
+        starts = list(dict.fromkeys([*self._select_elite(seen), *self._solve(surrogate)]))
         proposed: list[Architecture] = []
         for turn in turns:
-            proposed.append(self._proposal(starts, surrogate, taken.union(proposed), turn))
+            proposed.append(self._propose_one(starts, surrogate, taken.union(proposed), turn))
         return proposed
 
-    def _proposal(
+    def _propose_one(
         self, starts: Sequence[Architecture], surrogate: Surrogate, taken: set[Architecture], turn: int
     ) -> Architecture:
         rng = random.Random(f"{self._problem.seed}/{turn}")
@@ -71,25 +71,25 @@ class LevelSwitch:
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
         return surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
 
-    def _elite(self, seen: Mapping[Architecture, float]) -> list[Architecture]:
+    def _select_elite(self, seen: Mapping[Architecture, float]) -> list[Architecture]:
         """The best within the budget, and the best of those that are nearly: they need one drop more."""
         ranked = sorted(seen, key=lambda a: seen[a])
         within = [a for a in ranked if self._fits(a)]
-        nearly = [a for a in ranked if not self._fits(a) and self._latency(a) <= NEARLY * self._budget_ms]
+        nearly = [a for a in ranked if not self._fits(a) and self._predict_latency(a) <= NEARLY * self._budget_ms]
         return within[:ELITE] + nearly[:1] or [self._problem.space.start]
 
-    def surrogate(self, seen: Mapping[Architecture, float]) -> Surrogate:
+    def fit_surrogate(self, seen: Mapping[Architecture, float]) -> Surrogate:
         """Fitted to all that was scored, on the items that all of it was scored on."""
         problem = self._problem
         few = {a: problem.evaluate(a, problem.rungs[0]).loss for a in seen if a.choices}
         known, start = list((self._descent.scored | few).items()), problem.start_loss()
         return Surrogate.fit(problem.space.choices, self._descent.library, known, start)
 
-    def _solved(self, surrogate: Surrogate) -> list[Architecture]:
+    def _solve(self, surrogate: Surrogate) -> list[Architecture]:
         """The exact solve again, with the pairs that were learned."""
         if not surrogate.pairs:
             return []
-        needed = self._latency(self._problem.space.start) - self._budget_ms
+        needed = self._predict_latency(self._problem.space.start) - self._budget_ms
         library = self._descent.library
         limits = self._problem.limits
         return solve(self._problem.space, library, self._savings, needed, SOLVED, surrogate.pairs, limits)
@@ -98,22 +98,22 @@ class LevelSwitch:
         """From a start by the switch that the surrogate likes best, until it likes none; what was best on the way."""
         current, found = start, [start]
         for _ in range(STEPS):
-            near = self._nearest(current, surrogate, rng)
+            near = self._find_nearest(current, surrogate, rng)
             found += near
-            expected = surrogate.expected([current, *near[:1]])
+            expected = surrogate.predict([current, *near[:1]])
             if not near or (expected[1] >= expected[0] and self._fits(current)):
                 break
             current = near[0]
         return found
 
-    def _nearest(self, current: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
+    def _find_nearest(self, current: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
         """The neighbours that the surrogate expects to lose least, best first.
 
         Of a thousand rows the few that are kept become architectures; equals are in the order of their digests.
         """
-        rows = self._neighbours(current, rng)
+        rows = self._list_neighbours(current, rng)
         assert surrogate.encoding.columns == self._encoding.columns
-        expected = surrogate.expected_of(rows)
+        expected = surrogate.predict_rows(rows)
         order = np.argsort(expected, kind="stable")
         kept: list[Architecture] = []
         for _, equals in itertools.groupby(order.tolist(), key=lambda place: expected[place]):
@@ -124,21 +124,21 @@ class LevelSwitch:
                 break
         return kept[:KEPT]
 
-    def _neighbours(self, architecture: Architecture, rng: random.Random) -> Rows:
+    def _list_neighbours(self, architecture: Architecture, rng: random.Random) -> Rows:
         """Those that differ by at most two choices out and two in, and whose estimated latency is in the band.
 
         All of them where there are not too many, else a random choice. The additive estimate around the architecture
         is used: the latency model is asked only about the few that are proposed, not about the thousands before them.
         """
         encoding, savings = self._encoding, self._savings
-        row = encoding.rows([architecture])[0]
-        before = savings.of(row[None])[0]
-        out, into = self._restored(row), self._dropped(architecture, row)
-        restored = before - savings.of(row & ~out.sets)
-        dropped = savings.of(row & ~into.clears | into.sets) - before
+        row = encoding.encode_rows([architecture])[0]
+        before = savings.compute(row[None])[0]
+        out, into = self._list_restored(row), self._list_dropped(architecture, row)
+        restored = before - savings.compute(row & ~out.sets)
+        dropped = savings.compute(row & ~into.clears | into.sets) - before
         order = sorted(range(len(dropped)), key=lambda place: (dropped[place], into.switches[place]))
         ms = dropped[order].tolist()
-        room = self._budget_ms + ROUNDING - self._latency(architecture)
+        room = self._budget_ms + ROUNDING - self._predict_latency(architecture)
         band = (1 - BAND) * self._budget_ms if not self._problem.limits else self._budget_ms  # another row may bind
         share, found = max(1, MOST // len(restored)), [row[None][:0]]
         for place, added in enumerate(restored.tolist()):
@@ -146,15 +146,15 @@ class LevelSwitch:
             places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
             chosen = [order[more] for more in places]
             found.append(row & ~out.sets[place] & ~into.clears[chosen] | into.sets[chosen])
-        rows = encoding.canonical(np.concatenate(found), self._problem.space.merges_blocks)
-        return _unlike(rows)
+        rows = encoding.make_canonical(np.concatenate(found), self._problem.space.merges_blocks)
+        return _remove_duplicates(rows)
 
-    def _restored(self, row: Rows) -> "_Switches":
+    def _list_restored(self, row: Rows) -> "_Switches":
         """Choices to take back, at most two, each with those that imply it."""
         places = np.flatnonzero(row).tolist()
-        return self._switches(places, self._encoding.closure.T[places] & row)
+        return self._list_switches(places, self._encoding.closure.T[places] & row)
 
-    def _dropped(self, architecture: Architecture, row: Rows) -> "_Switches":
+    def _list_dropped(self, architecture: Architecture, row: Rows) -> "_Switches":
         """Choices to make, at most two, each with those that it implies and in place of the unit's other level."""
         encoding = self._encoding
         other = np.asarray((encoding.alternatives & row).any(axis=1))
@@ -163,12 +163,12 @@ class LevelSwitch:
             for place, choice in enumerate(encoding.columns)
             if not row[place] and (other[place] or not architecture.drops(choice))
         ]
-        return self._switches(places, encoding.closure[places] & ~row, encoding.alternatives[places] & row)
+        return self._list_switches(places, encoding.closure[places] & ~row, encoding.alternatives[places] & row)
 
-    def _switches(self, places: list[int], changes: Rows, clears: Rows | None = None) -> "_Switches":
+    def _list_switches(self, places: list[int], changes: Rows, clears: Rows | None = None) -> "_Switches":
         """All pairs of those that do not change too many steps at once, every single one, and none."""
         columns, most = self._encoding.columns, max(1, SPAN * self._encoding.level_count)
-        chosen = _at_most_two([n for n, change in enumerate(changes) if change.sum() <= most])
+        chosen = _list_at_most_two([n for n, change in enumerate(changes) if change.sum() <= most])
         sets, cleared = (np.zeros((len(chosen), len(columns)), dtype=bool) for _ in range(2))
         for at, which in enumerate(chosen):
             sets[at] = changes[list(which)].any(0)
@@ -176,19 +176,19 @@ class LevelSwitch:
                 cleared[at] = clears[list(which)].any(0)
         return _Switches([tuple(columns[places[n]] for n in which) for which in chosen], sets, cleared)
 
-    def _latency(self, architecture: Architecture) -> float:
+    def _predict_latency(self, architecture: Architecture) -> float:
         if architecture not in self._ms:
-            self._ms[architecture] = self._problem.ms(architecture)
+            self._ms[architecture] = self._problem.predict_ms(architecture)
         return self._ms[architecture]
 
     def _fits(self, architecture: Architecture) -> bool:
-        return self._latency(architecture) <= self._budget_ms and self._keeps_limits(architecture)
+        return self._predict_latency(architecture) <= self._budget_ms and self._keeps_limits(architecture)
 
     def _keeps_limits(self, architecture: Architecture) -> bool:
-        return all(limit.met(architecture) for limit in self._problem.limits)
+        return all(limit.is_met(architecture) for limit in self._problem.limits)
 
 
-def _unlike(rows: Rows) -> Rows:
+def _remove_duplicates(rows: Rows) -> Rows:
     """Each row once; compared as bits, which is quicker than truth value by truth value."""
     bits = np.packbits(rows, axis=1)
     whole = np.ascontiguousarray(bits).view(np.dtype((np.void, bits.shape[1]))).ravel()
@@ -201,5 +201,5 @@ class _Switches(NamedTuple):
     clears: Rows  # those that go in return
 
 
-def _at_most_two(places: Sequence[int]) -> list[tuple[int, ...]]:
+def _list_at_most_two(places: Sequence[int]) -> list[tuple[int, ...]]:
     return [(), *((place,) for place in places), *itertools.combinations(places, 2)]

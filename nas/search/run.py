@@ -5,8 +5,8 @@ import time
 from nas.request.choices import ADD_BACK
 from nas.search.engine import Engine
 from nas.search.journal import Journal
-from nas.search.methods import METHODS, TOKEN_METHODS, add_back, as_published
-from nas.search.outcome import Candidate, SearchOutcome, infeasible
+from nas.search.methods import METHODS, TOKEN_METHODS, add_back, drop_as_published
+from nas.search.outcome import Candidate, SearchOutcome, build_infeasible_error
 from nas.search.problem import ENGINE, Problem
 from search_spaces.architecture import Architecture
 
@@ -23,26 +23,28 @@ def run_search(problem: Problem) -> SearchOutcome:
 def _run_published(problem: Problem) -> SearchOutcome:
     """One published method to the budget; its own choice is the winner."""
     began, journal = time.monotonic(), Journal(problem)
-    winner = problem.space.start if problem.feasible(problem.space.start) else _chosen(problem)
+    winner = problem.space.start if problem.is_feasible(problem.space.start) else _choose(problem)
     if winner is None:
         name = problem.method.removesuffix(ADD_BACK)
-        raise infeasible(problem, journal.candidates(), f"{name} cannot get there: ")
+        raise build_infeasible_error(problem, journal.list_candidates(), f"{name} cannot get there: ")
 
-    def judged(architecture: Architecture, origin: str) -> Candidate:
+    def evaluate_order(architecture: Architecture, origin: str) -> Candidate:
         quality = problem.evaluate(architecture, None)
         journal.add(architecture, quality, origin)
-        return Candidate(architecture, quality, problem.ms(architecture), origin, len(journal.candidates()) - 1, True)
+        return Candidate(
+            architecture, quality, problem.predict_ms(architecture), origin, len(journal.list_candidates()) - 1, True
+        )
 
-    parent, best = judged(problem.space.parent, "parent"), judged(winner, problem.method)
+    parent, best = evaluate_order(problem.space.parent, "parent"), evaluate_order(winner, problem.method)
     candidates = (parent,) if best.architecture == parent.architecture else (parent, best)
     return SearchOutcome(parent, (best,), candidates, {}, len(candidates), time.monotonic() - began)
 
 
-def _chosen(problem: Problem) -> Architecture | None:
+def _choose(problem: Problem) -> Architecture | None:
     """What the method makes of the problem; None where it cannot meet the budget."""
     if problem.method in TOKEN_METHODS:
-        return TOKEN_METHODS[problem.method].architecture(problem)
-    order = METHODS[problem.method.removesuffix(ADD_BACK)].removal_order(problem)
+        return TOKEN_METHODS[problem.method].choose_architecture(problem)
+    order = METHODS[problem.method.removesuffix(ADD_BACK)].find_removal_order(problem)
     if order is None:
         return None
-    return add_back(problem, order) if problem.method.endswith(ADD_BACK) else as_published(problem, order)
+    return add_back(problem, order) if problem.method.endswith(ADD_BACK) else drop_as_published(problem, order)

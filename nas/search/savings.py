@@ -33,7 +33,7 @@ class Savings:
         """Columns in the order of `alone`."""
         return Encoding(tuple(self.alone))
 
-    def of(self, rows: Rows) -> NDArray[np.float64]:
+    def compute(self, rows: Rows) -> NDArray[np.float64]:
         """(n,): what each row of `encoding` saves, to a billionth, so that equal sets are equal."""
         columns = {choice: place for place, choice in enumerate(self.alone)}
         gone = rows.astype(np.float64)
@@ -44,16 +44,18 @@ class Savings:
         return np.asarray(saved.round(9))
 
 
-def overlaps(space: Space, alone: Mapping[Choice, float], latency: LatencyModel) -> dict[tuple[Choice, Choice], float]:
+def compute_overlaps(
+    space: Space, alone: Mapping[Choice, float], latency: LatencyModel
+) -> dict[tuple[Choice, Choice], float]:
     """By how much less a step and a part of its blocks save together; empty without choices of both sorts."""
     blocks = sorted({step.layer for step in space.steps})
     ends = dict(itertools.pairwise([*blocks, space.depth]))
     found = {}
     for step in space.steps:
         layers = range(step.layer, ends[step.layer])
-        whole = sum(latency.unit_ms(Unit(layer, kind).dropped) for layer in layers for kind in PARTS)
+        whole = sum(latency.predict_unit_ms(Unit(layer, kind).dropped) for layer in layers for kind in PARTS)
         for part in (choice for choice in space.structure if choice.layer in layers):
-            share = latency.unit_ms(part) / whole if whole > 0 else 0.0
+            share = latency.predict_unit_ms(part) / whole if whole > 0 else 0.0
             one, other = sorted((step, part))
             found[one, other] = min(max(share, 0.0), 1.0) * alone[step]
     return found

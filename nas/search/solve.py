@@ -46,15 +46,15 @@ def solve(
     choices, more = space.choices, pairs or {}
     savings = saves_ms if isinstance(saves_ms, Savings) else Savings(saves_ms, {})
     together = sorted(more.keys() | savings.overlap.keys())
-    cost = np.array([_cost(each, loss[each]) for each in choices] + [more.get(pair, 0.0) for pair in together])
-    rows = _rows(space, savings, needed_ms, together, limits)
+    cost = np.array([_compute_cost(each, loss[each]) for each in choices] + [more.get(pair, 0.0) for pair in together])
+    rows = _build_rows(space, savings, needed_ms, together, limits)
     whole = np.array([1] * len(choices) + [0] * len(together))  # a product of two choices is 0 or 1 by its rows
     found: list[Architecture] = []
     for _ in range(4 * solutions):
         if len(found) == solutions:
             break
         answer = milp(
-            cost, constraints=LinearConstraint(*rows.matrix()), integrality=whole, bounds=Bounds(0, 1),
+            cost, constraints=LinearConstraint(*rows.build_matrix()), integrality=whole, bounds=Bounds(0, 1),
             options={"time_limit": TIME_LIMIT_S},
         )  # fmt: skip
         if answer.x is None:
@@ -69,19 +69,21 @@ def solve(
     return found
 
 
-def _cost(choice: Choice, loss: float) -> float:
+def _compute_cost(choice: Choice, loss: float) -> float:
     """A cumulative choice may cost less than nothing beside those that it implies, which it takes along."""
     return (loss if is_cumulative(choice) else max(loss, 0.0)) + 1e-9
 
 
-def _rows(space: Space, savings: Savings, needed_ms: float, together: list[Pair], limits: Sequence[Limit]) -> "_Rows":
+def _build_rows(
+    space: Space, savings: Savings, needed_ms: float, together: list[Pair], limits: Sequence[Limit]
+) -> "_Rows":
     """What every solution keeps to."""
     choices = space.choices
     rows, column = _Rows(len(choices), len(together)), {choice: at for at, choice in enumerate(choices)}
     overlap = {len(choices) + at: -savings.overlap[pair] for at, pair in enumerate(together) if pair in savings.overlap}
     rows.add({column[each]: savings.alone[each] for each in choices} | overlap, needed_ms, np.inf)
     for limit in limits:
-        rows.add({column[each]: limit.saved(each) for each in choices}, limit.excess, np.inf)
+        rows.add({column[each]: limit.count_saved(each) for each in choices}, limit.excess, np.inf)
     for group in space.exclusions:
         rows.add(dict.fromkeys((column[each] for each in group), 1.0), -np.inf, 1.0)
     for choice, implied in space.implications:
@@ -113,5 +115,5 @@ class _Rows:
             self.add({other: 1.0, number: -1.0}, 0.0, np.inf)
             self.add({one: 1.0, other: 1.0, number: -1.0}, -np.inf, 1.0)
 
-    def matrix(self) -> tuple[NDArray[np.float64], list[float], list[float]]:
+    def build_matrix(self) -> tuple[NDArray[np.float64], list[float], list[float]]:
         return np.array(self.rows), self.low, self.high

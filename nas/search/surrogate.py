@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_models.marginal import marginal
+from latency_models.marginal import compute_marginal_values
 from nas.search.solve import Pair
 from search_spaces.architecture import Architecture
 from search_spaces.encoding import Encoding, Rows
@@ -46,7 +46,7 @@ class Surrogate:
         """The plain sum; `library` is what each choice adds (`score_library`) to the loss `start`."""
         self.library = library
         self.pairs: dict[Pair, float] = {}
-        self._design = _design(tuple(choices), tuple(library[choice] for choice in choices), start)
+        self._design = _build_design(tuple(choices), tuple(library[choice] for choice in choices), start)
         self._correction: Callable[[Array], Array] | None = None
 
     @classmethod
@@ -60,13 +60,13 @@ class Surrogate:
         """Fit to evaluated architectures; each part only where leave-one-out says that it predicts better."""
         surrogate = cls(choices, library, start)
         design = surrogate._design
-        several = design.encoding.decode(design.encoding.rows([a for a, _ in seen]))
+        several = design.encoding.decode(design.encoding.encode_rows([a for a, _ in seen]))
         known = [pair for pair, gone in zip(seen, several, strict=True) if len(gone) > 1 and pair[1] > 0]
         if len(known) < LEAST_SEEN:
             return surrogate
-        gone = design.gone([a for a, _ in known])
-        losses, sums = np.array([loss for _, loss in known]), design.sums(gone)
-        features = design.features(gone)
+        gone = design.encode_dropped([a for a, _ in known])
+        losses, sums = np.array([loss for _, loss in known]), design.compute_sums(gone)
+        features = design.compute_features(gone)
         surrogate._fit_pairs(features, losses / sums - 1.0)
         surrogate._fit_correction(gone, features, np.log(losses / sums))
         return surrogate
@@ -78,42 +78,42 @@ class Surrogate:
 
     def rank(self, architectures: Sequence[Architecture]) -> list[Architecture]:
         """Least expected loss first."""
-        expected = self.expected(architectures)
+        expected = self.predict(architectures)
         order = sorted(range(len(architectures)), key=lambda place: (expected[place], architectures[place].digest))
         return [architectures[place] for place in order]
 
-    def expected(self, architectures: Sequence[Architecture]) -> Array:
+    def predict(self, architectures: Sequence[Architecture]) -> Array:
         """The expected losses."""
-        return self.expected_of(self._design.encoding.rows(architectures))
+        return self.predict_rows(self._design.encoding.encode_rows(architectures))
 
-    def expected_of(self, rows: Rows) -> Array:
+    def predict_rows(self, rows: Rows) -> Array:
         """The expected losses of canonical rows of `encoding`, to a trillionth: equals are equal in any company."""
         if not len(rows):
             return np.zeros(0)
         gone = rows.astype(np.float64)
-        expected = self._design.sums(gone)
+        expected = self._design.compute_sums(gone)
         if self._correction is not None:
             expected = expected * np.exp(self._correction(gone))
         return np.asarray(expected.round(12))
 
     def _fit_pairs(self, features: Array, excess: Array) -> None:
-        fit = _ridge(features @ features.T, excess)
+        fit = _fit_ridge(features @ features.T, excess)
         if fit.error < float(np.abs(excess).mean()):
-            pairs = self._design.pairs(features.T @ fit.dual)
+            pairs = self._design.list_pairs(features.T @ fit.dual)
             self.pairs = dict(sorted(pairs.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:STRONGEST])
 
     def _fit_correction(self, gone: Array, features: Array, excess: Array) -> None:
         design, mean = self._design, float(excess.mean())
         known = design.spread(gone)
-        fit = _ridge(features @ features.T + _neighbourhood(known, known), excess - mean)
+        fit = _fit_ridge(features @ features.T + _find_neighbourhood(known, known), excess - mean)
         if fit.error >= float(np.abs(excess - np.median(excess)).mean()):
             return
-        by_pairs = design.weighted(features.T @ fit.dual)
+        by_pairs = design.weight(features.T @ fit.dual)
 
-        def correction(others: Array) -> Array:
-            return np.asarray(mean + by_pairs(others) + _neighbourhood(design.spread(others), known) @ fit.dual)
+        def correct(others: Array) -> Array:
+            return np.asarray(mean + by_pairs(others) + _find_neighbourhood(design.spread(others), known) @ fit.dual)
 
-        self._correction = correction
+        self._correction = correct
 
 
 class _Design:
@@ -123,7 +123,7 @@ class _Design:
         self.choices, self.start, self.encoding = choices, start, Encoding(choices)
         tokens, alone = self.encoding.cumulative, np.array(losses)
         self.alone = np.where(tokens, alone, np.maximum(alone, 0.0))
-        self.root = _roots(self.encoding, self.alone)
+        self.root = _compute_roots(self.encoding, self.alone)
         first, second = np.triu_indices(len(choices), 1)
         apart = ~(tokens[first] & tokens[second]) & ~self.encoding.alternatives[first, second]
         self.first, self.second = first[apart], second[apart]
@@ -133,9 +133,9 @@ class _Design:
         self.shared = np.zeros((len(classes), len(names)))
         self.shared[range(len(classes)), [names.index(name) for name in classes]] = 1.0
 
-    def gone(self, architectures: Sequence[Architecture]) -> Array:
+    def encode_dropped(self, architectures: Sequence[Architecture]) -> Array:
         """One row each, with numbers for truth values."""
-        rows: Rows = self.encoding.rows(architectures)
+        rows: Rows = self.encoding.encode_rows(architectures)
         return rows.astype(np.float64)
 
     def spread(self, gone: Array) -> Array:
@@ -143,11 +143,11 @@ class _Design:
         ratios = self.encoding.level_count
         return np.asarray(gone * np.sqrt(np.where(self.encoding.cumulative, 2.0 / max(ratios, 2), 1.0)))
 
-    def sums(self, gone: Array) -> Array:
+    def compute_sums(self, gone: Array) -> Array:
         return np.asarray(self.start + gone @ self.alone + TINY)
 
-    def features(self, gone: Array) -> Array:
-        sums = self.sums(gone)[:, None]
+    def compute_features(self, gone: Array) -> Array:
+        sums = self.compute_sums(gone)[:, None]
         both = gone[:, self.first] * gone[:, self.second] * self.scale / sums
         parts = [both @ self.shared, OWN * both]
         tokens = self.encoding.cumulative
@@ -156,40 +156,40 @@ class _Design:
             parts.append(((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])[:, None] / sums)
         return np.hstack(parts)
 
-    def weighted(self, weights: Array) -> Callable[[Array], Array]:
+    def weight(self, weights: Array) -> Callable[[Array], Array]:
         """What `features(gone) @ weights` is for any rows, as a quadratic form: a thousand rows have many features."""
         matrix, tokens = np.zeros((len(self.choices), len(self.choices))), self.encoding.cumulative
-        matrix[self.first, self.second] = self._terms(weights)
+        matrix[self.first, self.second] = self._compute_terms(weights)
 
         def apply(gone: Array) -> Array:
             found = ((gone @ matrix) * gone).sum(1)
             if tokens.any():
                 own = gone[:, tokens]
                 found += weights[-1] * ((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])
-            return np.asarray(found / self.sums(gone))
+            return np.asarray(found / self.compute_sums(gone))
 
         return apply
 
-    def pairs(self, weights: Array) -> dict[Pair, float]:
-        named = zip(self.first, self.second, self._terms(weights), strict=True)
+    def list_pairs(self, weights: Array) -> dict[Pair, float]:
+        named = zip(self.first, self.second, self._compute_terms(weights), strict=True)
         return {(self.choices[i], self.choices[j]): float(value) for i, j, value in named if abs(value) > TINY}
 
-    def _terms(self, weights: Array) -> Array:
+    def _compute_terms(self, weights: Array) -> Array:
         """What each pair adds."""
         classes, own = self.shared.shape[1], len(self.first)
         return np.asarray((self.shared @ weights[:classes] + OWN * weights[classes : classes + own]) * self.scale)
 
 
 @lru_cache(maxsize=4)
-def _design(choices: tuple[Choice, ...], losses: tuple[float, ...], start: float) -> _Design:
+def _build_design(choices: tuple[Choice, ...], losses: tuple[float, ...], start: float) -> _Design:
     """The same for all fits of a search."""
     return _Design(choices, losses, start)
 
 
-def _roots(encoding: Encoding, alone: Array) -> Array:
+def _compute_roots(encoding: Encoding, alone: Array) -> Array:
     """Square roots of the losses; those of single stages spread over the steps they are made of."""
     whole = np.sqrt(np.maximum(encoding.closure @ alone, 0.0))
-    roots = marginal(dict(zip(encoding.columns, whole.tolist(), strict=True)))
+    roots = compute_marginal_values(dict(zip(encoding.columns, whole.tolist(), strict=True)))
     return np.array(list(roots.values()))
 
 
@@ -198,7 +198,7 @@ class _Fit(NamedTuple):
     dual: Array
 
 
-def _ridge(kernel: Array, wanted: Array) -> _Fit:
+def _fit_ridge(kernel: Array, wanted: Array) -> _Fit:
     """Kernel ridge regression with the penalty that leave-one-out likes best."""
     fits = []
     for penalty in PENALTIES:
@@ -208,7 +208,7 @@ def _ridge(kernel: Array, wanted: Array) -> _Fit:
     return min(fits, key=lambda fit: fit.error)
 
 
-def _neighbourhood(some: Array, others: Array) -> Array:
+def _find_neighbourhood(some: Array, others: Array) -> Array:
     distance = (some**2).sum(1)[:, None] + (others**2).sum(1)[None, :] - 2 * (some @ others.T)
     return np.asarray(ALIKE * np.exp(-distance / REACH))
 

@@ -41,15 +41,17 @@ class UnitSavings:
 
 def predict_savings(problem: Problem) -> tuple[UnitSavings, ...]:
     """What every level of an attention or MLP saves, and every stage of a token schedule; nothing is evaluated."""
-    savings, steps = problem.savings(), problem.space.steps
+    savings, steps = problem.estimate_savings(), problem.space.steps
     parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in PARTS}
     dropped = [ms for choice, ms in parts.items() if choice.level == DROP]
     usual = mean(dropped) if dropped else 0.0
     found = [UnitSavings(choice, ms, effective=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]
-    whole = savings.of(savings.encoding.rows([_alone(problem, step) for step in steps])) if steps else ()
-    start_ms, depth = problem.ms(problem.space.start), problem.space.depth
+    whole = (
+        savings.compute(savings.encoding.encode_rows([_drop_alone(problem, step) for step in steps])) if steps else ()
+    )
+    start_ms, depth = problem.predict_ms(problem.space.start), problem.space.depth
     for step, ms in zip(steps, map(float, whole), strict=True):
-        share = (1 - _share(step)) * (depth - step.layer) / depth  # of the tokens in all blocks
+        share = (1 - _get_share(step)) * (depth - step.layer) / depth  # of the tokens in all blocks
         found.append(UnitSavings(step, ms, effective=ms > NOTHING * share * start_ms))
     return tuple(found)
 
@@ -59,20 +61,20 @@ def predict_savings_with_loss(problem: Problem) -> tuple[UnitSavings, ...]:
     items = problem.rungs[0]
     return tuple(
         UnitSavings(
-            each.choice, each.saves_ms, problem.evaluate(_alone(problem, each.choice), items).loss, each.effective
+            each.choice, each.saves_ms, problem.evaluate(_drop_alone(problem, each.choice), items).loss, each.effective
         )
         for each in predict_savings(problem)
     )
 
 
-def _alone(problem: Problem, choice: Choice) -> Architecture:
+def _drop_alone(problem: Problem, choice: Choice) -> Architecture:
     """Made where the search starts; a step of token reduction is the one stage of a schedule then."""
-    return problem.space.canonical(problem.space.start.drop(choice))
+    return problem.space.make_canonical(problem.space.start.drop(choice))
 
 
-def _share(step: Choice) -> float:
+def _get_share(step: Choice) -> float:
     """The share of the tokens that a step leaves."""
-    return (step.level.value(KEEP) or 0) / THOUSAND
+    return (step.level.get_value(KEEP) or 0) / THOUSAND
 
 
 def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
@@ -91,15 +93,15 @@ def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
     steps = [each for each in units if not is_structural(each.choice) and each.effective]
     if steps:
         most = max(steps, key=lambda each: each.saves_ms)
-        half = min(steps, key=lambda each: (abs(_share(each.choice) - 0.5), each.choice.layer))
-        said.append(" and ".join(_step(each, parent_ms) for each in dict.fromkeys((half, most))))
-    without = ineffective_units(units)
+        half = min(steps, key=lambda each: (abs(_get_share(each.choice) - 0.5), each.choice.layer))
+        said.append(" and ".join(_describe_step(each, parent_ms) for each in dict.fromkeys((half, most))))
+    without = list_ineffective_units(units)
     if without:
         said.append(f"dropping {', '.join(without)} will not make the model faster here")
     return "; ".join(said)
 
 
-def ineffective_units(units: Sequence[UnitSavings]) -> list[str]:
+def list_ineffective_units(units: Sequence[UnitSavings]) -> list[str]:
     """What saves next to nothing: parts, and tokens from blocks on where no stage saves anything."""
     parts = [str(each.choice) for each in units if not each.effective and is_structural(each.choice)]
     steps = [each for each in units if not is_structural(each.choice)]
@@ -107,6 +109,6 @@ def ineffective_units(units: Sequence[UnitSavings]) -> list[str]:
     return parts + [f"tokens.{block}" for block in sorted({each.choice.layer for each in steps} - useful)]
 
 
-def _step(each: UnitSavings, parent_ms: float) -> str:
-    left, part = f"{100 * _share(each.choice):g} %", f"{100 * each.saves_ms / parent_ms:.1f} %"
+def _describe_step(each: UnitSavings, parent_ms: float) -> str:
+    left, part = f"{100 * _get_share(each.choice):g} %", f"{100 * each.saves_ms / parent_ms:.1f} %"
     return f"keeping {left} of the tokens from block {each.choice.layer} on saves {each.saves_ms:.3f} ms ({part})"

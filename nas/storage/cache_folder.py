@@ -6,14 +6,14 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from nas.storage.user_account import own_temporary_folder
+from nas.storage.user_account import get_own_temporary_folder
 from search_spaces.errors import UsageError
 
 _REPAIR = "set NAS_CACHE to a folder that can be written"
 _logger = logging.getLogger(__name__)
 
 
-def cache_folder() -> Path:
+def get_cache_folder() -> Path:
     """Of exports, profiles and score libraries: NAS_CACHE, or ~/.cache/nas; it is there and can be written.
 
     An account without a home that can be written, as containers have, gets a folder of its own among the temporary
@@ -22,26 +22,26 @@ def cache_folder() -> Path:
     Raises:
         UsageError: NAS_CACHE cannot be written, or there is no temporary folder either.
     """
-    return _found(os.environ.get("NAS_CACHE", ""), os.environ.get("HOME", ""), os.environ.get("TMPDIR", ""))
+    return _find_folder(os.environ.get("NAS_CACHE", ""), os.environ.get("HOME", ""), os.environ.get("TMPDIR", ""))
 
 
 @cache
-def _found(asked: str, home: str, temporary: str) -> Path:
+def _find_folder(asked: str, home: str, temporary: str) -> Path:
     """The folder for these variables of the environment."""
     if asked:
-        problem = _problem(Path(asked))
+        problem = _find_problem(Path(asked))
         if problem:
             raise UsageError(f"the cache folder NAS_CACHE={asked} cannot be written ({problem}); {_REPAIR}")
         return Path(asked)
     try:
         usual = Path.home() / ".cache" / "nas"
     except RuntimeError:  # no HOME, and an account that the system does not know
-        return _temporary("this account has no home")
-    problem = _problem(usual)
-    return _temporary(f"{usual}: {problem}") if problem else usual
+        return _get_temporary_folder("this account has no home")
+    problem = _find_problem(usual)
+    return _get_temporary_folder(f"{usual}: {problem}") if problem else usual
 
 
-def _problem(folder: Path) -> str:
+def _find_problem(folder: Path) -> str:
     """Why nothing can be written into a folder, which is made where it is missing; empty where it can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,20 +51,20 @@ def _problem(folder: Path) -> str:
         return error.strerror or str(error)
 
 
-def _temporary(reason: str) -> Path:
+def _get_temporary_folder(reason: str) -> Path:
     """A folder among the temporary ones.
 
     Raises:
         UsageError: there is none.
     """
     try:
-        folder = own_temporary_folder("nas-cache")
+        folder = get_own_temporary_folder("nas-cache")
     except OSError as error:
         raise UsageError(f"there is no folder for the cache ({reason}; {error}); {_REPAIR}") from None
     _logger.warning("the cache is in %s for now (%s); to keep it, %s", folder, reason, _REPAIR)
     return folder
 
 
-def file_words(text: str) -> str:
+def format_for_file(text: str) -> str:
     """A text as a part of a file's name."""
     return "".join(letter if letter.isalnum() or letter in "." else "-" for letter in text.replace("=", ""))

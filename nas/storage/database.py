@@ -24,8 +24,8 @@ from sqlalchemy import event, insert
 from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from nas.storage.redact import without_password
-from nas.storage.retry import RETRY_TIMEOUT_S, causes, reason_of, retry_with_backoff
+from nas.storage.redact import remove_password
+from nas.storage.retry import RETRY_TIMEOUT_S, find_reason, list_causes, retry_with_backoff
 from search_spaces.errors import StorageUnavailable
 
 _FOR_GOOD = ("readonly database", "no such table", "no such column", "unable to open database file", "malformed")
@@ -35,16 +35,16 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def _patient(
+def _make_patient(
     method: Callable[Concatenate[RDBStorage, _P], _T],
 ) -> Callable[Concatenate["Database", _P], _T]:
     """The method, repeated while the database is away."""
 
     @wraps(method)
-    def patient(self: "Database", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def call_patiently(self: "Database", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return self.retry_with_backoff(lambda: method(self, *args, **kwargs))
 
-    return patient
+    return call_patiently
 
 
 class Database(RDBStorage):
@@ -52,7 +52,7 @@ class Database(RDBStorage):
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any], patience_s: float = RETRY_TIMEOUT_S) -> None:
         """Connect, and create the tables where there are none."""
-        self._place, self._patience_s = without_password(url), patience_s
+        self._place, self._patience_s = remove_password(url), patience_s
         self._open_tickets: set[str] = set()
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}  # of each study, known to be its own
         literal = url.replace("{", "{{").replace("}", "}}")  # Optuna formats the URL: a password may hold braces
@@ -73,30 +73,30 @@ class Database(RDBStorage):
             if isinstance(error, IntegrityError):  # of what was asked: Optuna's own code deals with it
                 raise
             raise StorageUnavailable(
-                f"storage {self._place} fails ({reason_of(error)}); repair it, or name another with --storage, and run "
-                "the same command again"
+                f"storage {self._place} fails ({find_reason(error)}); repair it, or name another with --storage, and "
+                "run the same command again"
             ) from None
 
-    create_new_study = _patient(RDBStorage.create_new_study)
-    set_study_user_attr = _patient(RDBStorage.set_study_user_attr)
-    set_study_system_attr = _patient(RDBStorage.set_study_system_attr)
-    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
-    get_study_directions = _patient(RDBStorage.get_study_directions)
-    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
-    get_all_studies = _patient(RDBStorage.get_all_studies)
-    get_trial_id_from_study_id_trial_number = _patient(RDBStorage.get_trial_id_from_study_id_trial_number)
-    get_trial_param = _patient(RDBStorage.get_trial_param)
-    get_trial_user_attrs = _patient(RDBStorage.get_trial_user_attrs)
-    get_trial_system_attrs = _patient(RDBStorage.get_trial_system_attrs)
-    get_trial = _patient(RDBStorage.get_trial)
-    set_trial_intermediate_value = _patient(RDBStorage.set_trial_intermediate_value)
-    set_trial_user_attr = _patient(RDBStorage.set_trial_user_attr)
-    set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr)
-    _set_trial_param = _patient(RDBStorage._set_trial_param)
-    _get_trials = _patient(RDBStorage._get_trials)
-    _get_best_trial_id = _patient(RDBStorage._get_best_trial_id)
+    create_new_study = _make_patient(RDBStorage.create_new_study)
+    set_study_user_attr = _make_patient(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _make_patient(RDBStorage.set_study_system_attr)
+    get_study_id_from_name = _make_patient(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _make_patient(RDBStorage.get_study_name_from_id)
+    get_study_directions = _make_patient(RDBStorage.get_study_directions)
+    get_study_user_attrs = _make_patient(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _make_patient(RDBStorage.get_study_system_attrs)
+    get_all_studies = _make_patient(RDBStorage.get_all_studies)
+    get_trial_id_from_study_id_trial_number = _make_patient(RDBStorage.get_trial_id_from_study_id_trial_number)
+    get_trial_param = _make_patient(RDBStorage.get_trial_param)
+    get_trial_user_attrs = _make_patient(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _make_patient(RDBStorage.get_trial_system_attrs)
+    get_trial = _make_patient(RDBStorage.get_trial)
+    set_trial_intermediate_value = _make_patient(RDBStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _make_patient(RDBStorage.set_trial_user_attr)
+    set_trial_system_attr = _make_patient(RDBStorage.set_trial_system_attr)
+    _set_trial_param = _make_patient(RDBStorage._set_trial_param)
+    _get_trials = _make_patient(RDBStorage._get_trials)
+    _get_best_trial_id = _make_patient(RDBStorage._get_best_trial_id)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's. A study has one driver: what a repeated attempt finds done, an earlier attempt of ours did."""
@@ -127,11 +127,11 @@ class Database(RDBStorage):
         """Runs while the study's row is locked: nobody else creates a trial of the study meanwhile."""
         assert template_trial is not None  # see _create_new_trial
         ticket = template_trial.system_attrs[TICKET]
-        made = self._made(study_id, ticket, session) if ticket in self._open_tickets else None
+        made = self._make(study_id, ticket, session) if ticket in self._open_tickets else None
         self._open_tickets.add(ticket)
-        return made or self._prepared(study_id, template_trial, session)
+        return made or self._prepare(study_id, template_trial, session)
 
-    def _prepared(self, study_id: int, template: FrozenTrial, session: Session) -> models.TrialModel:
+    def _prepare(self, study_id: int, template: FrozenTrial, session: Session) -> models.TrialModel:
         """As Optuna's, but all parameters and attributes in three statements instead of three for each of them.
 
         Optuna compares a parameter with those of the trials before; here that is done once per process.
@@ -139,16 +139,20 @@ class Database(RDBStorage):
         known = self._distributions.setdefault(study_id, {})
         bare = copy.copy(template)
         bare.user_attrs, bare.system_attrs = {}, {}
-        bare.params = {name: value for name, value in template.params.items() if known.get(name) != _of(template, name)}
-        bare.distributions = {name: _of(template, name) for name in bare.params}
+        bare.params = {
+            name: value
+            for name, value in template.params.items()
+            if known.get(name) != _read_distribution(template, name)
+        }
+        bare.distributions = {name: _read_distribution(template, name) for name in bare.params}
         trial = super()._get_prepared_new_trial(study_id, bare, session)
         known |= bare.distributions
-        for model, rows in _rows(template, set(bare.params)):
+        for model, rows in _list_rows(template, set(bare.params)):
             if rows:
                 session.execute(insert(model), [{"trial_id": trial.trial_id, **row} for row in rows])
         return trial
 
-    def _made(self, study_id: int, ticket: str, session: Session) -> models.TrialModel | None:
+    def _make(self, study_id: int, ticket: str, session: Session) -> models.TrialModel | None:
         attribute = models.TrialSystemAttributeModel
         found: models.TrialModel | None = (
             session.query(models.TrialModel)
@@ -160,17 +164,17 @@ class Database(RDBStorage):
         return found
 
 
-def _of(trial: FrozenTrial, name: str) -> BaseDistribution:
+def _read_distribution(trial: FrozenTrial, name: str) -> BaseDistribution:
     return trial.distributions[name]
 
 
-def _rows(trial: FrozenTrial, written: Set[str]) -> list[tuple[type[Any], list[dict[str, Any]]]]:
+def _list_rows(trial: FrozenTrial, written: Set[str]) -> list[tuple[type[Any], list[dict[str, Any]]]]:
     """By table, what a new trial consists of; parameters without those that are written already."""
     params = [
         {
             "param_name": name,
-            "param_value": _of(trial, name).to_internal_repr(value),
-            "distribution_json": distribution_to_json(_of(trial, name)),
+            "param_value": _read_distribution(trial, name).to_internal_repr(value),
+            "distribution_json": distribution_to_json(_read_distribution(trial, name)),
         }
         for name, value in trial.params.items()
         if name not in written
@@ -200,5 +204,5 @@ def _write_ahead(connection: Any, _: Any) -> None:
 def _passes(error: Exception) -> bool:
     """Whether it is about the connection or the server, not about what was asked of it."""
     known = isinstance(error, StorageInternalError | OperationalError | InterfaceError)
-    lost = [each for each in causes(error) if isinstance(each, OperationalError | InterfaceError)]
+    lost = [each for each in list_causes(error) if isinstance(each, OperationalError | InterfaceError)]
     return known and bool(lost) and not any(words in str(each) for each in lost for words in _FOR_GOOD)

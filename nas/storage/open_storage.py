@@ -12,8 +12,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from nas.storage.database import Database
-from nas.storage.redact import without_password, without_secrets
-from nas.storage.retry import RETRY_TIMEOUT_S, causes, reason_of, retry_with_backoff
+from nas.storage.redact import remove_password, remove_secrets
+from nas.storage.retry import RETRY_TIMEOUT_S, find_reason, list_causes, retry_with_backoff
 from nas.storage.shared_log import open_log
 from nas.storage.sqlite_file import check_file
 from search_spaces.errors import MissingExtra, StorageUnavailable, UsageError
@@ -51,14 +51,14 @@ def open_storage(url: str) -> BaseStorage:
         return open_log(_log_path(url, rest))
     kind = scheme.partition("+")[0]
     if not separator or kind not in (_SQLITE, *_SERVERS, *_PLAIN):
-        raise UsageError(f"storage {without_password(url)!r} is of no known kind; write {_KNOWN}")
-    parsed = _parsed(f"{_PLAIN.get(scheme, scheme)}://{rest}")
+        raise UsageError(f"storage {remove_password(url)!r} is of no known kind; write {_KNOWN}")
+    parsed = _parse(f"{_PLAIN.get(scheme, scheme)}://{rest}")
     if parsed.get_backend_name() == _SQLITE:
         _check_folder(url, parsed)
         if parsed.database and Path(parsed.database).exists():
             check_file(Path(parsed.database))
     if parsed.drivername == _PLAIN["postgres"] and importlib.util.find_spec("psycopg") is None:
-        raise MissingExtra(f"storage {without_password(url)!r} needs a PostgreSQL driver; pip install 'nas[postgres]'")
+        raise MissingExtra(f"storage {remove_password(url)!r} needs a PostgreSQL driver; pip install 'nas[postgres]'")
     return _open_database(parsed)
 
 
@@ -69,7 +69,7 @@ def check_storage(url: str) -> None:
         NasError: as `open_storage`.
     """
     if url.partition(":")[0].partition("+")[0] == _SQLITE:
-        parsed = _parsed(url)
+        parsed = _parse(url)
         _check_folder(url, parsed)
         if parsed.database and Path(parsed.database).exists():
             check_file(Path(parsed.database))
@@ -81,15 +81,15 @@ def _log_path(url: str, rest: str) -> Path:
     path = Path("/" + rest.lstrip("/")) if rest.startswith("/") else Path(rest)
     if not path.is_absolute() or not path.name:
         raise UsageError(
-            f"storage {without_password(url)!r}: a log is named by its whole path; write journal:///path/to/study.log"
+            f"storage {remove_password(url)!r}: a log is named by its whole path; write journal:///path/to/study.log"
         )
     if not path.parent.is_dir():
         raise UsageError(f"storage {url!r}: the folder {path.parent} does not exist; create it first")
     return path
 
 
-def _parsed(url: str) -> URL:
-    shown = without_password(url)
+def _parse(url: str) -> URL:
+    shown = remove_password(url)
     try:
         parsed = make_url(url)
     except (SQLAlchemyError, ValueError):
@@ -113,18 +113,18 @@ def _check_folder(url: str, parsed: URL) -> None:
 
 def _open_database(parsed: URL) -> Database:
     url = parsed.render_as_string(hide_password=False)
-    shown = without_password(url)
+    shown = remove_password(url)
     server = parsed.get_backend_name() != _SQLITE
     try:
-        return retry_with_backoff(lambda: _connected(url, parsed), _Restarting().passes, shown, RETRY_TIMEOUT_S)
+        return retry_with_backoff(lambda: _connect(url, parsed), _Restarting().passes, shown, RETRY_TIMEOUT_S)
     except (ImportError, NoSuchModuleError) as error:
         raise UsageError(
-            f"storage {shown!r} needs a driver that is not installed ({reason_of(error)}); install one, "
+            f"storage {shown!r} needs a driver that is not installed ({find_reason(error)}); install one, "
             "or name another in the URL, as in mysql+pymysql://"
         ) from None
     except (SQLAlchemyError, OptunaError, RuntimeError) as error:
         raise StorageUnavailable(
-            f"storage {shown!r} cannot be opened ({without_secrets(reason_of(error), url)}); "
+            f"storage {shown!r} cannot be opened ({remove_secrets(find_reason(error), url)}); "
             + ("check that it runs and that user, password and database are right" if server else _FILE)
         ) from None
 
@@ -137,24 +137,24 @@ class _Restarting:
 
     def passes(self, error: Exception) -> bool:
         """Whether the server answered so far, and is about to again."""
-        lost = any(isinstance(each, OperationalError | InterfaceError) for each in causes(error))
-        self._met = self._met or (lost and any(words in str(each) for each in causes(error) for words in _BETWEEN))
+        lost = any(isinstance(each, OperationalError | InterfaceError) for each in list_causes(error))
+        self._met = self._met or (lost and any(words in str(each) for each in list_causes(error) for words in _BETWEEN))
         return self._met and lost
 
 
-def _connected(url: str, parsed: URL) -> Database:
+def _connect(url: str, parsed: URL) -> Database:
     """A connection; several that find a new database empty at once make its tables at once, and all but one fail."""
     for _ in range(_RACES):
         try:
-            return Database(url, _engine(parsed))
+            return Database(url, _choose_engine_options(parsed))
         except (SQLAlchemyError, OptunaError) as error:
-            if not any(words in str(each) for each in causes(error) for words in _MADE_MEANWHILE):
+            if not any(words in str(each) for each in list_causes(error) for words in _MADE_MEANWHILE):
                 raise
         time.sleep(0.2)
-    return Database(url, _engine(parsed))
+    return Database(url, _choose_engine_options(parsed))
 
 
-def _engine(parsed: URL) -> dict[str, Any]:
+def _choose_engine_options(parsed: URL) -> dict[str, Any]:
     """What SQLAlchemy is told; what the user wrote into the URL goes before."""
     backend = parsed.get_backend_name()
     if backend == _SQLITE:

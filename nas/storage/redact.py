@@ -22,7 +22,7 @@ _QUERY = re.compile(r"([?&][^=&\s]*(?:pass|pwd|token|secret|key)[^=&\s]*=)(?!\*)
 _KEYWORD = re.compile(r"(\b(?:ssl)?(?:password|passwd|pwd)\s*=\s*)(?!\*)('[^']*'|[^\s'&#]+)", re.IGNORECASE)
 
 
-def sqlite_url(path: Path) -> str:
+def build_sqlite_url(path: Path) -> str:
     """The URL of a SQLite file, whatever its folders are called.
 
     SQLAlchemy decodes the path of a URL; MLflow, which makes the folders of `sqlite:///` URLs, does not, and leaves
@@ -33,42 +33,42 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{text}" if quoted == text else f"sqlite+pysqlite:///{quoted}"
 
 
-def without_password(uri: str) -> str:
+def remove_password(uri: str) -> str:
     """The same URL with stars for its password; it is printed and kept in files that people share.
 
     Of one that is mistyped, so that nobody can tell where its password begins, all that could be one is hidden.
     """
-    return _KEYWORD.sub(rf"\1{_STARS}", _QUERY.sub(rf"\1{_STARS}", _without_user(uri)))
+    return _KEYWORD.sub(rf"\1{_STARS}", _QUERY.sub(rf"\1{_STARS}", _remove_user(uri)))
 
 
-def without_passwords(text: str) -> str:
+def remove_passwords(text: str) -> str:
     """A text, such as a message, with stars for the passwords of all URLs in it."""
     if "@" not in text and "=" not in text and "://" not in text:
         return text
-    words = re.sub(r"\S+", lambda found: _without_user(found[0]), text)
+    words = re.sub(r"\S+", lambda found: _remove_user(found[0]), text)
     return _KEYWORD.sub(rf"\1{_STARS}", _QUERY.sub(rf"\1{_STARS}", words))
 
 
-def without_secrets(text: str, uri: str) -> str:
+def remove_secrets(text: str, uri: str) -> str:
     """A text about a URL, such as a driver's error, without that URL's password, as written or decoded."""
-    secrets = [*_user_secrets(uri), *(each[2] for each in _QUERY.finditer(uri))]
+    secrets = [*_list_user_secrets(uri), *(each[2] for each in _QUERY.finditer(uri))]
     secrets += [each[2] for each in _KEYWORD.finditer(uri)]
     # Of user:password, which a mistyped URL does not tell apart, the password alone may be quoted.
     secrets += [secret.rpartition(":")[2] for secret in secrets]
     ways = {way for secret in secrets for way in (secret, unquote(secret)) if way}
     for way in sorted(ways, key=len, reverse=True):
         text = text.replace(way, _STARS)
-    return without_passwords(text)
+    return remove_passwords(text)
 
 
-def _user_secrets(uri: str) -> list[str]:
+def _list_user_secrets(uri: str) -> list[str]:
     if _NO_HOST.match(uri) or _USER_ONLY.match(uri):
         return []
     found = (pattern.match(uri) for pattern in (_USER, _MISTYPED, _PORT))
     return [each[2] for each in found if each][:1]
 
 
-def _without_user(uri: str) -> str:
+def _remove_user(uri: str) -> str:
     if _NO_HOST.match(uri):
         return uri
     if _USER.match(uri):

@@ -21,7 +21,7 @@ def resume_command(folder: Path) -> str:
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
+def lock_exclusively(folder: Path) -> Iterator[None]:
     """Nobody else searches in a folder meanwhile: two drivers of one study would end each other's trials.
 
     Raises:
@@ -49,7 +49,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         document = json.loads(path.read_text())
         version = document["schema_version"]
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(_missing(folder)) from None
+        raise UsageError(_describe_missing(folder)) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} is not a result ({error}); continue with: {resume_command(folder)}") from None
     if version != SCHEMA_VERSION:
@@ -60,7 +60,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _missing(folder: Path) -> str:
+def _describe_missing(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is no folder; give the result folder of a search"
     if (folder / REQUEST).exists():

@@ -34,7 +34,7 @@ def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], boo
         except Exception as error:
             if not passes(error):
                 raise
-            reason = reason_of(error)
+            reason = find_reason(error)
             if deadline is None:
                 deadline = time.monotonic() + seconds
                 _logger.warning("storage %s does not answer (%s); waiting up to %.0f s for it", place, reason, seconds)
@@ -51,7 +51,7 @@ def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], boo
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def causes(error: BaseException) -> list[BaseException]:
+def list_causes(error: BaseException) -> list[BaseException]:
     """An error, what it was raised from and what it was raised in the handling of, outermost first."""
     found, below = [error], error.__cause__ or error.__context__
     while below is not None and below not in found:
@@ -60,7 +60,7 @@ def causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def reason_of(error: BaseException) -> str:
+def find_reason(error: BaseException) -> str:
     """The innermost error that this one was raised from on purpose, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from nas.storage.append_log import append
-from nas.storage.retry import RETRY_TIMEOUT_S, reason_of, retry_with_backoff
+from nas.storage.retry import RETRY_TIMEOUT_S, find_reason, retry_with_backoff
 from search_spaces.errors import StorageUnavailable
 
 
@@ -55,7 +55,7 @@ def open_log(path: Path) -> JournalStorage:
         return JournalStorage(Log(path))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise StorageUnavailable(
-            f"storage {path} cannot be opened as a log of studies ({reason_of(error)}); "
+            f"storage {path} cannot be opened as a log of studies ({find_reason(error)}); "
             "name a file that nas or Optuna's JournalStorage wrote, or a new one in a folder that you may write to"
         ) from None
 

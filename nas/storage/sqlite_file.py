@@ -23,7 +23,7 @@ def check_file(path: Path) -> None:
         )
     try:
         with closing(sqlite3.connect(path, timeout=1.0)) as file:
-            problem = _problem(file)
+            problem = _find_problem(file)
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):  # by a search that writes: then it is one of ours
             return
@@ -34,7 +34,7 @@ def check_file(path: Path) -> None:
         raise StorageUnavailable(f"storage {path} cannot be opened as a database of studies ({problem}); {_ANEW}")
 
 
-def _problem(file: sqlite3.Connection) -> str:
+def _find_problem(file: sqlite3.Connection) -> str:
     """What is wrong with a database; empty where nothing is."""
     tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     if not tables:

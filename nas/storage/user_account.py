@@ -18,10 +18,10 @@ def settle() -> None:
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
     if not _has_home():
         with suppress(OSError):  # no temporary folder either: whoever needs one will say so
-            os.environ["HOME"] = str(own_temporary_folder("nas-home"))
+            os.environ["HOME"] = str(get_own_temporary_folder("nas-home"))
 
 
-def own_temporary_folder(name: str) -> Path:
+def get_own_temporary_folder(name: str) -> Path:
     """A folder of this account among the temporary ones, the same every time; nobody else can have prepared it.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.request.quantities import Budget
-from nas.storage.cache_folder import file_words
+from nas.storage.cache_folder import format_for_file
 
 CELLS = "cells"  # the folder of the searches' own result folders
 
@@ -35,22 +35,22 @@ class Cell:
     @property
     def title(self) -> str:
         """What a person calls it."""
-        return f"{model_name(self.model)} on {self.target}, {self.budget}, seed {self.seed}"
+        return f"{shorten_model_name(self.model)} on {self.target}, {self.budget}, seed {self.seed}"
 
 
-def cells_of(
+def list_cells(
     models: Sequence[str], targets: Sequence[str], budgets: Sequence[Budget], seeds: Sequence[int]
 ) -> tuple[Cell, ...]:
     """Every combination, numbered: models in the given order, of each all targets, of each all budgets, then seeds."""
     grid = list(product(models, targets, budgets, seeds))
     digits = len(str(len(grid)))
     return tuple(
-        Cell(_name(f"{number:0{digits}d}", cell, len(seeds) > 1), cell[0], cell[1], cell[2].text, cell[3])
+        Cell(_name_cell(f"{number:0{digits}d}", cell, len(seeds) > 1), cell[0], cell[1], cell[2].text, cell[3])
         for number, cell in enumerate(grid, start=1)
     )
 
 
-def pilots_of(cells: Sequence[Cell]) -> frozenset[Cell]:
+def list_pilots(cells: Sequence[Cell]) -> frozenset[Cell]:
     """The first cell of each model: it measures and judges what the others then find in the cache."""
     first: dict[str, Cell] = {}
     for cell in cells:
@@ -58,12 +58,12 @@ def pilots_of(cells: Sequence[Cell]) -> frozenset[Cell]:
     return frozenset(first.values())
 
 
-def model_name(model: str) -> str:
+def shorten_model_name(model: str) -> str:
     """The last part of a path or hub id: what a table has room for."""
     return Path(model).name
 
 
-def _name(number: str, cell: tuple[str, str, Budget, int], with_seed: bool) -> str:
+def _name_cell(number: str, cell: tuple[str, str, Budget, int], with_seed: bool) -> str:
     model, target, budget, seed = cell
-    words = [number, model_name(model), target, budget.text, *([f"seed{seed}"] if with_seed else [])]
-    return file_words("-".join(words))
+    words = [number, shorten_model_name(model), target, budget.text, *([f"seed{seed}"] if with_seed else [])]
+    return format_for_file("-".join(words))

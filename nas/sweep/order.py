@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.sweep.cell import Cell, pilots_of
+from nas.sweep.cell import Cell, list_pilots
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class PilotsFirst:
 
     cells: tuple[Cell, ...]
 
-    def next(self, given: Sequence[dict[str, Any]], ended: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    def take_next(self, given: Sequence[dict[str, Any]], ended: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         """The params of the next cell; None while all that are left wait for their pilots."""
-        pilots = pilots_of(self.cells)
+        pilots = list_pilots(self.cells)
         piloted = {pilot.model for pilot in pilots if pilot.params in ended}
         free = [cell for cell in self.cells if cell.params not in given and cell.params not in ended]
         ready = [cell for cell in free if cell in pilots] + [cell for cell in free if cell.model in piloted]

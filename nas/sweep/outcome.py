@@ -55,7 +55,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return _read(folder / RESULT)
 
 
-def told(folder: Path, outcome: Outcome) -> dict[str, Any]:
+def build_report(folder: Path, outcome: Outcome) -> dict[str, Any]:
     """What Ray and the sweep's study are told: the loss, the ms above the budget (0 or below meets it), the reason."""
     result = read_result(folder) if outcome.state == "winner" else None
     if result is None:
@@ -63,10 +63,10 @@ def told(folder: Path, outcome: Outcome) -> dict[str, Any]:
         over = None if near[0] is None or near[1] is None else max(near[0] - near[1], math.ulp(0))
         return {OVER_MS: over, REASON: outcome.reason}
     winner = result["winner"]
-    return {LOSS: winner["quality"]["loss"], OVER_MS: reached_ms(winner) - result["budget_ms"]}
+    return {LOSS: winner["quality"]["loss"], OVER_MS: get_reached_ms(winner) - result["budget_ms"]}
 
 
-def reached_ms(entry: dict[str, Any]) -> float:
+def get_reached_ms(entry: dict[str, Any]) -> float:
     """The latency of an entry of a result: measured where it was, else predicted."""
     measured = entry["measured_ms"]
     return float(entry["predicted_ms"] if measured is None else measured)

@@ -12,7 +12,7 @@ from search_spaces.errors import MissingExtra, UsageError
 _HEAD = "node:__internal_head__"
 
 
-def need_ray() -> Any:
+def import_ray() -> Any:
     """The library.
 
     Raises:
@@ -27,14 +27,14 @@ def need_ray() -> Any:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def open_connection() -> Iterator[None]:
     """A connection for the time of a sweep: one that is there, the cluster of RAY_ADDRESS, else a local one.
 
     Raises:
         MissingExtra: Ray is not installed.
         ExecutionError: nothing answers at RAY_ADDRESS.
     """
-    ray = need_ray()
+    ray = import_ray()
     if ray.is_initialized():
         yield
         return
@@ -58,20 +58,20 @@ class Place:
     device: str | None
 
 
-def places_of(targets: Sequence[str], cpus: int) -> dict[str, Place]:
+def find_places(targets: Sequence[str], cpus: int) -> dict[str, Place]:
     """The place for each target in the connected cluster.
 
     Raises:
         UsageError: no node has so many CPUs.
     """
-    ray = need_ray()
+    ray = import_ray()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
     own: Mapping[str, float] = next((node["Resources"] for node in nodes if node["NodeID"] == here), {})
-    return {target: place(target, cpus, [node["Resources"] for node in nodes], own) for target in targets}
+    return {target: find_place(target, cpus, [node["Resources"] for node in nodes], own) for target in targets}
 
 
-def place(target: str, cpus: int, nodes: Sequence[Mapping[str, float]], own: Mapping[str, float]) -> Place:
+def find_place(target: str, cpus: int, nodes: Sequence[Mapping[str, float]], own: Mapping[str, float]) -> Place:
     """The place for one target.
 
     A search for a device runs anywhere; only its measurements are queued for the device, which is a resource of the
@@ -89,13 +89,13 @@ def place(target: str, cpus: int, nodes: Sequence[Mapping[str, float]], own: Map
     names = (target, found.name)
     device = next((name for name in names if any(name in node for node in nodes)), None)
     if not found.is_host:
-        return Place(_fitting({"CPU": float(cpus)}, nodes), device)
+        return Place(_select_fitting({"CPU": float(cpus)}, nodes), device)
     node = own if device is None else next(node for node in nodes if device in node)
     address = {name: 0.001 for name in node if name.startswith("node:") and name != _HEAD}
-    return Place(_fitting({"CPU": max(1.0, node.get("CPU", 0.0)), **address}, [node]), None)
+    return Place(_select_fitting({"CPU": max(1.0, node.get("CPU", 0.0)), **address}, [node]), None)
 
 
-def _fitting(bundle: dict[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _select_fitting(bundle: dict[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     if bundle["CPU"] > most:
         which = "this one" if len(nodes) == 1 else "none"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from latency_models.targets import find_target
-from nas.parent.reference_models import find_reference, reference_names
+from nas.parent.reference_models import find_reference, list_reference_names
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.storage.private_files import write_private
-from nas.storage.redact import sqlite_url
-from nas.sweep.cell import CELLS, Cell, cells_of
-from nas.tracking.address import tracking_uri
+from nas.storage.redact import build_sqlite_url
+from nas.sweep.cell import CELLS, Cell, list_cells
+from nas.tracking.address import get_tracking_uri
 from search_spaces.errors import ModelError, UsageError
 
 FILE = "sweep-request.json"
@@ -53,9 +53,9 @@ class Sweep:
     @property
     def study(self) -> tuple[str, str]:
         """The address and the name of its Optuna study."""
-        return self.storage or sqlite_url(self.out / "sweep.db"), f"sweep {self.id}"
+        return self.storage or build_sqlite_url(self.out / "sweep.db"), f"sweep {self.id}"
 
-    def folder(self, cell: Cell) -> Path:
+    def get_folder(self, cell: Cell) -> Path:
         """The result folder of a cell."""
         return self.out / CELLS / cell.name
 
@@ -69,25 +69,25 @@ class Sweep:
         if path.exists():
             raise UsageError(f"{self.out} holds a sweep; choose another --out, or continue with: {self.resume_command}")
         for cell in self.cells:
-            self.request(cell, common).save()
+            self.build_request(cell, common).save()
         document = {"schema_version": SCHEMA_VERSION, **asdict(self), "out": str(self.out)}
         write_private(path, json.dumps(document, indent=2) + "\n")
 
-    def request(self, cell: Cell, common: SearchRequest) -> SearchRequest:
+    def build_request(self, cell: Cell, common: SearchRequest) -> SearchRequest:
         """The search of a cell."""
         return replace(
             common, model=cell.model, target=cell.target, budget=Budget.parse(cell.budget), seed=cell.seed,
-            out=self.folder(cell), storage=self.storage, tracking_uri=self._tracking(),
+            out=self.get_folder(cell), storage=self.storage, tracking_uri=self._get_tracking(),
         )  # fmt: skip
 
-    def _tracking(self) -> str | None:
+    def _get_tracking(self) -> str | None:
         """One MLflow for all searches. What MLFLOW_TRACKING_URI holds may have a password: it is not written down."""
         return None if not self.tracking_uri and "MLFLOW_TRACKING_URI" in os.environ else self.mlflow
 
     @property
     def mlflow(self) -> str:
         """Where the sweep and its searches are logged."""
-        return tracking_uri(self.tracking_uri, self.out)
+        return get_tracking_uri(self.tracking_uri, self.out)
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
@@ -112,7 +112,7 @@ class Sweep:
         return sweep
 
 
-def new_sweep(
+def create_sweep(
     out: Path, models: Sequence[str], targets: Sequence[str], budgets: Sequence[Budget], seeds: Sequence[int],
     **how: Any,
 ) -> Sweep:  # fmt: skip
@@ -126,14 +126,14 @@ def new_sweep(
         UnknownTarget: a target that is none.
         ModelError, MissingExtra: a model that is no reference model, no folder and no hub id.
     """
-    found = [_model(model) for model in models]
-    _once("--models", models, [str(model) for model in found])
-    _once("--targets", targets, [find_target(target).name for target in targets])
-    _once("--budgets", [budget.text for budget in budgets], [replace(budget, text="") for budget in budgets])
-    _once("--seeds", [str(seed) for seed in seeds], list(seeds))
+    found = [_resolve_model(model) for model in models]
+    _check_once("--models", models, [str(model) for model in found])
+    _check_once("--targets", targets, [find_target(target).name for target in targets])
+    _check_once("--budgets", [budget.text for budget in budgets], [replace(budget, text="") for budget in budgets])
+    _check_once("--seeds", [str(seed) for seed in seeds], list(seeds))
     if min(seeds) < 0:
         raise UsageError(f"--seeds {min(seeds)}: a seed is 0 or above")
-    return Sweep(out.resolve(), uuid.uuid4().hex[:12], cells_of(found, targets, budgets, seeds), **how)
+    return Sweep(out.resolve(), uuid.uuid4().hex[:12], list_cells(found, targets, budgets, seeds), **how)
 
 
 def parse_list(flag: str, text: str, parse: Callable[[str], _T]) -> tuple[_T, ...]:
@@ -159,7 +159,7 @@ def parse_seed(text: str) -> int:
     return int(text)
 
 
-def _once(flag: str, given: Sequence[str], meant: Sequence[Hashable]) -> None:
+def _check_once(flag: str, given: Sequence[str], meant: Sequence[Hashable]) -> None:
     """Refuse an empty list, and two names of one thing."""
     if not given:
         raise UsageError(f"{flag} is empty; name at least one")
@@ -170,13 +170,13 @@ def _once(flag: str, given: Sequence[str], meant: Sequence[Hashable]) -> None:
         earlier[thing] = name
 
 
-def _model(text: str) -> str:
+def _resolve_model(text: str) -> str:
     """A reference model's name, the absolute path of a folder, or a hub id.
 
     Raises:
         ModelError: it can be none of them.
     """
-    if text in reference_names():
+    if text in list_reference_names():
         find_reference(text)  # whether its package is installed
         return text
     path = Path(text).expanduser()

@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nas.sweep.cell import model_name
+from nas.sweep.cell import shorten_model_name
 from nas.sweep.figure import sweep_figure
 from nas.sweep.request import Sweep
-from nas.sweep.right_sizing import Answer, right_sizing
+from nas.sweep.right_sizing import Answer, find_right_sizes
 from nas.sweep.row import Row
 from nas.tracking import SearchRun, log_search
 
@@ -28,7 +28,7 @@ class SweepResult:
     @cached_property
     def answers(self) -> tuple[Answer, ...]:
         """Right-sizing."""
-        return right_sizing(self.rows)
+        return find_right_sizes(self.rows)
 
     @property
     def exit_code(self) -> int:
@@ -63,17 +63,17 @@ def deliver(result: SweepResult) -> SweepResult:
     files = [result.save()]
     if any(row.winner for row in result.rows):
         files.append(sweep_figure(result.rows, out / FIGURE))
-    logged = log_search(_run(result, files), result.sweep.mlflow, out)
+    logged = log_search(_build_run(result, files), result.sweep.mlflow, out)
     result = replace(result, mlflow=logged)
     result.save()
     return result
 
 
-def _run(result: SweepResult, files: list[Path]) -> SearchRun:
+def _build_run(result: SweepResult, files: list[Path]) -> SearchRun:
     """The sweep as one run; every search is a run of its own already, with its candidates."""
     rows = result.rows
     states = [row.outcome.state for row in rows]
-    models = ", ".join(dict.fromkeys(model_name(row.cell.model) for row in rows))
+    models = ", ".join(dict.fromkeys(shorten_model_name(row.cell.model) for row in rows))
     said = [
         f"- {answer.target} within {answer.budget_ms:.3g} ms: {'; '.join(answer.words)}" for answer in result.answers
     ]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.sweep.cell import model_name
+from nas.sweep.cell import shorten_model_name
 from nas.sweep.row import Model, Row
 
 _Z = 1.96  # 95 %, normal
@@ -45,7 +45,7 @@ class Option:
         """Which, and how much of it."""
         how = "whole" if self.share == 1 else f"{100 * self.share:.0f} % of its parameters"
         score = self.model.score
-        return f"{model_name(self.base)}, {how}: {score.metric} {score.value:.4g} at {self.model.ms:.3g} ms"
+        return f"{shorten_model_name(self.base)}, {how}: {score.metric} {score.value:.4g} at {self.model.ms:.3g} ms"
 
 
 @dataclass(frozen=True)
@@ -74,63 +74,63 @@ class Answer:
         """What a person reads."""
         if not self.choices:
             return ["no model found is fast enough"]
-        return [_in_words(choice) for choice in self.choices]
+        return [_describe(choice) for choice in self.choices]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
         comparable = len(self.choices) < 2
-        choices = [_choice_json(choice) for choice in self.choices]
+        choices = [_encode_choice(choice) for choice in self.choices]
         return {"target": self.target, "budget_ms": self.budget_ms, "comparable": comparable, "choices": choices}
 
 
-def right_sizing(rows: Sequence[Row]) -> tuple[Answer, ...]:
+def find_right_sizes(rows: Sequence[Row]) -> tuple[Answer, ...]:
     """An answer for every target and every budget in ms, in the order of the targets, tightest first."""
     answers: list[Answer] = []
     for target in dict.fromkeys(row.target for row in rows):
         here = [row for row in rows if row.target == target]
-        options = _options(here)
-        for budget_ms in _distinct(row.budget_ms for row in here if row.budget_ms is not None):
+        options = _list_options(here)
+        for budget_ms in _list_distinct(row.budget_ms for row in here if row.budget_ms is not None):
             fast = [option for option in options if option.model.ms <= budget_ms * _SAME]
-            answers.append(Answer(target, budget_ms, _choices(fast)))
+            answers.append(Answer(target, budget_ms, _list_choices(fast)))
     return tuple(answers)
 
 
-def _options(rows: Sequence[Row]) -> list[Option]:
+def _list_options(rows: Sequence[Row]) -> list[Option]:
     """The winners of a target, and every base model once."""
     options: dict[tuple[Kind, str], Option] = {}
     for row in rows:
         if row.parent is not None and row.winner is not None:
             for model, cell in ((row.parent, ""), (row.winner, row.cell.name)):
-                kind, base = _kind(row, model), row.cell.model
+                kind, base = _get_kind(row, model), row.cell.model
                 share = model.parameters / row.parent.parameters
                 options.setdefault((kind, cell or base), Option(kind, base, model, share, cell))
     return list(options.values())
 
 
-def _kind(row: Row, model: Model) -> Kind:
+def _get_kind(row: Row, model: Model) -> Kind:
     """Without a digest nothing is known of the data, so nothing is compared across models."""
     across = model.score.absolute and bool(row.data)
     return Kind(model.score.metric, row.data, row.workload, "" if across else row.cell.model)
 
 
-def _choices(options: Sequence[Option]) -> tuple[Choice, ...]:
+def _list_choices(options: Sequence[Option]) -> tuple[Choice, ...]:
     kinds = dict.fromkeys(option.kind for option in options)
-    return tuple(_choice([option for option in options if option.kind == kind]) for kind in kinds)
+    return tuple(_choose([option for option in options if option.kind == kind]) for kind in kinds)
 
 
-def _choice(options: Sequence[Option]) -> Choice:
+def _choose(options: Sequence[Option]) -> Choice:
     """The best, of equals the faster."""
-    ranked = sorted(options, key=lambda option: (-_goodness(option), option.model.ms, option.cell))
+    ranked = sorted(options, key=lambda option: (-_compute_goodness(option), option.model.ms, option.cell))
     others = [option for option in ranked if option.base != ranked[0].base]
-    return Choice(ranked[0], others[0] if others else None, _clear(ranked[0], others[0]) if others else None)
+    return Choice(ranked[0], others[0] if others else None, _is_clear(ranked[0], others[0]) if others else None)
 
 
-def _goodness(option: Option) -> float:
+def _compute_goodness(option: Option) -> float:
     score = option.model.score
     return score.value if score.higher_is_better else -score.value
 
 
-def _clear(best: Option, other: Option) -> bool | None:
+def _is_clear(best: Option, other: Option) -> bool | None:
     """Whether two shares of items differ by more than chance; as if the items were drawn for each anew (careful)."""
     scores = best.model.score, other.model.score
     if scores[0].metric != "accuracy":
@@ -139,7 +139,7 @@ def _clear(best: Option, other: Option) -> bool | None:
     return abs(scores[0].value - scores[1].value) > _Z * math.sqrt(variance)
 
 
-def _distinct(budgets: Iterable[float]) -> list[float]:
+def _list_distinct(budgets: Iterable[float]) -> list[float]:
     kept: list[float] = []
     for budget in sorted(budgets):
         if not kept or budget > kept[-1] * _SAME:
@@ -147,27 +147,27 @@ def _distinct(budgets: Iterable[float]) -> list[float]:
     return kept
 
 
-def _in_words(choice: Choice) -> str:
+def _describe(choice: Choice) -> str:
     if choice.next_best is None:
         return choice.best.words
     sure = {True: "clearly ahead of", False: "not clearly ahead of", None: "ahead of"}[choice.clear]
     return f"{choice.best.words}; {sure} {choice.next_best.words}"
 
 
-def _choice_json(choice: Choice) -> dict[str, Any]:
+def _encode_choice(choice: Choice) -> dict[str, Any]:
     kind = choice.best.kind
     return {
         "metric": kind.metric,
         "workload": kind.workload,
         "data": kind.data,
         "across_models": not kind.model,
-        "best": _option_json(choice.best),
-        "next_best": choice.next_best and _option_json(choice.next_best),
+        "best": _encode_option(choice.best),
+        "next_best": choice.next_best and _encode_option(choice.next_best),
         "clear": choice.clear,
     }
 
 
-def _option_json(option: Option) -> dict[str, Any]:
+def _encode_option(option: Option) -> dict[str, Any]:
     return {
         "model": option.base,
         "cell": option.cell or None,

@@ -7,7 +7,7 @@ from typing import Any
 from latency_models.targets import find_target
 from nas.quality.metrics import METRICS
 from nas.sweep.cell import Cell
-from nas.sweep.outcome import Outcome, reached_ms, read_result
+from nas.sweep.outcome import Outcome, get_reached_ms, read_result
 
 # Metrics that say the same of every model, where the data is the same; the others compare a model with its own parent.
 
@@ -75,8 +75,8 @@ class Row:
             "budget_ms": self.budget_ms,
             "closest_ms": self.outcome.closest_ms,
             "parent_ms": self.parent and self.parent.ms,
-            "parent": self.parent and _model_json(self.parent),
-            "winner": self.winner and {**_model_json(self.winner), "certified": self.certified},
+            "parent": self.parent and _encode_model(self.parent),
+            "winner": self.winner and {**_encode_model(self.winner), "certified": self.certified},
             "data": self.data,
             "seconds": round(self.outcome.seconds, 1),
             "pilot": self.pilot,
@@ -86,7 +86,7 @@ class Row:
         }
 
 
-def row_of(cell: Cell, folder: Path, outcome: Outcome, pilot: bool) -> Row:
+def build_row(cell: Cell, folder: Path, outcome: Outcome, pilot: bool) -> Row:
     """The row of a cell that has ended."""
     target = find_target(cell.target).name
     result = read_result(folder) if outcome.state == "winner" else None
@@ -96,19 +96,19 @@ def row_of(cell: Cell, folder: Path, outcome: Outcome, pilot: bool) -> Row:
         cell, folder, pilot, target, outcome,
         workload=result["workload"], data=result["model"].get("data", {}).get("test", ""),
         budget_ms=result["budget_ms"],
-        parent=_model(result["parent"], result["model"]["parameters"]),
-        winner=_model(result["winner"], result["winner"]["parameters"]),
+        parent=_read_model(result["parent"], result["model"]["parameters"]),
+        winner=_read_model(result["winner"], result["winner"]["parameters"]),
         certified=result["winner"]["certified"], evaluations=result["search"]["evaluations"],
         run_id=result["mlflow"].get("run_id"),
     )  # fmt: skip
 
 
-def _model(entry: dict[str, Any], parameters: int) -> Model:
-    score = _score(entry["quality"])
-    return Model(reached_ms(entry), entry["predicted_ms"], entry["measured_ms"], parameters, score)
+def _read_model(entry: dict[str, Any], parameters: int) -> Model:
+    score = _read_score(entry["quality"])
+    return Model(get_reached_ms(entry), entry["predicted_ms"], entry["measured_ms"], parameters, score)
 
 
-def _score(quality: dict[str, Any]) -> Score:
+def _read_score(quality: dict[str, Any]) -> Score:
     """The absolute metric of a quality, the headline or one beside it; else the headline."""
     for metric in (metric for metric in METRICS.values() if metric.absolute):
         value = quality["value"] if quality["metric"] == metric.name else quality.get(metric.name)
@@ -117,7 +117,7 @@ def _score(quality: dict[str, Any]) -> Score:
     return Score(quality["metric"], quality["value"], quality["higher_is_better"], False, quality["items"])
 
 
-def _model_json(model: Model) -> dict[str, Any]:
+def _encode_model(model: Model) -> dict[str, Any]:
     score = model.score
     return {
         "predicted_ms": model.predicted_ms,

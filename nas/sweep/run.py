@@ -10,14 +10,14 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from nas.progress import Progress
-from nas.sweep.cell import pilots_of
+from nas.sweep.cell import list_pilots
 from nas.sweep.order import PilotsFirst
-from nas.sweep.outcome import CELL, LOSS, OVER_MS, REASON, Outcome, read_outcome, told
+from nas.sweep.outcome import CELL, LOSS, OVER_MS, REASON, Outcome, build_report, read_outcome
 from nas.sweep.progress_reporter import Teller
-from nas.sweep.ray_cluster import Place, connected, need_ray, places_of
+from nas.sweep.ray_cluster import Place, find_places, import_ray, open_connection
 from nas.sweep.request import Sweep
 from nas.sweep.result import SweepResult
-from nas.sweep.row import Row, row_of
+from nas.sweep.row import Row, build_row
 from nas.sweep.trial import run_cell
 
 RAY = "ray"  # Ray's own folder in that of the sweep
@@ -40,54 +40,55 @@ def run_sweep(sweep: Sweep, progress: Progress) -> SweepResult:
         KeyboardInterrupt: the person stopped it; what has ended stays, and the rest goes on with `--resume`.
     """
     died: dict[str, str] = {}
-    if any(read_outcome(sweep.folder(cell)) is None for cell in sweep.cells):
-        need_ray()
+    if any(read_outcome(sweep.get_folder(cell)) is None for cell in sweep.cells):
+        import_ray()
         teller = Teller(sweep, progress)
-        with connected(), _quiet(), teller.listening(), _stoppable():
-            _tuner(sweep).fit()
+        with open_connection(), _silence_ray(), teller.listen(), _handle_stop():
+            _build_tuner(sweep).fit()
         died = teller.died
-    return SweepResult(sweep, tuple(_rows(sweep, died)))
+    return SweepResult(sweep, tuple(_build_rows(sweep, died)))
 
 
-def _rows(sweep: Sweep, died: dict[str, str]) -> Iterator[Row]:
+def _build_rows(sweep: Sweep, died: dict[str, str]) -> Iterator[Row]:
     """A row for every cell; of one whose workers died nothing is kept, so that a resumed sweep tries it again."""
-    pilots = pilots_of(sweep.cells)
+    pilots = list_pilots(sweep.cells)
     for cell in sweep.cells:
-        outcome = read_outcome(sweep.folder(cell))
+        outcome = read_outcome(sweep.get_folder(cell))
         if outcome is None and cell.name not in died:
             raise KeyboardInterrupt
         outcome = outcome or Outcome("failed", 0.0, died[cell.name])
-        yield row_of(cell, sweep.folder(cell), outcome, cell in pilots)
+        yield build_row(cell, sweep.get_folder(cell), outcome, cell in pilots)
 
 
-def _tuner(sweep: Sweep) -> Any:
+def _build_tuner(sweep: Sweep) -> Any:
     """A new tuner, or the one that an earlier driver left."""
     from ray import tune
 
-    places = places_of(tuple({cell.target: 0 for cell in sweep.cells}), sweep.cpus)
-    trainable = tune.with_resources(_trainable(sweep, places), _resources(places))
+    places = find_places(tuple({cell.target: 0 for cell in sweep.cells}), sweep.cpus)
+    trainable = tune.with_resources(_build_trainable(sweep, places), _build_resources(places))
     folder = str(sweep.out / RAY)
     if tune.Tuner.can_restore(folder):
         return tune.Tuner.restore(folder, trainable, resume_errored=True)
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(sweep), num_samples=-1, max_concurrent_trials=sweep.concurrent, reuse_actors=True,
-            trial_dirname_creator=_trial_id,
+            search_alg=_build_searcher(sweep), num_samples=-1, max_concurrent_trials=sweep.concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=_name_trial,
         ),
         run_config=tune.RunConfig(
-            name=RAY, storage_path=str(sweep.out), verbose=0, callbacks=[Teller.callback()],
+            name=RAY, storage_path=str(sweep.out), verbose=0, callbacks=[Teller.build_callback()],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )  # fmt: skip
 
 
-def _trial_id(trial: Any) -> str:
+def _name_trial(trial: Any) -> str:
     """Ray's own folder of a trial; by default its name has all params, paths too."""
     return str(trial.trial_id)
 
 
-def _searcher(sweep: Sweep) -> Any:
+def _build_searcher(sweep: Sweep) -> Any:
     from optuna.distributions import CategoricalDistribution
 
     from nas.sweep.searcher import StudySearcher
@@ -99,26 +100,26 @@ def _searcher(sweep: Sweep) -> Any:
     )
 
 
-def _trainable(sweep: Sweep, places: dict[str, Place]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _build_trainable(sweep: Sweep, places: dict[str, Place]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What a worker runs: the search of the cell that the params name."""
-    folders = {cell.name: sweep.folder(cell) for cell in sweep.cells}
+    folders = {cell.name: sweep.get_folder(cell) for cell in sweep.cells}
     names = {tuple(cell.params.items()): cell.name for cell in sweep.cells}
 
     def cell(config: dict[str, Any]) -> dict[str, Any]:
         name = names[tuple((key, config[key]) for key in ("model", "target", "budget", "seed"))]
-        return {CELL: name, **told(folders[name], run_cell(folders[name], places[config["target"]].device))}
+        return {CELL: name, **build_report(folders[name], run_cell(folders[name], places[config["target"]].device))}
 
     return cell
 
 
-def _resources(places: dict[str, Place]) -> Callable[[dict[str, Any]], Any]:
+def _build_resources(places: dict[str, Place]) -> Callable[[dict[str, Any]], Any]:
     from ray.tune import PlacementGroupFactory
 
     return lambda config: PlacementGroupFactory([places[config["target"]].bundle])
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_ray() -> Iterator[None]:
     """Ray's own words stay away, and off stdout; what matters is told by ours."""
     os.environ.update(_SETTINGS)
     logger = logging.getLogger("ray")
@@ -132,7 +133,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _handle_stop() -> Iterator[None]:
     """Tune saves its state and ends at SIGINT; at SIGTERM, by which clusters stop a job, it does the same."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -20,7 +20,7 @@ TUNE_TRIAL = "tune_trial"  # the user attribute that holds the id of Ray's trial
 class Queue(Protocol):
     """Decides what is handed out, in place of the study's sampler."""
 
-    def next(self, given: Sequence[dict[str, Any]], ended: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    def take_next(self, given: Sequence[dict[str, Any]], ended: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         """The next params; None to wait until something ends."""
 
     def complete(self, ended: Sequence[dict[str, Any]]) -> bool:
@@ -66,10 +66,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray carries no types
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The params of the next trial; None to wait, or FINISHED."""
-        trial = self._orphan()
+        trial = self._find_orphan()
         if trial is None and self._queue is not None:
-            ended = self._params(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
-            params = self._queue.next(self._params(TrialState.RUNNING), ended)
+            ended = self._list_params(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+            params = self._queue.take_next(self._list_params(TrialState.RUNNING), ended)
             if params is None:
                 return str(Searcher.FINISHED) if self._queue.complete(ended) else None
             trial = self._begin(params, trial_id)
@@ -82,7 +82,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray carries no types
         """Tell the study how a trial ended; what it has been told already is not news."""
         told = result or {}
         failed = error or not _is_number(told.get(self._value))
-        trial = self._to_tell(trial_id, failed)
+        trial = self._find_trial_to_tell(trial_id, failed)
         if trial is None:
             return
         for name in self._constraints:
@@ -114,37 +114,39 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray carries no types
         self.study.add_trial(optuna.trial.create_trial(
             state=TrialState.RUNNING, params=params, distributions=self._space, user_attrs=attributes
         ))  # fmt: skip
-        return self._as_trial(next(trial for trial in reversed(self._trials()) if trial.user_attrs == attributes))
+        return self._build_trial(
+            next(trial for trial in reversed(self._list_trials()) if trial.user_attrs == attributes)
+        )
 
-    def _to_tell(self, trial_id: str, failed: bool) -> Trial | None:
+    def _find_trial_to_tell(self, trial_id: str, failed: bool) -> Trial | None:
         """The study's trial of one of Ray's; None where nothing is to be told.
 
         That is so where its params were handed out again to another, and where it had ended: after the driver's death
         Ray may have forgotten that it did. Only where it had failed and now has a value there is a new one to tell.
         """
-        trials = reversed(self._trials())
+        trials = reversed(self._list_trials())
         frozen = next((trial for trial in trials if trial.user_attrs.get(TUNE_TRIAL) == trial_id), None)
         if frozen is None or not frozen.state.is_finished():
-            return None if frozen is None else self._as_trial(frozen)
+            return None if frozen is None else self._build_trial(frozen)
         again = frozen.state is TrialState.FAIL and not failed
         return self._begin(frozen.params, trial_id) if again else None
 
-    def _orphan(self) -> Trial | None:
+    def _find_orphan(self) -> Trial | None:
         """A trial that was running when the driver died and that Ray does not know of."""
-        for trial in self._trials(TrialState.RUNNING):
+        for trial in self._list_trials(TrialState.RUNNING):
             if trial.user_attrs.get(TUNE_TRIAL) not in self._known:
                 if trial.params.keys() == self._space.keys():
-                    return self._as_trial(trial)
+                    return self._build_trial(trial)
                 self.study.tell(trial.number, state=TrialState.FAIL)  # the driver died while it was asked for
         return None
 
-    def _params(self, *states: TrialState) -> list[dict[str, Any]]:
-        return [trial.params for trial in self._trials(*states)]
+    def _list_params(self, *states: TrialState) -> list[dict[str, Any]]:
+        return [trial.params for trial in self._list_trials(*states)]
 
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+    def _list_trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
-    def _as_trial(self, frozen: FrozenTrial) -> Trial:
+    def _build_trial(self, frozen: FrozenTrial) -> Trial:
         return Trial(self.study, frozen._trial_id)
 
 

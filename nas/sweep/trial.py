@@ -29,12 +29,12 @@ def run_cell(folder: Path, device: str | None = None) -> Outcome:
     with FileLock(folder / "cell.lock"):
         outcome = read_outcome(folder)
         if outcome is None:
-            outcome = _searched(folder, device)
+            outcome = _search(folder, device)
             outcome.save(folder)
         return outcome
 
 
-def _searched(folder: Path, device: str | None) -> Outcome:
+def _search(folder: Path, device: str | None) -> Outcome:
     from nas.execution.device_node import Node
     from nas.pipeline.run import run
 
@@ -47,7 +47,7 @@ def _searched(folder: Path, device: str | None) -> Outcome:
     except NasError as error:
         return Outcome("failed", time.monotonic() - began, str(error))
     except Exception as error:  # a defect must not take the other cells with it
-        log.message(traceback.format_exc())
+        log.show_message(traceback.format_exc())
         return Outcome("failed", time.monotonic() - began, f"{type(error).__name__}: {error} (see {log.path})")
     return Outcome("winner", time.monotonic() - began)
 
@@ -63,14 +63,14 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Append one line."""
         with self.path.open("a") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     @contextmanager
-    def stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
+    def open_stage(self, title: str, total: float | None = None) -> Iterator[Stage]:
         """A stage; its seconds are noted when it ends."""
         began = time.monotonic()
         yield _LoggedStage()
-        self.message(f"{title}: {time.monotonic() - began:.1f} s")
+        self.show_message(f"{title}: {time.monotonic() - began:.1f} s")

@@ -1,22 +1,22 @@
 """What `--tokens` means: the schedules to search, the strategies that select tokens, their description."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
-        "describe": ["in_words"],
-        "profiled_schedules": ["profiled", "with_best_reduction"],
+        "describe": ["describe_schedule"],
+        "profiled_schedules": ["choose_best_reduction", "choose_profiled"],
         "space": [
             "check_workload",
-            "default_reduction",
-            "droppable",
-            "evaluator_of_candidate",
-            "evaluator_with_tokens",
-            "snapping",
-            "tokens_only",
-            "with_tokens",
-            "workload_with_tokens",
+            "choose_default_reduction",
+            "count_droppable",
+            "build_candidate_evaluator",
+            "build_evaluator_with_tokens",
+            "build_snapping",
+            "keep_tokens_only",
+            "add_tokens",
+            "choose_workload_with_tokens",
         ],
     },
 )

@@ -24,7 +24,7 @@ _CHOSEN = {
 }
 
 
-def in_words(schedule: Schedule, tokens: int, noun: str) -> str:
+def describe_schedule(schedule: Schedule, tokens: int, noun: str) -> str:
     """What a person reads: `from block 4 on half (128) of the 256 image tokens are left; ...`.
 
     Args:
@@ -34,19 +34,20 @@ def in_words(schedule: Schedule, tokens: int, noun: str) -> str:
     if not schedule.stages:
         return f"all {noun}"
     stages = [
-        f"from block {stage.block} on {_share(stage.permille)} ({stage.kept(tokens)})" for stage in schedule.stages
+        f"from block {stage.block} on {_format_share(stage.permille)} ({stage.count_kept(tokens)})"
+        for stage in schedule.stages
     ]
     first, *more = stages
     said = ", ".join([f"{first} of the {tokens} {noun}", *more])
-    return f"{said}; selected by {chosen_by(schedule.reduction)}"
+    return f"{said}; selected by {describe_reduction(schedule.reduction)}"
 
 
-def chosen_by(reduction: Reduction) -> str:
+def describe_reduction(reduction: Reduction) -> str:
     """What ranks the tokens, and what becomes of those that are not kept."""
     where = " in the vision tower" if reduction.source is Source.TOWER else ""
     return f"{_CHOSEN[reduction.scorer]}{where}, the others are {_PAST[reduction.reducer]}"
 
 
-def _share(permille: int) -> str:
+def _format_share(permille: int) -> str:
     near = next((name for share, name in _SHARES.items() if abs(permille - THOUSAND * share) < 1), None)
     return near or f"{permille / 10:g} %"

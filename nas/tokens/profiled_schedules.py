@@ -7,21 +7,21 @@ from latency_models.targets import Target
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
-from nas.profiling.choose_workload import default_workload, workload_for
-from nas.profiling.host_profile import measured_ms
+from nas.profiling.choose_workload import choose_default_workload, choose_workload
+from nas.profiling.host_profile import measure_ms
 from nas.profiling.token_staircase import measure_steps
 from nas.progress import Progress
 from nas.quality import Quality
 from nas.request.choices import OFF, SEARCH
-from nas.tokens.describe import chosen_by
+from nas.tokens.describe import describe_reduction
 from nas.tokens.space import (
+    add_tokens,
+    build_evaluator_with_tokens,
     check_workload,
-    default_reduction,
-    evaluator_with_tokens,
-    with_tokens,
-    workload_with_tokens,
+    choose_default_reduction,
+    choose_workload_with_tokens,
 )  # fmt: skip
-from nas.tokens.strategies import Judge, best_reduction
+from nas.tokens.strategies import Judge, find_best_reduction
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import DEFAULT_UNITS
@@ -29,7 +29,7 @@ from search_spaces.schedule import Reduction
 from search_spaces.space import Space
 
 
-def profiled(
+def choose_profiled(
     subject: ParentModel, target: Target, asked: Workload | None, tokens: str, progress: Progress
 ) -> tuple[Workload, Space | None]:
     """The workload that is measured, and the space whose schedules are in the design; None where no tokens go.
@@ -46,39 +46,41 @@ def profiled(
         UsageError: a schedule or a workload that this model cannot have.
         BadWorkload, ExportError: a workload that it cannot run.
     """
-    usual = workload_with_tokens(subject, default_workload(subject, target), tokens)
-    workload = workload_for(subject, target, asked or usual)
+    usual = choose_workload_with_tokens(subject, choose_default_workload(subject, target), tokens)
+    workload = choose_workload(subject, target, asked or usual)
     check_workload(subject, workload, tokens)
     if tokens == OFF:
         return workload, None
     if tokens == SEARCH:  # before the space: its ratios are at the ends of the steps
         measure_steps(ParentExport(subject, progress, workload.phase), target, workload, progress)
-    space = with_tokens(subject.anatomy.space(DEFAULT_UNITS), subject, target, workload, tokens)
-    return workload, space if tokens != SEARCH else _searched(space, subject, target, workload, progress)
+    space = add_tokens(subject.anatomy.build_space(DEFAULT_UNITS), subject, target, workload, tokens)
+    return workload, space if tokens != SEARCH else _build_searched_space(space, subject, target, workload, progress)
 
 
-def with_best_reduction(
+def choose_best_reduction(
     space: Space, subject: ParentModel, target: Target, export: ParentExport, workload: Workload, judge: Judge,
     fraction: float | None, progress: Progress,
 ) -> Space:  # fmt: skip
-    """The space with the way to choose tokens that loses least (`best_reduction`), timed where the target is here."""
-    with progress.stage("comparing token selection strategies"):
-        measure = partial(measured_ms, subject, export, workload) if target.is_host else None
-        chosen = best_reduction(subject, judge, workload, fraction, measure)
-    progress.message(f"tokens are selected by {chosen_by(chosen)}")
+    """The space with the way to choose tokens that loses least (`find_best_reduction`), timed if the target is here."""
+    with progress.open_stage("comparing token selection strategies"):
+        measure = partial(measure_ms, subject, export, workload) if target.is_host else None
+        chosen = find_best_reduction(subject, judge, workload, fraction, measure)
+    progress.show_message(f"tokens are selected by {describe_reduction(chosen)}")
     return replace(space, reduction=chosen)
 
 
-def _searched(space: Space, subject: ParentModel, target: Target, workload: Workload, progress: Progress) -> Space:
+def _build_searched_space(
+    space: Space, subject: ParentModel, target: Target, workload: Workload, progress: Progress
+) -> Space:
     if subject.data is None:
-        usual: Reduction = default_reduction(subject)
-        progress.message(f"no data to compare strategies by: tokens are selected by {chosen_by(usual)}")
+        usual: Reduction = choose_default_reduction(subject)
+        progress.show_message(f"no data to compare strategies by: tokens are selected by {describe_reduction(usual)}")
         return replace(space, reduction=usual)
-    evaluator = evaluator_with_tokens(subject, workload, SEARCH)
+    evaluator = build_evaluator_with_tokens(subject, workload, SEARCH)
 
     def judge(architecture: Architecture, items: int | None) -> Quality:
         candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
         return evaluator.evaluate(candidate, items=items)
 
     export = ParentExport(subject, progress, workload.phase)
-    return with_best_reduction(space, subject, target, export, workload, judge, None, progress)
+    return choose_best_reduction(space, subject, target, export, workload, judge, None, progress)

@@ -9,16 +9,16 @@ from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.data.padding import needs_padding, settle_padding
 from nas.parent.parent import ParentModel
-from nas.profiling.token_staircase import known_steps
-from nas.quality.evaluator import Evaluator, evaluator_for
-from nas.quality.prompt import PromptEvaluator, prompts
+from nas.profiling.token_staircase import load_steps
+from nas.quality.evaluator import Evaluator, choose_evaluator
+from nas.quality.prompt import PromptEvaluator, build_prompts
 from nas.request.choices import OFF, SEARCH
 from nas.results.certificate import Certificate
-from nas.search.problem import identity_ratio
+from nas.search.problem import keep_ratio
 from pruning.anatomy.language_model import is_vision_language
-from pruning.reduction.inspection import token_hooks
+from pruning.reduction.inspection import find_token_hooks
 from search_spaces.errors import UsageError
-from search_spaces.level import THOUSAND, permille_of
+from search_spaces.level import THOUSAND, round_to_permille
 from search_spaces.presets import parse_preset
 from search_spaces.schedule import Reduction, Scorer, Stage
 from search_spaces.servable import Servable
@@ -42,14 +42,14 @@ def check_workload(subject: ParentModel, workload: Workload, tokens: str) -> Non
         )
 
 
-def workload_with_tokens(subject: ParentModel, usual: Workload, tokens: str) -> Workload:
+def choose_workload_with_tokens(subject: ParentModel, usual: Workload, tokens: str) -> Workload:
     """The workload when none was asked for: a decoder's prompt of the usual size where tokens are dropped."""
     if tokens == OFF or not subject.anatomy.is_decoder or usual.phase is Phase.PREFILL:
         return usual
     return Workload(Phase.PREFILL, usual.batch, usual.sequence)
 
 
-def with_tokens(
+def add_tokens(
     space: Space,
     subject: ParentModel,
     target: Target,
@@ -72,16 +72,16 @@ def with_tokens(
     if servable is not Servable.ANY:
         raise UsageError(f"--servable {servable} and --tokens {tokens}: other engines drop no tokens; leave one out")
     if tokens != SEARCH:
-        causal, scorer = subject.anatomy.is_decoder, default_reduction(subject).scorer
+        causal, scorer = subject.anatomy.is_decoder, choose_default_reduction(subject).scorer
         return replace(space, fixed=parse_preset(tokens, space.depth, causal=causal, scorer=scorer))
-    ratios = _ratios(subject, target, workload)
+    ratios = _list_ratios(subject, target, workload)
     if not ratios or space.depth < 2:
         raise UsageError(f"workload {workload}: {subject.id} has no tokens to drop; take --tokens {OFF}")
     every = 1 if space.depth <= DEEP else 2
-    return space.with_tokens(default_reduction(subject), range(every, space.depth, every), ratios)
+    return space.allow_tokens(choose_default_reduction(subject), range(every, space.depth, every), ratios)
 
 
-def tokens_only(space: Space) -> Space:
+def keep_tokens_only(space: Space) -> Space:
     """The space with nothing but its steps of token reduction.
 
     Raises:
@@ -92,7 +92,7 @@ def tokens_only(space: Space) -> Space:
     return replace(space, choices=space.steps)
 
 
-def default_reduction(subject: ParentModel) -> Reduction:
+def choose_default_reduction(subject: ParentModel) -> Reduction:
     """Drop, rank by the next block: asked is a decoder's last token, an image's class token, else the mean of all."""
     if subject.anatomy.is_decoder:
         return Reduction(Scorer.LAST)
@@ -101,7 +101,7 @@ def default_reduction(subject: ParentModel) -> Reduction:
     return Reduction(Scorer.CLASS if has_class else Scorer.MEAN)
 
 
-def evaluator_with_tokens(subject: ParentModel, workload: Workload, tokens: str) -> Evaluator:
+def build_evaluator_with_tokens(subject: ParentModel, workload: Workload, tokens: str) -> Evaluator:
     """Who judges candidates: where tokens go, texts are as long as the workload's and a prompt is judged at its end.
 
     Raises:
@@ -109,14 +109,14 @@ def evaluator_with_tokens(subject: ParentModel, workload: Workload, tokens: str)
     """
     model = subject.model
     if tokens == OFF or subject.tokenizer is None or is_vision_language(model):
-        return evaluator_for(model, subject.dataset)
-    dataset = subject.dataset_of(workload.sequence)
+        return choose_evaluator(model, subject.dataset)
+    dataset = subject.read_dataset(workload.sequence)
     if subject.is_language_model:
-        return PromptEvaluator(model, prompts(dataset))
-    return evaluator_for(model, dataset)
+        return PromptEvaluator(model, build_prompts(dataset))
+    return choose_evaluator(model, dataset)
 
 
-def evaluator_of_candidate(subject: ParentModel, candidate: Any, folder: Path) -> Evaluator:
+def build_candidate_evaluator(subject: ParentModel, candidate: Any, folder: Path) -> Evaluator:
     """Who judges a finished model: one that drops tokens on texts of the length that it was searched with.
 
     Args:
@@ -127,40 +127,40 @@ def evaluator_of_candidate(subject: ParentModel, candidate: Any, folder: Path) -
     """
     if needs_padding(candidate) and subject.tokenizer is not None:
         settle_padding(candidate, subject.tokenizer)
-    if token_hooks(candidate) is None:
-        return evaluator_for(subject.model, subject.dataset)
-    return evaluator_with_tokens(subject, Certificate.load(folder / "certificate.json").workload, SEARCH)
+    if find_token_hooks(candidate) is None:
+        return choose_evaluator(subject.model, subject.dataset)
+    return build_evaluator_with_tokens(subject, Certificate.load(folder / "certificate.json").workload, SEARCH)
 
 
-def droppable(subject: ParentModel, workload: Workload) -> tuple[int, str]:
+def count_droppable(subject: ParentModel, workload: Workload) -> tuple[int, str]:
     """How many tokens of a sequence may be dropped, and what people call them."""
     images = subject.shape.tokens is not None or is_vision_language(subject.model)
     length = workload.past if workload.phase is Phase.DECODE else workload.sequence
-    return subject.shape.droppable_of(length), "image tokens" if images else "droppable tokens"
+    return subject.shape.count_droppable(length), "image tokens" if images else "droppable tokens"
 
 
-def snapping(subject: ParentModel, target: Target, workload: Workload) -> Callable[[float], float]:
+def build_snapping(subject: ParentModel, target: Target, workload: Workload) -> Callable[[float], float]:
     """The largest share of the tokens that takes no longer than a share, by the steps that are known of the target.
 
     Shares that leave as many tokens are one: that of the space's own levels, else the smallest in thousandths. Two
     names of one model would be measured against each other, and the slower by chance refused.
     """
-    steps, length = known_steps(subject, target, workload), workload.sequence
-    droppable = subject.shape.droppable_of(length)
+    steps, length = load_steps(subject, target, workload), workload.sequence
+    droppable = subject.shape.count_droppable(length)
     if droppable <= 1:
-        return identity_ratio
+        return keep_ratio
 
-    def left(ratio: float) -> int:
-        return int(Stage(0, permille_of(ratio)).kept(droppable))
+    def count_left(ratio: float) -> int:
+        return int(Stage(0, round_to_permille(ratio)).count_kept(droppable))
 
     thousandths = (permille / THOUSAND for permille in range(THOUSAND, 0, -1))
-    names = {left(ratio): ratio for ratio in (*thousandths, *_ratios(subject, target, workload))}
-    return lambda ratio: names[left(steps.snap(ratio, droppable, length - droppable))]
+    names = {count_left(ratio): ratio for ratio in (*thousandths, *_list_ratios(subject, target, workload))}
+    return lambda ratio: names[count_left(steps.snap(ratio, droppable, length - droppable))]
 
 
-def _ratios(subject: ParentModel, target: Target, workload: Workload) -> tuple[float, ...]:
+def _list_ratios(subject: ParentModel, target: Target, workload: Workload) -> tuple[float, ...]:
     """The shares that stages may leave, at the ends of the target's steps."""
     length = workload.sequence
-    droppable = subject.shape.droppable_of(length)
-    steps = known_steps(subject, target, workload)
-    return steps.ratios(RATIOS, droppable, length - droppable) if droppable > 1 else ()
+    droppable = subject.shape.count_droppable(length)
+    steps = load_steps(subject, target, workload)
+    return steps.list_ratios(RATIOS, droppable, length - droppable) if droppable > 1 else ()

@@ -9,7 +9,7 @@ from latency_models.workload import Workload
 from nas.parent.parent import ParentModel
 from nas.quality.quality import Quality
 from nas.search.halving import is_significantly_worse
-from nas.tokens.space import default_reduction
+from nas.tokens.space import choose_default_reduction
 from pruning.reduction.install import has_axes
 from search_spaces.architecture import Architecture
 from search_spaces.level import THOUSAND
@@ -25,13 +25,13 @@ Judge = Callable[[Architecture, int | None], Quality]
 Measure = Callable[[list[Architecture]], list[float]]
 
 
-def reductions(subject: ParentModel) -> tuple[Reduction, ...]:
+def list_reductions(subject: ParentModel) -> tuple[Reduction, ...]:
     """Ways to choose tokens that are tried before a search, the usual one first; chance is one of them.
 
     Those of the published methods are among them: what the block that just ran looked at (FastV), positions numbered
     anew (PyramidDrop), merging by keys (ToMe).
     """
-    usual = default_reduction(subject)
+    usual = choose_default_reduction(subject)
     others = [replace(usual, scorer=scorer) for scorer in (Scorer.MEAN, Scorer.KEYS, Scorer.NORM, Scorer.RANDOM)]
     if not subject.anatomy.is_decoder:
         return tuple(dict.fromkeys([usual, *others, replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]))
@@ -42,12 +42,13 @@ def reductions(subject: ParentModel) -> tuple[Reduction, ...]:
     return tuple(dict.fromkeys([usual, *published, *others]))
 
 
-def best_reduction(
+def find_best_reduction(
     subject: ParentModel, judge: Judge, workload: Workload, fraction: float | None, measure: Measure | None = None
 ) -> Reduction:
     """The way to choose tokens that loses least for the time it saves.
 
-    Some ways are best little by little, others all at once, so each is tried with all of `forms` and has the one that
+    Some ways are best little by little, others all at once,
+    so each is tried with all of `list_forms` and has the one that
     suits it. As losses grow with the square of a disturbance, to second order, and a slower way needs a stronger
     schedule for the same time, what counts is the loss over the square of the time saved. The best two on few items,
     and ways that these do not tell from the best, are compared on all: where a few items carry most of a loss, few
@@ -58,24 +59,24 @@ def best_reduction(
         fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
         measure: milliseconds of some architectures on the target, where it is at hand; without it all save the same.
     """
-    parent, schedules = Architecture(subject.anatomy.depth), forms(subject, workload, fraction or MIDDLE)
-    saved = _saved(parent, reductions(subject), schedules, measure)
+    parent, schedules = Architecture(subject.anatomy.depth), list_forms(subject, workload, fraction or MIDDLE)
+    saved = _predict_saved(parent, list_reductions(subject), schedules, measure)
 
-    def losses_for_time(way: Reduction, items: int | None) -> list[float]:
+    def evaluate_for_time(way: Reduction, items: int | None) -> list[float]:
         """Of every item, with the schedule that suits the way."""
-        tried = ((parent.with_tokens(Schedule(stages, way)), max(ms, LEAST_MS)) for stages, ms in saved[way].items())
+        tried = ((parent.replace_tokens(Schedule(stages, way)), max(ms, LEAST_MS)) for stages, ms in saved[way].items())
         each = [[loss / ms**2 for loss in judge(architecture, items).per_item] for architecture, ms in tried]
         return min(each, key=fmean)
 
     most = max(ms[schedules[0]] for ms in saved.values())
     enough = min(SAVES * most, most)  # where all are slower than the parent, the quickest is left
-    few = {way: losses_for_time(way, ITEMS) for way, ms in saved.items() if ms[schedules[0]] >= enough}
+    few = {way: evaluate_for_time(way, ITEMS) for way, ms in saved.items() if ms[schedules[0]] >= enough}
     ranked = sorted(few, key=lambda way: fmean(few[way]))
     left = [*ranked[:LEFT], *(way for way in ranked[LEFT:] if not is_significantly_worse(few[way], few[ranked[0]]))]
-    return min(left, key=lambda way: fmean(losses_for_time(way, None)))
+    return min(left, key=lambda way: fmean(evaluate_for_time(way, None)))
 
 
-def _saved(
+def _predict_saved(
     parent: Architecture, ways: Sequence[Reduction], schedules: Sequence[tuple[Stage, ...]], measure: Measure | None
 ) -> dict[Reduction, dict[tuple[Stage, ...], float]]:
     """The time that each way saves with each schedule.
@@ -85,18 +86,18 @@ def _saved(
     """
     if measure is None:
         return {way: dict.fromkeys(schedules, 1.0) for way in ways}
-    whole, *reduced = measure([parent, *(parent.with_tokens(Schedule(schedules[0], way)) for way in ways)])
+    whole, *reduced = measure([parent, *(parent.replace_tokens(Schedule(schedules[0], way)) for way in ways)])
     least = min(reduced)
 
-    def milliseconds(ms: float, stages: Sequence[Stage]) -> float:
+    def predict_ms(ms: float, stages: Sequence[Stage]) -> float:
         return whole - least - (ms - least) * len(stages) / len(schedules[0])
 
     return {
-        way: {stages: milliseconds(ms, stages) for stages in schedules} for way, ms in zip(ways, reduced, strict=True)
+        way: {stages: predict_ms(ms, stages) for stages in schedules} for way, ms in zip(ways, reduced, strict=True)
     }
 
 
-def forms(subject: ParentModel, workload: Workload, fraction: float) -> list[tuple[Stage, ...]]:
+def list_forms(subject: ParentModel, workload: Workload, fraction: float) -> list[tuple[Stage, ...]]:
     """Schedules that leave that share of the arithmetic: little by little first, then all at once.
 
     Powers of one ratio at the quarter points, as PyramidDrop has them; one stage at the first of these or in the
@@ -106,19 +107,19 @@ def forms(subject: ParentModel, workload: Workload, fraction: float) -> list[tup
     quarters = sorted({max(1, part * depth // 4) for part in (1, 2, 3)} & set(range(depth)))
     whole = count_flops(subject.shape, Architecture(depth), workload)
 
-    def mildest(blocks: Sequence[int]) -> tuple[Stage, ...] | None:
+    def find_mildest(blocks: Sequence[int]) -> tuple[Stage, ...] | None:
         for permille in range(950, 150, -25):
-            stages = _powers(blocks, permille)
-            reduced = Architecture(depth).with_tokens(Schedule(stages))
+            stages = _build_powers(blocks, permille)
+            reduced = Architecture(depth).replace_tokens(Schedule(stages))
             if count_flops(subject.shape, reduced, workload) <= fraction * whole:
                 return stages
         return None
 
-    little_by_little = mildest(quarters) or _powers(quarters, 200)
-    at_once = (mildest([block]) for block in (quarters[0], max(1, depth // 2)))
+    little_by_little = find_mildest(quarters) or _build_powers(quarters, 200)
+    at_once = (find_mildest([block]) for block in (quarters[0], max(1, depth // 2)))
     return list(dict.fromkeys([little_by_little, *(stages for stages in at_once if stages)]))
 
 
-def _powers(blocks: Sequence[int], permille: int) -> tuple[Stage, ...]:
+def _build_powers(blocks: Sequence[int], permille: int) -> tuple[Stage, ...]:
     shares = ((permille / THOUSAND) ** power for power in range(1, len(blocks) + 1))
     return tuple(Stage(block, max(1, round(THOUSAND * share))) for block, share in zip(blocks, shares, strict=True))

@@ -4,8 +4,8 @@ A tracker that cannot be reached never stops a search: the record is kept in the
 best winner of the same model, target and budget is a registered model's `champion`.
 """
 
-from nas.storage.redact import without_password
-from nas.tracking.address import tracking_uri
+from nas.storage.redact import remove_password
+from nas.tracking.address import get_tracking_uri
 from nas.tracking.log import log_page, log_search, send_pending
 from nas.tracking.record import CandidateRun, Layout, SearchRun, Winner
 
@@ -14,9 +14,9 @@ __all__ = [
     "Layout",
     "SearchRun",
     "Winner",
+    "get_tracking_uri",
     "log_page",
     "log_search",
+    "remove_password",
     "send_pending",
-    "tracking_uri",
-    "without_password",
 ]

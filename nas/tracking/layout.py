@@ -36,7 +36,7 @@ def lay_out(client: Any, experiment_id: str, layout: Layout) -> None:
         "mlflow.experimentKind": "custom_model_development",  # its page begins with the runs
         "mlflow.experiment.primaryMetric.name": layout.metric,
         "mlflow.experiment.primaryMetric.greaterIsBetter": str(layout.higher_is_better).lower(),
-        f"{_VIEW_TAG}{VIEW}": json.dumps(_view(layout)),
+        f"{_VIEW_TAG}{VIEW}": json.dumps(_build_view(layout)),
         _NOTE: _WORDS.format(metric=layout.metric, better=better, page=view_path(experiment_id)[1:]),
     }
     for key, value in wanted.items():
@@ -44,7 +44,7 @@ def lay_out(client: Any, experiment_id: str, layout: Layout) -> None:
             client.set_experiment_tag(experiment_id, key, value)
 
 
-def _view(layout: Layout) -> dict[str, Any]:
+def _build_view(layout: Layout) -> dict[str, Any]:
     """What MLflow's page keeps of a view: the order of the runs, and the columns. Runs in such an order do not nest."""
     columns = [f"metrics.`{name}`" for name in dict.fromkeys(layout.columns)]
     return {

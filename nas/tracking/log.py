@@ -10,14 +10,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from nas.storage.redact import without_password, without_secrets
+from nas.storage.redact import remove_password, remove_secrets
 from nas.storage.result_folder import RESULT, read_result
 from nas.tracking import outbox
 from nas.tracking.layout import lay_out, view_path
 from nas.tracking.record import Record, SearchRun
 from nas.tracking.registry import register
 from nas.tracking.sending import FINISHED, fill, open_run
-from nas.tracking.server import FIRST, LOST, WORKING, connect, experiment_of, patience
+from nas.tracking.server import FIRST, LOST, WORKING, connect, find_experiment, limit_patience
 from search_spaces.errors import TrackingError, UsageError
 
 EXPERIMENT = "nas · {model} · {target}"
@@ -34,8 +34,8 @@ def log_search(run: SearchRun, uri: str, out: Path) -> dict[str, Any]:
         `version`, whether it is `champion`); and a `problem` where logging failed: before the search's run existed
         (`run_id` None) or after, when that run is marked as failed.
     """
-    with _alone(out):
-        record = outbox.new_record(run, uri, out)
+    with _lock_folder(out):
+        record = outbox.create_record(run, uri, out)
         with suppress(OSError):  # of a full disk the search itself will speak
             outbox.keep(record, out)  # first: who kills us in the middle of it loses nothing
         return _send(record, uri, out)
@@ -55,11 +55,11 @@ def send_pending(out: Path, given: str | None = None) -> dict[str, Any] | None:
     """
     if not (out / RESULT).exists() and not (out / outbox.FILE).exists():
         raise UsageError(f"{out} holds no {RESULT} and nothing to send; give the result folder of a search")
-    with _alone(out):
-        record = outbox.pending(out)
+    with _lock_folder(out):
+        record = outbox.find_pending(out)
         if record is None:
             return None
-        sent = _send(record, given or _known(record.tracking_uri), out)
+        sent = _send(record, given or _find_known(record.tracking_uri), out)
         _note(out, sent)
         return sent
 
@@ -75,19 +75,19 @@ def log_page(page: Path, out: Path, given: str | None = None) -> dict[str, Any]:
         TrackingError: the server does not take it.
     """
     logged = read_result(out)["mlflow"]
-    if outbox.pending(out) is not None or not logged.get("run_id"):
-        raise UsageError(f"{out} was not logged to MLflow yet; send it first: {_again(out)}")
-    uri = given or _known(logged["tracking_uri"])
+    if outbox.find_pending(out) is not None or not logged.get("run_id"):
+        raise UsageError(f"{out} was not logged to MLflow yet; send it first: {_build_command(out)}")
+    uri = given or _find_known(logged["tracking_uri"])
     try:
-        with patience(FIRST):
+        with limit_patience(FIRST):
             connect(uri).log_artifact(logged["run_id"], str(page))
     except Exception as error:
-        raise TrackingError(f"{page} was not logged to {without_password(uri)}: {_reason(error, uri)}") from None
-    return {**logged, "tracking_uri": without_password(uri)}
+        raise TrackingError(f"{page} was not logged to {remove_password(uri)}: {_get_reason(error, uri)}") from None
+    return {**logged, "tracking_uri": remove_password(uri)}
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _lock_folder(out: Path) -> Iterator[None]:
     """One process sends from a folder at a time; where nothing can be locked, as on a full disk, it goes on."""
     with ExitStack() as held:
         with suppress(OSError, NotImplementedError):
@@ -96,7 +96,7 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _known(kept: str) -> str:
+def _find_known(kept: str) -> str:
     """Where it was logged; a password was not kept.
 
     Raises:
@@ -112,12 +112,12 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
     """Send it, and forget it once all of it has arrived."""
     run = record.run
     experiment = EXPERIMENT.format(model=run.model, target=run.target.replace("/", "-"))
-    where: dict[str, Any] = {"tracking_uri": without_password(uri), "experiment": experiment, "run_id": None}
+    where: dict[str, Any] = {"tracking_uri": remove_password(uri), "experiment": experiment, "run_id": None}
     client, said = None, "not logged to MLflow"
     try:
         client = connect(uri)
-        experiment_id = experiment_of(client, experiment, uri, out)
-        with patience(WORKING):
+        experiment_id = find_experiment(client, experiment, uri, out)
+        with limit_patience(WORKING):
             if run.layout is not None:
                 lay_out(client, experiment_id, run.layout)
                 where["page"] = view_path(experiment_id)
@@ -128,26 +128,26 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
                 where["registered_model"] = register(client, record.id, where["run_id"], run.winner)
         outbox.discard(out)
     except Exception as error:  # a tracking server fails in many ways, and none is worth a lost search
-        where["problem"] = f"{said}: {_reason(error, uri)}; once that is fixed, send it with: {_again(out)}"
+        where["problem"] = f"{said}: {_get_reason(error, uri)}; once that is fixed, send it with: {_build_command(out)}"
         _mark_failed(client, where["run_id"])
     return where
 
 
-def _again(out: Path) -> str:
+def _build_command(out: Path) -> str:
     """What a person types to send what is pending."""
     return shlex.join(["nas", "track", str(out)])
 
 
-def _reason(error: Exception, uri: str) -> str:
+def _get_reason(error: Exception, uri: str) -> str:
     """The first line of what a library says, without passwords."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return without_secrets(lines[0], uri)[:200]
+    return remove_secrets(lines[0], uri)[:200]
 
 
 def _mark_failed(client: Any, run_id: str | None) -> None:
     """Tell the server that just failed that the run is not complete, if it still answers."""
     if run_id is not None:
-        with suppress(Exception), patience(LOST):
+        with suppress(Exception), limit_patience(LOST):
             if client.get_run(run_id).info.status != FINISHED:
                 client.set_terminated(run_id, status="FAILED")
 

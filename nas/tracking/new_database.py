@@ -7,9 +7,9 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from nas.storage.cache_folder import cache_folder
-from nas.storage.redact import sqlite_url
-from nas.tracking.address import sqlite_file
+from nas.storage.cache_folder import get_cache_folder
+from nas.storage.redact import build_sqlite_url
+from nas.tracking.address import find_sqlite_file
 
 
 def create_database(uri: str) -> None:
@@ -19,25 +19,25 @@ def create_database(uri: str) -> None:
     disk, nothing is made: MLflow migrates by itself whatever it finds empty.
     """
     with suppress(Exception):
-        file = sqlite_file(uri)
+        file = find_sqlite_file(uri)
         if file is not None and not file.exists():
             _copy_to(file)
 
 
 def _copy_to(file: Path) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
-        copied = shutil.copyfile(_empty_database(), Path(folder) / file.name)
+        copied = shutil.copyfile(_make_empty_database(), Path(folder) / file.name)
         os.link(copied, file)  # in one step, and only where no other search was first
 
 
-def _empty_database() -> Path:
+def _make_empty_database() -> Path:
     """The file with all of MLflow's tables and nothing in them; migrated when it is asked for first."""
-    path = cache_folder() / f"mlflow-{version('mlflow')}.db"
+    path = get_cache_folder() / f"mlflow-{version('mlflow')}.db"
     if not path.exists():
         from mlflow.db import upgrade
 
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            upgrade.callback(sqlite_url(draft))  # `mlflow db upgrade`
+            upgrade.callback(build_sqlite_url(draft))  # `mlflow db upgrade`
             draft.replace(path)
     return path

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from nas.storage.redact import without_password
+from nas.storage.redact import remove_password
 from nas.tracking.record import Record, SearchRun
 from search_spaces.errors import UsageError
 
@@ -14,13 +14,13 @@ FILE = "mlflow-pending.json"
 SCHEMA_VERSION = 1
 
 
-def new_record(run: SearchRun, uri: str, out: Path) -> Record:
+def create_record(run: SearchRun, uri: str, out: Path) -> Record:
     """A record of a run. One that is pending is replaced and gives it its id: what was sent of it is completed."""
     try:
-        earlier = pending(out)
+        earlier = find_pending(out)
     except UsageError:
         earlier = None
-    return Record(earlier.id if earlier else uuid.uuid4().hex, int(time.time() * 1000), without_password(uri), run)
+    return Record(earlier.id if earlier else uuid.uuid4().hex, int(time.time() * 1000), remove_password(uri), run)
 
 
 def keep(record: Record, out: Path) -> None:
@@ -29,7 +29,7 @@ def keep(record: Record, out: Path) -> None:
     write_json(out / FILE, document)
 
 
-def pending(out: Path) -> Record | None:
+def find_pending(out: Path) -> Record | None:
     """What waits to be sent; None where nothing does.
 
     Raises:

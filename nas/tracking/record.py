@@ -100,8 +100,8 @@ class Record:
     def to_json(self, out: Path) -> dict[str, Any]:
         """The JSON form; files of the result folder are named from there, so that it may be moved."""
         run = asdict(self.run)
-        run["files"] = [_relative(path, out) for path in self.run.files]
-        run["folders"] = {name: _relative(path, out) for name, path in self.run.folders.items()}
+        run["files"] = [_make_relative(path, out) for path in self.run.files]
+        run["folders"] = {name: _make_relative(path, out) for name, path in self.run.folders.items()}
         return {"id": self.id, "created_ms": self.created_ms, "tracking_uri": self.tracking_uri, "run": run}
 
     @classmethod
@@ -117,6 +117,6 @@ class Record:
         return cls(document["id"], document["created_ms"], document["tracking_uri"], SearchRun(**run))
 
 
-def _relative(path: Path, out: Path) -> str:
+def _make_relative(path: Path, out: Path) -> str:
     path, out = path.resolve(), out.resolve()
     return str(path.relative_to(out) if path.is_relative_to(out) else path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.tracking.record import Winner
 from nas.tracking.sending import RECORD
-from nas.tracking.server import GONE, among_others, unless_exists
+from nas.tracking.server import GONE, create_unless_exists, retry_among_others
 from search_spaces.errors import TrackingError
 
 CHAMPION = "champion"
@@ -17,7 +17,7 @@ _ROUNDS = 20
 _LONGEST_NAME = 200
 
 
-def model_name(parts: Sequence[str], compared: Sequence[str]) -> str:
+def build_model_name(parts: Sequence[str], compared: Sequence[str]) -> str:
     """A name for what may be compared: words that MLflow and URLs take, and a digest of what they leave out.
 
     It holds no `@`, which begins an alias where MLflow reads `models:/NAME/VERSION`.
@@ -26,10 +26,10 @@ def model_name(parts: Sequence[str], compared: Sequence[str]) -> str:
         parts: model, target, workload, budget; people read them.
         compared: what else must be equal for one loss to be better than another: weights, test data, metric.
     """
-    return former_name(parts, compared).replace("@", "-")
+    return build_former_name(parts, compared).replace("@", "-")
 
 
-def former_name(parts: Sequence[str], compared: Sequence[str]) -> str:
+def build_former_name(parts: Sequence[str], compared: Sequence[str]) -> str:
     """The name under which winners were registered when `@` was left in it."""
     digest = hashlib.sha256("\n".join([*parts, *compared]).encode()).hexdigest()[:8]
     words = [re.sub(r"[^A-Za-z0-9_.=,@-]+", "-", part).strip("-.") for part in parts]
@@ -47,16 +47,16 @@ def register(client: Any, record_id: str, run_id: str, winner: Winner) -> dict[s
         TrackingError: the alias did not come to rest.
     """
     _open_model(client, winner)
-    version = among_others(lambda: _version(client, record_id, run_id, winner))
-    champion = among_others(lambda: _crown(client, winner.model))
+    version = retry_among_others(lambda: _find_version(client, record_id, run_id, winner))
+    champion = retry_among_others(lambda: _crown(client, winner.model))
     return {"name": winner.model, "version": version, "champion": champion == version}
 
 
 def _open_model(client: Any, winner: Winner) -> None:
     """The registered model of the winner's name, with the versions that an earlier nas registered under another."""
     if winner.formerly not in ("", winner.model) and _is_there(client, winner.formerly):
-        unless_exists(lambda: _rename(client, winner.formerly, winner.model))
-    unless_exists(lambda: client.create_registered_model(winner.model))
+        create_unless_exists(lambda: _rename(client, winner.formerly, winner.model))
+    create_unless_exists(lambda: client.create_registered_model(winner.model))
 
 
 def _rename(client: Any, name: str, new_name: str) -> None:
@@ -74,9 +74,9 @@ def _is_there(client: Any, name: str) -> bool:
     return bool(client.search_registered_models(f"name = '{name}'", max_results=1))
 
 
-def _version(client: Any, record_id: str, run_id: str, winner: Winner) -> str:
+def _find_version(client: Any, record_id: str, run_id: str, winner: Winner) -> str:
     """The version of this record; an earlier attempt may have made it."""
-    mine = [each for each in _versions(client, winner.model) if each.tags.get(RECORD) == record_id]
+    mine = [each for each in _list_versions(client, winner.model) if each.tags.get(RECORD) == record_id]
     for each in mine:
         if each.run_id == run_id:
             return str(each.version)
@@ -101,7 +101,7 @@ def _crown(client: Any, name: str) -> str | None:
     last lists all versions once more after it: the better one is champion in the end.
     """
     for _ in range(_ROUNDS):
-        best = best_version(_versions(client, name))
+        best = find_best_version(_list_versions(client, name))
         present = client.get_registered_model(name).aliases.get(CHAMPION)
         if best is None or str(present) == best:
             return best
@@ -109,7 +109,7 @@ def _crown(client: Any, name: str) -> str | None:
     raise TrackingError(f"others kept moving alias {CHAMPION} of {name} in {_ROUNDS} rounds; send it again")
 
 
-def best_version(versions: Sequence[Any]) -> str | None:
+def find_best_version(versions: Sequence[Any]) -> str | None:
     """A certified version before a predicted one, then the lower loss, then the older; none that breaks its budget."""
     ranked = [
         (version.tags[CERTIFIED] != "true", float(version.tags[QUALITY]), int(version.version))
@@ -119,5 +119,5 @@ def best_version(versions: Sequence[Any]) -> str | None:
     return str(min(ranked)[-1]) if ranked else None
 
 
-def _versions(client: Any, name: str) -> list[Any]:
+def _list_versions(client: Any, name: str) -> list[Any]:
     return list(client.search_model_versions(f"name = '{name}'"))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nas.tracking.record import FEASIBLE, CandidateRun, Record, SearchRun
-from nas.tracking.server import every_run
+from nas.tracking.server import list_runs
 
 RECORD = "nas.record"
 FINISHED = "FINISHED"
@@ -13,7 +13,7 @@ _PARENT, _NAME, _HASH, _TYPE = "mlflow.parentRunId", "mlflow.runName", "nas.arch
 
 def open_run(client: Any, experiment_id: str, record: Record) -> str:
     """The run of the search, under which the candidates hang: the one an earlier attempt made, or a new one."""
-    found = every_run(client, experiment_id, f"tags.`{RECORD}` = '{record.id}'")
+    found = list_runs(client, experiment_id, f"tags.`{RECORD}` = '{record.id}'")
     usable = [run for run in found if _agrees(run, record.run)]
     for run in found:
         if run not in usable[:1]:  # a request that was repeated, or of a search that has changed since
@@ -21,7 +21,7 @@ def open_run(client: Any, experiment_id: str, record: Record) -> str:
     if usable:
         return str(usable[0].info.run_id)
     tags = {
-        **_identity(record.run),
+        **_build_identity(record.run),
         **{key: value[:_LONGEST_TAG] for key, value in record.run.tags.items()},
         RECORD: record.id,
         "mlflow.note.content": record.run.note[:_LONGEST_TAG],
@@ -53,12 +53,12 @@ def _agrees(found: Any, run: SearchRun) -> bool:
 
 
 def _delete(client: Any, experiment_id: str, run_id: str) -> None:
-    for child in every_run(client, experiment_id, f"tags.`{_PARENT}` = '{run_id}'"):
+    for child in list_runs(client, experiment_id, f"tags.`{_PARENT}` = '{run_id}'"):
         client.delete_run(child.info.run_id)
     client.delete_run(run_id)
 
 
-def _identity(run: SearchRun) -> dict[str, str]:
+def _build_identity(run: SearchRun) -> dict[str, str]:
     return {
         "nas.target": run.target,
         "nas.budget": run.budget,
@@ -71,7 +71,7 @@ def _identity(run: SearchRun) -> dict[str, str]:
 def _log_candidates(client: Any, experiment_id: str, parent: str, record: Record) -> None:
     """One run for each; of an earlier attempt those that are complete stay, the others are completed."""
     there: dict[tuple[str, str], Any] = {}
-    for run in every_run(client, experiment_id, f"tags.`{_PARENT}` = '{parent}'"):
+    for run in list_runs(client, experiment_id, f"tags.`{_PARENT}` = '{parent}'"):
         key = run.data.tags[_NAME], run.data.tags[_HASH]
         if key in there:  # the request that made it was repeated
             client.delete_run(run.info.run_id)
@@ -91,7 +91,7 @@ def _log_candidate(
         _PARENT: parent,
         _TYPE: "evaluation",  # MLflow's page unfolds what such runs belong to
         _NAME: candidate.name,
-        **_identity(record.run),
+        **_build_identity(record.run),
         _HASH: candidate.digest,
         "nas.method": candidate.method,
         "nas.feasible": str(candidate.feasible).lower(),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nas.tracking.address import artifact_location
+from nas.tracking.address import find_artifact_location
 from nas.tracking.new_database import create_database
 
 EXISTS, GONE, _UNKNOWN = "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "INTERNAL_ERROR"
@@ -35,7 +35,7 @@ def connect(uri: str) -> Any:
 
 
 @contextmanager
-def patience(settings: dict[str, str]) -> Iterator[None]:
+def limit_patience(settings: dict[str, str]) -> Iterator[None]:
     """Give up on a server after seconds: MLflow's own retries take four minutes. What the user set stays."""
     mine = {key: value for key, value in settings.items() if key not in os.environ}
     os.environ.update(mine)
@@ -46,17 +46,19 @@ def patience(settings: dict[str, str]) -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-def experiment_of(client: Any, name: str, uri: str, out: Path) -> str:
+def find_experiment(client: Any, name: str, uri: str, out: Path) -> str:
     """The id of the experiment; made where it is not there yet, by whoever comes first."""
-    with patience(FIRST):
+    with limit_patience(FIRST):
         found = client.get_experiment_by_name(name)
     if found is None:
-        made = unless_exists(lambda: client.create_experiment(name, artifact_location=artifact_location(uri, out)))
+        made = create_unless_exists(
+            lambda: client.create_experiment(name, artifact_location=find_artifact_location(uri, out))
+        )
         return str(made or client.get_experiment_by_name(name).experiment_id)
     return str(found.experiment_id)
 
 
-def unless_exists(create: Callable[[], Any]) -> Any:
+def create_unless_exists(create: Callable[[], Any]) -> Any:
     """What was created; None where another was first."""
     from mlflow.exceptions import MlflowException
 
@@ -68,7 +70,7 @@ def unless_exists(create: Callable[[], Any]) -> Any:
         return None
 
 
-def among_others(step: Callable[[], _T]) -> _T:
+def retry_among_others(step: Callable[[], _T]) -> _T:
     """A step that the server refuses when another client takes the same one in that moment, taken again.
 
     It looks at what is there before it does anything, so that taking it twice is as good as once.
@@ -86,7 +88,7 @@ def among_others(step: Callable[[], _T]) -> _T:
     return step()
 
 
-def every_run(client: Any, experiment_id: str, condition: str) -> list[Any]:
+def list_runs(client: Any, experiment_id: str, condition: str) -> list[Any]:
     """All active runs that meet a condition on their tags."""
     found, token = [], None
     while True:

@@ -1,8 +1,8 @@
 """How redundant the parts of a model are, and the tokens that flow through them."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "redundancy": ["Redundancy", "measure_redundancy"],

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Layout
-from pruning.anatomy.probe import as_rows
+from pruning.anatomy.probe import flatten_to_rows
 from search_spaces.errors import BadData
 from search_spaces.kinds import STRUCTURE, Kind
 from search_spaces.unit import Unit
@@ -49,16 +49,16 @@ class Redundancy:
         """How many blocks were compared."""
         return len(self.block)
 
-    def scores(self, kind: Kind) -> tuple[float, ...]:
+    def get_scores(self, kind: Kind) -> tuple[float, ...]:
         """The similarities of one kind, by layer."""
         return {Kind.ATTENTION: self.attention, Kind.MLP: self.mlp, Kind.BLOCK: self.block}[kind]
 
-    def ranking(self, *kinds: Kind) -> tuple[Unit, ...]:
+    def rank(self, *kinds: Kind) -> tuple[Unit, ...]:
         """Units of these kinds, most redundant first; ties go to the deeper one."""
-        scored = [(score, layer, kind) for kind in kinds for layer, score in enumerate(self.scores(kind))]
+        scored = [(score, layer, kind) for kind in kinds for layer, score in enumerate(self.get_scores(kind))]
         return tuple(Unit(layer, kind) for _, layer, kind in sorted(scored, key=lambda s: (-s[0], -s[1], s[2])))
 
-    def best_window(self, blocks: int) -> tuple[int, ...]:
+    def find_best_window(self, blocks: int) -> tuple[int, ...]:
         """The `blocks` contiguous blocks whose input and output are most alike (least angular distance).
 
         Raises:
@@ -69,7 +69,7 @@ class Redundancy:
         start = max(range(self.depth - blocks + 1), key=lambda first: self.between[first][first + blocks])
         return tuple(range(start, start + blocks))
 
-    def angular_distance(self, first: int, last: int) -> float:
+    def compute_angular_distance(self, first: int, last: int) -> float:
         """arccos of the similarity of two block inputs over pi: 0 for the same direction."""
         return math.acos(max(-1.0, min(1.0, self.between[first][last]))) / math.pi
 
@@ -89,7 +89,7 @@ class Redundancy:
             "family": self.family,
             "layout": self.layout,
             "tokens": self.tokens,
-            "similarity": {str(kind): list(self.scores(kind)) for kind in STRUCTURE},
+            "similarity": {str(kind): list(self.get_scores(kind)) for kind in STRUCTURE},
             "between": [list(row) for row in self.between],
         }
 
@@ -124,7 +124,7 @@ def measure_redundancy(model: Any, batches: Iterable[dict[str, Tensor]], anatomy
             watcher.remove()
     if not sums.tokens:
         raise BadData("the calibration data has 0 tokens; at least one is needed, so give more data")
-    return sums.result(anatomy)
+    return sums.average(anatomy)
 
 
 class _Sums:
@@ -142,18 +142,18 @@ class _Sums:
         self.keep = None if mask is None or bool(mask.all()) else mask.flatten().bool()
         self.streams = []
 
-    def rows(self, value: Tensor) -> Tensor:
+    def select_rows(self, value: Tensor) -> Tensor:
         """The tokens that count, fp32."""
         rows = value.float()
         return rows if self.keep is None else rows[self.keep]
 
-    def stream(self, value: Tensor) -> None:
+    def add_stream(self, value: Tensor) -> None:
         """The normalised stream entering a block, or leaving the last."""
-        self.streams.append(nn.functional.normalize(self.rows(value), dim=-1))
+        self.streams.append(nn.functional.normalize(self.select_rows(value), dim=-1))
 
-    def unit(self, kind: Kind, layer: int, before: Tensor, after: Tensor) -> None:
+    def add_unit(self, kind: Kind, layer: int, before: Tensor, after: Tensor) -> None:
         """A unit's stream before and after."""
-        cosine = nn.functional.cosine_similarity(self.rows(before), self.rows(after), dim=-1)
+        cosine = nn.functional.cosine_similarity(self.select_rows(before), self.select_rows(after), dim=-1)
         self.units[kind][layer] += cosine.sum(dtype=torch.float64)
 
     def end(self) -> None:
@@ -162,7 +162,7 @@ class _Sums:
         self.between += (stacked @ stacked.T).double()
         self.tokens += len(self.streams[0])
 
-    def result(self, anatomy: Anatomy) -> Redundancy:
+    def average(self, anatomy: Anatomy) -> Redundancy:
         """Means over tokens."""
         between = (self.between / self.tokens).tolist()
         means = {kind: tuple((total / self.tokens).tolist()) for kind, total in self.units.items()}
@@ -182,9 +182,9 @@ class _Watcher:
         self.middle: Tensor | None = None
         hooks = [module.register_forward_pre_hook(self._enter, with_kwargs=True)]
         hooks.append(module.register_forward_hook(self._leave))
-        hooks.append(module.get_submodule(self._attention_point()).register_forward_hook(self._attended))
+        hooks.append(module.get_submodule(self._find_attention_point()).register_forward_hook(self._watch_attention))
         if block.layout is Layout.PARALLEL:
-            hooks.append(module.get_submodule(block.mlp.last).register_forward_hook(self._mlp_alone))
+            hooks.append(module.get_submodule(block.mlp.last).register_forward_hook(self._watch_mlp))
         self._hooks = hooks
 
     def remove(self) -> None:
@@ -192,33 +192,35 @@ class _Watcher:
         for hook in self._hooks:
             hook.remove()
 
-    def _attention_point(self) -> str:
+    def _find_attention_point(self) -> str:
         return self.block.attention.closes or self.block.attention.last
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.entry = next(rows for v in (*args, *kwargs.values()) if (rows := as_rows(v, self.width)) is not None)
-        self.sums.stream(self.entry)
+        self.entry = next(
+            rows for v in (*args, *kwargs.values()) if (rows := flatten_to_rows(v, self.width)) is not None
+        )
+        self.sums.add_stream(self.entry)
 
-    def _attended(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        written = self._rows(output)
+    def _watch_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        written = self._read_rows(output)
         assert self.entry is not None
         after = written if self.block.attention.closes else self.entry + written
-        self.sums.unit(Kind.ATTENTION, self.block.index, self.entry, after)
+        self.sums.add_unit(Kind.ATTENTION, self.block.index, self.entry, after)
         self.middle = after
 
-    def _mlp_alone(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _watch_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         assert self.entry is not None
-        self.sums.unit(Kind.MLP, self.block.index, self.entry, self.entry + self._rows(output))
+        self.sums.add_unit(Kind.MLP, self.block.index, self.entry, self.entry + self._read_rows(output))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        leaving = self._rows(output)
+        leaving = self._read_rows(output)
         if self.block.layout is not Layout.PARALLEL:
             assert self.middle is not None
-            self.sums.unit(Kind.MLP, self.block.index, self.middle, leaving)
+            self.sums.add_unit(Kind.MLP, self.block.index, self.middle, leaving)
         if self.block.index == self.sums.depth - 1:
-            self.sums.stream(leaving)
+            self.sums.add_stream(leaving)
 
-    def _rows(self, output: Any) -> Tensor:
-        rows = as_rows(output[0] if isinstance(output, tuple) else output, self.width)
+    def _read_rows(self, output: Any) -> Tensor:
+        rows = flatten_to_rows(output[0] if isinstance(output, tuple) else output, self.width)
         assert rows is not None
         return rows

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pruning.reduction.projections import Projections, Rotary
-from pruning.reduction.scores import attention_weights
+from pruning.reduction.scores import compute_attention_weights
 from search_spaces.errors import UnreadableModel
 from search_spaces.schedule import Scorer
 
@@ -35,22 +35,22 @@ def query_attention(
     Returns:
         (B, N) float32; rows sum to one.
     """
-    normed = projections.normed(hidden)
-    rotary = _rotary(kwargs)
-    keys = projections.keys(normed, rotary)
+    normed = projections.normalise(hidden)
+    rotary = _find_rotary(kwargs)
+    keys = projections.project_keys(normed, rotary)
     seen = None if valid is None else valid[:, None]
-    asks = _asking(scorer, hidden, valid)
+    asks = _find_asking(scorer, hidden, valid)
     if scorer is Scorer.MEAN:
-        row = normed.mean(1, keepdim=True) if valid is None else _masked_mean(normed, valid)
+        row = normed.mean(1, keepdim=True) if valid is None else _average_masked(normed, valid)
     else:
-        row = _at(normed, asks)
-        window = _mask((*args, *kwargs.values()), hidden.shape[1])
-        seen = seen if window is None else _row(window, asks)
-    asking = projections.queries(row, _rotary_at(rotary, asks))
-    return attention_weights(asking, keys, projections.scaling, projections.softcap, seen)[:, 0]
+        row = _select(normed, asks)
+        window = _build_mask((*args, *kwargs.values()), hidden.shape[1])
+        seen = seen if window is None else _select_mask_row(window, asks)
+    asking = projections.project_queries(row, _select_rotary(rotary, asks))
+    return compute_attention_weights(asking, keys, projections.scaling, projections.softcap, seen)[:, 0]
 
 
-def states_of(values: Iterable[Any], width: int) -> Tensor:
+def find_states(values: Iterable[Any], width: int) -> Tensor:
     """The residual stream (B, N, H) among a block's arguments.
 
     Raises:
@@ -62,7 +62,7 @@ def states_of(values: Iterable[Any], width: int) -> Tensor:
     raise UnreadableModel(f"a block was given no states (batch, tokens, {width}); its tokens cannot be told apart")
 
 
-def _asking(scorer: Scorer, hidden: Tensor, valid: Tensor | None) -> Tensor:
+def _find_asking(scorer: Scorer, hidden: Tensor, valid: Tensor | None) -> Tensor:
     """(B,) the place of the token that asks; the mean asks from the last one."""
     batch, tokens = hidden.shape[:2]
     if valid is None:
@@ -71,28 +71,28 @@ def _asking(scorer: Scorer, hidden: Tensor, valid: Tensor | None) -> Tensor:
     return valid.long().argmax(1) if scorer is Scorer.CLASS else order.argmax(1)
 
 
-def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+def _average_masked(values: Tensor, valid: Tensor) -> Tensor:
     """(B, 1, H), the mean of (B, N, H) over valid tokens."""
     weights = valid.to(values.dtype)[..., None]
     return (values * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
 
 
-def _at(values: Tensor, places: Tensor) -> Tensor:
+def _select(values: Tensor, places: Tensor) -> Tensor:
     """(B, 1, W) of (B or 1, N, W)."""
     rows = torch.arange(len(places), device=values.device)
     return values.expand(len(places), -1, -1)[rows, places][:, None]
 
 
-def _rotary(kwargs: dict[str, Any]) -> Rotary | None:
+def _find_rotary(kwargs: dict[str, Any]) -> Rotary | None:
     found = kwargs.get("position_embeddings")
     return found if isinstance(found, tuple) and len(found) == 2 else None
 
 
-def _rotary_at(rotary: Rotary | None, places: Tensor) -> Rotary | None:
-    return None if rotary is None else (_at(rotary[0], places), _at(rotary[1], places))
+def _select_rotary(rotary: Rotary | None, places: Tensor) -> Rotary | None:
+    return None if rotary is None else (_select(rotary[0], places), _select(rotary[1], places))
 
 
-def _mask(values: Iterable[Any], tokens: int) -> Tensor | None:
+def _build_mask(values: Iterable[Any], tokens: int) -> Tensor | None:
     """(B, 1, 1 or N, N) bool: which keys each query sees, as the block is told; None where it is told nothing."""
     for value in values:
         if isinstance(value, Tensor) and value.ndim == 4 and value.shape[-1] == tokens:
@@ -100,7 +100,7 @@ def _mask(values: Iterable[Any], tokens: int) -> Tensor | None:
     return None
 
 
-def _row(mask: Tensor, places: Tensor) -> Tensor:
+def _select_mask_row(mask: Tensor, places: Tensor) -> Tensor:
     """(B, 1, N), what the asking queries see."""
     mask = mask[:, 0].expand(len(places), -1, -1)
     rows = torch.arange(len(places), device=mask.device)

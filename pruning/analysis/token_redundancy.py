@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.analysis import token_similarity as alikeness
-from pruning.analysis.token_attention import query_attention, states_of
+from pruning.analysis.token_attention import find_states, query_attention
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
-from pruning.reduction.layout import Group, TokenLayout, token_layout
+from pruning.reduction.layout import Group, TokenLayout, read_token_layout
 from pruning.reduction.projections import Projections, read_projections
 from pruning.reduction.ranking_check import check_attention
 from search_spaces.errors import BadData
@@ -117,7 +117,7 @@ def measure_token_redundancy(
         raise ValueError(f"scorer {scorer} asks no token for attention; take one of {', '.join(_QUERIES)}")
     anatomy = anatomy or read_anatomy(model)
     check_attention(model, anatomy, range(anatomy.depth))
-    tally = _Tally(anatomy, token_layout(model, anatomy), scorer)
+    tally = _Tally(anatomy, read_token_layout(model, anatomy), scorer)
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     handles = [
         blocks[block.index].register_forward_pre_hook(
@@ -135,7 +135,7 @@ def measure_token_redundancy(
     finally:
         for handle in handles:
             handle.remove()
-    return tally.result()
+    return tally.average()
 
 
 class _Tally:
@@ -156,7 +156,7 @@ class _Tally:
         self, index: int, queries: Projections, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """The states that enter block `index`: a hook before it."""
-        hidden = states_of((*args, *kwargs.values()), self.anatomy.hidden_size)
+        hidden = find_states((*args, *kwargs.values()), self.anatomy.hidden_size)
         if index == 0:
             self._begin(hidden)
         units = nn.functional.normalize(hidden.float(), dim=-1)
@@ -164,10 +164,10 @@ class _Tally:
         weights = query_attention(queries, self.scorer, hidden, self.valid, args, kwargs)
         for number, group in enumerate(self.groups):
             measured: list[Callable[[], alikeness.Sum]] = [
-                partial(alikeness.neighbour_cosine, units, group),
-                partial(alikeness.nearest_cosine, units, group),
-                partial(alikeness.mass, weights, group),
-                partial(alikeness.holding, weights, group),
+                partial(alikeness.compute_neighbour_cosine, units, group),
+                partial(alikeness.compute_nearest_cosine, units, group),
+                partial(alikeness.compute_mass, weights, group),
+                partial(alikeness.count_holding, weights, group),
             ]
             for place, measure in enumerate(measured):
                 total, count = measure()
@@ -188,7 +188,7 @@ class _Tally:
         for number, group in enumerate(self.groups):
             self.tokens[number] += int(group.sum())
 
-    def result(self) -> TokenRedundancy:
+    def average(self) -> TokenRedundancy:
         """Means; over tokens for what is of tokens, over items for what is of items."""
         if not self.tokens[0] or self.scorer is None:
             raise BadData(f"{self.items} items have 0 {self.names[0]} that may be dropped; give longer ones, or images")

@@ -13,7 +13,7 @@ HELD = 0.9
 Sum = tuple[float, int]
 
 
-def neighbour_cosine(units: Tensor, group: Tensor) -> Sum:
+def compute_neighbour_cosine(units: Tensor, group: Tensor) -> Sum:
     """Cosine of every token of the group with the next one, where both stand side by side.
 
     Args:
@@ -25,7 +25,7 @@ def neighbour_cosine(units: Tensor, group: Tensor) -> Sum:
     return float(cosine[both].sum(dtype=torch.float64)), int(both.sum())
 
 
-def nearest_cosine(units: Tensor, group: Tensor, sample: int = SAMPLE) -> Sum:
+def compute_nearest_cosine(units: Tensor, group: Tensor, sample: int = SAMPLE) -> Sum:
     """Cosine of a token of the group with the most similar other one of its item.
 
     Args:
@@ -46,7 +46,7 @@ def nearest_cosine(units: Tensor, group: Tensor, sample: int = SAMPLE) -> Sum:
     return total, count
 
 
-def mass(weights: Tensor, group: Tensor) -> Sum:
+def compute_mass(weights: Tensor, group: Tensor) -> Sum:
     """The share of the attention that the group receives, summed over items.
 
     Args:
@@ -58,7 +58,7 @@ def mass(weights: Tensor, group: Tensor) -> Sum:
     return float(shares[present].sum(dtype=torch.float64)), int(present.sum())
 
 
-def holding(weights: Tensor, group: Tensor, share: float = HELD) -> Sum:
+def count_holding(weights: Tensor, group: Tensor, share: float = HELD) -> Sum:
     """How many tokens of the group, the most attended ones, hold `share` of the group's attention; 0 of none.
 
     Args:

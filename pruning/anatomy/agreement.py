@@ -12,9 +12,9 @@ TOLERANCE = 1e-3  # of the largest value: both ways do the same arithmetic
 def describe_difference(run: Callable[[], Any], expected: Tensor) -> str | None:
     """In what a run differs from what is expected, in words; None where it does not."""
     try:
-        found = first_output(run())
+        found = get_first_output(run())
     except Exception as error:  # a family's own code, called in a way its authors did not foresee
-        return f"it fails ({_first_line(error)})"
+        return f"it fails ({_get_first_line(error)})"
     if found.shape != expected.shape:
         return f"it returns {tuple(found.shape)} instead of {tuple(expected.shape)}"
     scale = expected.float().abs().max().clamp(min=torch.finfo(torch.float32).tiny)
@@ -22,11 +22,11 @@ def describe_difference(run: Callable[[], Any], expected: Tensor) -> str | None:
     return None if worst <= TOLERANCE else f"it computes something else (by {worst:.2g} of the largest value)"
 
 
-def first_output(output: Any) -> Tensor:
+def get_first_output(output: Any) -> Tensor:
     """The tensor, or the first of a tuple or of a model's output."""
     found: Tensor = output if isinstance(output, Tensor) else output[0]
     return found
 
 
-def _first_line(error: BaseException) -> str:
+def _get_first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

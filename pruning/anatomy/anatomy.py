@@ -14,15 +14,15 @@ from torch import nn
 
 from pruning.anatomy.contribution import BlockAnatomy, Layout, read_block
 from pruning.anatomy.drop_check import check_drops, settle_forms
-from pruning.anatomy.language_model import is_vision_language, language_config, language_path
+from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_language
 from pruning.anatomy.probe import Arguments, record_inputs, trace_block
 from pruning.kinds import find_savings
-from search_spaces.architecture import as_choice
+from search_spaces.architecture import make_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
 from search_spaces.kinds import KINDS
 from search_spaces.level import KEEP
 from search_spaces.space import Space
-from search_spaces.unit import Choice, Unit, kinds_of
+from search_spaces.unit import Choice, Unit, list_kinds
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Anatomy:
         """Whether a block with both units dropped is the same model as one without the block."""
         return self.layout is not Layout.POST_NORM
 
-    def parameters(self, chosen: Unit | Choice) -> int:
+    def count_parameters(self, chosen: Unit | Choice) -> int:
         """How many parameters are gone with one choice alone; a unit stands for dropping it.
 
         Raises:
             ArchitectureError: no block of this model can have it.
         """
-        choice = as_choice(chosen)
+        choice = make_choice(chosen)
         if not 0 <= choice.layer < self.depth:
             raise ArchitectureError(
                 f"{choice} is out of range: the model has {self.depth} blocks, 0 to {self.depth - 1}"
@@ -63,7 +63,7 @@ class Anatomy:
             raise ArchitectureError(f"{choice} is no choice of this model; its block has {', '.join(map(str, saves))}")
         return saves[choice]
 
-    def space(self, names: Collection[str]) -> Space:
+    def build_space(self, names: Collection[str]) -> Space:
         """The architectures that combine the levels of these kinds of units, by their names in `KINDS`.
 
         A block is a unit of its own where its norms make a difference (post-norm), or where only blocks may go.
@@ -72,7 +72,7 @@ class Anatomy:
         dropped = {kind.slot for kind in kinds if kind.axis == KEEP}
         same = {kind for kind in kinds if kind.swallows and dropped.issuperset(kind.swallows) and self.merges_blocks}
         asked = {kind.name for kind in kinds if kind not in same}
-        return Space(self.depth, tuple(c for c in self.choices if kinds_of(c) <= asked), self.merges_blocks)
+        return Space(self.depth, tuple(c for c in self.choices if list_kinds(c) <= asked), self.merges_blocks)
 
 
 def read_anatomy(model: Any) -> Anatomy:
@@ -87,10 +87,10 @@ def read_anatomy(model: Any) -> Anatomy:
             run without a part; the message says what was looked for.
     """
     _refuse(model)
-    depth, width = _sizes(model)
+    depth, width = _read_sizes(model)
     stack = _find_stack(model, depth)
     blocks = model.get_submodule(stack)
-    settings = {"use_cache": False} if _caches(model) else {}
+    settings = {"use_cache": False} if _has_cache(model) else {}
     arguments = record_inputs(model, blocks, **settings)
     read = tuple(
         _read(index, block, given, width) for index, (block, given) in enumerate(zip(blocks, arguments, strict=True))
@@ -101,7 +101,7 @@ def read_anatomy(model: Any) -> Anatomy:
             f"{type(model).__name__} mixes the residual layouts {', '.join(sorted(layouts))}; one is expected"
         )
     check_drops(model, stack, read, **settings)
-    return Anatomy(model.config.model_type, depth, width, layouts.pop(), stack, read, _caches(model))
+    return Anatomy(model.config.model_type, depth, width, layouts.pop(), stack, read, _has_cache(model))
 
 
 def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:
@@ -135,8 +135,8 @@ def _refuse(model: Any) -> None:
         )
 
 
-def _sizes(model: Any) -> tuple[int, int]:
-    config = language_config(model)
+def _read_sizes(model: Any) -> tuple[int, int]:
+    config = find_language_config(model)
     depth = getattr(config, "num_hidden_layers", None)
     width = getattr(config, "hidden_size", None)
     if not isinstance(depth, int) or not isinstance(width, int):
@@ -148,7 +148,7 @@ def _sizes(model: Any) -> tuple[int, int]:
 
 
 def _find_stack(model: Any, depth: int) -> str:
-    within = language_path(model)
+    within = find_language_path(model)
     found: list[str] = [
         path
         for path, module in model.named_modules()
@@ -167,14 +167,14 @@ def _find_stack(model: Any, depth: int) -> str:
     return outermost[0]
 
 
-def _caches(model: Any) -> bool:
+def _has_cache(model: Any) -> bool:
     """Whether the model decodes with a key-value cache."""
-    return hasattr(language_config(model), "use_cache") and bool(
-        getattr(model, "can_generate", lambda: False)() or _causal(model)
+    return hasattr(find_language_config(model), "use_cache") and bool(
+        getattr(model, "can_generate", lambda: False)() or _is_causal(model)
     )
 
 
-def _causal(model: Any) -> bool:
+def _is_causal(model: Any) -> bool:
     """Whether a base model is the trunk of a decoder: its forward takes a cache and its config is no encoder's."""
     from inspect import signature
 

@@ -85,7 +85,7 @@ class BlockAnatomy:
     mlp: Contribution
     saves: dict[Choice, int] = field(default_factory=dict)
 
-    def contribution(self, kind: Kind) -> Contribution:
+    def get_contribution(self, kind: Kind) -> Contribution:
         """The contribution of the attention or of the MLP."""
         return {Kind.ATTENTION: self.attention, Kind.MLP: self.mlp}[kind]
 
@@ -102,104 +102,104 @@ def read_block(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
         UnreadableModel: when no attention, no MLP or no known residual layout is found.
     """
     reader = _Reader(index, tape, width)
-    attention = reader.attention()
-    residual = reader.after_attention(attention)
-    mlp, layout = reader.mlp(attention, residual)
+    attention = reader.read_attention()
+    residual = reader.read_after_attention(attention)
+    mlp, layout = reader.read_mlp(attention, residual)
     return BlockAnatomy(index, layout, width, attention, mlp)
 
 
 class _Reader:
     def __init__(self, index: int, tape: BlockTrace, width: int) -> None:
         self.index, self.width = index, width
-        self.calls = [call for call in tape.inner() if call.output is not None]
+        self.calls = [call for call in tape.list_inner_calls() if call.output is not None]
         self.block = tape.block
-        self.every_call = tape.inner()
+        self.every_call = tape.list_inner_calls()
         if not self.block.inputs or self.block.output is None:
-            raise self._unreadable("a block that reads and writes the residual stream")
+            raise self._build_error("a block that reads and writes the residual stream")
         shape = self.block.shapes[0]
         if len(shape) != STREAM_DIMENSIONS:
-            raise self._unreadable(
+            raise self._build_error(
                 "a residual stream of (batch, tokens, hidden)", f"{len(shape)} dimensions, {tuple(shape)}"
             )
         self.x, self.y = self.block.inputs[0], self.block.output
 
-    def attention(self) -> Contribution:
+    def read_attention(self) -> Contribution:
         mixing = [call for call in self.calls if mixes_tokens(call, self.width)]
-        root = _outermost(mixing)
+        root = _find_outermost(mixing)
         if root is None:
-            raise self._unreadable("a part that mixes tokens (attention)")
-        inside = [call for call in self.calls if _within(call.path, root.path) and call is not root]
-        closing = next((c for c in inside if _is_norm(c.module) and _same(c.output, root.output)), None)
+            raise self._build_error("a part that mixes tokens (attention)")
+        inside = [call for call in self.calls if _is_within(call.path, root.path) and call is not root]
+        closing = next((c for c in inside if _is_norm(c.module) and _is_same(c.output, root.output)), None)
         if closing is not None:  # the root adds the residual and norms it by itself, as in BERT
             wanted = closing.inputs[0] - self.x
-            writer = _outermost([c for c in inside if _has_matrix(c.module) and _same(c.output, wanted)])
+            writer = _find_outermost([c for c in inside if _has_matrix(c.module) and _is_same(c.output, wanted)])
             if writer is None:
-                raise self._unreadable("what its attention adds to the residual stream")
-            members = _cover(root.module, root.path, excluding=closing.path)
-            forms = self._forms(members, writer.output)
+                raise self._build_error("what its attention adds to the residual stream")
+            members = _find_cover(root.module, root.path, excluding=closing.path)
+            forms = self._read_forms(members, writer.output)
             return Contribution(writer.path, members, forms, (), None, closing.path, "", self._projection(writer))
-        before = next((c.path for c in self.calls if _is_norm(c.module) and _same(c.output, root.inputs[0])), None)
-        adding = self._adding(root, inside)
+        before = next((c.path for c in self.calls if _is_norm(c.module) and _is_same(c.output, root.inputs[0])), None)
+        adding = self._find_adding(root, inside)
         if adding is not None:
             writer, form = adding
             return Contribution(writer.path, (root.path,), (form,), (), before, None, "", self._projection(writer))
-        after = self._following(root)
-        added = self.x + self._output(after[-1] if after else root.path)
+        after = self._find_following(root)
+        added = self.x + self._get_output(after[-1] if after else root.path)
         closes = next(
-            (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _same(c.inputs[0], added)), None
+            (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _is_same(c.inputs[0], added)), None
         )
-        raw = before is None and any(_is_norm(c.module) and _same(c.output, self.y) for c in self.calls)
+        raw = before is None and any(_is_norm(c.module) and _is_same(c.output, self.y) for c in self.calls)
         closes = closes if raw else None
         projection = self._projection(root)
         return Contribution(root.path, (root.path,), (Form(root.arity),), after, before, closes, "", projection)
 
-    def _adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
+    def _find_adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
         """What writes the contribution of an attention that adds itself to the stream, as BLOOM's does."""
         if root.output is None or root.output.shape != self.x.shape:
             return None
         wanted = root.output - self.x
-        writer = _outermost([c for c in inside if _has_matrix(c.module) and _same(c.output, wanted)])
-        form = _form(root, wanted)
+        writer = _find_outermost([c for c in inside if _has_matrix(c.module) and _is_same(c.output, wanted)])
+        form = _read_form(root, wanted)
         return (writer, form) if writer is not None and form.stream is not None else None
 
-    def after_attention(self, attention: Contribution) -> Tensor:
+    def read_after_attention(self, attention: Contribution) -> Tensor:
         """The residual stream after the attention: x + a, or its norm in post-norm."""
         if attention.closes is not None:
-            return self._output(attention.closes)
-        return self.x + self._output(attention.last)
+            return self._get_output(attention.closes)
+        return self.x + self._get_output(attention.last)
 
-    def mlp(self, attention: Contribution, residual: Tensor) -> tuple[Contribution, Layout]:
-        outside = [c for c in self.calls if not _inside_any(c.path, (*attention.members, *attention.after))]
+    def read_mlp(self, attention: Contribution, residual: Tensor) -> tuple[Contribution, Layout]:
+        outside = [c for c in self.calls if not _is_inside_any(c.path, (*attention.members, *attention.after))]
         if attention.closes is not None:
-            closing = next((c for c in outside if _is_norm(c.module) and _same(c.output, self.y)), None)
+            closing = next((c for c in outside if _is_norm(c.module) and _is_same(c.output, self.y)), None)
             if closing is None or closing.path == attention.closes:
-                raise self._unreadable("a norm that closes the block, as its attention has one (post-norm)")
+                raise self._build_error("a norm that closes the block, as its attention has one (post-norm)")
             contribution = closing.inputs[0] - residual
             closes = closing.path
         else:
             contribution, closes = self.y - residual, None
-        writer, after = self._writer(outside, contribution)
-        members = self._remaining(attention, after, closes)
-        first = next((c for c in self.every_call if _inside_any(c.path, members) and c.inputs), None)
+        writer, after = self._find_writer(outside, contribution)
+        members = self._find_remaining(attention, after, closes)
+        first = next((c for c in self.every_call if _is_inside_any(c.path, members) and c.inputs), None)
         fed = None if first is None else first.inputs[0]
-        norms = [c for c in self.calls if _is_norm(c.module) and _same(c.output, fed)] if closes is None else []
+        norms = [c for c in self.calls if _is_norm(c.module) and _is_same(c.output, fed)] if closes is None else []
         before = norms[0].path if norms else None
         if before is not None:
             members = tuple(path for path in members if path != before)
-        forms = self._forms(members, self._output(after[-1] if after else writer.path))
+        forms = self._read_forms(members, self._get_output(after[-1] if after else writer.path))
         reads = before or ("" if first is None else first.path)
         projection = self._projection(writer)
         found = Contribution(writer.path, members, forms, after, before, closes, reads, projection)
-        reads_x = before is not None and norms[0].inputs and _same(norms[0].inputs[0], self.x)
-        return found, self._layout(attention, found, bool(reads_x))
+        reads_x = before is not None and norms[0].inputs and _is_same(norms[0].inputs[0], self.x)
+        return found, self._read_layout(attention, found, bool(reads_x))
 
     def _projection(self, writer: Call) -> str | None:
         """The innermost linear module within a writer that gives its output."""
-        inside = [call for call in self.calls if _within(call.path, writer.path) and _is_projection(call.module)]
-        giving = [call.path for call in inside if _same(call.output, writer.output)]
+        inside = [call for call in self.calls if _is_within(call.path, writer.path) and _is_projection(call.module)]
+        giving = [call.path for call in inside if _is_same(call.output, writer.output)]
         return max(giving, key=len, default=None)
 
-    def _layout(self, attention: Contribution, mlp: Contribution, mlp_reads_x: bool) -> Layout:
+    def _read_layout(self, attention: Contribution, mlp: Contribution, mlp_reads_x: bool) -> Layout:
         if mlp.closes is not None:
             return Layout.POST_NORM
         if mlp_reads_x:
@@ -207,7 +207,7 @@ class _Reader:
         norms = [path for path in attention.after + mlp.after if _is_norm(self.block.module.get_submodule(path))]
         return Layout.SANDWICH if norms else Layout.PRE_NORM
 
-    def _following(self, root: Call) -> tuple[str, ...]:
+    def _find_following(self, root: Call) -> tuple[str, ...]:
         """Norms and scales that only pass on the root's output, in order."""
         path: list[str] = []
         value = root.output
@@ -219,64 +219,64 @@ class _Reader:
                     if c.path not in path
                     and _is_vector(c.module)
                     and c.inputs
-                    and _same(c.inputs[0], value)
-                    and not _within(c.path, root.path)
+                    and _is_same(c.inputs[0], value)
+                    and not _is_within(c.path, root.path)
                 ),
                 None,
             )
-            if step is None or value is None or _same(self.x + value, step.inputs[0]):
+            if step is None or value is None or _is_same(self.x + value, step.inputs[0]):
                 return tuple(path)
             path.append(step.path)
             value = step.output
 
-    def _writer(self, calls: list[Call], contribution: Tensor) -> tuple[Call, tuple[str, ...]]:
+    def _find_writer(self, calls: list[Call], contribution: Tensor) -> tuple[Call, tuple[str, ...]]:
         """The module with matrices that writes `contribution`, behind any norms and scales that follow it."""
         after: list[str] = []
         value = contribution
         while True:
-            writer = _outermost([c for c in calls if _has_matrix(c.module) and _same(c.output, value)])
+            writer = _find_outermost([c for c in calls if _has_matrix(c.module) and _is_same(c.output, value)])
             if writer is not None:
                 return writer, tuple(reversed(after))
-            step = next((c for c in calls if _is_vector(c.module) and _same(c.output, value) and c.inputs), None)
+            step = next((c for c in calls if _is_vector(c.module) and _is_same(c.output, value) and c.inputs), None)
             if step is None or step.path in after:
-                raise self._unreadable("what its MLP adds to the residual stream")
+                raise self._build_error("what its MLP adds to the residual stream")
             after.append(step.path)
             value = step.inputs[0]
 
-    def _remaining(self, attention: Contribution, after: tuple[str, ...], closes: str | None) -> tuple[str, ...]:
+    def _find_remaining(self, attention: Contribution, after: tuple[str, ...], closes: str | None) -> tuple[str, ...]:
         """The modules with matrices that belong to no other part: the MLP's."""
         taken = (*attention.members, *attention.after, *after, *filter(None, (attention.closes, closes)))
         members = [
             path
             for path, module in self.block.module.named_modules()
-            if path and _has_matrix(module) and not _inside_any(path, taken) and not _holds_any(path, taken)
+            if path and _has_matrix(module) and not _is_inside_any(path, taken) and not _holds_any(path, taken)
         ]
-        return tuple(path for path in members if not any(_within(path, other) for other in members if other != path))
+        return tuple(path for path in members if not any(_is_within(path, other) for other in members if other != path))
 
-    def _forms(self, members: tuple[str, ...], contribution: Tensor | None) -> tuple[Form, ...]:
+    def _read_forms(self, members: tuple[str, ...], contribution: Tensor | None) -> tuple[Form, ...]:
         """Of each member; one that returns the contribution and another input's sum adds itself to the stream."""
         calls = {call.path: call for call in self.every_call}
-        return tuple(_form(calls[path], contribution) if path in calls else Form() for path in members)
+        return tuple(_read_form(calls[path], contribution) if path in calls else Form() for path in members)
 
-    def _output(self, path: str) -> Tensor:
+    def _get_output(self, path: str) -> Tensor:
         return next(c.output for c in self.calls if c.path == path and c.output is not None)
 
-    def _unreadable(self, wanted: str, found: str = "none") -> UnreadableModel:
+    def _build_error(self, wanted: str, found: str = "none") -> UnreadableModel:
         name = type(self.block.module).__name__
         return UnreadableModel(f"block {self.index} ({name}): looked for {wanted} and found {found}")
 
 
-def _form(call: Call, contribution: Tensor | None) -> Form:
+def _read_form(call: Call, contribution: Tensor | None) -> Form:
     """`contribution` is what the member's unit adds, where it is the member that writes it."""
-    if call.output is None or contribution is None or _same(call.output, contribution):
+    if call.output is None or contribution is None or _is_same(call.output, contribution):
         return Form(call.arity)
     for name, rows in zip(call.names, call.inputs, strict=True):
-        if rows.shape == call.output.shape and _same(call.output - rows, contribution):
+        if rows.shape == call.output.shape and _is_same(call.output - rows, contribution):
             return Form(call.arity, name)
     return Form(call.arity)
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
+def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
     """Equal up to the rounding of the model's own precision."""
     if one is None or other is None or one.shape != other.shape:
         return False
@@ -302,33 +302,35 @@ def _is_norm(module: nn.Module) -> bool:
     count = 2 * parameter.shape[-1]
     probe = torch.arange(count, dtype=parameter.dtype, device=parameter.device).sin().view(1, 2, -1)
     with torch.no_grad():
-        return not _same(module(2 * probe), 2 * module(probe))
+        return not _is_same(module(2 * probe), 2 * module(probe))
 
 
 def _is_projection(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def _outermost(calls: list[Call]) -> Call | None:
+def _find_outermost(calls: list[Call]) -> Call | None:
     return min(calls, key=lambda call: call.path.count("."), default=None)
 
 
-def _within(path: str, root: str) -> bool:
+def _is_within(path: str, root: str) -> bool:
     return path == root or path.startswith(f"{root}.")
 
 
-def _inside_any(path: str, roots: tuple[str, ...]) -> bool:
-    return any(_within(path, root) for root in roots)
+def _is_inside_any(path: str, roots: tuple[str, ...]) -> bool:
+    return any(_is_within(path, root) for root in roots)
 
 
 def _holds_any(path: str, others: tuple[str, ...]) -> bool:
-    return any(_within(other, path) for other in others)
+    return any(_is_within(other, path) for other in others)
 
 
-def _cover(root: nn.Module, path: str, excluding: str) -> tuple[str, ...]:
+def _find_cover(root: nn.Module, path: str, excluding: str) -> tuple[str, ...]:
     """The fewest sub-modules of `root` that together hold all its weights but those of one module."""
     if not _holds_any(path, (excluding,)):
         return (path,) if any(True for _ in root.parameters()) else ()
     if path == excluding:
         return ()
-    return tuple(found for name, child in root.named_children() for found in _cover(child, f"{path}.{name}", excluding))
+    return tuple(
+        found for name, child in root.named_children() for found in _find_cover(child, f"{path}.{name}", excluding)
+    )

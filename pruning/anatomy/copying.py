@@ -24,14 +24,14 @@ def copy_module(module: _Model, share_tensors: bool = False) -> _Model:
     tensors = (*module.parameters(), *module.buffers()) if share_tensors else ()
     copies: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
     copies |= {id(part): type(part).__new__(type(part)) for part in parts}
-    copies |= {id(value): type(value)() for value in _empty_containers(parts)}
+    copies |= {id(value): type(value)() for value in _find_empty_containers(parts)}
     for part in parts:
         state: dict[str, Any] = part.__getstate__()  # type: ignore[no-untyped-call]
         vars(copies[id(part)]).update((name, copy.deepcopy(value, copies)) for name, value in state.items())
     return copy.deepcopy(module, copies)
 
 
-def _empty_containers(parts: Iterable[nn.Module]) -> Iterator[Any]:
+def _find_empty_containers(parts: Iterable[nn.Module]) -> Iterator[Any]:
     for part in parts:
         yield from (value for value in vars(part).values() if type(value) in (dict, OrderedDict, set) and not value)
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.anatomy.agreement import describe_difference, first_output
+from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.probe import BlockTrace, evaluating, probe_inputs
+from pruning.anatomy.probe import BlockTrace, make_probe_inputs, switch_to_eval_mode
 from pruning.kinds import build_modules
 from pruning.surgery.replacement import replace_modules
 from search_spaces.errors import UnreadableModel
@@ -34,10 +34,10 @@ def settle_forms(block: BlockAnatomy, tape: BlockTrace) -> BlockAnatomy:
     """
     call = tape.block
     for kind in PARTS:
-        with _zeroed(call.module, block, (kind,)):
-            expected = first_output(call.module(*call.args, **call.kwargs))
-        trials = (block, _with_full_zeros(block, kind))
-        reasons = [_reason(trial, kind, tape, expected) for trial in trials]
+        with _replace_by_zeros(call.module, block, (kind,)):
+            expected = get_first_output(call.module(*call.args, **call.kwargs))
+        trials = (block, _ask_for_full_zeros(block, kind))
+        reasons = [_find_reason(trial, kind, tape, expected) for trial in trials]
         block = next((trial for trial, reason in zip(trials, reasons, strict=True) if reason is None), block)
         if None not in reasons:
             raise UnreadableModel(
@@ -54,12 +54,12 @@ def _check_empty(block: BlockAnatomy, tape: BlockTrace) -> None:
     empty = copy_module(call.module, share_tensors=True)
     _drop_parts(empty, block, PARTS)
     if block.layout is Layout.POST_NORM:
-        first, second = (call.module.get_submodule(str(block.contribution(kind).closes)) for kind in PARTS)
+        first, second = (call.module.get_submodule(str(block.get_contribution(kind).closes)) for kind in PARTS)
         expected = second(first(call.inputs[0]))
     else:
         expected = call.inputs[0]
     run = partial(empty, *call.args, **call.kwargs)
-    reason = describe_difference(lambda: first_output(run()).reshape(expected.shape), expected)
+    reason = describe_difference(lambda: get_first_output(run()).reshape(expected.shape), expected)
     if reason is not None:
         raise UnreadableModel(
             f"block {block.index} ({type(call.module).__name__}): looked for one attention and one MLP that are all "
@@ -78,8 +78,8 @@ def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **sett
         UnreadableModel: a block needs what another one made, or the model looks at its blocks' parts.
     """
     depth = len(blocks)
-    inputs = probe_inputs(model)
-    with evaluating(model):
+    inputs = make_probe_inputs(model)
+    with switch_to_eval_mode(model):
         for bit in range(max(1, (depth - 1).bit_length())):
             for value in (0, 1):
                 gone = {layer for layer in range(depth) if (layer >> bit) & 1 == value}
@@ -97,29 +97,31 @@ def _compare(
     """Why the model without these blocks' parts is not what it has to be; None where it is."""
     with ExitStack() as hooks:
         for layer in gone:
-            hooks.enter_context(_zeroed(model.get_submodule(stack)[layer], blocks[layer], PARTS))
-        expected = first_output(run(model))
+            hooks.enter_context(_replace_by_zeros(model.get_submodule(stack)[layer], blocks[layer], PARTS))
+        expected = get_first_output(run(model))
     pruned = copy_module(model, share_tensors=True)
     for layer in gone:
         _drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], PARTS)
     return describe_difference(lambda: run(pruned), expected)
 
 
-def _reason(block: BlockAnatomy, kind: Kind, tape: BlockTrace, expected: Tensor) -> str | None:
+def _find_reason(block: BlockAnatomy, kind: Kind, tape: BlockTrace, expected: Tensor) -> str | None:
     pruned = copy_module(tape.block.module, share_tensors=True)
     _drop_parts(pruned, block, (kind,))
     return describe_difference(lambda: pruned(*tape.block.args, **tape.block.kwargs), expected)
 
 
 @contextmanager
-def _zeroed(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> Iterator[None]:
+def _replace_by_zeros(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> Iterator[None]:
     """A block whose parts run and whose contributions are replaced by zeros."""
 
-    def zero(module: nn.Module, args: Any, output: Any) -> Any:
-        first = torch.zeros_like(first_output(output))
+    def return_zero(module: nn.Module, args: Any, output: Any) -> Any:
+        first = torch.zeros_like(get_first_output(output))
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
-    handles = [module.get_submodule(block.contribution(kind).last).register_forward_hook(zero) for kind in kinds]
+    handles = [
+        module.get_submodule(block.get_contribution(kind).last).register_forward_hook(return_zero) for kind in kinds
+    ]
     try:
         yield
     finally:
@@ -127,8 +129,8 @@ def _zeroed(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> 
             handle.remove()
 
 
-def _with_full_zeros(block: BlockAnatomy, kind: Kind) -> BlockAnatomy:
-    unit = block.contribution(kind)
+def _ask_for_full_zeros(block: BlockAnatomy, kind: Kind) -> BlockAnatomy:
+    unit = block.get_contribution(kind)
     changed: dict[str, Any] = {kind.value: replace(unit, forms=tuple(replace(form, full=True) for form in unit.forms))}
     return replace(block, **changed)
 

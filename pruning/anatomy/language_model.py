@@ -14,18 +14,18 @@ def is_vision_language(model: Any) -> bool:
     return parts and bool(model.can_generate())
 
 
-def language_config(model: Any) -> Any:
+def find_language_config(model: Any) -> Any:
     """The config that describes the blocks: a vision-language model's text config, else the model's own."""
     return model.config.get_text_config() if is_vision_language(model) else model.config
 
 
-def block_config(model: Any, index: int) -> Any:
-    """The config of one block, where blocks have settings of their own; else `language_config`."""
-    config = language_config(model)
+def find_block_config(model: Any, index: int) -> Any:
+    """The config of one block, where blocks have settings of their own; else `find_language_config`."""
+    config = find_language_config(model)
     return config.per_layer_config[index] if getattr(config, "is_heterogeneous", False) else config
 
 
-def language_path(model: Any) -> str:
+def find_language_path(model: Any) -> str:
     """The dotted name of the module that owns the blocks' stack in a vision-language model; "" for any other."""
     if not is_vision_language(model):
         return ""
@@ -35,7 +35,7 @@ def language_path(model: Any) -> str:
 
 
 @torch.no_grad()
-def prompt_image_tokens(model: Any) -> int | None:
+def count_prompt_image_tokens(model: Any) -> int | None:
     """Tokens that one image makes in the prompt of a vision-language model; None where its size decides.
 
     Tried with an image of the size that the tower was made for: how many tokens a projector makes of the tower's is

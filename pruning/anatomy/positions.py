@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning.anatomy.language_model import language_config
+from pruning.anatomy.language_model import find_language_config
 
 _WINDOWS = ("sliding_window", "local_attention", "attention_chunk_size", "window_size")
 _MORE_ROWS = 2  # of a learned table than positions, where it counts from two on
 
 
-def rotaries_by_length(model: nn.Module) -> Iterator[nn.Module]:
+def find_rotaries_by_length(model: nn.Module) -> Iterator[nn.Module]:
     """The modules whose rotary frequencies depend on the length."""
     for module in model.modules():
         types = getattr(module, "rope_type", None)
@@ -33,22 +33,22 @@ def depends_on_length(rope_type: Any) -> bool:
 @torch.no_grad()
 def forget_lengths(model: nn.Module) -> None:
     """Undo what longer sequences left behind: dynamic frequencies stay those of the longest one until a short one."""
-    for module in rotaries_by_length(model):
+    for module in find_rotaries_by_length(model):
         states, first = torch.zeros(1), torch.zeros(1, 1, dtype=torch.long)
         types = module.rope_type
         for more in [(name,) for name in types] if isinstance(types, Mapping) else [()]:
             module(states, first, *more)
 
 
-def trained_positions(model: Any) -> int | None:
+def count_trained_positions(model: Any) -> int | None:
     """How many positions the config says the model has; None where it says nothing."""
-    most = getattr(language_config(model), "max_position_embeddings", None)
+    most = getattr(find_language_config(model), "max_position_embeddings", None)
     return most if isinstance(most, int) and most > 0 else None
 
 
-def longest_sequence(model: Any) -> int | None:
+def find_longest_sequence(model: Any) -> int | None:
     """How many tokens a table of learned positions has rows for; None where there is no such table."""
-    most = trained_positions(model)
+    most = count_trained_positions(model)
     if model.main_input_name == "pixel_values" or most is None:
         return None
     words = model.get_input_embeddings()
@@ -60,21 +60,21 @@ def longest_sequence(model: Any) -> int | None:
     return None
 
 
-def lengths_of_change(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def find_lengths_of_change(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(rotary, windows): lengths beyond which a token's position, or what it sees, is made in another way."""
-    config = language_config(model)
+    config = find_language_config(model)
     rotary: set[int] = set()
-    for settings in _rope_settings(config):
+    for settings in _list_rope_settings(config):
         rotary.add(settings.get("original_max_position_embeddings") or 0)
         if depends_on_length(settings.get("rope_type")):
-            rotary.add(trained_positions(model) or 0)
+            rotary.add(count_trained_positions(model) or 0)
     windows = {getattr(config, name, None) for name in _WINDOWS}
-    most = trained_positions(model) or max(windows, key=lambda w: w if isinstance(w, int) else 0) or 0
+    most = count_trained_positions(model) or max(windows, key=lambda w: w if isinstance(w, int) else 0) or 0
     seen = {window for window in windows if isinstance(window, int) and 0 < window <= most}
     return tuple(sorted(rotary - {0})), tuple(sorted(seen))
 
 
-def _rope_settings(config: Any) -> list[Mapping[str, Any]]:
+def _list_rope_settings(config: Any) -> list[Mapping[str, Any]]:
     """The rotary settings of a config: its only ones, or those of every type of layer."""
     found = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in found.values() if isinstance(value, Mapping)]

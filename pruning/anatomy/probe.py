@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.language_model import language_config
+from pruning.anatomy.language_model import find_language_config
 from search_spaces.errors import UnreadableModel
 
 TOKENS = 7  # enough to see tokens mix, few enough to cost nothing
@@ -44,12 +44,12 @@ class BlockTrace:
         """The call of the block itself."""
         return self.calls[-1]
 
-    def inner(self) -> list[Call]:
+    def list_inner_calls(self) -> list[Call]:
         """All calls but the block's own."""
         return self.calls[:-1]
 
 
-def probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, Tensor]:
+def make_probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, Tensor]:
     """Random inputs a model accepts: token ids (batch, tokens), or pixels (batch, channels, height, width).
 
     Raises:
@@ -58,7 +58,7 @@ def probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, 
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     if model.main_input_name == "input_ids":
-        ids = torch.randint(3, language_config(model).vocab_size, (batch, tokens), generator=generator)
+        ids = torch.randint(3, find_language_config(model).vocab_size, (batch, tokens), generator=generator)
         return {"input_ids": ids.to(device)}
     if model.main_input_name == "pixel_values":
         size, channels = model.config.image_size, getattr(model.config, "num_channels", 3)
@@ -71,7 +71,7 @@ def probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, 
     )
 
 
-def as_rows(value: Any, width: int) -> Tensor | None:
+def flatten_to_rows(value: Any, width: int) -> Tensor | None:
     """A float tensor of hidden size as (tokens, hidden), None for anything else."""
     if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2 and value.shape[-1] == width:
         return value.detach().reshape(-1, width)
@@ -79,7 +79,7 @@ def as_rows(value: Any, width: int) -> Tensor | None:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def switch_to_eval_mode(model: nn.Module) -> Iterator[None]:
     """The model in eval mode; afterwards each module is in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -119,8 +119,8 @@ def record_inputs(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Ar
                 lambda module, args, kwargs: heard.update({module: (args, kwargs)}), with_kwargs=True
             )
             stack.callback(handle.remove)
-        with evaluating(model):
-            run_or_refuse(model, **probe_inputs(model), **settings)
+        with switch_to_eval_mode(model):
+            run_or_refuse(model, **make_probe_inputs(model), **settings)
     silent = [index for index, block in enumerate(blocks) if block not in heard]
     if silent:
         raise UnreadableModel(f"{type(model).__name__}: looked for {len(blocks)} blocks that run, {silent[0]} does not")
@@ -138,11 +138,11 @@ def trace_block(block: nn.Module, arguments: Arguments, width: int) -> BlockTrac
     double = copy_module(block).eval().float()
     for seed, parameter in enumerate(double.parameters()):
         _scatter(parameter, seed)
-    args, kwargs = _in_float32(arguments)
+    args, kwargs = _convert_to_float32(arguments)
     args, kwargs = _fill_first(args, kwargs, width)
     tape = BlockTrace()
     for path, module in double.named_modules():
-        module.register_forward_hook(_recorder(tape, path, width), with_kwargs=True)
+        module.register_forward_hook(_build_recorder(tape, path, width), with_kwargs=True)
     run_or_refuse(double, *args, **kwargs)
     for module in double.modules():
         module._forward_hooks.clear()
@@ -161,19 +161,19 @@ def _scatter(parameter: Tensor, seed: int) -> None:
         parameter.uniform_(-bound, bound, generator=generator)
 
 
-def _in_float32(value: Any) -> Any:
+def _convert_to_float32(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, dict):
-        return {name: _in_float32(item) for name, item in value.items()}
-    return tuple(_in_float32(item) for item in value) if type(value) is tuple else value
+        return {name: _convert_to_float32(item) for name, item in value.items()}
+    return tuple(_convert_to_float32(item) for item in value) if type(value) is tuple else value
 
 
 def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same arguments with random numbers for the first hidden-sized one, the residual stream."""
     values: dict[int | str, Any] = dict(enumerate(args))
     values.update(kwargs)
-    first = next((name for name, value in values.items() if as_rows(value, width) is not None), None)
+    first = next((name for name, value in values.items() if flatten_to_rows(value, width) is not None), None)
     if first is not None:
         stream = values[first]
         noise = torch.randn(stream.shape, generator=torch.Generator().manual_seed(0))
@@ -181,16 +181,16 @@ def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tu
     return tuple(values[place] for place in range(len(args))), {name: values[name] for name in kwargs}
 
 
-def _recorder(tape: BlockTrace, path: str, width: int) -> Any:
+def _build_recorder(tape: BlockTrace, path: str, width: int) -> Any:
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
         named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-        hidden = {name: value for name, value in named if as_rows(value, width) is not None}
+        hidden = {name: value for name, value in named if flatten_to_rows(value, width) is not None}
         inputs = [value.detach().reshape(-1, width).clone() for value in hidden.values()]
         shapes = [value.shape for value in hidden.values()]
         arity = len(output) if isinstance(output, tuple) else 0
         # The output is cloned: an in-place operation later in the block would rewrite it.
-        rows = as_rows(first, width)
+        rows = flatten_to_rows(first, width)
         cloned = None if rows is None else rows.clone()
         tape.calls.append(Call(path, module, args, kwargs, inputs, list(hidden), shapes, cloned, arity))
 
@@ -202,7 +202,7 @@ def mixes_tokens(call: Call, width: int) -> bool:
     """Whether changing the first token of a module's hidden input changes what it writes for other tokens."""
 
     def disturb(value: Any) -> Any:
-        if as_rows(value, width) is None or value.ndim != 3:
+        if flatten_to_rows(value, width) is None or value.ndim != 3:
             return value
         changed = value.clone()
         changed[:, 0] = changed[:, 0].flip(-1) + 1

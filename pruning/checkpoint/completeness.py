@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pruning.anatomy.language_model import language_config
+from pruning.anatomy.language_model import find_language_config
 from pruning.checkpoint.weight_files import Header
 from search_spaces.errors import ModelError, UnusedWeights
 
@@ -39,7 +39,7 @@ def check_complete(source: str | Path, model: Any, info: dict[str, Any], headers
         )
     for key, found, wanted in sorted(info["mismatched_keys"], key=lambda each: str(each[0])):
         raise ModelError(
-            f"{source}: {key} is {_shape(found)} in its files and {_shape(wanted)} by its config; "
+            f"{source}: {key} is {_describe_shape(found)} in its files and {_describe_shape(wanted)} by its config; "
             "give files that belong together"
         )
     left_over = sorted(key for key in info["unexpected_keys"] if _is_weight(key, headers))
@@ -47,17 +47,17 @@ def check_complete(source: str | Path, model: Any, info: dict[str, Any], headers
 
 
 def _check_left_over(source: str | Path, model: Any, left_over: list[str]) -> None:
-    modules, forms = dict(model.named_modules()), {_form(key) for key in model.state_dict()}
+    modules, forms = dict(model.named_modules()), {_strip_numbers(key) for key in model.state_dict()}
     name = type(model).__name__
     for key in left_over:
         if _predicts_further(key, model):
             continue
-        if _NUMBER.search(key) and _form(key) in forms:
+        if _NUMBER.search(key) and _strip_numbers(key) in forms:
             raise ModelError(
                 f"{source} holds more blocks than its config counts (first weight: {key}); correct config.json, or "
                 "the model would run without them"
             )
-        if _within_a_part(key, modules):
+        if _is_within_part(key, modules):
             raise ModelError(
                 f"{source}: a {name} as its config describes it has no place for {key}; correct config.json, or the "
                 "model would compute without it"
@@ -75,12 +75,12 @@ def _predicts_further(key: str, model: Any) -> bool:
 
     Configs count those apart, and models do without them unless tokens are drafted.
     """
-    config, number = language_config(model), _NUMBER.search(key)
+    config, number = find_language_config(model), _NUMBER.search(key)
     further, depth = getattr(config, "num_nextn_predict_layers", None) or 0, config.num_hidden_layers
     return number is not None and depth <= int(number[0]) < depth + further
 
 
-def _form(key: str) -> str:
+def _strip_numbers(key: str) -> str:
     """A weight's name without the numbers of blocks and experts."""
     return _NUMBER.sub("#", key)
 
@@ -94,7 +94,7 @@ def _is_weight(key: str, headers: dict[str, Header]) -> bool:
     return header is None or (header.dtype.startswith(_FLOATS) and bool(header.shape))
 
 
-def _within_a_part(key: str, modules: dict[str, Any]) -> bool:
+def _is_within_part(key: str, modules: dict[str, Any]) -> bool:
     """Whether a weight belongs inside a block or a layer that the model has, rather than beside all of them."""
     path = key.rpartition(".")[0]
     while path and path not in modules:
@@ -104,7 +104,7 @@ def _within_a_part(key: str, modules: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def hearing_report() -> Iterator[list[str]]:
+def capture_report() -> Iterator[list[str]]:
     """What the library reports of a load, which its errors point to; it is not shown."""
     heard: list[str] = []
     logger = logging.getLogger(_LOADER)
@@ -130,11 +130,11 @@ class _Listener(logging.Handler):
         self._heard.append(record.getMessage())
 
 
-def reported(heard: list[str]) -> str | None:
+def find_reported(heard: list[str]) -> str | None:
     """The first weight that a report calls wrong; None where there is no report."""
     wrong = (line.split()[0] for text in heard for line in text.splitlines() if "CONVERSION" in line and "|" in line)
     return next(wrong, None)
 
 
-def _shape(sizes: Any) -> str:
+def _describe_shape(sizes: Any) -> str:
     return " x ".join(str(size) for size in sizes)

@@ -46,7 +46,7 @@ def check_safe(source: str | Path, document: dict[str, Any], trust_remote_code: 
     """
     if document.get("auto_map") and not trust_remote_code:
         raise UnsafeCheckpoint(f"{source} carries Python code of its own; pass --trust-remote-code to run it")
-    for key, value in _kernels(document):
+    for key, value in _list_kernels(document):
         if "/" in value:
             raise UnsafeCheckpoint(
                 f"{source} asks for code from a hub ({key}: {value}); take that line out of its config.json, the "
@@ -60,14 +60,14 @@ def read_config(source: str | Path, folder: Path, document: dict[str, Any], trus
     Raises:
         ModelError: it describes no model that is known.
     """
-    settings = {} if _known_dtype(document) else {"dtype": "float32"}  # `auto`, for one, is no dtype
+    settings = {} if _is_known_dtype(document) else {"dtype": "float32"}  # `auto`, for one, is no dtype
     try:
         config = transformers.AutoConfig.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code, **settings
         )
     except Exception as error:  # a family's own checks raise errors of many kinds
         raise ModelError(
-            f"{source}: its config cannot be read ({first_line(error)}); give a Hugging Face model"
+            f"{source}: its config cannot be read ({get_first_line(error)}); give a Hugging Face model"
         ) from error
     use_torch_s_own(config)
     return config
@@ -87,13 +87,13 @@ def use_torch_s_own(config: Any) -> None:
             use_torch_s_own(getattr(config, key))
 
 
-def first_line(error: BaseException) -> str:
+def get_first_line(error: BaseException) -> str:
     """The first line of an error's message, with the next where it only leads up to it; at most 200 letters."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
 
 
-def _kernels(document: Any) -> Iterator[tuple[str, str]]:
+def _list_kernels(document: Any) -> Iterator[tuple[str, str]]:
     """The implementations that a config and those within it ask for: (key, name)."""
     entries = document.items() if isinstance(document, dict) else [("", each) for each in document]
     for key, value in entries:
@@ -101,9 +101,9 @@ def _kernels(document: Any) -> Iterator[tuple[str, str]]:
             names = value.values() if isinstance(value, dict) else [value]
             yield from ((key, name) for name in names if isinstance(name, str))
         elif isinstance(value, (dict, list)):
-            yield from _kernels(value)
+            yield from _list_kernels(value)
 
 
-def _known_dtype(document: dict[str, Any]) -> bool:
+def _is_known_dtype(document: dict[str, Any]) -> bool:
     name = document.get("dtype") or document.get("torch_dtype")
     return name is None or isinstance(getattr(torch, str(name), None), torch.dtype)

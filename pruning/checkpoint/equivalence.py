@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from pruning.anatomy.language_model import language_config
-from pruning.anatomy.probe import TOKENS, probe_inputs
+from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.probe import TOKENS, make_probe_inputs
 from search_spaces.errors import ArchitectureError
 
 _NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")
@@ -18,7 +18,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # of the largest output
 _HALF = 2e-2
 
 
-def first_difference(model: Any, other: Any) -> str | None:
+def find_first_difference(model: Any, other: Any) -> str | None:
     """The first thing in which two models differ by structure, in words; None where they do not.
 
     Compared are the names and shapes of all weights, and inside the blocks every module's class and constants: of
@@ -35,7 +35,8 @@ def first_difference(model: Any, other: Any) -> str | None:
         if type(module) is not type(theirs.get(path)):
             return str(path)
         wrong = next(
-            (key for key, value in _constants(module).items() if getattr(theirs[path], key, None) != value), None
+            (key for key, value in _collect_constants(module).items() if getattr(theirs[path], key, None) != value),
+            None,
         )
         if wrong is not None:
             return f"{path}.{wrong}"
@@ -49,7 +50,7 @@ def check_same(model: Any, again: Any, folder: Path) -> None:
     Raises:
         ArchitectureError: they are not the same.
     """
-    wrong = first_difference(model, again) or _other_value(model, again) or _other_output(model, again)
+    wrong = find_first_difference(model, again) or _find_other_value(model, again) or _find_other_output(model, again)
     if wrong is not None:
         raise ArchitectureError(
             f"{folder}: a {type(model).__name__} without these parts does not come back from its folder as it was "
@@ -57,12 +58,12 @@ def check_same(model: Any, again: Any, folder: Path) -> None:
         )
 
 
-def _constants(module: Any) -> dict[str, Any]:
+def _collect_constants(module: Any) -> dict[str, Any]:
     found = {key: value for key, value in vars(module).items() if isinstance(value, _CONSTANTS) and key[0] != "_"}
     return {key: value for key, value in found.items() if key not in _COUNTED}
 
 
-def _other_value(model: Any, again: Any) -> str | None:
+def _find_other_value(model: Any, again: Any) -> str | None:
     theirs = again.state_dict()
     for name, tensor in model.state_dict().items():
         if not torch.allclose(tensor.to(theirs[name].dtype), theirs[name], rtol=0, atol=0, equal_nan=True):
@@ -70,15 +71,15 @@ def _other_value(model: Any, again: Any) -> str | None:
     return None
 
 
-def _other_output(model: Any, again: Any) -> str | None:
-    inputs = probe_inputs(model, batch=1, tokens=_probe_length(model))
+def _find_other_output(model: Any, again: Any) -> str | None:
+    inputs = make_probe_inputs(model, batch=1, tokens=_choose_probe_length(model))
     ours, theirs = (each.eval()(**inputs)[0].float() for each in (model, again))
     largest = ours.abs().nan_to_num().max()
     off = float((ours - theirs).abs().nan_to_num().max() / largest.clamp(min=torch.finfo(torch.float32).tiny))
     return None if off <= _TOLERANCE.get(model.dtype, _HALF) else f"outputs are off by {off:.1e} of the largest"
 
 
-def _probe_length(model: Any) -> int:
+def _choose_probe_length(model: Any) -> int:
     """Longer than small windows of attention, and within the positions that a model has, some of which are reserved."""
-    positions = getattr(language_config(model), "max_position_embeddings", None)
+    positions = getattr(find_language_config(model), "max_position_embeddings", None)
     return min(_TOKENS, max(TOKENS, positions // 2)) if isinstance(positions, int) else _TOKENS

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from pruning.checkpoint.config import first_line
+from pruning.checkpoint.config import get_first_line
 from pruning.checkpoint.weight_files import INDEX, WEIGHTS, read_index
 from search_spaces.errors import ModelError
 
@@ -27,5 +27,5 @@ def fetch(source: str, trust_remote_code: bool = False) -> Path:
         return Path(snapshot_download(source, allow_patterns=[WEIGHTS, *shards]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"model {source!r} is no folder here and cannot be fetched from the hub ({first_line(error)})"
+            f"model {source!r} is no folder here and cannot be fetched from the hub ({get_first_line(error)})"
         ) from error

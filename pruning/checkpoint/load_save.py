@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
-from pruning.checkpoint.completeness import check_complete, hearing_report, reported
-from pruning.checkpoint.config import check_safe, first_line, read_config, read_document
+from pruning.checkpoint.completeness import capture_report, check_complete, find_reported
+from pruning.checkpoint.config import check_safe, get_first_line, read_config, read_document
 from pruning.checkpoint.equivalence import check_same
 from pruning.checkpoint.hub import fetch
 from pruning.checkpoint.model_class import find_class
-from pruning.checkpoint.quantised import quantisation_of
+from pruning.checkpoint.quantised import find_quantisation
 from pruning.checkpoint.rebuilding import rebuild
-from pruning.checkpoint.remote_code import never_ask
+from pruning.checkpoint.remote_code import prevent_asking
 from pruning.checkpoint.sentence_embedding import attach
-from pruning.checkpoint.sentence_files import read_sentence_embedding, sentence_files, settle_unused
+from pruning.checkpoint.sentence_files import list_sentence_files, read_sentence_embedding, settle_unused
 from pruning.checkpoint.stored_precision import remember_precision
-from pruning.checkpoint.weight_files import find_weights, read_headers, stored_dtypes
+from pruning.checkpoint.weight_files import find_weights, read_headers, read_stored_dtypes
 from pruning.checkpoint.writing import write
 from pruning.surgery.prune import RECORD
 from search_spaces.errors import ModelError, NasError, UnreadableModel
@@ -56,8 +56,8 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
         UnsafeCheckpoint: pickled weights only, weights from elsewhere, or code that was not allowed.
         UnreadableModel: an encoder-decoder model.
     """
-    never_ask()
-    local = _local(source)
+    prevent_asking()
+    local = _find_local_folder(source)
     folder = local or fetch(str(source), trust_remote_code)
     document = read_document(folder)
     if RECORD in document:
@@ -65,7 +65,7 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
     _refuse_adapter(source, folder)
     check_safe(source, document, trust_remote_code)
     headers = read_headers(find_weights(folder, document.get("transformers_weights")))
-    quantised = quantisation_of(folder, document, headers)
+    quantised = find_quantisation(folder, document, headers)
     if quantised is not None:
         raise ModelError(
             f"{source} is quantised ({quantised}); parts are cut from plain weights, so give the checkpoint that it "
@@ -85,7 +85,7 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
         attach(model, embedding)
     check_complete(source, model, info, headers)
     if dtype is None:
-        remember_precision(model, stored_dtypes(headers))
+        remember_precision(model, read_stored_dtypes(headers))
     return model.eval()
 
 
@@ -117,7 +117,7 @@ def copy_companions(source: Path, folder: Path) -> None:
     for pattern in _COMPANIONS:
         for companion in source.glob(pattern):
             shutil.copyfile(companion, folder / companion.name)
-    for file in sentence_files(source):
+    for file in list_sentence_files(source):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file, folder / file)
 
@@ -133,14 +133,14 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, trust_remote_code
     Raises:
         ModelError: as `load_parent`.
     """
-    never_ask()
-    local = _local(folder)
+    prevent_asking()
+    local = _find_local_folder(folder)
     if local is None:
         raise ModelError(f"{folder} is no folder; nas.load reads a local folder with config.json and safetensors")
     document = read_document(local)
     check_safe(local, document, trust_remote_code)
     files = find_weights(local, document.get("transformers_weights"))
-    stored = dtype or next(iter(stored_dtypes(read_headers(files))), torch.float32)
+    stored = dtype or next(iter(read_stored_dtypes(read_headers(files))), torch.float32)
     if RECORD not in document:
         return load_parent(local, stored, trust_remote_code)
     model = rebuild(local, document, files, stored, trust_remote_code)
@@ -155,14 +155,14 @@ def is_pruned(folder: Path) -> bool:
 
 def _read(source: str | Path, loader: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     """The model and the library's account of how its weights fit."""
-    with hearing_report() as heard:
+    with capture_report() as heard:
         try:
             model, info = loader.from_pretrained(
                 str(folder), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         except Exception as error:  # a family's own code, with whatever its config asks for
-            wrong = reported(heard)
-            reason = first_line(error) if wrong is None else f"{wrong} is not what the model makes of its files"
+            wrong = find_reported(heard)
+            reason = get_first_line(error) if wrong is None else f"{wrong} is not what the model makes of its files"
             raise ModelError(f"{source} cannot be loaded: {reason}; check that the download is complete") from error
     return model, info
 
@@ -173,7 +173,7 @@ def _refuse_adapter(source: str | Path, folder: Path) -> None:
         raise ModelError(f"{source} holds an adapter (PEFT); merge it into its base model and give the merged model")
 
 
-def _local(source: str | Path) -> Path | None:
+def _find_local_folder(source: str | Path) -> Path | None:
     """The folder, or None for a hub id.
 
     Raises:

@@ -38,17 +38,17 @@ def find_class(source: str | Path, config: Any, headers: dict[str, Header], trus
     listed = getattr(config, "architectures", None)
     names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     if trust_remote_code and getattr(config, "auto_map", None):
-        return _own_class(config.auto_map, names)
-    found = next((known for name in names if (known := _known(name)) is not None), None)
-    return found or _fitting_class(source, config, headers)
+        return _find_own_class(config.auto_map, names)
+    found = next((known for name in names if (known := _find_known(name)) is not None), None)
+    return found or _find_fitting_class(source, config, headers)
 
 
-def _known(name: str) -> Any | None:
+def _find_known(name: str) -> Any | None:
     found = getattr(transformers, name, None)
     return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
-def _own_class(auto_map: dict[str, Any], names: list[str]) -> Any:
+def _find_own_class(auto_map: dict[str, Any], names: list[str]) -> Any:
     """The auto class under which the code of a checkpoint has the class that its config names."""
     autos = [auto for auto in auto_map if auto in _AUTO or auto.startswith("AutoModel")]
     named = (auto for auto in autos if str(auto_map[auto]).rpartition(".")[2] in names)
@@ -56,14 +56,16 @@ def _own_class(auto_map: dict[str, Any], names: list[str]) -> Any:
     return getattr(transformers, first, transformers.AutoModel)
 
 
-def _fitting_class(source: str | Path, config: Any, headers: dict[str, Header]) -> Any:
+def _find_fitting_class(source: str | Path, config: Any, headers: dict[str, Header]) -> Any:
     """The class that needs no weight the files lack and leaves the fewest of theirs unused.
 
     Several may: a decoder's head is often its embedding again. Then the names decide, since a class with a head
     writes those of the model without one under a prefix.
     """
     weights = {name: torch.zeros(()).expand(header.shape) for name, header in headers.items()}  # of no memory
-    unused = {each: left for each in _candidates(config) if (left := _unused(each, config, weights)) is not None}
+    unused = {
+        each: left for each in _list_candidates(config) if (left := _count_unused(each, config, weights)) is not None
+    }
     if not unused:
         raise ModelError(
             f"{source} names no architectures in its config.json, {_NO_CLASS}, and its weights fit none of this "
@@ -72,7 +74,7 @@ def _fitting_class(source: str | Path, config: Any, headers: dict[str, Header]) 
         )
     fitting = [each for each, left in unused.items() if left == min(unused.values())]
     prefixed = [each for each in fitting if any(name.startswith(f"{each.base_model_prefix}.") for name in headers)]
-    fitting = [each for each in prefixed if each not in _classes("AutoModel", config)] or fitting
+    fitting = [each for each in prefixed if each not in _list_classes("AutoModel", config)] or fitting
     if len(fitting) > 1:
         fit = " and ".join(each.__name__ for each in fitting)
         raise ModelError(
@@ -82,22 +84,22 @@ def _fitting_class(source: str | Path, config: Any, headers: dict[str, Header]) 
     return fitting[0]
 
 
-def _candidates(config: Any) -> Iterator[Any]:
+def _list_candidates(config: Any) -> Iterator[Any]:
     """The classes of a family; an encoder that may also be built as a decoder is what its config says."""
-    known = {auto: _classes(auto, config) for auto in _AUTO}
+    known = {auto: _list_classes(auto, config) for auto in _AUTO}
     if known["AutoModelForCausalLM"] and known["AutoModelForMaskedLM"]:
         known.pop("AutoModelForMaskedLM" if getattr(config, "is_decoder", False) else "AutoModelForCausalLM")
     yield from dict.fromkeys(each for several in known.values() for each in several)
 
 
-def _classes(auto: str, config: Any) -> tuple[Any, ...]:
+def _list_classes(auto: str, config: Any) -> tuple[Any, ...]:
     """The classes that an auto class knows for a config."""
     found = getattr(transformers, auto)._model_mapping.get(type(config), ())
     listed = found if isinstance(found, (tuple, list)) else (found,)
     return tuple(each for each in listed if issubclass(each, transformers.PreTrainedModel))
 
 
-def _unused(candidate: Any, config: Any, weights: dict[str, torch.Tensor]) -> int | None:
+def _count_unused(candidate: Any, config: Any, weights: dict[str, torch.Tensor]) -> int | None:
     """How many weights a class has no use for; None where it needs others, or cannot be built."""
     try:
         _, info = candidate.from_pretrained(

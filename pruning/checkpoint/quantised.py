@@ -21,7 +21,7 @@ _NAMES = (  # how the names of matrices of codes end: those of plain weights, th
 )  # fmt: skip
 
 
-def quantisation_of(folder: Path, document: dict[str, Any], headers: dict[str, Header]) -> str | None:
+def find_quantisation(folder: Path, document: dict[str, Any], headers: dict[str, Header]) -> str | None:
     """How a checkpoint is quantised, in a word or two ("gptq, 4 bits"); None where its weights are plain numbers.
 
     Args:
@@ -29,19 +29,19 @@ def quantisation_of(folder: Path, document: dict[str, Any], headers: dict[str, H
         document: its config.json.
         headers: what its weight files say they hold.
     """
-    return _in_config(document) or _in_files(folder) or _in_weights(headers)
+    return _find_in_config(document) or _find_in_files(folder) or _find_in_weights(headers)
 
 
-def _in_config(document: dict[str, Any]) -> str | None:
+def _find_in_config(document: dict[str, Any]) -> str | None:
     for key in _KEYS:
         settings = document.get(key)
         if isinstance(settings, dict) and settings:
-            return _words(settings)
+            return _describe(settings)
     nested = (value for key, value in document.items() if key.endswith("_config") and isinstance(value, dict))
-    return next((found for value in nested if (found := _in_config(value))), None)
+    return next((found for value in nested if (found := _find_in_config(value))), None)
 
 
-def _words(settings: dict[str, Any]) -> str:
+def _describe(settings: dict[str, Any]) -> str:
     method = next((str(settings[key]) for key in _METHODS if settings.get(key)), None)
     if method is None:
         method = "bitsandbytes" if any(key.startswith(("load_in", "bnb")) for key in settings) else "an unnamed method"
@@ -49,18 +49,18 @@ def _words(settings: dict[str, Any]) -> str:
     return method if bits is None else f"{method}, {bits} bits"
 
 
-def _in_files(folder: Path) -> str | None:
+def _find_in_files(folder: Path) -> str | None:
     for name, method in _FILES.items():
         try:
             settings = json.loads((folder / name).read_text())
         except (OSError, ValueError):
             continue
         if isinstance(settings, dict):
-            return _words({"quant_method": method, **settings})
+            return _describe({"quant_method": method, **settings})
     return None
 
 
-def _in_weights(headers: dict[str, Header]) -> str | None:
+def _find_in_weights(headers: dict[str, Header]) -> str | None:
     for name, header in headers.items():
         if header.dtype.startswith(_CODES) and len(header.shape) >= 2 and name.endswith(_NAMES):
             return f"{name} is of {header.dtype}"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.checkpoint.config import first_line, use_torch_s_own
+from pruning.checkpoint.config import get_first_line, use_torch_s_own
 from pruning.checkpoint.model_class import find_class
 from pruning.surgery.prune import RECORD, apply, check_fits
 from search_spaces.architecture import Architecture
@@ -42,29 +42,29 @@ def rebuild(
     architecture = Architecture.from_json(document.pop(RECORD))
     model = _build_parent(folder, document, dtype, trust_remote_code)
     anatomy = read_anatomy(model)
-    left = _among_the_left(architecture)
+    left = _renumber_remaining(architecture)
     lacks = anatomy.depth == left.depth  # as the first release wrote folders: the config is of the blocks that are left
     check_fits(anatomy, left if lacks else architecture)
     apply(model, anatomy, left if lacks else architecture, architecture)
-    _fill(model, _weights(folder, files), folder)
+    _fill(model, _collect_weights(folder, files), folder)
     if (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model
 
 
-def _among_the_left(architecture: Architecture) -> Architecture:
+def _renumber_remaining(architecture: Architecture) -> Architecture:
     """What is chosen for the parts of the blocks that are left, counted among those."""
-    removed = architecture.removed_blocks()
+    removed = architecture.list_removed_blocks()
     place = {layer: at for at, layer in enumerate(x for x in range(architecture.depth) if x not in removed)}
-    parts = [choice for layer in place for choice in architecture.block(layer)]
-    moved = (Unit(place[choice.layer], choice.unit.kind).at(choice.level) for choice in parts)
+    parts = [choice for layer in place for choice in architecture.list_block_choices(layer)]
+    moved = (Unit(place[choice.layer], choice.unit.kind).choose(choice.level) for choice in parts)
     return Architecture(len(place), frozenset(moved))
 
 
 def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, trust_remote_code: bool) -> Any:
     try:
         document["model_type"] = document["model_type"].removeprefix(PREFIX)
-        config = _config(folder, document, trust_remote_code)
+        config = _build_config(folder, document, trust_remote_code)
         use_torch_s_own(config)
         loader = find_class(folder, config, {}, trust_remote_code)
         own = trust_remote_code and "auto_map" in document
@@ -73,12 +73,12 @@ def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, tr
         )  # fmt: skip
     except Exception as error:  # a family's own checks and code, with whatever the config asks for
         raise ModelError(
-            f"{folder}: no model can be built from its config ({first_line(error)}); write it again"
+            f"{folder}: no model can be built from its config ({get_first_line(error)}); write it again"
         ) from error
     return model.eval()
 
 
-def _config(folder: Path, document: dict[str, Any], trust_remote_code: bool) -> Any:
+def _build_config(folder: Path, document: dict[str, Any], trust_remote_code: bool) -> Any:
     place = document.get("auto_map", {}).get("AutoConfig") if trust_remote_code else None
     if place is None:
         return transformers.AutoConfig.for_model(**document)
@@ -89,11 +89,11 @@ def _config(folder: Path, document: dict[str, Any], trust_remote_code: bool) -> 
     return config
 
 
-def _weights(folder: Path, files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
+def _collect_weights(folder: Path, files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
     try:
         return {name: tensor for path in files for name, tensor in load_file(path).items()}
     except SafetensorError as error:
-        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}; write it again") from error
+        raise ModelError(f"{folder} cannot be loaded: {get_first_line(error)}; write it again") from error
 
 
 def _fill(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
@@ -105,10 +105,10 @@ def _fill(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
     try:
         result = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # a shape
-        raise _mismatch(folder, str(error).strip().splitlines()[-1].strip()) from error
+        raise _build_mismatch_error(folder, str(error).strip().splitlines()[-1].strip()) from error
     missing = [name for name in result.missing_keys if tied.get(name) not in weights]
     if missing or result.unexpected_keys:
-        raise _mismatch(folder, (missing or result.unexpected_keys)[0])
+        raise _build_mismatch_error(folder, (missing or result.unexpected_keys)[0])
 
 
 def _untie(model: Any, name: str) -> None:
@@ -120,5 +120,5 @@ def _untie(model: Any, name: str) -> None:
     model.all_tied_weights_keys.pop(name)
 
 
-def _mismatch(folder: Path, what: str) -> ModelError:
+def _build_mismatch_error(folder: Path, what: str) -> ModelError:
     return ModelError(f"{folder}: weights and architecture do not belong together (first: {what}); write it again")

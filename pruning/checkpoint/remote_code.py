@@ -16,7 +16,7 @@ _CONFIGS = (
 )
 
 
-def never_ask() -> None:
+def prevent_asking() -> None:
     """Where the library would ask on stdin whether code may run, it refuses.
 
     It asks wherever a loader within a loader was not told; a processor's tokenizer is one.

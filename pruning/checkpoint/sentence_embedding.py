@@ -44,7 +44,7 @@ class Layer(Protocol):
     def __call__(self, vectors: Tensor) -> Tensor:
         """(batch, width) to (batch, another width)."""
 
-    def at_random(self) -> "Layer":
+    def randomise(self) -> "Layer":
         """The same with random weights."""
 
     @property
@@ -62,7 +62,7 @@ class Normalize:
         """Divided by their lengths."""
         return functional.normalize(vectors, dim=-1)
 
-    def at_random(self) -> "Normalize":
+    def randomise(self) -> "Normalize":
         """It has no weights."""
         return self
 
@@ -93,9 +93,11 @@ class Dense:
             return result
         return result + (vectors if self.residual is None else functional.linear(vectors, self.residual))
 
-    def at_random(self) -> "Dense":
+    def randomise(self) -> "Dense":
         """Of the same sizes."""
-        return replace(self, weight=_random(self.weight), bias=_random(self.bias), residual=_random(self.residual))
+        return replace(
+            self, weight=_randomise(self.weight), bias=_randomise(self.bias), residual=_randomise(self.residual)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +112,9 @@ class LayerNorm:
         """(batch, width) as it was."""
         return functional.layer_norm(vectors, self.weight.shape, self.weight, self.bias)
 
-    def at_random(self) -> "LayerNorm":
+    def randomise(self) -> "LayerNorm":
         """Of the same size."""
-        return replace(self, weight=_random(self.weight), bias=_random(self.bias))
+        return replace(self, weight=_randomise(self.weight), bias=_randomise(self.bias))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ class SentenceEmbedding:
         Computed in fp32, given back in the precision of the hidden states.
         """
         states = hidden.float()
-        vectors = torch.cat([_pooled(mode, states, mask.float(), self.skipped) for mode in self.pooling], dim=-1)
+        vectors = torch.cat([_pool(mode, states, mask.float(), self.skipped) for mode in self.pooling], dim=-1)
         for layer in self.layers:
             vectors = layer(vectors)
         return vectors.to(hidden.dtype)
@@ -152,14 +154,14 @@ class SentenceEmbedding:
         """Itself: nothing of it changes, so pruned copies of a model share it."""
         return self
 
-    def text(self, text: str) -> str:
+    def prepare_text(self, text: str) -> str:
         """A text as the model is given it."""
         whole = self.prompt + text
         return whole.lower() if self.lower_case else whole
 
-    def at_random(self) -> "SentenceEmbedding":
+    def randomise(self) -> "SentenceEmbedding":
         """The same with random weights."""
-        return replace(self, layers=tuple(layer.at_random() for layer in self.layers))
+        return replace(self, layers=tuple(layer.randomise() for layer in self.layers))
 
     @property
     def digest(self) -> str:
@@ -181,7 +183,7 @@ class SentenceEmbedding:
         return ", ".join(steps) + length + prompt
 
 
-def sentence_embedding(model: Any) -> SentenceEmbedding | None:
+def read_sentence_embedding(model: Any) -> SentenceEmbedding | None:
     """What a model's folder says of its embeddings; None where it says nothing."""
     found: SentenceEmbedding | None = getattr(model, _ATTRIBUTE, None)
     return found
@@ -193,16 +195,16 @@ def attach(model: Any, embedding: SentenceEmbedding | None) -> None:
         setattr(model, _ATTRIBUTE, embedding)
 
 
-def _pooled(mode: Pooling, hidden: Tensor, mask: Tensor, skipped: int) -> Tensor:
+def _pool(mode: Pooling, hidden: Tensor, mask: Tensor, skipped: int) -> Tensor:
     """(batch, hidden): positions count from the first real token, so padding may be on either side."""
     first = mask.argmax(1, keepdim=True)
     places = torch.arange(hidden.shape[1], device=hidden.device)[None] - first
     real = mask * (places >= skipped) if skipped else mask
     match mode:
         case Pooling.CLS:
-            return _at(hidden, real.argmax(1))
+            return _select(hidden, real.argmax(1))
         case Pooling.LAST:
-            return _at(hidden, (real * (places + 1)).argmax(1))
+            return _select(hidden, (real * (places + 1)).argmax(1))
         case Pooling.MAX:
             return hidden.masked_fill(real[..., None] == 0, -torch.inf).amax(1)
         case Pooling.WEIGHTED_MEAN:
@@ -211,10 +213,10 @@ def _pooled(mode: Pooling, hidden: Tensor, mask: Tensor, skipped: int) -> Tensor
     return (hidden * real[..., None]).sum(1) / (count.sqrt() if mode is Pooling.MEAN_SQRT else count)
 
 
-def _at(hidden: Tensor, place: Tensor) -> Tensor:
+def _select(hidden: Tensor, place: Tensor) -> Tensor:
     """The states of one token of every text."""
     return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
 
 
-def _random(tensor: Any) -> Any:
+def _randomise(tensor: Any) -> Any:
     return None if tensor is None else torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))

@@ -53,20 +53,20 @@ def read_sentence_embedding(source: str | Path, trust_remote_code: bool = False)
         return None
     if kind != "SentenceTransformer":
         raise ModelError(f"{source} is a {kind} of Sentence Transformers, whose embeddings are not known; {_REPAIR}")
-    _, (_, pooling), *rest = _steps(source, modules)
+    _, (_, pooling), *rest = _read_steps(source, modules)
     texts = next((found for name in _TEXTS if (found := _read_settings(source, name))), {})
     if texts.get("module_output_name", "token_embeddings") != "token_embeddings":
         raise ModelError(f"{source} pools inside of its model, in a way that is not known; {_REPAIR}")
     prompt = (general.get("prompts") or {}).get(general.get("default_prompt_name")) or ""
     pooled = _read_settings(source, f"{pooling}/config.json")
     return SentenceEmbedding(
-        pooling=_modes(source, pooled),
-        layers=tuple(_layer(source, name, path) for name, path in rest),
+        pooling=_read_modes(source, pooled),
+        layers=tuple(_read_layer(source, name, path) for name, path in rest),
         similarity=general.get("similarity_fn_name") or COSINE,
         max_length=texts.get("max_seq_length"),
         lower_case=bool(texts.get("do_lower_case")),
         prompt=prompt,
-        skipped=0 if pooled.get("include_prompt", True) else _prompt_tokens(source, prompt, trust_remote_code),
+        skipped=0 if pooled.get("include_prompt", True) else _count_prompt_tokens(source, prompt, trust_remote_code),
     )
 
 
@@ -85,21 +85,21 @@ def settle_unused(model: Any, missing: set[str]) -> set[str]:
     return missing - unused
 
 
-def sentence_files(folder: Path) -> Iterator[Path]:
+def list_sentence_files(folder: Path) -> Iterator[Path]:
     """The files of a folder that say how its model embeds texts, relative to it; nothing pickled is among them."""
     modules = _read(folder, _MODULES)
     if modules is None:
         return
     yield from (Path(name) for name in (_MODULES, _MODEL, *_TEXTS) if (folder / name).is_file())
-    for path in sorted({path for _, path in _named(folder, modules) if path}):
+    for path in sorted({path for _, path in _read_named_steps(folder, modules) if path}):
         for file in sorted((folder / path).glob("*")):
             if file.is_file() and file.suffix in {".json", ".safetensors", ".txt"}:
                 yield file.relative_to(folder)
 
 
-def _steps(source: str | Path, modules: Any) -> list[tuple[str, str]]:
+def _read_steps(source: str | Path, modules: Any) -> list[tuple[str, str]]:
     """(class, folder) of every step: a transformer in the folder itself, then a pooling, then others."""
-    steps = [(name, path) for name, path in _named(source, modules) if name != "Dropout"]
+    steps = [(name, path) for name, path in _read_named_steps(source, modules) if name != "Dropout"]
     names = [name for name, _ in steps]
     if names[:2] != ["Transformer", "Pooling"] or steps[0][1]:
         told = " in ".join(steps[0]) if steps and steps[0][1] else ", ".join(names) or "no steps"
@@ -107,7 +107,7 @@ def _steps(source: str | Path, modules: Any) -> list[tuple[str, str]]:
     return steps
 
 
-def _named(source: str | Path, modules: Any) -> list[tuple[str, str]]:
+def _read_named_steps(source: str | Path, modules: Any) -> list[tuple[str, str]]:
     """(class, folder) of every entry of modules.json; a class that is not the package's keeps its full name.
 
     Raises:
@@ -123,7 +123,7 @@ def _named(source: str | Path, modules: Any) -> list[tuple[str, str]]:
     return [(name.rpartition(".")[2] if name.startswith(_PACKAGE) else name, path) for name, path in entries]
 
 
-def _modes(source: str | Path, config: dict[str, Any]) -> tuple[Pooling, ...]:
+def _read_modes(source: str | Path, config: dict[str, Any]) -> tuple[Pooling, ...]:
     said = config.get("pooling_mode")
     if said is None:
         return tuple(mode for flag, mode in _FLAGS.items() if config.get(flag)) or (Pooling.MEAN,)
@@ -135,7 +135,7 @@ def _modes(source: str | Path, config: dict[str, Any]) -> tuple[Pooling, ...]:
         raise ModelError(f"{source} pools by {', '.join(map(str, names))}; known are {known}; {_REPAIR}") from None
 
 
-def _layer(source: str | Path, name: str, path: str) -> Layer:
+def _read_layer(source: str | Path, name: str, path: str) -> Layer:
     """A step after the pooling.
 
     Raises:
@@ -150,18 +150,18 @@ def _layer(source: str | Path, name: str, path: str) -> Layer:
         case "Normalize":
             return Normalize()
         case "LayerNorm":
-            weights = _weights(source, path)
+            weights = _read_weights(source, path)
             return LayerNorm(weights["norm.weight"], weights["norm.bias"])
         case "Dense":
-            weights = _weights(source, path)
+            weights = _read_weights(source, path)
             return Dense(
-                weights["linear.weight"], weights.get("linear.bias"), _activation(source, path, config),
+                weights["linear.weight"], weights.get("linear.bias"), _read_activation(source, path, config),
                 bool(config.get("use_residual")), weights.get("residual.weight"),
             )  # fmt: skip
     raise ModelError(f"{source}/{_MODULES} names {name}, a step that is not known; {_REPAIR}")
 
 
-def _activation(source: str | Path, path: str, config: dict[str, Any]) -> str:
+def _read_activation(source: str | Path, path: str, config: dict[str, Any]) -> str:
     """The name of a class of `torch.nn`; nothing else is imported."""
     said = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     package, _, name = said.rpartition(".")
@@ -171,7 +171,7 @@ def _activation(source: str | Path, path: str, config: dict[str, Any]) -> str:
     return name
 
 
-def _weights(source: str | Path, path: str) -> dict[str, Tensor]:
+def _read_weights(source: str | Path, path: str) -> dict[str, Tensor]:
     file = _find(source, f"{path}/{_WEIGHTS}")
     if file is None:
         if _find(source, f"{path}/pytorch_model.bin") is not None:
@@ -185,7 +185,7 @@ def _weights(source: str | Path, path: str) -> dict[str, Tensor]:
         raise ModelError(f"{file} cannot be read ({error}); give an undamaged folder") from error
 
 
-def _prompt_tokens(source: str | Path, prompt: str, trust_remote_code: bool) -> int:
+def _count_prompt_tokens(source: str | Path, prompt: str, trust_remote_code: bool) -> int:
     """How many tokens a prompt takes with what the tokenizer puts before it, without what it puts behind.
 
     Raises:

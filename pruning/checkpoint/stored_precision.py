@@ -21,19 +21,19 @@ def remember_precision(model: Any, dtypes: tuple[torch.dtype, ...]) -> None:
     setattr(model, _NAME, StoredPrecision(dtypes))
 
 
-def as_stored(model: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], torch.dtype]:
+def convert_to_stored(model: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], torch.dtype]:
     """The weights as they are to be written, and the dtype that a config names for them.
 
     Each is written in the first of its parent's dtypes that holds all its values, so nothing is lost: what was
     widened to be computed with goes back, what was trained since or is stored wider than the rest stays as it is.
     """
     stored = getattr(model, _NAME, StoredPrecision(()))
-    written = {name: _narrowed(tensor, stored.dtypes) for name, tensor in weights.items()}
+    written = {name: _narrow(tensor, stored.dtypes) for name, tensor in weights.items()}
     all_back = all(tensor.dtype in stored.dtypes for tensor in written.values() if tensor.is_floating_point())
     return written, stored.dtypes[0] if stored.dtypes and all_back else model.dtype
 
 
-def _narrowed(tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> Tensor:
+def _narrow(tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     candidates = (tensor.to(dtype) for dtype in dtypes)
@@ -43,4 +43,4 @@ def _narrowed(tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> Tensor:
 def round_as_stored(model: Any, tensor: Tensor, like: Tensor) -> Tensor:
     """New values for a weight of a parent, rounded to the dtype in which the old ones, `like`, are stored."""
     stored = getattr(model, _NAME, StoredPrecision(()))
-    return tensor.to(_narrowed(like, stored.dtypes).dtype).to(like.dtype)
+    return tensor.to(_narrow(like, stored.dtypes).dtype).to(like.dtype)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from pruning.checkpoint.config import first_line
-from pruning.checkpoint.remote_code import never_ask, refuse_carried_code
+from pruning.checkpoint.config import get_first_line
+from pruning.checkpoint.remote_code import prevent_asking, refuse_carried_code
 from search_spaces.errors import BadData, ModelError
 
 _FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "spiece*", "*_tokens*.json")
@@ -26,7 +26,7 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     local = Path(source).is_dir()
     if local and not any(any(Path(source).glob(pattern)) for pattern in _FILES):
         return None
-    never_ask()
+    prevent_asking()
     if not trust_remote_code:
         refuse_carried_code(source)
     try:
@@ -35,7 +35,7 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
         )
     except Exception as error:  # parsers of many formats, and code of its own, each with errors of their own
         raise ModelError(
-            f"{source}: its tokenizer cannot be read ({first_line(error)}); save it again beside the weights"
+            f"{source}: its tokenizer cannot be read ({get_first_line(error)}); save it again beside the weights"
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
@@ -54,5 +54,5 @@ def encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
         return tokenizer(texts, **options)["input_ids"]
     except Exception as error:  # the tokenizers library raises no narrower one
         raise BadData(
-            f"the tokenizer cannot split the data ({first_line(error)}); give it an unknown token, or other data"
+            f"the tokenizer cannot split the data ({get_first_line(error)}); give it an unknown token, or other data"
         ) from error

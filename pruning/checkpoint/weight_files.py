@@ -50,8 +50,8 @@ def find_weights(folder: Path, named: Any = None) -> tuple[Path, ...]:
     elif (folder / INDEX).exists():
         names = read_index(folder, INDEX)
     else:
-        raise _without_weights(folder)
-    return tuple(_inside(folder, name) for name in names)
+        raise _build_no_weights_error(folder)
+    return tuple(_resolve_inside(folder, name) for name in names)
 
 
 def read_index(folder: Path, name: str = INDEX) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def read_index(folder: Path, name: str = INDEX) -> tuple[str, ...]:
         ModelError: the index is damaged.
         UnsafeCheckpoint: it names something else.
     """
-    path = _inside(folder, name, suffix=".json")
+    path = _resolve_inside(folder, name, suffix=".json")
     try:
         index = json.loads(path.read_text())
         names = tuple(sorted(set(index["weight_map"].values())))
@@ -93,7 +93,7 @@ def read_headers(files: Iterable[Path]) -> dict[str, Header]:
     return headers
 
 
-def stored_dtypes(headers: dict[str, Header]) -> tuple[torch.dtype, ...]:
+def read_stored_dtypes(headers: dict[str, Header]) -> tuple[torch.dtype, ...]:
     """The floating-point dtypes of the tensors, that of the most values first."""
     values: Counter[torch.dtype] = Counter()
     for header in headers.values():
@@ -102,7 +102,7 @@ def stored_dtypes(headers: dict[str, Header]) -> tuple[torch.dtype, ...]:
     return tuple(dtype for dtype, _ in values.most_common())
 
 
-def _inside(folder: Path, name: str, suffix: str = _SUFFIX) -> Path:
+def _resolve_inside(folder: Path, name: str, suffix: str = _SUFFIX) -> Path:
     """A file by its name in the folder. A link may lead into the blobs of the hub's own cache, and nowhere else."""
     _check_name(folder, name, suffix)
     path = folder / name
@@ -126,7 +126,7 @@ def _check_name(folder: Path, name: Any, suffix: str) -> None:
         )
 
 
-def _without_weights(folder: Path) -> ModelError:
+def _build_no_weights_error(folder: Path) -> ModelError:
     if any(True for pattern in _PICKLES for _ in folder.glob(pattern)):
         return UnsafeCheckpoint(
             f"{folder} has pickled weights only, which can run code when read; save the model as safetensors"

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pruning.checkpoint.config import first_line
-from pruning.checkpoint.equivalence import first_difference
+from pruning.checkpoint.config import get_first_line
+from pruning.checkpoint.equivalence import find_first_difference
 from pruning.checkpoint.rebuilding import PREFIX
-from pruning.checkpoint.stored_precision import as_stored
+from pruning.checkpoint.stored_precision import convert_to_stored
 from pruning.checkpoint.weight_files import INDEX, WEIGHTS
 from pruning.inference.kv_cache import keeps_own_cache
 from pruning.surgery.prune import PARENT_CONFIG, RECORD
@@ -28,7 +28,7 @@ def write(model: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for left in (*folder.glob("model-*-of-*.safetensors"), folder / INDEX):
         left.unlink(missing_ok=True)
-    weights, dtype = as_stored(model, _untied(model))
+    weights, dtype = convert_to_stored(model, _collect_untied(model))
     plain, record = is_plain(model), getattr(model.config, RECORD, None)
     (_write_plain if plain else _write_own)(model, folder, weights)
     changes: dict[str, Any] = {}
@@ -62,10 +62,10 @@ def is_plain(model: Any) -> bool:
     if record is None:
         return True
     architecture = Architecture.from_json(record)
-    whole = all(choice.layer in architecture.removed_blocks() for choice in architecture.choices)
+    whole = all(choice.layer in architecture.list_removed_blocks() for choice in architecture.choices)
     if not whole or keeps_own_cache(model):
         return False
-    return _config_differs(model) is None
+    return _find_config_difference(model) is None
 
 
 def check_config(model: Any) -> None:
@@ -74,7 +74,7 @@ def check_config(model: Any) -> None:
     Raises:
         ModelError: built from its config, it is another model.
     """
-    wrong = _config_differs(model)
+    wrong = _find_config_difference(model)
     if wrong is not None:
         raise ModelError(
             f"a {type(model).__name__} that is built from this config.json differs from the one that was loaded "
@@ -82,14 +82,14 @@ def check_config(model: Any) -> None:
         )
 
 
-def _config_differs(model: Any) -> str | None:
+def _find_config_difference(model: Any) -> str | None:
     """Where a model without weights, built from the config, differs; None where it does not."""
     try:
         with torch.device("meta"):
             twin = type(model)(type(model.config).from_dict(model.config.to_dict()))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        return first_line(error)
-    return first_difference(model, twin)
+        return get_first_line(error)
+    return find_first_difference(model, twin)
 
 
 def _write_plain(model: Any, folder: Path, weights: dict[str, Tensor]) -> None:
@@ -110,7 +110,7 @@ def _write_own(model: Any, folder: Path, weights: dict[str, Tensor]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS, {"format": "pt"})
 
 
-def _untied(model: Any) -> dict[str, Tensor]:
+def _collect_untied(model: Any) -> dict[str, Tensor]:
     """The weights by name. What the config ties is there once; what is shared for another reason, under each name."""
     tied = model.get_expanded_tied_weights_keys(all_submodels=True)
     state = model.state_dict(keep_vars=True)

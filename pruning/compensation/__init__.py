@@ -1,8 +1,8 @@
 """Compensation: what is left of a model learns to stand in for what was taken out, in closed form."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "calibration_pass": ["Adjusted"],

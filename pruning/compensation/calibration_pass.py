@@ -24,7 +24,7 @@ from pruning.compensation.lacking import Route
 from pruning.compensation.method import Adjustment, Method, Observed
 from pruning.compensation.sites import Site
 from pruning.compensation.streams import Streams, by_item, run_trunk, watch_input
-from pruning.surgery.linear import weight_matrix
+from pruning.surgery.linear import get_weight_matrix
 from search_spaces.kinds import Kind
 
 HELD = 8  # every so manieth item is held out, to choose penalties on
@@ -122,7 +122,7 @@ class CalibrationPass:
             return None
         held = hold_out(batch, tokens)[real]
         rows = _as_rows(given)
-        return Observed(rows[real], weight_matrix(module).T, module.bias, written[real], lacking[real], held)
+        return Observed(rows[real], get_weight_matrix(module).T, module.bias, written[real], lacking[real], held)
 
     def _find_written(self, layer: int, kind: Kind) -> Tensor:
         """What a part of a parallel block adds to the stream: where it has not run yet, what it added in the parent."""

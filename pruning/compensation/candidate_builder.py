@@ -11,7 +11,7 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.calibration_pass import Adjusted
 from pruning.compensation.compensator import Compensator, compensated_prefixes, put
 from pruning.compensation.method import DRAFT, METHODS, Method
-from pruning.inference.prefix_cache import GIB, Prefix, prefixes
+from pruning.inference.prefix_cache import GIB, Prefix, list_prefixes
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
@@ -130,7 +130,7 @@ class CandidateBuilder:
         """For every kept block, what the states that leave it depend on."""
         if self.plan is None:
             merged = architecture.merge_blocks() if self.anatomy.merges_blocks else architecture
-            return prefixes(merged)
+            return list_prefixes(merged)
         return compensated_prefixes(self.anatomy, architecture)
 
     def _compensator(self, plan: CompensationPlan, final: bool) -> Compensator:

@@ -17,7 +17,7 @@ from pruning.compensation.handed_states import HandedStates
 from pruning.compensation.method import Method
 from pruning.compensation.sites import find_left, find_sites
 from pruning.compensation.streams import Streams, record_streams
-from pruning.inference.prefix_cache import GIB, Prefix, prefixes
+from pruning.inference.prefix_cache import GIB, Prefix, list_prefixes
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
@@ -126,7 +126,7 @@ def compensated_prefixes(anatomy: Anatomy, architecture: Architecture) -> list[P
     ends = {site.layer: (site.target, site.closing) for site in find_sites(anatomy, architecture)}  # of the last part
     left = find_left(anatomy, architecture)
     merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
-    return [(*prefix, f"to {ends.get(layer)}") for prefix, layer in zip(prefixes(merged), left, strict=False)]
+    return [(*prefix, f"to {ends.get(layer)}") for prefix, layer in zip(list_prefixes(merged), left, strict=False)]
 
 
 def put(candidate: Any, anatomy: Anatomy, architecture: Architecture, adjusted: tuple[Adjusted, ...]) -> None:

@@ -53,7 +53,7 @@ def find_sites(anatomy: Anatomy, architecture: Architecture) -> tuple[Site, ...]
 def find_left(anatomy: Anatomy, architecture: Architecture) -> list[int]:
     """The layers whose blocks are in the pruned model, in order."""
     merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
-    removed = set(merged.removed_blocks())
+    removed = set(merged.list_removed_blocks())
     return [layer for layer in range(anatomy.depth) if layer not in removed]
 
 
@@ -63,10 +63,10 @@ def _describe(anatomy: Anatomy, architecture: Architecture, layer: int, kind: Ki
     closing = tuple(
         (at, path)
         for at, each in ((layer, kind), *passed)
-        if (path := anatomy.blocks[at].contribution(each).closes) is not None
+        if (path := anatomy.blocks[at].get_contribution(each).closes) is not None
     )
     partner = _partner(block, architecture, kind)
-    return Site(layer, kind, block.contribution(kind), target, closing, partner)
+    return Site(layer, kind, block.get_contribution(kind), target, closing, partner)
 
 
 def _find_target(
@@ -75,7 +75,7 @@ def _find_target(
     """The next point that a kept part reads, and the dropped parts on the way whose blocks are left."""
     parallel = anatomy.layout is Layout.PARALLEL
     passed: list[tuple[int, Kind]] = []
-    removed = set(architecture.removed_blocks())
+    removed = set(architecture.list_removed_blocks())
     begins = [(layer, Kind.MLP)] if kind is Kind.ATTENTION and not parallel else []
     later = [(at, each) for at in range(layer + 1, anatomy.depth) for each in PARTS]
     for at, each in [*begins, *later]:

@@ -64,7 +64,7 @@ def record_streams(
                 stack.callback(watch_input(reader, keep_stream(Point(layer, Kind.MLP))))
             if described.layout is Layout.PARALLEL:
                 for kind in PARTS:
-                    last = block.get_submodule(described.contribution(kind).last)
+                    last = block.get_submodule(described.get_contribution(kind).last)
                     stack.callback(watch_output(last, keep_written(layer, kind)))
         if Point(anatomy.depth) in points:
             stack.callback(watch_output(blocks[-1], keep_stream(Point(anatomy.depth))))

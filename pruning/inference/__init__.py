@@ -1,11 +1,11 @@
 """Running a pruned model: its key-value cache, and states that candidates share."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "kv_cache": ["CacheKeeper", "Left", "PrunedCache", "adapt_decoding", "keeps_own_cache", "list_kept_attentions"],
-        "prefix_cache": ["GIB", "Prefix", "PrefixStore", "make_resumable", "prefixes"],
+        "prefix_cache": ["GIB", "Prefix", "PrefixStore", "list_prefixes", "make_resumable"],
     },
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import language_config
+from pruning.anatomy.language_model import find_language_config
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.kinds import Kind
@@ -36,19 +36,19 @@ class Left:
     shift: Tensor | None
     held: Mapping[int, Any] = field(default_factory=dict)
 
-    def within(self, window: int | None, new: int) -> Any:
+    def count_within(self, window: int | None, new: int) -> Any:
         """How many tokens the last `new` of these see, themselves included."""
         if window is None:
             return self.length
         return new + (self.held[window] if window in self.held else min(self.length - new, window - 1))
 
-    def last(self, count: Any) -> Tensor | None:
+    def select_last(self, count: Any) -> Tensor | None:
         """(B, count) bool, `valid` of the last so many; read by place, as a slice would ask a trace which is larger."""
         if self.valid is None:
             return None
         return self.valid.index_select(1, torch.arange(count, device=self.valid.device) + (self.length - count))
 
-    def longer(self, new: int, mask: Tensor | None) -> "Left":
+    def extend(self, new: int, mask: Tensor | None) -> "Left":
         """With `new` more tokens; `mask` (B, at least new) ends with theirs, None where none is padding."""
         valid = self.valid
         if valid is not None:
@@ -56,17 +56,17 @@ class Left:
             valid = torch.cat((valid, added), 1)
         return replace(self, length=self.length + new, valid=valid)
 
-    def cropped(self, tokens: int) -> "Left":
+    def crop(self, tokens: int) -> "Left":
         """Without the last `-tokens`."""
         valid = self.valid if self.valid is None or not tokens else self.valid[:, :tokens]
         return Left(self.length + tokens, valid, self.shift)
 
-    def rows(self, chosen: Tensor) -> "Left":
+    def select_rows(self, chosen: Tensor) -> "Left":
         """Only these rows, in this order."""
         valid, shift = (None if tensor is None else tensor[chosen] for tensor in (self.valid, self.shift))
         return Left(self.length, valid, shift)
 
-    def repeated(self, repeats: int) -> "Left":
+    def repeat(self, repeats: int) -> "Left":
         """Every row so many times."""
         pair = (self.valid, self.shift)
         valid, shift = (None if tensor is None else tensor.repeat_interleave(repeats, dim=0) for tensor in pair)
@@ -129,22 +129,22 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
             raise ValueError(f"crop({tokens_to_remove}) is not supported; give minus the number of tokens to forget")
         super().crop(tokens_to_remove)
         self.seen = max(0, self.seen + tokens_to_remove)
-        self.left = {place: left.cropped(tokens_to_remove) for place, left in self.left.items()}
+        self.left = {place: left.crop(tokens_to_remove) for place, left in self.left.items()}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows in another order, as beam search asks."""
         super().reorder_cache(beam_idx)
-        self.left = {place: left.rows(beam_idx) for place, left in self.left.items()}
+        self.left = {place: left.select_rows(beam_idx) for place, left in self.left.items()}
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Only these rows."""
         super().batch_select_indices(indices)
-        self.left = {place: left.rows(indices) for place, left in self.left.items()}
+        self.left = {place: left.select_rows(indices) for place, left in self.left.items()}
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row so many times."""
         super().batch_repeat_interleave(repeats)
-        self.left = {place: left.repeated(repeats) for place, left in self.left.items()}
+        self.left = {place: left.repeat(repeats) for place, left in self.left.items()}
 
     def reset(self) -> None:
         """Forget every token."""
@@ -162,7 +162,9 @@ class CacheKeeper:
         """`config` describes the blocks that are left; `kept` are those of them that have an attention."""
         self.config, self.kept = config, kept
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def prepare_cache(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Make, adopt or refuse the cache of this call."""
         cache = kwargs.get("past_key_values")
         wanted = kwargs.get("use_cache")
@@ -177,20 +179,20 @@ class CacheKeeper:
                 f"a pruned decoder cannot use a {type(cache).__name__} made elsewhere; "
                 "pass past_key_values=None or an empty DynamicCache, and generate without cache_implementation"
             )
-        return args, {**kwargs, "past_key_values": PrunedCache.adopt(cache, self._layers())}
+        return args, {**kwargs, "past_key_values": PrunedCache.adopt(cache, self._build_layers())}
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def count_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Count the tokens of this call."""
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrunedCache):
-            cache.seen += _tokens(args, kwargs)
+            cache.seen += _count_tokens(args, kwargs)
 
-    def _layers(self) -> list[Any]:
+    def _build_layers(self) -> list[Any]:
         layers = DynamicCache(config=self.config).layers
         return [layers[position] for position in self.kept]
 
 
-def _tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def _count_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     given = kwargs.get("input_ids")
     if given is None:
         given = kwargs.get("inputs_embeds")
@@ -208,23 +210,23 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
     `model` has its removed blocks taken out already. `reduces`: it drops tokens, too. Call it once per model.
     """
     kept = list_kept_attentions(architecture)
-    config = language_config(model)
+    config = find_language_config(model)
     blocks = model.get_submodule(anatomy.stack)
     scaled = getattr(config, "scale_attn_by_inverse_layer_idx", False)
     if scaled and len(kept) < anatomy.depth and not any(hasattr(module, "scaling") for module in blocks.modules()):
         raise ArchitectureError(
             f"{anatomy.family} scales an attention by its place in every pass; its attentions cannot be dropped"
         )
-    remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.removed_blocks())]
+    remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.list_removed_blocks())]
     for position, layer in enumerate(remaining):
         if layer in kept and len(kept) < anatomy.depth:
             _reindex(blocks[position], kept.index(layer))
-    if len(kept) == len(remaining) and not reduces and _counts_tokens(config):
+    if len(kept) == len(remaining) and not reduces and _has_token_count(config):
         return  # all blocks that are left are whole: the model's own cache fits
     keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept])
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
-    trunk.register_forward_pre_hook(keeper.before, with_kwargs=True)
-    trunk.register_forward_hook(keeper.after, with_kwargs=True)
+    trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
+    trunk.register_forward_hook(keeper.count_call, with_kwargs=True)
     _take_own_cache(model)
 
 
@@ -241,7 +243,7 @@ def keeps_own_cache(model: Any) -> bool:
     return any(isinstance(getattr(hook, "__self__", None), CacheKeeper) for hook in hooks)
 
 
-def _counts_tokens(config: Any) -> bool:
+def _has_token_count(config: Any) -> bool:
     """Whether the library's cache for these blocks knows how many tokens it has seen: recurrent layers do not."""
     try:
         layers = DynamicCache(config=config).layers

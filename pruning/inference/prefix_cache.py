@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.reduction.install import acting_stages
+from pruning.reduction.install import list_acting_stages
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Source
 
@@ -53,7 +53,7 @@ class PrefixStore:
         self._where: dict[tuple[str, Prefix], int] = {}
         self._made = 0
 
-    def longest(self, batch: str, prefixes: list[Prefix]) -> tuple[int, Tensor | None]:
+    def find_longest(self, batch: str, prefixes: list[Prefix]) -> tuple[int, Tensor | None]:
         """How many of the candidate's blocks need not run, and the states that leave them."""
         for done in range(len(prefixes), 0, -1):
             run = self._where.get((batch, prefixes[done - 1]))
@@ -107,26 +107,26 @@ def make_resumable(candidate: Any, anatomy: Anatomy, prefixes: list[Prefix], sto
     owner.register_forward_pre_hook(shared.begin, with_kwargs=True)
 
 
-def prefixes(architecture: Architecture) -> list[Prefix]:
+def list_prefixes(architecture: Architecture) -> list[Prefix]:
     """For every kept block, what is chosen up to and including it; none from where tokens are ranked and dropped."""
-    removed = set(architecture.removed_blocks())
-    whole = _whole_blocks(architecture)
+    removed = set(architecture.list_removed_blocks())
+    whole = _count_whole_blocks(architecture)
     found: list[Prefix] = []
     so_far: Prefix = ()
     for layer in range(architecture.depth):
         if layer not in removed:
-            so_far = (*so_far, f"{layer}:{' '.join(map(str, architecture.block(layer)))}")
+            so_far = (*so_far, f"{layer}:{' '.join(map(str, architecture.list_block_choices(layer)))}")
             found.append(so_far)
     return found[:whole]
 
 
-def _whole_blocks(architecture: Architecture) -> int:
+def _count_whole_blocks(architecture: Architecture) -> int:
     """How many of the kept blocks may be skipped: those before the first block whose states a stage ranks."""
-    removed, reduction = set(architecture.removed_blocks()), architecture.tokens.reduction
+    removed, reduction = set(architecture.list_removed_blocks()), architecture.tokens.reduction
     left = [layer for layer in range(architecture.depth) if layer not in removed]
     places = [
         left.index(stage.block - 1) if reduction.source is Source.PREVIOUS and stage.block - 1 in left else place
-        for place, stage in acting_stages(architecture)
+        for place, stage in list_acting_stages(architecture)
     ]
     return min(places, default=len(left))
 
@@ -146,8 +146,8 @@ class _Pass:
         if self.caching:
             self.known, self.state = 0, None
             return
-        self.batch = _digest([*args, *kwargs.values()])
-        self.known, self.state = self.store.longest(self.batch, self.prefixes)
+        self.batch = _compute_digest([*args, *kwargs.values()])
+        self.known, self.state = self.store.find_longest(self.batch, self.prefixes)
         self.run = self.store.open()
         self.store.skipped += self.known
         self.store.computed += self.blocks - self.known
@@ -186,7 +186,7 @@ class _Step(nn.Module):
         return output
 
 
-def _digest(values: list[Any]) -> str:
+def _compute_digest(values: list[Any]) -> str:
     """Names the tensors a pass is given."""
     hashed = hashlib.sha1(usedforsecurity=False)
     for value in values:

@@ -6,7 +6,7 @@ from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.probe import Call
 from pruning.kinds.surgery import Surgery
 from search_spaces.kinds import KINDS, discover
-from search_spaces.unit import Choice, Unit, kinds_of
+from search_spaces.unit import Choice, Unit, list_kinds
 
 SURGERIES: dict[str, Surgery] = discover(__path__, __name__, "SURGERY")
 
@@ -19,7 +19,7 @@ def find_savings(call: Call, anatomy: BlockAnatomy) -> dict[Choice, int]:
         anatomy: of the block.
     """
     return {
-        Unit(anatomy.index, KINDS[name].slot).at(level): surgery.count_saved(call.module, anatomy, level)
+        Unit(anatomy.index, KINDS[name].slot).choose(level): surgery.count_saved(call.module, anatomy, level)
         for name, surgery in SURGERIES.items()
         for level in surgery.find_levels(call, anatomy)
     }
@@ -35,7 +35,7 @@ def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice,
     """
     found: dict[str, nn.Module] = {}
     for choice in chosen:
-        for name in sorted(kinds_of(choice)):
+        for name in sorted(list_kinds(choice)):
             found |= SURGERIES[name].build_modules(block, anatomy, choice.level, chosen)
     return found
 

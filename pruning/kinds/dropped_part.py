@@ -27,19 +27,19 @@ class DroppedPart(Surgery):
         self, block: nn.Module, anatomy: BlockAnatomy, level: Level, chosen: tuple[Choice, ...]
     ) -> dict[str, nn.Module]:
         """What returns zeros for the part's members, nothing for its norms and scales."""
-        part = anatomy.contribution(self.kind)
+        part = anatomy.get_contribution(self.kind)
         found: dict[str, nn.Module] = dict(zip(part.members, map(Dropped, part.forms), strict=True))
         found |= {path: nn.Identity() for path in part.after}
         alone = all(Unit(anatomy.index, kind).dropped in chosen for kind in PARTS)
-        return found | {path: nn.Identity() for path in _norms_before(part, anatomy, alone)}
+        return found | {path: nn.Identity() for path in _find_norms_before(part, anatomy, alone)}
 
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
         """Those of its members, norms and scales."""
-        part = anatomy.contribution(self.kind)
-        paths = (*part.members, *part.after, *_norms_before(part, anatomy, False))
+        part = anatomy.get_contribution(self.kind)
+        paths = (*part.members, *part.after, *_find_norms_before(part, anatomy, False))
         return sum(parameter.numel() for path in paths for parameter in block.get_submodule(path).parameters())
 
 
-def _norms_before(part: Contribution, anatomy: BlockAnatomy, unshared: bool) -> tuple[str, ...]:
+def _find_norms_before(part: Contribution, anatomy: BlockAnatomy, unshared: bool) -> tuple[str, ...]:
     """The norm that feeds a part, where no other part reads it."""
     return (part.before,) if part.before and (unshared or part.before != anatomy.shared_norm) else ()

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pruning.anatomy.agreement import describe_difference, first_output
+from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.probe import Call
 from pruning.kinds.surgery import Surgery
-from pruning.surgery.linear import is_linear, keep_inputs, keep_outputs, weight_matrix
+from pruning.surgery.linear import get_weight_matrix, is_linear, keep_inputs, keep_outputs
 from pruning.surgery.replacement import replace_modules
 from search_spaces.kinds.mlp_width import KIND, count_neurons
 from search_spaces.level import Level
@@ -52,7 +52,7 @@ class _NarrowedMlp(Surgery):
         found = {}
         for path in matrices.up:
             matrix = block.get_submodule(path)
-            halves = weight_matrix(matrix).shape[0] // matrices.neurons
+            halves = get_weight_matrix(matrix).shape[0] // matrices.neurons
             found[path] = keep_outputs(matrix, torch.cat([kept + half * matrices.neurons for half in range(halves)]))
         return found | {matrices.down: keep_inputs(block.get_submodule(matrices.down), kept)}
 
@@ -61,7 +61,7 @@ class _NarrowedMlp(Surgery):
         matrices = find_matrices(block, anatomy)
         assert matrices is not None, _CHECKED
         up = sum(parameter.numel() for path in matrices.up for parameter in block.get_submodule(path).parameters())
-        each = (up + weight_matrix(block.get_submodule(matrices.down)).numel()) // matrices.neurons
+        each = (up + get_weight_matrix(block.get_submodule(matrices.down)).numel()) // matrices.neurons
         return each * (matrices.neurons - _count_kept(matrices, level))
 
 
@@ -75,7 +75,7 @@ def find_matrices(block: nn.Module, anatomy: BlockAnatomy) -> Matrices | None:
     }
     if not all(is_linear(module) for module in owners.values()):
         return None
-    sizes = {path: tuple(weight_matrix(module).shape) for path, module in owners.items()}  # (out, in)
+    sizes = {path: tuple(get_weight_matrix(module).shape) for path, module in owners.items()}  # (out, in)
     hidden = anatomy.hidden_size
     downs = [path for path, (outputs, inputs) in sizes.items() if outputs == hidden != inputs]
     if len(downs) != 1:
@@ -94,8 +94,8 @@ def _find_kept(block: nn.Module, matrices: Matrices, level: Level) -> Tensor:
     that reads it.
     """
     norm = partial(torch.linalg.vector_norm, dtype=torch.float32)
-    rows = torch.cat([norm(weight_matrix(block.get_submodule(path)), dim=1) for path in matrices.up])
-    column = norm(weight_matrix(block.get_submodule(matrices.down)), dim=0)
+    rows = torch.cat([norm(get_weight_matrix(block.get_submodule(path)), dim=1) for path in matrices.up])
+    column = norm(get_weight_matrix(block.get_submodule(matrices.down)), dim=0)
     sizes: Tensor = norm(rows.view(-1, matrices.neurons), dim=0) * column
     return sizes.sort(descending=True, stable=True).indices[: _count_kept(matrices, level)].sort().values
 
@@ -109,9 +109,9 @@ def _agrees(call: Call, anatomy: BlockAnatomy, matrices: Matrices, level: Level)
     narrowed, masked = (copy_module(call.module, share_tensors=True) for _ in range(2))
     replace_modules(narrowed, SURGERY.build_modules(call.module, anatomy, level, ()))
     down, kept = copy.deepcopy(masked.get_submodule(matrices.down)), _find_kept(call.module, matrices, level)
-    weight_matrix(down).zero_()[:, kept] = weight_matrix(masked.get_submodule(matrices.down))[:, kept]
+    get_weight_matrix(down).zero_()[:, kept] = get_weight_matrix(masked.get_submodule(matrices.down))[:, kept]
     replace_modules(masked, {matrices.down: down})
-    expected = first_output(masked(*call.args, **call.kwargs))
+    expected = get_first_output(masked(*call.args, **call.kwargs))
     return describe_difference(lambda: narrowed(*call.args, **call.kwargs), expected) is None
 
 

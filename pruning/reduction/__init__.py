@@ -1,18 +1,18 @@
 """Fewer tokens from a block on: who may go, who is ranked how, and the hooks that let a model do it."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "hooks": ["BlockEntry", "TokenHooks"],
-        "inspection": ["always_kept", "token_hooks", "words_to_trace"],
-        "install": ["acting_stages", "check_ranking", "check_reduction", "has_axes", "plan_reduction"],
-        "kept_tokens": ["survivors"],
-        "layout": ["Group", "TokenLayout", "token_layout"],
+        "inspection": ["count_always_kept", "count_words_to_trace", "find_token_hooks"],
+        "install": ["check_ranking", "check_reduction", "has_axes", "list_acting_stages", "plan_reduction"],
+        "kept_tokens": ["find_survivors"],
+        "layout": ["Group", "TokenLayout", "read_token_layout"],
         "projections": ["Projections", "Rotary", "read_projections"],
         "ranking_check": ["check_attention"],
-        "scores": ["attention_weights"],
+        "scores": ["compute_attention_weights"],
         "sequence": ["Sequence", "take"],
     },
 )

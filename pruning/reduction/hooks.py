@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pruning.inference.kv_cache import Left, PrunedCache
 from pruning.reduction.layout import TokenLayout
-from pruning.reduction.masks import shortened_mask
+from pruning.reduction.masks import shorten_mask
 from pruning.reduction.merge import log_sizes
 from pruning.reduction.projections import Projections, Rotary
 from pruning.reduction.ranking import Ranked, rank
-from pruning.reduction.reducers import metric_of, reduce_sequence
-from pruning.reduction.sequence import Sequence, restored, take
+from pruning.reduction.reducers import compute_metric, reduce_sequence
+from pruning.reduction.sequence import Sequence, restore_length, take
 from pruning.reduction.vision_tower import TowerWatch
 from search_spaces.schedule import Positions, Reducer, Reduction, Stage
 
@@ -87,7 +87,7 @@ class TokenHooks:
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass begins: what the model is given."""
         self.clear()
-        self.inputs = named(module, args, kwargs)
+        self.inputs = name_arguments(module, args, kwargs)
 
     def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """A pass ends, or failed."""
@@ -98,7 +98,7 @@ class TokenHooks:
         self.clear()
         return output
 
-    def rotated(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def record_rotation(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Cosines and sines were computed: remember how."""
         self.turned.append((module, args, kwargs, output))
 
@@ -106,66 +106,66 @@ class TokenHooks:
         self, place: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A block is about to run: cut the states, and all that goes with them."""
-        given = named(module, args, kwargs)
+        given = name_arguments(module, args, kwargs)
         first = next(iter(given))
         hidden = given.pop(first)
         cache = next((value for value in given.values() if isinstance(value, PrunedCache)), None)
         if cache is not None and cache.seen > 0:
-            return (hidden,), self._continued(place, hidden, given, cache)
+            return (hidden,), self._continue_arguments(place, hidden, given, cache)
         for step in self.acting:
             if step.place == place:
                 hidden = self._cut(step, hidden, given, cache)
         if place in self.watched:  # what the block works on: already cut, where a stage begins here too
-            self.seen[place] = self._ranked(hidden, given)
-        return (hidden,), given if self.now is None else self._fitting(place, hidden, given, self.now)
+            self.seen[place] = self._build_ranked(hidden, given)
+        return (hidden,), given if self.now is None else self._fit_arguments(place, hidden, given, self.now)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The last block ran: give the sequence its length back."""
         if self.now is None or not self.restores:
             return output
         if isinstance(output, tuple):
-            return (restored(output[0], self.now), *output[1:])
-        return restored(output, self.now)
+            return (restore_length(output[0], self.now), *output[1:])
+        return restore_length(output, self.now)
 
-    def _ranked(self, hidden: Tensor, given: dict[str, Any], layer_type: str | None = None) -> Ranked:
+    def _build_ranked(self, hidden: Tensor, given: dict[str, Any], layer_type: str | None = None) -> Ranked:
         """States and the cosines and sines that go with them, as they are in this pass."""
         rotary = given.get(_ROTARY)
         if layer_type is not None:
             rotary = next(
                 output
                 for module, args, kwargs, output in self.turned
-                if named(module, args, kwargs).get("layer_type") == layer_type
+                if name_arguments(module, args, kwargs).get("layer_type") == layer_type
             )
-        return Ranked(hidden, rotary if self.now is None else self._rotary(hidden, rotary, self.now))
+        return Ranked(hidden, rotary if self.now is None else self._select_rotary(hidden, rotary, self.now))
 
     def _cut(self, step: Step, hidden: Tensor, given: dict[str, Any], cache: PrunedCache | None) -> Tensor:
         if self.whole is None:
             self.whole = Sequence.start(hidden, self.layout.read(self.inputs, hidden))
         tokens = self.now or self.whole
-        keep = _kept(step.stage, tokens)
+        keep = _count_kept(step.stage, tokens)
         if isinstance(keep, int) and keep >= tokens.left:
             return hidden
-        scores, metric = self._judged(step, hidden, given, tokens)
+        scores, metric = self._score_tokens(step, hidden, given, tokens)
         hidden, shorter = reduce_sequence(self.reduction.reducer, hidden, scores, metric, tokens, keep)
         if self.reduction.positions is Positions.COMPACTED and given.get(_ROTARY) is not None:
-            shorter = shorter.renumbered(given["position_ids"], self.whole.valid)
+            shorter = shorter.renumber(given["position_ids"], self.whole.valid)
         self.now, self.stage = shorter, self.stage + 1
         if cache is not None:
             cache.left[step.place] = Left(hidden.shape[1], shorter.valid, shorter.shift)
         return hidden
 
-    def _judged(
+    def _score_tokens(
         self, step: Step, hidden: Tensor, given: dict[str, Any], tokens: Sequence
     ) -> tuple[Tensor | None, Tensor | None]:
         """What a stage ranks tokens by, and what it compares them by; None where it does not."""
         if self.tower is not None and self.whole is not None:
-            return self.tower.told(tokens, self.whole)
-        ranked = self._ranked(hidden, given, step.layer_type) if step.watched is None else self.seen[step.watched]
+            return self.tower.read_scores(tokens, self.whole)
+        ranked = self._build_ranked(hidden, given, step.layer_type) if step.watched is None else self.seen[step.watched]
         reducer = self.reduction.reducer
         scores = None if reducer is Reducer.MERGE else rank(self.reduction, step.ranker, ranked, tokens, self.asking)
-        return scores, metric_of(reducer, step.ranker, ranked)
+        return scores, compute_metric(reducer, step.ranker, ranked)
 
-    def _fitting(self, place: int, hidden: Tensor, given: dict[str, Any], now: Sequence) -> dict[str, Any]:
+    def _fit_arguments(self, place: int, hidden: Tensor, given: dict[str, Any], now: Sequence) -> dict[str, Any]:
         """The block's other arguments, of the shorter sequence."""
         changed = dict(given)
         shape = (hidden.shape[0], hidden.shape[1], hidden.shape[1])
@@ -173,34 +173,34 @@ class TokenHooks:
         for name in _MASKS:
             if name in given and (given[name] is not None or bias is not None):
                 key = ("mask", self.stage, self.windows[place])
-                changed[name] = self._once(
-                    key, shortened_mask, given[name], now.valid, shape, self.causal, self.windows[place], bias
+                changed[name] = self._compute_once(
+                    key, shorten_mask, given[name], now.valid, shape, self.causal, self.windows[place], bias
                 )
         if given.get("position_ids") is not None:
-            changed["position_ids"] = now.positions if now.positions is not None else self._placed(given, now)
+            changed["position_ids"] = now.positions if now.positions is not None else self._build_positions(given, now)
         if given.get(_ROTARY) is not None:
-            changed[_ROTARY] = self._rotary(hidden, given[_ROTARY], now)
+            changed[_ROTARY] = self._select_rotary(hidden, given[_ROTARY], now)
         return changed
 
-    def _placed(self, given: dict[str, Any], now: Sequence) -> Tensor:
+    def _build_positions(self, given: dict[str, Any], now: Sequence) -> Tensor:
         numbers = given["position_ids"]
         if numbers.ndim == 3:  # one number per axis of an image
             return torch.stack([take(axis, now.places) for axis in numbers])
-        placed: Tensor = self._once(("ids", self.stage), take, numbers, now.places)
+        placed: Tensor = self._compute_once(("ids", self.stage), take, numbers, now.places)
         return placed
 
-    def _rotary(self, hidden: Tensor, rotary: Rotary | None, now: Sequence) -> Rotary | None:
+    def _select_rotary(self, hidden: Tensor, rotary: Rotary | None, now: Sequence) -> Rotary | None:
         if rotary is None:
             return None
         if now.positions is not None:
-            return self._again(hidden, rotary, now.positions)
+            return self._recompute_rotary(hidden, rotary, now.positions)
         cosines, sines = (
-            self._once((name, self.stage, id(values)), take, values, now.places)
+            self._compute_once((name, self.stage, id(values)), take, values, now.places)
             for name, values in zip(("cos", "sin"), rotary, strict=True)
         )
         return cosines, sines
 
-    def _again(self, hidden: Tensor, rotary: Rotary, positions: Tensor) -> Rotary:
+    def _recompute_rotary(self, hidden: Tensor, rotary: Rotary, positions: Tensor) -> Rotary:
         """Cosines and sines of other positions, computed as those that a block was given."""
         key = ("again", self.stage, id(rotary))
         if key not in self.memory:
@@ -213,31 +213,33 @@ class TokenHooks:
         again: Rotary = self.memory[key]
         return again
 
-    def _continued(self, place: int, hidden: Tensor, given: dict[str, Any], cache: PrunedCache) -> dict[str, Any]:
+    def _continue_arguments(
+        self, place: int, hidden: Tensor, given: dict[str, Any], cache: PrunedCache
+    ) -> dict[str, Any]:
         """Arguments of a block that adds tokens to a cache which an earlier pass cut."""
         stage = max((stage for stage in cache.left if stage <= place), default=-1)
         if stage < 0:
             return given
         if stage != self.stage:
             self.stage = stage
-            cache.left[stage] = cache.left[stage].longer(hidden.shape[1], self.inputs.get("attention_mask"))
+            cache.left[stage] = cache.left[stage].extend(hidden.shape[1], self.inputs.get("attention_mask"))
         left, window = cache.left[stage], self.windows[place]
         changed = dict(given)
         new = hidden.shape[1]
-        held = left.within(window, new)
+        held = left.count_within(window, new)
         for name in _MASKS:
             if name in given:
-                valid = left.valid if window is None else left.last(held)
+                valid = left.valid if window is None else left.select_last(held)
                 shape = (hidden.shape[0], new, held)
-                changed[name] = self._once(
-                    ("mask", stage, window, name), self._mask, given[name], valid, shape, window, hidden
+                changed[name] = self._compute_once(
+                    ("mask", stage, window, name), self._build_mask, given[name], valid, shape, window, hidden
                 )
         if left.shift is not None and given.get(_ROTARY) is not None:
             changed["position_ids"] = given["position_ids"] - left.shift
-            changed[_ROTARY] = self._again(hidden, given[_ROTARY], changed["position_ids"])
+            changed[_ROTARY] = self._recompute_rotary(hidden, given[_ROTARY], changed["position_ids"])
         return changed
 
-    def _mask(
+    def _build_mask(
         self, given: Tensor | None, valid: Tensor | None, shape: tuple[int, int, int], window: int | None, like: Tensor
     ) -> Tensor | None:
         """A mask where padding or several new tokens need one, whatever the length that the given one is made for."""
@@ -248,20 +250,20 @@ class TokenHooks:
             return valid
         if given is None:
             given = like.new_zeros((), dtype=None if kind == "eager" else torch.bool)
-        return shortened_mask(given, valid, shape, True, window)
+        return shorten_mask(given, valid, shape, True, window)
 
-    def _once(self, key: Any, function: Any, *args: Any) -> Any:
+    def _compute_once(self, key: Any, function: Any, *args: Any) -> Any:
         """What blocks of one stage share is computed once."""
         if key not in self.memory:
             self.memory[key] = function(*args)
         return self.memory[key]
 
 
-def _kept(stage: Stage, tokens: Sequence) -> Any:
+def _count_kept(stage: Stage, tokens: Sequence) -> Any:
     """How many droppable tokens a stage leaves: at least one, and no more than there are. May be a traced size."""
     if isinstance(tokens.count, int):
-        return min(tokens.left, stage.kept(tokens.count)) if tokens.count > 1 else tokens.left
-    least = torch.sym_max(1, stage.kept(tokens.count))  # type: ignore[no-untyped-call]
+        return min(tokens.left, stage.count_kept(tokens.count)) if tokens.count > 1 else tokens.left
+    least = torch.sym_max(1, stage.count_kept(tokens.count))  # type: ignore[no-untyped-call]
     return torch.sym_min(tokens.left, least)  # type: ignore[no-untyped-call]
 
 
@@ -278,7 +280,7 @@ class BlockEntry:
         return self.hooks.enter(self.place, module, args, kwargs)
 
 
-def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def name_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a module's forward by name, in order."""
     signature = inspect.signature(module.forward)
     found: dict[str, Any] = {}

@@ -8,9 +8,9 @@ from torch import nn
 from transformers.cache_utils import DynamicCache
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import is_vision_language, language_config
+from pruning.anatomy.language_model import find_language_config, is_vision_language
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
-from pruning.reduction.layout import TokenLayout, token_layout
+from pruning.reduction.layout import TokenLayout, read_token_layout
 from pruning.reduction.projections import Projections, read_projections
 from pruning.reduction.ranker import NAME, Ranker
 from pruning.reduction.ranking_check import check_attention
@@ -43,13 +43,13 @@ class ReductionPlan:
     tower: Tower | None = None
 
 
-def acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], ...]:
+def list_acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], ...]:
     """Where the stages of an architecture act: (place among the blocks that are left, stage).
 
     A stage whose block is removed acts at the next block that is left, and not at all after the last. Two at one
     place act one after the other, as they do with the blocks between them, so the smaller ratio is left.
     """
-    left = _left(architecture)
+    left = _list_remaining(architecture)
     found = []
     for stage in architecture.tokens.stages:
         place = next((place for place, layer in enumerate(left) if layer >= stage.block), None)
@@ -93,8 +93,8 @@ def check_ranking(model: Any, anatomy: Anatomy, architecture: Architecture) -> N
         reduction.scorer in _ASKING and reduction.source is not Source.TOWER and reduction.reducer is not Reducer.MERGE
     )
     if asks and not next(model.parameters()).is_meta:
-        stages = acting_stages(architecture.merge_blocks() if anatomy.merges_blocks else architecture)
-        check_attention(model, anatomy, (_ranking_block(stage, reduction) for _, stage in stages))
+        stages = list_acting_stages(architecture.merge_blocks() if anatomy.merges_blocks else architecture)
+        check_attention(model, anatomy, (_find_ranking_block(stage, reduction) for _, stage in stages))
 
 
 def plan_reduction(model: Any, anatomy: Anatomy, architecture: Architecture) -> ReductionPlan | None:
@@ -119,25 +119,25 @@ def plan_reduction(model: Any, anatomy: Anatomy, architecture: Architecture) -> 
         )
     rankers = {}
     if reduction.source is not Source.TOWER and not _needs_nothing(reduction):
-        for _, stage in acting_stages(architecture):
-            rankers[stage.block] = _projections(model, anatomy, _ranking_block(stage, reduction))
+        for _, stage in list_acting_stages(architecture):
+            rankers[stage.block] = _find_projections(model, anatomy, _find_ranking_block(stage, reduction))
     tower = read_tower(model) if reduction.source is Source.TOWER else None
-    windows, kinds = _windows(model, anatomy, architecture), _layer_types(model)
-    return ReductionPlan(token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
+    windows, kinds = _list_windows(model, anatomy, architecture), _list_layer_types(model)
+    return ReductionPlan(read_token_layout(model, anatomy), reduction, rankers, windows, kinds, tower)
 
 
 def has_axes(model: Any) -> bool:
     """Whether image tokens are numbered along several axes, as in Qwen2-VL: such numbers cannot be given anew."""
-    return "mrope_section" in _rope(model)
+    return "mrope_section" in _find_rope(model)
 
 
 def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: ReductionPlan) -> None:
     """Register the hooks on a pruned model. `architecture` has the removed blocks that `model` lacks."""
-    left, blocks = _left(architecture), model.get_submodule(anatomy.stack)
+    left, blocks = _list_remaining(architecture), model.get_submodule(anatomy.stack)
     alive = {id(module) for module in model.modules()}
     steps = tuple(
-        _kept_alive(_step(place, stage, reducing, left), blocks, reducing.reduction, alive)
-        for place, stage in acting_stages(architecture)
+        _keep_alive(_build_step(place, stage, reducing, left), blocks, reducing.reduction, alive)
+        for place, stage in list_acting_stages(architecture)
     )
     if not steps:
         return
@@ -152,8 +152,8 @@ def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: 
         restores=insists or not generates,
         cuts=insists and generates,
     )
-    reader = _reader(model, anatomy)
-    hooks.config = language_config(model)
+    reader = _find_reader(model, anatomy)
+    hooks.config = find_language_config(model)
     _register(reader, blocks, hooks)
     if reducing.tower is not None:
         hooks.tower = TowerWatch(reducing.tower.projections)
@@ -162,7 +162,7 @@ def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: 
         supervise(model, reader, hooks)
 
 
-def _reader(model: Any, anatomy: Anatomy) -> nn.Module:
+def _find_reader(model: Any, anatomy: Anatomy) -> nn.Module:
     """The module that reads the model's inputs and runs the blocks: its pass is the pass.
 
     For a decoder of text the one that owns the blocks, as some heads call it past the base model (OPT); for others
@@ -182,8 +182,8 @@ def _register(reader: nn.Module, blocks: nn.ModuleList, hooks: TokenHooks) -> No
     for place in range(first, len(blocks)):
         blocks[place].register_forward_pre_hook(BlockEntry(hooks, place), with_kwargs=True)
     blocks[-1].register_forward_hook(hooks.leave)
-    for rotary in _rotaries(reader):
-        rotary.register_forward_hook(hooks.rotated, with_kwargs=True)
+    for rotary in _list_rotaries(reader):
+        rotary.register_forward_hook(hooks.record_rotation, with_kwargs=True)
 
 
 def _needs_nothing(reduction: Reduction) -> bool:
@@ -191,16 +191,16 @@ def _needs_nothing(reduction: Reduction) -> bool:
     return reduction.scorer in _BLIND and reduction.reducer is Reducer.DROP
 
 
-def _left(architecture: Architecture) -> list[int]:
-    removed = set(architecture.removed_blocks())
+def _list_remaining(architecture: Architecture) -> list[int]:
+    removed = set(architecture.list_removed_blocks())
     return [layer for layer in range(architecture.depth) if layer not in removed]
 
 
-def _projections(model: Any, anatomy: Anatomy, block: int) -> Projections:
+def _find_projections(model: Any, anatomy: Anatomy, block: int) -> Projections:
     return read_projections(model.get_submodule(anatomy.stack)[block], anatomy.blocks[block])
 
 
-def _kept_alive(step: Step, blocks: nn.ModuleList, reduction: Reduction, alive: set[int]) -> Step:
+def _keep_alive(step: Step, blocks: nn.ModuleList, reduction: Reduction, alive: set[int]) -> Step:
     """Where the attention that ranks is gone, its weights become part of the block at which the stage acts."""
     if step.ranker is None or id(step.ranker.key.module) in alive:
         return step
@@ -208,15 +208,15 @@ def _kept_alive(step: Step, blocks: nn.ModuleList, reduction: Reduction, alive: 
     norm_stays = step.ranker.norm is None or id(step.ranker.norm) in alive
     ranker = Ranker(step.ranker, norm_stays, asks)
     blocks[step.place].add_module(f"{NAME}_{step.stage.block}", ranker)
-    return replace(step, ranker=ranker.taken(step.ranker))
+    return replace(step, ranker=ranker.take(step.ranker))
 
 
-def _rope(model: Any) -> dict[str, Any]:
-    return getattr(language_config(model), "rope_parameters", None) or {}
+def _find_rope(model: Any) -> dict[str, Any]:
+    return getattr(find_language_config(model), "rope_parameters", None) or {}
 
 
-def _step(place: int, stage: Stage, reducing: ReductionPlan, left: list[int]) -> Step:
-    block = _ranking_block(stage, reducing.reduction)
+def _build_step(place: int, stage: Stage, reducing: ReductionPlan, left: list[int]) -> Step:
+    block = _find_ranking_block(stage, reducing.reduction)
     watched = None
     if reducing.reduction.source is Source.PREVIOUS and block in left:
         watched = left.index(block)
@@ -225,18 +225,20 @@ def _step(place: int, stage: Stage, reducing: ReductionPlan, left: list[int]) ->
     return Step(place, stage, ranker, watched if ranker is not None else None, None if kinds is None else kinds[block])
 
 
-def _ranking_block(stage: Stage, reduction: Reduction) -> int:
+def _find_ranking_block(stage: Stage, reduction: Reduction) -> int:
     return stage.block - 1 if reduction.source is Source.PREVIOUS else stage.block
 
 
-def _rotaries(base: nn.Module) -> list[nn.Module]:
+def _list_rotaries(base: nn.Module) -> list[nn.Module]:
     return [module for name, module in base.named_modules() if name.rpartition(".")[2] == "rotary_emb"]
 
 
-def _layer_types(model: Any) -> tuple[str, ...] | None:
+def _list_layer_types(model: Any) -> tuple[str, ...] | None:
     """Of each block, where cosines and sines depend on it."""
-    takes = [inspect.signature(rotary.forward).parameters for rotary in _rotaries(getattr(model, "base_model", model))]
-    types = getattr(language_config(model), "layer_types", None)
+    takes = [
+        inspect.signature(rotary.forward).parameters for rotary in _list_rotaries(getattr(model, "base_model", model))
+    ]
+    types = getattr(find_language_config(model), "layer_types", None)
     return tuple(types) if types and any("layer_type" in names for names in takes) else None
 
 
@@ -245,10 +247,10 @@ def _insists_on_length(trunk: nn.Module) -> bool:
     return "output_shape" in inspect.getsource(type(trunk).forward)
 
 
-def _windows(model: Any, anatomy: Anatomy, architecture: Architecture) -> tuple[int | None, ...]:
+def _list_windows(model: Any, anatomy: Anatomy, architecture: Architecture) -> tuple[int | None, ...]:
     """Of the attention of each block that is left, as the library's own cache has them."""
-    left = _left(architecture)
+    left = _list_remaining(architecture)
     if not anatomy.is_decoder:
         return (None,) * len(left)
-    layers = DynamicCache(config=language_config(model)).layers
+    layers = DynamicCache(config=find_language_config(model)).layers
     return tuple(getattr(layers[layer], "sliding_window", None) for layer in left)

@@ -21,7 +21,7 @@ class Survivors:
     kept: Tensor
 
 
-def survivors(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Survivors, ...]:
+def find_survivors(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Survivors, ...]:
     """Run a reduced model on a batch, and tell which droppable tokens reach the block of every stage.
 
     Args:
@@ -63,10 +63,10 @@ def _read(
     if hooks.whole is None:
         return
     stage = hooks.steps[place].stage
-    found[place] = Survivors(stage, _of_droppable(hooks.whole, hooks.now or hooks.whole, len(args[0])))
+    found[place] = Survivors(stage, _select_droppable(hooks.whole, hooks.now or hooks.whole, len(args[0])))
 
 
-def _of_droppable(whole: Sequence, now: Sequence, batch: int) -> Tensor:
+def _select_droppable(whole: Sequence, now: Sequence, batch: int) -> Tensor:
     """(batch, droppable) of bool; padding counts as droppable (see `Droppable.count`)."""
     kept = torch.zeros(batch, whole.total, dtype=torch.bool, device=now.places.device)
     kept.scatter_(1, now.places.expand(batch, -1), True)

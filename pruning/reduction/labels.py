@@ -8,7 +8,7 @@ from pruning.reduction.sequence import Sequence, take
 IGNORED = -100  # the label of a token that is not learned, in every loss of the library
 
 
-def before_answers(labels: Tensor) -> Tensor:
+def mark_before_answers(labels: Tensor) -> Tensor:
     """(B, N) bool from labels (B, N): the tokens before each answer, whose own label is ignored and the next one's not.
 
     Their attention says which tokens an answer needs, as PyramidDrop trains (Xing et al. 2025).
@@ -17,7 +17,7 @@ def before_answers(labels: Tensor) -> Tensor:
     return torch.cat([~learned[:, :-1] & learned[:, 1:], torch.zeros_like(learned[:, :1])], dim=1)
 
 
-def queries_of(asking: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor]:
+def select_queries(asking: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor]:
     """Who asks among the tokens that are left.
 
     Args:
@@ -29,7 +29,7 @@ def queries_of(asking: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor]:
         is asked by its last token.
     """
     left = take(asking, tokens.places.expand(asking.shape[0], -1))
-    last = tokens.last()
+    last = tokens.find_last()
     last = torch.full_like(left[:, :1], left.shape[1] - 1, dtype=torch.long) if last is None else last
     silent = ~left.any(1, keepdim=True)
     left = left | (silent & (torch.arange(left.shape[1], device=left.device) == last))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import is_vision_language, prompt_image_tokens
+from pruning.anatomy.language_model import count_prompt_image_tokens, is_vision_language
 from search_spaces.errors import BadData, UnreadableModel
 
 SINKS = 4  # the first tokens of a prompt, which attract attention whatever they say (StreamingLLM, Xiao et al. 2023)
@@ -71,17 +71,17 @@ class TokenLayout:
         tokens = hidden.shape[1]
         if self.group in (Group.PROMPT, Group.IMAGES):
             _refuse_packed(inputs.get("position_ids"), inputs.get("attention_mask"))
-        valid = self._valid(inputs.get("attention_mask"), hidden)
+        valid = self._find_valid(inputs.get("attention_mask"), hidden)
         if self.group is Group.IMAGES:
-            return self._images(inputs, hidden, valid)
+            return self._find_images(inputs, hidden, valid)
         if self.group is Group.PATCHES:
             height, width = inputs["pixel_values"].shape[-2:]
             count = (height // self.patch[0]) * (width // self.patch[1])
-            return Droppable(count, _places(hidden) < tokens - count, None)
+            return Droppable(count, _find_positions(hidden) < tokens - count, None)
         first, last = (self.sinks, self.recent) if self.group is Group.PROMPT else (1, 0)
-        return Droppable(tokens - first - last, _ends(hidden, valid, first, last), valid)
+        return Droppable(tokens - first - last, _mark_ends(hidden, valid, first, last), valid)
 
-    def _valid(self, mask: Any, hidden: Tensor) -> Tensor | None:
+    def _find_valid(self, mask: Any, hidden: Tensor) -> Tensor | None:
         if mask is None or self.group is Group.PATCHES:
             return None
         if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != hidden.shape[1]:
@@ -94,7 +94,7 @@ class TokenLayout:
                 raise BadData(f"row {empty[0]} of attention_mask is all padding; leave such rows out of the batch")
         return valid
 
-    def _images(self, inputs: Mapping[str, Any], hidden: Tensor, valid: Tensor | None) -> Droppable:
+    def _find_images(self, inputs: Mapping[str, Any], hidden: Tensor, valid: Tensor | None) -> Droppable:
         ids, pixels = inputs.get("input_ids"), inputs.get("pixel_values")
         if ids is None:
             raise BadData("inputs_embeds do not say which tokens are of an image; pass input_ids to drop image tokens")
@@ -114,7 +114,7 @@ class TokenLayout:
         return Droppable(counts[0], ~image, valid)
 
 
-def token_layout(model: Any, anatomy: Anatomy) -> TokenLayout:
+def read_token_layout(model: Any, anatomy: Anatomy) -> TokenLayout:
     """Where a model has its droppable tokens.
 
     Raises:
@@ -127,7 +127,7 @@ def token_layout(model: Any, anatomy: Anatomy) -> TokenLayout:
             raise UnreadableModel(
                 f"{type(model).__name__}: looked for image_token_id in its config and found {token!r}"
             )
-        return TokenLayout(Group.IMAGES, image_token=token, tokens_per_image=prompt_image_tokens(model))
+        return TokenLayout(Group.IMAGES, image_token=token, tokens_per_image=count_prompt_image_tokens(model))
     if model.main_input_name == "pixel_values":
         patch = getattr(config, "patch_size", None)
         if patch is None:
@@ -156,14 +156,14 @@ def _refuse_packed(numbers: Any, mask: Any) -> None:
         )
 
 
-def _places(hidden: Tensor) -> Tensor:
+def _find_positions(hidden: Tensor) -> Tensor:
     return torch.arange(hidden.shape[1], device=hidden.device)[None]
 
 
-def _ends(hidden: Tensor, valid: Tensor | None, first: int, last: int) -> Tensor:
+def _mark_ends(hidden: Tensor, valid: Tensor | None, first: int, last: int) -> Tensor:
     """(B or 1, N) the first and the last so many tokens of each row, padding on either side left out."""
     if valid is None:
-        place, count = _places(hidden), hidden.shape[1]
+        place, count = _find_positions(hidden), hidden.shape[1]
         return (place < first) | (place >= count - last)
     order = valid.long().cumsum(1) - 1
     return valid & ((order < first) | (order >= valid.sum(1, keepdim=True) - last))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+def build_causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
     """(queries, keys) bool: what each of the last `queries` tokens sees; `window` counts tokens that are left."""
     key = torch.arange(keys, device=device)[None]
     query = torch.arange(queries, device=device)[:, None] + (keys - queries)
@@ -12,7 +12,7 @@ def causal_mask(queries: int, keys: int, window: int | None, device: torch.devic
     return seen if window is None else seen & (key > query - window)
 
 
-def shortened_mask(
+def shorten_mask(
     like: Tensor | None,
     valid: Tensor | None,
     shape: tuple[int, int, int],
@@ -38,7 +38,7 @@ def shortened_mask(
     device = next(tensor.device for tensor in (like, valid, bias) if tensor is not None)
     seen = None if valid is None else valid[:, None, None, :]
     if causal:
-        order = causal_mask(queries, keys, window, device)
+        order = build_causal_mask(queries, keys, window, device)
         seen = order if seen is None else order & seen
     if bias is None and seen is None:
         return None

@@ -52,7 +52,7 @@ def merge_tokens(
         metric: (B, N, D) keys averaged over heads, or anything else to compare tokens by.
         sizes: (B, N) tokens each one stands for: ones at first, zero for padding.
         droppable: (B, N) which tokens may go, as many in every row, or how many leading tokens may not.
-        keep: how many of the droppable tokens are left: `Stage.kept` of the original number.
+        keep: how many of the droppable tokens are left: `Stage.count_kept` of the original number.
         tokens: how many are droppable in a row, needed with a mask only (shapes must not depend on data).
 
     Raises:
@@ -60,14 +60,14 @@ def merge_tokens(
     """
     length = hidden.shape[1]
     if isinstance(droppable, int):
-        tokens, droppable = length - droppable, _all_but_leading(droppable, sizes)
+        tokens, droppable = length - droppable, _mark_all_but_leading(droppable, sizes)
     if tokens is None or not (isinstance(tokens, torch.SymInt) or 1 <= keep <= tokens):
         raise ArchitectureError(
             f"merging {tokens} tokens into {keep}: at least one and at most all are left; give both numbers"
         )
     everything = torch.arange(length, device=hidden.device).expand(hidden.shape[0], length)
     merged = Merged(hidden, metric, sizes.float(), everything, everything)
-    for gone in rounds(tokens, keep):
+    for gone in plan_rounds(tokens, keep):
         once = _merge_once(merged, droppable, gone)
         droppable = droppable.gather(1, once.kept)
         kept, source = merged.kept.gather(1, once.kept), once.source.gather(1, merged.source)
@@ -75,14 +75,14 @@ def merge_tokens(
     return merged
 
 
-def rounds(tokens: Any, keep: Any) -> list[Any]:
+def plan_rounds(tokens: Any, keep: Any) -> list[Any]:
     """How many tokens each round merges, at most half: `tokens` become `keep`.
 
     How many rounds there are depends on the length. In a trace with any length there is one more than the example
     needs, which is enough for all: to keep the share s takes at least log2(1 / s) rounds, at most one more.
     """
     traced = isinstance(tokens, torch.SymInt)
-    number = 1 + len(rounds(_example(tokens), _example(keep))) if traced else tokens
+    number = 1 + len(plan_rounds(_get_example(tokens), _get_example(keep))) if traced else tokens
     left: list[Any] = [tokens]
     while len(left) <= number and (traced or left[-1] > keep):
         # Halves rounded up, from the whole number: a trace of each from the one before would grow with every round.
@@ -97,7 +97,7 @@ def log_sizes(sizes: torch.Tensor) -> torch.Tensor:
     return sizes.clamp(min=1).log()
 
 
-def joined(
+def join_tokens(
     values: torch.Tensor, sizes: torch.Tensor, kept: torch.Tensor, gone: torch.Tensor, into: torch.Tensor
 ) -> torch.Tensor:
     """Means weighted by size of the tokens that stay with those that go into them.
@@ -115,19 +115,21 @@ def joined(
     Returns:
         (B, M, H) in the dtype of `values`; what was there, where all sizes are zero.
     """
-    whole = grown(sizes, kept, gone, into)
+    whole = grow_sizes(sizes, kept, gone, into)
     own = torch.where(whole > 0, sizes.gather(1, kept) / whole.clamp(min=1), torch.ones_like(whole))
     other = sizes.gather(1, gone) / whole.gather(1, into).clamp(min=1)
-    arrived = _arrivals(into, kept.shape[1]).to(values.dtype) @ (rows(values, gone) * other[..., None].to(values.dtype))
-    return rows(values, kept) * own[..., None].to(values.dtype) + arrived
+    arrived = _mark_arrivals(into, kept.shape[1]).to(values.dtype) @ (
+        gather_rows(values, gone) * other[..., None].to(values.dtype)
+    )
+    return gather_rows(values, kept) * own[..., None].to(values.dtype) + arrived
 
 
-def grown(sizes: torch.Tensor, kept: torch.Tensor, gone: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+def grow_sizes(sizes: torch.Tensor, kept: torch.Tensor, gone: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
     """(B, M) sizes of the tokens that stay with those that went into them; arguments as in `joined`."""
-    return sizes.gather(1, kept) + (_arrivals(into, kept.shape[1]) @ sizes.gather(1, gone)[..., None])[..., 0]
+    return sizes.gather(1, kept) + (_mark_arrivals(into, kept.shape[1]) @ sizes.gather(1, gone)[..., None])[..., 0]
 
 
-def rows(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def gather_rows(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(B, M, H) the rows of `values` (B, N, H) at `places` (B, M)."""
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))
 
@@ -143,13 +145,13 @@ def split(goes: torch.Tensor, gone: int) -> tuple[torch.Tensor, torch.Tensor]:
     return kept, ((~goes).float().cumsum(1) - 1).clamp(min=0).long()
 
 
-def chosen(places: torch.Tensor, length: int) -> torch.Tensor:
+def mark_chosen(places: torch.Tensor, length: int) -> torch.Tensor:
     """(B, length) which tokens are among `places` (B, R)."""
     same = places[..., None] == torch.arange(length, device=places.device)
     return same.float().sum(1) > 0  # `any` of no places at all is true in some runtimes
 
 
-def _example(number: Any) -> int:
+def _get_example(number: Any) -> int:
     """A number of tokens, in a trace that of the example."""
     return int(number.node.hint) if isinstance(number, torch.SymInt) else int(number)
 
@@ -157,18 +159,20 @@ def _example(number: Any) -> int:
 def _merge_once(tokens: Merged, droppable: torch.Tensor, gone: int) -> Merged:
     """One round: `gone` tokens of A go into tokens of B. `kept` and `source` are of this round."""
     with torch.no_grad():  # who goes where has no gradient; what they carry has
-        best, partner = _pairs(tokens.metric, droppable, tokens.sizes)
+        best, partner = _pair_tokens(tokens.metric, droppable, tokens.sizes)
         going = best.topk(gone, dim=1).indices
-        goes = chosen(going, best.shape[1])
+        goes = mark_chosen(going, best.shape[1])
         kept, place = split(goes, gone)
         into = place.gather(1, partner.gather(1, going))
         source = place.gather(1, torch.where(goes, partner, torch.arange(best.shape[1], device=best.device)))
-        sizes = grown(tokens.sizes, kept, going, into)
-    hidden, metric = (joined(values, tokens.sizes, kept, going, into) for values in (tokens.hidden, tokens.metric))
+        sizes = grow_sizes(tokens.sizes, kept, going, into)
+    hidden, metric = (join_tokens(values, tokens.sizes, kept, going, into) for values in (tokens.hidden, tokens.metric))
     return Merged(hidden, metric, sizes, kept, source)
 
 
-def _pairs(metric: torch.Tensor, droppable: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _pair_tokens(
+    metric: torch.Tensor, droppable: torch.Tensor, sizes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, N) how much a token should go, and (B, N) the place of the token it would go into."""
     real = droppable & (sizes > 0)
     number = real.float().cumsum(1)  # 1 for the first
@@ -179,10 +183,10 @@ def _pairs(metric: torch.Tensor, droppable: torch.Tensor, sizes: torch.Tensor) -
     return torch.where(real & ~in_b, best, torch.where(droppable & ~real, _FIRST, _NEVER)), partner
 
 
-def _arrivals(into: torch.Tensor, kept: int) -> torch.Tensor:
+def _mark_arrivals(into: torch.Tensor, kept: int) -> torch.Tensor:
     """(B, M, R) one where a token goes into this one."""
     return (into[:, None, :] == torch.arange(kept, device=into.device)[:, None]).float()
 
 
-def _all_but_leading(leading: int, sizes: torch.Tensor) -> torch.Tensor:
+def _mark_all_but_leading(leading: int, sizes: torch.Tensor) -> torch.Tensor:
     return (torch.arange(sizes.shape[1], device=sizes.device) >= leading).expand(sizes.shape)

@@ -44,9 +44,9 @@ class Rows:
         if not isinstance(self.module, nn.Linear):  # GPT-2 keeps it transposed
             weight = weight.T
         assert bias is None or isinstance(bias, Tensor)
-        return self._of(weight), None if bias is None else self._of(bias)
+        return self._select(weight), None if bias is None else self._select(bias)
 
-    def _of(self, values: Tensor) -> Tensor:
+    def _select(self, values: Tensor) -> Tensor:
         if self.heads == 1:
             return values[self.start : self.stop]
         parts = values.reshape(self.heads, -1, *values.shape[1:])[:, self.start : self.stop]
@@ -80,19 +80,19 @@ class Projections:
     key_norm: nn.Module | None
     rotate: Callable[..., tuple[Tensor, Tensor]] | None
 
-    def normed(self, hidden: Tensor) -> Tensor:
+    def normalise(self, hidden: Tensor) -> Tensor:
         """What the attention reads, of states (B, N, H)."""
         return hidden if self.norm is None else _run(self.norm, hidden)
 
-    def queries(self, normed: Tensor, rotary: Rotary | None = None) -> Tensor:
+    def project_queries(self, normed: Tensor, rotary: Rotary | None = None) -> Tensor:
         """(B, heads, Q, D) of normed states (B, Q, H); not rotated without `rotary`."""
-        return self._heads(self.query(normed), self.query_norm, rotary)
+        return self._split_heads(self.query(normed), self.query_norm, rotary)
 
-    def keys(self, normed: Tensor, rotary: Rotary | None = None) -> Tensor:
+    def project_keys(self, normed: Tensor, rotary: Rotary | None = None) -> Tensor:
         """(B, groups, N, D) of normed states (B, N, H); not rotated without `rotary`."""
-        return self._heads(self.key(normed), self.key_norm, rotary)
+        return self._split_heads(self.key(normed), self.key_norm, rotary)
 
-    def _heads(self, rows: Tensor, norm: nn.Module | None, rotary: Rotary | None) -> Tensor:
+    def _split_heads(self, rows: Tensor, norm: nn.Module | None, rotary: Rotary | None) -> Tensor:
         heads = rows.reshape(*rows.shape[:2], -1, self.head_size)
         if norm is not None:  # with a weight for each head or one for all of them
             heads = _run(norm, heads)
@@ -117,18 +117,18 @@ def read_projections(block: nn.Module, anatomy: BlockAnatomy) -> Projections:
         found = _find(attention, config)
         if found is not None:
             query, key, size = found
-            norms = _norms(attention, size)
+            norms = _find_norms(attention, size)
             before = anatomy.attention.before
             return Projections(
                 norm=None if before is None else block.get_submodule(before),
                 query=query,
                 key=key,
                 head_size=size,
-                scaling=_scaling(attention, size),
+                scaling=_read_scaling(attention, size),
                 softcap=getattr(attention, "attn_logit_softcapping", None),
                 query_norm=norms[0],
                 key_norm=norms[1],
-                rotate=_rotation(attention),
+                rotate=_find_rotation(attention),
             )
     raise UnreadableModel(
         f"{type(block).__name__}: looked for queries and keys (q_proj, query, q_lin, query_key_value, c_attn, "
@@ -141,7 +141,7 @@ def _find(attention: nn.Module, config: Any) -> tuple[Rows, Rows, int] | None:
     for names in _SEPARATE:
         query, key = (getattr(attention, name, None) for name in names)
         if isinstance(query, nn.Linear) and isinstance(key, nn.Linear):
-            size = _head_size(attention, config, query.out_features)
+            size = _read_head_size(attention, config, query.out_features)
             return Rows(query, 0, query.out_features), Rows(key, 0, key.out_features), size
     heads = getattr(config, "num_attention_heads", 0)
     if not heads:
@@ -163,7 +163,7 @@ def _find(attention: nn.Module, config: Any) -> tuple[Rows, Rows, int] | None:
     return None
 
 
-def _norms(attention: nn.Module, size: int) -> tuple[nn.Module | None, nn.Module | None]:
+def _find_norms(attention: nn.Module, size: int) -> tuple[nn.Module | None, nn.Module | None]:
     """Of queries and of keys, each head by itself.
 
     Raises:
@@ -182,7 +182,7 @@ def _norms(attention: nn.Module, size: int) -> tuple[nn.Module | None, nn.Module
     return None, None
 
 
-def _rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]] | None:
+def _find_rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]] | None:
     """The family's own function; None where it has none, or where this block goes without (SmolLM3)."""
     if not getattr(attention, "use_rope", True):
         return None
@@ -197,14 +197,14 @@ def _rotate_each(rotate: Callable[..., Tensor], query: Tensor, key: Tensor, *rot
     return rotate(query, *rotary), rotate(key, *rotary)
 
 
-def _head_size(attention: nn.Module, config: Any, width: int) -> int:
+def _read_head_size(attention: nn.Module, config: Any, width: int) -> int:
     for name in ("head_dim", "attention_head_size", "head_size"):
         if isinstance(size := getattr(attention, name, None), int):
             return size
     return int(width // config.num_attention_heads)
 
 
-def _scaling(attention: nn.Module, size: int) -> float:
+def _read_scaling(attention: nn.Module, size: int) -> float:
     if getattr(getattr(attention, "config", None), "model_type", None) in _UNSCALED:
         return 1.0
     for name in ("scaling", "scale"):

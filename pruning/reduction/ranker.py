@@ -23,20 +23,20 @@ class Ranker(nn.Module):
         """
         super().__init__()
         self.before = None if norm_stays else projections.norm
-        self.query = _own(projections.query) if asks else None
-        self.key = _own(projections.key)
+        self.query = _select_rows(projections.query) if asks else None
+        self.key = _select_rows(projections.key)
         self.query_norm = projections.query_norm if asks else None
         self.key_norm = projections.key_norm
         self.asks = asks
 
-    def taken(self, projections: Projections) -> Projections:
+    def take(self, projections: Projections) -> Projections:
         """The same projections, from this module's weights."""
         key = Rows(self.key, 0, self.key.out_features)
         query = key if self.query is None else Rows(self.query, 0, self.query.out_features)
         return replace(projections, query=query, key=key)
 
 
-def _own(rows: Rows) -> nn.Linear:
+def _select_rows(rows: Rows) -> nn.Linear:
     """A layer of exactly these rows: the original one where it has no others."""
     if isinstance(rows.module, nn.Linear) and rows.heads == 1 and rows.stop - rows.start == rows.module.out_features:
         return rows.module

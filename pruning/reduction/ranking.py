@@ -5,9 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning.reduction.labels import queries_of
+from pruning.reduction.labels import select_queries
 from pruning.reduction.projections import Projections, Rotary
-from pruning.reduction.scores import attention_weights, key_scores, norm_scores, random_scores
+from pruning.reduction.scores import (
+    compute_attention_weights,
+    compute_key_scores,
+    compute_norm_scores,
+    draw_random_scores,
+)
 from pruning.reduction.sequence import Sequence, take
 from search_spaces.schedule import Reduction, Scorer
 
@@ -32,37 +37,39 @@ def rank(
     (B, N) bool says which tokens of the whole sequence ask in place of the last one.
     """
     if reduction.scorer is Scorer.RANDOM:
-        return random_scores(tokens.places)
+        return draw_random_scores(tokens.places)
     if reduction.scorer is Scorer.NORM:
-        return norm_scores(ranked.hidden)
+        return compute_norm_scores(ranked.hidden)
     assert ranker is not None
-    normed = ranker.normed(ranked.hidden)
+    normed = ranker.normalise(ranked.hidden)
     if reduction.scorer is Scorer.KEYS:
-        return key_scores(ranker.keys(normed), tokens.valid)
+        return compute_key_scores(ranker.project_keys(normed), tokens.valid)
     if asking is not None and reduction.scorer is Scorer.LAST:
-        return _asked_by(asking, ranker, ranked, tokens)
+        return _average_queries(asking, ranker, ranked, tokens)
     row, place = _query_row(reduction.scorer, normed, tokens)
-    query = ranker.queries(row, None if ranked.rotary is None else _rotary_at(ranked.rotary, place))
+    query = ranker.project_queries(row, None if ranked.rotary is None else _select_rotary(ranked.rotary, place))
     allowed = None if tokens.valid is None else tokens.valid[:, None]
-    return attention_weights(query, ranker.keys(normed, ranked.rotary), ranker.scaling, ranker.softcap, allowed)[:, 0]
+    return compute_attention_weights(
+        query, ranker.project_keys(normed, ranked.rotary), ranker.scaling, ranker.softcap, allowed
+    )[:, 0]
 
 
-def _asked_by(asking: Tensor, ranker: Projections, ranked: Ranked, tokens: Sequence) -> Tensor:
+def _average_queries(asking: Tensor, ranker: Projections, ranked: Ranked, tokens: Sequence) -> Tensor:
     """(B, T): the mean of the attention that several tokens of each row give, none to what comes after them."""
-    normed = ranker.normed(ranked.hidden)
-    places, weights = queries_of(asking, tokens)
-    rotary = None if ranked.rotary is None else _rotary_at(ranked.rotary, places)
+    normed = ranker.normalise(ranked.hidden)
+    places, weights = select_queries(asking, tokens)
+    rotary = None if ranked.rotary is None else _select_rotary(ranked.rotary, places)
     allowed = places[..., None] >= torch.arange(normed.shape[1], device=normed.device)
     if tokens.valid is not None:
         allowed = allowed & tokens.valid[:, None]
-    queries, keys = ranker.queries(take(normed, places), rotary), ranker.keys(normed, ranked.rotary)
-    given = attention_weights(queries, keys, ranker.scaling, ranker.softcap, allowed)
+    queries, keys = ranker.project_queries(take(normed, places), rotary), ranker.project_keys(normed, ranked.rotary)
+    given = compute_attention_weights(queries, keys, ranker.scaling, ranker.softcap, allowed)
     return (given * weights[..., None]).sum(1)
 
 
 def _query_row(scorer: Scorer, normed: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor | None]:
     """(B, 1, H) what the query is made of, and its place (B, 1); None for the last."""
-    last = tokens.last()
+    last = tokens.find_last()
     if scorer is Scorer.MEAN:
         if tokens.valid is None:
             return normed.mean(1, keepdim=True), None
@@ -76,6 +83,6 @@ def _query_row(scorer: Scorer, normed: Tensor, tokens: Sequence) -> tuple[Tensor
     return (normed[:, -1:], None) if last is None else (take(normed, last), last)
 
 
-def _rotary_at(rotary: Rotary, place: Tensor | None) -> Rotary:
+def _select_rotary(rotary: Rotary, place: Tensor | None) -> Rotary:
     cosines, sines = (values[:, -1:] if place is None else take(values, place) for values in rotary)
     return cosines, sines

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.probe import Call, record_inputs, trace_block
 from pruning.reduction.projections import Projections, read_projections
-from pruning.reduction.scores import attention_weights
+from pruning.reduction.scores import compute_attention_weights
 from search_spaces.errors import UnreadableModel
 
 TOLERANCE = 1e-3  # of a weight; rounding makes 1e-7, a missing bias, sink or rotation 1e-1
@@ -49,7 +49,7 @@ def check_attention(model: Any, anatomy: Anatomy, blocks: Iterable[int]) -> None
         projections = read_projections(tape.block.module, anatomy.blocks[index])
         call = next(call for call in tape.calls if projections.query.module in call.module.children())
         rows = [-1] if anatomy.is_decoder else [0, -1]
-        difference = _difference(call, projections, rows, anatomy.hidden_size)
+        difference = _measure_difference(call, projections, rows, anatomy.hidden_size)
         if not difference <= TOLERANCE:
             raise UnreadableModel(
                 f"{type(call.module).__name__} of block {index} gives attention that its queries and keys do not (by "
@@ -58,7 +58,7 @@ def check_attention(model: Any, anatomy: Anatomy, blocks: Iterable[int]) -> None
         asked.add(index)
 
 
-def _difference(call: Call, projections: Projections, rows: Sequence[int], width: int) -> float:
+def _measure_difference(call: Call, projections: Projections, rows: Sequence[int], width: int) -> float:
     """The largest between the attention's own weights and ours; infinite where ours fit it in no way."""
     bound = inspect.signature(call.module.forward).bind_partial(*call.args, **call.kwargs)
     given = {**bound.arguments, **bound.arguments.get("kwargs", {})}
@@ -66,15 +66,15 @@ def _difference(call: Call, projections: Projections, rows: Sequence[int], width
     normed = call.inputs[0].reshape(first.shape)
     rotary = given.get("position_embeddings")
     try:
-        queries, keys = projections.queries(normed, rotary), projections.keys(normed, rotary)
+        queries, keys = projections.project_queries(normed, rotary), projections.project_keys(normed, rotary)
     except (RuntimeError, TypeError, ValueError):  # a rotation or cosines of a form that is not known
         return float("inf")
-    ours = attention_weights(queries, keys, projections.scaling, projections.softcap)
-    theirs = _told(call.module, bound, ours.shape[-1])
+    ours = compute_attention_weights(queries, keys, projections.scaling, projections.softcap)
+    theirs = _read_attention_weights(call.module, bound, ours.shape[-1])
     return float((theirs[:, rows] - ours[:, rows]).abs().max())
 
 
-def _told(attention: nn.Module, bound: inspect.BoundArguments, tokens: int) -> Tensor:
+def _read_attention_weights(attention: nn.Module, bound: inspect.BoundArguments, tokens: int) -> Tensor:
     """(B, N, N) the weights that an attention gives without a mask, mean over its heads."""
     parameters = inspect.signature(attention.forward).parameters
     for name in {*_MASKS} & {*parameters}:

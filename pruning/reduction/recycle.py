@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from pruning.reduction.merge import Merged, chosen, grown, joined, rows, split
+from pruning.reduction.merge import Merged, gather_rows, grow_sizes, join_tokens, mark_chosen, split
 from search_spaces.errors import ArchitectureError
 
 _CONTEXTUAL, _OF = 10, 64  # VisionZip's 54 + 10, 108 + 20 and 162 + 30
 
 
-def contextual_of(keep: Any) -> Any:
+def count_contextual(keep: Any) -> Any:
     """How many of `keep` tokens that are left are contextual: 10 of 64, as in all settings of VisionZip, or one."""
     return torch.sym_max(1, keep * _CONTEXTUAL // _OF)  # type: ignore[no-untyped-call]
 
@@ -46,19 +46,19 @@ def recycle_tokens(
             f"{contextual} contextual tokens from {others} that are not kept; ask for at most as many as those"
         )
     with torch.no_grad():  # who goes where has no gradient; what they carry has
-        goes, partner = _groups(metric, sizes.float(), chosen(kept, length), others, contextual)
+        goes, partner = _group_tokens(metric, sizes.float(), mark_chosen(kept, length), others, contextual)
         gone = others - contextual
         stay, place = split(goes, gone)
         going = goes.float().topk(gone, dim=1).indices
         into = place.gather(1, partner.gather(1, going))
         source = place.gather(1, torch.where(goes, partner, torch.arange(length, device=hidden.device)))
     if isinstance(contextual, int) and contextual == 0:
-        return Merged(rows(hidden, stay), rows(metric, stay), sizes.float().gather(1, stay), stay, source)
-    wide, narrow = (joined(values, sizes.float(), stay, going, into) for values in (hidden, metric))
-    return Merged(wide, narrow, grown(sizes.float(), stay, going, into), stay, source)
+        return Merged(gather_rows(hidden, stay), gather_rows(metric, stay), sizes.float().gather(1, stay), stay, source)
+    wide, narrow = (join_tokens(values, sizes.float(), stay, going, into) for values in (hidden, metric))
+    return Merged(wide, narrow, grow_sizes(sizes.float(), stay, going, into), stay, source)
 
 
-def _groups(
+def _group_tokens(
     metric: torch.Tensor, sizes: torch.Tensor, stays: torch.Tensor, others: Any, contextual: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, N) which tokens go, and (B, N) the place of the target that each would go into."""
@@ -72,9 +72,9 @@ def _groups(
     stride = (real.float().sum(1, keepdim=True) / groups).floor().clamp(min=1)
     steps = (torch.arange(contextual, device=stays.device) * stride).clamp(max=last).long()
     targets = order.gather(1, steps)
-    goes = ~stays & ~chosen(targets, length)
+    goes = ~stays & ~mark_chosen(targets, length)
     if isinstance(contextual, int) and contextual == 0:
         return goes, torch.zeros_like(goes, dtype=torch.long)
     unit = functional.normalize(metric.float(), dim=-1)
-    nearest = (unit @ rows(unit, targets).mT).argmax(-1)
+    nearest = (unit @ gather_rows(unit, targets).mT).argmax(-1)
     return goes, targets.gather(1, nearest)

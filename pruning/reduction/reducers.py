@@ -8,8 +8,8 @@ from torch import Tensor
 from pruning.reduction.merge import merge_tokens
 from pruning.reduction.projections import Projections
 from pruning.reduction.ranking import Ranked
-from pruning.reduction.recycle import contextual_of, recycle_tokens
-from pruning.reduction.scores import best
+from pruning.reduction.recycle import count_contextual, recycle_tokens
+from pruning.reduction.scores import select_best
 from pruning.reduction.sequence import Sequence, take
 from search_spaces.schedule import Reducer
 
@@ -31,8 +31,8 @@ def reduce_sequence(
     protected = length - tokens.left
     if metric is None or reducer is Reducer.DROP:
         assert scores is not None
-        chosen = best(scores.expand(batch, -1), tokens.protected, tokens.valid, protected + keep)
-        return take(hidden, chosen), tokens.of(chosen, keep)
+        chosen = select_best(scores.expand(batch, -1), tokens.protected, tokens.valid, protected + keep)
+        return take(hidden, chosen), tokens.select(chosen, keep)
     sizes = tokens.sizes
     if sizes is None:
         sizes = hidden.new_ones(batch, length, dtype=torch.float32) if tokens.valid is None else tokens.valid.float()
@@ -40,16 +40,16 @@ def reduce_sequence(
         merged = merge_tokens(hidden, metric, sizes, ~tokens.protected.expand(batch, -1), keep, tokens=tokens.left)
     else:
         assert scores is not None
-        few = contextual_of(keep)
-        chosen = best(scores.expand(batch, -1), tokens.protected, tokens.valid, protected + keep - few)
+        few = count_contextual(keep)
+        chosen = select_best(scores.expand(batch, -1), tokens.protected, tokens.valid, protected + keep - few)
         merged = recycle_tokens(hidden, metric, sizes, chosen, few)
-    return merged.hidden, tokens.joined(merged, keep)
+    return merged.hidden, tokens.join(merged, keep)
 
 
 @torch.no_grad()
-def metric_of(reducer: Reducer, ranker: Projections | None, ranked: Ranked) -> Tensor | None:
+def compute_metric(reducer: Reducer, ranker: Projections | None, ranked: Ranked) -> Tensor | None:
     """(B, T, D) keys without positions, averaged over heads: what tokens are compared by, as in ToMe and VisionZip."""
     if reducer is Reducer.DROP:
         return None
     assert ranker is not None
-    return ranker.keys(ranker.normed(ranked.hidden)).mean(1)
+    return ranker.project_keys(ranker.normalise(ranked.hidden)).mean(1)

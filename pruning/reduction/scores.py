@@ -9,7 +9,7 @@ FAINT = 1e-7  # of the attention of a row
 _PRIME = 2**31 - 1
 
 
-def attention_weights(
+def compute_attention_weights(
     queries: Tensor,
     keys: Tensor,
     scaling: float,
@@ -41,7 +41,7 @@ def attention_weights(
     return torch.where(weights < FAINT, 0.0, weights)
 
 
-def key_scores(keys: Tensor, valid: Tensor | None) -> Tensor:
+def compute_key_scores(keys: Tensor, valid: Tensor | None) -> Tensor:
     """One minus the cosine of a token's key, all heads side by side, to the mean key: (B, groups, N, D) -> (B, N)."""
     flat = keys.transpose(1, 2).flatten(2).float()
     weights = torch.ones_like(flat[..., 0]) if valid is None else valid.float()
@@ -49,13 +49,13 @@ def key_scores(keys: Tensor, valid: Tensor | None) -> Tensor:
     return 1 - functional.cosine_similarity(flat, mean, dim=-1)
 
 
-def norm_scores(hidden: Tensor) -> Tensor:
+def compute_norm_scores(hidden: Tensor) -> Tensor:
     """The Euclidean norm of each state: (B, N, H) -> (B, N)."""
     norms: Tensor = torch.linalg.vector_norm(hidden.float(), dim=-1)
     return norms
 
 
-def random_scores(places: Tensor) -> Tensor:
+def draw_random_scores(places: Tensor) -> Tensor:
     """Numbers in [0, 1) that depend on a token's original place only: (B, N) int64 -> (B, N).
 
     The control for every other score. Whole numbers modulo a prime, so that every runtime draws the same; the fifth
@@ -66,7 +66,7 @@ def random_scores(places: Tensor) -> Tensor:
     return (square * square % _PRIME * start % _PRIME).float() / _PRIME
 
 
-def best(scores: Tensor, protected: Tensor, valid: Tensor | None, keep: int) -> Tensor:
+def select_best(scores: Tensor, protected: Tensor, valid: Tensor | None, keep: int) -> Tensor:
     """The places of the tokens that stay: protected ones, then those with the highest scores, padding last.
 
     Args:

@@ -44,7 +44,7 @@ class Sequence:
         places = torch.arange(hidden.shape[1], device=hidden.device)[None]
         return cls(hidden.shape[1], droppable.count, droppable.count, places, droppable.protected, droppable.valid)
 
-    def of(self, chosen: Tensor, left: Any) -> "Sequence":
+    def select(self, chosen: Tensor, left: Any) -> "Sequence":
         """The tokens at `chosen` (B, T') of this sequence."""
         return replace(
             self,
@@ -54,16 +54,16 @@ class Sequence:
             valid=None if self.valid is None else take(self.valid, chosen),
         )
 
-    def joined(self, merged: Merged, left: Any) -> "Sequence":
+    def join(self, merged: Merged, left: Any) -> "Sequence":
         """The tokens that this sequence's were joined into."""
         return replace(
-            self.of(merged.kept, left),
+            self.select(merged.kept, left),
             valid=None if self.valid is None else merged.sizes > 0,
             sizes=merged.sizes,
             source=merged.source if self.source is None else merged.source.gather(1, self.source),
         )
 
-    def renumbered(self, numbers: Tensor, valid: Tensor | None) -> "Sequence":
+    def renumber(self, numbers: Tensor, valid: Tensor | None) -> "Sequence":
         """With positions that rise by one from the first token on.
 
         Args:
@@ -81,7 +81,7 @@ class Sequence:
             shift = valid.sum(1, keepdim=True) - self.valid.sum(1, keepdim=True)
         return replace(self, positions=first + order, shift=shift)
 
-    def last(self) -> Tensor | None:
+    def find_last(self) -> Tensor | None:
         """(B, 1) place of the last token that is no padding; None where that is the last one."""
         if self.valid is None:
             return None
@@ -106,7 +106,7 @@ def take(values: Tensor, places: Tensor) -> Tensor:
     return values.flatten(0, 1).index_select(0, rows.flatten()).reshape(*places.shape, *values.shape[2:])
 
 
-def restored(hidden: Tensor, sequence: Sequence) -> Tensor:
+def restore_length(hidden: Tensor, sequence: Sequence) -> Tensor:
     """The sequence at its original length: every dropped token gets the mean of the droppable ones that are left.
 
     A token that went into another gets that one's state.

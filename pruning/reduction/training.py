@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pruning.reduction.hooks import TokenHooks
-from pruning.reduction.labels import IGNORED, before_answers
+from pruning.reduction.labels import IGNORED, mark_before_answers
 from pruning.reduction.sequence import Sequence, take
 from search_spaces.errors import BadData
 
@@ -23,9 +23,9 @@ class Supervision:
         """A pass begins."""
         self.whole = self.now = None
         labels = kwargs.get("labels")
-        self.hooks.asking = before_answers(labels) if isinstance(labels, Tensor) and labels.ndim == 2 else None
+        self.hooks.asking = mark_before_answers(labels) if isinstance(labels, Tensor) and labels.ndim == 2 else None
 
-    def ran(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def note_blocks_ran(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         """The blocks ran: the head and the loss come next."""
         self.whole, self.now = self.hooks.whole, self.hooks.now
 
@@ -52,7 +52,7 @@ def supervise(model: Any, trunk: Any, hooks: TokenHooks) -> None:
     """Let a model with a language-model head be trained with labels (B, N) of the whole sequence."""
     supervision = Supervision(hooks, model.loss_function)
     model.register_forward_pre_hook(supervision.begin, with_kwargs=True)
-    trunk.register_forward_hook(supervision.ran, prepend=True)
+    trunk.register_forward_hook(supervision.note_blocks_ran, prepend=True)
     model.register_forward_hook(supervision.end, always_call=True)
     model.loss_function = supervision
 

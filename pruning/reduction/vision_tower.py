@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.reduction.projections import Projections, read_projections
 from pruning.reduction.ranking_check import check_attention
-from pruning.reduction.scores import attention_weights
+from pruning.reduction.scores import compute_attention_weights
 from pruning.reduction.sequence import Sequence, take
 from search_spaces.errors import ArchitectureError, BadData
 
@@ -86,7 +86,7 @@ class TowerWatch:
         self.projections = projections
         self.sight: Sight | None = None
 
-    def told(self, tokens: Sequence, whole: Sequence) -> tuple[Tensor, Tensor]:
+    def read_scores(self, tokens: Sequence, whole: Sequence) -> tuple[Tensor, Tensor]:
         """`Sight.spread` of the last pass of the tower.
 
         Raises:
@@ -104,8 +104,8 @@ class TowerWatch:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """As `nn.Module.register_forward_pre_hook` calls it, before the block runs."""
         hidden = args[0] if args else kwargs["hidden_states"]
-        normed = self.projections.normed(hidden)
-        keys = self.projections.keys(normed)
-        queries = self.projections.queries(normed[:, :1])
-        received = attention_weights(queries, keys, self.projections.scaling, self.projections.softcap)
+        normed = self.projections.normalise(hidden)
+        keys = self.projections.project_keys(normed)
+        queries = self.projections.project_queries(normed[:, :1])
+        received = compute_attention_weights(queries, keys, self.projections.scaling, self.projections.softcap)
         self.sight = Sight(received[:, 0, 1:], keys.mean(1)[:, 1:])

@@ -1,14 +1,14 @@
 """Taking units out of a model."""
 
-from search_spaces.lazy_exports import lazy_exports
+from search_spaces.lazy_exports import export_lazily
 
-__getattr__, __all__ = lazy_exports(
+__getattr__, __all__ = export_lazily(
     __name__,
     {
         "block_library": ["BlockLibrary"],
         "dropped": ["Dropped", "Form"],
-        "linear": ["is_linear", "keep_inputs", "keep_outputs", "weight_matrix"],
-        "prune": ["PARENT_CONFIG", "RECORD", "apply", "architecture_of", "check_fits"],
+        "linear": ["get_weight_matrix", "is_linear", "keep_inputs", "keep_outputs"],
+        "prune": ["PARENT_CONFIG", "RECORD", "apply", "check_fits", "read_architecture"],
         "replacement": ["replace_modules"],
     },
 )

@@ -24,7 +24,7 @@ class BlockLibrary:
         self._built: dict[tuple[int, tuple[Choice, ...]], dict[str, nn.Module]] = {}
 
     def take(self, layer: int, chosen: tuple[Choice, ...]) -> dict[str, nn.Module]:
-        """The modules that stand in a block at these choices (`Architecture.block`), by path within the block."""
+        """The modules that stand in a block at these choices (`Architecture.list_block_choices`), by path in it."""
         if (layer, chosen) not in self._built:
             self._built[layer, chosen] = build_modules(self._blocks[layer], self._anatomy.blocks[layer], chosen)
         return {path: copy_module(module, share_tensors=True) for path, module in self._built[layer, chosen].items()}

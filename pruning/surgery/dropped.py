@@ -39,19 +39,23 @@ class Dropped(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """A zero of the first floating-point input's type and device, or the stream; other outputs are None."""
         form = self.form
-        value = self._zero((*args, *kwargs.values())) if form.stream is None else _argument(form.stream, args, kwargs)
+        value = (
+            self._make_zero((*args, *kwargs.values()))
+            if form.stream is None
+            else _find_argument(form.stream, args, kwargs)
+        )
         return (value, *(None,) * (form.arity - 1)) if form.arity else value
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
         return f"arity={self.form.arity}, stream={self.form.stream!r}, full={self.form.full}"
 
-    def _zero(self, values: tuple[Any, ...]) -> Tensor:
+    def _make_zero(self, values: tuple[Any, ...]) -> Tensor:
         given = next((value for value in values if isinstance(value, Tensor) and value.is_floating_point()), None)
         if given is None:
             return torch.zeros(())
         return torch.zeros_like(given) if self.form.full else torch.zeros((), dtype=given.dtype, device=given.device)
 
 
-def _argument(name: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _find_argument(name: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return kwargs[name] if isinstance(name, str) else args[name]

@@ -12,7 +12,7 @@ def is_linear(module: nn.Module) -> bool:
     return type(module) in (nn.Linear, Conv1D)
 
 
-def weight_matrix(module: nn.Module) -> Tensor:
+def get_weight_matrix(module: nn.Module) -> Tensor:
     """The weights of a linear module as (out, in), a view."""
     weight: Any = module.weight
     matrix: Tensor = weight.T if isinstance(module, Conv1D) else weight
@@ -23,14 +23,14 @@ def weight_matrix(module: nn.Module) -> Tensor:
 def keep_outputs(module: nn.Module, kept: Tensor) -> nn.Module:
     """A linear module that gives only these outputs of another, with weights of its own; `kept` are indices."""
     bias: Any = module.bias
-    return _make(module, weight_matrix(module)[kept], None if bias is None else bias[kept])
+    return _make(module, get_weight_matrix(module)[kept], None if bias is None else bias[kept])
 
 
 @torch.no_grad()
 def keep_inputs(module: nn.Module, kept: Tensor) -> nn.Module:
     """A linear module that reads only these inputs of another, with weights of its own; `kept` are indices."""
     bias: Any = module.bias
-    return _make(module, weight_matrix(module)[:, kept], None if bias is None else bias.clone())
+    return _make(module, get_weight_matrix(module)[:, kept], None if bias is None else bias.clone())
 
 
 def _make(like: nn.Module, matrix: Tensor, bias: Tensor | None) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.language_model import language_config
+from pruning.anatomy.language_model import find_language_config
 from pruning.inference.kv_cache import adapt_decoding
 from pruning.reduction.install import check_ranking, check_reduction, install, plan_reduction
 from pruning.surgery.block_library import BlockLibrary
@@ -17,7 +17,7 @@ from pruning.surgery.replacement import replace_modules
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.space import is_empty
-from search_spaces.unit import kinds_of
+from search_spaces.unit import list_kinds
 
 RECORD = "nas_architecture"  # the key in the config of a pruned model
 PARENT_CONFIG = "nas_parent_config"  # on a pruned model: the config from which its parent is built
@@ -53,7 +53,7 @@ def prune(
     return pruned
 
 
-def architecture_of(model: Any, depth: int) -> Architecture:
+def read_architecture(model: Any, depth: int) -> Architecture:
     """What of its parent, of `depth` blocks, a model is; a model that was not pruned is its own parent."""
     record = getattr(model.config, RECORD, None)
     return Architecture.parent(depth) if record is None else Architecture.from_json(record)
@@ -70,9 +70,9 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
         raise ArchitectureError(
             f"the architecture has {architecture.depth} blocks and the parent {anatomy.depth}; it is another parent's"
         )
-    offered = {(known.unit, kind) for known in anatomy.choices for kind in kinds_of(known)}
+    offered = {(known.unit, kind) for known in anatomy.choices for kind in list_kinds(known)}
     for choice in sorted(architecture.structure.choices):
-        if any((choice.unit, kind) not in offered for kind in kinds_of(choice)):
+        if any((choice.unit, kind) not in offered for kind in list_kinds(choice)):
             raise ArchitectureError(f"{choice}: block {choice.layer} of {anatomy.family} cannot have it; leave it out")
     if is_empty(architecture):
         raise ArchitectureError(f"the architecture drops all {anatomy.depth} blocks; keep at least one unit")
@@ -102,11 +102,11 @@ def apply(
     if anatomy.merges_blocks:
         architecture, whole = architecture.merge_blocks(), whole.merge_blocks()
     reducing = plan_reduction(model, anatomy, whole)
-    removed = set(architecture.removed_blocks())
+    removed = set(architecture.list_removed_blocks())
     library = library or BlockLibrary(model, anatomy)
     for layer in range(anatomy.depth):
         if layer not in removed:
-            replace_modules(blocks[layer], library.take(layer, architecture.block(layer)))
+            replace_modules(blocks[layer], library.take(layer, architecture.list_block_choices(layer)))
     _remove_blocks(model, anatomy, removed)
     setattr(model.config, RECORD, whole.to_json())
     if anatomy.is_decoder:
@@ -122,7 +122,7 @@ def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
     kept = [index for index in range(anatomy.depth) if index not in removed]
     blocks = model.get_submodule(anatomy.stack)
     setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
-    config = language_config(model)
+    config = find_language_config(model)
     keep_blocks(config, kept)
     if hasattr(config, "stage_names"):  # a backbone's config names its blocks
         config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]

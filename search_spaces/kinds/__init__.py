@@ -9,12 +9,14 @@ PARTS = (Kind.ATTENTION, Kind.MLP)  # what a block is made of, in the order in w
 STRUCTURE = tuple(kind for kind in Kind if all(k.structural for k in KINDS.values() if k.slot is kind))
 
 
-def _place(kind: UnitKind) -> tuple[int, bool, str]:
+def _rank_kind(kind: UnitKind) -> tuple[int, bool, str]:
     """Kinds of one slot stand together, the one that drops first."""
     return tuple(Kind).index(kind.slot), kind.axis != KEEP, kind.name
 
 
-UNIT_NAMES = tuple(kind.name for kind in sorted(KINDS.values(), key=_place) if kind.structural)  # that `--units` takes
+UNIT_NAMES = tuple(
+    kind.name for kind in sorted(KINDS.values(), key=_rank_kind) if kind.structural
+)  # that `--units` takes
 DEFAULT_UNITS = tuple(name for name in UNIT_NAMES if KINDS[name].default)
 
 __all__ = ["DEFAULT_UNITS", "KINDS", "PARTS", "STRUCTURE", "UNIT_NAMES", "Kind", "UnitKind", "discover"]

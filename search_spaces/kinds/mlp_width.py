@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from search_spaces.kinds.kind import Kind, UnitKind
-from search_spaces.level import THOUSAND, permille_of
+from search_spaces.level import THOUSAND, round_to_permille
 
 MULTIPLE = 8  # neurons are kept in multiples of it, as registers and tiles have them
 
@@ -18,7 +18,7 @@ class MlpWidthKind(UnitKind):
 
     def parse(self, text: str) -> int:
         """Read a share between 0 and 1 in thousandths."""
-        value = permille_of(float(text))
+        value = round_to_permille(float(text))
         if value == THOUSAND:
             raise ValueError(text)
         return value

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from search_spaces.kinds.kind import Kind, UnitKind
-from search_spaces.level import THOUSAND, permille_of
+from search_spaces.level import THOUSAND, round_to_permille
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TokensKind(UnitKind):
 
     def parse(self, text: str) -> int:
         """Read a share between 0 and 1 in thousandths."""
-        value = permille_of(float(text))
+        value = round_to_permille(float(text))
         if value == THOUSAND:
             raise ValueError(text)
         return value

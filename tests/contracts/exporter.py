@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from families import build
 
-from latency_models.targets import all_targets
+from latency_models.targets import list_targets
 from latency_models.workload import Phase
-from nas.export.exporters import EXPORTERS, Exporter, exporter_of
+from nas.export.exporters import EXPORTERS, Exporter, find_exporter
 from nas.export.parity import check_parity
 from search_spaces.errors import ExportError
 
@@ -19,13 +19,13 @@ class ExporterContract:
         assert EXPORTERS[self.exporter.name] == self.exporter
 
     def test_its_files_have_names_of_their_own(self) -> None:
-        names = [exporter.file("model-decode.onnx") for exporter in EXPORTERS.values()]
-        assert names.count(self.exporter.file("model-decode.onnx")) == 1
+        names = [exporter.name_file("model-decode.onnx") for exporter in EXPORTERS.values()]
+        assert names.count(self.exporter.name_file("model-decode.onnx")) == 1
         assert all(name.endswith(".onnx") for name in names)
 
     def test_a_file_computes_what_the_model_does(self, tmp_path: Path) -> None:
         model = build("vit")
-        path = tmp_path / self.exporter.file("model.onnx")
+        path = tmp_path / self.exporter.name_file("model.onnx")
         exported = self.exporter.export(model, path, Phase.FORWARD)
         assert check_parity(model, path, Phase.FORWARD) < 1e-3
         assert exported.reason or exported.opset == self.exporter.opset
@@ -35,4 +35,4 @@ class ExporterContract:
             self.exporter.export(build("vit"), tmp_path / "model.onnx", Phase.DECODE)
 
     def test_every_target_has_one(self) -> None:
-        assert {exporter_of(target.runtime).name for target in all_targets()} == set(EXPORTERS)
+        assert {find_exporter(target.runtime).name for target in list_targets()} == set(EXPORTERS)

@@ -129,7 +129,7 @@ def test_files_with_widths_share_one_file_of_weights(export_parent, tmp_path: Pa
         pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
         assert check_parity(pruned, files[architecture.digest]) < 1e-4
     drawn = SharedWeights("drawn.data", 1024)
-    graph = parent.graph.rewritten(drawn.moved)
+    graph = parent.graph.rewrite(drawn.move)
     parents = drawn.size
     edited = graph.edit(chosen[0])
     assert all(len(tensor.raw_data) < 1024 for tensor in edited.graph.initializer)

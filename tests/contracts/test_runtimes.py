@@ -35,7 +35,7 @@ def test_a_runtime_opens_or_says_in_a_line_why_not(name: str, file: Path) -> Non
     if runtime is None:
         assert "\n" not in refusal
         return
-    assert set(runtime.key()) >= KEY
+    assert set(runtime.read_key()) >= KEY
     run: Callable[[], object] = runtime.load(file, {"x": np.ones((2, 3), np.float32)})
     assert run() is not NotImplemented
     with pytest.raises(MeasuringFailed):

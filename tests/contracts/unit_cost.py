@@ -7,16 +7,16 @@ from typing import ClassVar
 
 from latency_models.calibrated import CalibratedModel
 from latency_models.datasheet_model import DataSheetModel
-from latency_models.footprint import memory
+from latency_models.footprint import compute_memory
 from latency_models.kinds import COSTS
 from latency_models.measurement import Measurement
-from latency_models.measurement_design import design, few_schedules
+from latency_models.measurement_design import choose_schedules, design_measurements
 from latency_models.profile import Profile, Record
 from latency_models.resolved_blocks import resolve_blocks
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.terms import Terms
-from latency_models.work import count_flops, works
+from latency_models.work import count_flops, list_works
 from latency_models.workload import Workload
 from search_spaces import KINDS, PARTS, Architecture, Level, Reduction, Space, Unit
 
@@ -46,7 +46,7 @@ class UnitCostContract:
     def rising(self) -> list[Architecture]:
         """Block 1's unit at each level, the parent last."""
         unit, parent = Unit(1, KINDS[self.name].slot), Architecture.parent(DEPTH)
-        return [*(parent.drop(unit.at(level)) for level in self.levels), parent]
+        return [*(parent.drop(unit.choose(level)) for level in self.levels), parent]
 
     def test_the_kind_has_a_cost(self) -> None:
         assert COSTS.keys() == KINDS.keys()
@@ -55,12 +55,12 @@ class UnitCostContract:
         for shape, _ in CASES:
             for architecture in self.rising():
                 blocks = resolve_blocks(shape, architecture)
-                assert [blocks[layer] for layer in (0, 2, 3)] == [shape.block(layer) for layer in (0, 2, 3)]
+                assert [blocks[layer] for layer in (0, 2, 3)] == [shape.get_block(layer) for layer in (0, 2, 3)]
 
     def test_less_of_a_unit_is_no_more_arithmetic_and_no_more_memory(self) -> None:
         for shape, workload in CASES:
             flops = [count_flops(shape, architecture, workload) for architecture in self.rising()]
-            held = [memory(shape, architecture, workload, "fp16") for architecture in self.rising()]
+            held = [compute_memory(shape, architecture, workload, "fp16") for architecture in self.rising()]
             assert_rises(flops)
             for part in ("weights", "cache", "activations", "total"):
                 assert_rises([getattr(each, part) for each in held])
@@ -71,18 +71,18 @@ class UnitCostContract:
             for target in ("jetson-orin", "a100/int8"):
                 model = DataSheetModel(find_target(target), shape, workload)
                 assert_rises([model.predict(architecture).ms for architecture in self.rising()])
-                assert_rises([-model.unit_ms(choice) for a in self.rising() for choice in a.choices])
+                assert_rises([-model.predict_unit_ms(choice) for a in self.rising() for choice in a.choices])
 
     def test_less_of_a_unit_takes_no_longer_by_measurements(self) -> None:
         """Whether architectures with such levels were among the measured ones or not."""
         for measured in (PLAIN, self._space()):
             model = fitted_to(measured)
             assert_rises([model.predict(architecture).ms for architecture in self.rising()], noise=1e-3)
-            assert_rises([-model.unit_ms(choice) for a in self.rising() for choice in a.choices])
+            assert_rises([-model.predict_unit_ms(choice) for a in self.rising() for choice in a.choices])
 
     def test_levels_that_were_measured_are_told_apart(self) -> None:
         model, rising = fitted_to(self._space()), self.rising()
-        assert all(model.terms.cover(architecture) for architecture in rising)
+        assert all(model.terms.covers(architecture) for architecture in rising)
         for architecture in rising:
             assert (
                 abs(model.predict(architecture).ms / true_ms(architecture) - 1) < 0.03
@@ -90,7 +90,7 @@ class UnitCostContract:
 
     def _space(self) -> Space:
         slot = KINDS[self.name].slot
-        choices = {Unit(layer, slot).at(level) for layer in range(DEPTH) for level in self.levels}
+        choices = {Unit(layer, slot).choose(level) for layer in range(DEPTH) for level in self.levels}
         reduction = None if KINDS[self.name].structural else Reduction()
         return Space(DEPTH, (*PLAIN.choices, *choices), reduction=reduction)
 
@@ -105,7 +105,7 @@ def assert_rises(values: Sequence[float], noise: float = 0.0) -> None:
 
 def true_ms(architecture: Architecture) -> float:
     """Of a device that takes 20 us for whatever it is given to do, and a millisecond for 20 GFLOP."""
-    return sum(0.02 + work.flops / 2e10 for work in works(DECODER, architecture, CASES[0][1], "fp32"))
+    return sum(0.02 + work.flops / 2e10 for work in list_works(DECODER, architecture, CASES[0][1], "fp32"))
 
 
 @cache
@@ -113,10 +113,10 @@ def fitted_to(space: Space) -> CalibratedModel:
     """The model of that device, which was measured without noise for the architectures of a space."""
     workload = CASES[0][1]
     terms = Terms.of_space(DECODER, workload, space)
-    schedules = few_schedules(space, terms.row) if terms.tokens else ()
+    schedules = choose_schedules(space, terms.compute_row) if terms.tokens else ()
     parent = true_ms(Architecture.parent(DEPTH))
     records = (
         Record(each, Measurement((true_ms(each),) * 15, workload, (parent,) * 15))
-        for each in design(DEPTH, row=terms.row, schedules=schedules, space=space)
+        for each in design_measurements(DEPTH, row=terms.compute_row, schedules=schedules, space=space)
     )
     return CalibratedModel(Profile({"device": "known"}, "digest", DECODER, workload, tuple(records)))

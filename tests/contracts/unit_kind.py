@@ -17,11 +17,11 @@ from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_on
 from nas.export.parity import check_parity
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load, save
-from pruning.inference.prefix_cache import prefixes
+from pruning.inference.prefix_cache import list_prefixes
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces import KINDS, Architecture, Choice, Kind, Reduction, Scorer
-from search_spaces.unit import is_structural, kinds_of
+from search_spaces.unit import is_structural, list_kinds
 
 DEPTH = 4
 # Where the matrices of each family are, written by hand: the list of blocks, what writes the attention's contribution,
@@ -74,7 +74,7 @@ class UnitKindContract:
     def test_text_and_json_come_back(self, text: str) -> None:
         choice, architecture = Choice.parse(text), architecture_of(text)
         assert str(choice) == text
-        assert kinds_of(choice) == {self.name}
+        assert list_kinds(choice) == {self.name}
         assert KINDS[self.name].structural == is_structural(choice)
         document = json.loads(json.dumps(architecture.to_json()))
         assert Architecture.from_json(document) == architecture
@@ -85,7 +85,12 @@ class UnitKindContract:
         chosen = [Architecture.parent(DEPTH), *map(architecture_of, self.choices)]
         assert len({each.digest for each in chosen}) == len(chosen)
         layer = Choice.parse(self.choices[0]).layer
-        shared = [set(prefixes(one)) & set(prefixes(other)) for one in chosen for other in chosen if one is not other]
+        shared = [
+            set(list_prefixes(one)) & set(list_prefixes(other))
+            for one in chosen
+            for other in chosen
+            if one is not other
+        ]
         assert all(len(prefix) <= layer for same in shared for prefix in same)
 
     def test_a_pruned_model_computes_what_the_masked_parent_does(self, family: str, text: str) -> None:
@@ -102,16 +107,16 @@ class UnitKindContract:
     def test_parameters_that_are_gone_are_counted(self, family: str, text: str) -> None:
         model, anatomy = read_parent(family)
         pruned = prune(model, architecture_of(text), anatomy=anatomy)
-        counted = anatomy.parameters(Choice.parse(text)) if KINDS[self.name].structural else 0
+        counted = anatomy.count_parameters(Choice.parse(text)) if KINDS[self.name].structural else 0
         assert model.num_parameters() - pruned.num_parameters() == counted
 
     def test_a_space_offers_it_when_it_is_asked(self, family: str) -> None:
         """Structural kinds only: those that change the tokens are the affair of the workload."""
         _, anatomy = read_parent(family)
-        offered = {choice for choice in anatomy.choices if self.name in kinds_of(choice)}
+        offered = {choice for choice in anatomy.choices if self.name in list_kinds(choice)}
         if KINDS[self.name].structural:
             assert {Choice.parse(text) for text in self.choices} <= offered
-            assert set(anatomy.space((self.name,)).choices) == offered
+            assert set(anatomy.build_space((self.name,)).choices) == offered
         else:
             assert not offered
 

@@ -9,7 +9,7 @@ import pytest
 
 from nas.execution.task import Task
 from nas.execution.task_scheduling import Shares
-from pruning.inference.prefix_cache import prefixes
+from pruning.inference.prefix_cache import list_prefixes
 from search_spaces import Architecture, Kind, Unit
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
@@ -33,7 +33,7 @@ def ticked(asked: tuple[Job, ...], workers: int) -> int:
     order: list[int] = []
 
     def give(worker: int) -> None:
-        place = shares.next(worker)
+        place = shares.take_next(worker)
         if place is not None:
             queues[worker].append(place)
             order.append(place)
@@ -86,14 +86,14 @@ def test_a_serial_driver_bounds_any_number_of_workers() -> None:
 
 def test_serial_costs_grow_with_what_is_on_its_way() -> None:
     costs = Costs((1, 11), (2.0, 22.0))
-    assert [costs.half(count) for count in (1, 6, 11, 50)] == [1.0, 6.0, 11.0, 11.0]
+    assert [costs.halve(count) for count in (1, 6, 11, 50)] == [1.0, 6.0, 11.0, 11.0]
 
 
 def test_a_worker_resumes_from_what_it_computed_itself() -> None:
     """By hand: 12 blocks of 1 second and a head of 3; the second drops in the last block only."""
     parent = Architecture.parent(12)
     pair = [parent.drop(Unit(10, Kind.MLP)), parent.drop(Unit(11, Kind.MLP))]
-    made = tuple(Job(Task(a, (0, 4)), (Piece("0:4", 15.0, 3 / 15, 1),), tuple(prefixes(a)), 12) for a in pair)
+    made = tuple(Job(Task(a, (0, 4)), (Piece("0:4", 15.0, 3 / 15, 1),), tuple(list_prefixes(a)), 12) for a in pair)
     assert play([Call("library", 0.0, made)], 1, Costs()).seconds == pytest.approx(15 + 3 + 2)
     assert play([Call("library", 0.0, made)], 2, Costs()).seconds == pytest.approx(15)
     again = [Call("library", 0.0, made), Call("library", 0.0, made)]

@@ -34,7 +34,7 @@ def counted(model: torch.nn.Module, **inputs: torch.Tensor) -> float:
     ],
 )
 def test_the_published_figures(model: accounting.Llava, schedule: Schedule, published: float) -> None:
-    figure = accounting.image_only(model, schedule) / accounting.TERA
+    figure = accounting.count_image_only(model, schedule) / accounting.TERA
     assert figure == pytest.approx(published, abs=0.006 if published in (3.82, 20.83) else 0.0006)
 
 
@@ -48,7 +48,7 @@ def test_a_prefill_is_what_the_language_model_counts() -> None:
         mask = torch.zeros(1, 1, ids.shape[1], ids.shape[1])  # made by hand: making it would look at values
         model = hf.LlamaForCausalLM(config)
         whole = counted(model, input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    rotary = whole - accounting.prefill(LLAVA, Schedule(), 60)
+    rotary = whole - accounting.count_prefill(LLAVA, Schedule(), 60)
     assert 0 <= rotary < 1e-5 * whole  # the table of angles is a product, too
 
 
@@ -65,8 +65,8 @@ def test_the_tower_is_what_clip_counts() -> None:
         config._attn_implementation = "eager"
         tower = counted(hf.CLIPVisionModel(config), pixel_values=torch.zeros(1, 3, 336, 336))
     projector = 576 * (1024 * 4096 + 4096 * 4096)
-    assert accounting.vision(LLAVA) == tower + projector
-    assert accounting.vision(NEXT) == 5 * (tower + projector)
+    assert accounting.count_vision(LLAVA) == tower + projector
+    assert accounting.count_vision(NEXT) == 5 * (tower + projector)
 
 
 def test_a_decode_step_sees_the_shorter_caches() -> None:
@@ -81,8 +81,8 @@ def test_ranking_by_hand() -> None:
     seen, d = (576 + 60, 288 + 60, 144 + 60), 4096
     ours = sum(n * d * d + d * d + n * d for n in seen)
     theirs = sum(3 * n * d * d + n * n * d for n in seen)
-    assert accounting.ranking(LLAVA, accounting.PUBLISHED, 60, released=False) == ours
-    assert accounting.ranking(LLAVA, accounting.PUBLISHED, 60, released=True) == theirs
+    assert accounting.count_ranking(LLAVA, accounting.PUBLISHED, 60, released=False) == ours
+    assert accounting.count_ranking(LLAVA, accounting.PUBLISHED, 60, released=True) == theirs
 
 
 def test_it_prints_both_models(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from nas.api.app import create_app
-from nas.api.credentials import Role, Token, new_token
+from nas.api.credentials import Role, Token, create_token
 from nas.api.jobs import Jobs, State
 from nas.api.local_jobs import LocalJobs
 from nas.api.model_roots import ModelRoots
@@ -75,7 +75,7 @@ def service(
     made: dict[str, str] = {}
     tokens: list[Token] = []
     for name, roles in {**{str(role): [role] for role in Role}, "all": list(Role)}.items():
-        made[name], token = new_token(name, roles)
+        made[name], token = create_token(name, roles)
         tokens.append(token)
     jobs = jobs or LocalJobs(settings.jobs, COMMAND, **{"running": 2, "grace_s": 5.0, **options})
     return Service(create_app(settings, jobs, lambda: tuple(tokens)), settings, jobs, made, tokens)

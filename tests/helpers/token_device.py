@@ -8,7 +8,7 @@ from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
 from search_spaces import Architecture, Kind, Reduction, Space, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 
 DEPTH, TOKENS = 12, 577
 SHAPE = ModelShape(DEPTH, 192, 6, 6, 32, 768, False, 10, False, False, 0, (None,) * DEPTH, tokens=TOKENS)
@@ -16,7 +16,7 @@ HERE = Workload(Phase.FORWARD, 4, TOKENS)
 KEY = {"device": "synthetic", "runtime": "none 1", "precision": "fp32", "threads": "1", "power_mode": "fixed"}
 REDUCTION = Reduction()
 EVERY = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
-SPACE = Space.dropping(DEPTH, EVERY).with_tokens(REDUCTION, range(1, DEPTH, 2), (0.75, 0.5, 0.25, 0.125))
+SPACE = Space.dropping(DEPTH, EVERY).allow_tokens(REDUCTION, range(1, DEPTH, 2), (0.75, 0.5, 0.25, 0.125))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def random_architectures(seed: int, count: int) -> list[Architecture]:
     for _ in range(count):
         share = rng.random() * 0.6
         units = [unit for unit in EVERY if rng.random() < share] + rng.sample(steps, rng.randint(1, 4))
-        found.append(SPACE.canonical(dropping(DEPTH, units, REDUCTION)))
+        found.append(SPACE.make_canonical(drop_from_parent(DEPTH, units, REDUCTION)))
     return found
 
 

@@ -12,23 +12,23 @@ import pytest
 
 from latency_models.calibrated import CalibratedModel
 from latency_models.datasheet_model import DataSheetModel
-from latency_models.energy_model import EnergyModel, has_energy, wh_per_1000
+from latency_models.energy_model import EnergyModel, convert_to_wh_per_1000, has_energy
 from latency_models.measurement import Measurement
-from latency_models.measurement_design import design
+from latency_models.measurement_design import design_measurements
 from latency_models.model import LatencyModel
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.terms import count_units
-from latency_models.work import model_work, stem_work, unit_work
+from latency_models.work import compute_model_work, compute_stem_work, compute_unit_work
 from latency_models.workload import Phase, Workload
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import MeasurementError, ProfileMismatch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
 
-from latency.budget_search import budget_searches
+from latency.budget_search import compare_budget_searches
 from latency.datasheet import ROWS, Published
 from latency.device import Device
 from latency.synthetic import recover
@@ -43,31 +43,31 @@ KEY = {"device": "synthetic", "runtime": "none 1", "precision": "fp32", "threads
 
 def test_work_of_a_small_model_by_hand() -> None:
     shape = ModelShape(1, 8, 2, 1, 4, 16, True, 10, True, True, 0, (None,))
-    work = unit_work(shape, ATTENTION, Workload(Phase.FORWARD, 1, 3), "fp16")
+    work = compute_unit_work(shape, ATTENTION, Workload(Phase.FORWARD, 1, 3), "fp16")
     # Q and O are 8x8, K and V 8x4: 192 weights. Three causal tokens see 1 + 2 + 3 = 6 pairs of 8 numbers, twice.
     assert work.weight_bytes == 2 * 192
     assert work.flops == 2 * 3 * 192 + 4 * 6 * 8
-    mlp = unit_work(shape, MLP, Workload(Phase.FORWARD, 1, 3), "fp16")
+    mlp = compute_unit_work(shape, MLP, Workload(Phase.FORWARD, 1, 3), "fp16")
     assert mlp.weight_bytes == 2 * 3 * 8 * 16
     assert mlp.flops == 2 * 3 * 384
-    assert stem_work(shape, Workload(Phase.FORWARD, 2, 3), "fp16").flops == 2 * 6 * 80
-    assert stem_work(shape, Workload(Phase.PREFILL, 2, 3), "fp16").flops == 2 * 2 * 80
+    assert compute_stem_work(shape, Workload(Phase.FORWARD, 2, 3), "fp16").flops == 2 * 6 * 80
+    assert compute_stem_work(shape, Workload(Phase.PREFILL, 2, 3), "fp16").flops == 2 * 2 * 80
 
 
 def test_windows_and_pasts_count_what_is_visible() -> None:
     windowed = ModelShape(1, 8, 2, 2, 4, 16, True, 0, True, True, 0, (4,))
     base = 2 * 6 * windowed.attention_weights
     # Six tokens in a window of four: 1 + 2 + 3 + 4 + 4 + 4 = 18 pairs.
-    assert unit_work(windowed, ATTENTION, Workload(Phase.FORWARD, 1, 6), "fp16").flops == base + 4 * 18 * 8
-    one = unit_work(windowed, ATTENTION, Workload(Phase.DECODE, 1, 1, 100), "fp16")
+    assert compute_unit_work(windowed, ATTENTION, Workload(Phase.FORWARD, 1, 6), "fp16").flops == base + 4 * 18 * 8
+    one = compute_unit_work(windowed, ATTENTION, Workload(Phase.DECODE, 1, 1, 100), "fp16")
     assert one.flops == 2 * windowed.attention_weights + 4 * 4 * 8  # the window hides most of the past
 
 
 def test_a_mixture_reads_only_the_experts_that_run() -> None:
     moe = ModelShape(1, 8, 2, 2, 4, 16, True, 0, True, True, 0, (None,), experts=8, active_experts=2)
-    assert unit_work(moe, MLP, Workload(Phase.DECODE, 1, 1, 5), "int8").weight_bytes == 2 * 384
-    assert unit_work(moe, MLP, Workload(Phase.FORWARD, 4, 16), "int8").weight_bytes == 8 * 384
-    assert unit_work(moe, MLP, Workload(Phase.FORWARD, 4, 16), "int8").flops == 2 * 64 * 2 * 384
+    assert compute_unit_work(moe, MLP, Workload(Phase.DECODE, 1, 1, 5), "int8").weight_bytes == 2 * 384
+    assert compute_unit_work(moe, MLP, Workload(Phase.FORWARD, 4, 16), "int8").weight_bytes == 8 * 384
+    assert compute_unit_work(moe, MLP, Workload(Phase.FORWARD, 4, 16), "int8").flops == 2 * 64 * 2 * 384
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model} on {row.target}")
@@ -80,13 +80,13 @@ def test_the_data_sheet_is_within_a_factor_of_two_of_published_latencies(row: Pu
 
 def test_decoding_reads_every_weight_but_the_embedding() -> None:
     llama = next(row.shape for row in ROWS if row.model.startswith("Llama-3.1-8B"))
-    work = model_work(llama, Architecture.parent(32), Workload(Phase.DECODE, 1, 1, 128), "int8")
+    work = compute_model_work(llama, Architecture.parent(32), Workload(Phase.DECODE, 1, 1, 128), "int8")
     assert work.weight_bytes == pytest.approx(8.03e9 - 128256 * 4096, rel=0.01)  # the embedding is looked up, not read
     assert work.activation_bytes < 0.01 * work.weight_bytes
 
 
 def test_twenty_ms_is_a_task_for_the_shipped_model_on_jetson_orin() -> None:
-    model = DataSheetModel(find_target("jetson-orin"), SHAPE, SHAPE.default_workload(small=False))
+    model = DataSheetModel(find_target("jetson-orin"), SHAPE, SHAPE.choose_default_workload(small=False))
     assert 0.5 <= 20 / model.predict(Architecture.parent(DEPTH)).ms <= 0.8
 
 
@@ -116,15 +116,15 @@ class Synthetic:
 def architectures(seed: int, count: int) -> list[Architecture]:
     rng = random.Random(seed)
     units = [Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP)]
-    return [dropping(DEPTH, (u for u in units if rng.random() < rng.random())) for _ in range(count)]
+    return [drop_from_parent(DEPTH, (u for u in units if rng.random() < rng.random())) for _ in range(count)]
 
 
 def test_the_fit_recovers_a_known_device() -> None:
     device = Synthetic(0, noise=0.005)
     model = CalibratedModel(device.profile(architectures(1, 14)))
-    assert model.unit_ms(Unit(3, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.05)
-    assert model.unit_ms(Unit(3, Kind.MLP)) == pytest.approx(0.7, rel=0.05)
-    assert model.unit_ms(Unit(3, Kind.BLOCK)) == pytest.approx(1.1, rel=0.05)
+    assert model.predict_unit_ms(Unit(3, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.05)
+    assert model.predict_unit_ms(Unit(3, Kind.MLP)) == pytest.approx(0.7, rel=0.05)
+    assert model.predict_unit_ms(Unit(3, Kind.BLOCK)) == pytest.approx(1.1, rel=0.05)
     assert float(model.coefficients[0]) == pytest.approx(1.5, rel=0.1)
     errors = [abs(model.predict(a).ms / device.true_ms(a) - 1) for a in architectures(2, 60)]
     assert float(np.median(errors)) < 0.01
@@ -142,11 +142,11 @@ def test_intervals_cover_about_as_often_as_they_say() -> None:
     for seed in range(30):
         device = Synthetic(seed, noise=0.15)
         model = CalibratedModel(device.profile(architectures(seed, 20)))
-        unseen = [a for a in architectures(seed + 1000, 10) if model.profile.of(a) is None]
+        unseen = [a for a in architectures(seed + 1000, 10) if model.profile.find_measurement(a) is None]
         fresh = device.profile(unseen).records[1:]
         for record in fresh:
             prediction = model.predict(record.architecture)
-            level = record.measurement.ratio() * model.profile.records[0].measurement.p50
+            level = record.measurement.compute_ratio() * model.profile.records[0].measurement.p50
             hits += prediction.low_ms <= level <= prediction.high_ms
             total += 1
     assert 0.82 <= hits / total <= 0.97  # nominal 0.90
@@ -176,7 +176,7 @@ def test_what_a_process_has_in_common_widens_every_interval() -> None:
 
 def models() -> list[LatencyModel]:
     return [
-        DataSheetModel(find_target("jetson-orin"), SHAPE, SHAPE.default_workload(small=False)),
+        DataSheetModel(find_target("jetson-orin"), SHAPE, SHAPE.choose_default_workload(small=False)),
         CalibratedModel(Synthetic(3, noise=0.005).profile(architectures(3, 14))),
     ]
 
@@ -190,8 +190,8 @@ def test_every_latency_model_keeps_the_contract(model: LatencyModel) -> None:
     assert model.label
     for unit in (Unit(0, Kind.ATTENTION), Unit(5, Kind.MLP), Unit(11, Kind.BLOCK)):
         saved = model.predict(parent, 50).ms - model.predict(parent.drop(unit), 50).ms
-        assert saved == pytest.approx(model.unit_ms(unit), rel=0.15, abs=0.03 * whole.ms)
-        assert model.unit_ms(unit) > 0
+        assert saved == pytest.approx(model.predict_unit_ms(unit), rel=0.15, abs=0.03 * whole.ms)
+        assert model.predict_unit_ms(unit) > 0
     assert model.predict(parent.drop(*(Unit(i, Kind.MLP) for i in range(DEPTH)))).ms < whole.ms
     assert whole.ms >= model.predict(parent, 50).ms
     for architecture in architectures(9, 20):
@@ -204,7 +204,7 @@ def test_what_the_first_attention_brings_is_told_from_its_own_work() -> None:
     device = Synthetic(0, noise=0.001)
     plain = device.true_ms
     device.true_ms = lambda a: plain(a) + 0.6 * (count_units(a)[3] > 0) + 0.3 * (count_units(a)[3:5].sum() > 0)
-    model = CalibratedModel(device.profile(design(DEPTH)[1:]))
+    model = CalibratedModel(device.profile(design_measurements(DEPTH)[1:]))
     assert model.coefficients == pytest.approx([1.5, 0.3, 0.6, 0.4, 0.7], rel=0.1)
     errors = [abs(model.predict(a).ms / device.true_ms(a) - 1) for a in architectures(2, 60)]
     assert max(errors) < 0.02
@@ -218,7 +218,7 @@ def test_a_synthetic_device_is_recovered_covered_and_never_over_its_budget() -> 
     assert np.mean([one.constant for one, _ in found]) < 0.03
     assert 0.85 <= np.mean([accuracy.coverage for _, accuracy in found]) <= 0.96
     assert np.mean([accuracy.mape for _, accuracy in found]) < 0.015
-    ways = budget_searches(4)["ways"]
+    ways = compare_budget_searches(4)["ways"]
     measured = ways["measure, correct, choose again"]
     assert measured["found"] == 4
     assert measured["violations"] == 0
@@ -230,14 +230,14 @@ def test_what_was_measured_is_answered_with_the_measurement() -> None:
     model, record = CalibratedModel(profile), profile.records[4]
     prediction = model.predict(record.architecture)
     assert prediction.exact
-    assert prediction.ms == pytest.approx(record.measurement.ratio() * profile.records[0].measurement.p50)
+    assert prediction.ms == pytest.approx(record.measurement.compute_ratio() * profile.records[0].measurement.p50)
     assert prediction.low_ms < prediction.ms < prediction.high_ms  # a median of 15 samples is not known exactly
     # Fifteen samples bound no 95th percentile: the tail is that of all records. Sixty-four of its own do.
-    pooled = float(np.median([r.measurement.percentile(95) / r.measurement.p50 for r in profile.records]))
+    pooled = float(np.median([r.measurement.compute_percentile(95) / r.measurement.p50 for r in profile.records]))
     assert model.predict(record.architecture, 95).ms == pytest.approx(prediction.ms * pooled)
     many = Measurement(record.measurement.samples_ms * 5, HERE, record.measurement.sentinel_ms * 5)
-    better = CalibratedModel(profile.with_records((Record(record.architecture, many),)))
-    own = many.percentile(95) / many.p50
+    better = CalibratedModel(profile.add_records((Record(record.architecture, many),)))
+    own = many.compute_percentile(95) / many.p50
     assert better.predict(record.architecture, 95).ms == pytest.approx(prediction.ms * own)
 
 
@@ -250,12 +250,12 @@ def test_layers_that_do_different_work_have_coefficients_of_their_own() -> None:
         + sum((0.2 if i % 2 else 0.4) * a.keeps(i, Kind.ATTENTION) + 0.5 * a.keeps(i, Kind.MLP) for i in range(DEPTH))
     )
     model = CalibratedModel(replace(device.profile(architectures(1, 20)), shape=shape))
-    assert model.unit_ms(Unit(0, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.05)
-    assert model.unit_ms(Unit(1, Kind.ATTENTION)) == pytest.approx(0.2, rel=0.05)
+    assert model.predict_unit_ms(Unit(0, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.05)
+    assert model.predict_unit_ms(Unit(1, Kind.ATTENTION)) == pytest.approx(0.2, rel=0.05)
 
 
 def test_outside_of_what_was_measured_is_said() -> None:
-    half = [dropping(DEPTH, {Unit(i, Kind.MLP)}) for i in range(6)]
+    half = [drop_from_parent(DEPTH, {Unit(i, Kind.MLP)}) for i in range(6)]
     model = CalibratedModel(Synthetic(1).profile(half))
     assert model.predict(Architecture.parent(DEPTH).drop(*(Unit(i, Kind.MLP) for i in range(9)))).extrapolated
 
@@ -319,14 +319,14 @@ def test_profiles_of_every_released_version_still_load(version: int) -> None:
         assert list(record.measurement.joules) == written["measurement"].get("joules", [])
     # Made of a device with 1.5 ms, 0.4 ms per attention and 0.7 ms per MLP.
     model = CalibratedModel(profile)
-    assert model.unit_ms(Unit(0, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.1)
-    assert model.unit_ms(Unit(0, Kind.MLP)) == pytest.approx(0.7, rel=0.1)
+    assert model.predict_unit_ms(Unit(0, Kind.ATTENTION)) == pytest.approx(0.4, rel=0.1)
+    assert model.predict_unit_ms(Unit(0, Kind.MLP)) == pytest.approx(0.7, rel=0.1)
     assert model.label == ("measured on this machine" if version == 1 else f"measured on {profile.target}")
 
 
 def test_energy_follows_the_units_and_is_told_per_thousand() -> None:
     device, drawn = Synthetic(0, noise=0.005), 7.0  # watts, at any load
-    profile = device.profile(design(DEPTH)[1:])
+    profile = device.profile(design_measurements(DEPTH)[1:])
     records = tuple(
         replace(r, measurement=replace(r.measurement, joules=(drawn * device.true_ms(r.architecture) / 1e3,)))
         for r in profile.records
@@ -334,10 +334,10 @@ def test_energy_follows_the_units_and_is_told_per_thousand() -> None:
     model = EnergyModel(replace(profile, records=records))
     for architecture in architectures(4, 20):
         true = drawn * device.true_ms(architecture) / 1e3
-        low, high = model.interval(architecture)
-        assert model.joules(architecture) == pytest.approx(true, rel=0.001)
+        low, high = model.predict_interval(architecture)
+        assert model.predict_joules(architecture) == pytest.approx(true, rel=0.001)
         assert low * 0.999 <= true <= high * 1.001
-    assert wh_per_1000(3.6) == pytest.approx(1.0)
+    assert convert_to_wh_per_1000(3.6) == pytest.approx(1.0)
     assert has_energy(replace(profile, records=records))
     assert not has_energy(profile)
     with pytest.raises(MeasurementError, match="measure again where"):
@@ -358,8 +358,8 @@ def test_records_of_different_keys_are_never_mixed() -> None:
 def test_percentiles_and_ratios_by_hand() -> None:
     measurement = Measurement((4.0, 1.0, 3.0, 2.0, 5.0), HERE, (2.0, 1.0, 1.0, 2.0, 2.0))
     assert measurement.p50 == 3.0
-    assert measurement.percentile(90) == 5.0
-    assert measurement.ratio() == 2.0  # 2, 1, 3, 1, 2.5
+    assert measurement.compute_percentile(90) == 5.0
+    assert measurement.compute_ratio() == 2.0  # 2, 1, 3, 1, 2.5
     with pytest.raises(MeasurementError, match="at least one sample"):
         Measurement((), HERE)
     with pytest.raises(MeasurementError, match="every round"):
@@ -368,7 +368,7 @@ def test_percentiles_and_ratios_by_hand() -> None:
 
 @pytest.mark.parametrize("count", [5, 9, 20, 100, 999])
 def test_the_interval_of_a_median_covers_it(count: int) -> None:
-    low, high = Measurement(tuple(float(i) for i in range(1, count + 1)), HERE).median_interval(0.9)
+    low, high = Measurement(tuple(float(i) for i in range(1, count + 1)), HERE).compute_median_interval(0.9)
     # The k-th sample lies above the median when fewer than k of them fall under it: a sum of binomial terms.
     outside = 2 * sum(math.comb(count, under) for under in range(int(low))) / 2**count
     assert low - 1 == count - high

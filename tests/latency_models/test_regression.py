@@ -41,7 +41,7 @@ def test_intervals_hold_as_often_as_they_say() -> None:
         rows, measured = law(seed, 50, 0.1)
         fitted = Regression.fit(rows[:30], measured[:30])
         for row, value in zip(rows[30:], measured[30:], strict=True):
-            low, high = fitted.interval(row)
+            low, high = fitted.predict_interval(row)
             inside.append(low <= value <= high)
     assert 0.87 <= np.mean(inside) <= 0.94  # 1,200 of them: one standard error is 0.009
 
@@ -50,17 +50,17 @@ def test_a_narrower_coverage_is_a_narrower_interval() -> None:
     rows, measured = law(1, 40, 0.1)
     fitted = Regression.fit(rows, measured)
     row = np.array([1.0, 5.0, 5.0])
-    (low, high), (inner_low, inner_high) = fitted.interval(row, 0.95), fitted.interval(row, 0.5)
+    (low, high), (inner_low, inner_high) = fitted.predict_interval(row, 0.95), fitted.predict_interval(row, 0.5)
     assert low < inner_low <= fitted.predict(row) <= inner_high < high
 
 
 def test_outside_is_outside_of_the_convex_hull_not_of_the_box() -> None:
     corners = np.array([[1.0, 0.0, 0.0], [1.0, 8.0, 0.0], [1.0, 0.0, 8.0], [1.0, 1.0, 1.0]])
     fitted = Regression.fit(corners, np.array([1.0, 2.0, 3.0, 1.5]))
-    assert not fitted.outside(np.array([1.0, 4.0, 4.0]))  # on the edge
-    assert not fitted.outside(np.array([1.0, 0.0, 0.0]))
-    assert fitted.outside(np.array([1.0, 5.0, 5.0]))  # in the box, beyond the edge
-    assert fitted.outside(np.array([1.0, 9.0, 0.0]))
+    assert not fitted.is_outside(np.array([1.0, 4.0, 4.0]))  # on the edge
+    assert not fitted.is_outside(np.array([1.0, 0.0, 0.0]))
+    assert fitted.is_outside(np.array([1.0, 5.0, 5.0]))  # in the box, beyond the edge
+    assert fitted.is_outside(np.array([1.0, 9.0, 0.0]))
 
 
 def with_hint(seed: int, saved: float, noise: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from chains import INPUTS, chain
 
 from latency_models.runner.failure import MeasuringFailed
 from latency_models.runner.ort import OnnxRuntime
-from latency_models.runtime_ort import environment, open_session
+from latency_models.runtime_ort import open_session, read_environment
 from search_spaces.errors import MeasurementError
 
 
@@ -23,7 +23,7 @@ def product(layers: int) -> np.ndarray:
 def test_what_is_timed_computes_what_the_file_says(tmp_path: Path) -> None:
     runtime, file = OnnxRuntime("fp32", 1, "cpu"), chain(tmp_path / "a.onnx", 3)
     assert np.allclose(runtime.load(file, INPUTS | {"unused": np.zeros(3)})()[0], product(3), rtol=1e-4)
-    bound = runtime.bound(runtime.open(file), INPUTS, "cpu")()  # as on a GPU, where inputs and outputs stay
+    bound = runtime.bind(runtime.open(file), INPUTS, "cpu")()  # as on a GPU, where inputs and outputs stay
     assert np.allclose(bound.copy_outputs_to_cpu()[0], product(3), rtol=1e-4)
 
 
@@ -42,7 +42,7 @@ def test_a_file_that_is_refused_is_named(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_everything_a_latency_depends_on() -> None:
-    here = environment(1)
+    here = read_environment(1)
     assert set(here) == {"device", "runtime", "precision", "threads", "power_mode"}
     assert "onnxruntime" in here["runtime"]
-    assert here != environment(2)
+    assert here != read_environment(2)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latency_models.targets import aliases, all_targets, find_target
+from latency_models.targets import find_target, list_aliases, list_targets
 from latency_models.workload import Phase, Workload
 from search_spaces.errors import BadWorkload, UnknownTarget
 
@@ -39,14 +39,14 @@ def test_wrong_workloads_are_refused(text: str, says: str) -> None:
 
 
 def test_every_target_is_found_by_its_own_name_in_any_case() -> None:
-    for target in all_targets():
+    for target in list_targets():
         assert find_target(target.name.upper()).name == target.name
-    assert len({target.name for target in all_targets()}) == len(all_targets())
+    assert len({target.name for target in list_targets()}) == len(list_targets())
 
 
 def test_jetson_orin_is_an_alias_that_says_so() -> None:
     target = find_target("jetson-orin")
-    assert target.name == "jetson-agx-orin-64gb@maxn/fp16" == aliases()["jetson-orin"]
+    assert target.name == "jetson-agx-orin-64gb@maxn/fp16" == list_aliases()["jetson-orin"]
     # 16 SM at 1300 MHz against 8 SM at 612 MHz.
     assert "0.24 x its arithmetic" in target.note
     assert "4.2 x as long" in target.note

@@ -19,14 +19,14 @@ from nas.search import Problem
 from nas.search.journal import Journal
 from pruning.analysis.redundancy import Redundancy
 from search_spaces import STRUCTURE, Architecture, Choice, Kind, Space, Unit
-from search_spaces.architecture import dropping, stage_choice
+from search_spaces.architecture import drop_from_parent, make_stage_choice
 from search_spaces.schedule import Positions, Reducer, Reduction, Scorer, Source, Stage
 
 FROZEN = Path(__file__).parent / "frozen"
-WINNER = dropping(4, {Unit(0, Kind.MLP), Unit(1, Kind.ATTENTION), Unit(3, Kind.ATTENTION)})
-REDUCED = dropping(
+WINNER = drop_from_parent(4, {Unit(0, Kind.MLP), Unit(1, Kind.ATTENTION), Unit(3, Kind.ATTENTION)})
+REDUCED = drop_from_parent(
     4,
-    {Unit(2, Kind.ATTENTION), stage_choice(Stage(1, 750)), stage_choice(Stage(3, 500))},
+    {Unit(2, Kind.ATTENTION), make_stage_choice(Stage(1, 750)), make_stage_choice(Stage(3, 500))},
     Reduction(Scorer.CLASS, Reducer.RECYCLE, Positions.KEPT, Source.PREVIOUS),
 )
 
@@ -45,7 +45,7 @@ def test_evaluations_are_known(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.jsonl"
     shutil.copy(FROZEN / "evaluations-1.jsonl", path)
     known = FileEvaluations(path, "787cc6d10d8ef1db/4b5ff0206bb80d68/kl")
-    dropped = dropping(4, {Unit(3, Kind.ATTENTION)})
+    dropped = drop_from_parent(4, {Unit(3, Kind.ATTENTION)})
     assert known[dropped, 4, Precision.BF16].loss == 0.0076784053817391396
     assert known[REDUCED, 2, Precision.FP32].per_item == (0.1, 0.4)
     assert len(known) == 9
@@ -85,7 +85,7 @@ class _AsMeasured:
 
     workload, measured, label = Workload(Phase.FORWARD), True, "synthetic"
 
-    def saves(self, units: object, reduction: object = None) -> dict[Choice, float]:
+    def predict_savings(self, units: object, reduction: object = None) -> dict[Choice, float]:
         return {}
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
@@ -105,7 +105,7 @@ def test_a_study_is_continued(tmp_path: Path) -> None:
         budget_ms=2.0, percentile=90, redundancy=Redundancy("made", "pre_norm", 1, ones, ones, ones, ((1.0,) * 5,) * 5),
         storage=storage, study=name,
     )  # fmt: skip
-    losses = {candidate.architecture.digest: candidate.quality.loss for candidate in Journal(problem).candidates()}
+    losses = {candidate.architecture.digest: candidate.quality.loss for candidate in Journal(problem).list_candidates()}
     assert len(losses) == 8
     assert losses[WINNER.digest] == 0.009856155142188072
     assert losses["357725f248b0"] == 0.12971876934170723

@@ -19,7 +19,7 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.checkpoint import save
 from pruning.surgery.prune import prune
 from search_spaces import Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import BadData
 
 DROPPED = frozenset({Unit(1, Kind.MLP), Unit(2, Kind.ATTENTION)})
@@ -36,7 +36,7 @@ def pruned(family: str, folder: Path, dropped: frozenset[Unit] = DROPPED, headle
     """A model of the family without some parts, saved as a winner is."""
     parent = AutoModel.from_config(build(family).config).eval() if headless else build(family)
     anatomy = read_anatomy(parent)
-    model = prune(parent, dropping(anatomy.depth, dropped), anatomy=anatomy)
+    model = prune(parent, drop_from_parent(anatomy.depth, dropped), anatomy=anatomy)
     save(model, folder)
     write_mlmodel(folder)
     return model
@@ -86,7 +86,7 @@ def test_texts_are_read_by_the_tokenizer_of_the_folder(tmp_path: Path) -> None:
     assert reference is not None
     parent = AutoModelForCausalLM.from_pretrained(reference.folder, dtype=torch.float32).eval()
     anatomy = read_anatomy(parent)
-    model = prune(parent, dropping(anatomy.depth, DROPPED), anatomy=anatomy)
+    model = prune(parent, drop_from_parent(anatomy.depth, DROPPED), anatomy=anatomy)
     save(model, tmp_path, companions=reference.folder)
     texts = ["def f(x):", "import os\nimport sys\n"]
     tokenizer, predictor = AutoTokenizer.from_pretrained(reference.folder), Predictor(tmp_path)

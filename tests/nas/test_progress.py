@@ -9,8 +9,8 @@ import pytest
 
 from nas.certification.run import CertificationRun
 from nas.cli import console
-from nas.cli.console import LineProgress, time_left
-from nas.progress import Phases, Silent, Timed, told
+from nas.cli.console import LineProgress, estimate_time_left
+from nas.progress import Phases, Silent, Timed, track_items
 
 PAGE = Path(__file__).parents[2] / "nas" / "api" / "static" / "page.js"
 
@@ -19,7 +19,7 @@ def test_a_phase_is_announced_when_it_begins_and_told_when_nothing_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "_SECONDS_OF_SILENCE", 0.05)
-    with LineProgress().stage("exporting the parent"):
+    with LineProgress().open_stage("exporting the parent"):
         assert capsys.readouterr().err == "exporting the parent: begins\n"
         time.sleep(0.3)
         assert re.match(r"exporting the parent: still running, \d+ s so far\n", capsys.readouterr().err)
@@ -29,7 +29,7 @@ def test_a_phase_is_announced_when_it_begins_and_told_when_nothing_ends(
 
 
 def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="broken"), LineProgress().stage("exporting"):
+    with pytest.raises(ValueError, match="broken"), LineProgress().open_stage("exporting"):
         raise ValueError("broken")
     assert capsys.readouterr().err == "exporting: begins\n"
 
@@ -49,7 +49,7 @@ def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture
 def test_the_time_left_follows_the_pace_or_is_not_said(
     gone: float, done: float, total: float | None, said: str
 ) -> None:
-    assert time_left(gone, done, total) == said
+    assert estimate_time_left(gone, done, total) == said
 
 
 def test_the_service_s_page_reads_the_lines_of_the_log(
@@ -57,7 +57,7 @@ def test_the_service_s_page_reads_the_lines_of_the_log(
 ) -> None:
     (pattern,) = re.findall(r"const PHASE = /(.*)/;", PAGE.read_text())
     monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.0)
-    with LineProgress().stage("searching: evaluating candidates", total=4) as stage:
+    with LineProgress().open_stage("searching: evaluating candidates", total=4) as stage:
         time.sleep(0.01)
         stage.advance(2, "best loss so far 0.5000, p90 19.78 ms")
     first, second, last = (re.fullmatch(pattern, line) for line in capsys.readouterr().err.splitlines())
@@ -79,11 +79,11 @@ def test_every_second_is_of_one_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 5.0, 6.0, 10.0, 11.0, 11.0, 12.0])
     monkeypatch.setattr("nas.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     timed = Timed(Silent())
-    with timed.stage("measuring"), timed.stage("exporting"):  # 0 to 6, and in it 2 to 5
+    with timed.open_stage("measuring"), timed.open_stage("exporting"):  # 0 to 6, and in it 2 to 5
         pass
-    with timed.stage("measuring"):  # 10 to 11
+    with timed.open_stage("measuring"):  # 10 to 11
         pass
-    assert list(told(timed, "reading", [1, 2, 3])) == [1, 2, 3]
+    assert list(track_items(timed, "reading", [1, 2, 3])) == [1, 2, 3]
     assert timed.phases == {"measuring": 4.0, "exporting": 3.0, "reading": 1.0}
 
 
@@ -93,10 +93,10 @@ class Noted:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         self.said.append(text)
 
-    def stage(self, title: str, total: float | None = None) -> "Noted":
+    def open_stage(self, title: str, total: float | None = None) -> "Noted":
         self.said.append(f"{title} of {total:g}")
         return self
 
@@ -113,9 +113,9 @@ class Noted:
 def test_work_that_names_its_phases_is_shown_as_one_after_another() -> None:
     noted = Noted()
     with Phases(noted) as phases:
-        phases.at("scoring", 1, 3)
-        phases.at("scoring", 3, 3)
-        phases.at("trying", 4, 48, "best 0.5")
+        phases.report("scoring", 1, 3)
+        phases.report("scoring", 3, 3)
+        phases.report("trying", 4, 48, "best 0.5")
     assert noted.said == ["scoring of 3", "+1", "+2", "end", "trying of 48", "+4 best 0.5", "end"]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import STRUCTURE, Architecture, Kind, Stage, Unit
-from search_spaces.architecture import dropping, stage_choice
+from search_spaces.architecture import drop_from_parent, make_stage_choice
 from search_spaces.errors import ArchitectureError
 
 
@@ -15,7 +15,7 @@ from search_spaces.errors import ArchitectureError
 def architectures(draw: st.DrawFn) -> Architecture:
     depth = draw(st.integers(1, 12))
     parts = st.builds(Unit, st.integers(0, depth - 1), st.sampled_from(STRUCTURE)).map(lambda unit: unit.dropped)
-    steps = st.builds(Stage, st.integers(0, depth - 1), st.integers(1, 999)).map(stage_choice)
+    steps = st.builds(Stage, st.integers(0, depth - 1), st.integers(1, 999)).map(make_stage_choice)
     return Architecture(depth, draw(st.frozensets(parts)) | draw(st.frozensets(steps, max_size=4)))
 
 
@@ -55,10 +55,10 @@ def test_drop_then_restore_is_the_same(architecture: Architecture, data: st.Data
 
 def test_a_removed_block_swallows_its_units() -> None:
     units = {Unit(1, Kind.ATTENTION), Unit(1, Kind.BLOCK), Unit(2, Kind.MLP)}
-    architecture = dropping(3, units)
+    architecture = drop_from_parent(3, units)
     assert architecture.words == "attn+mlp removed attn"
-    assert architecture == dropping(3, {Unit(1, Kind.BLOCK), Unit(2, Kind.MLP)})
-    assert architecture.removed_blocks() == (1,)
+    assert architecture == drop_from_parent(3, {Unit(1, Kind.BLOCK), Unit(2, Kind.MLP)})
+    assert architecture.list_removed_blocks() == (1,)
     assert not architecture.keeps(1, Kind.MLP)
 
 
@@ -71,7 +71,7 @@ def test_both_units_dropped_merge_into_a_removed_block() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: dropping(4, {Unit(4, Kind.MLP)}), "out of range"),
+        (lambda: drop_from_parent(4, {Unit(4, Kind.MLP)}), "out of range"),
         (lambda: Architecture(0), "at least one block"),
         (lambda: Unit.parse("attention"), "KIND.LAYER"),
         (lambda: Unit.parse("attention.-1"), "KIND.LAYER"),

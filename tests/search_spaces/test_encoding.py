@@ -19,7 +19,7 @@ KINDS = [
 def space_of(kinds: tuple[Kind, ...], merges: bool, tokens: str) -> Space:
     space = Space.dropping(DEPTH, tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in kinds), merges)
     if tokens == "searched":
-        return space.with_tokens(Reduction(), (1, 3), (0.75, 0.5))
+        return space.allow_tokens(Reduction(), (1, 3), (0.75, 0.5))
     if tokens == "fixed":
         return Space.dropping(DEPTH, space.choices, merges, fixed=parse_preset("pyramiddrop:2=0.5", DEPTH, causal=True))
     return space
@@ -35,5 +35,5 @@ def test_a_canonical_row_is_that_of_the_architecture_it_drops(kinds, merges: boo
     more = (tuple(rng.sample(range(len(space.choices)), rng.randint(3, len(space.choices)))) for _ in range(200))
     for places in [*pairs, *more]:
         row = np.isin(np.arange(len(space.choices)), places)
-        expected = encoding.rows([space.decode({space.choices[place] for place in places})])
-        assert np.array_equal(encoding.canonical(row[None], merges), expected)
+        expected = encoding.encode_rows([space.decode({space.choices[place] for place in places})])
+        assert np.array_equal(encoding.make_canonical(row[None], merges), expected)

@@ -4,19 +4,26 @@ import pytest
 
 from search_spaces import Positions, Reducer, Reduction, Scorer, Source
 from search_spaces.errors import UsageError
-from search_spaces.presets import PRESETS, even_blocks, parse_preset, pyramiddrop, tome, visionzip
+from search_spaces.presets import (
+    PRESETS,
+    build_pyramiddrop,
+    build_tome,
+    build_visionzip,
+    parse_preset,
+    space_blocks_evenly,
+)
 
 
 def test_pyramiddrop_of_32_blocks_is_the_published_one() -> None:
-    schedule = pyramiddrop(32)
+    schedule = build_pyramiddrop(32)
     assert str(schedule) == "8=0.5,16=0.25,24=0.125"
     assert schedule.reduction == Reduction(Scorer.LAST, Reducer.DROP, Positions.COMPACTED, Source.NEXT)
-    assert [stage.kept(576) for stage in schedule.stages] == [288, 144, 72]
+    assert [stage.count_kept(576) for stage in schedule.stages] == [288, 144, 72]
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(40, (10, 20, 30)), (6, (1, 3, 4)), (4, (1, 2, 3))])
 def test_quarter_points_of_other_depths(depth: int, blocks: tuple[int, ...]) -> None:
-    assert even_blocks(depth, 3) == blocks
+    assert space_blocks_evenly(depth, 3) == blocks
 
 
 def test_an_encoder_asks_its_class_token_and_numbers_nothing_anew() -> None:
@@ -29,7 +36,7 @@ def test_fastv_ranks_by_the_block_that_just_ran() -> None:
     schedule = parse_preset("fastv", 32, causal=True)
     assert str(schedule) == "2=0.5"
     assert schedule.reduction == Reduction(Scorer.LAST, Reducer.DROP, Positions.KEPT, Source.PREVIOUS)
-    assert parse_preset("fastv:3=0.25", 32, causal=True).shares(5) == (1, 1, 1, 0.25, 0.25)
+    assert parse_preset("fastv:3=0.25", 32, causal=True).compute_shares(5) == (1, 1, 1, 0.25, 0.25)
 
 
 def left_by_tome(tokens: int, merged: int, depth: int) -> list[int]:
@@ -42,21 +49,21 @@ def left_by_tome(tokens: int, merged: int, depth: int) -> list[int]:
 
 @pytest.mark.parametrize(("depth", "merged"), [(12, 16), (24, 8), (12, 60)])
 def test_tome_leaves_what_r_tokens_a_block_leave(depth: int, merged: int) -> None:
-    shares = tome(depth, merged / 196).shares(depth)[1:]
+    shares = build_tome(depth, merged / 196).compute_shares(depth)[1:]
     expected = left_by_tome(196, merged, depth)
     assert all(abs(196 * share - left) <= 1.2 for share, left in zip(shares, expected, strict=True))
 
 
 def test_tome_usually_leaves_a_tenth_as_the_papers_settings_do() -> None:
-    assert tome(12).shares(12)[-1] == 0.1
+    assert build_tome(12).compute_shares(12)[-1] == 0.1
     assert left_by_tome(196, 16, 12)[-1] / 196 == pytest.approx(0.1, abs=0.01)
     assert left_by_tome(196, 8, 24)[-1] / 196 == pytest.approx(0.1, abs=0.05)
-    assert tome(12).reduction == Reduction(Scorer.KEYS, Reducer.MERGE, Positions.KEPT, Source.PREVIOUS)
+    assert build_tome(12).reduction == Reduction(Scorer.KEYS, Reducer.MERGE, Positions.KEPT, Source.PREVIOUS)
 
 
 def test_visionzip_gives_the_language_model_64_of_576() -> None:
-    schedule = visionzip()
-    assert [stage.kept(576) for stage in schedule.stages] == [64]
+    schedule = build_visionzip()
+    assert [stage.count_kept(576) for stage in schedule.stages] == [64]
     assert schedule.stages[0].block == 0
     assert schedule.reduction == Reduction(Scorer.CLASS, Reducer.RECYCLE, Positions.COMPACTED, Source.TOWER)
 

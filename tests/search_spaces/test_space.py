@@ -40,7 +40,7 @@ def test_every_subset_but_the_empty_models_is_contained_and_encoded_faithfully(m
         for units in itertools.combinations(BOTH, size):
             architecture = space.decode(set(units))
             assert space.contains(architecture) == (size < len(BOTH))
-            row = Encoding(space.choices).rows([architecture])[0]
+            row = Encoding(space.choices).encode_rows([architecture])[0]
             assert {choice.unit for choice, made in zip(space.choices, row, strict=True) if made} == set(units)
             seen.add(architecture)
     assert len(seen) == 2 ** len(BOTH)

@@ -44,7 +44,7 @@ class Accuracy:
         return cls(**{name: fmean(row[name] for row in rows) for name in rows[0]})
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; all but the first column are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from latency.accuracy import markdown
+from latency.accuracy import format_markdown
 from latency_models.calibrated import CalibratedModel
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
@@ -37,14 +37,14 @@ from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces import Architecture, Kind, Space, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import NasError, NoFeasibleCandidate
 
 DEPTH, SESSIONS, PERCENTILE = 4, 2, 90
 HERE = Workload.parse("forward")
 KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
 UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
-EVERY = [dropping(DEPTH, units) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
+EVERY = [drop_from_parent(DEPTH, units) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
 PARENT = Architecture.parent(DEPTH)
 SHAPE = ModelShape(DEPTH, 8, 1, 1, 8, 16, False, 0, False, False, 8, (None,) * DEPTH)
 FRACTION = 0.5
@@ -84,7 +84,7 @@ class Machine:
             self.busy = self.load in LOADS[3:]
             self.until_s = self.s + self.rng.uniform(120, 600) if self.load == LOADS[3] else math.inf
 
-    def rest(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         """Time without a sample."""
         self.s += seconds
         self._turn()
@@ -94,7 +94,7 @@ class Machine:
         took, gone = ms * self.level * math.exp(0.02 * self.rng.gauss(0, 1)), 0.0
         while self.busy and (gone := gone + self.rng.expovariate(self.severity / SLICE_MS)) < ms:
             took += self.rng.expovariate(1 / SLICE_MS)
-        self.rest(took / 1e3)
+        self.pass_time(took / 1e3)
 
     def _turn(self) -> None:
         while self.s >= self.until_s:
@@ -127,13 +127,13 @@ class Device:
 
     def profile(self) -> Profile:
         rng = random.Random(self.seed + 1)
-        return self._measured([*rng.sample(EVERY[1:], 18), EVERY[-1]], Effort(PROFILE_S, 10))
+        return self._measure_profile([*rng.sample(EVERY[1:], 18), EVERY[-1]], Effort(PROFILE_S, 10))
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
-        return self._measured(architectures, effort)
+        return self._measure_profile(architectures, effort)
 
     def export(self, architecture: Any, folder: Path) -> Path:
-        self.machine.rest(EXPORT_S)
+        self.machine.pass_time(EXPORT_S)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{architecture.digest}.onnx"
         path.write_bytes(b"")
@@ -141,15 +141,15 @@ class Device:
         return path
 
     def compare(self, file: Path, effort: Effort) -> Measured:
-        taken = self._sessions({"parent": PARENT, "winner": self.files[file]}, "parent", effort)
+        taken = self._run_sessions({"parent": PARENT, "winner": self.files[file]}, "parent", effort)
         return Measured(KEY, taken)
 
-    def _measured(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
+    def _measure_profile(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         named = {a.digest: a for a in (PARENT, *architectures)}
-        taken = self._sessions(named, PARENT.digest, effort)
+        taken = self._run_sessions(named, PARENT.digest, effort)
         return Profile(KEY, "digest", SHAPE, HERE, tuple(Record(named[name], taken[name]) for name in named))
 
-    def _sessions(
+    def _run_sessions(
         self, named: Mapping[str, Architecture], sentinel: str, effort: Effort
     ) -> dict[str, Measurement]:  # fmt: skip
         """As the runner does it: the same protocol, each session on a machine of a level of its own."""
@@ -161,7 +161,8 @@ class Device:
                 measure(
                     calls, sentinel=sentinel, seconds=effort.seconds / SESSIONS,
                     least_rounds=math.ceil(effort.least_rounds / SESSIONS), seed=self.machine.rng.randrange(1 << 30),
-                    clock=Clock(self._ns, self._ns), **({} if limit is None else {"limit_s": limit / SESSIONS}),
+                    clock=Clock(self._draw_ns, self._draw_ns),
+                    **({} if limit is None else {"limit_s": limit / SESSIONS}),
                 )
             )  # fmt: skip
         return {
@@ -173,17 +174,19 @@ class Device:
             for name in named
         }  # fmt: skip
 
-    def _ns(self) -> int:
+    def _draw_ns(self) -> int:
         return round(1e9 * self.machine.s)
 
     def search(self, problem: Problem) -> SearchOutcome:
         """All there is, judged."""
-        self.machine.rest(SEARCH_S)
+        self.machine.pass_time(SEARCH_S)
         candidates = tuple(
-            Candidate(a, Quality("kl", self.loss[a], False, "validation", self.loss[a]), problem.ms(a), "all", 0, True)
+            Candidate(
+                a, Quality("kl", self.loss[a], False, "validation", self.loss[a]), problem.predict_ms(a), "all", 0, True
+            )
             for a in EVERY
         )
-        ranked = sorted((c for c in candidates if problem.feasible(c.architecture)), key=lambda c: c.quality.loss)
+        ranked = sorted((c for c in candidates if problem.is_feasible(c.architecture)), key=lambda c: c.quality.loss)
         if not ranked:
             raise NoFeasibleCandidate("none")
         return SearchOutcome(candidates[0], tuple(ranked), candidates, {}, 0, 0.0)
@@ -214,7 +217,7 @@ class Found:
         return self.end == "certified" and self.share > BROKEN
 
 
-def searched(seed: int, load: str, fraction: bool = True) -> Found:
+def run_search(seed: int, load: str, fraction: bool = True) -> Found:
     """One search for half of the parent, as a fraction or in the milliseconds of the idle machine."""
     device = Device(seed, load)
     tail = math.exp(P90 * 0.02)
@@ -223,7 +226,7 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
     model = CalibratedModel(device.profile())
     device.machine.begin()
     began_s = device.machine.s
-    with tempfile.TemporaryDirectory() as folder, _made_up(device):
+    with tempfile.TemporaryDirectory() as folder, _replace_models(device):
         budget = Budget.parse(f"{FRACTION}x" if fraction else f"{asked_ms:.6f}ms")
         request = SearchRequest("host", budget, Path(folder), percentile=PERCENTILE)
         subject: Any = SimpleNamespace(model=None, anatomy=None, shape=SHAPE)
@@ -231,7 +234,7 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
             request=request, subject=subject, target=find_target("host"), workload=HERE, device=device
         )
         certification = CertificationRun(context, Silent())
-        certification.wait.now, certification.wait.sleep = (lambda: device.machine.s), device.machine.rest
+        certification.wait.now, certification.wait.sleep = (lambda: device.machine.s), device.machine.pass_time
         problem = Problem(
             space=Space.dropping(DEPTH, UNITS),
             evaluate=lambda a, items: Quality("kl", device.loss[a], False, "validation", 0),
@@ -252,12 +255,12 @@ def searched(seed: int, load: str, fraction: bool = True) -> Found:
 
 
 @contextmanager
-def _made_up(device: Device) -> Iterator[None]:
+def _replace_models(device: Device) -> Iterator[None]:
     """The certification run with architectures in place of models."""
     with (
         patch.object(finalists, "prune", lambda model, architecture, anatomy: architecture),
         patch.object(finalists, "run_search", device.search),
-        patch.object(finalists, "versions", dict),
+        patch.object(finalists, "list_versions", dict),
     ):
         yield
 
@@ -266,7 +269,7 @@ def run(searches: int, fraction: bool, say: Callable[[str], None]) -> dict[str, 
     """Searches under every load in turn."""
     found = []
     for seed in range(searches):
-        found.append(searched(seed, LOADS[seed % len(LOADS)], fraction))
+        found.append(run_search(seed, LOADS[seed % len(LOADS)], fraction))
         say(f"{seed + 1} of {searches}: {found[-1]}")
     return {
         "fraction": fraction,
@@ -274,7 +277,7 @@ def run(searches: int, fraction: bool, say: Callable[[str], None]) -> dict[str, 
     }
 
 
-def table(document: dict[str, Any]) -> str:
+def format_table(document: dict[str, Any]) -> str:
     """A row for each load, then all together."""
     rows = []
     for load in (*LOADS, "all"):
@@ -289,13 +292,13 @@ def table(document: dict[str, Any]) -> str:
         ))  # fmt: skip
     header = ("load", "searches", "certified", "ruined", "above the budget", "too busy: predicted", "no winner",
               "median loss over the least", "longest, min")  # fmt: skip
-    return markdown(header, rows)
+    return format_markdown(header, rows)
 
 
-def figure(document: dict[str, Any], path: Path) -> None:
+def draw_figure(document: dict[str, Any], path: Path) -> None:
     """What certified winners take of their budget, by load."""
-    from latency.drawing import bars
+    from latency.drawing import draw_bars
 
     certified = [one for one in document["searches"] if one["end"] == "certified"]
     names = [str(number) for number in range(1, len(certified) + 1)]
-    bars(names, {"share": [one["share"] for one in certified]}, "of the budget", "Winners on a busy machine", path)
+    draw_bars(names, {"share": [one["share"] for one in certified]}, "of the budget", "Winners on a busy machine", path)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latency.accuracy import markdown
+from latency.accuracy import format_markdown
 from latency_models.datasheet_model import UNCERTAINTY, DataSheetModel
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
@@ -28,19 +28,24 @@ class Published:
     scale: float = 1.0
 
 
-def _encoder(depth: int, hidden: int, heads: int, width: int) -> ModelShape:
+def _build_encoder(depth: int, hidden: int, heads: int, width: int) -> ModelShape:
     return ModelShape(depth, hidden, heads, heads, hidden // heads, width, False, 0, False, False, 0, (None,) * depth)
 
 
-def _decoder(depth: int, hidden: int, heads: int, kv_heads: int, head: int, width: int, vocabulary: int) -> ModelShape:
+def _build_decoder(
+    depth: int, hidden: int, heads: int, kv_heads: int, head: int, width: int, vocabulary: int
+) -> ModelShape:
     return ModelShape(
         depth, hidden, heads, kv_heads, head, width, True, vocabulary, True, True, 0, (None,) * depth
     )  # fmt: skip
 
 
-_BERT, _VIT = _encoder(24, 1024, 16, 4096), _encoder(12, 768, 12, 3072)
-_LLAMA_8B, _LLAMA_3B = _decoder(32, 4096, 32, 8, 128, 14336, 128256), _decoder(28, 3072, 24, 8, 128, 8192, 128256)
-_QWEN_7B = _decoder(28, 3584, 28, 4, 128, 18944, 152064)
+_BERT, _VIT = _build_encoder(24, 1024, 16, 4096), _build_encoder(12, 768, 12, 3072)
+_LLAMA_8B, _LLAMA_3B = (
+    _build_decoder(32, 4096, 32, 8, 128, 14336, 128256),
+    _build_decoder(28, 3072, 24, 8, 128, 8192, 128256),
+)
+_QWEN_7B = _build_decoder(28, 3584, 28, 4, 128, 18944, 152064)
 _MLPERF, _LAB = "MLPerf Inference v3.1, slowest sample", "Jetson AI Lab"
 _DECODE = "decode:batch=1,past=128"
 
@@ -73,20 +78,20 @@ def run() -> dict[str, Any]:
     return {"rows": rows, "within": sum(1 / UNCERTAINTY <= row["ratio"] <= UNCERTAINTY for row in rows)}
 
 
-def table(document: dict[str, Any]) -> str:
+def format_table(document: dict[str, Any]) -> str:
     rows = [
         (f"{row['model']} on {row['target']} ({row['source']})", f"{row['published_ms']:.2f}",
          f"{row['predicted_ms']:.2f}", f"{row['ratio']:.2f} ×")
         for row in document["rows"]
     ]  # fmt: skip
     counted = f"{document['within']} of {len(rows)} within a factor of {UNCERTAINTY:.0f}"
-    return markdown(("published", "ms", "predicted ms", "ratio"), rows) + f"\n\n{counted}"
+    return format_markdown(("published", "ms", "predicted ms", "ratio"), rows) + f"\n\n{counted}"
 
 
-def figure(document: dict[str, Any], path: Path) -> None:
+def draw_figure(document: dict[str, Any], path: Path) -> None:
     """Predicted over published, one bar per row."""
-    from latency.drawing import bars
+    from latency.drawing import draw_bars
 
     names = [str(number) for number in range(1, len(document["rows"]) + 1)]
     ratios = [row["ratio"] for row in document["rows"]]
-    bars(names, {"predicted over published": ratios}, "ratio", "Data sheets against published latencies", path)
+    draw_bars(names, {"predicted over published": ratios}, "ratio", "Data sheets against published latencies", path)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from latency_models.measurement import Measurement
-from latency_models.measurement_design import design
+from latency_models.measurement_design import design_measurements
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
-from latency_models.terms import kept_units
+from latency_models.terms import list_kept_units
 from latency_models.workload import Phase, Workload
-from search_spaces.architecture import Architecture, dropping
+from search_spaces.architecture import Architecture, drop_from_parent
 from search_spaces.kinds import Kind
 
 DEPTH, TILE, ROUNDS = 16, 64, 40
@@ -54,9 +54,9 @@ class Device:
         padded = -(-WORKLOAD.tokens // TILE) * TILE
         return {Kind.ATTENTION: padded * self.attention_ns / 1e6, Kind.MLP: padded * self.mlp_ns / 1e6}
 
-    def true_ms(self, architecture: Architecture) -> float:
+    def compute_true_ms(self, architecture: Architecture) -> float:
         """Without noise, tail and drift."""
-        kinds = [unit.kind for unit in kept_units(architecture)]
+        kinds = [unit.kind for unit in list_kept_units(architecture)]
         own = sum(self.unit_ms[kind] for kind in kinds)
         fused = sum(pair == (Kind.ATTENTION, Kind.MLP) for pair in itertools.pairwise(kinds))
         waves = -(-len(kinds) // self.wave)
@@ -64,7 +64,7 @@ class Device:
 
     def measure(self, architectures: Sequence[Architecture], rounds: int) -> tuple[Record, ...]:
         """Interleaved with the parent before and after each sample, whose mean is the sentinel's."""
-        true = {architecture: self.true_ms(architecture) for architecture in (PARENT, *architectures)}
+        true = {architecture: self.compute_true_ms(architecture) for architecture in (PARENT, *architectures)}
         samples: dict[Architecture, list[tuple[float, float]]] = {a: [] for a in architectures}
         before = self._sample(true[PARENT])
         for _ in range(rounds):
@@ -79,7 +79,7 @@ class Device:
 
     def profile(self) -> Profile:
         """The design, measured."""
-        return Profile(KEY, "synthetic", SHAPE, WORKLOAD, self.measure(design(DEPTH, self.seed), ROUNDS))
+        return Profile(KEY, "synthetic", SHAPE, WORKLOAD, self.measure(design_measurements(DEPTH, self.seed), ROUNDS))
 
     def _sample(self, ms: float) -> float:
         self.pace *= self.rng.lognormvariate(0, self.drift)
@@ -87,11 +87,11 @@ class Device:
         return ms * self.pace * slow * self.rng.lognormvariate(0, self.noise)
 
 
-def random_architectures(seed: int, count: int) -> list[Architecture]:
+def draw_architectures(seed: int, count: int) -> list[Architecture]:
     rng = random.Random(seed)
-    units = kept_units(PARENT)
+    units = list_kept_units(PARENT)
     found: dict[Architecture, None] = {}
     while len(found) < count:
         share = rng.random()
-        found[dropping(DEPTH, (unit for unit in units if rng.random() < share))] = None
+        found[drop_from_parent(DEPTH, (unit for unit in units if rng.random() < share))] = None
     return list(found)

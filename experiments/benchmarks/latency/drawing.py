@@ -7,7 +7,7 @@ _LABELLED = 10  # groups at most whose bars carry their value
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A")
 
 
-def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str, title: str, path: Path) -> None:
+def draw_bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str, title: str, path: Path) -> None:
     """A group of bars per name, one bar per series."""
     import matplotlib as mpl
 
@@ -31,7 +31,7 @@ def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str
     plt.close(figure)
 
 
-def scatters(pairs: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+def draw_scatters(pairs: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
     """A panel per name of (predicted, measured) ms, with the diagonal and 10 % on both sides of it."""
     import matplotlib as mpl
 

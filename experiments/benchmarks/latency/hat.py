@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency.accuracy import Accuracy, markdown
+from latency.accuracy import Accuracy, format_markdown
 from latency_models.regression import Regression
 
 SETS = {  # file: (mean error that is to be matched, in per cent, from 20 samples)
@@ -33,7 +33,7 @@ def read(path: Path) -> Columns:
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
 
-def terms(columns: Columns) -> NDArray[np.float64]:
+def compute_terms(columns: Columns) -> NDArray[np.float64]:
     """Multiply-adds of encoder, decoder, cross-attention and vocabulary, the number of decoder layers, a constant."""
     encoder, decoder = columns["encoder_embed_dim"], columns["decoder_embed_dim"]
     layers, attended = columns["decoder_layer_num"], columns["decoder_arbitrary_ende_attn_avg"]
@@ -51,7 +51,7 @@ def evaluate(rows: NDArray[np.float64], measured: NDArray[np.float64], seed: int
     known, unseen = order[:SAMPLES], order[SAMPLES : SAMPLES + HELD_OUT]
     fitted = Regression.fit(rows[known], measured[known])
     predicted = np.array([fitted.predict(row) for row in rows[unseen]])
-    low, high = np.array([fitted.interval(row) for row in rows[unseen]]).T
+    low, high = np.array([fitted.predict_interval(row) for row in rows[unseen]]).T
     return Accuracy.of(predicted, low, high, measured[unseen])
 
 
@@ -61,14 +61,14 @@ def run(data: Path, seeds: int) -> dict[str, Any]:
     for name, bar in SETS.items():
         columns = read(data / f"{name}_all.csv")
         measured = columns["latency_mean_encoder"] + columns["latency_mean_decoder"]
-        rows = terms(columns)
+        rows = compute_terms(columns)
         several = [evaluate(rows / rows.mean(0), measured, seed) for seed in range(seeds)]
         spread = float(np.std([one.mape for one in several], ddof=1) / np.sqrt(seeds))
         found[name] = {"bar": bar / 100, "standard_error": spread, **asdict(Accuracy.mean(several))}
     return {"samples": SAMPLES, "held_out": HELD_OUT, "seeds": seeds, "sets": found}
 
 
-def table(document: dict[str, Any]) -> str:
+def format_table(document: dict[str, Any]) -> str:
     header = ("set", "MAPE", "reference", "within 10 %", "Spearman", "coverage of 90 %", "half width", "bar")
     rows = []
     for name, one in document["sets"].items():
@@ -78,16 +78,16 @@ def table(document: dict[str, Any]) -> str:
             f"{100 * one['within']:.1f} %", f"{one['spearman']:.3f}", f"{100 * one['coverage']:.1f} %",
             f"{100 * one['half_width']:.1f} %", "met" if met else "missed",
         ))  # fmt: skip
-    return markdown(header, rows)
+    return format_markdown(header, rows)
 
 
-def figure(document: dict[str, Any], path: Path) -> None:
+def draw_figure(document: dict[str, Any], path: Path) -> None:
     """Mean error per set beside the reference."""
-    from latency.drawing import bars
+    from latency.drawing import draw_bars
 
     names = [name.replace("_", "\n", 1) for name in document["sets"]]
     series = {
         "20 samples": [100 * one["mape"] for one in document["sets"].values()],
         "reference, 20 samples": [100 * one["bar"] for one in document["sets"].values()],
     }
-    bars(names, series, "mean absolute error, % (500 held out)", "HAT's measurements: error from 20 samples", path)
+    draw_bars(names, series, "mean absolute error, % (500 held out)", "HAT's measurements: error from 20 samples", path)

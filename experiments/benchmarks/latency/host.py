@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency.accuracy import Accuracy, markdown
+from latency.accuracy import Accuracy, format_markdown
 from latency_models.calibrated import CalibratedModel
 from latency_models.profile import Profile, Record
 from latency_models.resolved_blocks import find_parts
@@ -25,7 +25,7 @@ from nas.parent.parent import load_parent_model
 from nas.profiling.host import measure_architectures, profile_host
 from nas.progress import Silent
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 
 CASES = (  # reference model, workload
     ("python-lm", "forward:batch=1,seq=256"),
@@ -41,11 +41,11 @@ Predict = Callable[[list[Architecture]], Array]
 
 def run(seconds: float, models: set[str]) -> dict[str, Any]:
     """Every case of these models; `seconds` for each of its two measurements."""
-    cases = {f"{model}, {text}": case(model, text, seconds) for model, text in CASES if model in models}
+    cases = {f"{model}, {text}": run_case(model, text, seconds) for model, text in CASES if model in models}
     return {"cases": cases}
 
 
-def case(model: str, text: str, seconds: float) -> dict[str, Any]:
+def run_case(model: str, text: str, seconds: float) -> dict[str, Any]:
     """Profile, then measure what is held out in processes of its own, and compare."""
     subject = load_parent_model(model, None)
     workload = Workload.parse(text)
@@ -53,60 +53,62 @@ def case(model: str, text: str, seconds: float) -> dict[str, Any]:
         workload = Workload(workload.phase, workload.batch, subject.shape.tokens)
     graph = ParentExport(subject, Silent(), workload.phase).graph
     profile = profile_host(subject.model, subject.digest, subject.shape, graph, workload, seconds=seconds)
-    unseen = held_out(profile)
+    unseen = draw_held_out(profile)
     records = measure_architectures(subject.model, graph, unseen, workload, seconds=seconds, seed=1)
-    return {"records": len(profile.records), "held_out": len(unseen), **compared(profile, records[1:])} | sentinel(
-        profile, records[0]
-    )
+    return {
+        "records": len(profile.records),
+        "held_out": len(unseen),
+        **compare_predictors(profile, records[1:]),
+    } | describe_sentinel(profile, records[0])
 
 
-def held_out(profile: Profile, seed: int = 1) -> list[Architecture]:
+def draw_held_out(profile: Profile, seed: int = 1) -> list[Architecture]:
     """Random architectures of every size that the profile does not hold."""
     rng, depth = random.Random(seed), profile.shape.depth
     units = [Unit(layer, kind) for layer in range(depth) for kind in (Kind.ATTENTION, Kind.MLP)]
     found: dict[Architecture, None] = {}
     while len(found) < HELD_OUT:
         rate = rng.uniform(0.05, 0.75)
-        architecture = dropping(depth, (unit for unit in units if rng.random() < rate))
-        if profile.of(architecture) is None:
+        architecture = drop_from_parent(depth, (unit for unit in units if rng.random() < rate))
+        if profile.find_measurement(architecture) is None:
             found[architecture] = None
     return list(found)
 
 
-def compared(profile: Profile, records: tuple[Record, ...]) -> dict[str, Any]:
+def compare_predictors(profile: Profile, records: tuple[Record, ...]) -> dict[str, Any]:
     """The accuracy of our model and of the others on the held-out records."""
     ours = CalibratedModel(profile)
     parent = Architecture.parent(profile.shape.depth)
     level = ours.predict(parent).ms
-    measured = np.array([record.measurement.ratio() * level for record in records])
+    measured = np.array([record.measurement.compute_ratio() * level for record in records])
     unseen = [record.architecture for record in records]
     predictions = [ours.predict(architecture) for architecture in unseen]
     low, high = np.array([p.low_ms for p in predictions]), np.array([p.high_ms for p in predictions])
     found = {"nas": asdict(Accuracy.of(np.array([p.ms for p in predictions]), low, high, measured))}
-    for name, predict in others(profile, level).items():
+    for name, predict in fit_others(profile, level).items():
         guess = predict(unseen)
         found[name] = asdict(Accuracy.of(guess, guess, guess, measured))
     pairs = [[round(p.ms, 4), round(float(ms), 4)] for p, ms in zip(predictions, measured, strict=True)]
     return {"accuracy": found, "corrected": ours.regression.corrected, "parent_ms": level, "predicted_measured": pairs}
 
 
-def others(profile: Profile, parent_ms: float) -> dict[str, Predict]:
+def fit_others(profile: Profile, parent_ms: float) -> dict[str, Predict]:
     """Every other predictor, fitted to the profile's records."""
     known = [record.architecture for record in profile.records]
-    measured = np.array([record.measurement.ratio() * parent_ms for record in profile.records])
+    measured = np.array([record.measurement.compute_ratio() * parent_ms for record in profile.records])
     return {
-        "arithmetic": _scaled(_flops(profile), known, measured),
-        "parameters": _scaled(_parameters(profile), known, measured),
-        "two scalars (SPRINT)": _two_scalars(known, measured, parent_ms),
-        "random forest": _forest(known, measured),
+        "arithmetic": _fit_scaled(_fit_flops(profile), known, measured),
+        "parameters": _fit_scaled(_fit_parameters(profile), known, measured),
+        "two scalars (SPRINT)": _fit_two_scalars(known, measured, parent_ms),
+        "random forest": _fit_forest(known, measured),
     }
 
 
-def _flops(profile: Profile) -> Predict:
+def _fit_flops(profile: Profile) -> Predict:
     return lambda many: np.array([count_flops(profile.shape, a, profile.workload) for a in many])
 
 
-def _parameters(profile: Profile) -> Predict:
+def _fit_parameters(profile: Profile) -> Predict:
     shape = profile.shape
 
     def count(architecture: Architecture) -> float:
@@ -115,47 +117,49 @@ def _parameters(profile: Profile) -> Predict:
     return lambda many: np.array([count(a) for a in many])
 
 
-def _scaled(feature: Predict, known: list[Architecture], measured: Array) -> Predict:
+def _fit_scaled(feature: Predict, known: list[Architecture], measured: Array) -> Predict:
     """One coefficient, least squares of the relative error."""
     ratio = feature(known) / measured
     factor = float(ratio.sum() / (ratio**2).sum())
     return lambda many: factor * feature(many)
 
 
-def _two_scalars(known: list[Architecture], measured: Array, parent_ms: float) -> Predict:
+def _fit_two_scalars(known: list[Architecture], measured: Array, parent_ms: float) -> Predict:
     """The parent's latency less a constant for each attention and each MLP that is dropped."""
 
-    def dropped(many: list[Architecture]) -> Array:
+    def count_dropped(many: list[Architecture]) -> Array:
         kinds = (Kind.ATTENTION, Kind.MLP)
         return np.array([[sum(not a.keeps(i, kind) for i in range(a.depth)) for kind in kinds] for a in many])
 
-    counts = dropped(known)
+    counts = count_dropped(known)
     saved, *_ = np.linalg.lstsq(counts / measured[:, None], (parent_ms - measured) / measured, rcond=None)
-    return lambda many: np.maximum(parent_ms - dropped(many) @ saved, 1e-3)
+    return lambda many: np.maximum(parent_ms - count_dropped(many) @ saved, 1e-3)
 
 
-def _forest(known: list[Architecture], measured: Array) -> Predict:
+def _fit_forest(known: list[Architecture], measured: Array) -> Predict:
     """On the raw pattern: one column for each unit, 1 where it is kept."""
     from sklearn.ensemble import RandomForestRegressor
 
-    def pattern(many: list[Architecture]) -> Array:
+    def encode_pattern(many: list[Architecture]) -> Array:
         return np.array(
             [[float(a.keeps(i, kind)) for i in range(a.depth) for kind in (Kind.ATTENTION, Kind.MLP)] for a in many]
         )
 
-    forest = RandomForestRegressor(300, random_state=0).fit(pattern(known), measured)
-    return lambda many: np.asarray(forest.predict(pattern(many)), dtype=np.float64)
+    forest = RandomForestRegressor(300, random_state=0).fit(encode_pattern(known), measured)
+    return lambda many: np.asarray(forest.predict(encode_pattern(many)), dtype=np.float64)
 
 
-def sentinel(profile: Profile, parent: Record) -> dict[str, float]:
+def describe_sentinel(profile: Profile, parent: Record) -> dict[str, float]:
     """What the machine did: how far the parent's medians lie apart between processes, and its own spread."""
-    first = profile.of(parent.architecture)
+    first = profile.find_measurement(parent.architecture)
     assert first is not None
-    medians = [median(part) for one in (first, parent.measurement) for part in sessions(one.samples_ms, one.sessions)]
+    medians = [
+        median(part) for one in (first, parent.measurement) for part in split_sessions(one.samples_ms, one.sessions)
+    ]
     return {"sentinel_range": max(medians) / min(medians) - 1, "sentinel_p90_over_p50": first.p90 / first.p50}
 
 
-def sessions(samples: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[float, ...]]:
+def split_sessions(samples: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[float, ...]]:
     """The samples of each process."""
     parts, start = [], 0
     for count in counts or (len(samples),):
@@ -164,7 +168,7 @@ def sessions(samples: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[
     return parts
 
 
-def table(document: dict[str, Any]) -> str:
+def format_table(document: dict[str, Any]) -> str:
     """Each case with every predictor's error, then what the sentinel says."""
     cases = document["cases"]
     names = list(next(iter(cases.values()))["accuracy"])
@@ -178,11 +182,11 @@ def table(document: dict[str, Any]) -> str:
             name, str(one["records"]), f"{100 * ours['mape']:.1f} %", f"{100 * ours['within']:.0f} %",
             f"{ours['spearman']:.3f}", f"{100 * ours['coverage']:.0f} %", *rest, f"{100 * one['sentinel_range']:.0f} %",
         ))  # fmt: skip
-    return markdown(header, rows)
+    return format_markdown(header, rows)
 
 
-def figure(document: dict[str, Any], path: Path) -> None:
+def draw_figure(document: dict[str, Any], path: Path) -> None:
     """Measured over predicted, one panel for each case."""
-    from latency.drawing import scatters
+    from latency.drawing import draw_scatters
 
-    scatters({name: one["predicted_measured"] for name, one in document["cases"].items()}, path)
+    draw_scatters({name: one["predicted_measured"] for name, one in document["cases"].items()}, path)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from latency.accuracy import Accuracy, markdown
-from latency.budget_search import budget_searches
-from latency.device import PARENT, ROUNDS, Device, random_architectures
+from latency.accuracy import Accuracy, format_markdown
+from latency.budget_search import compare_budget_searches
+from latency.device import PARENT, ROUNDS, Device, draw_architectures
 from latency_models.calibrated import CalibratedModel
 from search_spaces.kinds import Kind
 from search_spaces.unit import Unit
@@ -37,17 +37,17 @@ class Recovery:
 def recover(device: Device) -> tuple[Recovery, Accuracy]:
     """Fit the device's profile; compare with its truth and with fresh measurements of held-out architectures."""
     model = CalibratedModel(device.profile())
-    level = model.predict(PARENT).ms / device.true_ms(PARENT)  # the machine's pace while it was measured
+    level = model.predict(PARENT).ms / device.compute_true_ms(PARENT)  # the machine's pace while it was measured
     wave = device.wave_ms / device.wave
-    fitted = [model.unit_ms(Unit(0, kind)) / level for kind in (Kind.ATTENTION, Kind.MLP)]
+    fitted = [model.predict_unit_ms(Unit(0, kind)) / level for kind in (Kind.ATTENTION, Kind.MLP)]
     errors = [
         abs(ms / (device.unit_ms[kind] + wave) - 1) for ms, kind in zip(fitted, (Kind.ATTENTION, Kind.MLP), strict=True)
     ]
     constant = abs(float(model.coefficients[0]) / level / device.constant - 1)
-    unseen = [a for a in random_architectures(device.seed, HELD_OUT) if model.profile.of(a) is None]
-    parent = model.profile.of(PARENT)
+    unseen = [a for a in draw_architectures(device.seed, HELD_OUT) if model.profile.find_measurement(a) is None]
+    parent = model.profile.find_measurement(PARENT)
     assert parent is not None
-    measured = [record.measurement.ratio() * parent.p50 for record in device.measure(unseen, ROUNDS)]
+    measured = [record.measurement.compute_ratio() * parent.p50 for record in device.measure(unseen, ROUNDS)]
     predictions = [model.predict(a) for a in unseen]
     ms, low, high = (np.array([getattr(p, name) for p in predictions]) for name in ("ms", "low_ms", "high_ms"))
     accuracy = Accuracy.of(ms, low, high, np.array(measured))
@@ -63,10 +63,10 @@ def run(devices: int, searches: int, on_step: Callable[[str], None]) -> dict[str
         recovered = {key: float(np.mean([asdict(one)[key] for one, _ in pairs])) for key in asdict(pairs[0][0])}
         kinds[name] = recovered | asdict(Accuracy.mean(accuracy for _, accuracy in pairs))
     on_step("searches")
-    return {"devices": devices, "kinds": kinds, "searches": budget_searches(searches)}
+    return {"devices": devices, "kinds": kinds, "searches": compare_budget_searches(searches)}
 
 
-def table(document: dict[str, Any]) -> str:
+def format_table(document: dict[str, Any]) -> str:
     header = ("device", "attention", "MLP", "constant", "MAPE held out", "coverage of 90 %", "half width", "L2 used")
     names = ("attention", "mlp", "constant", "mape", "coverage", "half_width", "corrected")
     rows = [(name, *(f"{100 * one[key]:.1f} %" for key in names)) for name, one in document["kinds"].items()]
@@ -76,15 +76,15 @@ def table(document: dict[str, Any]) -> str:
          f"{one['measured']:.1f}")
         for way, one in searches["ways"].items()
     ]  # fmt: skip
-    second = markdown(("winner picked by", "above the budget", "worst excess", "mean loss", "measured"), outcome)
-    return markdown(header, rows) + "\n\n" + second
+    second = format_markdown(("winner picked by", "above the budget", "worst excess", "mean loss", "measured"), outcome)
+    return format_markdown(header, rows) + "\n\n" + second
 
 
-def figure(document: dict[str, Any], path: Path) -> None:
+def draw_figure(document: dict[str, Any], path: Path) -> None:
     """Coverage per kind of device beside the nominal."""
-    from latency.drawing import bars
+    from latency.drawing import draw_bars
 
     kinds = document["kinds"]
     series = {"covered": [100 * one["coverage"] for one in kinds.values()], "nominal": [90.0] * len(kinds)}
     names = [name.replace(", ", ",\n") for name in kinds]
-    bars(names, series, "measurements inside the interval, %", "Synthetic devices: do the intervals hold?", path)
+    draw_bars(names, series, "measurements inside the interval, %", "Synthetic devices: do the intervals hold?", path)

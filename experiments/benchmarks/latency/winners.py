@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from latency.accuracy import markdown
+from latency.accuracy import format_markdown
 from latency_models.run_plan import measure_files
-from nas.export.onnx_export import workload_inputs
+from nas.export.onnx_export import make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.pipeline.run import run as search
@@ -32,17 +32,17 @@ def run(folder: Path, seeds: int, models: set[str]) -> dict[str, Any]:
     rows = []
     for model, budget, seed in wanted:
         out = folder / f"{model}-{budget}-{seed}"
-        row = {"model": model, "budget": budget, "seed": seed, **certified(model, budget, seed, out)}
+        row = {"model": model, "budget": budget, "seed": seed, **certify_winner(model, budget, seed, out)}
         print(json.dumps(row), flush=True)
         rows.append(row)
     for row in rows:
         if row["certified"]:
-            row |= again(row["model"], folder / f"{row['model']}-{row['budget']}-{row['seed']}")
+            row |= measure_again(row["model"], folder / f"{row['model']}-{row['budget']}-{row['seed']}")
             print(json.dumps(row), flush=True)
     return {"winners": rows}
 
 
-def certified(model: str, budget: str, seed: int, out: Path) -> dict[str, Any]:
+def certify_winner(model: str, budget: str, seed: int, out: Path) -> dict[str, Any]:
     """Search on this machine unless that was done; whether it ended with a certificate, and the test loss."""
     if not (out / "result.json").exists():
         try:
@@ -53,7 +53,7 @@ def certified(model: str, budget: str, seed: int, out: Path) -> dict[str, Any]:
     return {"certified": document["winner"]["certified"], "loss": document["winner"]["quality"]["value"]}
 
 
-def again(model: str, out: Path) -> dict[str, float]:
+def measure_again(model: str, out: Path) -> dict[str, float]:
     """The certified bound and a new measurement, both over the budget."""
     certificate = Certificate.load(out / "winner" / "certificate.json")
     assert certificate.parent is not None
@@ -62,27 +62,27 @@ def again(model: str, out: Path) -> dict[str, float]:
     files = {"parent": ParentExport(subject, Silent(), certificate.workload.phase).path,
              "winner": out / "winner" / "model.onnx"}  # fmt: skip
     measured = measure_files(
-        files, workload_inputs(subject.model, certificate.workload), certificate.workload,
+        files, make_workload_inputs(subject.model, certificate.workload), certificate.workload,
         sentinel="parent", seconds=SECONDS, least_rounds=100,
     )  # fmt: skip
     p, parent = certificate.percentile, measured.of["parent"]
-    p_parent = certificate.parent.percentile(p)
-    now = measured.of["winner"].percentile(p) / parent.percentile(p) * p_parent / certificate.budget_ms
+    p_parent = certificate.parent.compute_percentile(p)
+    now = measured.of["winner"].compute_percentile(p) / parent.compute_percentile(p) * p_parent / certificate.budget_ms
     if certificate.fraction is not None:  # what was promised is the median ratio in the same rounds
-        now = measured.of["winner"].ratio() / certificate.fraction
+        now = measured.of["winner"].compute_ratio() / certificate.fraction
     return {
         "bound": certificate.bound_ms / certificate.budget_ms,
         "again": now,
-        "machine": parent.percentile(p) / p_parent,
+        "machine": parent.compute_percentile(p) / p_parent,
     }
 
 
-def most_violations(count: int) -> float:
+def bound_violations(count: int) -> float:
     """The share of violations that none in `count` leaves possible at 95 %: exact binomial."""
     return float(1 - (1 - CONFIDENCE) ** (1 / max(1, count)))
 
 
-def table(document: dict[str, Any]) -> str:
+def format_table(document: dict[str, Any]) -> str:
     """Every winner, then the count."""
     rows = [
         (f"{row['model']}, {row['budget']}, seed {row['seed']}", f"{row['bound']:.3f}", f"{row['again']:.3f}",
@@ -93,16 +93,16 @@ def table(document: dict[str, Any]) -> str:
     none = [row for row in document["winners"] if not row["certified"]]
     said = f"{above} of {len(rows)} above the budget, {len(none)} searches without a certificate."
     if not above:
-        said += f" None of {len(rows)} leaves at most {100 * most_violations(len(rows)):.1f} % possible (95 %)."
+        said += f" None of {len(rows)} leaves at most {100 * bound_violations(len(rows)):.1f} % possible (95 %)."
     header = ("winner", "certified bound / budget", "measured again / budget", "parent's p90 again / then")
-    return markdown(header, rows) + "\n\n" + said
+    return format_markdown(header, rows) + "\n\n" + said
 
 
-def figure(document: dict[str, Any], path: Path) -> None:
+def draw_figure(document: dict[str, Any], path: Path) -> None:
     """The certified bound and the new measurement of each winner, over its budget."""
-    from latency.drawing import bars
+    from latency.drawing import draw_bars
 
     rows = [row for row in document["winners"] if row["certified"]]
     series = {"certified bound": [row["bound"] for row in rows], "measured again": [row["again"] for row in rows]}
     names = [str(number) for number in range(1, len(rows) + 1)]
-    bars(names, series, "p90 over the budget", "Certified winners, measured again in new processes", path)
+    draw_bars(names, series, "p90 over the budget", "Certified winners, measured again in new processes", path)

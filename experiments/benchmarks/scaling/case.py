@@ -12,11 +12,11 @@ from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.evaluator import rungs
-from nas.profiling.choose_workload import default_workload
-from nas.profiling.latency_model import latency_model
+from nas.pipeline.evaluator import list_rungs
+from nas.profiling.choose_workload import choose_default_workload
+from nas.profiling.latency_model import load_latency_model
 from nas.progress import Silent
-from nas.quality import evaluator_for
+from nas.quality import choose_evaluator
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import choose_precision
 from nas.request.search_request import BATCH
@@ -41,14 +41,16 @@ class Case:
         evaluator = self.bench.evaluator
         return f"{self.subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
 
-    def scorer(self, executor: Executor, evaluations: Path) -> CachedEvaluator:
+    def build_evaluator(self, executor: Executor, evaluations: Path) -> CachedEvaluator:
         """With the evaluations of a file for a memory."""
         known = FileEvaluations(evaluations, "benchmark")
         return CachedEvaluator(
             self.bench.evaluator, known, executor, self.bench.precision, tuple(filter(None, self.base.rungs))
         )
 
-    def problem(self, scorer: CachedEvaluator, study: Path, batch: int = BATCH, trials: int | None = None) -> Problem:
+    def build_problem(
+        self, scorer: CachedEvaluator, study: Path, batch: int = BATCH, trials: int | None = None
+    ) -> Problem:
         """A search as `--executor ray` makes it, its study in SQLite."""
         changes = {"evaluate": scorer, "ahead": scorer.prefetch, "storage": f"sqlite:///{study}", "batch": batch}
         return replace(self.base, **changes, trials=self.base.trials if trials is None else trials)
@@ -56,22 +58,22 @@ class Case:
 
 def prepare(model: str) -> Case:
     subject, target = load_parent_model(model), find_target(TARGET)
-    evaluator = evaluator_for(subject.model, subject.dataset)
+    evaluator = choose_evaluator(subject.model, subject.dataset)
     evaluator.evaluate(subject.model, "validation")  # the parent's outputs are stored once
-    workload, export = default_workload(subject, target), ParentExport(subject, Silent())
-    latency = latency_model(subject, target, workload, export, Silent())
-    space = subject.anatomy.space(STRUCTURE)
-    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.batches(4), subject.anatomy)
+    workload, export = choose_default_workload(subject, target), ParentExport(subject, Silent())
+    latency = load_latency_model(subject, target, workload, export, Silent())
+    space = subject.anatomy.build_space(STRUCTURE)
+    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.iterate_batches(4), subject.anatomy)
     budget = BUDGET * latency.predict(space.parent, PERCENTILE).ms
-    steps = rungs(len(subject.dataset.validation))
+    steps = list_rungs(len(subject.dataset.validation))
     base = Problem(space, evaluator.evaluate, latency, budget, PERCENTILE, redundancy, "", steps, batch=BATCH)
     return Case(subject, Bench(subject.model, subject.anatomy, evaluator, choose_precision("auto")), base)
 
 
-def in_shared_order(tasks: Sequence[Task]) -> list[Task]:
+def order_as_shared(tasks: Sequence[Task]) -> list[Task]:
     """As one worker of a cluster gets them: each resumes from the one before."""
     shares = Shares(tasks, 1)
-    places = (shares.next(0) for _ in tasks)
+    places = (shares.take_next(0) for _ in tasks)
     return [tasks[place] for place in places if place is not None]
 
 

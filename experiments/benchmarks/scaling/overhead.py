@@ -21,21 +21,21 @@ from nas.search.run import run_search
 from nas.search.surrogate import Surrogate
 from nas.storage.database import Database
 from scaling.case import Case, say
-from scaling.raycost import idle_tasks, own_cluster, real_tasks
-from scaling.stopwatch import Place, watching
+from scaling.raycost import measure_idle_tasks, measure_real_tasks, start_own_cluster
+from scaling.stopwatch import Place, watch_calls
 
 PLACES: tuple[Place, ...] = (
-    ("latency model", Problem, "ms"),
+    ("latency model", Problem, "predict_ms"),
     ("looking up evaluations", CachedEvaluator, "__call__"),
     ("looking up evaluations", CachedEvaluator, "ahead"),
     ("proposals", proposals.LevelSwitch, "propose"),
-    ("proposals: neighbours", proposals.LevelSwitch, "_neighbours"),
-    ("proposals: fitting the surrogate", proposals.LevelSwitch, "surrogate"),
+    ("proposals: neighbours", proposals.LevelSwitch, "_list_neighbours"),
+    ("proposals: fitting the surrogate", proposals.LevelSwitch, "fit_surrogate"),
     ("proposals: ranking", Surrogate, "rank"),
     ("proposals: exact solve", proposals, "solve"),
     ("proposals: exact solve", engine, "solve"),
-    ("proposals: knobs", engine.Engine, "_by_knobs"),
-    ("one-shot rankings", engine, "one_shot"),
+    ("proposals: knobs", engine.Engine, "_propose_by_knobs"),
+    ("one-shot rankings", engine, "rank_one_shot"),
     ("way down", engine.GreedyRemoval, "run"),
     ("study: opening", Journal, "__init__"),
     ("study: commits", Session, "commit"),
@@ -43,7 +43,7 @@ PLACES: tuple[Place, ...] = (
     ("study: Optuna", Journal, "ask"),
     ("study: Optuna", Journal, "tell"),
     ("study: Optuna", Journal, "queue"),
-    ("study: reading candidates", Journal, "candidates"),
+    ("study: reading candidates", Journal, "list_candidates"),
 )
 REST = "rest"
 
@@ -69,16 +69,16 @@ class Noting:
         """It holds nothing."""
 
 
-def overhead(case: Case, rounds: int, tasks: int, trials: int) -> dict[str, Any]:
+def measure_overhead(case: Case, rounds: int, tasks: int, trials: int) -> dict[str, Any]:
     """Ray's and the driver's share of a search at default settings."""
     case = replace(case, base=replace(case.base, trials=trials))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        batches, evaluation_s, cold = first_search(case, folder)
-        driver = known_searches(case, folder, rounds, sum(map(len, batches)))
-    with own_cluster(1):
-        real = real_tasks(case.bench, _some(batches, tasks), rounds)
-        idle = idle_tasks(case.bench, case.base.batch, rounds)
+        batches, evaluation_s, cold = run_first_search(case, folder)
+        driver = repeat_known_searches(case, folder, rounds, sum(map(len, batches)))
+    with start_own_cluster(1):
+        real = measure_real_tasks(case.bench, _select_batches(batches, tasks), rounds)
+        idle = measure_idle_tasks(case.bench, case.base.batch, rounds)
     ray_s = max(real["extra_s"], idle["batched_s"])
     return {
         "verb": "overhead", "model": case.subject.id, "precision": str(case.bench.precision), "batch": case.base.batch,
@@ -87,24 +87,26 @@ def overhead(case: Case, rounds: int, tasks: int, trials: int) -> dict[str, Any]
     }  # fmt: skip
 
 
-def first_search(case: Case, folder: Path) -> tuple[list[list[Task]], float, dict[str, Any]]:
+def run_first_search(case: Case, folder: Path) -> tuple[list[list[Task]], float, dict[str, Any]]:
     """For real: batches that were asked for, seconds of an evaluation, and what all of it took."""
     noting = Noting(LocalExecutor(Worker(case.bench)))
     began = time.perf_counter()
-    outcome = run_search(case.problem(case.scorer(noting, folder / "evaluations.jsonl"), folder / "first.db"))
+    outcome = run_search(
+        case.build_problem(case.build_evaluator(noting, folder / "evaluations.jsonl"), folder / "first.db")
+    )
     seconds, count = time.perf_counter() - began, sum(map(len, noting.batches))
     say(f"first search: {seconds:.1f} s, {count} evaluations of {noting.seconds / count:.3f} s")
     cold = {"seconds": seconds, "evaluations": count, "trials": outcome.trials, "loss": outcome.winner.quality.loss}
     return noting.batches, noting.seconds / count, cold | {"driver_s": seconds - noting.seconds}
 
 
-def known_searches(case: Case, folder: Path, rounds: int, evaluations: int) -> dict[str, Any]:
+def repeat_known_searches(case: Case, folder: Path, rounds: int, evaluations: int) -> dict[str, Any]:
     """The driver alone: the same search with other studies, in which nothing is evaluated; and keeping the results."""
-    found = [_known_search(case, folder, f"known-{number}.db") for number in range(rounds + 1)][1:]
-    with watching((*PLACES, ("latency model", type(case.base.latency), "predict"))) as watch:
-        watched = _known_search(case, folder, "watched.db")
+    found = [_repeat_known_search(case, folder, f"known-{number}.db") for number in range(rounds + 1)][1:]
+    with watch_calls((*PLACES, ("latency model", type(case.base.latency), "predict"))) as watch:
+        watched = _repeat_known_search(case, folder, "watched.db")
     parts = {**watch.seconds, REST: watched - sum(watch.seconds.values())}
-    search_s, keep_s = statistics.median(found), _keeping(folder)
+    search_s, keep_s = statistics.median(found), _time_keeping(folder)
     say(f"known search: {search_s:.2f} s (watched {watched:.2f} s); keeping: {keep_s:.2f} s")
     return {
         "search_s": search_s, "keep_s": keep_s, "per_evaluation_s": (search_s + keep_s) / evaluations,
@@ -112,16 +114,16 @@ def known_searches(case: Case, folder: Path, rounds: int, evaluations: int) -> d
     }  # fmt: skip
 
 
-def _known_search(case: Case, folder: Path, study: str) -> float:
-    scorer = case.scorer(LocalExecutor(Worker(case.bench)), folder / "evaluations.jsonl")
+def _repeat_known_search(case: Case, folder: Path, study: str) -> float:
+    scorer = case.build_evaluator(LocalExecutor(Worker(case.bench)), folder / "evaluations.jsonl")
     began = time.perf_counter()
-    run_search(case.problem(scorer, folder / study))
+    run_search(case.build_problem(scorer, folder / study))
     seconds = time.perf_counter() - began
     assert scorer.evaluations == 0, "the second search asked for what the first did not"
     return seconds
 
 
-def _keeping(folder: Path) -> float:
+def _time_keeping(folder: Path) -> float:
     """Seconds to write what the first search found out into another file."""
     known, copy = (FileEvaluations(folder / name, "benchmark") for name in ("evaluations.jsonl", "copy.jsonl"))
     began = time.perf_counter()
@@ -130,7 +132,7 @@ def _keeping(folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def _some(batches: list[list[Task]], tasks: int) -> list[list[Task]]:
+def _select_batches(batches: list[list[Task]], tasks: int) -> list[list[Task]]:
     """Batches from all over a search, with about so many tasks."""
     step, count = 1, sum(map(len, batches))
     while count > tasks and step < len(batches):

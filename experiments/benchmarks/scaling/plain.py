@@ -12,20 +12,20 @@ from typing import Any
 from nas.execution.packing import Packed, pack, unpack
 from nas.execution.task import Task
 from nas.execution.worker import Bench, LocalExecutor, Worker
-from scaling.case import Case, in_shared_order, say
-from scaling.raycost import forget, own_cluster, ray_executor, run_all
+from scaling.case import Case, order_as_shared, say
+from scaling.raycost import forget, run_all, start_own_cluster, start_ray_executor
 
 WORKERS = 2
 
 
-def typical_tasks(case: Case, trials: int) -> list[Task]:
+def list_typical_tasks(case: Case, trials: int) -> list[Task]:
     """What a search asks for: every unit alone on the first rung, and so many mixtures on the first two."""
     space, rungs = case.base.space, case.base.rungs
     first, second = (items for items in rungs[:2] if items is not None)
     alone = [Task(space.start.drop(unit), (0, first), case.bench.precision) for unit in space.choices]
     rng = random.Random(0)
     mixed = [space.sample(rng, 0.3) for _ in range(trials)]
-    return in_shared_order([*alone, *(Task(some, (0, first, second), case.bench.precision) for some in mixed)])
+    return order_as_shared([*alone, *(Task(some, (0, first, second), case.bench.precision) for some in mixed)])
 
 
 def serve(pipe: Connection) -> None:
@@ -41,7 +41,7 @@ def serve(pipe: Connection) -> None:
 
 
 @contextmanager
-def plain_processes(packed: Packed) -> Iterator[list[Connection]]:
+def start_plain_processes(packed: Packed) -> Iterator[list[Connection]]:
     context, pipes, running = multiprocessing.get_context("spawn"), [], []
     try:
         for _ in range(WORKERS):
@@ -58,7 +58,7 @@ def plain_processes(packed: Packed) -> Iterator[list[Connection]]:
             process.join(timeout=10)
 
 
-def plain_seconds(pipes: list[Connection], tasks: list[Task]) -> float:
+def measure_plain_seconds(pipes: list[Connection], tasks: list[Task]) -> float:
     """All at once, an equal stretch each, as the shares of a cluster are."""
     ends = [len(tasks) * place // len(pipes) for place in range(len(pipes) + 1)]
     began = time.perf_counter()
@@ -69,16 +69,16 @@ def plain_seconds(pipes: list[Connection], tasks: list[Task]) -> float:
     return time.perf_counter() - began
 
 
-def workers(case: Case, rounds: int, trials: int) -> dict[str, Any]:
+def measure_workers(case: Case, rounds: int, trials: int) -> dict[str, Any]:
     """Tasks per second of both, interleaved; a round first to warm up."""
-    tasks, plain, remote = typical_tasks(case, trials), [], []
+    tasks, plain, remote = list_typical_tasks(case, trials), [], []
     with (
-        own_cluster(WORKERS),
-        ray_executor(case.bench, WORKERS) as executor,
-        plain_processes(pack(case.bench)) as pipes,
+        start_own_cluster(WORKERS),
+        start_ray_executor(case.bench, WORKERS) as executor,
+        start_plain_processes(pack(case.bench)) as pipes,
     ):
         for number in range(rounds + 1):
-            plain.append(len(tasks) / plain_seconds(pipes, tasks))
+            plain.append(len(tasks) / measure_plain_seconds(pipes, tasks))
             forget(executor)
             remote.append(len(tasks) / run_all(executor, [tasks]))
             say(f"round {number}: plain {plain[-1]:.2f} tasks/s, Ray {remote[-1]:.2f}")

@@ -13,7 +13,7 @@ from nas.execution.cluster import Cluster, RayExecutor
 from nas.execution.task import Executor, Pieces, Task
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.quality.quality import Quality
-from scaling.case import in_shared_order, say
+from scaling.case import order_as_shared, say
 from scaling.virtual import Costs
 from search_spaces.architecture import Architecture
 
@@ -23,7 +23,7 @@ LONE = 50  # tasks that are asked for one by one
 
 
 @contextmanager
-def own_cluster(cpus: int) -> Iterator[None]:
+def start_own_cluster(cpus: int) -> Iterator[None]:
     """A cluster of this machine, started and ended here."""
     import ray
 
@@ -49,9 +49,9 @@ class Idle:
 
 
 @contextmanager
-def ray_executor(bench: Bench | None, workers: int, actor: type = ray_side.Evaluating) -> Iterator[RayExecutor]:
+def start_ray_executor(bench: Bench | None, workers: int, actor: type = ray_side.Evaluating) -> Iterator[RayExecutor]:
     with patch.object(ray_side, "Evaluating", actor):
-        executor = Cluster(workers, {"CPU": 1.0}).executor(bench)  # type: ignore[arg-type]
+        executor = Cluster(workers, {"CPU": 1.0}).open_executor(bench)  # type: ignore[arg-type]
     try:
         yield executor
     finally:
@@ -62,12 +62,12 @@ def forget(executor: RayExecutor) -> None:
     """Actors begin anew, without states, as at the beginning of a search; returns when they are there."""
     import ray
 
-    def anew(actor: Any) -> None:
+    def start_anew(actor: Any) -> None:
         from nas.execution.worker import Worker
 
         actor._worker = Worker(actor._worker.bench)
 
-    ray.get([actor.__ray_call__.remote(anew) for actor in executor._actors])
+    ray.get([actor.__ray_call__.remote(start_anew) for actor in executor._actors])
 
 
 def run_all(executor: Executor, batches: Sequence[Sequence[Task]]) -> float:
@@ -79,11 +79,11 @@ def run_all(executor: Executor, batches: Sequence[Sequence[Task]]) -> float:
     return time.perf_counter() - began
 
 
-def real_tasks(bench: Bench, batches: Sequence[Sequence[Task]], rounds: int) -> dict[str, Any]:
+def measure_real_tasks(bench: Bench, batches: Sequence[Sequence[Task]], rounds: int) -> dict[str, Any]:
     """The same batches on one actor with one thread, and in this process, which has one too; a round first to warm."""
-    batches, tasks = [in_shared_order(batch) for batch in batches], sum(map(len, batches))
+    batches, tasks = [order_as_shared(batch) for batch in batches], sum(map(len, batches))
     local, remote = [], []
-    with ray_executor(bench, 1) as executor:
+    with start_ray_executor(bench, 1) as executor:
         for number in range(rounds + 1):
             forget(executor)
             remote.append(run_all(executor, batches))
@@ -97,11 +97,11 @@ def real_tasks(bench: Bench, batches: Sequence[Sequence[Task]], rounds: int) -> 
     }  # fmt: skip
 
 
-def idle_tasks(bench: Bench, batch: int, rounds: int, tasks: int = 400) -> dict[str, float]:
+def measure_idle_tasks(bench: Bench, batch: int, rounds: int, tasks: int = 400) -> dict[str, float]:
     """Seconds per task that does nothing, in batches as small as the search's, and in a single one."""
     task = Task(Architecture.parent(bench.anatomy.depth), (0, ITEMS), bench.precision)
     batched, single = [], []
-    with ray_executor(None, 1, Idle) as executor:
+    with start_ray_executor(None, 1, Idle) as executor:
         for _ in range(rounds + 1):
             batched.append(run_all(executor, [[task] * batch] * (tasks // batch)) / tasks)
             single.append(run_all(executor, [[task] * tasks]) / tasks)
@@ -114,7 +114,7 @@ def dispatch(depth: int) -> Costs:
     One actor stands for all: the driver does not see how many answer.
     """
     task, serial = Task(Architecture.parent(depth), (0, ITEMS)), []
-    with ray_executor(None, 1, Idle) as executor:
+    with start_ray_executor(None, 1, Idle) as executor:
         run_all(executor, [[task] * LONE])
         lone, alone = _run_timed(executor, [[task]] * LONE)
         for most in IN_FLIGHT:

@@ -14,7 +14,7 @@ from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from nas.search.engine import Engine
 from nas.search.problem import SCORING, Problem
-from pruning.inference.prefix_cache import prefixes
+from pruning.inference.prefix_cache import list_prefixes
 from scaling.virtual import Call, Job, Piece
 from search_spaces.architecture import Architecture
 
@@ -44,7 +44,7 @@ class Durations:
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         if not lines:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = [_head(bench)]
+            lines = [_measure_head(bench)]
             path.write_text(json.dumps(lines[0]) + "\n")
         first = lines[0]
         head = {Precision(name): share for name, share in first["head"].items()}
@@ -55,18 +55,18 @@ class Durations:
 
     def job(self, task: Task) -> tuple[Job, Pieces]:
         """A task as it was recorded, and what it gave."""
-        found = [self._piece(task, start, end) for start, end in zip(task.cuts, task.cuts[1:], strict=False)]
+        found = [self._evaluate_piece(task, start, end) for start, end in zip(task.cuts, task.cuts[1:], strict=False)]
         whole, anatomy = task.architecture, self.bench.anatomy
         merged = whole.merge_blocks() if anatomy.merges_blocks else whole
-        known, head = tuple(prefixes(merged)), self.head[task.precision]
+        known, head = tuple(list_prefixes(merged)), self.head[task.precision]
         pieces = tuple(
             Piece(f"{start}:{end}", seconds, head, self.state_bytes * (end - start))
             for (start, end), (seconds, _) in zip(zip(task.cuts, task.cuts[1:], strict=False), found, strict=True)
         )
-        blocks = whole.depth - len(merged.removed_blocks())
+        blocks = whole.depth - len(merged.list_removed_blocks())
         return Job(task, pieces, known, blocks), tuple(quality for _, quality in found)
 
-    def _piece(self, task: Task, start: int, end: int) -> tuple[float, Quality]:
+    def _evaluate_piece(self, task: Task, start: int, end: int) -> tuple[float, Quality]:
         name = f"{task.architecture.digest} {start}:{end} {task.precision}"
         if name not in self.known:
             seconds, quality = self._evaluate(replace(task, cuts=(start, end)))
@@ -86,7 +86,7 @@ class Durations:
         return seconds / (1 - saved), quality
 
 
-def _head(bench: Bench) -> dict[str, Any]:
+def _measure_head(bench: Bench) -> dict[str, Any]:
     """What a resumed evaluation of the parent takes of a full one, in each arithmetic; the size of a state."""
     items, shares = 4, {}
     parent = Architecture.parent(bench.anatomy.depth)
@@ -94,14 +94,14 @@ def _head(bench: Bench) -> dict[str, Any]:
         ratios = []
         for _ in range(REPEATS):
             worker, task = Worker(bench), Task(parent, (0, items), precision)
-            full, resumed = (_thread_seconds(worker, task) for _ in range(2))
+            full, resumed = (_read_thread_seconds(worker, task) for _ in range(2))
             ratios.append(min(1.0, resumed / full))
         shares[str(precision)] = statistics.median(ratios)
     state = worker.stores[precision].nbytes // (items * bench.anatomy.depth)
     return {"head": shares, "state_bytes": state}
 
 
-def _thread_seconds(worker: Worker, task: Task) -> float:
+def _read_thread_seconds(worker: Worker, task: Task) -> float:
     began = time.thread_time()
     worker.run(task)
     return time.thread_time() - began
@@ -120,22 +120,22 @@ class Trace:
     def mark(self, stage: str) -> None:
         """From here on it is another stage."""
         if stage != self._stage:
-            self._note(self._thought())
+            self._note(self._measure_thought())
             self._stage, self._since = stage, time.thread_time()
 
-    def told(self, phase: str, done: float, total: float) -> None:
+    def note_message(self, phase: str, done: float, total: float) -> None:
         """What the engine says of its progress; once all units are scored, it goes down."""
         if phase == SCORING and done == total:
             self.mark(DOWN)
 
     def end(self) -> tuple[Call, ...]:
         """All calls, and what the driver did after the last."""
-        self._note(self._thought())
+        self._note(self._measure_thought())
         return tuple(self.calls)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
         """In order."""
-        thought, jobs = self._thought(), []
+        thought, jobs = self._measure_thought(), []
         for place, task in enumerate(tasks):
             job, pieces = self.durations.job(task)
             began = time.thread_time()
@@ -147,7 +147,7 @@ class Trace:
     def close(self) -> None:
         """It holds nothing."""
 
-    def _thought(self) -> float:
+    def _measure_thought(self) -> float:
         return time.thread_time() - self._since
 
     def _note(self, before_s: float, jobs: tuple[Job, ...] = ()) -> None:
@@ -158,17 +158,17 @@ class Staged(Engine):
     """The engine, telling a trace in which stage it is."""
 
     def __init__(self, problem: Problem, trace: Trace) -> None:
-        super().__init__(replace(problem, on_phase=trace.told))
+        super().__init__(replace(problem, on_phase=trace.note_message))
         self.trace = trace
 
-    def _solved(self, *arguments: Any) -> Any:
+    def _solve(self, *arguments: Any) -> Any:
         self.trace.mark(SEEDS)
-        return super()._solved(*arguments)
+        return super()._solve(*arguments)
 
-    def _by_knobs(self, *arguments: Any) -> Any:
+    def _propose_by_knobs(self, *arguments: Any) -> Any:
         self.trace.mark(PROPOSALS)
-        return super()._by_knobs(*arguments)
+        return super()._propose_by_knobs(*arguments)
 
-    def _ranked(self, *arguments: Any) -> Any:
+    def _rank(self, *arguments: Any) -> Any:
         self.trace.mark(FINALS)
-        return super()._ranked(*arguments)
+        return super()._rank(*arguments)

@@ -9,53 +9,53 @@ STAGES = ("library", "way down", "seeds", "proposals", "finals")
 WORTH = 1.15  # times as fast with the next number of workers: less is called the end of scaling
 
 
-def report(files: Sequence[Path]) -> str:
-    verbs = {"overhead": _overhead, "workers": _workers, "simulate": _simulate}
+def write_report(files: Sequence[Path]) -> str:
+    verbs = {"overhead": _format_overhead, "workers": _format_workers, "simulate": _simulate}
     documents = [json.loads(file.read_text()) for file in files]
     return "\n\n".join("\n".join(verbs[document["verb"]](document)) for document in documents)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
     yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
-def _overhead(found: dict[str, Any]) -> Iterator[str]:
+def _format_overhead(found: dict[str, Any]) -> Iterator[str]:
     driver, real, idle, evaluation = found["driver"], found["real"], found["idle"], found["evaluation_s"]
     count = found["first_search"]["evaluations"]
 
-    def row(name: str, seconds: float) -> tuple[str, str, str]:
+    def format_row(name: str, seconds: float) -> tuple[str, str, str]:
         return name, f"{1e3 * seconds:.2f}", f"{seconds / evaluation:.2%}"
 
     rows = [
-        row(f"an evaluation, one thread, {found['precision']} (mean of {count})", evaluation),
-        row(f"Ray, {real['tasks']} real tasks beside this process", real["extra_s"]),
-        row(f"Ray, tasks that do nothing, {found['batch']} at a time", idle["batched_s"]),
-        row("Ray, tasks that do nothing, all at once", idle["single_s"]),
-        row("driver: the search, everything known", driver["search_s"] / count),
-        row("driver: keeping what is new", driver["keep_s"] / count),
-        row("driver, first search, all but evaluating", found["first_search"]["driver_s"] / count),
-        row("**together** (the larger of Ray's, and the driver)", found["ray_s"] + driver["per_evaluation_s"]),
+        format_row(f"an evaluation, one thread, {found['precision']} (mean of {count})", evaluation),
+        format_row(f"Ray, {real['tasks']} real tasks beside this process", real["extra_s"]),
+        format_row(f"Ray, tasks that do nothing, {found['batch']} at a time", idle["batched_s"]),
+        format_row("Ray, tasks that do nothing, all at once", idle["single_s"]),
+        format_row("driver: the search, everything known", driver["search_s"] / count),
+        format_row("driver: keeping what is new", driver["keep_s"] / count),
+        format_row("driver, first search, all but evaluating", found["first_search"]["driver_s"] / count),
+        format_row("**together** (the larger of Ray's, and the driver)", found["ray_s"] + driver["per_evaluation_s"]),
     ]
-    yield from _table((f"{found['model']}, per evaluation", "ms", "of an evaluation"), rows)
+    yield from _format_table((f"{found['model']}, per evaluation", "ms", "of an evaluation"), rows)
     yield ""
     parts = sorted(driver["parts_s"].items(), key=lambda part: -part[1])
     rows = [
         (name, f"{seconds:.3f}", f"{seconds / driver['watched_s']:.1%}", f"{driver['calls'].get(name, 0):,}")
         for name, seconds in parts
     ]
-    yield from _table((f"driver, {driver['watched_s']:.2f} s", "s", "share", "calls"), rows)
+    yield from _format_table((f"driver, {driver['watched_s']:.2f} s", "s", "share", "calls"), rows)
 
 
-def _workers(found: dict[str, Any]) -> Iterator[str]:
+def _format_workers(found: dict[str, Any]) -> Iterator[str]:
     head = (found["model"], "tasks per second", "ratio", "over rounds")
     spread = f"{min(found['ratios']):.3f} to {max(found['ratios']):.3f}"
     rows = [
         ("two plain processes", f"{found['plain_per_s']:.2f}", "1", ""),
         ("two Ray workers", f"{found['ray_per_s']:.2f}", f"{found['ratio']:.3f}", spread),
     ]
-    yield from _table(head, rows)
+    yield from _format_table(head, rows)
 
 
 def _simulate(found: dict[str, Any]) -> Iterator[str]:
@@ -69,24 +69,24 @@ def _simulate(found: dict[str, Any]) -> Iterator[str]:
         for run in found["runs"]
     ]  # fmt: skip
     head = ("batch", "workers", "seconds", "speed-up", "workers busy", "driver busy", "evaluations", "winner's loss")
-    yield from _table(head, rows)
+    yield from _format_table(head, rows)
     yield ""
-    yield from _by_stage(found, searches)
+    yield from _format_stages(found, searches)
     yield ""
     yield from (f"* {_end_of_scaling(found, search)}" for search in searches.values())
 
 
-def _by_stage(found: dict[str, Any], searches: dict[int, dict[str, Any]]) -> Iterator[str]:
+def _format_stages(found: dict[str, Any], searches: dict[int, dict[str, Any]]) -> Iterator[str]:
     """Seconds, and how many tasks a call of the stage has at the mean and at most."""
     rows = []
     for run in found["runs"]:
         widths = searches[run["batch"]]["stages"]
-        cells = [_cell(run, widths, stage) for stage in STAGES]
+        cells = [_format_cell(run, widths, stage) for stage in STAGES]
         rows.append((f"{run['batch']}", f"{run['workers']}", *cells))
-    yield from _table(("batch", "workers", *(f"{stage}: s (driver; tasks per call)" for stage in STAGES)), rows)
+    yield from _format_table(("batch", "workers", *(f"{stage}: s (driver; tasks per call)" for stage in STAGES)), rows)
 
 
-def _cell(run: dict[str, Any], widths: dict[str, dict[str, float]], stage: str) -> str:
+def _format_cell(run: dict[str, Any], widths: dict[str, dict[str, float]], stage: str) -> str:
     seconds, driver = run["by_stage"].get(stage, 0.0), run["driver_by_stage"].get(stage, 0.0)
     each = widths[stage]["tasks"] / max(1, widths[stage]["calls"])
     return f"{seconds:.1f} ({driver:.1f}; {each:.1f})"
@@ -101,11 +101,11 @@ def _end_of_scaling(found: dict[str, Any], search: dict[str, Any]) -> str:
             break
         last = run
     stages = sorted(last["by_stage"].items(), key=lambda stage: -stage[1])[:2]
-    told = ", ".join(_waits_for(last, search["stages"], stage) for stage, _ in stages)
+    told = ", ".join(_describe_waits(last, search["stages"], stage) for stage, _ in stages)
     return f"batch {search['batch']}: scales up to {last['workers']} workers ({last['speed_up']:.1f} x), then {told}"
 
 
-def _waits_for(run: dict[str, Any], widths: dict[str, dict[str, float]], stage: str) -> str:
+def _describe_waits(run: dict[str, Any], widths: dict[str, dict[str, float]], stage: str) -> str:
     seconds, width = run["by_stage"][stage], widths[stage]
     driver = run["driver_by_stage"][stage] / max(seconds, 1e-9)
     one_by_one = f"{width['calls']:.0f} calls one after another, at most {width['most']:.0f} tasks in each"

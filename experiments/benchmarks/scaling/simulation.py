@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.case import Case, say
-from scaling.raycost import dispatch, own_cluster
+from scaling.raycost import dispatch, start_own_cluster
 from scaling.recording import STAGES, Durations, Staged, Trace
 from scaling.virtual import Call, Played, play
 
@@ -21,7 +21,7 @@ def simulate(
     Args:
         trials: at most; None for the default, and at least one whole batch.
     """
-    with own_cluster(1):
+    with start_own_cluster(1):
         costs = dispatch(case.subject.anatomy.depth)
     durations = Durations.open(case.bench, recorded)
     searches, runs = [], []
@@ -29,7 +29,7 @@ def simulate(
         most = max(case.base.trials, batch) if trials is None else trials
         search, calls = record(case, durations, batch, most)
         searches.append(search)
-        runs += [run | {"batch": batch} for run in (_played(play(calls, each, costs)) for each in workers)]
+        runs += [run | {"batch": batch} for run in (_play(play(calls, each, costs)) for each in workers)]
     one = next((run["seconds"] for run in runs if run["workers"] == 1 and run["batch"] == 1), runs[0]["seconds"])
     return {
         "verb": "simulate", "model": case.subject.id, "precision": str(case.bench.precision), "dispatch": asdict(costs),
@@ -43,8 +43,8 @@ def record(case: Case, durations: Durations, batch: int, trials: int) -> tuple[d
     began, before = time.perf_counter(), durations.evaluated
     with tempfile.TemporaryDirectory() as folder:
         trace = Trace(durations)
-        scorer = case.scorer(trace, Path(folder) / "evaluations.jsonl")
-        problem = case.problem(scorer, Path(folder) / "study.db", batch, trials)
+        scorer = case.build_evaluator(trace, Path(folder) / "evaluations.jsonl")
+        problem = case.build_problem(scorer, Path(folder) / "study.db", batch, trials)
         outcome, calls = Staged(problem, trace).run(), trace.end()
     winner, seconds = outcome.winner, time.perf_counter() - began
     told = f"{outcome.trials} trials, {durations.evaluated - before} pieces evaluated for real, {seconds:.1f} s"
@@ -52,11 +52,11 @@ def record(case: Case, durations: Durations, batch: int, trials: int) -> tuple[d
     return {
         "batch": batch, "most_trials": trials, "trials": outcome.trials, "evaluations": scorer.evaluations,
         "items": scorer.items, "loss": winner.quality.loss, "ms": winner.predicted_ms,
-        "words": winner.architecture.words, "stages": _stages(calls),
+        "words": winner.architecture.words, "stages": _summarise_stages(calls),
     }, calls  # fmt: skip
 
 
-def _stages(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
+def _summarise_stages(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
     """How wide each stage is: calls, tasks, most at once, tasks that came alone, seconds of the driver's thought."""
     found = {}
     for stage in STAGES:
@@ -70,7 +70,7 @@ def _stages(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _played(played: Played) -> dict[str, Any]:
+def _play(played: Played) -> dict[str, Any]:
     busy = played.busy_s / (played.workers * played.seconds)
     return {
         "workers": played.workers, "seconds": played.seconds, "busy": busy, "driver_s": played.driver_s,

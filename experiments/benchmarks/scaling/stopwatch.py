@@ -18,10 +18,10 @@ class Stopwatch:
     calls: dict[str, int] = field(default_factory=dict)
     _inside: list[float] = field(default_factory=list)  # of each running function: seconds of the parts it called
 
-    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, timed."""
 
-        def timed(*arguments: Any, **more: Any) -> Any:
+        def call_timed(*arguments: Any, **more: Any) -> Any:
             self._inside.append(0.0)
             began = time.perf_counter()
             try:
@@ -33,14 +33,14 @@ class Stopwatch:
                 if self._inside:
                     self._inside[-1] += spent
 
-        return timed
+        return call_timed
 
 
 @contextmanager
-def watching(places: Sequence[Place]) -> Iterator[Stopwatch]:
+def watch_calls(places: Sequence[Place]) -> Iterator[Stopwatch]:
     """Times the functions at those places meanwhile."""
     watch = Stopwatch()
     with ExitStack() as stack:
         for part, owner, name in places:
-            stack.enter_context(patch.object(owner, name, watch.around(part, getattr(owner, name))))
+            stack.enter_context(patch.object(owner, name, watch.wrap(part, getattr(owner, name))))
         yield watch

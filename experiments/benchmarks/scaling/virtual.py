@@ -27,7 +27,7 @@ class Costs:
     serial_s: tuple[float, ...] = (0.0,)
     latency_s: float = 0.0
 
-    def half(self, in_flight: int) -> float:
+    def halve(self, in_flight: int) -> float:
         """Of a task's serial cost: handing it out, or collecting what it gave."""
         return float(np.interp(in_flight, self.in_flight, self.serial_s)) / 2
 
@@ -76,14 +76,14 @@ class Remembering:
     stores: dict[Precision, PrefixStore] = field(default_factory=dict)
     free_at: float = 0.0
 
-    def seconds(self, job: Job) -> float:
+    def recall_seconds(self, job: Job) -> float:
         """How long it takes this worker now."""
         store = self.stores.setdefault(job.task.precision, PrefixStore(GIB // 2))
-        return sum(self._piece(job, piece, store) for piece in job.pieces)
+        return sum(self._evaluate_piece(job, piece, store) for piece in job.pieces)
 
-    def _piece(self, job: Job, piece: Piece, store: PrefixStore) -> float:
+    def _evaluate_piece(self, job: Job, piece: Piece, store: PrefixStore) -> float:
         store.candidate += 1
-        known, _ = store.longest(piece.items, list(job.prefixes))
+        known, _ = store.find_longest(piece.items, list(job.prefixes))
         run = store.open()
         for prefix in job.prefixes[known:]:
             store.keep(run, piece.items, prefix, State(piece.state_bytes))  # type: ignore[arg-type]
@@ -122,17 +122,17 @@ def _run(jobs: Sequence[Job], cluster: list[Remembering], now: float, costs: Cos
     running: list[tuple[float, int, int, int]] = []
     busy = driver = 0.0
 
-    def work(seconds: float) -> None:
+    def run_worker(seconds: float) -> None:
         nonlocal now, driver
         now, driver = now + seconds, driver + seconds
 
     def give(number: int) -> None:
         nonlocal busy
-        place, worker = shares.next(number), cluster[number]
+        place, worker = shares.take_next(number), cluster[number]
         if place is None:
             return
-        work(costs.half(len(running) + 1))
-        seconds = worker.seconds(jobs[place])
+        run_worker(costs.halve(len(running) + 1))
+        seconds = worker.recall_seconds(jobs[place])
         worker.free_at = max(worker.free_at, now + costs.latency_s / 2) + seconds
         busy += seconds
         heapq.heappush(running, (worker.free_at, next(numbers), number, place))
@@ -144,7 +144,7 @@ def _run(jobs: Sequence[Job], cluster: list[Remembering], now: float, costs: Cos
         work_left = len(running)
         done, _, number, place = heapq.heappop(running)
         now = max(now, done + costs.latency_s / 2)
-        work(costs.half(work_left))
+        run_worker(costs.halve(work_left))
         give(number)
-        work(jobs[place].keep_s)
+        run_worker(jobs[place].keep_s)
     return now, busy, driver

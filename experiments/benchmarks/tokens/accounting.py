@@ -11,7 +11,7 @@ code does it (queries, keys and values of all tokens, all attention logits) and 
 import argparse
 from dataclasses import dataclass
 
-from search_spaces.presets import pyramiddrop
+from search_spaces.presets import build_pyramiddrop
 from search_spaces.schedule import Schedule
 
 TERA = 1e12
@@ -47,18 +47,18 @@ class Llava:
 
 VICUNA_7B, CLIP_L = Stack(4096, 11008, 3, 32), Stack(1024, 4096, 2, 24)  # all 24 run, though 23 are used
 MODELS = (Llava("LLaVA-1.5 7B", VICUNA_7B, CLIP_L, 1), Llava("LLaVA-NeXT 7B", VICUNA_7B, CLIP_L, 5))
-PUBLISHED = pyramiddrop(32)
+PUBLISHED = build_pyramiddrop(32)
 
 
-def per_block(stack: Stack, tokens: int, seen: int) -> int:
+def count_per_block(stack: Stack, tokens: int, seen: int) -> int:
     """Multiply-adds of one block for `tokens` new ones that attend to `seen`, with no credit for a causal mask."""
     d = stack.width
     return 4 * tokens * d * d + 2 * tokens * seen * d + stack.matrices * tokens * d * stack.inner
 
 
-def lengths(model: Llava, schedule: Schedule, text: int) -> list[int]:
+def list_lengths(model: Llava, schedule: Schedule, text: int) -> list[int]:
     """How many tokens each block of the language model works on; whole numbers, as they are kept."""
-    left = {stage.block: stage.kept(model.image_tokens) for stage in schedule.stages}
+    left = {stage.block: stage.count_kept(model.image_tokens) for stage in schedule.stages}
     found, now = [], model.image_tokens
     for block in range(model.language.depth):
         now = left.get(block, now)
@@ -66,50 +66,50 @@ def lengths(model: Llava, schedule: Schedule, text: int) -> list[int]:
     return found
 
 
-def image_only(model: Llava, schedule: Schedule) -> int:
+def count_image_only(model: Llava, schedule: Schedule) -> int:
     """The papers' figure: image tokens in the blocks of the language model."""
-    return sum(per_block(model.language, n, n) for n in lengths(model, schedule, 0))
+    return sum(count_per_block(model.language, n, n) for n in list_lengths(model, schedule, 0))
 
 
-def vision(model: Llava) -> int:
+def count_vision(model: Llava) -> int:
     """Vision tower and projector, for all tiles: patches, blocks with the class token, two projections."""
     d, wide, n = model.tower.width, model.language.width, model.patches
     embed = n * 3 * model.patch**2 * d
-    blocks = model.tower.depth * per_block(model.tower, n + 1, n + 1)
+    blocks = model.tower.depth * count_per_block(model.tower, n + 1, n + 1)
     return model.tiles * (embed + blocks + n * (d * wide + wide * wide))
 
 
-def ranking(model: Llava, schedule: Schedule, text: int, released: bool) -> int:
+def count_ranking(model: Llava, schedule: Schedule, text: int, released: bool) -> int:
     """What choosing the tokens costs: all queries, keys, values and logits, or all keys and one query's logits."""
     d, total = model.language.width, 0
     for stage in schedule.stages:
-        n = lengths(model, schedule, text)[stage.block - 1] if stage.block else model.image_tokens + text
+        n = list_lengths(model, schedule, text)[stage.block - 1] if stage.block else model.image_tokens + text
         total += 3 * n * d * d + n * n * d if released else n * d * d + d * d + n * d
     return total
 
 
-def prefill(model: Llava, schedule: Schedule, text: int) -> int:
+def count_prefill(model: Llava, schedule: Schedule, text: int) -> int:
     """The language model on image and text, with the head for the last token."""
-    blocks = sum(per_block(model.language, n, n) for n in lengths(model, schedule, text))
+    blocks = sum(count_per_block(model.language, n, n) for n in list_lengths(model, schedule, text))
     return blocks + model.language.width * model.vocabulary
 
 
 def decode(model: Llava, schedule: Schedule, text: int, answer: int) -> int:
     """The tokens of an answer after its first, which the prefill gives: one by one, on the shorter caches."""
     head = model.language.width * model.vocabulary
-    found = lengths(model, schedule, text)
-    return sum(head + sum(per_block(model.language, 1, n + i) for n in found) for i in range(1, answer))
+    found = list_lengths(model, schedule, text)
+    return sum(head + sum(count_per_block(model.language, 1, n + i) for n in found) for i in range(1, answer))
 
 
-def rows(model: Llava, text: int, answer: int) -> list[tuple[str, int, int]]:
+def build_rows(model: Llava, text: int, answer: int) -> list[tuple[str, int, int]]:
     """(what, multiply-adds without a schedule, with the published one)."""
     off, on = Schedule(), PUBLISHED
-    whole = [vision(model) + prefill(model, s, text) + decode(model, s, text, answer) for s in (off, on)]
-    ours, theirs = (ranking(model, on, text, released) for released in (False, True))
+    whole = [count_vision(model) + count_prefill(model, s, text) + decode(model, s, text, answer) for s in (off, on)]
+    ours, theirs = (count_ranking(model, on, text, released) for released in (False, True))
     return [
-        ("image tokens only (as published)", image_only(model, off), image_only(model, on)),
-        (f"prefill with {text} text tokens and head", prefill(model, off, text), prefill(model, on, text)),
-        ("vision tower and projector", vision(model), vision(model)),
+        ("image tokens only (as published)", count_image_only(model, off), count_image_only(model, on)),
+        (f"prefill with {text} text tokens and head", count_prefill(model, off, text), count_prefill(model, on, text)),
+        ("vision tower and projector", count_vision(model), count_vision(model)),
         (f"decode of {answer} tokens", decode(model, off, text, answer), decode(model, on, text, answer)),
         ("ranking as we do", 0, ours),
         ("ranking as the released code does", 0, theirs),
@@ -127,7 +127,7 @@ def main() -> None:
     print(f"tera multiply-adds, PyramidDrop {PUBLISHED}; a multiply-add is two operations")
     for model in MODELS:
         print(f"\n| {model.name}, {model.image_tokens} image tokens | dense | reduced | saved |\n|---|---|---|---|")
-        for what, off, on in rows(model, given.text, given.answer):
+        for what, off, on in build_rows(model, given.text, given.answer):
             saved = f"{1 - on / off:.1%}" if off else "-"
             print(f"| {what} | {off / TERA:.3f} | {on / TERA:.3f} | {saved} |")
 

@@ -12,14 +12,14 @@ from nas.execution.evaluation_cache import CachedEvaluator
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.evaluator import build_evaluator
-from nas.profiling.host_profile import measured_ms
-from nas.profiling.latency_model import latency_model
+from nas.profiling.host_profile import measure_ms
+from nas.profiling.latency_model import load_latency_model
 from nas.progress import Progress
 from nas.quality import Evaluator, Quality
 from nas.request.choices import SEARCH
 from nas.search import Problem
-from nas.tokens.space import default_reduction, evaluator_with_tokens, snapping, with_tokens
-from nas.tokens.strategies import best_reduction
+from nas.tokens.space import add_tokens, build_evaluator_with_tokens, build_snapping, choose_default_reduction
+from nas.tokens.strategies import find_best_reduction
 from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.kinds import Kind
 
@@ -43,15 +43,15 @@ class Case:
     texts: Path | None = None
 
 
-def _accuracy(quality: Quality) -> float:
+def _measure_accuracy(quality: Quality) -> float:
     return quality.others.get("accuracy", quality.value)
 
 
 CASES = {
     case.name: case
     for case in (
-        Case("digits-vlm", Workload.parse("prefill:batch=1,seq=272"), _accuracy, "exact answers"),
-        Case("digits-vit", Workload.parse("forward:batch=8,seq=65"), _accuracy, "accuracy"),
+        Case("digits-vlm", Workload.parse("prefill:batch=1,seq=272"), _measure_accuracy, "exact answers"),
+        Case("digits-vit", Workload.parse("forward:batch=8,seq=65"), _measure_accuracy, "accuracy"),
         Case("python-lm", Workload.parse("prefill:batch=1,seq=1024"), lambda q: -q.loss, "-KL, last position"),
         Case("minilm", Workload.parse("forward:batch=4,seq=256"), lambda q: q.value, "embedding fidelity", TEXTS),
     )
@@ -72,24 +72,24 @@ class Bench:
     @property
     def parent_ms(self) -> float:
         """The parent's predicted latency."""
-        return self.problem.ms(self.problem.space.parent)
+        return self.problem.predict_ms(self.problem.space.parent)
 
 
 def prepare(case: Case, progress: Progress) -> Bench:
     """Load the model, choose how it drops tokens, profile this machine for it (kept between runs)."""
     subject, target, workload = load_parent_model(case.name, case.texts), find_target(HOST), case.workload
-    evaluator = evaluator_with_tokens(subject, workload, SEARCH)
+    evaluator = build_evaluator_with_tokens(subject, workload, SEARCH)
     scorer, export = build_evaluator(subject, evaluator), ParentExport(subject, progress, workload.phase)
-    structure = subject.anatomy.space((Kind.ATTENTION, Kind.MLP))
-    space = with_tokens(structure, subject, target, workload, SEARCH)
-    measure = partial(measured_ms, subject, export, workload)
-    space = replace(space, reduction=best_reduction(subject, scorer, workload, MIDDLE, measure))
-    latency = latency_model(subject, target, workload, export, progress, space)
+    structure = subject.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
+    space = add_tokens(structure, subject, target, workload, SEARCH)
+    measure = partial(measure_ms, subject, export, workload)
+    space = replace(space, reduction=find_best_reduction(subject, scorer, workload, MIDDLE, measure))
+    latency = load_latency_model(subject, target, workload, export, progress, space)
     dataset = evaluator.dataset
-    redundancy = measure_redundancy(subject.model, dataset.calibration.batches(4), subject.anatomy)
+    redundancy = measure_redundancy(subject.model, dataset.calibration.iterate_batches(4), subject.anatomy)
     problem = Problem(
         space, scorer, latency, 0.0, 50, redundancy, "", rungs=(len(dataset.validation),),
-        reduction=default_reduction(subject), flops=lambda a: count_flops(subject.shape, a, workload),
-        snap=snapping(subject, target, workload),
+        reduction=choose_default_reduction(subject), flops=lambda a: count_flops(subject.shape, a, workload),
+        snap=build_snapping(subject, target, workload),
     )  # fmt: skip
     return Bench(case, subject, export, evaluator, scorer, problem)

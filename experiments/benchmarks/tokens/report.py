@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from latency.accuracy import markdown
+from latency.accuracy import format_markdown
 
 OURS = ("nas tokens", "nas joint", "nas structure")
 SLACK = 1e-9
@@ -17,32 +17,32 @@ COLOURS = {
 Point = tuple[float, float]  # share of the parent's measured latency, metric
 
 
-def report(documents: Sequence[dict[str, Any]], figure: Path | None) -> str:
+def write_report(documents: Sequence[dict[str, Any]], figure: Path | None) -> str:
     """Every cell of every case."""
     if figure is not None:
         draw(documents, figure)
-    return "\n\n".join(table(document) for document in documents)
+    return "\n\n".join(format_table(document) for document in documents)
 
 
-def curve(document: dict[str, Any], name: str) -> list[Point]:
+def collect_curve(document: dict[str, Any], name: str) -> list[Point]:
     """What a method was measured and judged at, fastest first, the parent last."""
     cells = document["found"][name]["cells"].values()
-    points = [point(document, cell) for cell in cells if digest_of(cell) in document["measured"]]
+    points = [read_point(document, cell) for cell in cells if read_digest(cell) in document["measured"]]
     return sorted([*points, (1.0, document["tested"]["parent"]["metric"])])
 
 
-def point(document: dict[str, Any], cell: Mapping[str, Any]) -> Point:
-    digest = digest_of(cell)
+def read_point(document: dict[str, Any], cell: Mapping[str, Any]) -> Point:
+    digest = read_digest(cell)
     return document["measured"][digest], document["tested"][digest]["metric"]
 
 
-def digest_of(cell: Mapping[str, Any]) -> str:
+def read_digest(cell: Mapping[str, Any]) -> str:
     from search_spaces.architecture import Architecture
 
     return Architecture.from_json(dict(cell["architecture"])).digest
 
 
-def at(points: Sequence[Point], share: float) -> float | None:
+def interpolate(points: Sequence[Point], share: float) -> float | None:
     """The metric of a method at a latency, between its points; None where it does not get there."""
     shares, metrics = zip(*points, strict=True)
     if share < shares[0] - SLACK:
@@ -52,24 +52,24 @@ def at(points: Sequence[Point], share: float) -> float | None:
     return float(np.interp(share, shares, best))
 
 
-def table(document: dict[str, Any]) -> str:
+def format_table(document: dict[str, Any]) -> str:
     """A row per budget and searched space, a column per other method at the latency that ours was measured at."""
     others = [name for name in document["found"] if name not in OURS]
-    curves = {name: curve(document, name) for name in [*others, *OURS] if name in document["found"]}
+    curves = {name: collect_curve(document, name) for name in [*others, *OURS] if name in document["found"]}
     rows = []
     for name in OURS:
         for budget, cell in document["found"].get(name, {"cells": {}})["cells"].items():
-            share, own = point(document, cell)
-            there = [shown(at(curves[other], share)) for other in others]
+            share, own = read_point(document, cell)
+            there = [format_value(interpolate(curves[other], share)) for other in others]
             rows.append((f"{name}, {budget}", f"{share:.3f}", f"**{own:.4f}**", *there))
     refused = [f" {words}: {reason}." for words, reason in document.get("refused", {}).items()]
     parent = document["tested"]["parent"]["metric"]
     head = f"**{document['case']}**, {document['workload']}: {document['metric']}; the parent has {parent:.4f}."
     header = ("searched, budget", "measured / parent", "ours", *(f"{other}, there" for other in others))
-    return "\n\n".join([head + "".join(refused), markdown(header, rows)])
+    return "\n\n".join([head + "".join(refused), format_markdown(header, rows)])
 
 
-def shown(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
@@ -86,7 +86,7 @@ def draw(documents: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_visible(False)
     for axes, document in zip(panels.flat, documents, strict=False):
         for name in document["found"]:
-            shares, metrics = zip(*curve(document, name), strict=True)
+            shares, metrics = zip(*collect_curve(document, name), strict=True)
             mine = name in OURS
             axes.plot(
                 shares, metrics, "o-" if mine else ".--", color=COLOURS[name], linewidth=2 if mine else 1, label=name,

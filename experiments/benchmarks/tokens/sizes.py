@@ -24,18 +24,18 @@ def main() -> None:
     parser.add_argument("sizes", nargs="+", type=int, help="tokens that are left, the first one among them")
     sizes, case = parser.parse_args().sizes, CASES["minilm"]
     subject, workload = load_parent_model(case.name, case.texts), case.workload
-    parent, droppable = Architecture(subject.anatomy.depth), subject.shape.droppable_of(workload.sequence)
+    parent, droppable = Architecture(subject.anatomy.depth), subject.shape.count_droppable(workload.sequence)
 
-    def leaving(size: int) -> Architecture:
+    def build_leaving(size: int) -> Architecture:
         permille = -(-(size - workload.sequence + droppable) * THOUSAND // droppable)
-        return parent.with_tokens(Schedule((Stage(1, permille),), Reduction(Scorer.KEYS)))
+        return parent.replace_tokens(Schedule((Stage(1, permille),), Reduction(Scorer.KEYS)))
 
     export = ParentExport(subject, Silent(), workload.phase)
-    chosen = [leaving(size) for size in sizes]
+    chosen = [build_leaving(size) for size in sizes]
     records = measure_architectures(
         subject.model, export.graphs, chosen, workload, seconds=SECONDS, least_rounds=ROUNDS
     )  # fmt: skip
-    ratios = {record.architecture: record.measurement.ratio() for record in records}
+    ratios = {record.architecture: record.measurement.compute_ratio() for record in records}
     for size, architecture in zip(sizes, chosen, strict=True):
         print(f"{size} tokens ({architecture.tokens}): {ratios[architecture]:.3f} of the parent")
 

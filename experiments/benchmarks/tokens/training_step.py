@@ -63,25 +63,30 @@ Batch = dict[str, torch.Tensor]
 Lines = list[dict[str, str]]
 
 
-def turns_at(digits: boards.Digits, step: int, count: int) -> Batch:
+def build_turns(digits: boards.Digits, step: int, count: int) -> Batch:
     """The recipe's rows as the whole model takes them; the label of a word is the word, where it is learned."""
-    made = tower.batch_at(digits, FIRST + step, count, 0)
-    rows = turns.turns_of(made, np.random.default_rng([FIRST, step]))
+    made = tower.draw_batch(digits, FIRST + step, count, 0)
+    rows = turns.build_turns(made, np.random.default_rng([FIRST, step]))
     ids = torch.cat([torch.tensor(BEFORE).expand(count, -1), rows.ids], dim=1)
     labels = torch.full_like(ids, turns.IGNORED)
     labels[:, len(BEFORE) + 1 :] = rows.wanted[:, :-1]
     patches = torch.arange(turns.IMAGE_TOKENS).expand(count, -1)
-    places = turns.positions(patches, closed=False)
-    return {"input_ids": ids, "pixel_values": boards.to_input(made.images), "labels": labels, "position_ids": places}
+    places = turns.number_positions(patches, closed=False)
+    return {
+        "input_ids": ids,
+        "pixel_values": boards.convert_to_input(made.images),
+        "labels": labels,
+        "position_ids": places,
+    }
 
 
-def questions_at(digits: boards.Digits, step: int, count: int) -> Batch:
+def build_questions(digits: boards.Digits, step: int, count: int) -> Batch:
     """A question a row, padded on the right."""
     rng = np.random.default_rng([FIRST, step])
-    made = tower.batch_at(digits, FIRST + step, count, 0)
+    made = tower.draw_batch(digits, FIRST + step, count, 0)
     pad, end, ids, labels = questions.IDS["<pad>"], questions.IDS["<eos>"], [], []
     for cells in made.cells:
-        asked = turns.ask(cells, str(rng.choice(list(KINDS), p=list(KINDS.values()))), rng) or questions.cell(
+        asked = turns.ask(cells, str(rng.choice(list(KINDS), p=list(KINDS.values()))), rng) or questions.ask_cell(
             cells, rng
         )
         words = [questions.IDS[word] for word in asked.text.split()]
@@ -90,20 +95,24 @@ def questions_at(digits: boards.Digits, step: int, count: int) -> Batch:
         labels.append([turns.IGNORED] * (len(BEFORE) + len(words)) + said + [turns.IGNORED] * rest)
     found = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
     mask = (found["input_ids"] != pad).long()
-    return {**found, "attention_mask": mask, "pixel_values": boards.to_input(made.images)}
+    return {**found, "attention_mask": mask, "pixel_values": boards.convert_to_input(made.images)}
 
 
-def apart(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def separate_turns(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A block's arguments with the mask that keeps turns apart, for as many image tokens as the block still has."""
     hidden = args[0] if args else kwargs["hidden_states"]
-    seen = turns.visible(hidden.shape[1] - WORDS - 1)
+    seen = turns.mark_visible(hidden.shape[1] - WORDS - 1)
     return args, {**kwargs, "attention_mask": torch.zeros(()).where(seen, torch.tensor(-1e9))}
 
 
 @contextmanager
-def turns_apart(model: Any) -> Iterator[None]:
+def keep_turns_apart(model: Any) -> Iterator[None]:
     """Every turn sees the image and itself: for training rows. Goes last, after tokens were dropped."""
-    handles = [block.register_forward_pre_hook(apart, with_kwargs=True) for block in model.model.language_model.layers]
+    handles = [
+        block.register_forward_pre_hook(separate_turns, with_kwargs=True) for block in model.model.language_model.layers
+    ]
     try:
         yield
     finally:
@@ -119,21 +128,21 @@ class Rows:
     count: int
     around: Callable[[Any], AbstractContextManager[Any]]
 
-    def at(self, digits: boards.Digits, step: int) -> Batch:
+    def build_batch(self, digits: boards.Digits, step: int) -> Batch:
         return self.make(digits, step, self.count)
 
 
-ROWS = {"questions": Rows(questions_at, 32, nullcontext), "turns": Rows(turns_at, 16, turns_apart)}
+ROWS = {"questions": Rows(build_questions, 32, nullcontext), "turns": Rows(build_turns, 16, keep_turns_apart)}
 
 
-def loss_of(model: Any, batch: Batch) -> torch.Tensor:
+def compute_loss(model: Any, batch: Batch) -> torch.Tensor:
     """As the recipe computes it: bfloat16 where that is safe."""
     with torch.autocast("cpu", torch.bfloat16):
         loss: torch.Tensor = model(**batch, use_cache=False).loss
     return loss
 
 
-def operations(model: Any, rows: Rows, batch: Batch) -> dict[str, int]:
+def count_operations(model: Any, rows: Rows, batch: Batch) -> dict[str, int]:
     """Forward and backward, a multiply-add as two: of the whole model and of its parts."""
     names = ("", ".model.vision_tower", ".model.multi_modal_projector", ".model.language_model", ".lm_head")
     with rows.around(model), FlopCounterMode(display=False) as counter:
@@ -145,17 +154,17 @@ def operations(model: Any, rows: Rows, batch: Batch) -> dict[str, int]:
     return found
 
 
-def continued(steps: int, rate: float = 5e-4) -> stages.Stage:
+def build_stage(steps: int, rate: float = 5e-4) -> stages.Stage:
     """As the recipe's last stage; the rate is the highest one."""
     return stages.Stage("continued", steps, rate, warmup=min(20, steps), muon=True, report_every=10**9)
 
 
-def stepper(model: Any) -> Callable[[Batch], None]:
+def build_stepper(model: Any) -> Callable[[Batch], None]:
     """A whole training step of a model, as the recipe takes it."""
-    optimizers = stages.optimizers_of(model, continued(100))
+    optimizers = stages.build_optimizers(model, build_stage(100))
 
     def step(batch: Batch) -> None:
-        loss_of(model, batch).backward()
+        compute_loss(model, batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -164,13 +173,13 @@ def stepper(model: Any) -> Callable[[Batch], None]:
     return step
 
 
-def seconds(models: dict[str, Any], rows: Rows, digits: boards.Digits, rounds: int) -> dict[str, list[float]]:
+def measure_seconds(models: dict[str, Any], rows: Rows, digits: boards.Digits, rounds: int) -> dict[str, list[float]]:
     """Of steps of copies of the models, in turn; the first two rounds only warm up."""
     copies = {name: copy.deepcopy(model) for name, model in models.items()}
-    steps = {name: stepper(model) for name, model in copies.items()}
+    steps = {name: build_stepper(model) for name, model in copies.items()}
     found: dict[str, list[float]] = {name: [] for name in models}
     for number in range(-2, rounds):
-        batch = rows.at(digits, number % 8)
+        batch = rows.build_batch(digits, number % 8)
         for name, model in copies.items():
             with rows.around(model):
                 began = time.perf_counter()
@@ -183,16 +192,16 @@ def seconds(models: dict[str, Any], rows: Rows, digits: boards.Digits, rounds: i
 def train(model: Any, rows: Rows, digits: boards.Digits, stage: stages.Stage) -> None:
     """Go on training a model in place; nothing is drawn at random but the batches, which the step's number decides."""
 
-    def loss_at(step: int) -> torch.Tensor:
-        return loss_of(model, rows.at(digits, step))
+    def compute_loss_at(step: int) -> torch.Tensor:
+        return compute_loss(model, rows.build_batch(digits, step))
 
     model.train()
     with tempfile.TemporaryDirectory() as folder, rows.around(model):
-        stages.run(stage, model, loss_at, lambda: "", Path(folder))
+        stages.run(stage, model, compute_loss_at, lambda: "", Path(folder))
     model.eval()
 
 
-def fresh_questions(digits: boards.Digits, count: int) -> tuple[torch.Tensor, Lines]:
+def draw_fresh_questions(digits: boards.Digits, count: int) -> tuple[torch.Tensor, Lines]:
     """A question of every kind about each of `count` grids that do not ship; pixels and lines as `shipped.read`'s."""
     rng = np.random.default_rng([FIRST, 1])
     made = boards.make(digits, count, rng)
@@ -203,29 +212,29 @@ def fresh_questions(digits: boards.Digits, count: int) -> tuple[torch.Tensor, Li
             if asked:
                 places.append(place)
                 lines.append({"question": asked.text, "answer": asked.answer, "kind": kind})
-    return boards.to_input(made.images)[places], lines
+    return boards.convert_to_input(made.images)[places], lines
 
 
-def right(model: Any, pixels: torch.Tensor, lines: Lines) -> np.ndarray:
+def mark_right(model: Any, pixels: torch.Tensor, lines: Lines) -> np.ndarray:
     """(lines,) bool: which are answered exactly, one question a prompt, greedily."""
-    said = vlm.answers(model, pixels, [line["question"] for line in lines])
+    said = vlm.generate_answers(model, pixels, [line["question"] for line in lines])
     return np.array([line["answer"] == word for line, word in zip(lines, said, strict=True)])
 
 
-def shares(answered: np.ndarray, lines: Lines) -> dict[str, float]:
+def compute_shares(answered: np.ndarray, lines: Lines) -> dict[str, float]:
     """Of exact answers: of all and of each kind."""
     kinds = np.array([line["kind"] for line in lines])
     by_kind = {kind: float(answered[kinds == kind].mean()) for kind in questions.KINDS}
     return {name: round(share, 4) for name, share in {"all": float(answered.mean()), **by_kind}.items()}
 
 
-def between(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+def compare_shares(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """How many points (hundredths) the first is above the second on the same questions, and the standard error."""
     points = 100 * (one.astype(float) - other)
     return {"points": round(float(points.mean()), 2), "error": round(float(points.std() / len(points) ** 0.5), 2)}
 
 
-def judged(models: dict[str, Any], sets: dict[str, tuple[torch.Tensor, Lines]]) -> dict[str, Any]:
+def judge_models(models: dict[str, Any], sets: dict[str, tuple[torch.Tensor, Lines]]) -> dict[str, Any]:
     """Exact answers of every model to every set of questions, and the differences that matter."""
     pairs = {
         "trained reduced, used reduced - control": ("reduced, used reduced", "control"),
@@ -234,63 +243,65 @@ def judged(models: dict[str, Any], sets: dict[str, tuple[torch.Tensor, Lines]]) 
     }
     found: dict[str, Any] = {}
     for name, (pixels, lines) in sets.items():
-        answered = {who: right(model, pixels, lines) for who, model in models.items()}
-        exact = {who: shares(those, lines) for who, those in answered.items()}
-        differences = {pair: between(answered[a], answered[b]) for pair, (a, b) in pairs.items()}
+        answered = {who: mark_right(model, pixels, lines) for who, model in models.items()}
+        exact = {who: compute_shares(those, lines) for who, those in answered.items()}
+        differences = {pair: compare_shares(answered[a], answered[b]) for pair, (a, b) in pairs.items()}
         found[name] = {"questions": len(lines), "exact": exact, "differences": differences}
         print(json.dumps({name: found[name]}, indent=2), flush=True)
     return found
 
 
-def with_weights(model: Any, other: Any) -> Any:
+def copy_with_weights(model: Any, other: Any) -> Any:
     """A copy of a model with the parameters of another: a reduction has none of its own."""
     made = copy.deepcopy(model)
     made.load_state_dict(other.state_dict())
     return made
 
 
-def saved(dense: float, reduced: float) -> dict[str, float]:
+def compute_saved(dense: float, reduced: float) -> dict[str, float]:
     return {"dense": dense, "reduced": reduced, "saved": round(1 - reduced / dense, 4)}
 
 
-def cost(models: dict[str, Any], rows: Rows, digits: boards.Digits, rounds: int) -> dict[str, Any]:
+def measure_cost(models: dict[str, Any], rows: Rows, digits: boards.Digits, rounds: int) -> dict[str, Any]:
     """Operations and seconds of a step."""
-    batch = rows.at(digits, 0)
-    counts = {name: operations(model, rows, batch) for name, model in models.items()}
+    batch = rows.build_batch(digits, 0)
+    counts = {name: count_operations(model, rows, batch) for name, model in models.items()}
     for name, model in models.items():  # in the recipe it is frozen
         tower_too = copy.deepcopy(model).requires_grad_(True)
-        counts[name]["whole, tower trained too"] = operations(tower_too, rows, batch)["whole"]
-    parts = {part: saved(counts["dense"][part], counts["reduced"][part]) for part in counts["dense"]}
+        counts[name]["whole, tower trained too"] = count_operations(tower_too, rows, batch)["whole"]
+    parts = {part: compute_saved(counts["dense"][part], counts["reduced"][part]) for part in counts["dense"]}
     print(json.dumps(parts, indent=2), flush=True)
-    times = {name: statistics.median(those) for name, those in seconds(models, rows, digits, rounds).items()}
-    found = {"operations": parts, "seconds": saved(times["dense"], times["reduced"]), "rounds": rounds}
+    times = {name: statistics.median(those) for name, those in measure_seconds(models, rows, digits, rounds).items()}
+    found = {"operations": parts, "seconds": compute_saved(times["dense"], times["reduced"]), "rounds": rounds}
     print(json.dumps(found["seconds"]), flush=True)
     return found
 
 
-def compared(dense: Any, reduced: Any, rows: Rows, digits: dict[str, boards.Digits], given: Any) -> dict[str, Any]:
+def compare_models(
+    dense: Any, reduced: Any, rows: Rows, digits: dict[str, boards.Digits], given: Any
+) -> dict[str, Any]:
     """Everything about one kind of rows: what a step costs, and what the two trained models answer."""
     document = {"rows": rows.count, "steps": given.steps, "rate": given.rate}
-    document |= cost({"dense": dense, "reduced": reduced}, rows, digits["train"], given.rounds)
+    document |= measure_cost({"dense": dense, "reduced": reduced}, rows, digits["train"], given.rounds)
     control, taught = copy.deepcopy(dense), copy.deepcopy(reduced)
     for model in (control, taught):
-        train(model, rows, digits["train"], continued(given.steps, given.rate))
+        train(model, rows, digits["train"], build_stage(given.steps, given.rate))
     models = {
         "shipped": dense,
         "shipped, used reduced": reduced,
         "control": control,
-        "control, used reduced": with_weights(reduced, control),
+        "control, used reduced": copy_with_weights(reduced, control),
         "reduced, used reduced": taught,
-        "reduced, used whole": with_weights(dense, taught),
+        "reduced, used whole": copy_with_weights(dense, taught),
     }
     sets = {
         given.split: shipped.read(given.model / "data", given.split),
-        f"fresh {given.split}": fresh_questions(digits[given.split], given.grids),
+        f"fresh {given.split}": draw_fresh_questions(digits[given.split], given.grids),
     }
-    return {**document, "answers": judged(models, sets)}
+    return {**document, "answers": judge_models(models, sets)}
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rows", choices=ROWS, nargs="?", default="questions", help="what a training row is")
     parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model, with its data")
@@ -307,13 +318,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, train twice, judge; the figures join those of the other kind of rows."""
-    given = arguments()
+    given = parse_arguments()
     torch.set_num_threads(given.threads)
     dense = LlavaForConditionalGeneration.from_pretrained(given.model, attn_implementation="eager").eval()
     dense.model.vision_tower.requires_grad_(False)  # as in the recipe
     schedule = Schedule.parse(given.schedule)
-    reduced = prune(dense, Architecture(len(dense.model.language_model.layers)).with_tokens(schedule))
-    found = compared(dense, reduced, ROWS[given.rows], boards.splits(), given)
+    reduced = prune(dense, Architecture(len(dense.model.language_model.layers)).replace_tokens(schedule))
+    found = compare_models(dense, reduced, ROWS[given.rows], boards.load_splits(), given)
     how = {"schedule": str(schedule), "reduction": schedule.reduction.to_json(), "threads": given.threads}
     document = json.loads(given.out.read_text()) if given.out.exists() else {}
     given.out.write_text(json.dumps({**document, given.rows: {**how, **found}}, indent=2) + "\n")

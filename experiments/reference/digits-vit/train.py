@@ -51,7 +51,7 @@ def enlarge(images: np.ndarray) -> np.ndarray:
     )
 
 
-def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def load_splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Disjoint stratified splits by name: (pixels uint8, labels)."""
     digits = load_digits()
     rest, labels = enlarge(digits.images), digits.target
@@ -64,7 +64,7 @@ def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"train": (rest, labels), **found}
 
 
-def to_input(pixels: np.ndarray) -> torch.Tensor:
+def convert_to_input(pixels: np.ndarray) -> torch.Tensor:
     """uint8 (n, h, w) to float (n, 1, h, w) with mean and deviation 0.5."""
     return ((torch.from_numpy(pixels).float() / 255 - 0.5) / 0.5)[:, None]
 
@@ -72,18 +72,20 @@ def to_input(pixels: np.ndarray) -> torch.Tensor:
 def distort(images: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
     """Turn, shift and stretch each image a little; the outside is background."""
 
-    def uniform(most: float) -> torch.Tensor:
+    def draw_uniform(most: float) -> torch.Tensor:
         return (torch.rand(len(images), generator=generator) * 2 - 1) * most
 
-    angle, scale = uniform(math.radians(recipe.turn)), 1 + uniform(recipe.stretch)
+    angle, scale = draw_uniform(math.radians(recipe.turn)), 1 + draw_uniform(recipe.stretch)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    rows = torch.stack([cosine, -sine, uniform(2 * recipe.shift), sine, cosine, uniform(2 * recipe.shift)], dim=1)
+    rows = torch.stack(
+        [cosine, -sine, draw_uniform(2 * recipe.shift), sine, cosine, draw_uniform(2 * recipe.shift)], dim=1
+    )
     grid = affine_grid(rows.reshape(-1, 2, 3), list(images.shape), align_corners=False)
     return grid_sample(images + 1, grid, align_corners=False) - 1
 
 
-def processor() -> dict[str, object]:
-    """`preprocessor_config.json`: what `to_input` does, for AutoImageProcessor."""
+def describe_processor() -> dict[str, object]:
+    """`preprocessor_config.json`: what `convert_to_input` does, for AutoImageProcessor."""
     size, half = {"height": SIZE, "width": SIZE}, [0.5]
     scaling = {
         "do_rescale": True,
@@ -112,15 +114,15 @@ def build(recipe: Recipe) -> ViTForImageClassification:
 
 
 @torch.no_grad()
-def accuracy(model: ViTForImageClassification, pixels: np.ndarray, labels: np.ndarray) -> float:
+def measure_accuracy(model: ViTForImageClassification, pixels: np.ndarray, labels: np.ndarray) -> float:
     model.eval()
-    chosen = model(pixel_values=to_input(pixels)).logits.argmax(-1)
+    chosen = model(pixel_values=convert_to_input(pixels)).logits.argmax(-1)
     model.train()
     return float((chosen == torch.from_numpy(labels)).float().mean())
 
 
 def train(model: ViTForImageClassification, pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> None:
-    images, wanted = to_input(pixels), torch.from_numpy(labels)
+    images, wanted = convert_to_input(pixels), torch.from_numpy(labels)
     generator = torch.Generator().manual_seed(recipe.seed)
     steps = recipe.epochs * (len(images) // recipe.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -143,13 +145,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and its data")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    recipe, data = Recipe(seed=arguments.seed), splits()
+    recipe, data = Recipe(seed=arguments.seed), load_splits()
     model = build(recipe)
     print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(data['train'][0])} training images", flush=True)
     train(model, *data["train"], recipe)
-    figures = {name: accuracy(model, *data[name]) for name in ("validation", "test")}
+    figures = {name: measure_accuracy(model, *data[name]) for name in ("validation", "test")}
     model.save_pretrained(arguments.out)
-    (arguments.out / "preprocessor_config.json").write_text(json.dumps(processor(), indent=2) + "\n")
+    (arguments.out / "preprocessor_config.json").write_text(json.dumps(describe_processor(), indent=2) + "\n")
     (arguments.out / "data").mkdir(exist_ok=True)
     for name in SHARES:
         np.savez_compressed(arguments.out / "data" / f"{name}.npz", pixels=data[name][0], labels=data[name][1])

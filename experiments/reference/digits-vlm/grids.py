@@ -52,7 +52,7 @@ class Distortion:
     noise: float = 0.06
 
 
-def splits() -> dict[str, Digits]:
+def load_splits() -> dict[str, Digits]:
     """scikit-learn's 1,797 digits in disjoint stratified splits: train, calibration, validation, test."""
     loaded = load_digits()
     rest, found, left = np.arange(len(loaded.target)), {}, 1.0
@@ -93,17 +93,17 @@ def make(digits: Digits, count: int, rng: np.random.Generator, distortion: Disto
 def distort(images: torch.Tensor, most: Distortion, rng: np.random.Generator) -> torch.Tensor:
     """Turn, shift, stretch and dim each of (n, 8, 8); the outside is black."""
 
-    def uniform(bound: float) -> torch.Tensor:
+    def draw_uniform(bound: float) -> torch.Tensor:
         return torch.from_numpy(rng.uniform(-bound, bound, len(images))).float()
 
-    angle, scale = uniform(math.radians(most.turn)), 1 + uniform(most.stretch)
+    angle, scale = draw_uniform(math.radians(most.turn)), 1 + draw_uniform(most.stretch)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    rows = torch.stack([cosine, -sine, uniform(2 * most.shift), sine, cosine, uniform(2 * most.shift)], dim=1)
+    rows = torch.stack([cosine, -sine, draw_uniform(2 * most.shift), sine, cosine, draw_uniform(2 * most.shift)], dim=1)
     field = affine_grid(rows.view(-1, 2, 3), [len(images), 1, DIGIT, DIGIT], align_corners=False)
     turned = grid_sample(images[:, None], field, align_corners=False)[:, 0]
-    return (turned * (1 - most.dim / 2 + uniform(most.dim / 2 + 0.1))[:, None, None]).clamp(0, 1)
+    return (turned * (1 - most.dim / 2 + draw_uniform(most.dim / 2 + 0.1))[:, None, None]).clamp(0, 1)
 
 
-def to_input(images: torch.Tensor) -> torch.Tensor:
+def convert_to_input(images: torch.Tensor) -> torch.Tensor:
     """(n, 32, 32) in 0..1 to (n, 3, 32, 32) with mean and deviation 0.5, as the processor does."""
     return ((images - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1).contiguous()

@@ -47,7 +47,7 @@ class Question:
     answer: str
 
 
-def corner(cells: np.ndarray, rng: np.random.Generator) -> Question | None:
+def ask_corner(cells: np.ndarray, rng: np.random.Generator) -> Question | None:
     """Of a grid's (16,) cells; None where all four corners are blank."""
     filled = [name for name, at in CORNERS.items() if cells[at] != BLANK]
     if not filled:
@@ -56,13 +56,13 @@ def corner(cells: np.ndarray, rng: np.random.Generator) -> Question | None:
     return Question("corner", f"which digit is {name} ?", str(cells[CORNERS[name]]))
 
 
-def cell(cells: np.ndarray, rng: np.random.Generator) -> Question:
+def ask_cell(cells: np.ndarray, rng: np.random.Generator) -> Question:
     at = int(rng.choice(np.flatnonzero(cells != BLANK)))
     row, column = at // SIDE + 1, at % SIDE + 1
     return Question("cell", f"which digit is in row {row} column {column} ?", str(cells[at]))
 
 
-def count(cells: np.ndarray, rng: np.random.Generator) -> Question:
+def ask_count(cells: np.ndarray, rng: np.random.Generator) -> Question:
     """Every number that is some digit's count in the grid is as likely to be the answer."""
     counts = np.bincount(cells, minlength=10)[:10]
     answer = rng.choice(np.unique(counts))
@@ -70,7 +70,7 @@ def count(cells: np.ndarray, rng: np.random.Generator) -> Question:
     return Question("count", f"how many {PLURALS[digit]} ?", str(answer))
 
 
-def total(cells: np.ndarray) -> Question:
+def ask_total(cells: np.ndarray) -> Question:
     return Question("total", "how many digits ?", str((cells != BLANK).sum()))
 
 

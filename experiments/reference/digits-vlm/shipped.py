@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from grids import Digits, make, to_input
+from grids import Digits, convert_to_input, make
 from PIL import Image
 from questions import Question
 from turns import ask
@@ -13,7 +13,7 @@ from turns import ask
 GRIDS = {"calibration": 48, "validation": 240, "test": 128}
 
 
-def three(cells: np.ndarray, number: int, rng: np.random.Generator) -> list[Question]:
+def ask_three(cells: np.ndarray, number: int, rng: np.random.Generator) -> list[Question]:
     """A cell, a count, and in turn a corner or the total."""
     other = ask(cells, "corner", rng) if number % 2 else None
     asked = (ask(cells, "cell", rng), ask(cells, "count", rng), other or ask(cells, "total", rng))
@@ -32,7 +32,7 @@ def write(digits: dict[str, Digits], folder: Path) -> None:
             number += 1
             name = f"grids/{number:04d}.png"
             Image.fromarray(image).save(folder / name, optimize=True)
-            for asked in three(cells, number, rng):
+            for asked in ask_three(cells, number, rng):
                 line = {"image": name, "question": asked.text, "answer": asked.answer}
                 lines.append(json.dumps({**line, "kind": asked.kind, "split": split}))
     (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
@@ -43,4 +43,4 @@ def read(folder: Path, split: str) -> tuple[torch.Tensor, list[dict[str, str]]]:
     lines = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
     chosen = [line for line in lines if line["split"] == split]
     images = np.stack([np.asarray(Image.open(folder / line["image"])) for line in chosen])
-    return to_input(torch.from_numpy(images).float() / 255), chosen
+    return convert_to_input(torch.from_numpy(images).float() / 255), chosen

@@ -24,13 +24,13 @@ class Stage:
     report_every: int = 400
 
 
-def rate_at(step: int, stage: Stage) -> float:
+def compute_rate(step: int, stage: Stage) -> float:
     """Linear warm-up, constant, then linear to a fiftieth over the last 45 %."""
     down = (stage.steps - step) / (0.45 * stage.steps)
     return stage.learning_rate * max(0.02, min(1.0, (step + 1) / stage.warmup, down))
 
 
-def optimizers_of(module: nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:
+def build_optimizers(module: nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:
     """AdamW; with `stage.muon`, Muon for the matrices of the blocks (K. Jordan 2024), which leaves plateaus sooner."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     blocks = [p for name, p in named if stage.muon and ".layers." in name and p.ndim == 2]
@@ -51,12 +51,12 @@ def run(
 ) -> None:
     """Take the steps that are left; `loss_at(step)` must depend on the step and the weights only, `report()` says how
     good the module is. Ends at once when the state in `folder` is that of the last step."""
-    state, optimizers = folder / f"{stage.name}.pt", optimizers_of(module, stage)
+    state, optimizers = folder / f"{stage.name}.pt", build_optimizers(module, stage)
     first = resume(state, stage, module, optimizers)
     began = time.perf_counter()
     for done in range(first + 1, stage.steps + 1):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = rate_at(done - 1, stage)
+            group["lr"] = compute_rate(done - 1, stage)
         loss = loss_at(done - 1)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)

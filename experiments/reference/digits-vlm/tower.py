@@ -6,7 +6,7 @@ is in the grid, so that its attention means something. The heads that predict ar
 
 import numpy as np
 import torch
-from grids import BLANK, CELLS, MOST, SIDE, SIZE, Digits, Distortion, Grids, make, to_input
+from grids import BLANK, CELLS, MOST, SIDE, SIZE, Digits, Distortion, Grids, convert_to_input, make
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -16,7 +16,7 @@ WIDE = SIZE // PATCH  # patches per side of the image
 WITHIN = WIDE // SIDE  # patches per side of a cell
 
 
-def tower_config(hidden: int, layers: int, intermediate: int) -> CLIPVisionConfig:
+def build_tower_config(hidden: int, layers: int, intermediate: int) -> CLIPVisionConfig:
     """Patches of 2 x 2: 256 tokens and the class token."""
     return CLIPVisionConfig(
         hidden_size=hidden,
@@ -73,39 +73,39 @@ class Reader(nn.Module):
         return self.cell(seen.hidden_states[-1][:, 1:]), self.counts(seen.pooler_output).view(-1, 10, MOST + 1)
 
 
-def counts_of(cells: np.ndarray) -> np.ndarray:
+def count_digits(cells: np.ndarray) -> np.ndarray:
     """(n, 16) cells to (n, 10): how often each digit is in each grid."""
     return (cells[:, :, None] == np.arange(10)).sum(1)
 
 
-def loss_of(reader: Reader, grids: Grids, where: torch.Tensor) -> torch.Tensor:
-    read, counts = reader(to_input(grids.images))
+def compute_loss(reader: Reader, grids: Grids, where: torch.Tensor) -> torch.Tensor:
+    read, counts = reader(convert_to_input(grids.images))
     digits, rows, columns = read.float().split([BLANK + 1, SIDE, SIDE], dim=-1)
     wanted = torch.from_numpy(grids.cells)[:, where]
     named = cross_entropy(digits.flatten(0, 1), wanted.flatten(), label_smoothing=0.02)
     row = cross_entropy(rows.flatten(0, 1), (where // SIDE).repeat(len(read)))
     column = cross_entropy(columns.flatten(0, 1), (where % SIDE).repeat(len(read)))
-    counted = cross_entropy(counts.float().flatten(0, 1), torch.from_numpy(counts_of(grids.cells)).flatten())
+    counted = cross_entropy(counts.float().flatten(0, 1), torch.from_numpy(count_digits(grids.cells)).flatten())
     return named + 0.2 * (row + column) + 0.2 * counted
 
 
 @torch.no_grad()
-def cell_accuracy(reader: Reader, digits: Digits, grids: int = 128) -> tuple[float, float, float]:
+def measure_cell_accuracy(reader: Reader, digits: Digits, grids: int = 128) -> tuple[float, float, float]:
     """Shares read right on fresh undistorted grids: filled cells (by the vote of their patches), patches of filled
     cells, counts by the class token."""
     reader.eval()
     made, where = make(digits, grids, np.random.default_rng(1)), patch_cells()
-    read, counts = reader(to_input(made.images))
+    read, counts = reader(convert_to_input(made.images))
     reader.train()
     wanted, filled = torch.from_numpy(made.cells), torch.from_numpy(made.cells != BLANK)
     logits = read[..., : BLANK + 1].float()
     votes = torch.stack([logits[:, where == cell].mean(1) for cell in range(CELLS)], dim=1).argmax(-1)
     patches = logits.argmax(-1) == wanted[:, where]
-    counted = counts.argmax(-1) == torch.from_numpy(counts_of(made.cells))
+    counted = counts.argmax(-1) == torch.from_numpy(count_digits(made.cells))
     shares = ((votes == wanted)[filled], patches[filled[:, where]], counted)
     return tuple(float(right.float().mean()) for right in shares)  # type: ignore[return-value]
 
 
-def batch_at(digits: Digits, step: int, size: int, seed: int) -> Grids:
+def draw_batch(digits: Digits, step: int, size: int, seed: int) -> Grids:
     """The training grids of a step; depends on the seed and the step only."""
     return make(digits, size, np.random.default_rng([seed, step]), Distortion())

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from grids import Digits, make, splits, to_input
+from grids import Digits, convert_to_input, load_splits, make
 from questions import KINDS, make_tokenizer
 from shipped import read, write
 from stage import Stage, run
-from tower import Reader, batch_at, cell_accuracy, loss_of, patch_cells, prime
+from tower import Reader, compute_loss, draw_batch, measure_cell_accuracy, patch_cells, prime
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaProcessor
-from turns import Talker, ask, positions, prime_projector, thin, turns_of, visible
-from vlm import Shape, answers, build, image_processor
+from turns import Talker, ask, build_turns, mark_visible, number_positions, prime_projector, thin
+from vlm import Shape, build, build_image_processor, generate_answers
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ def train_tower(model: LlavaForConditionalGeneration, digits: dict[str, Digits],
     run(
         recipe.tower,
         reader,
-        lambda step: loss_of(reader, batch_at(digits["train"], step, recipe.batch, recipe.seed), where),
-        lambda: "cells {:.4f} patches {:.4f} counts {:.3f}".format(*cell_accuracy(reader, digits["validation"])),
+        lambda step: compute_loss(reader, draw_batch(digits["train"], step, recipe.batch, recipe.seed), where),
+        lambda: "cells {:.4f} patches {:.4f} counts {:.3f}".format(
+            *measure_cell_accuracy(reader, digits["validation"])
+        ),
         folder,
     )
     tower.requires_grad_(False)
@@ -61,42 +63,44 @@ def train_talker(
     talker, tower = Talker(model), model.model.vision_tower
     every = 16 if stage.name == "all" else None
 
-    def loss_at(step: int) -> torch.Tensor:
+    def compute_loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng([recipe.seed, step, 1 + (every or 0)])
-        grids = batch_at(digits["train"], step + (1_000_000 if every else 500_000), recipe.rows, recipe.seed)
+        grids = draw_batch(digits["train"], step + (1_000_000 if every else 500_000), recipe.rows, recipe.seed)
         patches = thin(every or next(each for until, each in recipe.patches if step < until), recipe.rows, rng)
-        places = positions(patches, closed=bool(rng.integers(2)) and every is None)
-        mask = torch.zeros(()).where(visible(patches.shape[1]), torch.tensor(-1e9))
+        places = number_positions(patches, closed=bool(rng.integers(2)) and every is None)
+        mask = torch.zeros(()).where(mark_visible(patches.shape[1]), torch.tensor(-1e9))
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                seen = tower(pixel_values=to_input(grids.images), output_hidden_states=True).hidden_states[-1][:, 1:]
+                seen = tower(pixel_values=convert_to_input(grids.images), output_hidden_states=True).hidden_states[-1][
+                    :, 1:
+                ]
             kept = seen.gather(1, patches[..., None].expand(-1, -1, seen.shape[-1]))
-            return talker(kept, turns_of(grids, rng), places, mask)
+            return talker(kept, build_turns(grids, rng), places, mask)
 
     def report() -> str:
-        found = exact(model, digits["validation"], 64)
+        found = measure_exact(model, digits["validation"], 64)
         return " ".join(f"{kind} {share:.3f}" for kind, share in found.items())
 
-    run(stage, talker, loss_at, report, folder)
+    run(stage, talker, compute_loss_at, report, folder)
 
 
-def exact(model: LlavaForConditionalGeneration, digits: Digits, grids: int) -> dict[str, float]:
+def measure_exact(model: LlavaForConditionalGeneration, digits: Digits, grids: int) -> dict[str, float]:
     """The share of exact answers of each kind of question, one about each of `grids` fresh grids."""
     rng = np.random.default_rng(3)
     made = make(digits, grids, rng)
-    pixels, shares = to_input(made.images), {}
+    pixels, shares = convert_to_input(made.images), {}
     for kind in KINDS:
         asked = [ask(cells, kind, rng) for cells in made.cells]
         there = [place for place, question in enumerate(asked) if question]
-        said = answers(model, pixels[there], [asked[place].text for place in there])
+        said = generate_answers(model, pixels[there], [asked[place].text for place in there])
         shares[kind] = float(np.mean([asked[place].answer == word for place, word in zip(there, said, strict=True)]))
     return shares
 
 
-def exact_shipped(model: LlavaForConditionalGeneration, folder: Path, split: str) -> dict[str, float]:
+def measure_exact_shipped(model: LlavaForConditionalGeneration, folder: Path, split: str) -> dict[str, float]:
     """The share of exact answers to the questions of a split that ship, of each kind and of all."""
     pixels, lines = read(folder, split)
-    said = answers(model, pixels, [line["question"] for line in lines])
+    said = generate_answers(model, pixels, [line["question"] for line in lines])
     right = np.array([line["answer"] == word for line, word in zip(lines, said, strict=True)])
     kinds = np.array([line["kind"] for line in lines])
     return {**{kind: float(right[kinds == kind].mean()) for kind in KINDS}, "all": float(right.mean())}
@@ -106,7 +110,7 @@ def save(model: LlavaForConditionalGeneration, digits: dict[str, Digits], folder
     """Weights, tokenizer, processor and held-out data, as they ship."""
     model.save_pretrained(folder)
     LlavaProcessor(
-        image_processor=image_processor(),
+        image_processor=build_image_processor(),
         tokenizer=make_tokenizer(),
         patch_size=model.config.vision_config.patch_size,
         vision_feature_select_strategy="default",
@@ -122,7 +126,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    recipe, digits = Recipe(), splits()
+    recipe, digits = Recipe(), load_splits()
     if arguments.steps:
         shorter = {name: replace(getattr(recipe, name), steps=arguments.steps) for name in ("tower", "few", "all")}
         recipe = replace(recipe, **shorter)
@@ -138,8 +142,8 @@ def main() -> None:
     save(model, digits, arguments.out / "model")
     held_out = ("validation", "test")
     figures = {
-        "shipped": {name: exact_shipped(model, arguments.out / "model" / "data", name) for name in held_out},
-        "fresh": {name: exact(model, digits[name], 500) for name in held_out},
+        "shipped": {name: measure_exact_shipped(model, arguments.out / "model" / "data", name) for name in held_out},
+        "fresh": {name: measure_exact(model, digits[name], 500) for name in held_out},
     }
     record = {"recipe": asdict(recipe), "exact": figures}
     (arguments.out / "model" / "record.json").write_text(json.dumps(record, indent=2) + "\n")

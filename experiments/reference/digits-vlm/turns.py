@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from grids import BLANK, CELLS, Grids
-from questions import IDS, Question, cell, corner, count, total
+from questions import IDS, Question, ask_cell, ask_corner, ask_count, ask_total
 from torch import nn
 from torch.nn.functional import cross_entropy
 from tower import WITHIN, Reader, patch_cells
@@ -33,10 +33,14 @@ class Turns:
 
 def ask(cells: np.ndarray, kind: str, rng: np.random.Generator) -> Question | None:
     """A question of a kind about (16,) cells; None where there is none to ask."""
-    return total(cells) if kind == "total" else {"corner": corner, "cell": cell, "count": count}[kind](cells, rng)
+    return (
+        ask_total(cells)
+        if kind == "total"
+        else {"corner": ask_corner, "cell": ask_cell, "count": ask_count}[kind](cells, rng)
+    )
 
 
-def turns_of(grids: Grids, rng: np.random.Generator) -> Turns:
+def build_turns(grids: Grids, rng: np.random.Generator) -> Turns:
     """The questions of PLAN about every grid; what cannot be asked is a filler that wants no answer."""
     ids, wanted = [], []
     for cells in grids.cells:
@@ -65,7 +69,7 @@ def thin(each: int, count: int, rng: np.random.Generator) -> torch.Tensor:
     return torch.from_numpy(np.nonzero(kept)[1].reshape(count, -1))
 
 
-def visible(image: int) -> torch.Tensor:
+def mark_visible(image: int) -> torch.Tensor:
     """(1, 1, length, length) true where a position may look: back, at `<bos>`, the image and its own turn."""
     turn = torch.repeat_interleave(torch.arange(len(PLAN)), torch.tensor(LENGTHS))
     turn = torch.cat([torch.full((1 + image,), -1), turn])
@@ -73,7 +77,7 @@ def visible(image: int) -> torch.Tensor:
     return (same & torch.ones(len(turn), len(turn), dtype=torch.bool).tril())[None, None]
 
 
-def positions(patches: torch.Tensor, closed: bool) -> torch.Tensor:
+def number_positions(patches: torch.Tensor, closed: bool) -> torch.Tensor:
     """(n, length) position of every token; `closed` numbers the kept patches without gaps."""
     count, image = patches.shape
     places = torch.arange(image).expand(count, -1) if closed else patches

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from grids import SIZE
 from questions import IDS, WORDS
-from tower import tower_config
+from tower import build_tower_config
 from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from turns import IMAGE_TOKENS
 
@@ -43,7 +43,7 @@ def build(shape: Shape, seed: int) -> LlavaForConditionalGeneration:
         pad_token_id=IDS["<pad>"],
     )
     config = LlavaConfig(
-        vision_config=tower_config(shape.tower_hidden, shape.tower_layers, shape.tower_intermediate),
+        vision_config=build_tower_config(shape.tower_hidden, shape.tower_layers, shape.tower_intermediate),
         text_config=decoder,
         image_token_index=IDS["<image>"],
         image_seq_length=IMAGE_TOKENS,
@@ -56,8 +56,8 @@ def build(shape: Shape, seed: int) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config)
 
 
-def image_processor() -> CLIPImageProcessorPil:
-    """What `grids.to_input` does to a file."""
+def build_image_processor() -> CLIPImageProcessorPil:
+    """What `grids.convert_to_input` does to a file."""
     size, half = {"height": SIZE, "width": SIZE}, [0.5] * 3
     return CLIPImageProcessorPil(
         size=size, resample=2, do_center_crop=False, crop_size=size, image_mean=half, image_std=half
@@ -65,7 +65,7 @@ def image_processor() -> CLIPImageProcessorPil:
 
 
 @torch.no_grad()
-def answers(model: LlavaForConditionalGeneration, pixels: torch.Tensor, questions: Sequence[str]) -> list[str]:
+def generate_answers(model: LlavaForConditionalGeneration, pixels: torch.Tensor, questions: Sequence[str]) -> list[str]:
     """The answer to one question about each of (n, 3, 32, 32); "" where the first word said is not followed by `<eos>`.
 
     Questions of equal length go together, as single questions, with all image tokens.

@@ -21,7 +21,7 @@ SHORTEST, LONGEST = 60, 400  # characters
 MOST = {"calibration": 192, "validation": 320, "test": 400}
 
 
-def docstrings() -> Iterator[Document]:
+def read_docstrings() -> Iterator[Document]:
     """The first paragraphs, module by module in the order of their names."""
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
@@ -41,7 +41,7 @@ def docstrings() -> Iterator[Document]:
 
 def main() -> None:
     (HERE / "data").mkdir(exist_ok=True)
-    for name, documents in split_documents(list(docstrings())).items():
+    for name, documents in split_documents(list(read_docstrings())).items():
         step = max(1, len(documents) // MOST[name])
         chosen = documents[::step][: MOST[name]]
         lines = [json.dumps({"text": document.text, "project": document.project}) for document in chosen]

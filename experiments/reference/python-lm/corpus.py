@@ -30,7 +30,7 @@ SMALLEST, LARGEST = 800, 60_000  # bytes: neither empty packages nor tables of d
 PER_PROJECT = 6_000_000  # bytes: no project dominates the training text
 
 
-def readable(path: Path) -> str | None:
+def read_if_usable(path: Path) -> str | None:
     """The file's text when it is ASCII Python of a useful size, else None."""
     if not SMALLEST <= path.stat().st_size <= LARGEST:
         return None
@@ -42,7 +42,7 @@ def readable(path: Path) -> str | None:
     return text
 
 
-def project_files(project: str, limit: int) -> list[Path]:
+def list_project_files(project: str, limit: int) -> list[Path]:
     """A reproducible sample of a project's files, at most `limit` bytes together."""
     paths = sorted((SITE_PACKAGES / project).rglob("*.py"), key=lambda path: path.as_posix())
     random.Random(project).shuffle(paths)
@@ -50,7 +50,7 @@ def project_files(project: str, limit: int) -> list[Path]:
     for path in paths:
         if total > limit:
             break
-        if readable(path) is not None:
+        if read_if_usable(path) is not None:
             chosen.append(path)
             total += path.stat().st_size
     return chosen
@@ -64,7 +64,7 @@ def pin() -> None:
         pinned[split] = {
             path.relative_to(SITE_PACKAGES).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for project in projects
-            for path in project_files(project, PER_PROJECT)
+            for path in list_project_files(project, PER_PROJECT)
         }
     PINNED.write_text(json.dumps(pinned, indent=0, sort_keys=True) + "\n")
 

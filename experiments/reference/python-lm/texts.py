@@ -15,7 +15,7 @@ from importlib.metadata import distribution
 import corpus
 
 from nas.data.documents import Document
-from nas.data.splitting import without_near_duplicates
+from nas.data.splitting import remove_near_duplicates
 
 LONGEST = 8_000  # characters of one document
 PER_SPLIT = 360_000  # characters
@@ -28,12 +28,12 @@ def cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[: text.rfind("\n", 0, LONGEST) + 1]
 
 
-def shingles(text: str) -> set[int]:
+def list_shingles(text: str) -> set[int]:
     words = re.findall(r"\w+", text)
     return {hash(tuple(words[start : start + SHINGLE])) for start in range(max(1, len(words) - SHINGLE + 1))}
 
 
-def licences() -> str:
+def read_licences() -> str:
     """The licence texts of every held-out project, from the packages installed here."""
     parts = ["# Licences of the texts in this folder", "Each document names its project; the texts are excerpts."]
     for split, projects in corpus.HELD_OUT.items():
@@ -48,13 +48,13 @@ def licences() -> str:
 def main() -> None:
     trained: set[int] = set()
     for text in corpus.load("train"):
-        trained |= shingles(text)
+        trained |= list_shingles(text)
     pinned = json.loads(corpus.PINNED.read_text())
     splits: dict[str, list[Document]] = {}
     for name in corpus.HELD_OUT:
         documents, seen = [], 0
         for path, text in zip(pinned[name], corpus.load(name), strict=True):
-            own = shingles(cut(text))
+            own = list_shingles(cut(text))
             if len(own & trained) > len(own) / 2:
                 seen += 1
                 continue
@@ -62,7 +62,7 @@ def main() -> None:
         print(f"{name}: {len(documents)} documents, {seen} left out because they stand in the training text")
         splits[name] = documents
     (corpus.HERE / "data").mkdir(exist_ok=True)
-    for name, documents in without_near_duplicates(splits).items():
+    for name, documents in remove_near_duplicates(splits).items():
         print(f"{name}: {len(splits[name]) - len(documents)} near-duplicates removed")
         random.Random(name).shuffle(documents)  # every project is met before the size is reached
         total, lines = 0, []
@@ -72,7 +72,7 @@ def main() -> None:
                 break
             lines.append(json.dumps({"text": document.text, "project": document.project}))
         (corpus.HERE / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    (corpus.HERE / "data" / "LICENCES.md").write_text(licences())
+    (corpus.HERE / "data" / "LICENCES.md").write_text(read_licences())
 
 
 if __name__ == "__main__":

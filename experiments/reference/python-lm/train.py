@@ -81,7 +81,7 @@ def build(recipe: Recipe) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(CONFIGS[recipe.family](recipe))
 
 
-def llama(recipe: Recipe) -> PreTrainedConfig:
+def build_llama_config(recipe: Recipe) -> PreTrainedConfig:
     """Rotary positions, RMS norms, gated MLP, grouped queries."""
     return LlamaConfig(
         vocab_size=recipe.vocabulary,
@@ -96,7 +96,7 @@ def llama(recipe: Recipe) -> PreTrainedConfig:
     )
 
 
-def gpt2(recipe: Recipe) -> PreTrainedConfig:
+def build_gpt2_config(recipe: Recipe) -> PreTrainedConfig:
     """Learned positions, layer norms, plain MLP; no dropout, as no text is seen twice."""
     return GPT2Config(
         vocab_size=recipe.vocabulary,
@@ -112,7 +112,7 @@ def gpt2(recipe: Recipe) -> PreTrainedConfig:
     )
 
 
-def gpt_neox(recipe: Recipe) -> PreTrainedConfig:
+def build_gpt_neox_config(recipe: Recipe) -> PreTrainedConfig:
     """Partly rotary positions, attention and MLP in parallel."""
     return GPTNeoXConfig(
         vocab_size=recipe.vocabulary,
@@ -126,11 +126,11 @@ def gpt_neox(recipe: Recipe) -> PreTrainedConfig:
     )
 
 
-CONFIGS = {"llama": llama, "gpt2": gpt2, "gpt_neox": gpt_neox}
+CONFIGS = {"llama": build_llama_config, "gpt2": build_gpt2_config, "gpt_neox": build_gpt_neox_config}
 SMALLER = {"hidden": 128, "heads": 4, "intermediate": 512, "steps": 800}  # within 20 minutes on two cores
 
 
-def batch_at(stream: torch.Tensor, step: int, recipe: Recipe) -> torch.Tensor:
+def draw_batch(stream: torch.Tensor, step: int, recipe: Recipe) -> torch.Tensor:
     """The (batch, context) tokens of a step; depends on the seed and the step only."""
     context = recipe.context if step >= recipe.steps - recipe.long_steps else recipe.short_context
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
@@ -138,14 +138,14 @@ def batch_at(stream: torch.Tensor, step: int, recipe: Recipe) -> torch.Tensor:
     return torch.stack([stream[start : start + context] for start in starts]).long()
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+def compute_learning_rate(step: int, recipe: Recipe) -> float:
     """Linear warm-up, constant, then linear to zero."""
     down = int(recipe.steps * recipe.cooldown)
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / down)
 
 
 @torch.no_grad()
-def perplexity(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, windows: int = 64) -> float:
+def measure_perplexity(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, windows: int = 64) -> float:
     """exp(mean next-token loss) over evenly spaced windows of the full context."""
     model.eval()
     starts = torch.linspace(0, len(stream) - recipe.context, windows).long()
@@ -157,7 +157,7 @@ def perplexity(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, win
     return math.exp(sum(losses) / len(losses))
 
 
-def optimizer_of(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
+def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; matrices decay, norms do not."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -167,7 +167,7 @@ def optimizer_of(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
 
 def train(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, state: Path) -> None:
     """Run the remaining steps; `state` is rewritten every 100 steps and read when it exists."""
-    optimizer = optimizer_of(model, recipe)
+    optimizer = build_optimizer(model, recipe)
     first = 0
     if state.exists():
         saved = torch.load(state, weights_only=True, map_location=model.device)
@@ -178,8 +178,8 @@ def train(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, state: P
     began = time.perf_counter()
     for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
-        ids = batch_at(stream, step, recipe).to(model.device)
+            group["lr"] = compute_learning_rate(step, recipe)
+        ids = draw_batch(stream, step, recipe).to(model.device)
         with torch.autocast(model.device.type, dtype=torch.bfloat16):
             loss = forward(input_ids=ids, labels=ids).loss
         loss.backward()
@@ -211,7 +211,9 @@ def main() -> None:
     model = build(recipe).to("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(stream) / 1e6:.1f} M training tokens", flush=True)
     train(model, stream, recipe, arguments.out / "state.pt")
-    figures = {s: perplexity(model, tokenize(tokenizer, corpus.load(s)), recipe) for s in ("validation", "test")}
+    figures = {
+        s: measure_perplexity(model, tokenize(tokenizer, corpus.load(s)), recipe) for s in ("validation", "test")
+    }
     model.to(torch.bfloat16).save_pretrained(arguments.out / "model")
     tokenizer.save_pretrained(arguments.out / "model")
     record = {"recipe": asdict(recipe), "perplexity": figures, "training_tokens": recipe.steps * recipe.tokens_per_step}

@@ -29,17 +29,17 @@ _WORDS = {
 _IN_DOCUMENT = [Security(HTTPBearer(auto_error=False, description="A token of `nas token create`"))]
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a guarded route: what each has, and its own."""
     return {s: {"model": ErrorView, "description": _WORDS[s]} for s in sorted({401, 403, 413, 422, 429, *statuses})}
 
 
-def answers(media_type: str, description: str, **schema: Any) -> dict[int | str, dict[str, Any]]:
+def describe_answer(media_type: str, description: str, **schema: Any) -> dict[int | str, dict[str, Any]]:
     """A successful answer that is no JSON: a string unless its schema says else."""
     return {200: {"content": {media_type: {"schema": {"type": "string"} | schema}}, "description": description}}
 
 
-def guarded() -> APIRouter:
+def build_guarded_router() -> APIRouter:
     """A router all of whose routes need a role."""
     return APIRouter(route_class=GuardedRoute, dependencies=_IN_DOCUMENT)
 
@@ -47,39 +47,39 @@ def guarded() -> APIRouter:
 # Coroutines, since FastAPI runs plain functions in threads, and these have nothing to wait for.
 
 
-async def _searches(request: Request) -> Searches:
+async def _get_searches(request: Request) -> Searches:
     searches: Searches = request.app.state.searches
     return searches
 
 
-async def _devices(request: Request) -> Devices:
+async def _get_devices(request: Request) -> Devices:
     devices: Devices = request.app.state.devices
     return devices
 
 
-async def _settings(request: Request) -> Settings:
+async def _get_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-async def _metrics(request: Request) -> Metrics:
+async def _get_metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 
 
-async def _token(request: Request) -> Token:
+async def _get_token(request: Request) -> Token:
     token: Token = request.state.token
     return token
 
 
-async def _limiter(request: Request) -> CapacityLimiter:
+async def _get_limiter(request: Request) -> CapacityLimiter:
     limiter: CapacityLimiter = request.app.state.limiter
     return limiter
 
 
-TheSearches = Annotated[Searches, Depends(_searches)]
-TheDevices = Annotated[Devices, Depends(_devices)]
-TheSettings = Annotated[Settings, Depends(_settings)]
-TheMetrics = Annotated[Metrics, Depends(_metrics)]
-TheToken = Annotated[Token, Depends(_token)]
-TheLimiter = Annotated[CapacityLimiter, Depends(_limiter)]  # of threads, for what is done beside an async route
+TheSearches = Annotated[Searches, Depends(_get_searches)]
+TheDevices = Annotated[Devices, Depends(_get_devices)]
+TheSettings = Annotated[Settings, Depends(_get_settings)]
+TheMetrics = Annotated[Metrics, Depends(_get_metrics)]
+TheToken = Annotated[Token, Depends(_get_token)]
+TheLimiter = Annotated[CapacityLimiter, Depends(_get_limiter)]  # of threads, for what is done beside an async route

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, Response
 from sse_starlette import EventSourceResponse, JSONServerSentEvent
 
 from nas.api.artifacts import find_artifact, list_artifacts
-from nas.api.authentication import needs
+from nas.api.authentication import describe_needs
 from nas.api.credentials import Role
 from nas.api.errors import Refusal
 from nas.api.events import LAST_ID, follow, parse_last_id
@@ -21,14 +21,14 @@ from nas.api.routes.common import (
     TheSearches,
     TheSettings,
     TheToken,
-    answers,
-    errors,
-    guarded,
+    build_guarded_router,
+    describe_answer,
+    describe_errors,
 )
 from nas.api.schemas import ArtifactList, SearchPage, SearchView
 from nas.api.submission import Submission
 
-router = guarded()
+router = build_guarded_router()
 _HEARTBEAT_S, _SLOW_S, _FAREWELL_S = 15, 30, 5
 _ONE = "/v1/searches/{id}"
 _EVENT = {
@@ -36,22 +36,25 @@ _EVENT = {
     "id": {"type": "string", "pattern": f"^{LAST_ID}$"},
     "data": {"type": "string", "contentMediaType": "application/json"},
 }
-_STREAM = answers(
+_STREAM = describe_answer(
     "text/event-stream", "Events, until the search has ended", type="object", properties=_EVENT,
     required=["event", "id", "data"],
 )  # fmt: skip
-_FILE = answers("application/octet-stream", "The file", format="binary")
+_FILE = describe_answer("application/octet-stream", "The file", format="binary")
 
 
 @router.post(
-    "/v1/searches", status_code=201, responses=errors(400, 503), openapi_extra=needs(Role.SUBMIT, "request_bytes")
+    "/v1/searches",
+    status_code=201,
+    responses=describe_errors(400, 503),
+    openapi_extra=describe_needs(Role.SUBMIT, "request_bytes"),
 )
 def submit(submission: Submission, searches: TheSearches, token: TheToken) -> SearchView:
     """Submit a search. It starts when there is room."""
     return searches.submit(submission, token.name)
 
 
-@router.get("/v1/searches", responses=errors(503), openapi_extra=needs(Role.READ))
+@router.get("/v1/searches", responses=describe_errors(503), openapi_extra=describe_needs(Role.READ))
 def list_searches(
     searches: TheSearches,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -59,30 +62,37 @@ def list_searches(
     state: State | None = None,
 ) -> SearchPage:
     """The latest searches of everybody."""
-    return searches.page(limit, before, state)
+    return searches.list_page(limit, before, state)
 
 
-@router.get(_ONE, responses=errors(404, 503), openapi_extra=needs(Role.READ))
+@router.get(_ONE, responses=describe_errors(404, 503), openapi_extra=describe_needs(Role.READ))
 def get_search(id: str, searches: TheSearches) -> SearchView:
     """One search: what was asked, and how far it is."""
     return searches.get(id)
 
 
-@router.post(_ONE + "/cancel", status_code=202, responses=errors(404, 503), openapi_extra=needs(Role.SUBMIT))
+@router.post(
+    _ONE + "/cancel", status_code=202, responses=describe_errors(404, 503), openapi_extra=describe_needs(Role.SUBMIT)
+)
 def cancel(id: str, searches: TheSearches) -> SearchView:
     """Ask a search to end. What it found is kept; one that has ended stays as it is."""
     return searches.cancel(id)
 
 
-@router.post(_ONE + "/resume", status_code=202, responses=errors(404, 409, 503), openapi_extra=needs(Role.SUBMIT))
+@router.post(
+    _ONE + "/resume",
+    status_code=202,
+    responses=describe_errors(404, 409, 503),
+    openapi_extra=describe_needs(Role.SUBMIT),
+)
 def resume(id: str, searches: TheSearches) -> SearchView:
     """Go on with a search that stopped early."""
     return searches.resume(id)
 
 
 @router.get(
-    _ONE + "/events", response_class=EventSourceResponse, responses=errors(404, 503) | _STREAM,
-    openapi_extra=needs(Role.READ),
+    _ONE + "/events", response_class=EventSourceResponse, responses=describe_errors(404, 503) | _STREAM,
+    openapi_extra=describe_needs(Role.READ),
 )  # fmt: skip
 async def events(
     id: str, searches: TheSearches, settings: TheSettings, metrics: TheMetrics, limiter: TheLimiter,
@@ -96,41 +106,46 @@ async def events(
         raise Refusal(429, "too_many_followers", "too many clients follow searches; try again", {"Retry-After": "30"})
 
     async def look(run: int, offset: int) -> tuple[SearchView, int, LogPart]:
-        return await to_thread.run_sync(searches.log, id, run, offset, limiter=limiter)
+        return await to_thread.run_sync(searches.read_log, id, run, offset, limiter=limiter)
 
     ending = Event()
     return EventSourceResponse(
-        _counted(follow(look, run, offset, ending), metrics), ping=_HEARTBEAT_S, send_timeout=_SLOW_S,
+        _count_reader(follow(look, run, offset, ending), metrics), ping=_HEARTBEAT_S, send_timeout=_SLOW_S,
         shutdown_event=ending, shutdown_grace_period=_FAREWELL_S,
     )  # fmt: skip
 
 
-async def _counted(
+async def _count_reader(
     events: AsyncIterator[JSONServerSentEvent], metrics: Metrics
 ) -> AsyncIterator[JSONServerSentEvent]:  # fmt: skip
     """The same events, with their reader counted for as long as it is there."""
-    with metrics.follower():
+    with metrics.count_follower():
         async for event in events:
             yield event
 
 
-@router.get(_ONE + "/result", response_model=dict[str, Any], responses=errors(404, 503), openapi_extra=needs(Role.READ))
+@router.get(
+    _ONE + "/result",
+    response_model=dict[str, Any],
+    responses=describe_errors(404, 503),
+    openapi_extra=describe_needs(Role.READ),
+)
 def result(id: str, searches: TheSearches) -> dict[str, Any]:
     """The document that the search wrote: parent, winner, baselines, front."""
-    return searches.result(id)
+    return searches.read_result(id)
 
 
-@router.get(_ONE + "/artifacts", responses=errors(404), openapi_extra=needs(Role.READ))
+@router.get(_ONE + "/artifacts", responses=describe_errors(404), openapi_extra=describe_needs(Role.READ))
 def artifacts(id: str, searches: TheSearches) -> ArtifactList:
     """The files of the result folder: weights, ONNX files, figures, certificate."""
-    return ArtifactList(artifacts=list_artifacts(searches.folder(id)))
+    return ArtifactList(artifacts=list_artifacts(searches.get_folder(id)))
 
 
 @router.get(
-    _ONE + "/artifacts/{name:path}", response_class=FileResponse, responses=errors(404) | _FILE,
-    openapi_extra=needs(Role.READ),
+    _ONE + "/artifacts/{name:path}", response_class=FileResponse, responses=describe_errors(404) | _FILE,
+    openapi_extra=describe_needs(Role.READ),
 )  # fmt: skip
 def artifact(id: str, name: str, searches: TheSearches) -> Response:
     """One file, to be kept and not to be shown: a page in it would run in this site's name."""
-    path = find_artifact(searches.folder(id), name)
+    path = find_artifact(searches.get_folder(id), name)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)

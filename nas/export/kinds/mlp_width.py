@@ -6,10 +6,10 @@ import numpy as np
 
 from nas.export.graph_draft import GraphDraft, Place, is_turned
 from pruning.kinds.mlp_width import SURGERY, find_matrices
-from pruning.surgery.linear import weight_matrix
+from pruning.surgery.linear import get_weight_matrix
 from search_spaces.architecture import Architecture
 from search_spaces.kinds.mlp_width import KIND
-from search_spaces.unit import Choice, kinds_of
+from search_spaces.unit import Choice, list_kinds
 
 ANY = -1  # in a shape, a size that follows from the others
 
@@ -45,7 +45,7 @@ class _Site:
 class _NarrowedMlp:
     def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:
         """Those of blocks in which the graph does not show all places that the width has."""
-        asked = [choice for choice in architecture.choices if KIND.name in kinds_of(choice)]
+        asked = [choice for choice in architecture.choices if KIND.name in list_kinds(choice)]
         return frozenset(choice for choice in asked if _find_site(graph, choice.layer) is None)
 
     def apply(self, graph: GraphDraft, choice: Choice) -> None:
@@ -55,11 +55,11 @@ class _NarrowedMlp:
         block, anatomy = graph.blocks[choice.layer], graph.anatomy.blocks[choice.layer]
         modules = SURGERY.build_modules(block, anatomy, choice.level, ())
         for path, place in site.weights.items():
-            matrix = weight_matrix(modules[path]).detach().float().numpy()
+            matrix = get_weight_matrix(modules[path]).detach().float().numpy()
             graph.put_weights(place, matrix if is_turned(place) else matrix.T)
         for path, place in site.biases.items():
             graph.put_weights(place, modules[path].get_parameter("bias").detach().float().numpy())
-        kept = weight_matrix(modules[site.down]).shape[1]
+        kept = get_weight_matrix(modules[site.down]).shape[1]
         for place in site.shapes:
             shape = graph.read_constant(place)
             assert shape is not None
@@ -77,11 +77,11 @@ def _find_site(graph: GraphDraft, layer: int) -> _Site | None:
     site = _Site(matrices.neurons, matrices.down)
     for path in (*matrices.up, matrices.down):
         module = graph.blocks[layer].get_submodule(path)
-        for place in (Place(node, index) for node in graph.nodes_of(layer, path) for index in range(len(node.input))):
+        for place in (Place(node, index) for node in graph.find_nodes(layer, path) for index in range(len(node.input))):
             sizes = sorted(graph.weights[place.name].dims) if place.name in graph.weights else None
-            if sizes == sorted(weight_matrix(module).shape) and _multiplies(place):
+            if sizes == sorted(get_weight_matrix(module).shape) and _multiplies(place):
                 site.weights[path] = place
-            elif sizes == [weight_matrix(module).shape[0]] and path != matrices.down:
+            elif sizes == [get_weight_matrix(module).shape[0]] and path != matrices.down:
                 site.biases[path] = place
         if path not in site.weights or (module.bias is not None and path not in {*site.biases, matrices.down}):
             return None

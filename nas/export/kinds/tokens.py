@@ -1,8 +1,8 @@
 """Graphs with fewer tokens: they are exported so, since what ranks tokens runs within the graph."""
 
 from nas.export.graph_draft import GraphDraft
-from pruning.reduction.install import acting_stages
-from search_spaces.architecture import Architecture, stage_choice
+from pruning.reduction.install import list_acting_stages
+from search_spaces.architecture import Architecture, make_stage_choice
 from search_spaces.unit import Choice
 
 
@@ -13,7 +13,7 @@ class _ReducedTokens:
         A stage before a removed block acts at the next one, as it does in a graph in which that block passes through.
         """
         merged = architecture.merge_blocks() if graph.anatomy.merges_blocks else architecture
-        return frozenset(stage_choice(stage) for _, stage in acting_stages(merged))
+        return frozenset(make_stage_choice(stage) for _, stage in list_acting_stages(merged))
 
     def apply(self, graph: GraphDraft, choice: Choice) -> None:
         """Nothing: a stage that the graph was not exported with does not act."""

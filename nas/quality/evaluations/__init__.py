@@ -5,10 +5,10 @@ from pathlib import Path
 from nas.quality.evaluations.base import Evaluations, Key
 from nas.quality.evaluations.file import FileEvaluations
 
-__all__ = ["Evaluations", "FileEvaluations", "Key", "evaluations_for"]
+__all__ = ["Evaluations", "FileEvaluations", "Key", "open_evaluations"]
 
 
-def evaluations_for(path: Path, content: str, storage: str | None) -> Evaluations:
+def open_evaluations(path: Path, content: str, storage: str | None) -> Evaluations:
     """The evaluations of one content: beside the studies where those are shared between machines, else in a file.
 
     Args:

@@ -46,7 +46,7 @@ class Evaluations(ABC):
     def __getitem__(self, key: Key) -> Quality:
         return self._known[key]
 
-    def fewer(self, key: Key) -> int:
+    def find_fewer(self, key: Key) -> int:
         """The most items below the asked number on which the architecture is known in that arithmetic; 0 for none."""
         architecture, asked, precision = key
         return max((items for items in self._items.get((architecture, precision), ()) if items < asked), default=0)
@@ -69,11 +69,11 @@ class Evaluations(ABC):
         """Let others have it."""
 
     def _take(self, entries: Iterable[object], where: str) -> None:
-        """Keep what `to_entry` wrote; what is damaged is left out, so that it is evaluated again, and is said."""
+        """Keep what `encode_entry` wrote; what is damaged is left out, so that it is evaluated again, and is said."""
         damaged = 0
         for entry in entries:
             try:
-                found = from_entry(entry)
+                found = decode_entry(entry)
             except ValueError:
                 damaged += 1
                 continue
@@ -91,8 +91,8 @@ class Evaluations(ABC):
         self._items.setdefault((key[0], key[2]), set()).add(key[1])
 
 
-def to_entry(key: Key, quality: Quality) -> dict[str, Any]:
-    """The JSON form of an evaluation, with a digest of the rest; `from_entry` reads it."""
+def encode_entry(key: Key, quality: Quality) -> dict[str, Any]:
+    """The JSON form of an evaluation, with a digest of the rest; `decode_entry` reads it."""
     architecture, asked, precision = key
     entry = {
         "architecture": architecture.to_json(),
@@ -103,21 +103,21 @@ def to_entry(key: Key, quality: Quality) -> dict[str, Any]:
     }
     if architecture.tokens.stages:
         entry["tokens_revision"] = TOKENS_REVISION
-    return {**entry, _DIGEST: _digest(entry)}
+    return {**entry, _DIGEST: _compute_digest(entry)}
 
 
-def from_entry(entry: object) -> tuple[Key, Quality] | None:
+def decode_entry(entry: object) -> tuple[Key, Quality] | None:
     """An evaluation; None for one of token schedules as another version carried them out.
 
     Entries without a digest were written by versions that had none, and are taken as they are.
 
     Raises:
-        ValueError: it is damaged: not what its digest is of, or not in the form of `to_entry`.
+        ValueError: it is damaged: not what its digest is of, or not in the form of `encode_entry`.
     """
     if not isinstance(entry, dict) or not entry.keys() <= _NAMES:
         raise ValueError("not the form of an evaluation")
     rest = {name: value for name, value in entry.items() if name != _DIGEST}
-    if _DIGEST in entry and entry[_DIGEST] != _digest(rest):
+    if _DIGEST in entry and entry[_DIGEST] != _compute_digest(rest):
         raise ValueError("not what the digest is of")
     try:
         quality = Quality.from_json(entry["quality"], tuple(entry["per_item"]))
@@ -130,6 +130,6 @@ def from_entry(entry: object) -> tuple[Key, Quality] | None:
     return key, quality
 
 
-def _digest(entry: dict[str, Any]) -> str:
+def _compute_digest(entry: dict[str, Any]) -> str:
     """Sixteen hexadecimal digits that name the content, however it is spaced and ordered."""
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, to_entry
+from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, encode_entry
 from nas.quality.quality import Quality
 from nas.storage.append_log import append
 
@@ -40,12 +40,12 @@ class FileEvaluations(Evaluations):
         self._look()
 
     def _look(self) -> None:
-        lines = self._new_lines()
+        lines = self._read_new_lines()
         if lines and self._end == len(lines):  # from the file's beginning
             if not lines.startswith(self._header):
                 return self._look_beside()
             lines = lines[len(self._header) :]
-        return self._take(map(_document, lines.splitlines()), str(self._path))
+        return self._take(map(_parse_document, lines.splitlines()), str(self._path))
 
     def _look_beside(self) -> None:
         """Use a file of another name: this one is of other content, or nobody can tell of which it is."""
@@ -61,7 +61,7 @@ class FileEvaluations(Evaluations):
         super()._keep(key, quality)
         self._unwritten.pop(key, None)
 
-    def _new_lines(self) -> bytes:
+    def _read_new_lines(self) -> bytes:
         """The whole lines behind those that were read; all of another file that took the place of this one."""
         try:
             with self._path.open("rb") as file:  # to open it, not to ask for its size, is what NFS answers freshly
@@ -84,7 +84,7 @@ class FileEvaluations(Evaluations):
 
     def _write(self, key: Key, quality: Quality) -> None:
         told = bool(self._unwritten)
-        self._unwritten[key] = json.dumps(to_entry(key, quality)).encode() + b"\n"
+        self._unwritten[key] = json.dumps(encode_entry(key, quality)).encode() + b"\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             while not self._append():
@@ -107,11 +107,11 @@ class FileEvaluations(Evaluations):
             if lines:
                 append(path, lines if self._end else self._header + lines)
                 self._unwritten.clear()
-                self._new_lines()
+                self._read_new_lines()
         return True
 
 
-def _document(line: bytes) -> object:
+def _parse_document(line: bytes) -> object:
     try:
         return json.loads(line)
     except ValueError:  # as a machine that lost its power may leave

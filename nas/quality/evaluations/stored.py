@@ -6,7 +6,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
-from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, to_entry
+from nas.quality.evaluations.base import SCHEMA_VERSION, Evaluations, Key, encode_entry
 from nas.quality.quality import Quality
 
 ENTRY = "evaluation"  # one attribute for all of it: each costs a server several statements
@@ -31,5 +31,5 @@ class StoredEvaluations(Evaluations):
 
     def _write(self, key: Key, quality: Quality) -> None:
         loss = math.inf if math.isnan(quality.loss) else quality.loss  # Optuna has no trial without a number
-        entry = {ENTRY: to_entry(key, quality)}
+        entry = {ENTRY: encode_entry(key, quality)}
         self._study.add_trial(create_trial(state=TrialState.COMPLETE, value=loss, user_attrs=entry))

@@ -7,7 +7,7 @@ from nas.search.methods.additive import Additive
 from nas.search.methods.equal_steps import EqualSteps
 from nas.search.methods.evopress import EvoPress
 from nas.search.methods.greedy import FinerCut, Sleb
-from nas.search.methods.method import Method, RemovalOrder, TokenMethod, add_back, as_published
+from nas.search.methods.method import Method, RemovalOrder, TokenMethod, add_back, drop_as_published
 from nas.search.methods.one_shot import Cosine, RandomOrder, ReverseOrder, Sprint
 from nas.search.methods.schedules import SWEPT
 from nas.search.methods.window import Window
@@ -34,4 +34,13 @@ METHODS: dict[str, Method] = {
 ONE_SHOT = tuple(name for name, method in METHODS.items() if isinstance(method, Cosine))
 TOKEN_METHODS: dict[str, TokenMethod] = {method.name: method for method in (*SWEPT, EqualSteps(), Additive())}
 
-__all__ = ["METHODS", "ONE_SHOT", "TOKEN_METHODS", "Method", "RemovalOrder", "TokenMethod", "add_back", "as_published"]
+__all__ = [
+    "METHODS",
+    "ONE_SHOT",
+    "TOKEN_METHODS",
+    "Method",
+    "RemovalOrder",
+    "TokenMethod",
+    "add_back",
+    "drop_as_published",
+]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from latency_models.marginal import marginal
+from latency_models.marginal import compute_marginal_values
 from nas.search.library import score_library
 from nas.search.problem import Problem
 from nas.search.solve import solve
@@ -21,17 +21,17 @@ class Additive:
 
     name: str = "dop"
 
-    def architecture(self, problem: Problem) -> Architecture | None:
+    def choose_architecture(self, problem: Problem) -> Architecture | None:
         """The first answer that meets the budget; None where none does."""
-        space, flops = problem.space, problem.flops or problem.ms
+        space, flops = problem.space, problem.flops or problem.predict_ms
         whole, losses = flops(space.start), score_library(problem, problem.fidelity)
-        alone = {each: whole - flops(space.canonical(space.start.drop(each))) for each in space.choices}
-        saves, tried = {choice: value / whole for choice, value in marginal(alone).items()}, 0.0
+        alone = {each: whole - flops(space.make_canonical(space.start.drop(each))) for each in space.choices}
+        saves, tried = {choice: value / whole for choice, value in compute_marginal_values(alone).items()}, 0.0
         while tried < 1:
             tried += FINEST
             answers = solve(space, losses, saves, tried, limits=problem.limits)
             if not answers:
                 return None
-            if problem.feasible(answers[0]):
+            if problem.is_feasible(answers[0]):
                 return answers[0]
         return None

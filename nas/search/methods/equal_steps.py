@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from nas.search.methods.schedules import most_tokens
+from nas.search.methods.schedules import find_max_tokens
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.level import THOUSAND
@@ -23,18 +23,18 @@ class EqualSteps:
 
     name: str = "equal-steps"
 
-    def architecture(self, problem: Problem) -> Architecture | None:
+    def choose_architecture(self, problem: Problem) -> Architecture | None:
         """The parent with the best of those schedules; None where none meets the budget."""
         depth, found = problem.space.depth, []
         for first in sorted({1 + index * (depth - 1) // STARTS for index in range(STARTS)} & set(range(1, depth))):
             for count in (count for count in STEPS if first + count <= depth):
-                architecture = most_tokens(problem, partial(_schedule, problem, first, count))
+                architecture = find_max_tokens(problem, partial(_build_schedule, problem, first, count))
                 found += [] if architecture is None else [architecture]
         losses = {each: problem.evaluate(each, problem.fidelity).loss for each in dict.fromkeys(found)}
         return min(losses, key=lambda each: (losses[each], each.digest), default=None)
 
 
-def _schedule(problem: Problem, first: int, count: int, last: int) -> Schedule:
+def _build_schedule(problem: Problem, first: int, count: int, last: int) -> Schedule:
     """`count` stages from block `first` on that leave `last` thousandths in equal steps."""
     depth = problem.space.depth
     blocks = [first + index * (depth - first) // count for index in range(count)]

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from nas.search.methods.method import RemovalOrder, droppable, is_possible, loss_of
+from nas.search.methods.method import RemovalOrder, compute_loss, is_possible, list_droppable
 from nas.search.problem import Problem
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.unit import Unit
@@ -25,37 +25,37 @@ class EvoPress:
 
     name: str = "evopress"
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """The best found; what hurts least when it is restored comes first."""
         depth = problem.space.depth
-        if len(droppable(problem.space, PARTS)) < 2 * depth:
+        if len(list_droppable(problem.space, PARTS)) < 2 * depth:
             return None
         for k in range(1, depth + 1):
-            first = _both(range(k))
-            if is_possible(problem.space, first) and problem.feasible(problem.space.decode(first)):
-                return self._order(problem, self._evolve(problem, k))
+            first = _list_both(range(k))
+            if is_possible(problem.space, first) and problem.is_feasible(problem.space.decode(first)):
+                return self._find_order(problem, self._evolve(problem, k))
         return None
 
     def _evolve(self, problem: Problem, k: int) -> set[Unit]:
         rng, depth = random.Random(f"evopress/{problem.seed}"), problem.space.depth
-        starts = [self._random(rng, problem, k) for _ in range(INITIAL)]
-        best = _least(problem, starts, FEW)[0]
+        starts = [self._draw(rng, problem, k) for _ in range(INITIAL)]
+        best = _select_best(problem, starts, FEW)[0]
         for _ in range(round(k * (depth - k) / 1.5)):
-            offspring = [self._mutated(rng, problem, best) for _ in range(OFFSPRING)]
+            offspring = [self._mutate(rng, problem, best) for _ in range(OFFSPRING)]
             chosen = [set(units) for units in dict.fromkeys(frozenset(units) for units in offspring)]
-            survivors = _least(problem, chosen, FEW)[:SURVIVORS]
-            best = _least(problem, [best, *survivors], 1.0)[0]
+            survivors = _select_best(problem, chosen, FEW)[:SURVIVORS]
+            best = _select_best(problem, [best, *survivors], 1.0)[0]
         return best
 
-    def _random(self, rng: random.Random, problem: Problem, k: int) -> set[Unit]:
+    def _draw(self, rng: random.Random, problem: Problem, k: int) -> set[Unit]:
         while True:
             layers = range(problem.space.depth)
             chosen = {Unit(layer, Kind.ATTENTION) for layer in rng.sample(layers, k)}
             chosen |= {Unit(layer, Kind.MLP) for layer in rng.sample(layers, k)}
-            if is_possible(problem.space, chosen) and problem.feasible(problem.space.decode(chosen)):
+            if is_possible(problem.space, chosen) and problem.is_feasible(problem.space.decode(chosen)):
                 return chosen
 
-    def _mutated(self, rng: random.Random, problem: Problem, parent: set[Unit]) -> set[Unit]:
+    def _mutate(self, rng: random.Random, problem: Problem, parent: set[Unit]) -> set[Unit]:
         child = set(parent)
         for _ in range(min(rng.randint(1, MUTATIONS), rng.randint(1, MUTATIONS))):
             kind = rng.choice(PARTS)
@@ -63,25 +63,25 @@ class EvoPress:
             kept = [Unit(layer, kind) for layer in range(problem.space.depth) if Unit(layer, kind) not in child]
             if kept:
                 child = child - {rng.choice(removed)} | {rng.choice(kept)}
-        fits = is_possible(problem.space, child) and problem.feasible(problem.space.decode(child))
+        fits = is_possible(problem.space, child) and problem.is_feasible(problem.space.decode(child))
         return child if fits else set(parent)
 
-    def _order(self, problem: Problem, dropped: set[Unit]) -> RemovalOrder:
+    def _find_order(self, problem: Problem, dropped: set[Unit]) -> RemovalOrder:
         problem.prefetch([(problem.space.decode(dropped - {unit}), problem.fidelity) for unit in sorted(dropped)])
-        gains = {unit: loss_of(problem, dropped - {unit}) for unit in sorted(dropped)}
+        gains = {unit: compute_loss(problem, dropped - {unit}) for unit in sorted(dropped)}
         return tuple(sorted(gains, key=lambda unit: (-gains[unit], unit)))
 
 
-def _both(layers: range) -> set[Unit]:
+def _list_both(layers: range) -> set[Unit]:
     return {Unit(layer, kind) for layer in layers for kind in PARTS}
 
 
-def _least(problem: Problem, candidates: list[set[Unit]], share: float) -> list[set[Unit]]:
+def _select_best(problem: Problem, candidates: list[set[Unit]], share: float) -> list[set[Unit]]:
     """The candidates by loss on a share of the items, least first."""
     items = problem.fidelity if problem.fidelity is None else max(1, round(share * problem.fidelity))
     problem.prefetch([(problem.space.decode(units), items) for units in candidates])
 
-    def loss(units: set[Unit]) -> float:
+    def compute_loss(units: set[Unit]) -> float:
         return problem.evaluate(problem.space.decode(units), items).loss
 
-    return sorted(candidates, key=lambda units: (loss(units), sorted(units)))
+    return sorted(candidates, key=lambda units: (compute_loss(units), sorted(units)))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.search.methods.method import RemovalOrder, droppable, is_possible, loss_of
+from nas.search.methods.method import RemovalOrder, compute_loss, is_possible, list_droppable
 from nas.search.problem import Problem
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.unit import Unit
@@ -22,9 +22,9 @@ class Sleb:
         """With the criterion where it is not the published one."""
         return "sleb-per-ms" if self.per_ms else "sleb"
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Blocks in the order of their removal."""
-        blocks = droppable(problem.space, (Kind.BLOCK,))
+        blocks = list_droppable(problem.space, (Kind.BLOCK,))
         inner = tuple(unit for unit in blocks if 0 < unit.layer < problem.space.depth - 1)
         return remove_greedily(problem, inner, self.per_ms)
 
@@ -40,15 +40,15 @@ class FinerCut:
         """With the criterion where it is not the published one."""
         return "finercut-per-ms" if self.per_ms else "finercut"
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Attentions and MLPs in the order of their removal."""
-        return remove_greedily(problem, droppable(problem.space, PARTS), self.per_ms)
+        return remove_greedily(problem, list_droppable(problem.space, PARTS), self.per_ms)
 
 
 def remove_greedily(problem: Problem, units: RemovalOrder, per_ms: bool) -> RemovalOrder | None:
     """Remove one unit a round until the budget is met; None when they run out before."""
     order: list[Unit] = []
-    while not problem.feasible(problem.space.decode(set(order))):
+    while not problem.is_feasible(problem.space.decode(set(order))):
         rest = [unit for unit in units if unit not in order and is_possible(problem.space, {*order, unit})]
         if not rest:
             return None
@@ -61,8 +61,8 @@ def remove_greedily(problem: Problem, units: RemovalOrder, per_ms: bool) -> Remo
 
 
 def _score(problem: Problem, order: list[Unit], unit: Unit, per_ms: bool) -> float:
-    loss = loss_of(problem, {*order, unit})
+    loss = compute_loss(problem, {*order, unit})
     if not per_ms:
         return loss
-    before, after = (problem.ms(problem.space.decode(set(units))) for units in (order, [*order, unit]))
-    return (loss - loss_of(problem, set(order))) / max(before - after, 1e-9)
+    before, after = (problem.predict_ms(problem.space.decode(set(units))) for units in (order, [*order, unit]))
+    return (loss - compute_loss(problem, set(order))) / max(before - after, 1e-9)

@@ -18,7 +18,7 @@ class Method(Protocol):
     def name(self) -> str:
         """What `--method` calls it."""
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """The units it drops, in its order; dropping all of them meets the budget. None where it cannot.
 
         Losses are asked of `problem.evaluate` on `problem.fidelity` items.
@@ -32,11 +32,11 @@ class TokenMethod(Protocol):
     def name(self) -> str:
         """What `--method` calls it."""
 
-    def architecture(self, problem: Problem) -> Architecture | None:
+    def choose_architecture(self, problem: Problem) -> Architecture | None:
         """Its choice, which meets the budget; None where it cannot. Its ratios need not be those of the space."""
 
 
-def as_published(problem: Problem, order: RemovalOrder) -> Architecture:
+def drop_as_published(problem: Problem, order: RemovalOrder) -> Architecture:
     """Everything the method dropped: the last unit usually overshoots the budget."""
     return problem.space.decode(order)
 
@@ -46,30 +46,30 @@ def add_back(problem: Problem, order: RemovalOrder) -> Architecture:
     dropped = set(order)
     for unit in reversed(order):
         candidate = problem.space.decode(dropped - {unit})
-        if candidate != problem.space.decode(dropped) and problem.feasible(candidate):
+        if candidate != problem.space.decode(dropped) and problem.is_feasible(candidate):
             dropped.discard(unit)
     return problem.space.decode(dropped)
 
 
-def until_feasible(problem: Problem, ranking: RemovalOrder) -> RemovalOrder | None:
+def find_shortest_feasible(problem: Problem, ranking: RemovalOrder) -> RemovalOrder | None:
     """The shortest beginning of a ranking that meets the budget; None if none does or a unit may not go."""
     space = problem.space
     for end in range(1, len(ranking) + 1):
         architecture = space.decode(set(ranking[:end]))
         if not space.contains(architecture):
             return None
-        if problem.feasible(architecture):
+        if problem.is_feasible(architecture):
             return ranking[:end]
     return None
 
 
-def droppable(space: Space, kinds: tuple[Kind, ...]) -> tuple[Unit, ...]:
+def list_droppable(space: Space, kinds: tuple[Kind, ...]) -> tuple[Unit, ...]:
     """The units of these kinds that the space can drop; a block also where it is its attention and MLP."""
     every = [Unit(layer, kind) for layer in range(space.depth) for kind in kinds]
     return tuple(unit for unit in every if space.contains(space.decode({unit})))
 
 
-def loss_of(problem: Problem, dropped: set[Unit]) -> float:
+def compute_loss(problem: Problem, dropped: set[Unit]) -> float:
     """Validation loss on as many items as every method is given."""
     architecture = problem.space.decode(dropped)
     return 0.0 if not architecture.choices else problem.evaluate(architecture, problem.fidelity).loss

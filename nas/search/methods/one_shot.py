@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 from nas.search.library import score_library
-from nas.search.methods.method import RemovalOrder, droppable, until_feasible
+from nas.search.methods.method import RemovalOrder, find_shortest_feasible, list_droppable
 from nas.search.problem import Problem
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.unit import Unit
@@ -20,10 +20,10 @@ class Cosine:
     name: str
     kinds: tuple[Kind, ...]
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Along the ranking of the redundancy analysis."""
-        able = droppable(problem.space, self.kinds)
-        return until_feasible(problem, tuple(u for u in problem.redundancy.ranking(*self.kinds) if u in able))
+        able = list_droppable(problem.space, self.kinds)
+        return find_shortest_feasible(problem, tuple(u for u in problem.redundancy.rank(*self.kinds) if u in able))
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class ReverseOrder:
 
     name: str = "reverse"
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Attentions and MLPs from the last to the first."""
-        units = droppable(problem.space, _parts(problem))
-        return until_feasible(problem, tuple(sorted(units, key=lambda u: (-u.layer, u.kind is Kind.ATTENTION))))
+        units = list_droppable(problem.space, _choose_kinds(problem))
+        return find_shortest_feasible(problem, tuple(sorted(units, key=lambda u: (-u.layer, u.kind is Kind.ATTENTION))))
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class RandomOrder:
 
     name: str = "random"
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Attentions and MLPs shuffled."""
-        units = droppable(problem.space, _parts(problem))
-        return until_feasible(problem, tuple(random.Random(problem.seed).sample(units, len(units))))
+        units = list_droppable(problem.space, _choose_kinds(problem))
+        return find_shortest_feasible(problem, tuple(random.Random(problem.seed).sample(units, len(units))))
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ class Sprint:
 
     name: str = "sprint"
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """In the order of loss alone over milliseconds saved."""
-        losses, saves = score_library(problem, problem.fidelity), problem.saves_ms()
-        units = droppable(problem.space, _parts(problem))
+        losses, saves = score_library(problem, problem.fidelity), problem.estimate_saved_ms()
+        units = list_droppable(problem.space, _choose_kinds(problem))
 
-        def sensitivity(unit: Unit) -> float:
+        def compute_sensitivity(unit: Unit) -> float:
             return losses[unit.dropped] / max(saves[unit.dropped], 1e-9)
 
-        return until_feasible(problem, tuple(sorted(units, key=lambda u: (sensitivity(u), u))))
+        return find_shortest_feasible(problem, tuple(sorted(units, key=lambda u: (compute_sensitivity(u), u))))
 
 
-def _parts(problem: Problem) -> tuple[Kind, ...]:
+def _choose_kinds(problem: Problem) -> tuple[Kind, ...]:
     """Attentions and MLPs; blocks where the space has nothing else."""
     kinds = {choice.unit.kind for choice in problem.space.choices}
     return tuple(kind for kind in PARTS if kind in kinds) or (Kind.BLOCK,)

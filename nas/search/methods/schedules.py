@@ -8,8 +8,8 @@ from latency_models.workload import Phase
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError, UsageError
-from search_spaces.level import THOUSAND, permille_of
-from search_spaces.presets import fastv, pyramiddrop, tome
+from search_spaces.level import THOUSAND, round_to_permille
+from search_spaces.presets import build_fastv, build_pyramiddrop, build_tome
 from search_spaces.schedule import Schedule, Scorer, Stage
 from search_spaces.space import is_empty
 
@@ -25,11 +25,15 @@ class Swept:
     family: Family
     merges: bool = False
 
-    def architecture(self, problem: Problem) -> Architecture | None:
+    def choose_architecture(self, problem: Problem) -> Architecture | None:
         """The parent with that schedule; None where none fits, or where attention is causal and tokens would merge."""
-        return None if self.merges and is_causal(problem) else most_tokens(problem, partial(self.schedule, problem))
+        return (
+            None
+            if self.merges and is_causal(problem)
+            else find_max_tokens(problem, partial(self.build_schedule, problem))
+        )
 
-    def schedule(self, problem: Problem, permille: int) -> Schedule | None:
+    def build_schedule(self, problem: Problem, permille: int) -> Schedule | None:
         """The member of the family at a setting; None where there are too few blocks, or ratios round to nothing."""
         try:
             return self.family(problem, permille / THOUSAND)
@@ -37,7 +41,7 @@ class Swept:
             return None
 
 
-def most_tokens(
+def find_max_tokens(
     problem: Problem, schedule: Callable[[int], Schedule | None], structure: Architecture | None = None
 ) -> Architecture | None:
     """The largest setting from 1 to 999 whose schedule meets the budget, by halving; None where none does.
@@ -50,15 +54,15 @@ def most_tokens(
     while high - low > 1:
         middle = (low + high) // 2
         found = schedule(middle)
-        architecture = None if found is None else start.with_tokens(found)
-        if architecture is None or problem.feasible(architecture):
+        architecture = None if found is None else start.replace_tokens(found)
+        if architecture is None or problem.is_feasible(architecture):
             best, low = architecture or best, middle
         else:
             high = middle
     return best
 
 
-def published_schedules(problem: Problem, structure: Architecture) -> list[tuple[str, Architecture]]:
+def list_published_schedules(problem: Problem, structure: Architecture) -> list[tuple[str, Architecture]]:
     """The published schedules on some structure, chosen in the space's own way; as many tokens as meet the budget.
 
     Their ratios need not be among the space's; they are at the ends of the target's steps.
@@ -67,12 +71,12 @@ def published_schedules(problem: Problem, structure: Architecture) -> list[tuple
     if reduction is None:
         return []
 
-    def chosen_so(method: Swept, permille: int) -> Schedule | None:
-        schedule = method.schedule(problem, permille)
+    def choose_schedule(method: Swept, permille: int) -> Schedule | None:
+        schedule = method.build_schedule(problem, permille)
         return None if schedule is None else replace(snap_to_target(problem, schedule), reduction=reduction)
 
     brought = {
-        method.name: most_tokens(problem, partial(chosen_so, method), structure)
+        method.name: find_max_tokens(problem, partial(choose_schedule, method), structure)
         for method in SWEPT
         if method.name != CONTROL
     }
@@ -88,21 +92,21 @@ def fit_to_budget(problem: Problem, architecture: Architecture) -> Architecture 
     if not schedule.stages or problem.space.reduction is None:
         return None
 
-    def raised(permille: int) -> Schedule | None:
+    def raise_setting(permille: int) -> Schedule | None:
         power = (THOUSAND - permille) / permille
         ratios = [stage.ratio**power for stage in schedule.stages]
         if min(ratios) * THOUSAND < 1:
             return None
-        stages = (Stage(s.block, permille_of(ratio)) for s, ratio in zip(schedule.stages, ratios, strict=True))
+        stages = (Stage(s.block, round_to_permille(ratio)) for s, ratio in zip(schedule.stages, ratios, strict=True))
         return snap_to_target(problem, Schedule(tuple(stages), schedule.reduction))
 
-    return most_tokens(problem, raised, architecture.structure)
+    return find_max_tokens(problem, raise_setting, architecture.structure)
 
 
 def exchange_parts_for_tokens(problem: Problem, architecture: Architecture) -> list[Architecture]:
     """Parts for tokens: one part more dropped, or one brought back, and as many tokens as then meet the budget."""
     space, structure = problem.space, architecture.structure
-    fewer = [space.canonical(architecture.drop(each)) for each in space.structure if not structure.drops(each)]
+    fewer = [space.make_canonical(architecture.drop(each)) for each in space.structure if not structure.drops(each)]
     more = [architecture.restore(each) for each in sorted(structure.choices)]
     found = dict.fromkeys(fit_to_budget(problem, each) for each in (*fewer, *more) if not is_empty(each))
     return [each for each in found if each is not None]
@@ -112,7 +116,7 @@ def snap_to_target(problem: Problem, schedule: Schedule) -> Schedule:
     """The schedule that leaves most tokens among those that take as long; stages that then drop nothing are gone."""
     found, least = list[Stage](), THOUSAND
     for stage in schedule.stages:
-        permille = permille_of(problem.snap(stage.ratio))
+        permille = round_to_permille(problem.snap(stage.ratio))
         if permille < least:
             found.append(Stage(stage.block, permille))
             least = permille
@@ -124,31 +128,33 @@ def is_causal(problem: Problem) -> bool:
     return problem.latency.workload.phase is not Phase.FORWARD
 
 
-def _pyramid(problem: Problem, share: float) -> Schedule:
+def _build_pyramid(problem: Problem, share: float) -> Schedule:
     """PyramidDrop (Xing et al. 2025): at the quarter points powers of one ratio, in the paper a half."""
     ratios, scorer = (share, share**2, share**3), problem.reduction.scorer
-    return pyramiddrop(problem.space.depth, ratios, causal=is_causal(problem), scorer=scorer)
+    return build_pyramiddrop(problem.space.depth, ratios, causal=is_causal(problem), scorer=scorer)
 
 
-def _chance(problem: Problem, share: float) -> Schedule:
+def _build_chance(problem: Problem, share: float) -> Schedule:
     """The control: the same schedule, and chance ranks."""
-    found = _pyramid(problem, share)
+    found = _build_pyramid(problem, share)
     return replace(found, reduction=replace(found.reduction, scorer=Scorer.RANDOM))
 
 
-def _fastv(problem: Problem, share: float) -> Schedule:
+def _build_fastv(problem: Problem, share: float) -> Schedule:
     """FastV (Chen et al. 2024): once, after two blocks."""
-    return fastv(min(2, problem.space.depth - 1), share, causal=is_causal(problem), scorer=problem.reduction.scorer)
+    return build_fastv(
+        min(2, problem.space.depth - 1), share, causal=is_causal(problem), scorer=problem.reduction.scorer
+    )
 
 
-def _tome(problem: Problem, share: float) -> Schedule:
+def _build_tome(problem: Problem, share: float) -> Schedule:
     """ToMe (Bolya et al. 2023): every block merges the same number of tokens, at most half of its own."""
-    return tome(problem.space.depth, 1 - share)
+    return build_tome(problem.space.depth, 1 - share)
 
 
 SWEPT = (
-    Swept("pyramiddrop", _pyramid),
-    Swept(CONTROL, _chance),
-    Swept("fastv", _fastv),
-    Swept("tome", _tome, merges=True),
+    Swept("pyramiddrop", _build_pyramid),
+    Swept(CONTROL, _build_chance),
+    Swept("fastv", _build_fastv),
+    Swept("tome", _build_tome, merges=True),
 )

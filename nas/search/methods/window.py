@@ -18,13 +18,13 @@ class Window:
 
     name: str = "window"
 
-    def removal_order(self, problem: Problem) -> RemovalOrder | None:
+    def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """The blocks of the window, deepest first."""
         for length in range(1, problem.space.depth):
-            chosen = tuple(Unit(layer, Kind.BLOCK) for layer in problem.redundancy.best_window(length))
+            chosen = tuple(Unit(layer, Kind.BLOCK) for layer in problem.redundancy.find_best_window(length))
             architecture = problem.space.decode(set(chosen))
             if not problem.space.contains(architecture):
                 return None
-            if problem.feasible(architecture):
+            if problem.is_feasible(architecture):
                 return tuple(reversed(chosen))
         return None

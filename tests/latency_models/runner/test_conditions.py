@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latency_models.runner import conditions
-from latency_models.runner.conditions import board, power_mode, processor, read_conditions
+from latency_models.runner.conditions import read_board, read_conditions, read_power_mode, read_processor
 from latency_models.runner.nvml import Nvml
 
 
@@ -38,7 +38,7 @@ JETSON = {
 
 def test_a_jetson(tmp_path: Path) -> None:
     root = tree(tmp_path, JETSON)
-    assert processor(root) == board(root) == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert read_processor(root) == read_board(root) == "NVIDIA Jetson AGX Orin Developer Kit"
     said = read_conditions(root)
     assert said.pop("time").endswith("Z")
     assert said == {
@@ -49,7 +49,7 @@ def test_a_jetson(tmp_path: Path) -> None:
         "celsius": {"cpu-thermal": 48.25},
     }
     (root / "etc/nvpmodel.conf").unlink()
-    assert power_mode(root) == "nvpmodel 2"
+    assert read_power_mode(root) == "nvpmodel 2"
 
 
 def test_a_server(tmp_path: Path) -> None:
@@ -59,15 +59,15 @@ def test_a_server(tmp_path: Path) -> None:
         "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "performance\n",
         "sys/devices/system/cpu/cpu2/cpufreq/scaling_governor": "powersave\n",
     })  # fmt: skip
-    assert board(root) is None
-    assert processor(root) == "A Processor @ 2.00GHz"
-    assert power_mode(root) == "performance+powersave"
+    assert read_board(root) is None
+    assert read_processor(root) == "A Processor @ 2.00GHz"
+    assert read_power_mode(root) == "performance+powersave"
 
 
 def test_a_device_that_says_nothing(tmp_path: Path) -> None:
     assert set(read_conditions(tmp_path)) == {"time", "power_mode"}
-    assert power_mode(tmp_path) == "as found"
-    assert processor(tmp_path)  # of this Python
+    assert read_power_mode(tmp_path) == "as found"
+    assert read_processor(tmp_path)  # of this Python
     odd = tree(tmp_path, {"proc/loadavg": "gibberish", "sys/class/thermal/thermal_zone0/temp": "hot"})
     assert set(read_conditions(odd)) == {"time", "power_mode"}
 
@@ -77,9 +77,9 @@ def test_the_nvpmodel_program_is_asked_where_it_keeps_nothing(tmp_path: Path, mo
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(conditions, "ROOT", tmp_path)
-    assert power_mode(tmp_path) == "MAXN_SUPER"
+    assert read_power_mode(tmp_path) == "MAXN_SUPER"
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert power_mode(tmp_path) == "as found"
+    assert read_power_mode(tmp_path) == "as found"
 
 
 class Driver:
@@ -105,9 +105,9 @@ def test_a_gpu_tells_its_clock_temperature_and_limit(tmp_path: Path) -> None:
     ))  # fmt: skip
     said = read_conditions(tmp_path, gpu)
     assert (said["power_mode"], said["gpu_mhz"], said["gpu_celsius"]) == ("300 W", 1410, 61)
-    assert gpu.millijoules() == 2**40  # more than 32 bits
+    assert gpu.read_millijoules() == 2**40  # more than 32 bits
     assert isinstance(gpu._handle, ctypes.c_void_p)
     silent = Nvml(Driver())
     assert set(read_conditions(tmp_path, silent)) == {"time", "power_mode"}
     with pytest.raises(OSError, match="answered 3"):
-        silent.millijoules()
+        silent.read_millijoules()

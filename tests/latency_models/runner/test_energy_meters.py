@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from latency_models.runner.energy_meters import Ina3221Meter, NvmlMeter, RaplMeter, energy_meter, joules_per_inference
+from latency_models.runner.energy_meters import Ina3221Meter, NvmlMeter, RaplMeter, measure_joules, open_energy_meter
 from latency_models.runner.failure import MeasuringFailed
 
 
@@ -78,7 +78,7 @@ def test_the_module_s_own_rail_is_read_and_else_all_rails(tmp_path: Path) -> Non
 
 def test_sensors_are_sampled_while_something_runs(tmp_path: Path) -> None:
     current = rail(tmp_path, 1, 1, "VDD_IN", 5000, 2000)
-    with energy_meter(on_gpu=True, root=tmp_path) as meter:
+    with open_energy_meter(on_gpu=True, root=tmp_path) as meter:
         before, began = meter.read_joules(), time.monotonic()
         time.sleep(0.6)
         draft = current.with_suffix(".draft")
@@ -92,12 +92,12 @@ def test_sensors_are_sampled_while_something_runs(tmp_path: Path) -> None:
 
 def test_a_device_without_a_meter_and_one_that_may_not_be_read(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "missing"):
-        with energy_meter(on_gpu=False, root=root) as meter:
+        with open_energy_meter(on_gpu=False, root=root) as meter:
             assert meter is None
         with pytest.raises(FileNotFoundError):
             RaplMeter(root)
     package(tmp_path, "intel-rapl:0", "package-0", 0).write_text("")
-    with energy_meter(on_gpu=False, root=tmp_path) as meter:
+    with open_energy_meter(on_gpu=False, root=tmp_path) as meter:
         assert meter is None
 
 
@@ -107,7 +107,7 @@ class Counter:
     def __init__(self) -> None:
         self.now_s = 0.0
 
-    def millijoules(self) -> int:
+    def read_millijoules(self) -> int:
         return int(1000 * self.now_s * 100)  # 100 W
 
     def work(self, seconds: float) -> None:
@@ -117,7 +117,7 @@ class Counter:
 def test_joules_of_an_inference_are_power_times_latency() -> None:
     gpu = Counter()
     calls = {"slow": lambda: gpu.work(0.2), "fast": lambda: gpu.work(0.01)}
-    joules = joules_per_inference(NvmlMeter(gpu), calls, 0.0, clock=lambda: gpu.now_s)
+    joules = measure_joules(NvmlMeter(gpu), calls, 0.0, clock=lambda: gpu.now_s)
     assert joules == pytest.approx({"slow": 20.0, "fast": 1.0})
     assert gpu.now_s >= 2 * 0.5  # windows that the counter's cadence does not spoil
 
@@ -128,11 +128,11 @@ def test_what_fails_while_energy_is_read_is_told_apart() -> None:
 
     gpu = Counter()
     with pytest.raises(MeasuringFailed, match=r"a cannot be run \(device lost\)"):
-        joules_per_inference(NvmlMeter(gpu), {"a": broken}, 0.0, clock=lambda: gpu.now_s)
+        measure_joules(NvmlMeter(gpu), {"a": broken}, 0.0, clock=lambda: gpu.now_s)
 
     class Gone(Counter):
-        def millijoules(self) -> int:
+        def read_millijoules(self) -> int:
             raise OSError("nvml answered 15")
 
     with pytest.raises(MeasuringFailed, match="NVML total energy of the GPU cannot be read any more"):
-        joules_per_inference(NvmlMeter(Gone()), {"a": lambda: None}, 0.0)
+        measure_joules(NvmlMeter(Gone()), {"a": lambda: None}, 0.0)

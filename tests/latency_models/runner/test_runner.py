@@ -21,7 +21,7 @@ from latency_models.run_plan import PORTABLE, measure_files, write_folder
 from latency_models.runner.failure import MeasuringFailed
 from latency_models.runner.plan import Plan
 from latency_models.runner.process import run_tied
-from latency_models.runtime_ort import environment
+from latency_models.runtime_ort import read_environment
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
 from search_spaces import Architecture
@@ -101,11 +101,11 @@ def test_the_profile_it_writes_is_one_of_ours(measured) -> None:
     profile = Profile.load(folder / "profile.json")
     assert [record.architecture for record in profile.records] == CHOSEN
     assert (profile.target, profile.model, profile.shape, profile.workload) == ("some-board", "abc", SHAPE, HERE)
-    assert profile.key == environment(1)
+    assert profile.key == read_environment(1)
     assert len(profile.conditions) == 2
     parent, *others = (record.measurement for record in profile.records)
-    assert parent.ratio() == 1.0
-    assert all(other.ratio() < 0.6 for other in others)  # 2 of 16 products, and what every run costs
+    assert parent.compute_ratio() == 1.0
+    assert all(other.compute_ratio() < 0.6 for other in others)  # 2 of 16 products, and what every run costs
     assert all(len(other.sessions) == 2 and min(other.sessions) >= 3 for other in others)
 
 
@@ -199,7 +199,7 @@ def test_a_session_of_another_plan_is_not_overwritten(tmp_path: Path, measured) 
 
 def test_what_fails_mid_run_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     folder = kit(tmp_path, weight_bytes=ALONE)
-    last = Plan.read(folder).groups(1)[-1][-1].file
+    last = Plan.read(folder).group_candidates(1)[-1][-1].file
     whole = last.read_bytes()
     last.write_bytes(whole[:100])
     done = run(folder)
@@ -243,7 +243,7 @@ def test_files_are_measured_in_two_processes_and_only_the_answer_is_left(
         files, INPUTS, HERE, sentinel="long", seconds=0.2, threads=1, least_rounds=20, on_round=shares.append
     ).of
     assert isinstance(taken["short"], Measurement)
-    assert taken["short"].ratio() < 0.5 < taken["long"].ratio() == 1.0
+    assert taken["short"].compute_ratio() < 0.5 < taken["long"].compute_ratio() == 1.0
     assert len(taken["short"].sessions) == 2
     assert min(taken["short"].sessions) >= 10
     assert (shares, shares[-1]) == (sorted(shares), 1.0)

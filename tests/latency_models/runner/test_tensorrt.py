@@ -12,7 +12,7 @@ from chains import INPUTS, chain
 from latency_models.runner.cuda import Cuda
 from latency_models.runner.failure import MeasuringFailed
 from latency_models.runner.runtime import find_runtime
-from latency_models.runner.tensorrt import Execution, build_engine, engine_digest, exactly, find_module
+from latency_models.runner.tensorrt import Execution, build_engine, compute_engine_digest, find_module, fix_shapes
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -20,16 +20,16 @@ def test_an_engine_is_built_for_the_shapes_it_is_measured_with(tmp_path: Path) -
     trt = pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]")
     assert find_module().__name__ in ("tensorrt", "tensorrt_rtx")
     timing = tmp_path / "timing"
-    built = build_engine(trt, chain(tmp_path / "a.onnx", 3), exactly(INPUTS), timing=timing, capability="SM89")
+    built = build_engine(trt, chain(tmp_path / "a.onnx", 3), fix_shapes(INPUTS), timing=timing, capability="SM89")
     assert len(built) > 1000
     assert timing.exists()
-    again = build_engine(trt, chain(tmp_path / "b.onnx", 4), exactly(INPUTS), timing=timing, capability="SM89")
+    again = build_engine(trt, chain(tmp_path / "b.onnx", 4), fix_shapes(INPUTS), timing=timing, capability="SM89")
     assert len(again) > 1000
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(MeasuringFailed, match=r"TensorRT refuses broken\.onnx"):
-        build_engine(trt, tmp_path / "broken.onnx", exactly(INPUTS), capability="SM89")
+        build_engine(trt, tmp_path / "broken.onnx", fix_shapes(INPUTS), capability="SM89")
     with pytest.raises(MeasuringFailed, match="the input 'x' is not among"):
-        build_engine(trt, tmp_path / "a.onnx", exactly({}), capability="SM89")
+        build_engine(trt, tmp_path / "a.onnx", fix_shapes({}), capability="SM89")
 
 
 def test_an_engine_is_kept_under_everything_it_depends_on(tmp_path: Path) -> None:
@@ -43,16 +43,16 @@ def test_an_engine_is_kept_under_everything_it_depends_on(tmp_path: Path) -> Non
     other, beside = chain(tmp_path / "two/a.onnx", 3), chain(tmp_path / "three/a.onnx", 2)
     (beside.parent / "weights.data").write_bytes(b"1")
     digests = [
-        engine_digest(Module(), file, INPUTS, "Orin"),
-        engine_digest(Module(), other, INPUTS, "Orin"),
-        engine_digest(Module(), beside, INPUTS, "Orin"),
-        engine_digest(Newer(), file, INPUTS, "Orin"),
-        engine_digest(Module(), file, {"x": INPUTS["x"][:1]}, "Orin"),
-        engine_digest(Module(), file, INPUTS, "Thor"),
+        compute_engine_digest(Module(), file, INPUTS, "Orin"),
+        compute_engine_digest(Module(), other, INPUTS, "Orin"),
+        compute_engine_digest(Module(), beside, INPUTS, "Orin"),
+        compute_engine_digest(Newer(), file, INPUTS, "Orin"),
+        compute_engine_digest(Module(), file, {"x": INPUTS["x"][:1]}, "Orin"),
+        compute_engine_digest(Module(), file, INPUTS, "Thor"),
     ]
     assert len(set(digests)) == len(digests)
     same = chain(tmp_path / "four/b.onnx", 2)
-    assert engine_digest(Module(), same, INPUTS, "Orin") == digests[0]
+    assert compute_engine_digest(Module(), same, INPUTS, "Orin") == digests[0]
 
 
 def test_tensorrt_without_a_gpu_is_refused_and_found_last(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_tensorrt_without_a_gpu_is_refused_and_found_last(tmp_path: Path) -> Non
         pytest.skip("there is a GPU here")
     with pytest.raises(MeasuringFailed, match=r"needs an NVIDIA GPU|cannot be imported"):
         find_runtime("tensorrt", None, "fp16", None, tmp_path)
-    assert "CPUExecutionProvider" in find_runtime(None, None, "fp32", 1, tmp_path).key()["runtime"]
+    assert "CPUExecutionProvider" in find_runtime(None, None, "fp32", 1, tmp_path).read_key()["runtime"]
 
 
 class Driver:
@@ -102,7 +102,7 @@ class Driver:
 def test_arrays_reach_the_gpu_whole_and_errors_are_raised() -> None:
     driver = Driver()
     cuda, array = Cuda(driver), np.arange(12, dtype=np.int64).reshape(3, 4)
-    assert cuda.name() == "Orin (sm_87)"
+    assert cuda.read_name() == "Orin (sm_87)"
     address = cuda.upload(array)
     assert np.array_equal(np.frombuffer(driver.memory[address], np.int64).reshape(3, 4), array)
     cuda.free(address)

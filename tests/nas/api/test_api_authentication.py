@@ -18,7 +18,7 @@ from starlette.routing import Mount
 
 from nas.api import server
 from nas.api.authentication import GuardedRoute
-from nas.api.credentials import Role, TokenFile, find, new_token
+from nas.api.credentials import Role, TokenFile, create_token, find
 from nas.api.jobs import State
 from nas.api.settings import Limits, Settings
 from search_spaces.errors import UsageError
@@ -79,7 +79,7 @@ def test_a_guarded_route_without_a_role_cannot_be_made() -> None:
 @pytest.mark.parametrize(("method", "path"), ROLES)
 def test_every_route_for_every_role(served: Service, method: str, path: str, who: str) -> None:
     role, real = ROLES[method, path], served.secrets["all"]
-    secret, token = new_token("old", Role, datetime.now(UTC) - timedelta(seconds=1))
+    secret, token = create_token("old", Role, datetime.now(UTC) - timedelta(seconds=1))
     served.tokens[4:] = [token]
     headers = {
         "nobody": {},
@@ -217,7 +217,7 @@ def test_a_failure_of_ours_is_told_to_the_log_and_not_to_the_client(
     def broken(*_: object) -> None:
         raise RuntimeError("a secret of the inside")
 
-    monkeypatch.setattr(served.app.state.searches, "page", broken)
+    monkeypatch.setattr(served.app.state.searches, "list_page", broken)
     logging.getLogger("nas.api").propagate = True
     client = served.client()
     with caplog.at_level(logging.INFO, "nas.api"):
@@ -259,7 +259,7 @@ def test_a_tokens_file_holds_no_token_and_is_for_its_owner_only(tmp_path: Path) 
     assert secret.removeprefix("nas_") not in text
     assert file.path.stat().st_mode & 0o777 == 0o600
     assert [entry["name"] for entry in tomllib.loads(text)["token"]] == ["ci", "board"]
-    kept = TokenFile(file.path).tokens()
+    kept = TokenFile(file.path).read_tokens()
     found = find(secret, kept)
     assert found is not None
     assert (found.name, found.roles, found.expires) == ("ci", {Role.SUBMIT}, datetime(2099, 1, 31, tzinfo=UTC))
@@ -275,7 +275,7 @@ def test_a_token_that_is_taken_out_is_refused_at_once(tmp_path: Path, serve: Ser
     headers = {"Authorization": f"Bearer {file.add('going', [Role.READ])}"}
     file.add("staying", [Role.READ])
     served = serve(tmp_path / "root")
-    served.app.state.access.tokens = TokenFile(file.path).tokens
+    served.app.state.access.tokens = TokenFile(file.path).read_tokens
     client = served.client(None)
     assert client.get("/v1/targets", headers=headers).status_code == 200
     file.remove("going")
@@ -300,21 +300,21 @@ def test_a_token_that_is_taken_out_is_refused_at_once(tmp_path: Path, serve: Ser
 def test_a_damaged_tokens_file_lets_nobody_in(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokens.toml").write_text(text)
     with pytest.raises(UsageError, match="is no tokens file"):
-        TokenFile(tmp_path / "tokens.toml").tokens()
+        TokenFile(tmp_path / "tokens.toml").read_tokens()
 
 
 def test_only_loopback_is_served_without_a_tokens_file(tmp_path: Path) -> None:
     for host in ("127.0.0.1", "::1", "localhost"):
-        tokens, secret = server.tokens_for(None, host)
+        tokens, secret = server.prepare_tokens(None, host)
         assert secret is not None
         assert find(secret, tokens()) is not None
-    assert server.tokens_for(None, "127.0.0.1")[1] != server.tokens_for(None, "127.0.0.1")[1]
+    assert server.prepare_tokens(None, "127.0.0.1")[1] != server.prepare_tokens(None, "127.0.0.1")[1]
     for host in ("0.0.0.0", "::", "192.0.2.7", "server.example"):
         with pytest.raises(UsageError, match="tokens are needed"):
-            server.tokens_for(None, host)
+            server.prepare_tokens(None, host)
     (tmp_path / "tokens.toml").write_text("")
     with pytest.raises(UsageError, match="holds no token"):
-        server.tokens_for(tmp_path / "tokens.toml", "127.0.0.1")
+        server.prepare_tokens(tmp_path / "tokens.toml", "127.0.0.1")
 
 
 @pytest.mark.parametrize("url", ["file:///etc", "mlflow:5000", "http://", "http://me:secret@mlflow:5000"])
@@ -397,7 +397,7 @@ def test_a_broken_tokens_file_is_the_server_s_fault(
         file.path.unlink()
     else:
         file.path.write_text(text)
-    served.app.state.access.tokens = file.tokens
+    served.app.state.access.tokens = file.read_tokens
     answer = served.client("read").get("/v1/searches")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
     assert answer.headers["Retry-After"]

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from serving_kit import Service, serve_fixture, until  # noqa: F401
 
-from nas.api.connection import connection_class, connections_possible
+from nas.api.connection import build_connection_class, count_possible_connections
 from nas.api.server import log_as_json
 from nas.api.settings import Limits
 
@@ -38,7 +38,7 @@ def running(tmp_path: Path, serve: Callable[..., Service]) -> Iterator[Address]:
 @contextmanager
 def listening(app: Any, **options: Any) -> Iterator[uvicorn.Server]:
     """A server of an app in a thread."""
-    config = uvicorn.Config(app, port=0, log_config=None, http=connection_class(LIMITS), ws="none", **options)
+    config = uvicorn.Config(app, port=0, log_config=None, http=build_connection_class(LIMITS), ws="none", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -149,8 +149,8 @@ def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatc
     kept = [(256, 512)]
     monkeypatch.setattr(resource, "getrlimit", lambda kind: kept[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: kept.append(limits))
-    assert connections_possible(100) == 100
-    assert connections_possible(2048) == 512 - 128
+    assert count_possible_connections(100) == 100
+    assert count_possible_connections(2048) == 512 - 128
     assert kept[-1] == (512, 512)
 
 

@@ -12,7 +12,7 @@ import pytest
 from serving_kit import Service, await_state, serve_fixture, submit  # noqa: F401
 
 from latency_models.measurement import Measurement
-from latency_models.measurement_design import design
+from latency_models.measurement_design import design_measurements
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
@@ -20,11 +20,11 @@ from latency_models.workload import Workload
 from nas.api.errors import Refusal
 from nas.api.jobs import State
 from nas.api.profile_import import ProfileImports
-from nas.profiling.profile_store import device_profile_path, import_profile
+from nas.profiling.profile_store import get_device_profile_path, import_profile
 from nas.results.certificate import Certificate, judge
-from nas.storage.cache_folder import cache_folder
+from nas.storage.cache_folder import get_cache_folder
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import MeasurementError, NasError
 
 Serve = Callable[..., Service]
@@ -37,7 +37,7 @@ def profile() -> dict[str, Any]:
     """The document of a profile: 1 ms, 0.4 for an attention and 0.6 for an MLP, with noise of 1 %."""
     rng = random.Random(0)
     records = []
-    for architecture in [Architecture.parent(4), *design(4, 0)]:
+    for architecture in [Architecture.parent(4), *design_measurements(4, 0)]:
         parts = [sum(architecture.keeps(i, kind) for i in range(4)) for kind in (Kind.ATTENTION, Kind.MLP)]
         ms = 1.0 + 0.4 * parts[0] + 0.6 * parts[1]
         samples = tuple(ms * rng.uniform(0.99, 1.01) for _ in range(10))
@@ -45,7 +45,7 @@ def profile() -> dict[str, Any]:
         records.append(Record(architecture, Measurement(samples, HERE, sentinel)))
     unique = {record.architecture: record for record in records}
     made = Profile(KEY, MODEL, SHAPE, HERE, tuple(unique.values()), ORIN.name)
-    path = cache_folder() / "made.json"
+    path = get_cache_folder() / "made.json"
     made.save(path)
     return json.loads(path.read_text())
 
@@ -55,7 +55,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that knows the model."""
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache" / MODEL).mkdir(parents=True)
-    return device_profile_path(tmp_path / "cache" / MODEL, ORIN, HERE)
+    return get_device_profile_path(tmp_path / "cache" / MODEL, ORIN, HERE)
 
 
 def test_a_profile_is_kept_where_searches_look_for_it(tmp_path: Path, serve: Serve, known: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_profile_that_takes_long_to_fit_is_refused_first(
     subsets = (frozenset(unit for bit, unit in enumerate(units) if number >> bit & 1) for number in range(records))
     measured = Measurement((1.0,) * samples, HERE)
     shape = dataclasses.replace(SHAPE, depth=5, window=(None,) * 5)
-    made = Profile(KEY, MODEL, shape, HERE, tuple(Record(dropping(5, s), measured) for s in subsets), ORIN.name)
+    made = Profile(KEY, MODEL, shape, HERE, tuple(Record(drop_from_parent(5, s), measured) for s in subsets), ORIN.name)
     monkeypatch.setattr(Profile, "load", lambda path: made)
     with pytest.raises(MeasurementError, match=says):
         import_profile(tmp_path / "profile.json")
@@ -232,7 +232,7 @@ def test_a_refusal_is_kept_too(finished: tuple[Service, str], tmp_path: Path) ->
 def test_a_fraction_is_of_the_parent_that_was_measured_beside_it(finished: tuple[Service, str], tmp_path: Path) -> None:
     served, id = finished
     write(served.settings.searches / id / "result", "0.7x", 6.9)
-    p90 = Measurement(PARENT_MS, HERE, PARENT_MS).percentile(90)
+    p90 = Measurement(PARENT_MS, HERE, PARENT_MS).compute_percentile(90)
     assert send(finished, certificate(tmp_path, budget_ms=0.7 * p90)).status_code == 201
     refused = send(finished, certificate(tmp_path, budget_ms=0.8 * p90))
     assert refused.status_code == 422

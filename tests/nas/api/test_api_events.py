@@ -162,7 +162,7 @@ PROGRAM = """
 import sys
 from nas.api import server
 command = tuple(sys.argv[1:sys.argv.index("--")])
-server.program = lambda: command
+server.find_program = lambda: command
 sys.argv[1:] = sys.argv[sys.argv.index("--") + 1:]
 from nas.cli import main
 main()

@@ -14,7 +14,7 @@ import pytest
 from serving_kit import COMMAND, ENDLESS, QUICK, STUBBORN, WRONG, until
 
 from nas.api.errors import Refusal
-from nas.api.jobs import Job, Jobs, State, cut, last_words
+from nas.api.jobs import Job, Jobs, State, cut, read_last_words
 from nas.api.local_jobs import LocalJobs
 from nas.api.ray_jobs import RayJobs
 
@@ -86,7 +86,7 @@ def ended(jobs: Jobs, id: str, seconds: float = 60) -> Job:
 
 def lines(jobs: Jobs, id: str, offset: int = 0) -> list[str]:
     found = []
-    while (part := jobs.log(id, offset)).lines:
+    while (part := jobs.read_log(id, offset)).lines:
         found += [line for line, _ in part.lines]
         offset = part.offset
     return found
@@ -105,18 +105,18 @@ def test_a_job_runs_and_tells_what_it_wrote(jobs: Jobs, name: str, tmp_path: Pat
     assert "searching for it's 'quoted' $HOME ä" in told
     assert [line for line in told if line.startswith("trial")] == ["trial 0", "trial 1", "trial 2"]
     assert (tmp_path / "out dir" / "result.json").exists()
-    assert name in {known.id for known in jobs.all()}
+    assert name in {known.id for known in jobs.list_all()}
 
 
 def test_a_log_can_be_read_from_any_line_on(jobs: Jobs, name: str, tmp_path: Path) -> None:
     jobs.submit(name, arguments(tmp_path / "out", QUICK), {})
     ended(jobs, name)
-    whole = jobs.log(name, 0)
+    whole = jobs.read_log(name, 0)
     for position, (_, after) in enumerate(whole.lines):
-        assert jobs.log(name, after).lines == whole.lines[position + 1 :]
+        assert jobs.read_log(name, after).lines == whole.lines[position + 1 :]
     assert whole.offset == whole.lines[-1][1]
-    assert jobs.log(name, whole.offset).lines == ()
-    assert jobs.log(name, 10**12).lines == ()
+    assert jobs.read_log(name, whole.offset).lines == ()
+    assert jobs.read_log(name, 10**12).lines == ()
 
 
 def test_a_job_that_fails_says_how(jobs: Jobs, name: str, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_job_is_cancelled_even_if_it_does_not_listen(jobs: Jobs, name: str, se
 
 
 def test_what_is_not_known_is_not_known(jobs: Jobs, name: str) -> None:
-    for ask in (jobs.get, jobs.cancel, lambda id: jobs.log(id, 0)):
+    for ask in (jobs.get, jobs.cancel, lambda id: jobs.read_log(id, 0)):
         with pytest.raises(KeyError):
             ask(name)
 
@@ -263,7 +263,7 @@ def test_a_full_disk_refuses_a_search_and_leaves_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(Refusal, match="No space left"):
         jobs.submit("a", arguments(tmp_path / "a", QUICK), {})
-    assert jobs.all() == ()
+    assert jobs.list_all() == ()
 
 
 def test_lines_are_cut_at_their_ends_and_long_ones_in_pieces() -> None:
@@ -287,13 +287,13 @@ def test_lines_are_cut_at_their_ends_and_long_ones_in_pieces() -> None:
     ],
 )
 def test_the_last_words_of_a_job(log: str, words: str | None) -> None:
-    assert last_words(log) == words
+    assert read_last_words(log) == words
 
 
 def test_a_cluster_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     jobs = RayJobs("http://127.0.0.1:9")
-    asks: tuple[Callable[[], object], ...] = (jobs.check, jobs.all, lambda: jobs.submit("a", [], {}))
+    asks: tuple[Callable[[], object], ...] = (jobs.check, jobs.list_all, lambda: jobs.submit("a", [], {}))
     for ask in asks:
         with pytest.raises(Refusal, match="Ray cluster") as refused:
             ask()

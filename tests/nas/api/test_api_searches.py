@@ -22,7 +22,7 @@ from serving_kit import (  # noqa: F401
 
 from nas.api.artifacts import find_artifact
 from nas.api.errors import Refusal
-from nas.api.jobs import Job, State, cut, last_words
+from nas.api.jobs import Job, State, cut, read_last_words
 from nas.api.model_roots import ModelRoots
 from nas.api.submission import Submission
 from search_spaces.errors import UsageError
@@ -64,7 +64,7 @@ def test_the_search_is_given_what_was_asked_and_what_the_operator_set(tmp_path: 
     id = submit(served.client(), **asked)
     kept = json.loads((served.settings.searches / id / "search.json").read_text())
     out = served.settings.searches / id / "result"
-    data = ModelRoots().data("digits-vit")
+    data = ModelRoots().resolve_data("digits-vit")
     assert kept["arguments"] == [
         "search", "--json", f"--out={out}", f"--model={tmp_path}/models/mine", f"--data={data}",
         "--target=jetson-orin", "--budget=20ms", "--workload=prefill:batch=1,seq=64", "--units=none",
@@ -80,7 +80,7 @@ def test_what_the_service_hands_on_is_what_nas_search_takes() -> None:
 
     options = {name for p in get_command(app).commands["search"].params for name in p.opts}  # type: ignore[attr-defined]
     given = Submission(**ASKED, pareto=True, seed=1, trials=2, percentile=50, units="mlp", method="sleb")
-    flags = {word.partition("=")[0] for word in given.arguments(ModelRoots(), Path("out"))[1:]}
+    flags = {word.partition("=")[0] for word in given.build_arguments(ModelRoots(), Path("out"))[1:]}
     fields = {f"--{name.replace('_', '-')}" for name in Submission.model_fields}
     assert flags | fields | {"--tracking-uri"} <= options
 
@@ -161,10 +161,10 @@ def places(tmp_path: Path) -> Path:
 def test_models_and_data_inside_a_model_root_are_taken(places: Path) -> None:
     roots = ModelRoots.of((places,))
     for text in ("mine", str(places / "mine"), "inside", "./mine", "mine/../mine"):
-        assert roots.model(text) == str(places / "mine")
-    assert roots.data("data.jsonl") == str(places / "data.jsonl")
-    assert roots.model("python-lm") == "python-lm"
-    assert Path(roots.data("python-lm")).is_dir()
+        assert roots.resolve_model(text) == str(places / "mine")
+    assert roots.resolve_data("data.jsonl") == str(places / "data.jsonl")
+    assert roots.resolve_model("python-lm") == "python-lm"
+    assert Path(roots.resolve_data("python-lm")).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -177,28 +177,28 @@ def test_models_and_data_inside_a_model_root_are_taken(places: Path) -> None:
 )  # fmt: skip
 def test_nothing_outside_the_model_roots_is_taken_and_none_tells_what_is_there(places: Path, text: str) -> None:
     roots = ModelRoots.of((places,))
-    for take in (roots.model, roots.data):
+    for take in (roots.resolve_model, roots.resolve_data):
         with pytest.raises(UsageError, match="in no model root"):
             take(text)
     there, absent = str(places.parent / "secret"), str(places.parent / "nothing")
     said = []
     for path in (there, absent):
         with pytest.raises(UsageError) as refused:
-            roots.data(path)
+            roots.resolve_data(path)
         said.append(str(refused.value).replace(path, "PATH"))
     assert said[0] == said[1]
 
 
 def test_the_hub_is_asked_only_where_that_is_allowed() -> None:
     hub = ModelRoots(hub=True)
-    assert hub.model("owner/name-1.5_b") == "owner/name-1.5_b"
+    assert hub.resolve_model("owner/name-1.5_b") == "owner/name-1.5_b"
     for text in ("owner", "a/b/c", "/a", "a/", "../b", "a/..", "a/-b", "-a/b", "https://x/y", "a b/c", "a/b@main"):
         with pytest.raises(UsageError):
-            hub.model(text)
+            hub.resolve_model(text)
     with pytest.raises(UsageError, match="not allowed here"):
-        ModelRoots().model("owner/name")
+        ModelRoots().resolve_model("owner/name")
     with pytest.raises(UsageError):
-        hub.data("owner/name")
+        hub.resolve_data("owner/name")
 
 
 def test_a_model_elsewhere_is_refused_over_http(tmp_path: Path, serve: Serve) -> None:
@@ -318,7 +318,7 @@ def test_a_search_that_a_cluster_forgot_is_lost_unless_it_is_done(tmp_path: Path
     await_state(client, failed, State.FAILED)
 
     class Forgetful:
-        def all(self) -> tuple[Job, ...]:
+        def list_all(self) -> tuple[Job, ...]:
             return ()
 
         def get(self, id: str) -> Job:
@@ -395,7 +395,7 @@ def test_a_log_that_is_not_there_yet_is_empty(tmp_path: Path, serve: Serve) -> N
     client = served.client()
     submit(client, seed=ENDLESS)
     waiting = submit(client)
-    assert served.jobs.log(waiting, 0).lines == ()
+    assert served.jobs.read_log(waiting, 0).lines == ()
     client.post(f"/v1/searches/{waiting}/cancel")
     until(lambda: served.jobs.get(waiting).state is State.CANCELLED)
 
@@ -450,8 +450,8 @@ def test_a_damaged_file_of_one_search_keeps_no_server_from_starting(
 def test_a_password_in_a_mistyped_url_is_in_no_answer(tmp_path: Path, serve: Serve) -> None:
     said = "storage 'postgresql:/me:secret@db/x' is of no known kind"
     log = json.dumps({"schema_version": 1, "error": {"message": said}})
-    assert last_words(log) == last_words(said) == "storage 'postgresql:/***@db/x' is of no known kind"
-    assert [line for line, _ in cut(f"{said}\n".encode(), 0, ended=True).lines] == [last_words(said)]
+    assert read_last_words(log) == read_last_words(said) == "storage 'postgresql:/***@db/x' is of no known kind"
+    assert [line for line, _ in cut(f"{said}\n".encode(), 0, ended=True).lines] == [read_last_words(said)]
     answer = serve(tmp_path / "root").client().post("/v1/searches", json=ASKED | {"data": "http:/me:secret@h/x"})
     assert answer.status_code == 422
     assert "secret" not in answer.text

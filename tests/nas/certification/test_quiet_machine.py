@@ -4,7 +4,7 @@ import pytest
 
 from latency_models.measurement import Measurement
 from latency_models.workload import Workload
-from nas.certification.quiet_machine import QuietWait, noise, parent_moved, slower_than_parent
+from nas.certification.quiet_machine import QuietWait, check_parent_moved, find_noise, find_slower_than_parent
 from nas.progress import Silent
 from search_spaces import Architecture, Kind, Schedule, Unit
 from search_spaces.errors import MachineTooBusy
@@ -17,8 +17,8 @@ PRUNED = PARENT.drop(Unit(0, Kind.MLP))
 def test_a_parent_whose_latency_ranges_widely_is_noise() -> None:
     calm = Measurement(tuple(10.0 + 0.02 * turn for turn in range(100)), HERE)  # 10.2 to 11.8 ms
     bursts = Measurement((10.0,) * 85 + (25.0,) * 15, HERE)
-    assert noise(calm, 90) is None
-    said = noise(bursts, None)
+    assert find_noise(calm, 90) is None
+    said = find_noise(bursts, None)
     assert said is not None
     assert "ranges over 150 % of its median" in said
     assert "stays below 50 %" in said
@@ -26,9 +26,9 @@ def test_a_parent_whose_latency_ranges_widely_is_noise() -> None:
 
 def test_a_tail_counts_where_milliseconds_are_judged_by_it() -> None:
     rare = Measurement((10.0,) * 95 + (45.0,) * 5, HERE)
-    assert noise(rare, None) is None
-    assert noise(rare, 90) is None
-    said = noise(rare, 99)
+    assert find_noise(rare, None) is None
+    assert find_noise(rare, 90) is None
+    said = find_noise(rare, 99)
     assert said is not None
     assert "p99 of the parent is 4.5 x its median" in said
 
@@ -37,14 +37,14 @@ def test_a_pruned_candidate_slower_than_its_parent_is_noise_unless_it_drops_toke
     slower = Measurement((11.0,) * 20, HERE, (10.0,) * 20)
     few = Measurement((11.0,) * 4, HERE, (10.0,) * 4)
     hardly = Measurement((10.2,) * 20, HERE, (10.0,) * 20)
-    tokens = PARENT.with_tokens(Schedule.parse("1=0.5"))
-    assert slower_than_parent({PRUNED: slower, tokens: slower, PARENT: slower}) == [PRUNED]
-    assert slower_than_parent({PRUNED: few}) == slower_than_parent({PRUNED: hardly}) == []
+    tokens = PARENT.replace_tokens(Schedule.parse("1=0.5"))
+    assert find_slower_than_parent({PRUNED: slower, tokens: slower, PARENT: slower}) == [PRUNED]
+    assert find_slower_than_parent({PRUNED: few}) == find_slower_than_parent({PRUNED: hardly}) == []
 
 
 @pytest.mark.parametrize(("now", "moved"), [(10.0, False), (12.4, False), (8.1, False), (12.6, True), (7.9, True)])
 def test_a_parent_moved_when_its_median_changed_by_more_than_a_quarter(now: float, moved: bool) -> None:
-    said = parent_moved(Measurement((10.0,) * 9, HERE), Measurement((now,) * 9, HERE))
+    said = check_parent_moved(Measurement((10.0,) * 9, HERE), Measurement((now,) * 9, HERE))
     assert (said is not None) is moved
 
 
@@ -52,7 +52,7 @@ def test_a_quiet_machine_is_waited_for_longer_each_time_and_not_for_ever() -> No
     passed, said = [0.0], []
 
     class Messages(Silent):
-        def message(self, text: str) -> None:
+        def show_message(self, text: str) -> None:
             said.append(text)
 
     wait = QuietWait(Messages(), 100.0, lambda: sum(passed), passed.append)

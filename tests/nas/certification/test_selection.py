@@ -17,22 +17,22 @@ from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
 from nas.certification import selection, selection_state
-from nas.certification.quiet_machine import noise
+from nas.certification.quiet_machine import find_noise
 from nas.certification.selection import SelectionCallbacks, choose_winner
-from nas.certification.selection_state import faster_less_pruned, get_profile
+from nas.certification.selection_state import find_faster_less_pruned, get_profile
 from nas.quality import Quality
 from nas.request.quantities import Budget
-from nas.results.certificate import Certificate, Verdict, judge, too_busy
+from nas.results.certificate import Certificate, Verdict, judge, mark_too_busy
 from nas.search import Candidate, Problem, SearchOutcome
 from search_spaces import Architecture, Kind, Schedule, Space, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import MachineTooBusy, NoFeasibleCandidate, ProfileMismatch
 
 KEY = {"device": "synthetic", "runtime": "none", "precision": "fp32", "threads": "1", "power_mode": "one"}
 HERE = Workload.parse("forward")
 DEPTH = 3
 UNITS = tuple(Unit(layer, kind) for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
-EVERY = [dropping(DEPTH, units) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
+EVERY = [drop_from_parent(DEPTH, units) for n in range(len(UNITS)) for units in itertools.combinations(UNITS, n)]
 PARENT = Architecture.parent(DEPTH)
 SHAPE = ModelShape(
     depth=DEPTH, hidden=8, heads=1, kv_heads=1, head_dim=8, intermediate=16, gated=False, outputs=0,
@@ -80,8 +80,8 @@ class Device:
         return self.measure(chosen)
 
     def search(self, problem: Problem) -> SearchOutcome:
-        candidates = tuple(Candidate(a, self.quality(a), problem.ms(a), "all", 0, True) for a in EVERY)
-        ranked = sorted((c for c in candidates if problem.feasible(c.architecture)), key=lambda c: c.quality.loss)
+        candidates = tuple(Candidate(a, self.quality(a), problem.predict_ms(a), "all", 0, True) for a in EVERY)
+        ranked = sorted((c for c in candidates if problem.is_feasible(c.architecture)), key=lambda c: c.quality.loss)
         if not ranked:
             raise NoFeasibleCandidate("none")
         return SearchOutcome(candidates[0], tuple(ranked), candidates, {}, 0, 0.0)
@@ -89,7 +89,7 @@ class Device:
     def certify(self, problem: Problem, winner: Architecture, looks: int, budget: Budget, file: Path) -> Certificate:
         self.confirmed.append(winner)
         parent, record = self.records([winner])
-        beside, profiled = parent.measurement, get_profile(problem).of(PARENT)
+        beside, profiled = parent.measurement, get_profile(problem).find_measurement(PARENT)
         assert profiled is not None
         return judge(
             target="host", on_target=True, file=file, workload=HERE, percentile=90,
@@ -103,7 +103,7 @@ class Device:
             target="host", on_target=False, file=file, workload=HERE, percentile=90, budget_ms=1.0, predicted_ms=1.0,
             architecture=winner, environment=KEY, versions={}, measured=None, fraction=budget.fraction,
         )  # fmt: skip
-        return too_busy(draft, reason)
+        return mark_too_busy(draft, reason)
 
 
 @dataclass
@@ -233,10 +233,10 @@ def test_pruning_that_buys_nothing_is_refused() -> None:
     less, more = PARENT.drop(UNITS[0]), PARENT.drop(UNITS[0], UNITS[1])
     device.median[more] = device.median[less] * 1.02  # what a fusion lost looks like
     profile = device.measure([less, more])
-    assert faster_less_pruned(profile, more, EVERY) == less
-    assert faster_less_pruned(profile, more, [more]) is None  # the other may not be chosen
-    assert faster_less_pruned(profile, less, EVERY) is None
-    assert faster_less_pruned(profile, PARENT.drop(UNITS[2]), EVERY) is None  # not measured
+    assert find_faster_less_pruned(profile, more, EVERY) == less
+    assert find_faster_less_pruned(profile, more, [more]) is None  # the other may not be chosen
+    assert find_faster_less_pruned(profile, less, EVERY) is None
+    assert find_faster_less_pruned(profile, PARENT.drop(UNITS[2]), EVERY) is None  # not measured
 
 
 def test_a_schedule_that_measures_no_faster_than_a_milder_one_is_refused() -> None:
@@ -244,7 +244,7 @@ def test_a_schedule_that_measures_no_faster_than_a_milder_one_is_refused() -> No
     parent = Measurement((10.0,) * 20, HERE, (10.0,) * 20)
 
     def reduced(text: str, *gone: Unit) -> Architecture:
-        return PARENT.with_tokens(Schedule.parse(text)).drop(*gone)
+        return PARENT.replace_tokens(Schedule.parse(text)).drop(*gone)
 
     def took(ms: float) -> Measurement:
         return Measurement((ms,) * 20, HERE, (10.0,) * 20)
@@ -256,12 +256,14 @@ def test_a_schedule_that_measures_no_faster_than_a_milder_one_is_refused() -> No
         Record(PARENT, parent), *(Record(architecture, took(ms)) for architecture, ms in times.items())
     ))  # fmt: skip
     everything = [PARENT, *times]
-    assert faster_less_pruned(profile, deep, [PARENT, mild]) == mild  # half of the tokens from block 1 on, then fewer
-    assert faster_less_pruned(profile, deep, [PARENT, early]) is None  # fewer tokens in block 0: not milder
-    assert faster_less_pruned(profile, deep, [PARENT, other]) == other  # only its last stage
-    assert faster_less_pruned(profile, early, everything) is None  # milder ones are slower
-    assert faster_less_pruned(profile, both, [PARENT, early]) == early  # parts and tokens together
-    assert faster_less_pruned(profile, mild, everything) is None
+    assert (
+        find_faster_less_pruned(profile, deep, [PARENT, mild]) == mild
+    )  # half of the tokens from block 1 on, then fewer
+    assert find_faster_less_pruned(profile, deep, [PARENT, early]) is None  # fewer tokens in block 0: not milder
+    assert find_faster_less_pruned(profile, deep, [PARENT, other]) == other  # only its last stage
+    assert find_faster_less_pruned(profile, early, everything) is None  # milder ones are slower
+    assert find_faster_less_pruned(profile, both, [PARENT, early]) == early  # parts and tokens together
+    assert find_faster_less_pruned(profile, mild, everything) is None
 
 
 def test_nothing_inside_the_budget_is_said_with_the_closest(tmp_path: Path) -> None:
@@ -389,7 +391,7 @@ def test_a_parent_that_moved_since_the_profile_is_profiled_again(tmp_path: Path)
     assert certificate.certified
     assert len(profiled) == 1
     assert any("when it was profiled and takes" in line and "profiling again" in line for line in said)
-    assert end.latency.predict(PARENT, 50).ms == profiled[0].of(PARENT).p50
+    assert end.latency.predict(PARENT, 50).ms == profiled[0].find_measurement(PARENT).p50
 
 
 def noisy_samples(device: Device) -> Callable[[Architecture, float, int], tuple[float, ...]]:
@@ -430,7 +432,7 @@ def test_noise_without_end_is_refused_and_what_was_found_stays_a_prediction(tmp_
     assert not certificate.certified
     assert "this machine is too busy to certify: the parent's latency ranges over" in certificate.reason
     assert device.confirmed == []
-    assert problem.feasible(outcome.winner.architecture)
+    assert problem.is_feasible(outcome.winner.architecture)
 
 
 def test_a_profile_of_a_busy_machine_is_measured_again(tmp_path: Path) -> None:
@@ -441,11 +443,11 @@ def test_a_profile_of_a_busy_machine_is_measured_again(tmp_path: Path) -> None:
     _, end, certificate = choose_winner(callbacks_of(device, budget, tmp_path, wait=waits), problem)
     assert certificate.certified
     assert waits.reasons == []  # the first time at once
-    before, after = get_profile(problem).of(PARENT), get_profile(end).of(PARENT)
+    before, after = get_profile(problem).find_measurement(PARENT), get_profile(end).find_measurement(PARENT)
     assert before is not None
     assert after is not None
-    assert noise(before, None) is not None
-    assert noise(after, None) is None
+    assert find_noise(before, None) is not None
+    assert find_noise(after, None) is None
 
 
 def test_a_winner_that_is_much_faster_than_asked_is_marked(tmp_path: Path) -> None:

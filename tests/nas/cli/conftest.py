@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from nas.profiling.host_profile import host_profile
+from nas.profiling.host_profile import load_host_profile
 
 
 @pytest.fixture(autouse=True)
@@ -14,4 +14,4 @@ def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONTENDER_SECONDS", "CONFIRM_SECONDS"):
         monkeypatch.setattr(f"nas.certification.run.{name}", 1.0)
     monkeypatch.setattr("nas.profiling.host_profile.LOOK_SECONDS", 0.5)
-    monkeypatch.setattr("nas.profiling.device.host_profile", partial(host_profile, seconds=2.0))
+    monkeypatch.setattr("nas.profiling.device.load_host_profile", partial(load_host_profile, seconds=2.0))

@@ -17,7 +17,7 @@ from command_line import nas
 from mlflow.tracking import MlflowClient
 from small_search import NAS, finished, make, search_arguments
 
-from nas.storage.result_folder import exclusive_lock
+from nas.storage.result_folder import lock_exclusively
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_process_of_its_own_ends_in_the_same_way(tmp_path: Path) -> None:
 
 def broken(instead: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run `nas` with what lists the targets replaced."""
-    code = f"import os, latency_models.targets as t; t.all_targets = lambda: {instead}; import nas.cli; nas.cli.main()"
+    code = f"import os, latency_models.targets as t; t.list_targets = lambda: {instead}; import nas.cli; nas.cli.main()"
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
@@ -361,15 +361,15 @@ def test_an_unreachable_tracker_does_not_stop_a_search(tiny: Path, tmp_path: Pat
 
 
 def test_two_processes_never_search_in_one_folder(tmp_path: Path) -> None:
-    with exclusive_lock(tmp_path):
+    with lock_exclusively(tmp_path):
         code = (
-            "import sys; from pathlib import Path; from nas.storage.result_folder import exclusive_lock\n"
-            "with exclusive_lock(Path(sys.argv[1])): print('in')"
+            "import sys; from pathlib import Path; from nas.storage.result_folder import lock_exclusively\n"
+            "with lock_exclusively(Path(sys.argv[1])): print('in')"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
         )
         assert "another process searches there" in done.stderr
         assert not done.stdout
-    with exclusive_lock(tmp_path):  # once it has ended, the next may
+    with lock_exclusively(tmp_path):  # once it has ended, the next may
         pass

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from nas.cli.app import app
 from nas.data.dataset import Split
-from nas.figures.kept_patches import image_survivors, spread
+from nas.figures.kept_patches import find_image_survivors, spread
 from nas.parent.reference_models import find_reference
 from pruning.analysis.token_redundancy import TokenRedundancy
 from pruning.anatomy.anatomy import read_anatomy
@@ -120,7 +120,7 @@ def test_several_images_of_a_question_have_rows_of_their_own() -> None:
     model = build("llava")
     inputs = example(model, images=2, tokens=3)
     schedule = Schedule.parse("1=0.5,2=0.25")
-    found = image_survivors(model, read_anatomy(model), Split("calibration", inputs), schedule, Words())
+    found = find_image_survivors(model, read_anatomy(model), Split("calibration", inputs), schedule, Words())
     assert found is not None
     assert [stage.title.splitlines() for stage in found.remains] == [
         ["before", "18 tokens"], ["1, from block 1", "9 of 18 kept"], ["2, from block 2", "4 of 18 kept"],

@@ -16,7 +16,7 @@ from nas.profiling.ssh import SshTarget
 from nas.progress import Silent
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
-from nas.results.certificate import Certificate, sha256
+from nas.results.certificate import Certificate, compute_sha256
 from search_spaces.errors import ProfileMismatch, UsageError
 
 TARGET = "jetson-agx-orin-64gb@maxn/fp32"
@@ -48,7 +48,7 @@ def test_a_predicted_winner_is_certified_on_its_device(
     assert (certificate.target, certificate.on_target, certificate.percentile) == (TARGET, True, 50)
     assert certificate.bound_ms is not None
     assert certificate.bound_ms <= certificate.budget_ms
-    assert certificate.file_sha256 == sha256(searched.out / "winner" / "device-model.onnx")
+    assert certificate.file_sha256 == compute_sha256(searched.out / "winner" / "device-model.onnx")
     assert certificate.winner is not None
     assert len(certificate.winner.sessions) >= 2
     assert json.loads((searched.out / "result.json").read_text())["target"]["label"].startswith(f"measured on {TARGET}")

@@ -26,11 +26,11 @@ from latency_models.workload import Workload
 from nas.cli.app import app
 from nas.parent.parent import load_parent_model
 from nas.parent.reference_models import find_reference
-from nas.quality.prompt import PromptEvaluator, prompts
+from nas.quality.prompt import PromptEvaluator, build_prompts
 from pruning.checkpoint import save
 from pruning.surgery.prune import prune
 from search_spaces import Kind, Positions, Reduction, Schedule, Scorer, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import MeasurementError, ModelError
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -54,7 +54,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (home / "texts.txt").write_text("\n\n".join("".join(rng.choice(letters, 400)) for _ in range(30)))
     subject = load_parent_model(str(home / "parent"), home / "texts.txt")
     reduction = Reduction(Scorer.RANDOM, positions=Positions.COMPACTED)
-    architecture = dropping(4, {Unit(2, Kind.MLP)}).with_tokens(Schedule.parse("1=0.5", reduction))
+    architecture = drop_from_parent(4, {Unit(2, Kind.MLP)}).replace_tokens(Schedule.parse("1=0.5", reduction))
     winner = prune(subject.model, architecture, anatomy=subject.anatomy)
     save(winner, home / "winner", companions=home / "parent")
     replace(certificate(home / "winner"), workload=PROMPT).save(home / "winner" / "certificate.json")
@@ -72,7 +72,9 @@ def test_a_saved_decoder_with_fewer_tokens_is_judged_as_the_one_in_memory(saved:
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     at = {
-        length: PromptEvaluator(saved.subject.model, prompts(saved.subject.dataset_of(length))).evaluate(saved.winner)
+        length: PromptEvaluator(saved.subject.model, build_prompts(saved.subject.read_dataset(length))).evaluate(
+            saved.winner
+        )
         for length in (PROMPT.sequence, 40)
     }
     found, expected = document["candidate"], at[PROMPT.sequence]

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from latency_models.profile import Profile
-from latency_models.rates import rates
+from latency_models.rates import compute_rates
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.terms import Terms
@@ -30,16 +30,16 @@ def show(*arguments: str) -> str:
 def test_rates_and_roofs_by_hand() -> None:
     shape = ModelShape(1, 1000, 10, 10, 100, 4000, False, 0, False, False, 0, (None,))
     terms = Terms(shape, Workload(Phase.FORWARD, 1, 500))
-    found = {rate.term: rate for rate in rates(terms, {"constant": 0.0, "first unit": 0.1, "mlp": 2.0}, ORIN)}
+    found = {rate.term: rate for rate in compute_rates(terms, {"constant": 0.0, "first unit": 0.1, "mlp": 2.0}, ORIN)}
     # 2 x 500 tokens x 8 M weights = 8 GFLOP in 2 ms; (8 M weights + 500 x (4,000 + 8,000)) x 2 bytes = 28 MB.
     assert found["mlp"].tflops == pytest.approx(4.0)
     assert found["mlp"].gb_s == pytest.approx(14.0)
     assert found["mlp"].roof == "arithmetic"
     assert (found["first unit"].tflops, found["constant"].roof) == (None, None)
     one = Terms(shape, Workload(Phase.DECODE, 1, 1, 10))
-    assert rates(one, {"mlp": 1.0}, ORIN)[0].roof == "memory"
+    assert compute_rates(one, {"mlp": 1.0}, ORIN)[0].roof == "memory"
     small = Terms(replace(shape, hidden=10, head_dim=1, intermediate=10), Workload(Phase.DECODE, 1, 1, 10))
-    assert rates(small, {"mlp": 1.0}, ORIN)[0].roof == "launches"
+    assert compute_rates(small, {"mlp": 1.0}, ORIN)[0].roof == "launches"
 
 
 def test_a_measured_target_is_told_with_its_errors_energy_and_memory(tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ import warnings
 
 import pytest
 
-from nas.cli.app import _tell_own_warnings
+from nas.cli.app import _print_own_warnings
 from search_spaces.errors import UnusedWeights
 
 
 def test_our_own_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings(record=True) as others:
         warnings.simplefilter("always")
-        _tell_own_warnings()
+        _print_own_warnings()
         warnings.warn("some library's", DeprecationWarning, stacklevel=1)
         warnings.warn("model holds 2 weights that it does not use", UnusedWeights, stacklevel=1)
     assert capsys.readouterr().err == "nas: model holds 2 weights that it does not use\n"

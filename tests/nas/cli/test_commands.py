@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from latency_models.workload import Workload
 from nas.cli.app import app
-from nas.report.command import command
+from nas.report.command import build_command
 from nas.request.quantities import Budget, ParameterLimit
 from nas.request.search_request import SearchRequest
 from nas.storage.result_folder import read_result, resume_command
@@ -64,7 +64,7 @@ def test_the_command_that_repeats_a_search_holds_all_that_was_asked(monkeypatch:
     for field in fields(SearchRequest):  # a field that comes later is to be given a value here
         usual = None if field.default is MISSING else field.default
         assert getattr(ANYTHING, field.name) != usual, field.name
-    text = command(ANYTHING)
+    text = build_command(ANYTHING)
     assert "secret" not in text
     expected = replace(ANYTHING, storage=None, tracking_uri=None, id="", out=Path())
     assert replace(asked(text, monkeypatch), out=Path()) == expected
@@ -72,10 +72,10 @@ def test_the_command_that_repeats_a_search_holds_all_that_was_asked(monkeypatch:
 
 def test_a_search_that_asked_for_little_is_repeated_by_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
     request = SearchRequest("host", Budget.parse("0.6x"), Path("out"), id="0123456789ab")
-    assert command(request) == "nas search --target host --budget 0.6x"
-    assert asked(command(request), monkeypatch).same_search(request)
+    assert build_command(request) == "nas search --target host --budget 0.6x"
+    assert asked(build_command(request), monkeypatch).is_same_search(request)
     by_tokens = replace(request, units=(), tokens="search")
-    assert asked(command(by_tokens), monkeypatch).same_search(by_tokens)
+    assert asked(build_command(by_tokens), monkeypatch).is_same_search(by_tokens)
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.cli.app import app
-from nas.parent.reference_models import reference_names
+from nas.parent.reference_models import list_reference_names
 from nas.request.choices import check_method, check_tokens
 from nas.request.quantities import Budget
 from nas.request.search_request import parse_units
@@ -80,7 +80,7 @@ def test_an_example_is_taken_and_names_what_there_is(line: str) -> None:
 
 def test_the_help_names_every_reference_model_and_every_kind_of_workload() -> None:
     options = {option.name: option.help for option in VERBS["search",].params}
-    assert all(name in options["model"] for name in reference_names())
+    assert all(name in options["model"] for name in list_reference_names())
     for phase in ("forward:", "prefill:", "decode:"):
         (text,) = re.findall(rf"{phase}[a-z0-9=,]+[a-z0-9]", options["workload"])
         Workload.parse(text)

@@ -14,7 +14,7 @@ from PIL import Image
 from nas.data.dataset import MOST_TEXTS, load_dataset
 from nas.data.documents import SPLITS, Document, read_documents
 from nas.data.images import normalise, read_class_folders
-from nas.data.splitting import split_documents, without_near_duplicates
+from nas.data.splitting import remove_near_duplicates, split_documents
 from search_spaces.errors import BadData, ModelError
 
 WORDS = [
@@ -149,7 +149,7 @@ def test_language_windows_are_packed_and_encoder_texts_padded(tmp_path: Path) ->
     encoder = load_dataset(build("bert"), Words(), tmp_path)
     assert encoder.validation.inputs["attention_mask"].shape == (8, 90)
     assert encoder.validation.digest != encoder.test.digest
-    sizes = [len(batch["input_ids"]) for batch in encoder.test.batches(3, items=7)]
+    sizes = [len(batch["input_ids"]) for batch in encoder.test.iterate_batches(3, items=7)]
     assert sizes == [3, 3, 1]
     with pytest.raises(BadData, match="no tokenizer"):
         load_dataset(build("bert"), None, tmp_path)
@@ -196,7 +196,7 @@ def test_near_duplicates_are_those_found_by_comparing_every_pair(seed: int) -> N
         one = words(document)
         if all(len(one & words(other)) / len(one | words(other)) <= 0.5 for other in expected):
             expected.append(document)
-    assert without_near_duplicates({"calibration": [], "validation": [], "test": documents})["test"] == expected
+    assert remove_near_duplicates({"calibration": [], "validation": [], "test": documents})["test"] == expected
 
 
 def write_splits(folder: Path, texts: int = 8, words: int = 90) -> None:

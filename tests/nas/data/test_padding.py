@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from nas.data.dataset import load_dataset
 from nas.data.documents import SPLITS
 from nas.parent.parent import load_parent_model
-from nas.quality import evaluator_for
+from nas.quality import choose_evaluator
 from search_spaces.errors import BadData
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -66,13 +66,13 @@ def test_a_classifier_is_judged_on_every_text_as_it_is_alone(
     source = saved(tmp_path / "model", MODELS[family](), **tokenizer)
     subject = load_parent_model(source, uneven)
     split = subject.dataset.test
-    together = torch.cat([subject.model(**batch).logits for batch in split.batches(8)])
+    together = torch.cat([subject.model(**batch).logits for batch in split.iterate_batches(8)])
     plain = type(subject.model).from_pretrained(source).eval()  # as the library has it, a text at a time
     rows = [ids[mask.bool()] for ids, mask in zip(*split.inputs.values(), strict=True)]
     alone = torch.cat([plain(input_ids=row[None]).logits for row in rows])
     assert len({len(row) for row in rows}) > 3
     assert (together - alone).abs().max() < 1e-4 * alone.abs().max()
-    assert evaluator_for(subject.model, subject.dataset).evaluate(subject.model, "test").loss == pytest.approx(0.0)
+    assert choose_evaluator(subject.model, subject.dataset).evaluate(subject.model, "test").loss == pytest.approx(0.0)
     kept = {row.tolist().__str__() for row in rows}
     texts = [json.loads(line)["text"] for line in uneven.read_text().split("\n")]
     assert kept <= {str(subject.tokenizer(text)["input_ids"]) for text in texts}
@@ -83,8 +83,8 @@ def test_an_end_token_beyond_the_vocabulary_is_left_out(tmp_path: Path, uneven: 
     with_end = load_dataset(model.eval(), byte_tokenizer(), uneven)
     beyond = load_dataset(model, byte_tokenizer(eos_token="<|end|>"), uneven)
     for name in SPLITS:
-        stream = with_end.split(name).inputs["input_ids"].flatten()
-        without = beyond.split(name).inputs["input_ids"].flatten()
+        stream = with_end.get_split(name).inputs["input_ids"].flatten()
+        without = beyond.get_split(name).inputs["input_ids"].flatten()
         assert without.max() < SIZE
         kept = stream[stream != 2]
         assert torch.equal(without[: len(kept)], kept[: len(without)])
@@ -114,7 +114,7 @@ def test_texts_without_tokens_are_left_out(tmp_path: Path) -> None:
     path.write_text("\n".join(json.dumps({"text": text}) for text in [*known, "UNKNOWN", "ALSO UNKNOWN", "?!"]))
     model = build("bert")
     dataset = load_dataset(model, tokenizer, path)
-    masks = [dataset.split(name).inputs["attention_mask"] for name in SPLITS]
+    masks = [dataset.get_split(name).inputs["attention_mask"] for name in SPLITS]
     assert all(bool(mask.any(1).all()) for mask in masks)
     assert sum(map(len, masks)) == 30
     path.write_text("\n".join(json.dumps({"text": text}) for text in ["A", "B", "C", "D"]))

@@ -21,11 +21,11 @@ from nas.data.dataset import Dataset, Split, load_dataset
 from nas.data.prompts import IGNORED, encode_questions
 from nas.data.questions import read_questions, split_questions
 from nas.parent.parent import load_parent_model
-from nas.parent.shape import shape_of
-from nas.quality import evaluator_for
+from nas.parent.shape import read_shape
+from nas.quality import choose_evaluator
 from nas.quality.answers import AnswerEvaluator
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.inference.prefix_cache import PrefixStore, make_resumable, prefixes
+from pruning.inference.prefix_cache import PrefixStore, list_prefixes, make_resumable
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Reduction, Schedule, Scorer
 from search_spaces.errors import BadData
@@ -141,7 +141,7 @@ def test_a_question_becomes_image_tokens_and_words_padded_on_the_left(folder: Pa
     whole = {q.images[0]: q for split in split_questions(read_questions(tmp_path)).values() for q in split}
     assert len(whole) == len(data.calibration) + len(data.validation) + len(data.test)
     for split, questions in split_questions(read_questions(tmp_path)).items():
-        inputs = data.split(split).inputs
+        inputs = data.get_split(split).inputs
         assert inputs["pixel_values"].shape == (len(questions), 3, 12, 12)
         for row, question in enumerate(questions):
             ids, mask = inputs["input_ids"][row], inputs["attention_mask"][row].bool()
@@ -149,7 +149,7 @@ def test_a_question_becomes_image_tokens_and_words_padded_on_the_left(folder: Pa
             assert ids[mask].tolist() == expected
             assert mask.tolist() == sorted(mask.tolist())  # padding first
             assert inputs["position_ids"][row][mask].tolist() == list(range(len(expected)))
-            answer = data.split(split).labels[row]
+            answer = data.get_split(split).labels[row]
             assert answer[answer != IGNORED].tolist() == [IDS[word] for word in question.answer.split()]
 
 
@@ -159,7 +159,7 @@ def test_two_images_a_question_are_sliced_with_it(folder: Path, tmp_path: Path) 
     model = load_parent_model(str(folder)).model
     test = load_dataset(model, None, write(tmp_path, lines)).test
     assert test.inputs["pixel_values"].shape[0] == 10
-    batches = list(test.batches(2, items=4, start=1))
+    batches = list(test.iterate_batches(2, items=4, start=1))
     assert [len(batch["pixel_values"]) for batch in batches] == [4, 2]
     whole = model(**test.inputs).logits
     pieces = torch.cat([model(**batch).logits for batch in batches])
@@ -231,7 +231,7 @@ def test_images_of_any_size_are_told_apart_by_what_they_make(tmp_path: Path) -> 
     assert (inputs["input_ids"] == IMAGE_ID).sum(1).tolist() == [2 * tokens] * 3
     with torch.no_grad():
         whole = model(**inputs).logits
-        pieces = torch.cat([model(**batch).logits for batch in Split("test", inputs).batches(2)])
+        pieces = torch.cat([model(**batch).logits for batch in Split("test", inputs).iterate_batches(2)])
     assert torch.allclose(whole, pieces, atol=1e-5)
     Image.new("RGB", (24, 12)).save(tmp_path / "3.png")
     with pytest.raises(BadData, match="unlike numbers of tokens; bring them to one size"):
@@ -276,7 +276,7 @@ def test_exact_answers_are_those_that_generating_gives(family: str) -> None:
     answers[1, 0] += 1
     answers[2, 1:] = IGNORED  # a short one, right
     answers[3, 2] += 1
-    evaluator = evaluator_for(model, questions(model, answers))
+    evaluator = choose_evaluator(model, questions(model, answers))
     assert isinstance(evaluator, AnswerEvaluator)
     quality = evaluator.evaluate(candidate, "test")
     assert (quality.metric, quality.value, quality.items) == ("accuracy", pytest.approx(3 / 6), 6)
@@ -289,7 +289,7 @@ def test_what_stays_is_decided_once_by_the_question(family: str, scorer: Scorer,
     """Answers of five words are those of `generate`, whoever ranks; also where passes resume from another candidate."""
     model = build(family)
     model.lm_head.weight.data[:8] = 0
-    architecture = Architecture(4).with_tokens(Schedule.parse("2=0.12", Reduction(scorer)))
+    architecture = Architecture(4).replace_tokens(Schedule.parse("2=0.12", Reduction(scorer)))
     candidate = prune(model, architecture)
     answers = said(candidate, questions(model, torch.zeros(6, 5)), 5)
     answers[0, 4] += 1
@@ -300,7 +300,7 @@ def test_what_stays_is_decided_once_by_the_question(family: str, scorer: Scorer,
         store, anatomy = PrefixStore(), read_anatomy(model)
         for each in (Architecture(4), architecture):
             candidate = prune(model, each, anatomy=anatomy)
-            make_resumable(candidate, anatomy, prefixes(each), store)
+            make_resumable(candidate, anatomy, list_prefixes(each), store)
             quality = evaluator.evaluate(candidate, "test")
         assert store.skipped > 0
     quality = evaluator.evaluate(candidate, "test")
@@ -332,15 +332,15 @@ def test_the_loss_is_the_divergence_of_the_first_word() -> None:
     assert quality.loss == pytest.approx(float(expected.mean()), abs=1e-5)
     assert quality.others["agreement"] == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).float().mean()))
     assert evaluator.evaluate(model, "test").loss == pytest.approx(0, abs=1e-6)
-    halves = evaluator.evaluate(candidate, "test", 3).joined(evaluator.evaluate(candidate, "test", 6, 3))
+    halves = evaluator.evaluate(candidate, "test", 3).join(evaluator.evaluate(candidate, "test", 6, 3))
     assert halves.loss == pytest.approx(quality.loss, abs=1e-5)  # other batches, other sums
     assert halves.others.keys() == quality.others.keys()
 
 
 def test_the_shape_is_the_language_model_s_with_its_image_tokens() -> None:
     model = build("llava")
-    shape = shape_of(model, read_anatomy(model))
+    shape = read_shape(model, read_anatomy(model))
     assert (shape.droppable, shape.tokens, shape.causal, shape.outputs) == (9, None, True, 96)
-    assert str(shape.default_workload(small=True)) == "prefill:batch=1,seq=25"
+    assert str(shape.choose_default_workload(small=True)) == "prefill:batch=1,seq=25"
     other = build("qwen2_vl")
-    assert shape_of(other, read_anatomy(other)).droppable is None  # an image makes as many as it is large
+    assert read_shape(other, read_anatomy(other)).droppable is None  # an image makes as many as it is large

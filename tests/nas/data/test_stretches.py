@@ -80,7 +80,7 @@ def test_a_language_model_reads_on_where_a_text_was_cut(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text)
     dataset = load_dataset(model, tokenizer, tmp_path / "a.txt")
     for name in SPLITS:
-        windows = dataset.split(name).inputs["input_ids"]
+        windows = dataset.get_split(name).inputs["input_ids"]
         assert int((windows == tokenizer.eos_token_id).sum()) == 0
         assert all(tokenizer.decode(window) in text for window in windows)  # no seam inside
 
@@ -125,10 +125,10 @@ def test_of_a_long_text_only_what_is_used_is_tokenised(end: str, tmp_path: Path)
     model = build("llama")
     model.config.max_position_embeddings = 512
     dataset = load_dataset(model, Counting(), tmp_path / "a.txt")
-    assert [len(dataset.split(name)) for name in SPLITS] == [16, 24, 32]
+    assert [len(dataset.get_split(name)) for name in SPLITS] == [16, 24, 32]
     assert sum(map(len, read)) < 0.45 * len(text)  # calibration is a little less than is always read as a whole
     again = load_dataset(model, Words(), tmp_path / "a.txt")
-    assert [dataset.split(name).digest for name in SPLITS] == [again.split(name).digest for name in SPLITS]
+    assert [dataset.get_split(name).digest for name in SPLITS] == [again.get_split(name).digest for name in SPLITS]
 
 
 def test_copies_in_three_files_are_found(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_copies_in_three_files_are_found(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer()
     model.resize_token_embeddings(len(tokenizer))
     dataset = load_dataset(model, tokenizer, tmp_path)
-    assert [len(dataset.split(name)) for name in SPLITS] == [10, 10, 10]
+    assert [len(dataset.get_split(name)) for name in SPLITS] == [10, 10, 10]
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
@@ -155,7 +155,7 @@ def test_items_that_are_alike_to_the_last_token_are_in_one_split(family: str, tm
             load_dataset(model, byte_tokenizer(), tmp_path / "a.jsonl")
         return
     dataset = load_dataset(model, byte_tokenizer(), tmp_path / "a.jsonl")
-    rows = {name: {tuple(row) for row in dataset.split(name).inputs["input_ids"].tolist()} for name in SPLITS}
+    rows = {name: {tuple(row) for row in dataset.get_split(name).inputs["input_ids"].tolist()} for name in SPLITS}
     assert not rows["test"] & rows["validation"]
     assert not (rows["test"] | rows["validation"]) & rows["calibration"]
 

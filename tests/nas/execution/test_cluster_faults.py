@@ -19,7 +19,7 @@ from nas.execution.cluster import Cluster, RayExecutor
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.task import Executor
 from nas.execution.worker import Bench, LocalExecutor, Worker
-from nas.quality import evaluator_for
+from nas.quality import choose_evaluator
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision
 from nas.search import Problem, SearchOutcome, run_search
@@ -35,7 +35,7 @@ DEPTH = 4
 
 def bench() -> Bench:
     model = build("llama")
-    return Bench(model, read_anatomy(model), evaluator_for(model, dataset("llama")))
+    return Bench(model, read_anatomy(model), choose_evaluator(model, dataset("llama")))
 
 
 def similarities() -> Redundancy:
@@ -52,7 +52,7 @@ def search(executor: Executor, equipment: Bench, folder: Path, meanwhile: Callab
     known = FileEvaluations(folder / "evaluations.jsonl", "test")
     scorer = CachedEvaluator(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
     problem = Problem(
-        space=equipment.anatomy.space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, prefetch=scorer.prefetch,
+        space=equipment.anatomy.build_space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, prefetch=scorer.prefetch,
         latency=SyntheticLatency(DEPTH), budget_ms=8.5, percentile=90, redundancy=similarities(),
         storage=f"sqlite:///{folder}/study.db", rungs=(3, 6, 9), trials=16, batch=4,
         on_trial=lambda more, note: meanwhile(more),
@@ -92,7 +92,7 @@ def test_any_number_of_workers_finds_what_one_process_finds(
     workers: int, cluster: None, alone: tuple[SearchOutcome, int], tmp_path: Path
 ) -> None:
     equipment = bench()
-    executor = Cluster(workers=workers).executor(equipment)
+    executor = Cluster(workers=workers).open_executor(equipment)
     outcome, scorer = search(executor, equipment, tmp_path)
     executor.close()
     assert same(outcome, alone[0])
@@ -109,7 +109,7 @@ def test_kill_9_of_workers_in_mid_search_changes_nothing(
     cluster: None, alone: tuple[SearchOutcome, int], tmp_path: Path
 ) -> None:
     equipment = bench()
-    executor = Cluster(workers=2).executor(equipment)
+    executor = Cluster(workers=2).open_executor(equipment)
     victims = workers_of(executor)
 
     def kill(told: int) -> None:
@@ -152,7 +152,7 @@ def lose_a_node(folder: Path) -> None:
     nodes.wait_for_nodes()
     ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
     equipment = bench()
-    executor, left = Cluster(workers=2).executor(equipment), [first]
+    executor, left = Cluster(workers=2).open_executor(equipment), [first]
     workers_of(executor)  # they run
 
     def lose(told: int) -> None:

@@ -10,7 +10,7 @@ from test_quality import dataset
 
 from nas.execution.evaluation_cache import CachedEvaluator
 from nas.execution.worker import Bench, LocalExecutor, Worker
-from nas.quality import evaluator_for
+from nas.quality import choose_evaluator
 from nas.quality.evaluations import FileEvaluations
 from nas.quality.precision import Precision, choose_precision
 from pruning.anatomy.anatomy import read_anatomy
@@ -28,7 +28,7 @@ def parts(request):
 
 def scorer(parts, path: Path, content: str = "a", **more) -> CachedEvaluator:
     model, anatomy, data = parts
-    evaluator, cuts = evaluator_for(model, data), more.pop("cuts", ())
+    evaluator, cuts = choose_evaluator(model, data), more.pop("cuts", ())
     executor = LocalExecutor(Worker(Bench(model, anatomy, evaluator, **more)))
     return CachedEvaluator(
         evaluator, FileEvaluations(path, content), executor, more.get("precision", Precision.FP32), cuts
@@ -44,7 +44,7 @@ def candidates(depth: int) -> list[Architecture]:
 @pytest.mark.parametrize("capacity", [0, GIB])
 def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) -> None:
     model, anatomy, data = parts
-    tested, plain = scorer(parts, tmp_path / "e.jsonl", capacity=capacity), evaluator_for(model, data)
+    tested, plain = scorer(parts, tmp_path / "e.jsonl", capacity=capacity), choose_evaluator(model, data)
     for architecture in candidates(anatomy.depth):
         expected = plain.evaluate(prune(model, architecture, anatomy=anatomy), "validation")
         assert tested(architecture) == expected
@@ -55,7 +55,7 @@ def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) ->
 @pytest.mark.parametrize("cuts", [(), (2, 5)])
 def test_more_items_are_added_to_those_that_are_known(cuts: tuple[int, ...], parts, tmp_path: Path) -> None:
     model, anatomy, data = parts
-    tested, plain = scorer(parts, tmp_path / "e.jsonl", cuts=cuts), evaluator_for(model, data)
+    tested, plain = scorer(parts, tmp_path / "e.jsonl", cuts=cuts), choose_evaluator(model, data)
     for architecture in candidates(anatomy.depth):
         for items in (4, 7, 9):
             expected = plain.evaluate(prune(model, architecture, anatomy=anatomy), "validation", items)

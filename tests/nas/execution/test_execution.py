@@ -25,7 +25,7 @@ from nas.execution.task import Executor, Task
 from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench, LocalExecutor, Worker
 from nas.progress import Silent
-from nas.quality import evaluator_for
+from nas.quality import choose_evaluator
 from nas.request.search_request import parse_resources
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
@@ -37,7 +37,7 @@ ray = pytest.importorskip("ray")
 
 def bench(family: str = "llama") -> Bench:
     model = build(family)
-    return Bench(model, read_anatomy(model), evaluator_for(model, dataset(family)))
+    return Bench(model, read_anatomy(model), choose_evaluator(model, dataset(family)))
 
 
 def tasks(depth: int) -> list[Task]:
@@ -60,7 +60,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def on_ray(cluster: None) -> Iterator[RayExecutor]:
-    made = Cluster(workers=2).executor(bench())
+    made = Cluster(workers=2).open_executor(bench())
     yield made
     made.close()
 
@@ -124,7 +124,7 @@ class Deadly:
 
 def test_more_workers_than_there_is_room_for_are_not_waited_for(cluster: None, monkeypatch) -> None:
     """Three where two fit: the third never starts. Then a node's workers hang: idle ones take over what they have."""
-    executor = Cluster(workers=3).executor(bench())
+    executor = Cluster(workers=3).open_executor(bench())
     expected = dict(LocalExecutor(Worker(bench())).run(tasks(4)))
     found = dict(executor.run(tasks(4)))
     assert found.keys() == expected.keys()
@@ -141,7 +141,7 @@ def test_more_workers_than_there_is_room_for_are_not_waited_for(cluster: None, m
 
 def test_what_is_stopped_in_mid_batch_ends_after_its_executor(cluster: None) -> None:
     """As on Ctrl-C: the batch is only given up when nobody holds it any more."""
-    executor = Cluster(workers=1).executor(bench())
+    executor = Cluster(workers=1).open_executor(bench())
     running = executor.run(tasks(4))
     next(running)
     executor.close()
@@ -151,7 +151,7 @@ def test_what_is_stopped_in_mid_batch_ends_after_its_executor(cluster: None) -> 
 
 def test_a_cluster_without_a_worker_is_said(cluster: None, monkeypatch) -> None:
     monkeypatch.setattr("nas.execution.cluster.START_S", 0.5)
-    executor = Cluster(workers=1, resources={"CPU": 1.0, "unheard-of": 1.0}).executor(bench())
+    executor = Cluster(workers=1, resources={"CPU": 1.0, "unheard-of": 1.0}).open_executor(bench())
     with pytest.raises(ExecutionError, match=r"no worker has started.*--worker-resources"):
         list(executor.run(tasks(4)))
     executor.close()
@@ -161,7 +161,7 @@ def test_a_cluster_without_a_worker_is_said(cluster: None, monkeypatch) -> None:
 def test_an_evaluation_that_kills_its_workers_is_said(cluster: None) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[Deadly.__module__])  # workers cannot import a test
     model = build("llama")
-    executor = Cluster(workers=1).executor(Bench(model, read_anatomy(model), Deadly()))
+    executor = Cluster(workers=1).open_executor(Bench(model, read_anatomy(model), Deadly()))
     with pytest.raises(ExecutionError, match="workers died over its evaluation"):
         list(executor.run([Task(Architecture.parent(4), (0, 4))]))
     executor.close()
@@ -169,7 +169,7 @@ def test_an_evaluation_that_kills_its_workers_is_said(cluster: None) -> None:
 
 def test_more_than_the_cluster_has_is_refused_with_the_repair(cluster: None) -> None:
     with pytest.raises(ExecutionError, match=r"no node of the cluster offers 64 CPU.*--worker-resources"):
-        Cluster(resources={"CPU": 64.0}).executor(bench())
+        Cluster(resources={"CPU": 64.0}).open_executor(bench())
 
 
 class Tied(nn.Module):
@@ -205,7 +205,7 @@ def test_shares_give_every_task_once_and_neighbours_to_one_worker(workers: int) 
     given: list[tuple[int, int]] = []
     left = True
     while left:
-        turn = [(worker, place) for worker in range(workers) if (place := shares.next(worker)) is not None]
+        turn = [(worker, place) for worker in range(workers) if (place := shares.take_next(worker)) is not None]
         given, left = given + turn, bool(turn)
     assert sorted(place for _, place in given) == list(range(len(asked)))
     if workers == 2:  # the first of the validation split drop late parts, the last early ones
@@ -216,9 +216,9 @@ def test_shares_give_every_task_once_and_neighbours_to_one_worker(workers: int) 
 
 def test_an_idle_worker_takes_from_the_busiest() -> None:
     shares = Shares(tasks(6), 2)
-    taken = [shares.next(0) for _ in range(len(tasks(6)))]
+    taken = [shares.take_next(0) for _ in range(len(tasks(6)))]
     assert sorted(place for place in taken if place is not None) == list(range(len(tasks(6))))
-    assert shares.next(1) is None
+    assert shares.take_next(1) is None
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
@@ -246,10 +246,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def test_what_is_put_back_is_given_again_first() -> None:
     shares = Shares(tasks(6), 2)
-    lost = shares.next(0)
+    lost = shares.take_next(0)
     assert lost is not None
     shares.put_back(lost, 0)
-    given = [shares.next(0)] + [shares.next(worker) for worker in [1, 0] * len(tasks(6))]
+    given = [shares.take_next(0)] + [shares.take_next(worker) for worker in [1, 0] * len(tasks(6))]
     assert given[0] == lost
     assert sorted(place for place in given if place is not None) == list(range(len(tasks(6))))
 

@@ -12,7 +12,7 @@ from other_families import latent_attention
 
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
-from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_onnx, workload_inputs
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_onnx, make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
 from nas.progress import Silent
@@ -54,7 +54,9 @@ def test_the_export_equals_the_model(phase: Phase, family: str, exported) -> Non
 
 
 def test_keys_and_values_of_unlike_size_have_their_own_shapes() -> None:
-    given = workload_inputs(latent_attention(), Workload(Phase.DECODE, 2, 1, 5))  # a latent of 16, rotated keys of 8
+    given = make_workload_inputs(
+        latent_attention(), Workload(Phase.DECODE, 2, 1, 5)
+    )  # a latent of 16, rotated keys of 8
     assert (given["past.0.key"].shape, given["past.0.value"].shape) == ((2, 1, 5, 16), (2, 1, 5, 8))
 
 
@@ -76,7 +78,7 @@ def test_a_decoder_that_hands_over_no_cache_is_refused() -> None:
 
     model.forward = forward
     with pytest.raises(ExportError, match="LlamaForCausalLM returns no cache"):
-        workload_inputs(model, Workload(Phase.DECODE, 1, 1, 5))
+        make_workload_inputs(model, Workload(Phase.DECODE, 1, 1, 5))
 
 
 def derive(parent, words: str, folder: Path) -> dict[Phase, Path]:
@@ -146,7 +148,7 @@ def test_a_prompt_can_be_read_with_the_decode_file_alone(words: str, family: str
     ids, mask = prompts(2, 14)
     expected = without_cache(pruned, ids, mask, 1)  # after every token
     for pieces in ((11, 1, 1, 1), (1, 6, 4, 3)):
-        empty = workload_inputs(pruned, Workload.parse("decode:batch=2,past=1"))
+        empty = make_workload_inputs(pruned, Workload.parse("decode:batch=2,past=1"))
         past = {name: array[:, :, :0] for name, array in empty.items() if name.startswith("past.")}
         end = 0
         for piece in pieces:
@@ -218,18 +220,18 @@ def test_the_arrays_of_a_workload_fit_the_file(words: str, family: str, exported
         workload = Workload.parse(text)
         session = open_session(files[workload.phase], 1)
         wanted = {node.name for node in session.get_inputs()}
-        arrays = workload_inputs(pruned, workload)
+        arrays = make_workload_inputs(pruned, workload)
         assert set(arrays) == wanted
         logits, *presents = session.run(None, arrays)
         assert logits.shape == (workload.batch, 1, 96)
         held = [present.shape[2] for present in presents]
         assert all(kept == workload.past + workload.sequence or kept == 7 for kept in held)
-        of_parent = workload_inputs(parent.model, workload)  # winners are measured with the parent's arrays
+        of_parent = make_workload_inputs(parent.model, workload)  # winners are measured with the parent's arrays
         assert {name: of_parent[name].shape for name in wanted} == {name: arrays[name].shape for name in wanted}
 
 
 def test_a_window_bounds_what_is_handed_over(exported) -> None:
-    past = workload_inputs(exported(QUICK).model, Workload.parse("decode:batch=2,past=20"))
+    past = make_workload_inputs(exported(QUICK).model, Workload.parse("decode:batch=2,past=20"))
     assert past["past.0.key"].shape == (2, 2, 7, 8)  # a window of 8 tokens, the new one included
     assert past["past.1.key"].shape == (2, 2, 20, 8)
     assert past["attention_mask"].shape == (2, 21)
@@ -243,7 +245,7 @@ def test_a_model_without_a_cache_is_refused(phase: Phase, family: str, tmp_path:
     model = build(family)
     for ask in (
         lambda: export_onnx(model, tmp_path / "model.onnx", phase=phase),
-        lambda: workload_inputs(model, Workload.parse(str(phase))),
+        lambda: make_workload_inputs(model, Workload.parse(str(phase))),
     ):
         with pytest.raises(ExportError, match=f"has no phase {phase}.*use forward"):
             ask()

@@ -11,7 +11,13 @@ from onnxruntime.quantization import quantize_dynamic
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
 from nas.export.finishing import finish
-from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, example_inputs, export_onnx, workload_inputs
+from nas.export.onnx_export import (
+    ONNX_RUNTIME_OPSET,
+    TENSORRT_OPSET,
+    export_onnx,
+    make_example_inputs,
+    make_workload_inputs,
+)
 from pruning.surgery.prune import prune
 from search_spaces import Architecture
 from search_spaces.errors import ExportError
@@ -27,8 +33,8 @@ SHIPPED = [
 
 def feed_of(model, phase: Phase) -> dict[str, np.ndarray]:
     if phase is Phase.FORWARD:
-        return {name: tensor.numpy() for name, tensor in example_inputs(model, 2, 9).items()}
-    return workload_inputs(
+        return {name: tensor.numpy() for name, tensor in make_example_inputs(model, 2, 9).items()}
+    return make_workload_inputs(
         model, Workload.parse(f"{phase}:batch=2" + (",past=9" if phase is Phase.DECODE else ",seq=9"))
     )
 

@@ -10,7 +10,7 @@ from families import build
 
 from latency_models.runtime_ort import open_session
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import export_onnx, input_names
+from nas.export.onnx_export import export_onnx, list_input_names
 from nas.export.parity import check_parity
 from pruning.surgery.prune import prune
 from search_spaces import Architecture
@@ -81,7 +81,7 @@ def padded_inputs(model, side: str) -> dict[str, torch.Tensor]:
     if model.config.pad_token_id is not None:
         ids[mask == 0] = model.config.pad_token_id
     values = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    return {name: values[name] for name in input_names(model)}
+    return {name: values[name] for name in list_input_names(model)}
 
 
 @pytest.mark.parametrize("family", texts())

@@ -16,10 +16,10 @@ from families import build, filled
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import export_onnx, input_names
-from nas.export.parity import Trial, check_parity, trials
+from nas.export.onnx_export import export_onnx, list_input_names
+from nas.export.parity import Trial, check_parity, list_trials
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.anatomy.positions import longest_sequence
+from pruning.anatomy.positions import find_longest_sequence
 from pruning.surgery.prune import prune
 from search_spaces import Architecture
 from search_spaces.errors import ExportError
@@ -117,28 +117,30 @@ def test_a_file_that_is_wrong_beyond_a_length_only_is_found_out(exported, tmp_pa
 
 
 def test_files_are_tried_around_every_length_of_the_config() -> None:
-    assert {(trial.words, trial.first) for trial in trials(rotary("longrope"))} >= {(14, 0), (19, 0)}
-    assert {(trial.words, trial.first) for trial in trials(rotary("dynamic"))} >= {(14, 0), (19, 0)}
+    assert {(trial.words, trial.first) for trial in list_trials(rotary("longrope"))} >= {(14, 0), (19, 0)}
+    assert {(trial.words, trial.first) for trial in list_trials(rotary("dynamic"))} >= {(14, 0), (19, 0)}
     far = rotary("yarn")
     far.config.rope_parameters["original_max_position_embeddings"] = 32768
-    assert {(30, 32736), (35, 32736)} <= {(trial.words, trial.first) for trial in trials(far)}  # few tokens, far away
-    assert Trial(1, 11) in trials(build("mistral"))  # beyond a window of 8
-    assert max(trial.words for trial in trials(build("gpt2"))) == 64  # the last learned position
-    assert all(trial.words + trial.first < 16 for trial in trials(build("llama")))
-    assert "position_ids" not in input_names(build("bert"))
-    assert max(trial.words for trial in trials(build("bert"))) == 64
+    assert {(30, 32736), (35, 32736)} <= {
+        (trial.words, trial.first) for trial in list_trials(far)
+    }  # few tokens, far away
+    assert Trial(1, 11) in list_trials(build("mistral"))  # beyond a window of 8
+    assert max(trial.words for trial in list_trials(build("gpt2"))) == 64  # the last learned position
+    assert all(trial.words + trial.first < 16 for trial in list_trials(build("llama")))
+    assert "position_ids" not in list_input_names(build("bert"))
+    assert max(trial.words for trial in list_trials(build("bert"))) == 64
 
 
 @pytest.mark.parametrize(("family", "most"), [("gpt2", 64), ("bert", 64), ("opt", 64), ("llama", None), ("vit", None)])
 def test_how_many_tokens_a_model_has_learned_positions_for(family: str, most: int | None) -> None:
-    assert longest_sequence(build(family)) == most
+    assert find_longest_sequence(build(family)) == most
 
 
 @torch.no_grad()
 def test_the_longest_sequence_is_the_longest_that_runs() -> None:
     for family in ("gpt2", "opt", "roberta"):  # RoBERTa loses two rows to its padding
         model = build(family)
-        most = longest_sequence(model)
+        most = find_longest_sequence(model)
         assert most is not None
         model(input_ids=torch.full((1, most), 5))
         with pytest.raises((IndexError, RuntimeError)):

@@ -12,11 +12,11 @@ from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
 from nas.export.exporters import EXPORTERS
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, workload_inputs
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx, make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
 from nas.progress import Silent
-from pruning.surgery.prune import architecture_of, prune
+from pruning.surgery.prune import prune, read_architecture
 from search_spaces import Architecture
 from search_spaces.errors import ExportError
 
@@ -62,7 +62,7 @@ def test_an_edited_file_equals_a_fresh_export(
     graphs = [onnx.load(str(path)).graph for path in (edited, fresh)]
     for ends in ("input", "output"):
         assert len({str([(end.name, str(end.type)) for end in getattr(graph, ends)]) for graph in graphs}) == 1
-    feed = workload_inputs(pruned, WORKLOADS[phase])
+    feed = make_workload_inputs(pruned, WORKLOADS[phase])
     for one, other in zip(*(open_session(path, 1).run(None, feed) for path in (edited, fresh)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     weights = [sum(len(tensor.raw_data) for tensor in graph.initializer) for graph in graphs]
@@ -104,7 +104,7 @@ def test_a_winner_is_written_without_an_export(
     monkeypatch.setattr("nas.export.exporters.export_for_onnx_runtime", None)
     pruned = prune(export.subject.model, Architecture.from_words(MIXED), anatomy=export.subject.anatomy)
     assert export.write_pruned(pruned, tmp_path / "model.onnx") == ""
-    assert architecture_of(pruned, 4).words == MIXED
+    assert read_architecture(pruned, 4).words == MIXED
 
 
 def test_where_an_edit_is_impossible_the_model_is_exported(
@@ -133,5 +133,5 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
 def test_each_form_of_the_parent_is_kept_under_its_own_name(tmp_path: Path) -> None:
     subject = SimpleNamespace(cache=tmp_path)
     exports = [ParentExport(subject, Silent(), phase, form) for phase in Phase for form in EXPORTERS.values()]
-    assert len({export._cached("parent") for export in exports}) == len(exports)
-    assert EXPORTERS["tensorrt"].file("model-decode.onnx") == "model-decode.tensorrt.onnx"
+    assert len({export._get_cached_path("parent") for export in exports}) == len(exports)
+    assert EXPORTERS["tensorrt"].name_file("model-decode.onnx") == "model-decode.tensorrt.onnx"

@@ -11,18 +11,18 @@ from families import build
 from latency_models.calibrated import CalibratedModel
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
-from nas.export.onnx_export import workload_inputs
+from nas.export.onnx_export import make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
-from nas.parent.shape import shape_of
-from nas.profiling.host import derive_files, planned
-from nas.profiling.host_profile import host_profile, profile_path
-from nas.profiling.latency_model import latency_model
+from nas.parent.shape import read_shape
+from nas.profiling.host import derive_files, plan_measurements
+from nas.profiling.host_profile import get_profile_path, load_host_profile
+from nas.profiling.latency_model import load_latency_model
 from nas.progress import Silent
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Reduction, Schedule, Scorer, Space, Unit
-from search_spaces.architecture import stage_choice
+from search_spaces.architecture import make_stage_choice
 from search_spaces.errors import ExportError
 from search_spaces.schedule import Stage
 
@@ -45,14 +45,14 @@ class ParentModel:
 def subject_of(family: str, folder: Path) -> ParentModel:
     model = build(family)
     anatomy = read_anatomy(model)
-    return ParentModel(model, anatomy, shape_of(model, anatomy), folder)
+    return ParentModel(model, anatomy, read_shape(model, anatomy), folder)
 
 
 @pytest.fixture(scope="module")
 def export(export_parent, tmp_path_factory: pytest.TempPathFactory) -> ParentExport:
     made = export_parent("vit")
     subject = ParentModel(
-        made.model, made.anatomy, shape_of(made.model, made.anatomy), tmp_path_factory.mktemp("cache")
+        made.model, made.anatomy, read_shape(made.model, made.anatomy), tmp_path_factory.mktemp("cache")
     )
     export = ParentExport(subject, Silent())
     export.__dict__["path"] = made.path  # as if it were in the cache
@@ -60,7 +60,7 @@ def export(export_parent, tmp_path_factory: pytest.TempPathFactory) -> ParentExp
 
 
 def scheduled(words: str, schedule: Schedule = SCHEDULE) -> Architecture:
-    return Architecture.from_words(words).with_tokens(schedule)
+    return Architecture.from_words(words).replace_tokens(schedule)
 
 
 def assert_equal(export: ParentExport, architecture: Architecture, path: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_parent_s_own_graph_refuses_a_schedule_that_it_does_not_have(export:
         export.graph.derive(scheduled(FEWER), tmp_path / "model.onnx")
     gone = scheduled("attn+mlp removed removed removed")  # no block is left for any stage
     assert_equal(export, gone, tmp_path / "model.onnx")
-    assert export.graphs.of(gone) is export.graph
+    assert export.graphs.get_graph(gone) is export.graph
 
 
 def test_all_files_read_one_file_of_weights(export: ParentExport, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_all_files_read_one_file_of_weights(export: ParentExport, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"weights.data", *(f"{a.digest}.onnx" for a in chosen)}
     parents = sum(len(t.raw_data) for t in export.graph.proto.graph.initializer)
     assert (tmp_path / "weights.data").stat().st_size < parents + 4096 * 100  # tensors start on pages
-    inputs = workload_inputs(export.subject.model, HERE)
+    inputs = make_workload_inputs(export.subject.model, HERE)
     for architecture in chosen:
         alone = export.derive(architecture, tmp_path / "alone.onnx")
         one, other = (open_session(path, 1).run(None, inputs)[0] for path in (alone, files[architecture.digest]))
@@ -133,28 +133,28 @@ def test_all_files_read_one_file_of_weights(export: ParentExport, tmp_path: Path
 def test_a_profile_covers_the_schedules_of_a_space_and_is_kept_apart(
     export: ParentExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = [stage_choice(Stage(stage.block, stage.permille)) for stage in SCHEDULE.stages]
+    steps = [make_stage_choice(Stage(stage.block, stage.permille)) for stage in SCHEDULE.stages]
     reduced = Space.dropping(4, (*SPACE.choices, *steps), reduction=REDUCTION)
     subject, target = export.subject, SimpleNamespace(is_host=True)
-    monkeypatch.setattr("nas.profiling.host.few_schedules", lambda *given: [SCHEDULE])  # one export
-    profile = host_profile(subject, export, HERE, Silent(), seconds=0.3, space=reduced)
+    monkeypatch.setattr("nas.profiling.host.choose_schedules", lambda *given: [SCHEDULE])  # one export
+    profile = load_host_profile(subject, export, HERE, Silent(), seconds=0.3, space=reduced)
     measured = [record.architecture for record in profile.records]
-    assert measured == planned(subject.shape, HERE, reduced)
+    assert measured == plan_measurements(subject.shape, HERE, reduced)
     assert {architecture.tokens for architecture in measured} == {Schedule(), SCHEDULE}
-    paths = {profile_path(subject, HERE, space) for space in (None, SPACE, reduced, Space(4, reduced.choices[:-1]))}
+    paths = {get_profile_path(subject, HERE, space) for space in (None, SPACE, reduced, Space(4, reduced.choices[:-1]))}
     assert len(paths) == 3
-    assert profile_path(subject, HERE) == profile_path(subject, HERE, SPACE)
-    model = latency_model(subject, target, HERE, export, Silent(), reduced)  # not measured again
+    assert get_profile_path(subject, HERE) == get_profile_path(subject, HERE, SPACE)
+    model = load_latency_model(subject, target, HERE, export, Silent(), reduced)  # not measured again
     assert isinstance(model, CalibratedModel)
     assert model.terms.tokens
     assert [record.architecture for record in model.profile.records] == measured
 
 
 def test_weights_taken_out_of_a_graph_come_back(export: ParentExport) -> None:
-    from nas.export.shared_weights import with_parent, without_parent
+    from nas.export.shared_weights import remove_parent_weights, restore_parent_weights
 
-    proto = export.graphs.of(scheduled(FEWER)).proto
-    light = without_parent(proto, export.graph.proto)
+    proto = export.graphs.get_graph(scheduled(FEWER)).proto
+    light = remove_parent_weights(proto, export.graph.proto)
     assert light.ByteSize() < 0.5 * proto.ByteSize()
-    again = with_parent(onnx.load_from_string(light.SerializeToString()), export.graph.proto)
+    again = restore_parent_weights(onnx.load_from_string(light.SerializeToString()), export.graph.proto)
     assert [t.raw_data for t in again.graph.initializer] == [t.raw_data for t in proto.graph.initializer]

@@ -13,10 +13,15 @@ from torch import Tensor
 
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase, Workload
-from nas.export.cached_export import axis_size, cached_tracing, is_past
-from nas.export.onnx_export import ONNX_RUNTIME_OPSET, example_inputs, export_for_onnx_runtime, workload_inputs
+from nas.export.cached_export import build_cached_tracing, compute_axis_size, is_past
+from nas.export.onnx_export import (
+    ONNX_RUNTIME_OPSET,
+    export_for_onnx_runtime,
+    make_example_inputs,
+    make_workload_inputs,
+)
 from nas.export.parity import check_parity
-from nas.export.stage_cache import cache_stages
+from nas.export.stage_cache import list_cache_stages
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Positions, Reduction, Schedule, Scorer
 
@@ -32,7 +37,7 @@ def reduced(
     model = build(family)
     model.get_output_embeddings().weight.data[:8] = 0  # never a special token
     schedule = Schedule.parse(stages, Reduction(Scorer.LAST, positions=positions))
-    return prune(model, Architecture.from_words(words).with_tokens(schedule))
+    return prune(model, Architecture.from_words(words).replace_tokens(schedule))
 
 
 def eager(model: Any) -> Run:
@@ -40,7 +45,7 @@ def eager(model: Any) -> Run:
 
     def run(phase: Phase, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = {name: torch.from_numpy(array) for name, array in feed.items()}
-        tracing = cached_tracing(model, phase, example_inputs(model, 2, 57))
+        tracing = build_cached_tracing(model, phase, make_example_inputs(model, 2, 57))
         with torch.no_grad():
             found = tracing.module(*(given[name] for name in tracing.inputs))
         assert set(given) == set(tracing.inputs)
@@ -78,7 +83,7 @@ def said(run: Run, prompt: dict[str, Tensor]) -> list[list[int]]:
 
 def prompt_of(model: Any, length: int, batch: int = 2) -> dict[str, Tensor]:
     """The last row is padded on the left."""
-    given = example_inputs(model, batch, length, seed=length)
+    given = make_example_inputs(model, batch, length, seed=length)
     if "pixel_values" in given:
         given |= example(model, batch, length - 10)  # other pixels
     if batch > 1:
@@ -111,14 +116,14 @@ def test_fewer_parts_and_fewer_tokens_decode_together(words: str) -> None:
     model = reduced("llama", Positions.COMPACTED, words)
     prompt = prompt_of(model, 57)
     assert said(eager(model), prompt) == expected(model, prompt)
-    names = [name for stage in cache_stages(model) for name in stage.names("past")]
+    names = [name for stage in list_cache_stages(model) for name in stage.name_tensors("past")]
     assert names == ["past.1.mask", "past.1.shift", "past.3.mask", "past.3.shift"]
 
 
 def test_each_stage_has_a_length_of_its_own() -> None:
     """And in a stage a window holds what it can of what is left."""
     model = reduced("gemma2", stages="1=0.5,2=0.25")
-    tracing = cached_tracing(model, Phase.DECODE, example_inputs(model, 2, 57))
+    tracing = build_cached_tracing(model, Phase.DECODE, make_example_inputs(model, 2, 57))
     counted = {
         name: (tensor.shape[place], axes[place].__name__)
         for (name, tensor), axes in zip(tracing.inputs.items(), tracing.axes, strict=True)
@@ -130,12 +135,12 @@ def test_each_stage_has_a_length_of_its_own() -> None:
     assert counted["past.1.mask"] == (46, "past_1")
     assert counted["past.2.mask"] == (41, "past_2")
     sizes = {"past_1": 12, "held_8": 7, "held_8_2": 7, "held_512_2": 12}
-    assert {axis: axis_size(axis, 3, 12) for axis in sizes} == sizes
+    assert {axis: compute_axis_size(axis, 3, 12) for axis in sizes} == sizes
 
 
 def test_arrays_of_a_workload_are_those_that_a_prompt_leaves() -> None:
     model = reduced("llama", Positions.COMPACTED)
-    arrays = workload_inputs(model, Workload.parse("decode:batch=2,past=56"))
+    arrays = make_workload_inputs(model, Workload.parse("decode:batch=2,past=56"))
     assert arrays["attention_mask"].shape == (2, 57)
     assert [arrays[f"past.{block}.key"].shape[2] for block in range(4)] == [56, 46, 46, 41]
     assert arrays["past.1.mask"].shape == (2, 46)

@@ -7,7 +7,7 @@ import pytest
 from families import build
 
 from latency_models.workload import Phase
-from nas.export.cached_export import axis_size
+from nas.export.cached_export import compute_axis_size
 from nas.export.onnx_export import TENSORRT_OPSET
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
@@ -53,9 +53,9 @@ def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(
 
 def test_an_axis_is_as_long_as_its_name_says() -> None:
     sizes = {"batch": 3, "sequence": 12, "past": 12, "past + 1": 13, "held_8": 7, "held_512": 12}
-    assert {axis: axis_size(axis, 3, 12) for axis in sizes} == sizes
-    assert axis_size("past + sequence", 3, 12, Phase.DECODE) == 13
-    assert axis_size("sequence", 3, 12, Phase.DECODE) == 1
+    assert {axis: compute_axis_size(axis, 3, 12) for axis in sizes} == sizes
+    assert compute_axis_size("past + sequence", 3, 12, Phase.DECODE) == 13
+    assert compute_axis_size("sequence", 3, 12, Phase.DECODE) == 1
 
 
 def test_a_damaged_file_is_refused_with_the_parser_s_reason(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from families import DECODERS, ENCODERS, VISION, build
 
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase
-from nas.export.onnx_export import ONNX_RUNTIME_OPSET, example_inputs, export_for_onnx_runtime
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_for_onnx_runtime, make_example_inputs
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
 from pruning.surgery.prune import prune
@@ -23,7 +23,7 @@ SLOW = [family for family in (*DECODERS, *ENCODERS, *VISION) if family not in FA
 def reduced(family: str, text: str = "1=0.5,3=0.1", **choices: object) -> object:
     scorer = Scorer.LAST if family in DECODERS else Scorer.MEAN
     reduction = Reduction(**{"scorer": scorer, **choices})
-    return prune(build(family), Architecture(4).with_tokens(Schedule.parse(text, reduction)))
+    return prune(build(family), Architecture(4).replace_tokens(Schedule.parse(text, reduction)))
 
 
 @pytest.mark.parametrize("family", [*FAST, *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)])
@@ -52,7 +52,7 @@ def test_a_prompt_s_file_takes_prompts_too_short_to_drop_from(
     session = open_session(path, 1)
     names = [output.name for output in session.get_outputs()]
     for length in (2, 36, 37, 38, 39, 44, 60):
-        given = example_inputs(model, 2, length)
+        given = make_example_inputs(model, 2, length)
         given["attention_mask"][1, : length // 4] = 0
         given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
         found = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
@@ -79,7 +79,7 @@ def test_joined_tokens_are_right_at_any_length(family: str, reducer: Reducer, st
     export_for_onnx_runtime(model, path := tmp_path / "model.onnx", check_parity, phase)
     session = open_session(path, 1)
     for length in (2, 5, 8, 14, 21, 27, 37, 42, 50, 63):
-        given = example_inputs(model, 2, length)
+        given = make_example_inputs(model, 2, length)
         given["attention_mask"][1, : length // 5] = 0
         if "position_ids" in given:
             given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)

@@ -14,13 +14,19 @@ from latency_models.targets import HOST, find_target
 from latency_models.workload import Phase, Workload
 from nas.export.cached_export import is_past
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import TENSORRT_OPSET, example_inputs, export_onnx, input_names, workload_inputs
+from nas.export.onnx_export import (
+    TENSORRT_OPSET,
+    export_onnx,
+    list_input_names,
+    make_example_inputs,
+    make_workload_inputs,
+)
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt_onnx
-from nas.parent.shape import shape_of
-from nas.tokens.space import with_tokens
+from nas.parent.shape import read_shape
+from nas.tokens.space import add_tokens
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.reduction.layout import token_layout
+from pruning.reduction.layout import read_token_layout
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Reduction, Schedule
 from search_spaces.errors import BadData, ExportError, UsageError
@@ -100,23 +106,23 @@ def test_a_pruned_model_exports_itself_with_plain_operators(parent, tmp_path: Pa
 
 
 def test_the_arrays_of_a_workload_hold_one_image_a_prompt(parent) -> None:
-    arrays = workload_inputs(parent.model, Workload.parse("prefill:batch=3,seq=25"))
+    arrays = make_workload_inputs(parent.model, Workload.parse("prefill:batch=3,seq=25"))
     assert arrays["pixel_values"].shape == (3, 3, 12, 12)
     assert arrays["input_ids"].shape == (3, 25)
     assert (arrays["input_ids"] == IMAGE_ID).sum(1).tolist() == [9] * 3
     logits = run(parent.files[Phase.PREFILL], arrays)["logits"]
     assert logits.shape == (3, 1, 96)
-    decode = workload_inputs(parent.model, Workload.parse("decode:batch=2,past=20"))
+    decode = make_workload_inputs(parent.model, Workload.parse("decode:batch=2,past=20"))
     assert "pixel_values" not in decode
     assert run(parent.files[Phase.DECODE], decode)["logits"].shape == (2, 1, 96)
     with pytest.raises(ExportError, match="9 image tokens in a prompt of 9; give at least seq=10"):
-        workload_inputs(parent.model, Workload.parse("prefill:batch=1,seq=9"))
+        make_workload_inputs(parent.model, Workload.parse("prefill:batch=1,seq=9"))
 
 
 def test_where_an_image_s_size_decides_the_files_take_words_only() -> None:
     model = build("qwen2_vl")
-    assert input_names(model) == ("input_ids", "attention_mask", "position_ids")
-    inputs = example_inputs(model, 2, 5)
+    assert list_input_names(model) == ("input_ids", "attention_mask", "position_ids")
+    inputs = make_example_inputs(model, 2, 5)
     with torch.no_grad():
         assert model(**inputs, use_cache=False).logits.shape == (2, 5, 96)
 
@@ -126,7 +132,7 @@ def test_where_an_image_s_size_decides_the_files_take_words_only() -> None:
 def test_files_of_words_only_are_those_of_the_model(phase: Phase, tmp_path: Path) -> None:
     """Whole, and with a schedule: it drops image tokens, of which there are none."""
     model = build("qwen2_vl")
-    for each in (model, prune(model, Architecture(4).with_tokens(HALF))):
+    for each in (model, prune(model, Architecture(4).replace_tokens(HALF))):
         path = export_onnx(each, tmp_path / "model.onnx", phase=phase)
         assert check_parity(each, path, phase) < 1e-4
         given = {node.name for node in onnx.load(str(path)).graph.input if not is_past(node.name)}
@@ -137,15 +143,15 @@ def test_dropping_tokens_of_images_of_any_size_is_refused_for_files(monkeypatch:
     """By the search, before anything is measured; and by the model, should somebody trace it with an image."""
     model = build("qwen2_vl")
     anatomy = read_anatomy(model)
-    subject = SimpleNamespace(id="qwen2_vl", model=model, anatomy=anatomy, shape=shape_of(model, anatomy))
-    space, prompt = anatomy.space((Kind.ATTENTION,)), Workload.parse("prefill:batch=1,seq=60")
+    subject = SimpleNamespace(id="qwen2_vl", model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
+    space, prompt = anatomy.build_space((Kind.ATTENTION,)), Workload.parse("prefill:batch=1,seq=60")
     for tokens in ("search", "fastv:2=0.5"):
         with pytest.raises(UsageError, match="files need a fixed number; take --tokens off"):
-            with_tokens(space, subject, find_target(HOST), prompt, tokens)
-    reduced = prune(model, Architecture(4).with_tokens(HALF))
+            add_tokens(space, subject, find_target(HOST), prompt, tokens)
+    reduced = prune(model, Architecture(4).replace_tokens(HALF))
     given = example(model, batch=2, tokens=4)
     assert reduced(**given).logits.shape[1] == given["input_ids"].shape[1] - 5  # in PyTorch 4 of 9 stay
-    layout = token_layout(model, anatomy)
+    layout = read_token_layout(model, anatomy)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     with pytest.raises(BadData, match="no fixed number of tokens; trace with a model that fixes it"):
         layout.read(given, torch.zeros(2, given["input_ids"].shape[1], 32))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.figures.tokens import Remains, patch_grid, save_tokens, shaded, survivors_figure
+from nas.figures.tokens import Remains, draw_survivors, patch_grid, save_tokens, shade
 from pruning.analysis.token_redundancy import TokenCurves, TokenRedundancy
 
 
@@ -14,11 +14,11 @@ def test_exactly_the_dropped_patches_are_shaded(brightness: float) -> None:
     """On black images, too, where a darker patch would look as it did."""
     kept = torch.tensor([True, False, False, False, True, True])  # 2 rows of 3 patches of 2 x 2 pixels
     image = torch.full((4, 6, 3), brightness)
-    changed = (shaded(image, kept) != image).all(-1)
+    changed = (shade(image, kept) != image).all(-1)
     assert changed[:2, 2:].all()
     assert changed[2:, :2].all()
     assert int(changed.sum()) == 12
-    assert shaded(image, kept)[0, 5].max() < 0.6
+    assert shade(image, kept)[0, 5].max() < 0.6
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,6 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     stages = [Remains(f"stage {i}", torch.rand(2, 9) > i / 3) for i in range(3)]
     for channels in (1, 3):
         path = tmp_path / f"survivors{channels}.png"
-        survivors_figure(torch.randn(2, channels, 12, 12), stages, path, "model", ("how many?", ""))
+        draw_survivors(torch.randn(2, channels, 12, 12), stages, path, "model", ("how many?", ""))
     for name in ("tokens", "survivors1", "survivors3"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"

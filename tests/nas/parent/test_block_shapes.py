@@ -14,14 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
 from latency_models.datasheet_model import DataSheetModel
-from latency_models.footprint import memory
+from latency_models.footprint import compute_memory
 from latency_models.shape import ModelShape
 from latency_models.targets import find_target
 from latency_models.terms import Terms
-from latency_models.work import count_flops, unit_work
+from latency_models.work import compute_unit_work, count_flops
 from latency_models.workload import Phase, Workload
-from nas.parent.block_shapes import plain_experts
-from nas.parent.shape import shape_of
+from nas.parent.block_shapes import run_plain_experts
+from nas.parent.shape import read_shape
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Architecture, Kind, Unit
 
@@ -31,14 +31,14 @@ PARENT = Architecture.parent(4)
 
 
 def sized(model: Any) -> ModelShape:
-    return shape_of(model, read_anatomy(model))
+    return read_shape(model, read_anatomy(model))
 
 
 def counted(model: Any, tokens: int, **more: Any) -> int:
     """Of the model with all pairs of tokens, as torch's counter knows no masks."""
     ids = torch.randint(3, 96, (1, tokens), generator=torch.Generator().manual_seed(0))
     model.set_attn_implementation("eager")
-    with torch.no_grad(), plain_experts(model), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), run_plain_experts(model), FlopCounterMode(display=False) as counter:
         model(input_ids=ids, **more)
     return counter.get_total_flops()
 
@@ -63,19 +63,19 @@ def test_latent_attention_makes_the_keys_of_the_past_again_for_every_new_token()
         cache = model(input_ids=torch.randint(3, 96, (1, TOKENS)), use_cache=True).past_key_values
     step = counted(model, 1, past_key_values=cache, use_cache=True)
     assert said(shape, Workload(Phase.DECODE, 1, 1, TOKENS)) == pytest.approx(step, rel=0.005)
-    assert shape.block(0).attention.cached == 16 + 8  # latent and rotated part, not 4 heads' keys and values
+    assert shape.get_block(0).attention.cached == 16 + 8  # latent and rotated part, not 4 heads' keys and values
 
 
 def test_experts_are_read_whatever_their_config_calls_them() -> None:
     shape = sized(build_other("deepseek_v3"))
-    dense, mixture = shape.block(0).mlp, shape.block(1).mlp
+    dense, mixture = shape.get_block(0).mlp, shape.get_block(1).mlp
     assert dense == MlpShape(dense=3 * 32 * 48, inner=96)
     shared = 3 * 32 * 12
     assert (mixture.dense, mixture.expert) == (shared + 8 * 32, 3 * 32 * 12)  # the router is dense
     assert (mixture.experts, mixture.active) == (8, 2)
     llama4 = sized(build_other("llama4"))
     assert [block.mlp.experts for block in llama4.blocks or ()] == [0, 2, 0, 2]
-    assert llama4.block(1).mlp.active == 2  # it runs all of them, and weights one
+    assert llama4.get_block(1).mlp.active == 2  # it runs all of them, and weights one
 
 
 def test_a_head_size_of_its_own_in_each_block_is_read() -> None:
@@ -115,14 +115,17 @@ UNLIKE = ModelShape(
 def test_units_of_unlike_blocks_cost_what_their_own_block_does() -> None:
     """Worked by hand: 5 tokens, two operations for each multiply-add, pairs of a causal attention."""
     workload = Workload(Phase.FORWARD, 1, 5)
-    work = {unit: unit_work(UNLIKE, unit, workload, "int8") for layer in range(3) for unit in map_units(layer)}
+    work = {unit: compute_unit_work(UNLIKE, unit, workload, "int8") for layer in range(3) for unit in map_units(layer)}
     assert work[Unit(0, Kind.MLP)].flops == 2 * 5 * 9600
     assert work[Unit(1, Kind.MLP)].flops == 2 * 5 * (1000 + 2 * 300)
     assert work[Unit(1, Kind.MLP)].weight_bytes == 1000 + 8 * 300  # 10 choices among 8 experts: all are read
     assert work[Unit(1, Kind.ATTENTION)].flops == 2 * 5 * 4096 + 2 * 15 * 64
     assert work[Unit(2, Kind.ATTENTION)].flops == 2 * 5 * (4096 + 256)
-    assert unit_work(UNLIKE, Unit(1, Kind.MLP), Workload(Phase.DECODE, 1, 1, 9), "int8").weight_bytes == 1000 + 2 * 300
-    held = memory(UNLIKE, Architecture.parent(3), Workload(Phase.DECODE, 2, 1, 9), "fp16")
+    assert (
+        compute_unit_work(UNLIKE, Unit(1, Kind.MLP), Workload(Phase.DECODE, 1, 1, 9), "int8").weight_bytes
+        == 1000 + 2 * 300
+    )
+    held = compute_memory(UNLIKE, Architecture.parent(3), Workload(Phase.DECODE, 2, 1, 9), "fp16")
     assert held.cache == 2 * 2 * (2 * 10 * 32 + 128)
     assert held.weights == 2 * (3 * 4096 + 9600 + 2 * (1000 + 8 * 300))
 
@@ -147,7 +150,7 @@ def test_a_dense_first_block_is_not_taken_for_all_of_them() -> None:
     sheet = DataSheetModel(
         find_target("jetson-orin"), sized(build_other("deepseek_v3")), Workload(Phase.FORWARD, 32, 64)
     )
-    saved = [sheet.unit_ms(Unit(layer, Kind.MLP)) for layer in range(4)]
+    saved = [sheet.predict_unit_ms(Unit(layer, Kind.MLP)) for layer in range(4)]
     assert saved[1] == saved[2] == saved[3] != saved[0]
     assert sheet.predict(PARENT).ms > sum(saved)
 

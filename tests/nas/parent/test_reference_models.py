@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from nas.parent import reference_models
-from nas.parent.reference_models import DEFAULT, find_reference, reference_names
+from nas.parent.reference_models import DEFAULT, find_reference, list_reference_names
 from search_spaces.errors import MissingExtra, ModelError
 
 HOME = Path(__file__).parents[3] / "experiments" / "reference"
@@ -78,7 +78,7 @@ def test_another_folder_is_no_reference(tmp_path):
     assert find_reference(tmp_path) is None
     assert find_reference("no-such-model") is None
     assert DEFAULT == "python-lm"
-    assert set(reference_names()) == {path.name for path in HOME.iterdir() if path.is_dir()}
+    assert set(list_reference_names()) == {path.name for path in HOME.iterdir() if path.is_dir()}
 
 
 def test_minilm_without_its_package_names_the_command(monkeypatch):
@@ -88,7 +88,7 @@ def test_minilm_without_its_package_names_the_command(monkeypatch):
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(reference_models, "_root", lambda: tmp_path)
+    monkeypatch.setattr(reference_models, "_find_root", lambda: tmp_path)
     with pytest.raises(ModelError, match="digits-vit"):
         find_reference("digits-vit")
 
@@ -139,7 +139,7 @@ def test_every_text_stands_under_a_licence_that_is_shipped():
 
 
 def test_the_images_are_disjoint_from_those_trained_on(monkeypatch):
-    made = script(HOME / "digits-vit" / "train.py", monkeypatch).splits()
+    made = script(HOME / "digits-vit" / "train.py", monkeypatch).load_splits()
     seen = [image.tobytes() for pixels, _ in made.values() for image in pixels]
     assert len(seen) == len(set(seen)) == 1797
     for name in SPLITS:
@@ -204,7 +204,7 @@ def test_every_answer_about_a_grid_is_what_it_shows():
 
 def test_no_digit_of_a_shipped_grid_is_in_a_training_grid(monkeypatch):
     made = script(HOME / "digits-vlm" / "grids.py", monkeypatch)
-    split = made.splits()
+    split = made.load_splits()
     places = [place for digits in split.values() for place in digits.places.tolist()]
     assert sorted(places) == list(range(1797))
     shown = made.make(split["train"], 64, np.random.default_rng(0), made.Distortion()).digits
@@ -234,7 +234,7 @@ def test_digits_vlm_answers_questions_about_grids_it_was_not_trained_on():
 def test_digits_vlm_answers_as_its_card_says(split, monkeypatch):
     recipe = script(HOME / "digits-vlm" / "train.py", monkeypatch)
     model = AutoModelForImageTextToText.from_pretrained(HOME / "digits-vlm")
-    shares = recipe.exact_shipped(model, HOME / "digits-vlm" / "data", split)
+    shares = recipe.measure_exact_shipped(model, HOME / "digits-vlm" / "data", split)
     recorded = json.loads((HOME / "digits-vlm" / "record.json").read_text())["exact"]["shipped"][split]
     assert shares == pytest.approx(recorded, abs=0.02)
     assert f"{recorded['all']:.3f}" in (HOME / "digits-vlm" / "README.md").read_text()
@@ -250,7 +250,7 @@ def test_python_lm_is_as_perplexed_as_its_card_says(split, monkeypatch):
         pytest.skip(str(error))
     model = AutoModelForCausalLM.from_pretrained(HOME / "python-lm", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(HOME / "python-lm")
-    figure = recipe.perplexity(model, recipe.tokenize(tokenizer, texts), recipe.Recipe())
+    figure = recipe.measure_perplexity(model, recipe.tokenize(tokenizer, texts), recipe.Recipe())
     recorded = json.loads((HOME / "python-lm" / "record.json").read_text())["perplexity"][split]
     assert figure == pytest.approx(recorded, rel=0.01)  # recorded before the weights were rounded to bfloat16
     assert f"{recorded:.2f} |" in (HOME / "python-lm" / "README.md").read_text()

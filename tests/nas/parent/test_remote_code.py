@@ -109,7 +109,7 @@ def test_where_the_library_would_ask_it_refuses(llama: Path, willing: int) -> No
     (llama / "config.json").write_text('{"model_type": "unheard_of"}')
     marker = carry_code(llama, "tokenizer_config.json", "AutoTokenizer", "PreTrainedTokenizerFast")
     (llama / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": [null, "own.Own"]}}')
-    remote_code.never_ask()
+    remote_code.prevent_asking()
     with pytest.raises(ValueError, match="custom code"):
         AutoTokenizer.from_pretrained(llama)  # no flag: it asks
     assert not marker.exists()

@@ -18,11 +18,11 @@ from latency_models.workload import Workload
 from nas.cli.app import app
 from nas.export.onnx_export import export_onnx
 from nas.export.parity import check_parity
-from nas.parent.parent import load_parent_model, weights_digest
-from nas.profiling.kit import Kit, random_like
-from nas.quality import evaluator_for
+from nas.parent.parent import compute_weights_digest, load_parent_model
+from nas.profiling.kit import Kit, make_random_copy
+from nas.quality import choose_evaluator
 from pruning.checkpoint import load_parent, save
-from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
 
@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_the_models_own_embeddings(similarity: str, tmp_path
     both = [by_hand(m, folder, given, lambda states: states[0], 9) for m in (subject.model, small(subject.model))]
     if similarity == "cosine":
         both = [each / each.norm(dim=-1, keepdim=True) for each in both]
-    evaluator = evaluator_for(subject.model, subject.dataset)
+    evaluator = choose_evaluator(subject.model, subject.dataset)
     quality = evaluator.evaluate(small(subject.model), "test")
     assert quality.per_item == pytest.approx(distance(*both).tolist(), rel=1e-3, abs=1e-6)
     above = np.triu_indices(len(given), 1)
@@ -87,7 +87,9 @@ def test_a_folder_that_says_nothing_is_judged_by_the_mean_and_that_is_said(tmp_p
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"})
     (folder / "modules.json").unlink()
     subject = load_parent_model(str(folder), data)
-    assert "the mean of the tokens, normalised; no modules.json" in evaluator_for(subject.model, subject.dataset).words
+    assert (
+        "the mean of the tokens, normalised; no modules.json" in choose_evaluator(subject.model, subject.dataset).words
+    )
 
 
 def test_the_exported_file_gives_the_embedding(tmp_path: Path) -> None:
@@ -126,15 +128,15 @@ def test_models_that_embed_in_other_ways_share_no_cache(tmp_path: Path) -> None:
     folders.append(write_folder(tmp_path / "other", {"pooling_mode": "cls"}, [("Dense", {}, DENSE)]))
     weights = load_file(folders[-1] / "2_Dense" / "model.safetensors")
     save_file({**weights, "linear.bias": weights["linear.bias"] + 1}, folders[-1] / "2_Dense" / "model.safetensors")
-    digests = [weights_digest(load_parent(folder)) for folder in folders]
+    digests = [compute_weights_digest(load_parent(folder)) for folder in folders]
     assert len(set(digests)) == 4
-    assert weights_digest(load_parent(folders[0])) == digests[0]
+    assert compute_weights_digest(load_parent(folders[0])) == digests[0]
 
 
 def test_no_trained_layer_leaves_with_a_kit(tmp_path: Path, data: Path) -> None:
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"}, [("Dense", {}, DENSE)])
     subject = load_parent_model(str(folder), data)
-    drawn = sentence_embedding(random_like(subject.model)).layers[0]
+    drawn = read_sentence_embedding(make_random_copy(subject.model)).layers[0]
     assert drawn.weight.shape == DENSE["linear.weight"].shape
     kit = Kit(subject, find_target("jetson-orin"), Workload.parse("forward:batch=1,seq=8"), 1.0)
     kit.write(tmp_path / "kit")
@@ -168,7 +170,9 @@ def test_a_model_of_the_hub_embeds_as_its_files_say_and_they_are_carried(
     (cache / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     subject = load_parent_model("some/embedder", data)
-    assert sentence_embedding(subject.model).words.startswith("the first token, through a dense layer to 24 numbers")
+    assert read_sentence_embedding(subject.model).words.startswith(
+        "the first token, through a dense layer to 24 numbers"
+    )
     save(small(subject.model), tmp_path / "winner", companions=subject.files)
     for name in ("modules.json", "2_Dense/model.safetensors", "tokenizer.json"):
         assert (tmp_path / "winner" / name).is_file()

@@ -12,18 +12,18 @@ from latency_models.model import Prediction
 from latency_models.workload import Phase, Workload
 from nas.certification.run import CertificationRun
 from nas.export.exporters import EXPORTERS, Exporter
-from nas.export.onnx_export import workload_inputs
-from nas.parent.shape import shape_of
+from nas.export.onnx_export import make_workload_inputs
+from nas.parent.shape import read_shape
 from nas.pipeline.delivery import Delivery
-from nas.pipeline.write_results import _export, _pictures
+from nas.pipeline.write_results import _draw_pictures, _export
 from nas.quality import Quality
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
-from nas.results.certificate import sha256
+from nas.results.certificate import compute_sha256
 from nas.search import Candidate, SearchOutcome
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Architecture, Kind, Reduction, Schedule, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 
 SCHEDULE = Schedule.parse("1=0.5,3=0.25", Reduction())
 PROMPT, STEP = Workload.parse("prefill:batch=1,seq=60"), Workload.parse("decode:batch=1,past=60")
@@ -51,7 +51,7 @@ def delivery(
 
     winner = SimpleNamespace(architecture=architecture)
     context = SimpleNamespace(
-        workload=workload, target=SimpleNamespace(runtime=runtime), export=SimpleNamespace(other=other)
+        workload=workload, target=SimpleNamespace(runtime=runtime), export=SimpleNamespace(make_other=other)
     )
     return SimpleNamespace(
         winner_folder=folder, outcome=SimpleNamespace(winner=winner), context=context,
@@ -65,7 +65,7 @@ def test_a_decoder_is_delivered_in_the_phases_that_generating_takes(
     workload: Workload, schedule: Schedule, written: list[Any], tmp_path: Path
 ) -> None:
     """With all its tokens or with fewer."""
-    _export(delivery(tmp_path, Architecture(4).with_tokens(schedule), workload, written), "model")
+    _export(delivery(tmp_path, Architecture(4).replace_tokens(schedule), workload, written), "model")
     assert set(written) == {
         (Phase.PREFILL, EXPORTERS["onnxruntime"], "model-prefill.onnx"),
         (Phase.DECODE, EXPORTERS["onnxruntime"], "model-decode.onnx"),
@@ -79,15 +79,15 @@ def test_a_decoder_is_delivered_in_the_phases_that_generating_takes(
 )
 def test_only_what_is_used_is_written(runtime: str, names: list[str], written: list[Any], tmp_path: Path) -> None:
     workload = Workload.parse("forward:batch=8,seq=10")
-    _export(delivery(tmp_path, Architecture(4).with_tokens(SCHEDULE), workload, written, runtime=runtime), "vit")
+    _export(delivery(tmp_path, Architecture(4).replace_tokens(SCHEDULE), workload, written, runtime=runtime), "vit")
     assert [name for _, _, name in written] == names
 
 
 def test_a_file_that_was_certified_is_not_written_again(written: list[Any], tmp_path: Path) -> None:
     (tmp_path / "model-prefill.onnx").write_text("as measured")
     (tmp_path / "model-decode.onnx").write_text("of an earlier search")
-    digest = sha256(tmp_path / "model-prefill.onnx")
-    _export(delivery(tmp_path, Architecture(4).with_tokens(SCHEDULE), PROMPT, written, digest), "reduced")
+    digest = compute_sha256(tmp_path / "model-prefill.onnx")
+    _export(delivery(tmp_path, Architecture(4).replace_tokens(SCHEDULE), PROMPT, written, digest), "reduced")
     assert (tmp_path / "model-prefill.onnx").read_text() == "as measured"
     assert (tmp_path / "model-decode.onnx").read_text() == "reduced"
 
@@ -99,11 +99,11 @@ def test_where_a_target_is_far_away_this_machine_compares_prompts_with_room_for_
 ) -> None:
     """Of the phase that was asked for, however long; an image's tokens and words beside them fit in."""
     model = build(family)
-    subject = SimpleNamespace(shape=shape_of(model, read_anatomy(model)), model=model)
+    subject = SimpleNamespace(shape=read_shape(model, read_anatomy(model)), model=model)
     workload = Workload.parse(asked)
-    small = CertificationRun(SimpleNamespace(subject=subject, workload=workload), None)._small()
+    small = CertificationRun(SimpleNamespace(subject=subject, workload=workload), None)._choose_small_workload()
     assert (small.batch, small.phase) == (1, workload.phase)
-    given = workload_inputs(model, small)
+    given = make_workload_inputs(model, small)
     images = int((given["input_ids"][0] == getattr(model.config, "image_token_id", -1)).sum())
     assert small.past + small.sequence <= 257
     if family == "llava" and small.phase is Phase.DECODE:
@@ -125,7 +125,7 @@ class Corrected:
 
 def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
     """Parent, candidates and a budget that is a fraction, in those of the latency model as it is in the end."""
-    architectures = [dropping(4, (Unit(layer, Kind.MLP) for layer in range(count))) for count in range(4)]
+    architectures = [drop_from_parent(4, (Unit(layer, Kind.MLP) for layer in range(count))) for count in range(4)]
     qualities = [Quality("kl", 0.1 * count, False, "validation", 0.1 * count) for count in range(4)]
     found = [
         Candidate(architecture, quality, 10.0 - 2 * count, "x", count)
@@ -137,7 +137,7 @@ def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
         target=SimpleNamespace(name="host"), workload=STEP,
     )  # fmt: skip
     delivered = Delivery(context, Corrected(), outcome, SimpleNamespace(budget_ms=31.0), {}, 0, ())
-    _pictures(delivered)
+    _draw_pictures(delivered)
     drawn = json.loads((tmp_path / "candidates.json").read_text())
     assert [point["ms"] for point in drawn["candidates"]] == [20.0, 16.0, 12.0, 8.0]
     assert [point["measured"] for point in drawn["candidates"]] == [True, False, False, False]

@@ -10,7 +10,7 @@ from nas.quality.evaluations import FileEvaluations
 from nas.quality.quality import Quality
 from nas.search.outcome import Candidate, SearchOutcome
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 
 
 def outcome_of(judge, architectures: list[Architecture]) -> SearchOutcome:
@@ -23,13 +23,13 @@ def test_a_second_search_judges_only_what_is_new_on_the_test_split(parts, tmp_pa
     judge = scorer(parts, tmp_path / "e.jsonl")
     parent, one, two, three, *_, last = candidates(parts[1].depth)
     asked: list[list[Architecture]] = []
-    plainly = judge.all_in_full
+    plainly = judge.evaluate_all_in_full
 
     def noted(architectures, split: str, items: int):
         asked.append(list(architectures))
         return plainly(asked[-1], split, items)
 
-    judge.all_in_full = noted
+    judge.evaluate_all_in_full = noted
     kept = tmp_path / "t.jsonl"
     first = judge_held_out(outcome_of(judge, [parent, one, two, last]), judge, FileEvaluations(kept, "test"))
     assert {each for some in asked for each in some} == {parent, one, two, last}
@@ -51,9 +51,9 @@ class Losses:
 
     def __init__(self, losses: dict[Architecture, list[float]]) -> None:
         self.losses, self.asked = losses, []
-        self.evaluator = SimpleNamespace(dataset=SimpleNamespace(split=lambda name: range(32)))
+        self.evaluator = SimpleNamespace(dataset=SimpleNamespace(get_split=lambda name: range(32)))
 
-    def all_in_full(self, architectures, split: str, items: int) -> dict[Architecture, Quality]:
+    def evaluate_all_in_full(self, architectures, split: str, items: int) -> dict[Architecture, Quality]:
         self.asked += [(architecture, items) for architecture in architectures]
         return {each: self._quality(self.losses[each][:items]) for each in architectures}
 
@@ -67,7 +67,7 @@ class Losses:
 
 def test_a_baseline_that_is_clearly_worse_on_a_quarter_of_the_items_stays_there(tmp_path: Path) -> None:
     parent, winner, runner_up, worse, close = (
-        dropping(6, (Unit(layer, Kind.MLP) for layer in range(gone))) for gone in range(5)
+        drop_from_parent(6, (Unit(layer, Kind.MLP) for layer in range(gone))) for gone in range(5)
     )
     wave = [0.01 * (number % 5) for number in range(32)]
     losses = Losses(

@@ -9,7 +9,7 @@ import transformers
 from families import FAMILIES, build, filled
 
 from nas.parent.parent import ParentModel, load_parent_model
-from nas.pipeline.savable import savable
+from nas.pipeline.savable import restrict_to_savable
 from pruning.checkpoint.writing import check_config
 from search_spaces.errors import ArchitectureError, ModelError
 from search_spaces.kinds import STRUCTURE, Kind
@@ -27,7 +27,7 @@ def subject_of(model: Any, folder: Path) -> ParentModel:
 
 
 def vanilla(subject: ParentModel) -> Space:
-    return restrict(subject.anatomy.space(STRUCTURE), Servable.VANILLA)
+    return restrict(subject.anatomy.build_space(STRUCTURE), Servable.VANILLA)
 
 
 def diff_llama() -> Any:
@@ -37,17 +37,17 @@ def diff_llama() -> Any:
 
 def test_blocks_that_leave_others_as_they_are_may_all_go(tmp_path: Path) -> None:
     subject = subject_of(build("llama"), tmp_path)
-    assert savable(vanilla(subject), subject, Servable.VANILLA) == vanilla(subject)
+    assert restrict_to_savable(vanilla(subject), subject, Servable.VANILLA) == vanilla(subject)
 
 
 def test_for_plain_classes_only_blocks_go_that_move_no_other(tmp_path: Path) -> None:
     subject = subject_of(diff_llama(), tmp_path)
-    assert savable(vanilla(subject), subject, Servable.VANILLA).choices == (Unit(3, Kind.BLOCK).dropped,)
-    every = subject.anatomy.space(STRUCTURE)
-    assert savable(every, subject, Servable.ANY) == every
+    assert restrict_to_savable(vanilla(subject), subject, Servable.VANILLA).choices == (Unit(3, Kind.BLOCK).dropped,)
+    every = subject.anatomy.build_space(STRUCTURE)
+    assert restrict_to_savable(every, subject, Servable.ANY) == every
     first = dataclasses.replace(vanilla(subject), choices=(Unit(0, Kind.BLOCK).dropped, Unit(1, Kind.BLOCK).dropped))
     with pytest.raises(ArchitectureError, match=r"every block of .* depends on its place"):
-        savable(first, subject, Servable.VANILLA)
+        restrict_to_savable(first, subject, Servable.VANILLA)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,10 +10,10 @@ from families import build
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.certification.run import CertificationRun
-from nas.export.onnx_export import workload_inputs
-from nas.parent.shape import shape_of
+from nas.export.onnx_export import make_workload_inputs
+from nas.parent.shape import read_shape
 from nas.pipeline.prepare import say_what_fits
-from nas.profiling.choose_workload import default_workload, fitting, workload_for
+from nas.profiling.choose_workload import choose_default_workload, choose_workload, fit_workload
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces.errors import BadWorkload
 
@@ -22,7 +22,7 @@ TARGETS = ("host", "jetson-orin")
 
 def subject_of(family: str) -> SimpleNamespace:
     model = build(family)
-    return SimpleNamespace(id=family, model=model, shape=shape_of(model, read_anatomy(model)))
+    return SimpleNamespace(id=family, model=model, shape=read_shape(model, read_anatomy(model)))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -30,18 +30,18 @@ def subject_of(family: str) -> SimpleNamespace:
 def test_a_default_workload_fits_the_positions(family: str, target: str) -> None:
     """All have 64 where the usual workload takes up to 1024 tokens; an image has as many as it has."""
     subject = subject_of(family)
-    chosen = default_workload(subject, find_target(target))
-    usual = subject.shape.default_workload(small=target == "host")
+    chosen = choose_default_workload(subject, find_target(target))
+    usual = subject.shape.choose_default_workload(small=target == "host")
     assert chosen == usual if family == "vit" else chosen == replace(usual, sequence=64)
-    inputs = workload_inputs(subject.model, replace(chosen, batch=1))
+    inputs = make_workload_inputs(subject.model, replace(chosen, batch=1))
     assert all(len(array) == 1 for array in inputs.values())
 
 
 @pytest.mark.parametrize(("family", "said"), [("gpt2", ["more than the 64 positions of gpt2"]), ("vit", [])])
 def test_a_default_that_had_to_be_shortened_is_said(family: str, said: list[str]) -> None:
     subject, target, told = subject_of(family), find_target("jetson-orin"), []
-    progress = SimpleNamespace(message=told.append)
-    workload = default_workload(subject, target)
+    progress = SimpleNamespace(show_message=told.append)
+    workload = choose_default_workload(subject, target)
     say_what_fits(SimpleNamespace(workload=None), subject, target, workload, progress)
     assert len(told) == len(said)
     assert all(part in line for part, line in zip(said, told, strict=True))
@@ -50,12 +50,12 @@ def test_a_default_that_had_to_be_shortened_is_said(family: str, said: list[str]
 
 
 def test_roberta_loses_a_position_to_its_padding() -> None:
-    assert default_workload(subject_of("roberta"), find_target("host")).sequence == 63
+    assert choose_default_workload(subject_of("roberta"), find_target("host")).sequence == 63
 
 
 def test_a_past_and_the_new_token_fit_together() -> None:
-    assert str(fitting(build("gpt2"), Workload.parse("decode:batch=2,past=512"))) == "decode:batch=2,past=63"
-    assert str(fitting(build("gpt2"), Workload.parse("decode:batch=2,past=63"))) == "decode:batch=2,past=63"
+    assert str(fit_workload(build("gpt2"), Workload.parse("decode:batch=2,past=512"))) == "decode:batch=2,past=63"
+    assert str(fit_workload(build("gpt2"), Workload.parse("decode:batch=2,past=63"))) == "decode:batch=2,past=63"
 
 
 @pytest.mark.parametrize(
@@ -70,23 +70,23 @@ def test_a_past_and_the_new_token_fit_together() -> None:
 def test_an_asked_workload_that_a_model_has_no_positions_for_is_refused(family: str, asked: str, instead: str) -> None:
     subject, target = subject_of(family), find_target("jetson-orin")
     with pytest.raises(BadWorkload, match=f"{family} has 64; write for example {instead}"):
-        workload_for(subject, target, Workload.parse(asked))
-    assert workload_for(subject, target, Workload.parse(instead)) == Workload.parse(instead)
+        choose_workload(subject, target, Workload.parse(asked))
+    assert choose_workload(subject, target, Workload.parse(instead)) == Workload.parse(instead)
 
 
 def test_rotary_positions_do_not_end() -> None:
     asked = Workload.parse("forward:batch=1,seq=512")
-    assert workload_for(subject_of("llama"), find_target("host"), asked) == asked
+    assert choose_workload(subject_of("llama"), find_target("host"), asked) == asked
 
 
 @pytest.mark.parametrize("asked", ["forward:batch=1,seq=64", "prefill:batch=1,seq=32", "decode:batch=1,past=8"])
 def test_what_this_machine_compares_for_a_target_that_is_far_away_fits_too(asked: str, tmp_path: Path) -> None:
     context = SimpleNamespace(subject=subject_of("gpt2"), workload=Workload.parse(asked))
-    small = CertificationRun(context, None)._small()
+    small = CertificationRun(context, None)._choose_small_workload()
     assert small.past + small.sequence <= 64
 
 
 @pytest.mark.parametrize("asked", ["prefill:batch=1,seq=8", "decode:batch=1,past=8"])
 def test_a_phase_that_a_model_has_not_is_wrong_use(asked: str) -> None:
     with pytest.raises(BadWorkload, match=r"has no phase.*use forward"):
-        workload_for(subject_of("bert"), find_target("host"), Workload.parse(asked))
+        choose_workload(subject_of("bert"), find_target("host"), Workload.parse(asked))

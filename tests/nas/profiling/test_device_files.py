@@ -10,7 +10,7 @@ import nas.profiling.kit
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.export.parity import check_parity
-from nas.parent.shape import shape_of
+from nas.parent.shape import read_shape
 from nas.profiling.device import Effort, RemoteDevice
 from nas.profiling.kit import Kit
 from nas.progress import Silent
@@ -36,7 +36,7 @@ def test_winners_and_parent_come_from_one_export(
 ) -> None:
     parent = export_parent("vit")
     subject = SimpleNamespace(
-        model=parent.model, anatomy=parent.anatomy, shape=shape_of(parent.model, parent.anatomy), digest="digest"
+        model=parent.model, anatomy=parent.anatomy, shape=read_shape(parent.model, parent.anatomy), digest="digest"
     )
     kit = Kit(subject, find_target(TARGET), Workload.parse("forward:batch=2,seq=10"))
     device = RemoteDevice(kit, None, Silent())  # type: ignore[arg-type]

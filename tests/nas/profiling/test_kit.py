@@ -24,7 +24,7 @@ from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.profiling.kit import Kit, pack
-from nas.profiling.latency_model import latency_model
+from nas.profiling.latency_model import load_latency_model
 from nas.profiling.profile_store import import_profile
 from nas.progress import Silent
 from pruning.checkpoint import save
@@ -38,7 +38,7 @@ class Messages(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def message(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         self.said.append(text)
 
 
@@ -129,18 +129,20 @@ def test_the_same_kit_has_the_same_bytes(subject: ParentModel, unpacked: Path, t
 
 
 def test_what_was_measured_is_imported_and_predicts(subject: ParentModel, measured: Path) -> None:
-    before = latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
+    before = load_latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
     assert isinstance(before, DataSheetModel)
     profile, kept = import_profile(measured, subject)
     assert kept.is_relative_to(subject.cache)
-    model = latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
+    model = load_latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
     assert isinstance(model, CalibratedModel)
     assert model.measured
     assert model.label.startswith(f"measured on {ORIN.name}, onnxruntime")
     assert model.profile == profile == Profile.load(measured)
     assert import_profile(measured)[1] == kept  # its model is known by now
     other, progress = Workload.parse("forward:batch=4,seq=17"), Messages()
-    assert isinstance(latency_model(subject, ORIN, other, ParentExport(subject, progress), progress), DataSheetModel)
+    assert isinstance(
+        load_latency_model(subject, ORIN, other, ParentExport(subject, progress), progress), DataSheetModel
+    )
     assert any(f"was measured under {HERE}, not under {other}" in line for line in progress.said)
 
 
@@ -210,7 +212,7 @@ def test_what_is_kept_for_a_device_is_checked_again_before_it_is_used(
         record["measurement"]["workload"] = document["workload"]
     kept.write_text(json.dumps(document))
     with pytest.raises(ProfileMismatch, match=says) as refused:
-        latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
+        load_latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
     assert "remove the file" in str(refused.value)
     assert "\n" not in str(refused.value)
     kept.unlink()

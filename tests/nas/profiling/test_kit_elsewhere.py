@@ -19,7 +19,7 @@ from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.profiling.kit import Kit
-from nas.profiling.latency_model import latency_model
+from nas.profiling.latency_model import load_latency_model
 from nas.profiling.ssh import SshTarget, profile_there
 from nas.progress import Silent
 from pruning.checkpoint import save
@@ -61,7 +61,7 @@ def test_one_step_over_ssh_with_nothing_but_onnx_runtime_there(loopback: SshTarg
     assert profile.key["runtime"].startswith("onnxruntime")
     assert all(len(record.measurement.sessions) == 2 for record in profile.records)
     export = ParentExport(kit.subject, Silent())
-    model = latency_model(kit.subject, kit.target, HERE, export, Silent())
+    model = load_latency_model(kit.subject, kit.target, HERE, export, Silent())
     assert isinstance(model, CalibratedModel)
     assert model.label.startswith(f"measured on {kit.target.name}")
 

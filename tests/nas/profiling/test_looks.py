@@ -8,7 +8,7 @@ from latency_models.measurement import Measurement
 from latency_models.profile import Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
-from nas.profiling.host_profile import measured_ms
+from nas.profiling.host_profile import measure_ms
 from search_spaces import Architecture, Kind, Unit
 
 HERE = Workload.parse("forward")
@@ -38,6 +38,6 @@ def test_a_machine_that_slows_down_between_two_does_not_count_against_the_later(
     )
     export = SimpleNamespace(graphs=None)
     every = [PARENT, EARLY, LATE]
-    assert measured_ms(subject, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
-    assert measured_ms(subject, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
+    assert measure_ms(subject, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
+    assert measure_ms(subject, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
     assert looks == [every]  # once, then kept

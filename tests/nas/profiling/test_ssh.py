@@ -30,8 +30,8 @@ class Lines(Silent):
     def __init__(self) -> None:
         self.done, self.notes = 0.0, []
 
-    def stage(self, title, total=None):
-        return super().stage(title, total) if total is None else self
+    def open_stage(self, title, total=None):
+        return super().open_stage(title, total) if total is None else self
 
     def __enter__(self):
         return self

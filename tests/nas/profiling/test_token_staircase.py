@@ -16,16 +16,16 @@ from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.profiling import token_staircase
 from nas.profiling.token_staircase import (
-    image_counts,
-    in_words,
-    known_steps,
+    assume_steps,
+    describe_steps,
+    load_steps,
+    measure_counts,
+    measure_image_counts,
     measure_steps,
-    measured_counts,
-    usual_steps,
 )
 from nas.progress import Silent
-from nas.tokens.profiled_schedules import profiled
-from nas.tokens.space import snapping, with_tokens
+from nas.tokens.profiled_schedules import choose_profiled
+from nas.tokens.space import add_tokens, build_snapping
 from pruning.reduction import layout
 from search_spaces.kinds import STRUCTURE
 from search_spaces.level import KEEP
@@ -54,7 +54,7 @@ def test_each_number_of_tokens_is_measured_beside_the_whole_sequence(
 
     real = token_staircase.open_session
     monkeypatch.setattr(token_staircase, "open_session", Session)
-    measured = measured_counts(export, Workload.parse("forward:batch=2,seq=64"), [8, 32], seconds=0.0)
+    measured = measure_counts(export, Workload.parse("forward:batch=2,seq=64"), [8, 32], seconds=0.0)
     assert sorted(measured) == [8, 32, 64]
     assert set(fed) == {(2, 8), (2, 32), (2, 64)}
     assert {count: one.workload.sequence for count, one in measured.items()} == {8: 8, 32: 32, 64: 64}
@@ -68,7 +68,7 @@ def test_images_are_measured_through_exports_that_drop_before_the_first_block(
     export = ParentExport(subject_of("vit", tmp_path), Silent())
     monkeypatch.setattr(token_staircase, "_COUNTS", 2)
     tokens = export.subject.shape.tokens
-    found = image_counts(export, Workload.parse(f"forward:batch=1,seq={tokens}"), seconds=0.0)
+    found = measure_image_counts(export, Workload.parse(f"forward:batch=1,seq={tokens}"), seconds=0.0)
     assert sorted(found) == [1 + (tokens - 1) // 2, tokens]  # the class token, and half of the patches
 
 
@@ -83,7 +83,7 @@ def tiled(counts: list[int]) -> dict[int, Measurement]:
 @pytest.fixture
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ParentModel:
     """A text encoder for which 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
-    monkeypatch.setattr(token_staircase, "measured_counts", lambda export, workload, counts: tiled(counts))
+    monkeypatch.setattr(token_staircase, "measure_counts", lambda export, workload, counts: tiled(counts))
     subject = subject_of("bert", tmp_path)
     embeddings, length = subject.model.base_model.embeddings, TEXT.sequence
     subject.model.config.max_position_embeddings = length
@@ -101,27 +101,27 @@ def stepped(encoder: ParentModel) -> ParentModel:
 
 def left(space: Space) -> set[int]:
     """Tokens of a text that stages may leave; the first of 128 always stays."""
-    return {1 + 127 * (step.level.value(KEEP) or 0) // 1000 for step in space.steps}
+    return {1 + 127 * (step.level.get_value(KEEP) or 0) // 1000 for step in space.steps}
 
 
 def test_what_was_measured_is_known_from_then_on(stepped: ParentModel) -> None:
-    found = known_steps(stepped, THIS_MACHINE, TEXT)
+    found = load_steps(stepped, THIS_MACHINE, TEXT)
     assert found == Staircase((32, 64, 96, 128), (8, 40, 72, 104), 8)
-    others = [known_steps(stepped, find_target("jetson-orin"), TEXT),
-              known_steps(stepped, THIS_MACHINE, Workload.parse("forward:batch=1,seq=128"))]  # fmt: skip
-    assert others == [usual_steps(find_target("jetson-orin"), TEXT), Staircase(tile=8)]
+    others = [load_steps(stepped, find_target("jetson-orin"), TEXT),
+              load_steps(stepped, THIS_MACHINE, Workload.parse("forward:batch=1,seq=128"))]  # fmt: skip
+    assert others == [assume_steps(find_target("jetson-orin"), TEXT), Staircase(tile=8)]
 
 
 def test_ratios_end_on_the_measured_steps(stepped: ParentModel) -> None:
     """95 of the 127 that may go are left where 96 take as long as 73."""
-    space = with_tokens(stepped.anatomy.space(STRUCTURE), stepped, THIS_MACHINE, TEXT, "search")
+    space = add_tokens(stepped.anatomy.build_space(STRUCTURE), stepped, THIS_MACHINE, TEXT, "search")
     assert left(space) == {32, 64, 96}
-    assert 1 + 127 * round(1000 * snapping(stepped, THIS_MACHINE, TEXT)(0.6)) // 1000 == 96
+    assert 1 + 127 * round(1000 * build_snapping(stepped, THIS_MACHINE, TEXT)(0.6)) // 1000 == 96
 
 
 def test_a_profile_measures_steps_before_it_takes_ratios(encoder: ParentModel) -> None:
     without_data = SimpleNamespace(**vars(encoder), id="bert", data=None)
-    _, space = profiled(without_data, THIS_MACHINE, TEXT, "search", Silent())
+    _, space = choose_profiled(without_data, THIS_MACHINE, TEXT, "search", Silent())
     assert space is not None
     assert left(space) == {32, 64, 96}
 
@@ -130,7 +130,7 @@ def test_a_profile_measures_steps_before_it_takes_ratios(encoder: ParentModel) -
 def test_what_cannot_be_read_or_was_measured_elsewhere_is_not_used(stepped: ParentModel, damaged: str) -> None:
     (file,) = stepped.cache.glob("steps-*.json")
     file.write_text(file.read_text().replace('"threads"', '"thread"') if damaged == "another key" else damaged)
-    assert known_steps(stepped, THIS_MACHINE, TEXT) == Staircase(tile=8)
+    assert load_steps(stepped, THIS_MACHINE, TEXT) == Staircase(tile=8)
 
 
 def test_short_sequences_and_prompts_with_images_are_not_measured(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_short_sequences_and_prompts_with_images_are_not_measured(tmp_path: Path
 
 
 def test_steps_in_words() -> None:
-    assert in_words(Staircase((32, 64), (8, 64))) == "token counts, 2 plateaus: equally long: 8 to 32"
-    assert in_words(Staircase((32, 64), (32, 64))).endswith("each takes less time than the next larger one")
-    assert in_words(Staircase()).endswith("multiples of 8 are used")
+    assert describe_steps(Staircase((32, 64), (8, 64))) == "token counts, 2 plateaus: equally long: 8 to 32"
+    assert describe_steps(Staircase((32, 64), (32, 64))).endswith("each takes less time than the next larger one")
+    assert describe_steps(Staircase()).endswith("multiples of 8 are used")
 
 
 def test_latency_counts_as_droppable_what_surgery_drops() -> None:
@@ -154,7 +154,7 @@ def test_latency_counts_as_droppable_what_surgery_drops() -> None:
 
 def test_shares_that_leave_as_many_tokens_have_one_name(encoder: ParentModel) -> None:
     """Of 127: the space's own where it has one, such as 0.5 for 63 and not 0.497; else the smallest in thousandths."""
-    snap = snapping(encoder, THIS_MACHINE, TEXT)
+    snap = build_snapping(encoder, THIS_MACHINE, TEXT)
     for permille in range(1, 1001):
         ratio = snap(permille / 1000)
         count = 127 * round(1000 * ratio) // 1000

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from nas.quality.evaluations import Evaluations, FileEvaluations, Key, base, evaluations_for
+from nas.quality.evaluations import Evaluations, FileEvaluations, Key, base, open_evaluations
 from nas.quality.evaluations.stored import ENTRY, StoredEvaluations
 from nas.quality.precision import Precision
 from nas.quality.quality import Quality
 from nas.storage.open_storage import open_storage
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.architecture import stage_choice
+from search_spaces.architecture import make_stage_choice
 from search_spaces.schedule import Stage
 
 PARENT = Architecture.parent(4)
@@ -61,8 +61,8 @@ def test_what_one_search_finds_another_knows_at_once_and_after(opened: Open) -> 
         assert key(1) in each and key(2) in each and key(3) not in each  # noqa: PT018
         assert (each[key(1)], each[key(1)].per_item) == (quality(0.5), (0.5,) * 4)
         assert each[key(1, 9)].per_item == (0.25,) * 9
-        assert [each.fewer(key(1, items)) for items in (3, 4, 5, 9, 10)] == [0, 0, 4, 4, 9]
-        assert each.fewer(key(1, 9, Precision.BF16)) == 0
+        assert [each.find_fewer(key(1, items)) for items in (3, 4, 5, 9, 10)] == [0, 0, 4, 4, 9]
+        assert each.find_fewer(key(1, 9, Precision.BF16)) == 0
         assert len(each) == 3
 
 
@@ -79,7 +79,7 @@ def test_contents_never_mix(opened: Open) -> None:
 
 
 def test_token_schedules_that_meant_something_else_are_judged_anew(opened: Open, monkeypatch) -> None:
-    with_tokens = (PARENT.drop(stage_choice(Stage(1, 500))), 4, Precision.FP32)
+    with_tokens = (PARENT.drop(make_stage_choice(Stage(1, 500))), 4, Precision.FP32)
     earlier = opened("a")
     earlier.add(with_tokens, quality(0.5))
     earlier.add(key(1), quality(0.25))
@@ -151,7 +151,7 @@ def test_no_flipped_bit_is_taken_for_a_value(tmp_path: Path, caplog) -> None:
 
 
 def entry(number: int) -> dict[str, object]:
-    return base.to_entry(key(number), quality(0.5))
+    return base.encode_entry(key(number), quality(0.5))
 
 
 def insert(known: Evaluations, damage: dict[str, object]) -> None:
@@ -202,7 +202,7 @@ import sys
 from pathlib import Path
 from test_evaluations import *
 place, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-known = evaluations_for(Path(place), "a", sys.argv[4] or None)
+known = open_evaluations(Path(place), "a", sys.argv[4] or None)
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(first, last):
@@ -231,7 +231,7 @@ def test_processes_that_write_at_once_lose_nothing_and_write_nothing_twice(kind:
         process.stdin.write("go\n")
         process.stdin.flush()
     assert [process.wait(60) for process in processes] == [0, 0]
-    known = evaluations_for(place, "a", storage or None)
+    known = open_evaluations(place, "a", storage or None)
     assert len(known) == 60
     assert all(key(number) in known for number in range(60))
     if kind == "file":
@@ -330,8 +330,8 @@ def test_a_cache_that_cannot_be_made_costs_no_search(tmp_path: Path, caplog) -> 
 
 def test_evaluations_are_kept_where_machines_share_them(tmp_path: Path) -> None:
     place, log = tmp_path / "e.jsonl", f"journal://{tmp_path}/study.log"
-    assert isinstance(evaluations_for(place, "a", None), FileEvaluations)
-    assert isinstance(evaluations_for(place, "a", f"sqlite:///{tmp_path}/study.db"), FileEvaluations)
-    evaluations_for(place, "a", log).add(key(1), quality(0.5))
-    assert key(1) in evaluations_for(tmp_path / "elsewhere", "a", log)
+    assert isinstance(open_evaluations(place, "a", None), FileEvaluations)
+    assert isinstance(open_evaluations(place, "a", f"sqlite:///{tmp_path}/study.db"), FileEvaluations)
+    open_evaluations(place, "a", log).add(key(1), quality(0.5))
+    assert key(1) in open_evaluations(tmp_path / "elsewhere", "a", log)
     assert not place.exists()

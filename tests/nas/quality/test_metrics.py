@@ -21,7 +21,7 @@ def test_a_metric_says_what_it_is_and_how_parts_make_a_whole(metric) -> None:
     expected = {
         Mean.ARITHMETIC: (2.0 + 3 * 8.0) / 4, Mean.GEOMETRIC: math.exp((math.log(2) + 3 * math.log(8)) / 4),
     }  # fmt: skip
-    joined = one.joined(other)
+    joined = one.join(other)
     assert joined.others.get(metric.name) == pytest.approx(expected.get(metric.mean))
     assert joined.loss == pytest.approx((0.1 + 3 * 0.4) / 4)
 
@@ -31,4 +31,4 @@ def test_a_metric_that_is_not_registered_is_refused_and_does_not_vanish() -> Non
         find_metric("bleu")
     quality = Quality("kl", 0.1, False, "test", 0.1, {"bleu": 0.3}, items=2)
     with pytest.raises(UsageError, match="bleu"):
-        quality.joined(quality)
+        quality.join(quality)

@@ -10,7 +10,7 @@ from families import build, example
 from scipy.stats import spearmanr
 
 from nas.data.dataset import Dataset, Split
-from nas.quality import Quality, evaluator_for
+from nas.quality import Quality, choose_evaluator
 from nas.quality.distribution import StoredDistribution
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
@@ -34,7 +34,7 @@ def dataset(family: str) -> Dataset:
 @pytest.fixture(scope="module", params=["llama", "bert", "vit"])
 def case(request):
     model, data = build(request.param), dataset(request.param)
-    return request.param, model, evaluator_for(model, data)
+    return request.param, model, choose_evaluator(model, data)
 
 
 def dropped(model, *layers: int):
@@ -83,7 +83,7 @@ def test_a_perplexity_beyond_what_a_float_holds_ends_no_search() -> None:
     model, data = build("llama"), dataset("llama")
     candidate = copy.deepcopy(model)
     candidate.lm_head.weight *= 1e6
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     assert quality.loss > 700
     assert math.isfinite(quality.others["perplexity"])
 
@@ -95,7 +95,7 @@ def test_language_figures_by_hand() -> None:
     p, q = (m(input_ids=ids).logits.double().log_softmax(-1) for m in (model, candidate))
     kl = (p.exp() * (p - q)).sum(-1).mean()
     surprise = -q[:, :-1].gather(-1, ids[:, 1:, None]).mean()
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     assert quality.loss == pytest.approx(float(kl), rel=1e-4)
     assert quality.others["perplexity"] == pytest.approx(math.exp(float(surprise)), rel=1e-4)
 
@@ -111,14 +111,14 @@ def test_embedding_figures_by_hand() -> None:
         embeddings.append(torch.stack([row / row.norm() for row in rows]))
     one, other = embeddings
     pairs = [(e @ e.T)[i, j] for e in embeddings for i in range(9) for j in range(i + 1, 9)]
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     assert quality.value == pytest.approx(float((one * other).sum(-1).mean()), abs=1e-5)
     assert quality.others["spearman"] == pytest.approx(spearmanr(pairs[:36], pairs[36:]).statistic, abs=1e-2)
 
 
 def test_a_text_classifier_is_judged_by_its_classes() -> None:
     model, data = build("distilbert"), dataset("bert")
-    evaluator = evaluator_for(model, data)
+    evaluator = choose_evaluator(model, data)
     candidate = dropped(model, 1)
     quality = evaluator.evaluate(candidate, "test")
     with torch.no_grad():
@@ -130,9 +130,9 @@ def test_a_text_classifier_is_judged_by_its_classes() -> None:
 
 def test_a_large_vocabulary_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     parent, candidate = (torch.randn(50, 1000, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
-    whole = [StoredDistribution.of(parent, top=k).divergence(candidate) for k in (None, 200)]
+    whole = [StoredDistribution.of(parent, top=k).compute_divergence(candidate) for k in (None, 200)]
     monkeypatch.setattr("nas.quality.distribution._CHUNK", 7000)
-    pieces = [StoredDistribution.of(parent, top=k).divergence(candidate) for k in (None, 200)]
+    pieces = [StoredDistribution.of(parent, top=k).compute_divergence(candidate) for k in (None, 200)]
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(whole, pieces, strict=True))
 
 
@@ -140,8 +140,8 @@ def test_top_k_and_rest_are_a_close_lower_bound() -> None:
     generator = torch.Generator().manual_seed(0)
     parent, candidate = (3 * torch.randn(50, 1000, generator=generator) for _ in range(2))
     candidate = parent + 0.5 * candidate / 3
-    exact = StoredDistribution.of(parent).divergence(candidate)
-    bound = StoredDistribution.of(parent, top=200).divergence(candidate)
+    exact = StoredDistribution.of(parent).compute_divergence(candidate)
+    bound = StoredDistribution.of(parent, top=200).compute_divergence(candidate)
     assert (bound <= exact + 1e-5).all()
     assert float(bound.mean()) > 0.85 * float(exact.mean())
     by_hand = torch.nn.functional.kl_div(candidate.log_softmax(-1), parent.softmax(-1), reduction="none").sum(-1)
@@ -171,6 +171,6 @@ def test_minilm_keeps_the_norm_of_a_dropped_attention() -> None:
 def test_an_offset_of_all_logits_changes_nothing() -> None:
     """Probabilities in fp32 do not sum to 1 exactly; an offset must not make a divergence of that."""
     logits = 3 * torch.randn(400, 4096, generator=torch.Generator().manual_seed(0)) + 40
-    own = StoredDistribution.of(logits).divergence(logits)
+    own = StoredDistribution.of(logits).compute_divergence(logits)
     assert own.abs().max() < 2e-5
     assert abs(float(own.mean())) < 1e-6

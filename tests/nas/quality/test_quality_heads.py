@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from nas.data.dataset import Dataset, Split
-from nas.quality import evaluator_for
+from nas.quality import choose_evaluator
 from nas.quality.quality import Quality
 from nas.quality.ranks import rank_correlation
 from nas.report import words
@@ -93,7 +93,7 @@ def test_scores_by_hand(name: str) -> None:
     model = make()
     candidate = dropped(model, 1, 3)
     parent, own = logits(model, data), logits(candidate, data)
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     expected = ((own - parent) ** 2).mean(0) / parent.var(0, correction=0)
     ranks = [spearmanr(own[:, at], parent[:, at]).statistic for at in range(parent.shape[1])]
     assert (quality.metric, quality.higher_is_better) == ("relative_squared_error", False)
@@ -109,7 +109,7 @@ def test_independent_labels_by_hand(name: str) -> None:
     candidate = dropped(model, 1, 3)
     parent, own = logits(model, data), logits(candidate, data)
     p, q = (torch.distributions.Bernoulli(logits=each) for each in (parent, own))
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     assert quality.metric == "label_kl"
     assert quality.loss == pytest.approx(float(torch.distributions.kl_divergence(p, q).mean()), rel=1e-3)
     assert quality.others["agreement"] == pytest.approx(float(((own > 0) == (parent > 0)).float().mean()))
@@ -120,7 +120,7 @@ def test_a_shift_that_a_softmax_does_not_see_turns_labels() -> None:
     shifted = copy.deepcopy(model)
     with torch.no_grad():
         shifted.classifier.bias -= 2 * logits(model, data).median()
-    quality = evaluator_for(model, data).evaluate(shifted, "test")
+    quality = choose_evaluator(model, data).evaluate(shifted, "test")
     assert quality.loss > 0.01
     assert quality.others["agreement"] < 0.9
 
@@ -132,7 +132,7 @@ def test_classes_of_tokens_by_hand() -> None:
     p, q = (logits(m, data).log_softmax(-1) for m in (model, candidate))
     divergence, mask = (p.exp() * (p - q)).sum(-1), data.test.inputs["attention_mask"].bool()
     per_text = [row[real].mean() for row, real in zip(divergence, mask, strict=True)]
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     assert quality.metric == "token_kl"
     assert quality.loss == pytest.approx(float(torch.stack(per_text).mean()), rel=1e-3)
 
@@ -145,7 +145,7 @@ def test_scores_of_tokens_by_hand() -> None:
     parent, own = (logits(m, data)[..., 0] for m in (model, candidate))
     error = (own - parent) ** 2 / parent[mask].var(correction=0)
     per_text = [row[real].mean() for row, real in zip(error, mask, strict=True)]
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     assert quality.metric == "relative_squared_error"
     assert quality.loss == pytest.approx(float(torch.stack(per_text).mean()), rel=1e-3)
     assert quality.loss > 0.01
@@ -160,7 +160,7 @@ def test_labels_of_tokens_by_hand() -> None:
     p, q = (torch.distributions.Bernoulli(logits=logits(m, data)) for m in (model, candidate))
     divergence = torch.distributions.kl_divergence(p, q).mean(-1)
     per_text = [row[real].mean() for row, real in zip(divergence, mask, strict=True)]
-    quality = evaluator_for(model, data).evaluate(candidate, "test")
+    quality = choose_evaluator(model, data).evaluate(candidate, "test")
     assert quality.metric == "label_kl"
     assert quality.loss == pytest.approx(float(torch.stack(per_text).mean()), rel=1e-3)
 
@@ -170,12 +170,12 @@ def test_the_parent_is_perfect_and_parts_can_be_joined(name: str) -> None:
     """Halving judges some items first and the others later: together they are all."""
     make, data = HEADS[name][0], HEADS[name][1]()
     model = make()
-    evaluator, candidate = evaluator_for(model, data), dropped(model, 2)
+    evaluator, candidate = choose_evaluator(model, data), dropped(model, 2)
     perfect = evaluator.evaluate(model, "test")
     assert perfect.loss == pytest.approx(0, abs=1e-9)
     assert set(perfect.others.values()) == {1.0}
     whole = evaluator.evaluate(candidate, "test")
-    joined = evaluator.evaluate(candidate, "test", 4).joined(evaluator.evaluate(candidate, "test", None, 4))
+    joined = evaluator.evaluate(candidate, "test", 4).join(evaluator.evaluate(candidate, "test", None, 4))
     assert joined.per_item == pytest.approx(whole.per_item, rel=1e-3, abs=1e-7)
     assert (joined.loss, joined.value) == pytest.approx((whole.loss, whole.value), rel=1e-3)
     if "agreement" in whole.others:
@@ -191,12 +191,12 @@ def test_scores_that_are_all_alike_are_compared_by_their_size() -> None:
     candidate = copy.deepcopy(model)
     with torch.no_grad():
         candidate.classifier.bias.fill_(3.0)
-    assert evaluator_for(model, data).evaluate(candidate, "test").loss == pytest.approx(0.25)  # 1² over 2²
+    assert choose_evaluator(model, data).evaluate(candidate, "test").loss == pytest.approx(0.25)  # 1² over 2²
 
 
 def test_one_output_is_a_score_and_several_are_classes() -> None:
     for labels, metric in ((1, "relative_squared_error"), (2, "kl"), (5, "kl")):
-        assert evaluator_for(bert(num_labels=labels), texts()).metric == metric
+        assert choose_evaluator(bert(num_labels=labels), texts()).metric == metric
 
 
 UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[], Dataset], str]] = {
@@ -215,7 +215,7 @@ UNKNOWN: dict[str, tuple[Callable[[], Any], Callable[[], Dataset], str]] = {
 def test_a_head_of_which_nothing_is_known_is_refused(name: str) -> None:
     make, data, word = UNKNOWN[name]
     with pytest.raises(ModelError, match=word) as refused:
-        evaluator_for(make(), data())
+        choose_evaluator(make(), data())
     assert "\n" not in str(refused.value)
     assert "give a" in str(refused.value)
 
@@ -227,13 +227,13 @@ def test_a_parent_that_gives_no_numbers_is_refused(kind: str) -> None:
     with torch.no_grad():
         model.bert.encoder.layer[1].output.dense.bias[0] = torch.nan
     with pytest.raises(ModelError, match="no numbers"):
-        evaluator_for(model, texts())
+        choose_evaluator(model, texts())
 
 
 def test_a_candidate_with_other_outputs_is_refused() -> None:
     """Scores (n, 1) and (n, 3) would be compared by broadcasting."""
     with pytest.raises(ModelError, match=r"\(3,\) outputs for an item and its parent \(1,\)"):
-        evaluator_for(bert(num_labels=1), texts()).evaluate(bert(num_labels=3), "test")
+        choose_evaluator(bert(num_labels=1), texts()).evaluate(bert(num_labels=3), "test")
 
 
 @torch.no_grad()
@@ -243,7 +243,7 @@ def test_a_model_that_gives_vectors_of_its_own_is_judged_by_these() -> None:
     model, data = filled(lambda: hf.CLIPVisionModelWithProjection(config)), images()
     candidate = dropped(model, 1, 3)
     one, other = (m(**data.test.inputs).image_embeds.double() for m in (model, candidate))
-    evaluator = evaluator_for(model, data)
+    evaluator = choose_evaluator(model, data)
     quality = evaluator.evaluate(candidate, "test")
     assert quality.value == pytest.approx(float(torch.cosine_similarity(one, other).mean()), abs=1e-5)
     assert evaluator.words == "embeddings (the vectors that the model gives)"
@@ -260,8 +260,8 @@ def test_rank_correlation_at_its_edges() -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_reports_have_words_for_the_measure_and_for_what_is_minimised(name: str) -> None:
     make, data = HEADS[name][0], HEADS[name][1]()
-    quality = evaluator_for(make(), data).evaluate(make(), "test")
+    quality = choose_evaluator(make(), data).evaluate(make(), "test")
     for key in (quality.metric, *quality.others):
-        assert words.metric(key) != key.replace("_", " ")
-    assert words.loss(quality.metric) == words.metric(quality.metric)  # the metric is the loss itself
+        assert words.name_metric(key) != key.replace("_", " ")
+    assert words.name_loss(quality.metric) == words.name_metric(quality.metric)  # the metric is the loss itself
     assert not quality.higher_is_better

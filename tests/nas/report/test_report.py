@@ -16,27 +16,27 @@ from latency_models.footprint import Memory
 from latency_models.measurement import Measurement
 from latency_models.workload import Workload
 from nas.cli.app import app
-from nas.cli.summary import _lines, _meanings, _rows
+from nas.cli.summary import _build_lines, _build_rows, _list_meanings
 from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
 from nas.report import CANDIDATES, REPORT, write_report
-from nas.report.command import command
-from nas.report.drawing import Chart, pareto_chart, redundancy_chart, strip
+from nas.report.command import build_command
+from nas.report.drawing import Chart, draw_pareto, draw_redundancy, strip
 from nas.request.quantities import Budget, ParameterLimit
 from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate, judge
-from nas.results.glossary import explained, percentile, with_items
-from nas.results.model_card import card
+from nas.results.glossary import add_item_count, explain_percentile, explain_words
+from nas.results.model_card import build_card
 from nas.results.result import Entry, Result
 from nas.search.methods import ONE_SHOT
 from nas.search.unit_savings import UnitSavings
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import UsageError
 from search_spaces.servable import Servable
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>'
-WINNER = dropping(4, {Unit(1, Kind.BLOCK), Unit(2, Kind.MLP), Unit(3, Kind.ATTENTION)})
+WINNER = drop_from_parent(4, {Unit(1, Kind.BLOCK), Unit(2, Kind.MLP), Unit(3, Kind.ATTENTION)})
 WORKLOAD = Workload.parse("forward:batch=8,seq=65")
 SIMILARITY = {"attention": [0.2, 0.9, 0.95, 0.99], "mlp": [0.4, 0.99, 1.0, 0.95], "block": [-0.1, 0.9, 0.94, 0.93]}
 
@@ -70,7 +70,7 @@ def result(verdict: Certificate, model: str) -> Result:
         winner=entry(WINNER, 0.0432, 11.0, "evolution", measured[1]),
         winner_parameters=401_000, winner_memory=Memory(1 << 20, 0, 1 << 19), winner_joules=0.25,
         certified=verdict.certified, verdict=f"{verdict.verdict}: {verdict.reason}", host=None, files={}, pareto=(),
-        baselines=(entry(dropping(4, {Unit(0, Kind.BLOCK)}), 0.7, 11.9, "cosine-joint"),),
+        baselines=(entry(drop_from_parent(4, {Unit(0, Kind.BLOCK)}), 0.7, 11.9, "cosine-joint"),),
         comparisons=(Comparison("cosine-joint", -0.6568, -0.71, -0.61, 4.8e-15, 360),),
         units=(
             UnitSavings(Unit(0, Kind.ATTENTION).dropped, 1.25, 0.5), UnitSavings(Unit(2, Kind.MLP).dropped, 1.0, 0.001),
@@ -115,15 +115,15 @@ def test_baselines_that_are_equal_are_one_row_with_both_names(tmp_path: Path) ->
     assert words.count(both) == 2  # in the table and in the comparisons
     assert words.count("cosine-joint+add-back") == 2
     assert "seconds of exporting the parent 12.5" in words
-    assert card(found, False).count("cosine-joint+add-back") == 1
-    lines = [words for words, _, _ in _rows(found)]
+    assert build_card(found, False).count("cosine-joint+add-back") == 1
+    lines = [words for words, _, _ in _build_rows(found)]
     assert lines == ["parent", "winner", both, "cosine-mlp"]
-    said = "\n".join(_lines(found, tmp_path))
+    said = "\n".join(_build_lines(found, tmp_path))
     assert "http://127.0.0.1:5000/#/experiments/1" in said
-    for meanings in (words, " ".join("\n".join(_meanings(found)).split())):
+    for meanings in (words, " ".join("\n".join(_list_meanings(found)).split())):
         for word in ("p90", "accuracy", "cosine-joint", "cosine-mlp", "+add-back", "runner-up"):
-            assert f"{word} {percentile(90) if word == 'p90' else explained([word])[word]}" in meanings
-    assert explained([*ONE_SHOT, "kl"]).keys() == {*ONE_SHOT, "kl"}
+            assert f"{word} {explain_percentile(90) if word == 'p90' else explain_words([word])[word]}" in meanings
+    assert explain_words([*ONE_SHOT, "kl"]).keys() == {*ONE_SHOT, "kl"}
 
 
 def drawn() -> dict[str, Any]:
@@ -245,7 +245,7 @@ def inside(chart: Chart) -> bool:
 
 
 def test_charts_keep_the_order_of_their_numbers() -> None:
-    chart = pareto_chart(drawn())
+    chart = draw_pareto(drawn())
     assert inside(chart)
     assert "3 worse candidates lie above" in chart.y_label  # one hopeless, two above the usual ones
     points = [point for point in drawn()["candidates"] if point["loss"] < 2]
@@ -258,7 +258,7 @@ def test_charts_keep_the_order_of_their_numbers() -> None:
     assert all((mark.x <= chart.edge) == (point["ms"] <= 12.0) for mark, point in zip(shown, points, strict=True))
     labels = sorted(mark.label_y for mark in chart.marks if mark.label)
     assert len(labels) == 3
-    depth = redundancy_chart(SIMILARITY, strip(WINNER))
+    depth = draw_redundancy(SIMILARITY, strip(WINNER))
     assert inside(depth)
     hollow = {mark.words.split(":")[0] for mark in depth.marks if "hollow" in mark.look}
     assert hollow == {
@@ -272,9 +272,9 @@ def test_charts_of_next_to_nothing_are_drawn(count: int) -> None:
     few["candidates"] = few["candidates"][:count]
     few["named"] = {"parent": few["candidates"][0], "winner": few["candidates"][0]}
     few["budget_ms"] = few["candidates"][0]["ms"]
-    assert inside(pareto_chart(few))
+    assert inside(draw_pareto(few))
     same = {kind: [1.0] * count for kind in SIMILARITY}
-    assert inside(redundancy_chart(same, strip(Architecture.parent(count))))
+    assert inside(draw_redundancy(same, strip(Architecture.parent(count))))
 
 
 def test_several_searches_are_compared_first(finished: Callable[..., Path]) -> None:
@@ -356,7 +356,7 @@ def test_the_command_asks_for_the_same(tmp_path: Path, monkeypatch: pytest.Monke
         servable=Servable.VANILLA, prefix_cache_bytes=0, max_parameters=ParameterLimit.parse("4M"), method="sleb",
         storage="postgresql://me:secret@db/x", tracking_uri="http://me:secret@server",
     )  # fmt: skip
-    text = command(request)
+    text = build_command(request)
     assert "secret" not in text
     done = CliRunner().invoke(app, [*shlex.split(text)[1:], "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
@@ -364,5 +364,5 @@ def test_the_command_asks_for_the_same(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_row_that_rests_on_fewer_items_says_so() -> None:
-    assert with_items("cosine-mlp", 8, 32) == "cosine-mlp (first 8 of 32 items)"
-    assert with_items("cosine-mlp", 32, 32) == "cosine-mlp"
+    assert add_item_count("cosine-mlp", 8, 32) == "cosine-mlp (first 8 of 32 items)"
+    assert add_item_count("cosine-mlp", 32, 32) == "cosine-mlp"

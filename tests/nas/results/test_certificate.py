@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from latency_models.measurement import Measurement
 from latency_models.workload import Workload
-from nas.results.certificate import Certificate, Verdict, confidence_of, judge, too_busy
+from nas.results.certificate import Certificate, Verdict, compute_confidence, judge, mark_too_busy
 from search_spaces import Architecture
 from search_spaces.errors import MeasurementError
 
@@ -91,7 +91,7 @@ def test_a_fraction_is_judged_by_the_ratio_in_the_same_rounds(tmp_path: Path) ->
 
 
 def test_looks_share_one_error_however_many_there_are() -> None:
-    errors = [1 - confidence_of(look) for look in range(1, 2000)]
+    errors = [1 - compute_confidence(look) for look in range(1, 2000)]
     assert errors[0] == pytest.approx(0.005)
     assert errors == sorted(errors, reverse=True)
     assert 0.0099 < sum(errors) <= 0.01
@@ -106,15 +106,15 @@ def test_judging_until_it_fits_certifies_hardly_any_winner_above_its_budget(tmp_
         for look in range(1, 9):
             ratios += [math.exp(0.05 * rng.gauss(0, 1)) for _ in range(60)]
             taken = Measurement(tuple(ratios), HERE, (1.0,) * len(ratios))
-            inside = inside or (taken.ratio_bounds(confidence_of(look))[1] or 9.0) <= 1.0
-            plain = plain or (taken.ratio_bounds()[1] or 9.0) <= 1.0
+            inside = inside or (taken.compute_ratio_bounds(compute_confidence(look))[1] or 9.0) <= 1.0
+            plain = plain or (taken.compute_ratio_bounds()[1] or 9.0) <= 1.0
         passed, careless = passed + inside, careless + plain
     assert passed <= 10
     assert careless >= 15
 
 
 def test_a_machine_that_is_too_busy_leaves_a_prediction(tmp_path: Path) -> None:
-    given = too_busy(certificate(tmp_path, measured=False, on_target=False), "the parent ranges")
+    given = mark_too_busy(certificate(tmp_path, measured=False, on_target=False), "the parent ranges")
     assert not given.certified
     assert given.reason == "this machine is too busy to certify: the parent ranges; 6.20 ms is a prediction"
     given.save(tmp_path / "certificate.json")

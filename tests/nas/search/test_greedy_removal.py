@@ -16,7 +16,7 @@ def descent(budget_ms: float) -> GreedyRemoval:
 
 def test_the_path_is_greedy_removal_by_loss_per_millisecond() -> None:
     """Six candidates a round are all there are: the narrowed rounds equal the published method's."""
-    published = METHODS["finercut-per-ms"].removal_order(problem(5.0))
+    published = METHODS["finercut-per-ms"].find_removal_order(problem(5.0))
     assert published is not None
     path = descent(5.0).path
     assert [SPACE.decode(set(published[: n + 1])) for n in range(len(published))] == path
@@ -33,9 +33,9 @@ def test_every_budget_on_the_way_is_met_with_what_still_fits_restored() -> None:
     way = descent(5.0)
     for budget in (9.5, 9.0, 8.0, 7.0, 6.0, 5.0):
         asked = problem(budget)
-        found = way.first_within_budget(budget)
+        found = way.find_first_within_budget(budget)
         assert found is not None
-        assert asked.feasible(found)
-    assert way.first_within_budget(0.5) is None
-    assert way.first_within_budget(10.0) == SPACE.parent
-    assert way.first_within_budget(7.5) == SPACE.decode({A1, M2})
+        assert asked.is_feasible(found)
+    assert way.find_first_within_budget(0.5) is None
+    assert way.find_first_within_budget(10.0) == SPACE.parent
+    assert way.find_first_within_budget(7.5) == SPACE.decode({A1, M2})

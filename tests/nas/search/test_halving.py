@@ -6,10 +6,10 @@ import random
 import pytest
 from test_methods import problem
 
-from nas.pipeline.evaluator import rungs
+from nas.pipeline.evaluator import list_rungs
 from nas.quality.quality import Quality
 from nas.search import Candidate, Problem
-from nas.search.halving import CONTESTED, IncumbentThreshold, judge, statistically_tied
+from nas.search.halving import CONTESTED, IncumbentThreshold, find_statistically_tied, judge
 from search_spaces import Architecture, Kind, Unit
 
 ITEMS, RUNGS = 60, (10, 30, 60)
@@ -80,7 +80,7 @@ def test_the_incumbent_the_parent_and_the_first_do_not_stop_early() -> None:
     [(1, (1,)), (4, (4,)), (6, (4, 6)), (24, (4, 9, 24)), (96, (12, 36, 96)), (320, (40, 120, 320))],
 )
 def test_rungs_grow_to_all_items_and_start_with_at_least_four(items: int, expected: tuple[int, ...]) -> None:
-    assert rungs(items) == expected
+    assert list_rungs(items) == expected
 
 
 class Trials:
@@ -125,7 +125,7 @@ def test_where_few_items_carry_the_loss_more_are_judged_on_all_and_a_better_one_
     for seed in range(20):
         trials = Trials(seed, heavy=True)
         candidates = trials.candidates()
-        chosen = statistically_tied(trials.problem(), candidates, 4)
+        chosen = find_statistically_tied(trials.problem(), candidates, 4)
         assert chosen[:4] == candidates[:4]
         assert 4 < len(chosen) <= CONTESTED
         few.append(trials.regret(candidates[:4]))
@@ -135,12 +135,12 @@ def test_where_few_items_carry_the_loss_more_are_judged_on_all_and_a_better_one_
 
 def test_where_items_tell_candidates_apart_no_others_are_judged() -> None:
     trials = Trials(0, heavy=False)
-    assert statistically_tied(trials.problem(), trials.candidates(), 4) == trials.candidates()[:4]
+    assert find_statistically_tied(trials.problem(), trials.candidates(), 4) == trials.candidates()[:4]
 
 
 def test_who_was_stopped_early_is_not_undecided() -> None:
     trials = Trials(0, heavy=True)
     first, *others = trials.candidates()
     stopped = [Candidate(c.architecture, trials(c.architecture, 30), 1.0, "", 0) for c in others]
-    assert statistically_tied(trials.problem(), [first, *stopped], 1) == [first]
-    assert statistically_tied(trials.problem(), [], 4) == []
+    assert find_statistically_tied(trials.problem(), [first, *stopped], 1) == [first]
+    assert find_statistically_tied(trials.problem(), [], 4) == []

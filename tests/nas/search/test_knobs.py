@@ -33,7 +33,7 @@ def test_proposals_meet_the_budget_are_new_and_the_same_again() -> None:
             break
         assert found == propose(asked, surrogate, 6.5, told, known)
         knobs, architecture = found
-        assert asked.feasible(architecture)
+        assert asked.is_feasible(architecture)
         assert architecture not in known
         known.add(architecture)
         told.append((knobs, asked.evaluate(architecture, None).loss))

@@ -11,7 +11,7 @@ from nas.quality import Quality
 from nas.search import Problem, run_search
 from nas.search.greedy_removal import GreedyRemoval
 from nas.search.level_interpolation import interpolate_losses, split_levels
-from nas.search.levels import distributions, encode
+from nas.search.levels import encode, list_distributions
 from nas.search.library import score_library
 from nas.search.solve import solve
 from nas.testing import SyntheticLatency
@@ -25,7 +25,7 @@ CHOICES = tuple(
     for layer in range(DEPTH)
     for choice in (
         Unit(layer, Kind.ATTENTION).dropped, Unit(layer, Kind.MLP).dropped,
-        *(Unit(layer, Kind.MLP).at(level) for level in WIDTHS),
+        *(Unit(layer, Kind.MLP).choose(level) for level in WIDTHS),
     )
 )  # fmt: skip
 SPACE = Space(DEPTH, CHOICES)
@@ -36,7 +36,7 @@ REDUNDANCY = Redundancy("made", "pre_norm", 1, ALIKE, ALIKE, ALIKE, ((1.0,) * (D
 
 def every() -> list[Architecture]:
     """One level of every unit, in all combinations, but for the empty model."""
-    levels = [[unit.at(level) if level.axes else None for level in found] for unit, found in SPACE.levels.items()]
+    levels = [[unit.choose(level) if level.axes else None for level in found] for unit, found in SPACE.levels.items()]
     chosen = (SPACE.decode([each for each in row if each is not None]) for row in itertools.product(*levels))
     return [architecture for architecture in chosen if SPACE.contains(architecture)]
 
@@ -54,7 +54,7 @@ class Landscape:
     def taken(self, architecture: Architecture, part: Unit) -> float:
         if architecture.drops(part):
             return 1.0
-        return 1 - (architecture.level(part).value("width") or 1000) / 1000
+        return 1 - (architecture.get_level(part).get_value("width") or 1000) / 1000
 
     def loss(self, architecture: Architecture) -> float:
         taken = {part: self.taken(architecture, part) for part in self.parts}
@@ -79,19 +79,19 @@ def test_there_are_as_many_architectures_as_combinations_of_levels() -> None:
 
 def test_rows_are_one_hot_and_come_back() -> None:
     encoding, architectures = Encoding(SPACE.choices), every()
-    rows = encoding.rows(architectures)
+    rows = encoding.encode_rows(architectures)
     for unit in SPACE.levels:
         own = [column for column, choice in enumerate(SPACE.choices) if choice.unit == unit]
         assert rows[:, own].sum(1).max() == 1
     assert [SPACE.decode(chosen) for chosen in encoding.decode(rows)] == architectures
-    assert np.array_equal(encoding.canonical(rows, SPACE.merges_blocks), rows)
+    assert np.array_equal(encoding.make_canonical(rows, SPACE.merges_blocks), rows)
     both = rows.copy()
-    both[:, SPACE.choices.index(Unit(0, Kind.MLP).at(WIDTHS[0]))] = True  # beside a level that leaves less, nothing
+    both[:, SPACE.choices.index(Unit(0, Kind.MLP).choose(WIDTHS[0]))] = True  # beside a level that leaves less, nothing
     expected = [
-        a if a.drops(Unit(0, Kind.MLP).at(WIDTHS[0])) else a.drop(Unit(0, Kind.MLP).at(WIDTHS[0]))
+        a if a.drops(Unit(0, Kind.MLP).choose(WIDTHS[0])) else a.drop(Unit(0, Kind.MLP).choose(WIDTHS[0]))
         for a in architectures
     ]
-    assert np.array_equal(encoding.canonical(both, SPACE.merges_blocks), encoding.rows(expected))
+    assert np.array_equal(encoding.make_canonical(both, SPACE.merges_blocks), encoding.encode_rows(expected))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -101,7 +101,7 @@ def test_the_exact_solve_takes_one_level_of_every_unit(seed: int) -> None:
     saves = {choice: rng.uniform(0.5, 3) for choice in SPACE.choices}
 
     def total(architecture: Architecture, of: dict[Choice, float]) -> float:
-        row = Encoding(SPACE.choices).rows([architecture])[0]
+        row = Encoding(SPACE.choices).encode_rows([architecture])[0]
         return sum(of[choice] for choice, made in zip(SPACE.choices, row, strict=True) if made)
 
     needed = 0.3 * sum(saves.values())
@@ -116,12 +116,12 @@ def test_the_exact_solve_takes_one_level_of_every_unit(seed: int) -> None:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_search_finds_the_optimum_among_all_levels(seed: int) -> None:
     landscape = Landscape(seed)
-    budget = 0.55 * LATENCY.ms(SPACE.parent)
-    best = min(landscape.loss(a) for a in every() if LATENCY.ms(a) <= budget)
+    budget = 0.55 * LATENCY.compute_ms(SPACE.parent)
+    best = min(landscape.loss(a) for a in every() if LATENCY.compute_ms(a) <= budget)
     outcome = run_search(problem(landscape, budget))
     assert outcome.winner.predicted_ms <= budget
     assert outcome.winner.quality.loss <= 1.03 * best
-    dropped = min(landscape.loss(a) for a in every() if LATENCY.ms(a) <= budget and not widths(a))
+    dropped = min(landscape.loss(a) for a in every() if LATENCY.compute_ms(a) <= budget and not widths(a))
     assert outcome.winner.quality.loss < dropped  # which is why there are levels
 
 
@@ -133,14 +133,14 @@ def test_greedy_removal_goes_to_the_next_cheaper_level() -> None:
     asked = problem(Landscape(0), 3.0)
     path = GreedyRemoval(asked, score_library(asked, None))
     path.run(3.0)
-    order = [*(level.value("width") for level in WIDTHS), 0]
+    order = [*(level.get_value("width") for level in WIDTHS), 0]
     for before, after in itertools.pairwise([SPACE.parent, *path.path]):
-        changed = [unit for unit in SPACE.levels if before.level(unit) != after.level(unit)]
+        changed = [unit for unit in SPACE.levels if before.get_level(unit) != after.get_level(unit)]
         assert len(changed) == 1
         if changed[0].kind is Kind.MLP:
             left = [
                 1000 if not level.axes else level.axes[0][1]
-                for level in (before.level(changed[0]), after.level(changed[0]))
+                for level in (before.get_level(changed[0]), after.get_level(changed[0]))
             ]
             assert left[1] == next(value for value in order if value < left[0])
 
@@ -170,14 +170,14 @@ def test_where_less_loses_less_every_level_is_measured() -> None:
 
 
 def test_a_study_has_one_parameter_for_every_unit() -> None:
-    assert list(distributions(SPACE)["mlp.1"].choices) == ["keep", "width=0.75", "width=0.5", "width=0.25", "drop"]
-    chosen = SPACE.decode([Unit(1, Kind.MLP).at(WIDTHS[1]), Unit(2, Kind.ATTENTION).dropped])
+    assert list(list_distributions(SPACE)["mlp.1"].choices) == ["keep", "width=0.75", "width=0.5", "width=0.25", "drop"]
+    chosen = SPACE.decode([Unit(1, Kind.MLP).choose(WIDTHS[1]), Unit(2, Kind.ATTENTION).dropped])
     levels = encode(SPACE, chosen)
     assert (levels["mlp.1"], levels["attention.2"], levels["mlp.0"]) == ("width=0.5", "drop", "keep")
     assert len(levels) == 2 * DEPTH
 
 
 def test_the_synthetic_latency_adds_up() -> None:
-    choices = [Unit(0, Kind.MLP).at(WIDTHS[1]), Unit(1, Kind.ATTENTION).dropped]
+    choices = [Unit(0, Kind.MLP).choose(WIDTHS[1]), Unit(1, Kind.ATTENTION).dropped]
     assert LATENCY.predict(SPACE.decode(choices)) == Prediction(8.0, 8.0, 8.0, 50)
-    assert LATENCY.saves(choices) == {choices[0]: 1.0, choices[1]: 1.0}
+    assert LATENCY.predict_savings(choices) == {choices[0]: 1.0, choices[1]: 1.0}

@@ -10,7 +10,7 @@ import pytest
 from nas.quality.quality import Quality
 from nas.request.choices import check_method
 from nas.search import Problem, run_search
-from nas.search.methods import METHODS, add_back, as_published
+from nas.search.methods import METHODS, add_back, drop_as_published
 from nas.testing import SyntheticLatency
 from pruning.analysis.redundancy import Redundancy
 from search_spaces import Architecture, Kind, Space, Unit
@@ -64,27 +64,27 @@ def problem(budget_ms: float, tmp_path: Path | None = None, **more) -> Problem:
     ],
 )
 def test_worked_by_hand(name: str, budget: float, order: tuple[Unit, ...] | None) -> None:
-    assert METHODS[name].removal_order(problem(budget)) == order
+    assert METHODS[name].find_removal_order(problem(budget)) == order
 
 
 def test_add_back_restores_the_last_that_fits() -> None:
     asked = problem(8.0)
     order = (A1, A2, M2)  # 4 ms gone, 2 needed
-    assert as_published(asked, order).words == "attn+mlp mlp removed"
+    assert drop_as_published(asked, order).words == "attn+mlp mlp removed"
     assert add_back(asked, order) == SPACE.decode({A1, A2})  # M2 fits back, then nothing more
     assert add_back(problem(7.0), order) == SPACE.decode({A1, M2})  # A2, 1 ms; M2 would be 2
 
 
 def test_evopress_finds_the_best_of_its_equal_counts() -> None:
     """One attention and one MLP of each 3: A1 with M2 is the best of nine."""
-    order = METHODS["evopress"].removal_order(problem(7.0))
+    order = METHODS["evopress"].find_removal_order(problem(7.0))
     assert order is not None
     assert set(order) == {A1, M2}
     assert order[-1] == M2  # the one that is worth more when it is restored
 
 
 def test_evopress_needs_two_of_each_for_one_millisecond_more() -> None:
-    order = METHODS["evopress"].removal_order(problem(6.9))
+    order = METHODS["evopress"].find_removal_order(problem(6.9))
     assert order is not None
     kinds = sorted(unit.kind for unit in order)
     assert kinds == [Kind.ATTENTION] * 2 + [Kind.MLP] * 2
@@ -92,7 +92,7 @@ def test_evopress_needs_two_of_each_for_one_millisecond_more() -> None:
 
 
 def test_random_is_another_order_for_another_seed_and_the_same_for_the_same() -> None:
-    orders = [METHODS["random"].removal_order(problem(5.0, seed=seed)) for seed in (0, 0, 1, 2, 3)]
+    orders = [METHODS["random"].find_removal_order(problem(5.0, seed=seed)) for seed in (0, 0, 1, 2, 3)]
     assert orders[0] == orders[1]
     assert len(set(orders)) > 2
 
@@ -101,22 +101,22 @@ def test_random_is_another_order_for_another_seed_and_the_same_for_the_same() ->
 @pytest.mark.parametrize("name", METHODS)
 def test_the_contract(name: str, budget: float) -> None:
     asked = problem(budget)
-    order = METHODS[name].removal_order(asked)
+    order = METHODS[name].find_removal_order(asked)
     if order is None:
         return
-    published, restored = as_published(asked, order), add_back(asked, order)
+    published, restored = drop_as_published(asked, order), add_back(asked, order)
     assert len(set(order)) == len(order)
     assert SPACE.contains(published)
-    assert asked.feasible(published)
-    assert asked.feasible(restored)
-    assert asked.ms(restored) >= asked.ms(published)
+    assert asked.is_feasible(published)
+    assert asked.is_feasible(restored)
+    assert asked.predict_ms(restored) >= asked.predict_ms(published)
     assert all(published.drops(unit) for unit in restored.choices if unit.kind is not Kind.BLOCK)
     for unit in order:  # nothing more fits
         more = SPACE.decode({u for u in LOSS if restored.drops(u)} - {unit})
-        assert more == restored or not asked.feasible(more)
+        assert more == restored or not asked.is_feasible(more)
     if name not in ("evopress", "window"):
-        assert not asked.feasible(as_published(asked, order[:-1]))
-    assert METHODS[name].removal_order(asked) == order
+        assert not asked.is_feasible(drop_as_published(asked, order[:-1]))
+    assert METHODS[name].find_removal_order(asked) == order
 
 
 def test_a_method_runs_in_place_of_the_search(tmp_path: Path) -> None:

@@ -318,11 +318,11 @@ def test_a_limit_is_kept_and_the_optimum_within_it_found(most: float, everything
     saves = {unit: 1.0 if unit.kind is Kind.MLP else 0.5 for unit in UNITS}
     saves |= {Unit(layer, Kind.BLOCK).dropped: 1.5 for layer in range(DEPTH)}
     limit = Limit("parameters", 10.0, most, saves)
-    fitting = [a for a in everything if latency.predict(a).ms <= 14.0 and limit.met(a)]
+    fitting = [a for a in everything if latency.predict(a).ms <= 14.0 and limit.is_met(a)]
     best = min(landscape.loss(a) for a in fitting)
     unlimited = min(landscape.loss(a) for a in everything if latency.predict(a).ms <= 14.0)
     outcome = run_search(problem(tmp_path, landscape, 14.0, latency=latency, limits=(limit,), trials=30))
-    assert limit.met(outcome.winner.architecture)
+    assert limit.is_met(outcome.winner.architecture)
     assert outcome.winner.quality.loss <= 1.02 * best
     assert (most == 8.0) or best > unlimited
 
@@ -373,7 +373,7 @@ def test_the_surrogate_corrects_the_sum_when_pairs_matter() -> None:
     surrogate, plain = Surrogate.fit(UNITS, landscape.single, seen), Surrogate(UNITS, landscape.single)
     unseen = [SPACE.sample(rng, 0.4) for _ in range(200)]
     truth = np.array([landscape.loss(a) for a in unseen])
-    fitted, summed = (np.corrcoef(np.log(s.expected(unseen)), np.log(truth))[0, 1] for s in (surrogate, plain))
+    fitted, summed = (np.corrcoef(np.log(s.predict(unseen)), np.log(truth))[0, 1] for s in (surrogate, plain))
     assert fitted > summed
     assert surrogate.rank(unseen)[0] in sorted(unseen, key=landscape.loss)[:20]
 

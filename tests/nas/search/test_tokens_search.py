@@ -12,7 +12,7 @@ import pytest
 from test_search import Redundancy
 
 from latency_models.calibrated import CalibratedModel
-from latency_models.marginal import marginal
+from latency_models.marginal import compute_marginal_values
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
 from latency_models.shape import ModelShape
@@ -23,15 +23,15 @@ from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, judge
 from nas.search import Problem, run_search
 from nas.search.greedy_removal import GreedyRemoval
-from nas.search.knobs import Knobs, distributions
+from nas.search.knobs import Knobs, list_distributions
 from nas.search.levels import encode
 from nas.search.library import score_library
 from nas.search.limit import Limit
 from nas.search.solve import solve
-from nas.search.surrogate import ALIKE, REACH, Surrogate, _design, _neighbourhood
+from nas.search.surrogate import ALIKE, REACH, Surrogate, _build_design, _find_neighbourhood
 from nas.testing import SyntheticLatency
 from search_spaces import Architecture, Encoding, Kind, Reduction, Schedule, Scorer, Space, Unit
-from search_spaces.architecture import stage_choice
+from search_spaces.architecture import make_stage_choice
 from search_spaces.errors import ArchitectureError
 from search_spaces.schedule import Stage
 from search_spaces.space import is_empty
@@ -40,7 +40,7 @@ DEPTH = 4
 PARTS = tuple(Unit(layer, kind).dropped for layer in range(DEPTH) for kind in (Kind.ATTENTION, Kind.MLP))
 REDUCTION = Reduction(Scorer.KEYS)
 RATIOS = (0.75, 0.5, 0.25)
-JOINT = Space.dropping(DEPTH, PARTS).with_tokens(REDUCTION, range(1, DEPTH), RATIOS)
+JOINT = Space.dropping(DEPTH, PARTS).allow_tokens(REDUCTION, range(1, DEPTH), RATIOS)
 TOKENS = Space.dropping(DEPTH, JOINT.steps, reduction=REDUCTION)
 SPACES = {"joint": JOINT, "tokens": TOKENS, "structure": Space.dropping(DEPTH, PARTS)}
 
@@ -59,7 +59,7 @@ class Landscape:
     def loss(self, architecture: Architecture) -> float:
         gone = [unit for unit in PARTS if architecture.drops(unit)]
         parts = sum(self.single[u] for u in gone) + sum(self.pair[p] for p in itertools.combinations(gone, 2))
-        missing = 1 - np.array(architecture.tokens.shares(DEPTH))
+        missing = 1 - np.array(architecture.tokens.compute_shares(DEPTH))
         tokens = float(self.early @ missing**self.bend)
         parts = max(parts, 0.001 * len(gone))
         return parts + tokens + self.mixed * (parts * tokens) ** 0.5
@@ -88,7 +88,7 @@ def every(space: Space) -> list[Architecture]:
     )
     levels = [0, 1000, 750, 500, 250] if len(space.structure) < len(space.choices) else [0]
     shares = [s for s in itertools.product(levels[1:] or [1000], repeat=DEPTH - 1) if list(s) == sorted(s)[::-1]]
-    steps = [{stage_choice(Stage(block, s)) for block, s in enumerate(row, 1) if s < 1000} for row in shares]
+    steps = [{make_stage_choice(Stage(block, s)) for block, s in enumerate(row, 1) if s < 1000} for row in shares]
     found = {space.decode({*parts, *step}) for parts in sets for step in steps}
     return [architecture for architecture in found if not is_empty(architecture)]
 
@@ -107,15 +107,15 @@ def test_there_are_as_many_as_there_should_be(everything) -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_weighing_rows_at_once_is_weighing_their_features(name: str) -> None:
     units, rng = SPACES[name].choices, np.random.default_rng(0)
-    design = _design(units, tuple(rng.uniform(0, 1, len(units))), 0.1)
-    gone = design.gone([SPACES[name].sample(random.Random(seed), 0.4) for seed in range(40)])
-    features = design.features(gone)
+    design = _build_design(units, tuple(rng.uniform(0, 1, len(units))), 0.1)
+    gone = design.encode_dropped([SPACES[name].sample(random.Random(seed), 0.4) for seed in range(40)])
+    features = design.compute_features(gone)
     weights = rng.normal(size=features.shape[1])
-    assert design.weighted(weights)(gone) == pytest.approx(features @ weights, abs=1e-12)
+    assert design.weight(weights)(gone) == pytest.approx(features @ weights, abs=1e-12)
     rows = design.spread(gone)
     scale = np.where(design.encoding.cumulative, 2 / len(RATIOS), 1.0)
     apart = [[np.abs(scale * (one - other)).sum() for other in gone] for one in gone]  # units, stages counted less
-    assert _neighbourhood(rows, rows) == pytest.approx(ALIKE * np.exp(-np.array(apart) / REACH), abs=1e-12)
+    assert _find_neighbourhood(rows, rows) == pytest.approx(ALIKE * np.exp(-np.array(apart) / REACH), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -148,13 +148,15 @@ def test_the_exact_solve_is_exact_where_savings_overlap(seed: int, everything) -
     early = [rng.uniform(0.1, 1) for _ in range(DEPTH)]
 
     def cost(architecture: Architecture) -> float:
-        tokens = sum(each * (1 - s) ** 2 for each, s in zip(early, architecture.tokens.shares(DEPTH), strict=True))
+        tokens = sum(
+            each * (1 - s) ** 2 for each, s in zip(early, architecture.tokens.compute_shares(DEPTH), strict=True)
+        )
         return tokens + sum(single[unit] for unit in PARTS if architecture.drops(unit))
 
-    library = marginal({unit: cost(JOINT.decode({unit})) for unit in JOINT.choices})
+    library = compute_marginal_values({unit: cost(JOINT.decode({unit})) for unit in JOINT.choices})
     needed = 0.45 * latency.predict(Architecture(DEPTH)).ms
     fits = [a for a in everything["joint"] if 13 - latency.predict(a).ms >= needed]
-    found = solve(JOINT, library, asked.savings(), needed, solutions=3)
+    found = solve(JOINT, library, asked.estimate_savings(), needed, solutions=3)
     assert cost(found[0]) == pytest.approx(min(map(cost, fits)), abs=1e-6)
     for architecture in found:
         assert 13 - latency.predict(architecture).ms >= needed - 1e-6
@@ -162,7 +164,7 @@ def test_the_exact_solve_is_exact_where_savings_overlap(seed: int, everything) -
 
 def test_the_exact_solve_takes_along_what_a_step_implies() -> None:
     """The step costs nothing by itself and saves all; those that it implies are what is paid for."""
-    last = stage_choice(Stage(1, 250))
+    last = make_stage_choice(Stage(1, 250))
     loss = {unit: 0.0 if unit == last else 0.1 for unit in TOKENS.choices}
     saves = {unit: 1.0 if unit == last else 0.0 for unit in TOKENS.choices}
     assert solve(TOKENS, loss, saves, 0.9)[0] == TOKENS.decode({last})
@@ -173,16 +175,16 @@ def test_the_exact_solve_takes_along_what_a_step_implies() -> None:
 
 def test_savings_are_the_device_s(everything) -> None:
     asked = problem(JOINT, Landscape(0), 1.0)
-    savings = asked.savings()
+    savings = asked.estimate_savings()
     some = random.Random(0).sample(sorted(everything["joint"], key=lambda a: a.digest), 300)
-    expected = [13 - asked.ms(architecture) for architecture in some]
-    assert savings.of(savings.encoding.rows(some)) == pytest.approx(expected, abs=1e-8)
+    expected = [13 - asked.predict_ms(architecture) for architecture in some]
+    assert savings.compute(savings.encoding.encode_rows(some)) == pytest.approx(expected, abs=1e-8)
 
 
 def test_rows_and_back(everything) -> None:
     encoding = Encoding(JOINT.choices)
     some = random.Random(1).sample(sorted(everything["joint"], key=lambda a: a.digest), 300)
-    rows = encoding.rows(some)
+    rows = encoding.encode_rows(some)
     assert [JOINT.decode(chosen) for chosen in encoding.decode(rows)] == some
     for row, architecture in zip(rows, some, strict=True):
         assert row.tolist() == [architecture.drops(unit) for unit in JOINT.choices]
@@ -193,7 +195,7 @@ def test_a_study_s_parameters_and_back(everything) -> None:
         levels = encode(JOINT, architecture)
         parts = {unit.dropped for unit in JOINT.levels if levels[str(unit)] == "drop"}
         assert JOINT.decode(parts).structure == architecture.structure
-        shares = architecture.tokens.shares(DEPTH)
+        shares = architecture.tokens.compute_shares(DEPTH)
         assert [float(levels[f"tokens.{block}"]) for block in (1, 2, 3)] == list(shares[1:])
     assert len(encode(JOINT, JOINT.parent)) == len(PARTS) + 3
 
@@ -227,19 +229,19 @@ def test_the_way_down_takes_steps_and_parts_and_meets_every_budget() -> None:
     assert any(a.tokens.stages for a in way.path)
     assert any(a.structure.choices for a in way.path)
     for budget in (12.0, 9.0, 7.5, 6.0, 4.0):
-        found = way.first_within_budget(budget)
+        found = way.find_first_within_budget(budget)
         assert found is not None
-        assert asked.ms(found) <= budget
+        assert asked.predict_ms(found) <= budget
         outer = [unit for unit in found.choices if unit.kind is Kind.TOKENS]
         gone = {unit for unit in JOINT.choices if found.drops(unit)}
-        assert all(asked.ms(JOINT.decode(gone - {unit})) > budget for unit in outer)
+        assert all(asked.predict_ms(JOINT.decode(gone - {unit})) > budget for unit in outer)
 
 
 def test_a_single_stage_is_expected_to_lose_what_it_lost() -> None:
     landscape = Landscape(2)
     library = score_library(problem(JOINT, landscape, 9.0), None)
     alone = [JOINT.decode({unit}) for unit in JOINT.choices]
-    expected = Surrogate(JOINT.choices, library).expected(alone)
+    expected = Surrogate(JOINT.choices, library).predict(alone)
     assert expected == pytest.approx([landscape.loss(a) for a in alone], abs=1e-6)
 
 
@@ -250,7 +252,7 @@ def test_the_surrogate_learns_what_schedules_and_parts_do_together(everything) -
     order = random.Random(0).sample(sorted(set(everything["joint"]) - {JOINT.parent}, key=lambda a: a.digest), 300)
     fitted = Surrogate.fit(JOINT.choices, library, [(a, landscape.loss(a)) for a in order[:60]])
     plain, truth = Surrogate(JOINT.choices, library), np.array([landscape.loss(a) for a in order[60:]])
-    errors = [np.abs(np.log(s.expected(order[60:]) / truth)).mean() for s in (fitted, plain)]
+    errors = [np.abs(np.log(s.predict(order[60:]) / truth)).mean() for s in (fitted, plain)]
     assert errors[0] < 0.5 * errors[1]
 
 
@@ -259,13 +261,13 @@ def test_a_limit_on_parameters_ignores_tokens() -> None:
         "parameters", 12.0, 9.0, dict.fromkeys(PARTS, 1.5) | {Unit(n, Kind.BLOCK).dropped: 3.0 for n in range(4)}
     )
     outcome = run_search(problem(JOINT, Landscape(0), 8.0, limits=(limit,), trials=30))
-    assert limit.met(outcome.winner.architecture)
-    assert limit.of(JOINT.decode({stage_choice(Stage(1, 250))})) == 12.0
+    assert limit.is_met(outcome.winner.architecture)
+    assert limit.count(JOINT.decode({make_stage_choice(Stage(1, 250))})) == 12.0
 
 
 def test_the_knob_of_tokens_scales_sums() -> None:
-    assert "tokens" in distributions(problem(JOINT, Landscape(0), 9.0))
-    assert "tokens" not in distributions(problem(TOKENS, Landscape(0), 9.0))
+    assert "tokens" in list_distributions(problem(JOINT, Landscape(0), 9.0))
+    assert "tokens" not in list_distributions(problem(TOKENS, Landscape(0), 9.0))
     library = {unit: 0.1 + 0.01 * unit.layer for unit in JOINT.choices}
     reweighted = Knobs(1.0, 1.0, 0.5, 1.0, tokens=3.0).reweight(library, DEPTH)
     assert all(reweighted[unit] == pytest.approx(3 * library[unit]) for unit in TOKENS.choices)
@@ -276,14 +278,14 @@ FIXED = Schedule.parse("1=0.5,2=0.25", REDUCTION)
 
 def test_a_fixed_schedule_is_in_every_architecture_of_a_space() -> None:
     space = Space.dropping(DEPTH, PARTS, fixed=FIXED)
-    assert space.start == Architecture(DEPTH).with_tokens(FIXED)
+    assert space.start == Architecture(DEPTH).replace_tokens(FIXED)
     assert space.parent == Architecture(DEPTH)
     some = space.decode({PARTS[0], PARTS[3]})
     assert some.tokens == FIXED
     assert space.contains(some)
     assert not space.contains(some.structure)
     assert not space.contains(
-        Space.dropping(DEPTH, PARTS).decode({PARTS[0]}).with_tokens(Schedule.parse("1=0.5", REDUCTION))
+        Space.dropping(DEPTH, PARTS).decode({PARTS[0]}).replace_tokens(Schedule.parse("1=0.5", REDUCTION))
     )
     with pytest.raises(ArchitectureError, match="leave one out"):
         Space.dropping(DEPTH, JOINT.choices, fixed=FIXED)
@@ -292,7 +294,7 @@ def test_a_fixed_schedule_is_in_every_architecture_of_a_space() -> None:
 def test_parts_are_searched_under_a_fixed_schedule(everything) -> None:
     landscape, space = Landscape(2), Space.dropping(DEPTH, PARTS, fixed=FIXED)
     budget = 0.6 * SyntheticLatency(DEPTH).predict(space.start).ms
-    fits = [a.with_tokens(FIXED) for a in everything["structure"]]
+    fits = [a.replace_tokens(FIXED) for a in everything["structure"]]
     best = min(landscape.loss(a) for a in fits if SyntheticLatency(DEPTH).predict(a).ms <= budget)
     outcome = run_search(problem(space, landscape, budget))
     assert outcome.winner.architecture.tokens == FIXED

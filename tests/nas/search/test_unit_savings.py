@@ -10,7 +10,7 @@ from nas.quality import Quality
 from nas.search import Problem
 from nas.search.unit_savings import describe_savings, predict_savings, predict_savings_with_loss
 from search_spaces import Architecture, Kind, Reduction, Space, Unit
-from search_spaces.architecture import stage_choice
+from search_spaces.architecture import make_stage_choice
 from search_spaces.schedule import Stage
 
 PARTS = [Unit(layer, kind).dropped for layer in range(2) for kind in (Kind.ATTENTION, Kind.MLP)]
@@ -22,7 +22,7 @@ def ms(architecture: Architecture) -> float:
 
 
 LATENCY = SimpleNamespace(
-    unit_ms=SAVES.__getitem__, saves=lambda units, reduction: {unit: SAVES[unit] for unit in units},
+    predict_unit_ms=SAVES.__getitem__, predict_savings=lambda units, reduction: {unit: SAVES[unit] for unit in units},
     predict=lambda a, p=50: Prediction(ms(a) * (1.5 if p == 90 else 1.0), 0.0, 99.0, p),
 )  # fmt: skip
 
@@ -60,16 +60,16 @@ def test_worth_is_milliseconds_per_loss() -> None:
 def test_stages_are_worth_what_they_save_with_all_that_they_imply() -> None:
     """A quarter saves 3 ms alone, 1 ms beyond a half; nothing is saved from block 1 on."""
     steps = {(0, 250): 1.0, (0, 500): 2.0, (1, 250): 0.0, (1, 500): 0.0}
-    adds = {stage_choice(Stage(block, permille)): ms for (block, permille), ms in steps.items()}
+    adds = {make_stage_choice(Stage(block, permille)): ms for (block, permille), ms in steps.items()}
     latency = SimpleNamespace(
-        unit_ms=SAVES.__getitem__, predict=LATENCY.predict,
-        saves=lambda units, reduction: {unit: {**SAVES, **adds}[unit] for unit in units},
+        predict_unit_ms=SAVES.__getitem__, predict=LATENCY.predict,
+        predict_savings=lambda units, reduction: {unit: {**SAVES, **adds}[unit] for unit in units},
     )  # fmt: skip
-    space = Space.dropping(2, tuple(SAVES)).with_tokens(Reduction(), (0, 1), (0.25, 0.5))
+    space = Space.dropping(2, tuple(SAVES)).allow_tokens(Reduction(), (0, 1), (0.25, 0.5))
     asked = replace(PROBLEM, space=space, latency=latency)
     found = {each.choice: each for each in predict_savings(asked)}
-    assert found[stage_choice(Stage(0, 250))].saves_ms == pytest.approx(4.5)
-    assert found[stage_choice(Stage(0, 500))].saves_ms == pytest.approx(3.0)
+    assert found[make_stage_choice(Stage(0, 250))].saves_ms == pytest.approx(4.5)
+    assert found[make_stage_choice(Stage(0, 500))].saves_ms == pytest.approx(3.0)
     said = describe_savings(tuple(found.values()), 15.0)
     assert "keeping 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in said
     assert "keeping 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in said

@@ -18,14 +18,14 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from nas.cli.app import app
-from nas.execution.cluster import _short_paths
+from nas.execution.cluster import _shorten_paths
 from nas.pipeline.run import _check_places
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.storage.disk_errors import check_folder, check_room, write_failure
 from nas.storage.open_storage import check_storage, open_storage
-from nas.storage.redact import sqlite_url
-from nas.tracking.address import artifact_location, tracking_uri
+from nas.storage.redact import build_sqlite_url
+from nas.tracking.address import find_artifact_location, get_tracking_uri
 from search_spaces.errors import StorageUnavailable, UsageError
 
 NAMES = ["a b", "a%20b", "a%3Fb", "a?b", "a#b", "a?b=c&d", "a;b", "ünï", "a{b}", "a@b:c", "x[1]+y"]
@@ -34,12 +34,12 @@ NAMES = ["a b", "a%20b", "a%3Fb", "a?b", "a#b", "a?b=c&d", "a;b", "ünï", "a{b}
 def test_databases_lie_in_the_folder_that_was_asked_for(tmp_path: Path) -> None:
     out = (tmp_path / "top").joinpath(*NAMES)
     out.mkdir(parents=True)
-    url = sqlite_url(out / "study.db")
+    url = build_sqlite_url(out / "study.db")
     check_storage(url)
     optuna.create_study(study_name="mine", storage=open_storage(url))
-    uri = tracking_uri(None, out)
+    uri = get_tracking_uri(None, out)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    run = client.create_run(client.create_experiment("mine", artifact_location(uri, out)))
+    run = client.create_run(client.create_experiment("mine", find_artifact_location(uri, out)))
     client.log_dict(run.info.run_id, {"a": 1}, "a.json")
     with sqlite3.connect(out / "study.db") as file:
         assert file.execute("SELECT study_name FROM studies").fetchall() == [("mine",)]
@@ -54,7 +54,7 @@ def test_databases_lie_in_the_folder_that_was_asked_for(tmp_path: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The file of a study with a few trials."""
     path = tmp_path_factory.mktemp("whole") / "study.db"
-    storage = open_storage(sqlite_url(path))
+    storage = open_storage(build_sqlite_url(path))
     study = optuna.create_study(storage=storage)
     for trial in range(60):
         study.add_trial(optuna.trial.create_trial(value=float(trial), user_attrs={"words": "x" * 500}))
@@ -96,7 +96,7 @@ def _refused_at_once(path: Path, says: str) -> None:
     began = time.monotonic()
     for look in (check_storage, open_storage):
         with pytest.raises(StorageUnavailable, match=says) as refused:
-            look(sqlite_url(path))
+            look(build_sqlite_url(path))
         assert str(path) in str(refused.value)
         assert "\n" not in str(refused.value)
     assert time.monotonic() - began < 30  # storages that may come back are waited for two minutes
@@ -104,16 +104,16 @@ def _refused_at_once(path: Path, says: str) -> None:
 
 def test_whole_new_and_empty_files_are_taken(tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "study.db"
-    check_storage(sqlite_url(path))
+    check_storage(build_sqlite_url(path))
     assert not path.exists()
     path.write_bytes(b"")
-    check_storage(sqlite_url(path))
+    check_storage(build_sqlite_url(path))
     path.write_bytes(whole)
-    check_storage(sqlite_url(path))
+    check_storage(build_sqlite_url(path))
 
 
 def test_a_study_that_is_damaged_in_mid_search_is_said_in_a_line(tmp_path: Path) -> None:
-    storage = open_storage(sqlite_url(tmp_path / "study.db"))
+    storage = open_storage(build_sqlite_url(tmp_path / "study.db"))
     study = optuna.create_study(storage=storage)
     with storage._backend.engine.begin() if hasattr(storage, "_backend") else storage.engine.begin() as connection:
         connection.execute(text("DROP TABLE trials"))
@@ -190,12 +190,12 @@ def test_a_long_temporary_folder_is_not_where_a_cluster_keeps_its_sockets(monkey
     for name, value in (("TMPDIR", "/somewhere/" + "x" * 80), ("RAY_TMPDIR", "")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_TMPDIR")
-    with _short_paths():
+    with _shorten_paths():
         assert os.environ["TMPDIR"] == os.environ["RAY_TMPDIR"] == "/tmp"
     assert os.environ["TMPDIR"].endswith("x")
     assert "RAY_TMPDIR" not in os.environ
     monkeypatch.setenv("TMPDIR", "/short")
-    with _short_paths():
+    with _shorten_paths():
         assert os.environ["TMPDIR"] == "/short"
 
 

@@ -26,7 +26,7 @@ from nas.search import SearchOutcome, run_search
 from nas.storage import retry as patience
 from nas.storage.database import Database
 from nas.storage.open_storage import open_storage
-from nas.storage.redact import without_password, without_passwords, without_secrets
+from nas.storage.redact import remove_password, remove_passwords, remove_secrets
 from nas.storage.shared_log import Log
 from search_spaces import Architecture
 from search_spaces.errors import MissingExtra, NasError, StorageUnavailable, UsageError
@@ -431,22 +431,22 @@ def test_files_of_another_kind_are_refused_and_left_alone(tmp_path: Path) -> Non
     ],
 )  # fmt: skip
 def test_passwords_are_not_shown(uri: str, shown: str) -> None:
-    assert without_password(uri) == shown
+    assert remove_password(uri) == shown
 
 
 def test_in_a_text_the_urls_lose_their_passwords_and_all_else_stays() -> None:
     text = "a 'postgresql:/me:secret@db/x', (http://me:secret@h:5000) and http://h/?token=secret"
-    assert without_passwords(text) == "a 'postgresql:/***@db/x', (http://me:***@h:5000) and http://h/?token=***"
+    assert remove_passwords(text) == "a 'postgresql:/***@db/x', (http://me:***@h:5000) and http://h/?token=***"
     for plain in (
         "nas certify OUT --host user@board --port 22", "tokens.3=0.5 --tokens=search, key=value",
         "/data/a:b@c/model and ./models/v1@main", "write sqlite:///study.db or postgresql://user@host/database",
         "at 12:30:11, 5:3", "http://127.0.0.1:5000.",
     ):  # fmt: skip
-        assert without_passwords(plain) == plain
+        assert remove_passwords(plain) == plain
 
 
 def test_messages_about_a_url_do_not_hold_its_password() -> None:
     uri = "postgresql://me:a%20b@db/runs?sslpassword=key"
-    assert without_secrets(f"{uri}: a b or key or a%20b", uri) == (
+    assert remove_secrets(f"{uri}: a b or key or a%20b", uri) == (
         "postgresql://me:***@db/runs?sslpassword=***: *** or *** or ***"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.storage import user_account as account
-from nas.storage.cache_folder import cache_folder
+from nas.storage.cache_folder import get_cache_folder
 from search_spaces.errors import UsageError
 
 
@@ -43,7 +43,7 @@ def test_an_account_without_a_name_gets_one_and_a_home(temporary: Path, nobody: 
     home = Path.home()
     assert home.parent == temporary
     assert home.stat().st_mode & 0o777 == 0o700
-    assert cache_folder() == home / ".cache" / "nas"
+    assert get_cache_folder() == home / ".cache" / "nas"
 
 
 def test_an_account_that_has_both_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,28 +54,28 @@ def test_an_account_that_has_both_keeps_them(tmp_path: Path, monkeypatch: pytest
 
 
 def test_without_a_home_the_cache_is_temporary(temporary: Path, nobody: None, caplog: pytest.LogCaptureFixture) -> None:
-    folder = cache_folder()
+    folder = get_cache_folder()
     assert folder == temporary / f"nas-cache-{os.getuid()}"
     assert "has no home" in caplog.text
     assert "set NAS_CACHE" in caplog.text
-    assert cache_folder() == folder
+    assert get_cache_folder() == folder
 
 
 def test_a_home_that_cannot_be_written_is_passed_by(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (temporary / "file").write_text("")
     monkeypatch.setenv("HOME", str(temporary / "file"))
-    assert cache_folder().parent == temporary
+    assert get_cache_folder().parent == temporary
 
 
 def test_a_folder_that_another_could_have_prepared_is_not_used(temporary: Path) -> None:
     prepared = temporary / f"nas-cache-{os.getuid()}"
     prepared.mkdir()
     prepared.chmod(0o777)
-    chosen = account.own_temporary_folder("nas-cache")
+    chosen = account.get_own_temporary_folder("nas-cache")
     assert chosen != prepared
     prepared.rmdir()
     prepared.symlink_to(temporary)
-    assert account.own_temporary_folder("nas-cache") != prepared
+    assert account.get_own_temporary_folder("nas-cache") != prepared
 
 
 def test_a_cache_that_was_asked_for_and_cannot_be_written_is_refused(
@@ -84,7 +84,7 @@ def test_a_cache_that_was_asked_for_and_cannot_be_written_is_refused(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "file"))
     with pytest.raises(UsageError, match=r"NAS_CACHE=.*/file cannot be written \(File exists\); set NAS_CACHE to"):
-        cache_folder()
+        get_cache_folder()
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(UsageError, match="Not a directory"):
-        cache_folder()
+        get_cache_folder()

@@ -17,14 +17,14 @@ from optuna.trial import TrialState
 
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
-from nas.sweep.cell import Cell, cells_of, pilots_of
+from nas.sweep.cell import Cell, list_cells, list_pilots
 from nas.sweep.figure import sweep_figure
 from nas.sweep.order import PilotsFirst
 from nas.sweep.outcome import Outcome
-from nas.sweep.ray_cluster import Place, place
-from nas.sweep.request import Sweep, new_sweep, parse_list, parse_seed
+from nas.sweep.ray_cluster import Place, find_place
+from nas.sweep.request import Sweep, create_sweep, parse_list, parse_seed
 from nas.sweep.result import SweepResult
-from nas.sweep.right_sizing import right_sizing
+from nas.sweep.right_sizing import find_right_sizes
 from nas.sweep.row import Model, Row, Score
 from nas.sweep.searcher import StudySearcher
 from search_spaces.errors import BadBudget, ModelError, UnknownTarget, UsageError
@@ -46,14 +46,14 @@ def parsed(texts: list[str]) -> list[Budget]:
 def test_the_cells_are_every_combination_once_each_with_a_folder_of_its_own(
     models: list[str], targets: list[str], budgets: list[str], seeds: list[int]
 ) -> None:
-    cells = cells_of(models, targets, parsed(budgets), seeds)
+    cells = list_cells(models, targets, parsed(budgets), seeds)
     assert len(cells) == len(models) * len(targets) * len(budgets) * len(seeds)
     assert len({tuple(cell.params.values()) for cell in cells}) == len(cells)
     assert len({cell.name.lower() for cell in cells}) == len(cells)
     assert all(Path(cell.name).name == cell.name and set(cell.name).isdisjoint("@=/ ") for cell in cells)
     assert [cell.name for cell in cells] == sorted(cell.name for cell in cells)
-    assert {cell.model for cell in pilots_of(cells)} == set(models)
-    assert len(pilots_of(cells)) == len(models)
+    assert {cell.model for cell in list_pilots(cells)} == set(models)
+    assert len(list_pilots(cells)) == len(models)
 
 
 @given(st.lists(st.text("abc0.:-", min_size=1), min_size=1), st.sampled_from([",", " , ", ", "]))
@@ -78,7 +78,7 @@ def test_wrong_lists_are_refused(wrong: dict, error: type[Exception], says: str,
     right = {"models": MODELS, "targets": TARGETS, "budgets": ["0.8x"], "seeds": [0]}
     asked = right | wrong
     with pytest.raises(error, match=says):
-        new_sweep(tmp_path, asked["models"], asked["targets"], parsed(asked["budgets"]), asked["seeds"])
+        create_sweep(tmp_path, asked["models"], asked["targets"], parsed(asked["budgets"]), asked["seeds"])
 
 
 def test_members_of_lists_are_refused_one_by_one() -> None:
@@ -91,11 +91,11 @@ def test_members_of_lists_are_refused_one_by_one() -> None:
 
 
 def test_a_sweep_is_read_back_and_neither_overwritten_nor_moved(tmp_path: Path) -> None:
-    sweep = new_sweep(tmp_path / "s", MODELS, ["l4"], parsed(["0.8x", "9ms"]), [3], storage="sqlite:///x.db", cpus=2)
+    sweep = create_sweep(tmp_path / "s", MODELS, ["l4"], parsed(["0.8x", "9ms"]), [3], storage="sqlite:///x.db", cpus=2)
     common = SearchRequest("host", Budget.parse("0.5x"), tmp_path / "s", trials=7, percentile=60)
     sweep.save(common)
     assert Sweep.load(tmp_path / "s") == sweep
-    requests = [SearchRequest.load(sweep.folder(cell)) for cell in sweep.cells]
+    requests = [SearchRequest.load(sweep.get_folder(cell)) for cell in sweep.cells]
     assert [(r.model, r.target, r.budget.text, r.seed) for r in requests] == [
         (cell.model, cell.target, cell.budget, cell.seed) for cell in sweep.cells
     ]
@@ -111,11 +111,11 @@ def test_a_sweep_is_read_back_and_neither_overwritten_nor_moved(tmp_path: Path) 
 
 def test_a_server_s_password_is_not_written_into_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    sweep = new_sweep(tmp_path, ["digits-vit"], ["l4"], parsed(["0.8x"]), [0])
+    sweep = create_sweep(tmp_path, ["digits-vit"], ["l4"], parsed(["0.8x"]), [0])
     common = SearchRequest("l4", Budget.parse("0.8x"), tmp_path)
-    assert sweep.request(sweep.cells[0], common).tracking_uri == f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}"
+    assert sweep.build_request(sweep.cells[0], common).tracking_uri == f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server")
-    assert sweep.request(sweep.cells[0], common).tracking_uri is None
+    assert sweep.build_request(sweep.cells[0], common).tracking_uri is None
     assert sweep.mlflow == "http://me:secret@server"
 
 
@@ -125,12 +125,12 @@ def test_a_server_s_password_is_not_written_into_the_cells(tmp_path: Path, monke
 @settings(max_examples=60)
 @given(models, targets, budgets, st.randoms(use_true_random=False), st.integers(1, 4))
 def test_each_cell_is_handed_out_once_and_after_its_pilot(models, targets, budgets, random, room: int) -> None:
-    cells = cells_of(models, targets, parsed(budgets), [0])
-    queue, pilots = PilotsFirst(cells), pilots_of(cells)
+    cells = list_cells(models, targets, parsed(budgets), [0])
+    queue, pilots = PilotsFirst(cells), list_pilots(cells)
     running: list[dict] = []
     ended: list[dict] = []
     while not queue.complete(ended):
-        params = queue.next(running, ended) if len(running) < room else None
+        params = queue.take_next(running, ended) if len(running) < room else None
         if params is None:
             assert running, "it waits for nothing"
             ended.append(running.pop(random.randrange(len(running))))
@@ -140,7 +140,7 @@ def test_each_cell_is_handed_out_once_and_after_its_pilot(models, targets, budge
         assert cell in pilots or any(pilot.model == cell.model and pilot.params in ended for pilot in pilots)
         running.append(params)
     assert len(ended) == len(cells)
-    assert queue.next([], ended) is None
+    assert queue.take_next([], ended) is None
 
 
 # The searcher.
@@ -209,7 +209,7 @@ def test_what_has_no_value_has_failed_and_keeps_its_constraints(
 @given(st.lists(st.sampled_from(["ask", "tell", "save", "die", "forget"]), max_size=40), st.integers(0, 10**6))
 def test_whenever_the_driver_dies_every_cell_ends_once(actions: list[str], number: int) -> None:
     """Ray's side is played: what it knows is what it saved last; what it has running it runs again."""
-    storage, queue = InMemoryStorage(), PilotsFirst(cells_of(MODELS, TARGETS, parsed(["0.8x"]), [0]))
+    storage, queue = InMemoryStorage(), PilotsFirst(list_cells(MODELS, TARGETS, parsed(["0.8x"]), [0]))
     space = {
         name: CategoricalDistribution(tuple({c.params[name]: 0 for c in queue.cells})) for name in queue.cells[0].params
     }
@@ -281,20 +281,20 @@ JETSONS = {"CPU": 12.0, "jetson-orin": 1.0, "node:10.0.0.2": 1.0}
 
 
 def test_this_machine_is_taken_whole_and_a_device_for_its_measurements_only() -> None:
-    assert place("l4", 2, [NODE, JETSONS], NODE) == Place({"CPU": 2.0}, None)
-    assert place("jetson-orin", 1, [NODE, JETSONS], NODE) == Place({"CPU": 1.0}, "jetson-orin")
-    assert place("host", 1, [NODE, JETSONS], NODE) == Place({"CPU": 8.0, "node:10.0.0.1": 0.001}, None)
+    assert find_place("l4", 2, [NODE, JETSONS], NODE) == Place({"CPU": 2.0}, None)
+    assert find_place("jetson-orin", 1, [NODE, JETSONS], NODE) == Place({"CPU": 1.0}, "jetson-orin")
+    assert find_place("host", 1, [NODE, JETSONS], NODE) == Place({"CPU": 8.0, "node:10.0.0.1": 0.001}, None)
     named = JETSONS | {"host": 1.0}
-    assert place("host", 1, [NODE, named], NODE) == Place({"CPU": 12.0, "node:10.0.0.2": 0.001}, None)
+    assert find_place("host", 1, [NODE, named], NODE) == Place({"CPU": 12.0, "node:10.0.0.2": 0.001}, None)
     full_name = "jetson-agx-orin-64gb@maxn/fp16"
-    assert place("jetson-orin", 1, [NODE, {full_name: 1.0}], NODE) == Place({"CPU": 1.0}, full_name)
+    assert find_place("jetson-orin", 1, [NODE, {full_name: 1.0}], NODE) == Place({"CPU": 1.0}, full_name)
 
 
 def test_what_no_node_has_is_refused() -> None:
     with pytest.raises(UsageError, match="asks for 13 CPUs of a node and none has more than 12"):
-        place("l4", 13, [NODE, JETSONS], NODE)
+        find_place("l4", 13, [NODE, JETSONS], NODE)
     with pytest.raises(UsageError, match="asks for 1 CPUs of a node and this one has more than 0"):
-        place("host", 1, [NODE, JETSONS], {"node:10.0.0.9": 1.0})
+        find_place("host", 1, [NODE, JETSONS], {"node:10.0.0.9": 1.0})
 
 
 # Right-sizing.
@@ -317,7 +317,7 @@ def row(
 
 
 def choices(rows: list[Row], budget_ms: float) -> list[tuple[str, float]]:
-    (answer,) = [answer for answer in right_sizing(rows) if answer.budget_ms == budget_ms]
+    (answer,) = [answer for answer in find_right_sizes(rows) if answer.budget_ms == budget_ms]
     return [(choice.best.base, choice.best.share) for choice in answer.choices]
 
 
@@ -328,7 +328,7 @@ def test_the_large_model_cut_down_is_set_against_the_small_one_whole() -> None:
     assert choices([small, large], 10.0) == [("large", 0.5)]
     worse = row("large", "l4", 9.5, 0.84, budget_ms=10.0, parent=(20.0, 0.95))
     assert choices([small, worse], 10.0) == [("small", 1.0)]
-    (answer,) = [answer for answer in right_sizing([small, large]) if answer.budget_ms == 10.0]
+    (answer,) = [answer for answer in find_right_sizes([small, large]) if answer.budget_ms == 10.0]
     assert answer.choices[0].next_best.base == "small"
     assert answer.choices[0].next_best.share == 1.0
     ahead = "large, 50 % of its parameters: accuracy 0.88 at 9.5 ms; not clearly ahead of"
@@ -338,7 +338,7 @@ def test_the_large_model_cut_down_is_set_against_the_small_one_whole() -> None:
 def test_lower_is_better_where_it_is() -> None:
     rows = [row("a", "l4", 5.0, 7.0, metric="perplexity"), row("b", "l4", 5.0, 6.0, metric="perplexity")]
     assert choices(rows, 10.0) == [("b", 0.5)]
-    assert right_sizing(rows)[0].choices[0].clear is None
+    assert find_right_sizes(rows)[0].choices[0].clear is None
 
 
 @pytest.mark.parametrize(
@@ -354,14 +354,14 @@ def test_lower_is_better_where_it_is() -> None:
 def test_what_cannot_be_compared_is_not(other: dict) -> None:
     rows = [row("a", "l4", 5.0, 0.9), row("b", "l4", 4.0, 0.1, **other)]
     assert choices(rows, 10.0) == [("a", 0.5), ("b", 0.5)]
-    assert not right_sizing(rows)[0].to_json()["comparable"]
+    assert not find_right_sizes(rows)[0].to_json()["comparable"]
 
 
 @pytest.mark.parametrize("metric", ["kl", "embedding_fidelity", "next_token_kl"])
 def test_a_distance_to_the_own_parent_is_never_compared_across_models(metric: str) -> None:
     rows = [row("a", "l4", 5.0, 0.9, metric=metric), row("b", "l4", 4.0, 0.1, metric=metric)]
     assert choices(rows, 10.0) == [("a", 0.5), ("b", 0.5)]
-    assert [choice.next_best for choice in right_sizing(rows)[0].choices] == [None, None]
+    assert [choice.next_best for choice in find_right_sizes(rows)[0].choices] == [None, None]
 
 
 def test_data_that_is_not_known_is_not_taken_to_be_the_same() -> None:
@@ -374,7 +374,7 @@ def test_targets_do_not_mix_and_every_budget_of_a_target_is_answered() -> None:
         row("a", "l4", 3.0, 0.7, budget_ms=4.0),
         row("b", "t4", 1.0, 0.99, budget_ms=2.0),
     ]
-    answers = right_sizing(rows)
+    answers = find_right_sizes(rows)
     assert [(answer.target, answer.budget_ms) for answer in answers] == [("l4", 4.0), ("l4", 6.0), ("t4", 2.0)]
     assert [answer.choices[0].best.base for answer in answers] == ["a", "a", "b"]
     none = Row(
@@ -385,7 +385,7 @@ def test_targets_do_not_mix_and_every_budget_of_a_target_is_answered() -> None:
         Outcome("infeasible", 1, "no", 1.0, 2.0),
         budget_ms=1.0,
     )
-    (answer,) = right_sizing([none])
+    (answer,) = find_right_sizes([none])
     assert answer.words == ["no model found is fast enough"]
 
 
@@ -395,7 +395,7 @@ def test_a_clear_lead_is_one_beyond_chance(one: float, other: float, items: int)
         row("a", "l4", 5.0, one, items=items, parent=(99, 1)),
         row("b", "l4", 5.0, other, items=items, parent=(99, 1)),
     ]
-    clear = right_sizing(rows)[0].choices[0].clear
+    clear = find_right_sizes(rows)[0].choices[0].clear
     assert clear == (abs(one - other) > 1.96 * ((one * (1 - one) + other * (1 - other)) / items) ** 0.5)
 
 

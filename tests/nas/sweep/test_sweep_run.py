@@ -24,7 +24,7 @@ from nas.progress import Silent
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.sweep.outcome import Outcome, read_outcome
-from nas.sweep.request import Sweep, new_sweep
+from nas.sweep.request import Sweep, create_sweep
 from nas.sweep.run import run_sweep
 
 SECONDS = 0.3
@@ -68,14 +68,14 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[
 
 
 def started(out: Path, models: list[str], targets: list[str], **how) -> Sweep:
-    sweep = new_sweep(out, models, targets, [Budget.parse("0.5x")], [0], **how)
+    sweep = create_sweep(out, models, targets, [Budget.parse("0.5x")], [0], **how)
     sweep.save(SearchRequest(targets[0], Budget.parse("0.5x"), sweep.out))
     return sweep
 
 
 def spans(sweep: Sweep) -> list[tuple[str, str, float, float]]:
     """(model, target, began, ended) of every cell that ran."""
-    found = [(cell, sweep.folder(cell) / "span.json") for cell in sweep.cells]
+    found = [(cell, sweep.get_folder(cell) / "span.json") for cell in sweep.cells]
     return [(c.model, c.target, *json.loads(path.read_text())) for c, path in found if path.exists()]
 
 
@@ -160,7 +160,7 @@ def test_a_worker_that_dies_is_replaced_and_one_that_always_does_is_told(cluster
     result = run_sweep(sweep, Silent())
     assert [row.outcome.state for row in result.rows] == ["infeasible", "infeasible", "failed", "infeasible"]
     assert "its worker died" in result.rows[2].outcome.reason
-    assert [len(list(sweep.folder(cell).glob("death*"))) for cell in sweep.cells] == [0, 1, 3, 0]
+    assert [len(list(sweep.get_folder(cell).glob("death*"))) for cell in sweep.cells] == [0, 1, 3, 0]
     play(nothing_fits)
     again = run_sweep(Sweep.load(sweep.out), Silent())
     assert [row.outcome.state for row in again.rows] == ["infeasible"] * 4
@@ -213,17 +213,17 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(how: signal.Signals, tiny:
     command = [sys.executable, "-c", "from nas.cli import main; main()", *asked]
     with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True) as driver:
         sweep = _begun(out)
-        second = next(folder for folder in map(sweep.folder, sweep.cells[1:]) if (folder / "study.db").exists())
+        second = next(folder for folder in map(sweep.get_folder, sweep.cells[1:]) if (folder / "study.db").exists())
         driver.send_signal(how)
         said = driver.communicate()[1]
     assert driver.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130)
     assert how is signal.SIGKILL or f"nas sweep --resume {out}" in said
-    first = (sweep.folder(sweep.cells[0]) / "result.json").stat()
+    first = (sweep.get_folder(sweep.cells[0]) / "result.json").stat()
     study = (second / "study.db").stat().st_ino
     done = nas("sweep", "--resume", str(out), "--json", env=own)
     assert done.returncode == 0, done.stderr
     assert [cell["state"] for cell in json.loads(done.stdout)["cells"]] == ["winner"] * 4
-    assert (sweep.folder(sweep.cells[0]) / "result.json").stat() == first
+    assert (sweep.get_folder(sweep.cells[0]) / "result.json").stat() == first
     assert (second / "study.db").stat().st_ino == study
     completed = [trial.params for trial in told(sweep) if trial.state is TrialState.COMPLETE]
     assert sorted(map(str, completed)) == sorted(str(cell.params) for cell in sweep.cells)
@@ -235,7 +235,7 @@ def _begun(out: Path) -> Sweep:
         time.sleep(0.1)
         if (out / "sweep-request.json").exists():
             sweep = Sweep.load(out)
-            ended = (sweep.folder(sweep.cells[0]) / "cell.json").exists()
-            if ended and any((sweep.folder(cell) / "study.db").exists() for cell in sweep.cells[1:]):
+            ended = (sweep.get_folder(sweep.cells[0]) / "cell.json").exists()
+            if ended and any((sweep.get_folder(cell) / "study.db").exists() for cell in sweep.cells[1:]):
                 return sweep
     raise AssertionError("the sweep did not get so far")

@@ -12,21 +12,21 @@ from typer.testing import CliRunner
 from latency_models.calibrated import CalibratedModel
 from latency_models.measurement import Measurement
 from latency_models.profile import Profile, Record
-from latency_models.runtime_ort import default_threads, environment
+from latency_models.runtime_ort import count_default_threads, read_environment
 from latency_models.targets import HOST, find_target
 from latency_models.workload import Workload
 from nas.cli.app import app
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
 from nas.pipeline.prepare import prepare
-from nas.profiling.host import planned
-from nas.profiling.host_profile import profile_path
-from nas.profiling.latency_model import latency_model
+from nas.profiling.host import plan_measurements
+from nas.profiling.host_profile import get_profile_path
+from nas.profiling.latency_model import load_latency_model
 from nas.progress import Silent
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
-from nas.tokens.profiled_schedules import profiled
-from nas.tokens.space import default_reduction
+from nas.tokens.profiled_schedules import choose_profiled
+from nas.tokens.space import choose_default_reduction
 from search_spaces import Architecture, Kind, Reduction, Scorer
 from search_spaces.errors import UsageError
 
@@ -42,12 +42,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         model: Any, digest: str, shape: Any, graph: Any, workload: Workload, *, space: Any, **more: Any
     ) -> Profile:
         asked.append(space)
-        chosen = planned(shape, workload, space)
+        chosen = plan_measurements(shape, workload, space)
         times = [4.0 - 0.3 * len(a.structure.choices) - 0.1 * len(a.tokens.stages) for a in chosen]
         records = tuple(
             Record(a, Measurement((ms,) * 20, workload, (4.0,) * 20)) for a, ms in zip(chosen, times, strict=True)
         )
-        return Profile(environment(default_threads()), digest, shape, workload, records)
+        return Profile(read_environment(count_default_threads()), digest, shape, workload, records)
 
     def looked(subject: Any, export: Any, workload: Workload, architectures: list[Architecture]) -> list[float]:
         return [
@@ -55,7 +55,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ]
 
     monkeypatch.setattr("nas.profiling.host_profile.profile_host", profile)
-    monkeypatch.setattr("nas.tokens.profiled_schedules.measured_ms", looked)
+    monkeypatch.setattr("nas.tokens.profiled_schedules.measure_ms", looked)
     monkeypatch.setattr(ParentExport, "graphs", None)
     return asked
 
@@ -95,21 +95,21 @@ def test_without_data_the_usual_way_is_measured_and_it_is_said(measured: list[An
     assert done.exit_code == 0, done.output
     assert "no data to compare strategies by" in done.stderr
     subject = load_parent_model(str(tiny / "model"))
-    assert measured[0].reduction == default_reduction(subject)
+    assert measured[0].reduction == choose_default_reduction(subject)
     assert "tokens      " in done.stdout
-    assert profile_path(subject, WORKLOAD, measured[0]).exists()
+    assert get_profile_path(subject, WORKLOAD, measured[0]).exists()
 
 
 def test_a_decoder_is_measured_where_it_reads_a_prompt() -> None:
     subject = load_parent_model("python-lm")
     target = find_target(HOST)
-    workload, space = profiled(subject, target, None, "pyramiddrop:4=0.5", Silent())
+    workload, space = choose_profiled(subject, target, None, "pyramiddrop:4=0.5", Silent())
     assert workload.phase == "prefill"
     assert space is not None
     assert space.fixed is not None
     assert {unit.kind for unit in space.choices} == {Kind.ATTENTION, Kind.MLP}
     with pytest.raises(UsageError, match="drops tokens where it reads a prompt"):
-        profiled(subject, target, Workload.parse("forward:batch=1,seq=64"), "search", Silent())
+        choose_profiled(subject, target, Workload.parse("forward:batch=1,seq=64"), "search", Silent())
 
 
 def test_a_kit_is_made_with_the_schedules_too(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -129,7 +129,7 @@ def test_a_kit_is_made_with_the_schedules_too(tiny: Path, tmp_path: Path, monkey
     assert off is None
     assert fixed.fixed.stages
     assert searched.reduction == Reduction(Scorer.CLASS)
-    assert len({kit._name() for kit in made}) == 3
+    assert len({kit._name_kit() for kit in made}) == 3
 
 
 def test_wrong_words_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_a_profile_is_measured_with_its_schedule(tiny: Path, tmp_path: Path) -> 
     done = profile(tiny, tmp_path / "out", "--tokens", "random:1=0.5", "--seconds", "1", "--json")
     assert done.exit_code == 0, done.output
     subject, target = load_parent_model(str(tiny / "model")), find_target(HOST)
-    workload, space = profiled(subject, target, WORKLOAD, "random:1=0.5", Silent())
+    workload, space = choose_profiled(subject, target, WORKLOAD, "random:1=0.5", Silent())
     no_export = SimpleNamespace(graphs=None)
-    found = latency_model(subject, target, workload, no_export, Silent(), space)  # known, so not measured
+    found = load_latency_model(subject, target, workload, no_export, Silent(), space)  # known, so not measured
     assert isinstance(found, CalibratedModel)
     assert {str(record.architecture.tokens) for record in found.profile.records} == {"", "1=0.5"}

@@ -7,9 +7,9 @@ from families import build
 
 from latency_models.work import count_flops
 from latency_models.workload import Phase, Workload
-from nas.parent.shape import shape_of
+from nas.parent.shape import read_shape
 from nas.quality.quality import Quality
-from nas.tokens.strategies import LEFT, MIDDLE, best_reduction, forms, reductions
+from nas.tokens.strategies import LEFT, MIDDLE, find_best_reduction, list_forms, list_reductions
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Architecture, Reducer, Reduction, Schedule, Scorer
 
@@ -20,7 +20,7 @@ def subject(family: str) -> SimpleNamespace:
     """What of a subject is asked for here; each has four blocks."""
     model = build(family)
     anatomy = read_anatomy(model)
-    return SimpleNamespace(id=family, model=model, anatomy=anatomy, shape=shape_of(model, anatomy))
+    return SimpleNamespace(id=family, model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +33,20 @@ def quality(loss: float) -> Quality:
 
 
 def test_tokens_merge_only_where_no_order_is_kept(vit) -> None:
-    assert Reducer.MERGE not in {each.reducer for each in reductions(subject("llama"))}
-    assert Reducer.MERGE in {each.reducer for each in reductions(vit)}
+    assert Reducer.MERGE not in {each.reducer for each in list_reductions(subject("llama"))}
+    assert Reducer.MERGE in {each.reducer for each in list_reductions(vit)}
 
 
 @pytest.mark.parametrize("fraction", [0.9, 0.7, 0.6])
 def test_forms_are_the_mildest_of_their_kind_within_the_share(fraction: float, vit) -> None:
     """Little by little before blocks 1, 2 and 3; at once before block 1, or 2 where that leaves as little."""
-    found = forms(vit, IMAGES, fraction)
+    found = list_forms(vit, IMAGES, fraction)
     assert [tuple(stage.block for stage in stages) for stages in found][:2] == [(1, 2, 3), (1,)]
     assert {tuple(stage.block for stage in stages) for stages in found[2:]} <= {(2,)}
 
     def share(ratio: float, blocks: list[int]) -> float:
         stages = ",".join(f"{block}={round(ratio**power, 3)}" for power, block in enumerate(blocks, 1))
-        reduced = Architecture(4).with_tokens(Schedule.parse(stages))
+        reduced = Architecture(4).replace_tokens(Schedule.parse(stages))
         whole = count_flops(vit.shape, Architecture(4), IMAGES)
         return count_flops(vit.shape, reduced, IMAGES) / whole
 
@@ -56,7 +56,7 @@ def test_forms_are_the_mildest_of_their_kind_within_the_share(fraction: float, v
 
 
 def test_where_no_form_gets_there_one_is_tried_all_the_same(vit) -> None:
-    (only,) = forms(vit, IMAGES, 0.01)
+    (only,) = list_forms(vit, IMAGES, 0.01)
     assert [(stage.block, stage.permille) for stage in only] == [(1, 200), (2, 40), (3, 8)]
 
 
@@ -70,11 +70,11 @@ def test_the_way_that_loses_least_is_taken(fraction: float | None, vit) -> None:
         loss = losses[architecture.reduction.scorer] + 0.1 * (architecture.reduction.reducer is Reducer.MERGE)
         return quality(loss)
 
-    assert best_reduction(vit, judge, IMAGES, fraction) == Reduction(Scorer.KEYS)
+    assert find_best_reduction(vit, judge, IMAGES, fraction) == Reduction(Scorer.KEYS)
     schedules = {architecture.tokens.stages for architecture in asked}
-    assert schedules == set(forms(vit, IMAGES, fraction or MIDDLE))
-    assert len(set(asked)) == len(schedules) * len(reductions(vit))
-    assert len(asked) == len(schedules) * (len(reductions(vit)) + LEFT)  # the best two on all items, too
+    assert schedules == set(list_forms(vit, IMAGES, fraction or MIDDLE))
+    assert len(set(asked)) == len(schedules) * len(list_reductions(vit))
+    assert len(asked) == len(schedules) * (len(list_reductions(vit)) + LEFT)  # the best two on all items, too
 
 
 def test_a_way_that_saves_little_time_is_not_taken(vit) -> None:
@@ -92,8 +92,8 @@ def test_a_way_that_saves_little_time_is_not_taken(vit) -> None:
         loss = 0.0 if way.reducer is Reducer.MERGE else losses[way.scorer]
         return quality(loss)
 
-    assert best_reduction(vit, judge, IMAGES, 0.6).reducer is Reducer.MERGE
-    assert best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
+    assert find_best_reduction(vit, judge, IMAGES, 0.6).reducer is Reducer.MERGE
+    assert find_best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
 
 
 def test_a_way_that_saves_more_may_lose_more(vit) -> None:
@@ -111,7 +111,7 @@ def test_a_way_that_saves_more_may_lose_more(vit) -> None:
     def judge(architecture: Architecture, items: int | None) -> Quality:
         return quality(losses[architecture.reduction.scorer] if len(architecture.tokens.stages) > 1 else 9.0)
 
-    assert best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
+    assert find_best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
 
 
 def test_a_way_is_judged_with_the_schedule_that_suits_it(vit) -> None:
@@ -123,7 +123,7 @@ def test_a_way_is_judged_with_the_schedule_that_suits_it(vit) -> None:
         merges = architecture.reduction.reducer is Reducer.MERGE
         return quality(1.0 if merges else losses.get(architecture.reduction.scorer, 1.0))
 
-    assert best_reduction(vit, judge, IMAGES, 0.6) == Reduction(Scorer.KEYS)
+    assert find_best_reduction(vit, judge, IMAGES, 0.6) == Reduction(Scorer.KEYS)
 
 
 @pytest.mark.parametrize(("loss", "chosen"), [(0.198, Scorer.NORM), (0.202, Scorer.KEYS)])
@@ -144,7 +144,7 @@ def test_what_a_way_takes_of_its_own_it_takes_at_every_stage(loss: float, chosen
         losses = {Scorer.KEYS: 0.19 if one else 9.0, Scorer.NORM: 9.0 if one else loss}
         return quality(losses.get(architecture.reduction.scorer, 9.0))
 
-    assert best_reduction(vit, judge, IMAGES, 0.6, measure).scorer is chosen
+    assert find_best_reduction(vit, judge, IMAGES, 0.6, measure).scorer is chosen
 
 
 def test_where_no_way_saves_time_the_quickest_is_taken(vit) -> None:
@@ -155,7 +155,9 @@ def test_where_no_way_saves_time_the_quickest_is_taken(vit) -> None:
         ways = [architecture.reduction for architecture in architectures]
         return [1.0 if way is None else ms.get(way.scorer, 1.5) for way in ways]
 
-    assert best_reduction(vit, lambda architecture, items: quality(0.1), IMAGES, 0.6, measure).scorer is Scorer.NORM
+    assert (
+        find_best_reduction(vit, lambda architecture, items: quality(0.1), IMAGES, 0.6, measure).scorer is Scorer.NORM
+    )
 
 
 def test_ways_that_few_items_do_not_tell_apart_are_compared_on_all(vit) -> None:
@@ -174,5 +176,5 @@ def test_ways_that_few_items_do_not_tell_apart_are_compared_on_all(vit) -> None:
         mean = sum(every) / len(every)
         return Quality("kl", mean, False, "validation", mean, items=len(every), per_item=tuple(every))
 
-    assert best_reduction(vit, judge, IMAGES, 0.6) == Reduction(Scorer.NORM)
+    assert find_best_reduction(vit, judge, IMAGES, 0.6) == Reduction(Scorer.NORM)
     assert {scorer for scorer, items in asked if items is None} == {Scorer.KEYS, Scorer.NORM}

@@ -11,18 +11,18 @@ from families import build
 from latency_models.targets import HOST, find_target
 from latency_models.workload import Phase, Workload
 from nas.data.dataset import Dataset, Split
-from nas.parent.shape import shape_of
-from nas.quality.prompt import PROMPTS, PromptEvaluator, prompts
+from nas.parent.shape import read_shape
+from nas.quality.prompt import PROMPTS, PromptEvaluator, build_prompts
 from nas.request.choices import check_tokens
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest, parse_units
-from nas.tokens.describe import in_words
+from nas.tokens.describe import describe_schedule
 from nas.tokens.space import (
+    add_tokens,
     check_workload,
-    default_reduction,
-    tokens_only,
-    with_tokens,
-    workload_with_tokens,
+    choose_default_reduction,
+    choose_workload_with_tokens,
+    keep_tokens_only,
 )  # fmt: skip
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
@@ -39,7 +39,7 @@ def subject(family: str) -> SimpleNamespace:
     model = build(family)
     anatomy = read_anatomy(model)
     return SimpleNamespace(
-        id=family, model=model, anatomy=anatomy, shape=shape_of(model, anatomy), tokenizer=None, cache=Path("none")
+        id=family, model=model, anatomy=anatomy, shape=read_shape(model, anatomy), tokenizer=None, cache=Path("none")
     )
 
 
@@ -54,24 +54,24 @@ def vit() -> SimpleNamespace:
 
 
 def space_of(found: SimpleNamespace):
-    return found.anatomy.space((Kind.ATTENTION, Kind.MLP))
+    return found.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
 
 
 def test_stages_may_be_before_each_block_but_the_first(vit) -> None:
-    space = with_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "search")
+    space = add_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "search")
     steps = space.steps
     assert {unit.layer for unit in steps} == {1, 2, 3}
-    assert {step.level.value("keep") for step in steps} == {750, 500, 350, 250, 125}
+    assert {step.level.get_value("keep") for step in steps} == {750, 500, 350, 250, 125}
     assert space.structure == space_of(vit).choices
-    assert tokens_only(space).choices == steps
+    assert keep_tokens_only(space).choices == steps
     assert space.reduction == Reduction(Scorer.CLASS)
 
 
 def test_ratios_are_at_the_ends_of_the_target_s_steps(llama) -> None:
     """At 512 tokens an accelerator's tile is 64: what is left, with the 36 that stay anyway, is a multiple of it."""
     long = Workload(Phase.PREFILL, 1, 512)
-    space = with_tokens(space_of(llama), llama, find_target("jetson-orin"), long, "search")
-    permille = sorted({step.level.value("keep") for step in space.steps})
+    space = add_tokens(space_of(llama), llama, find_target("jetson-orin"), long, "search")
+    permille = sorted({step.level.get_value("keep") for step in space.steps})
     assert len(permille) >= 3
     for each in permille:
         left = 36 + 476 * each // 1000
@@ -79,26 +79,26 @@ def test_ratios_are_at_the_ends_of_the_target_s_steps(llama) -> None:
 
 
 def test_a_preset_is_fixed(vit) -> None:
-    space = with_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "pyramiddrop:1=0.5,3=0.25")
+    space = add_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "pyramiddrop:1=0.5,3=0.25")
     assert str(space.fixed) == "1=0.5,3=0.25"
     assert space.fixed.reduction.scorer is Scorer.CLASS
     assert space.start.tokens == space.fixed
     with pytest.raises(UsageError, match="none leaves nothing to search"):
-        tokens_only(space)
+        keep_tokens_only(space)
 
 
 def test_off_changes_nothing(vit) -> None:
-    assert with_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "off") == space_of(vit)
+    assert add_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "off") == space_of(vit)
 
 
 def test_what_other_engines_load_has_all_tokens(vit) -> None:
     with pytest.raises(UsageError, match="other engines drop no tokens"):
-        with_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "search", Servable.VANILLA)
+        add_tokens(space_of(vit), vit, find_target(HOST), IMAGES, "search", Servable.VANILLA)
 
 
 def test_too_short_a_text_has_no_tokens_to_spare(llama) -> None:
     with pytest.raises(UsageError, match="no tokens to drop"):
-        with_tokens(space_of(llama), llama, find_target(HOST), Workload(Phase.PREFILL, 1, 36), "search")
+        add_tokens(space_of(llama), llama, find_target(HOST), Workload(Phase.PREFILL, 1, 36), "search")
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_too_short_a_text_has_no_tokens_to_spare(llama) -> None:
     [("llama", "last"), ("vit", "class"), ("clip", "class"), ("siglip", "mean"), ("bert", "mean")],
 )
 def test_who_is_asked_for_attention(family: str, scorer: str) -> None:
-    assert default_reduction(subject(family)).scorer == scorer
+    assert choose_default_reduction(subject(family)).scorer == scorer
 
 
 def test_a_decoder_drops_tokens_of_its_prompt(llama, vit) -> None:
     forward = Workload(Phase.FORWARD, 1, 60)
-    assert workload_with_tokens(llama, forward, "search") == PROMPT
-    assert workload_with_tokens(llama, forward, "off") == forward
-    assert workload_with_tokens(vit, IMAGES, "search") == IMAGES
+    assert choose_workload_with_tokens(llama, forward, "search") == PROMPT
+    assert choose_workload_with_tokens(llama, forward, "off") == forward
+    assert choose_workload_with_tokens(vit, IMAGES, "search") == IMAGES
     with pytest.raises(UsageError, match="write --workload prefill:batch=1,seq=60"):
         check_workload(llama, forward, "search")
     check_workload(llama, PROMPT, "search")
@@ -170,23 +170,23 @@ def test_prompts_are_judged_by_the_token_that_follows(llama, data) -> None:
             p, q = (model(input_ids=ids[None]).logits[0, -1].log_softmax(-1) for model in (llama.model, candidate))
         assert quality.per_item[place] == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-5)
     assert quality.loss == pytest.approx(sum(quality.per_item) / 6)
-    parts = evaluator.evaluate(candidate, "test", 2).joined(evaluator.evaluate(candidate, "test", 6, start=2))
+    parts = evaluator.evaluate(candidate, "test", 2).join(evaluator.evaluate(candidate, "test", 6, start=2))
     assert parts.per_item == pytest.approx(quality.per_item, abs=1e-5)
     assert parts.others["agreement"] == pytest.approx(quality.others["agreement"])
 
 
 def test_a_reduced_prompt_loses_something_and_the_parent_nothing(llama, data) -> None:
     evaluator = PromptEvaluator(llama.model, data)
-    reduced = Architecture(4).with_tokens(Schedule.parse("1=0.25"))
+    reduced = Architecture(4).replace_tokens(Schedule.parse("1=0.25"))
     assert evaluator.evaluate(prune(llama.model, reduced, anatomy=llama.anatomy)).loss > 1e-5
     assert evaluator.evaluate(llama.model).loss == pytest.approx(0.0, abs=1e-6)
     assert evaluator.evaluate(llama.model).others["agreement"] == 1.0
 
 
 def test_prompts_overlap_so_that_there_are_enough(data) -> None:
-    found = prompts(data)
+    found = build_prompts(data)
     for name, count in PROMPTS.items():
-        ids, whole = found.split(name).inputs["input_ids"], data.split(name).inputs["input_ids"].flatten()
+        ids, whole = found.get_split(name).inputs["input_ids"], data.get_split(name).inputs["input_ids"].flatten()
         assert ids.shape == (count, 48)
         assert torch.equal(ids[0], whole[:48])
         assert torch.equal(ids[-1], whole[-48:])
@@ -194,19 +194,19 @@ def test_prompts_overlap_so_that_there_are_enough(data) -> None:
 
 
 def test_a_schedule_in_words() -> None:
-    said = in_words(Schedule.parse("4=0.5,8=0.125", Reduction(Scorer.LAST)), 256, "image tokens")
+    said = describe_schedule(Schedule.parse("4=0.5,8=0.125", Reduction(Scorer.LAST)), 256, "image tokens")
     assert said == (
         "from block 4 on half (128) of the 256 image tokens, from block 8 on an eighth (32); selected by attention of "
         "the last token, the others are dropped"
     )
-    assert "41.9 % (106)" in in_words(Schedule.parse("4=0.419"), 255, "tokens")
-    assert in_words(Schedule(), 256, "image tokens") == "all image tokens"
+    assert "41.9 % (106)" in describe_schedule(Schedule.parse("4=0.419"), 255, "tokens")
+    assert describe_schedule(Schedule(), 256, "image tokens") == "all image tokens"
 
 
 def test_how_many_schedules_there_are() -> None:
-    from nas.pipeline.dry_run import _schedules
+    from nas.pipeline.dry_run import _count_schedules
     from search_spaces import Space
 
-    space = Space.dropping(5, (Unit(0, Kind.MLP),)).with_tokens(Reduction(), range(1, 5), (0.5, 0.25))
-    assert _schedules(space) == comb(6, 2)
-    assert _schedules(Space.dropping(5, (Unit(0, Kind.MLP),))) == 1
+    space = Space.dropping(5, (Unit(0, Kind.MLP),)).allow_tokens(Reduction(), range(1, 5), (0.5, 0.25))
+    assert _count_schedules(space) == comb(6, 2)
+    assert _count_schedules(Space.dropping(5, (Unit(0, Kind.MLP),))) == 1

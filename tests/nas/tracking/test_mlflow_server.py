@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from nas.tracking import CandidateRun, SearchRun, Winner, log_page, log_search, send_pending
 from nas.tracking.new_database import create_database
-from nas.tracking.outbox import pending
+from nas.tracking.outbox import find_pending
 from nas.tracking.registry import CHAMPION
 
 AT_ONCE = 6
@@ -176,7 +176,7 @@ def test_of_a_server_that_is_killed_in_the_middle_nothing_is_lost_or_doubled(
         where = log_search(run, server.uri, out)
     assert where["run_id"]
     assert "not completely logged" in where["problem"]
-    assert pending(out) is not None
+    assert find_pending(out) is not None
     still_away = send_pending(out)
     assert still_away is not None
     assert "not logged to MLflow" in still_away["problem"]
@@ -186,7 +186,7 @@ def test_of_a_server_that_is_killed_in_the_middle_nothing_is_lost_or_doubled(
     assert Counter(each.info.status for each in half) == {"FINISHED": 3, "RUNNING": 1}
     sent = send_pending(out)
     assert sent is not None
-    assert (sent["run_id"], sent.get("problem"), pending(out)) == (where["run_id"], None, None)
+    assert (sent["run_id"], sent.get("problem"), find_pending(out)) == (where["run_id"], None, None)
     assert sent["registered_model"]["champion"]
     experiment = client.get_experiment_by_name(sent["experiment"]).experiment_id
     parents = [each for each in client.search_runs([experiment]) if "mlflow.parentRunId" not in each.data.tags]

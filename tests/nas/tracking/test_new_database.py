@@ -67,6 +67,6 @@ def test_other_addresses_are_mlflow_s_affair(uri: str) -> None:
 
 
 def test_where_no_copy_can_be_made_mlflow_migrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.tracking.new_database._empty_database", lambda: tmp_path / "nothing.db")
+    monkeypatch.setattr("nas.tracking.new_database._make_empty_database", lambda: tmp_path / "nothing.db")
     create_database(f"sqlite:///{tmp_path / 'made.db'}")
     assert not list(tmp_path.iterdir())

@@ -17,15 +17,15 @@ from nas.tracking import (
     Layout,
     SearchRun,
     Winner,
+    get_tracking_uri,
     log_search,
+    remove_password,
     send_pending,
-    tracking_uri,
-    without_password,
 )
 from nas.tracking.layout import view_path
 from nas.tracking.new_database import create_database
-from nas.tracking.outbox import FILE, pending
-from nas.tracking.registry import best_version, former_name, model_name
+from nas.tracking.outbox import FILE, find_pending
+from nas.tracking.registry import build_former_name, build_model_name, find_best_version
 from search_spaces.errors import UsageError
 
 
@@ -54,7 +54,7 @@ def test_children_hang_under_the_search_with_the_same_keys(run: SearchRun, tmp_p
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    where = log_search(run, tracking_uri(None, tmp_path), tmp_path)
+    where = log_search(run, get_tracking_uri(None, tmp_path), tmp_path)
     assert where["run_id"]
     client = MlflowClient(where["tracking_uri"])
     experiment = client.get_experiment_by_name(where["experiment"])
@@ -68,14 +68,14 @@ def test_children_hang_under_the_search_with_the_same_keys(run: SearchRun, tmp_p
     assert all(r.info.status == "FINISHED" for r in runs)
     paths = {item.path for item in client.list_artifacts(where["run_id"])}
     assert paths == {"architectures.json", "pareto.png", "winner"}
-    assert pending(tmp_path) is None
+    assert find_pending(tmp_path) is None
     written = Path(client.download_artifacts(where["run_id"], "architectures.json", str(tmp_path)))
     assert set(json.loads(written.read_text())) == {r.data.tags["nas.arch_hash"] for r in children}
     assert not list(elsewhere.iterdir())  # nothing lands in the current folder
 
 
 def test_a_second_search_joins_the_experiment(run: SearchRun, tmp_path: Path) -> None:
-    uri = tracking_uri(None, tmp_path)
+    uri = get_tracking_uri(None, tmp_path)
     first, second = (log_search(run, uri, tmp_path) for _ in range(2))
     assert first["experiment"] == second["experiment"]
     assert first["run_id"] != second["run_id"]
@@ -83,10 +83,10 @@ def test_a_second_search_joins_the_experiment(run: SearchRun, tmp_path: Path) ->
 
 def test_where_to_log(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert get_tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    assert tracking_uri(None, tmp_path) == "http://server"
-    assert tracking_uri("sqlite:///x.db", tmp_path) == "sqlite:///x.db"
+    assert get_tracking_uri(None, tmp_path) == "http://server"
+    assert get_tracking_uri("sqlite:///x.db", tmp_path) == "sqlite:///x.db"
 
 
 def test_a_broken_store_is_reported_not_raised(run: SearchRun, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_broken_store_is_reported_not_raised(run: SearchRun, tmp_path: Path) -
 
 def test_what_breaks_on_the_way_leaves_the_candidates_and_a_failed_run(run: SearchRun, tmp_path: Path) -> None:
     broken = replace(run, files=[tmp_path / "no-such-picture.png"])
-    where = log_search(broken, tracking_uri(None, tmp_path), tmp_path)
+    where = log_search(broken, get_tracking_uri(None, tmp_path), tmp_path)
     assert "not completely logged" in where["problem"]
     client = MlflowClient(where["tracking_uri"])
     search = client.get_run(where["run_id"])
@@ -118,7 +118,7 @@ def test_nobody_waits_for_a_server_that_does_not_answer(run: SearchRun, tmp_path
     assert "secret" not in json.dumps(where)
     assert {key for key in os.environ if "HTTP_REQUEST" in key} == {key for key in before if "HTTP_REQUEST" in key}
     assert f"nas track {tmp_path}" in where["problem"]
-    kept = pending(tmp_path)
+    kept = find_pending(tmp_path)
     assert kept is not None
     assert kept.run == run
     assert "secret" not in (tmp_path / FILE).read_text()
@@ -148,7 +148,7 @@ def test_artifacts_lie_beside_the_database_they_belong_to(run: SearchRun, tmp_pa
     ],
 )
 def test_passwords_are_not_shown(uri: str, shown: str) -> None:
-    assert without_password(uri) == shown
+    assert remove_password(uri) == shown
 
 
 def children(client: MlflowClient, where: dict[str, Any]) -> list[Any]:
@@ -179,7 +179,7 @@ def is_there_once(where: dict[str, Any], run: SearchRun) -> None:
 
 def test_what_broke_off_is_completed_not_doubled(run: SearchRun, tmp_path: Path) -> None:
     broken = replace(run, files=[*run.files, tmp_path / "later.png"])
-    first = log_search(broken, tracking_uri(None, tmp_path), tmp_path)
+    first = log_search(broken, get_tracking_uri(None, tmp_path), tmp_path)
     assert first["problem"]
     (tmp_path / "result.json").write_text(json.dumps({"mlflow": first, "model": "x"}))
     (tmp_path / "later.png").write_bytes(b"late")
@@ -204,7 +204,7 @@ def test_an_answer_that_was_lost_doubles_nothing(
         return made
 
     monkeypatch.setattr(MlflowClient, "create_run", answer_lost)
-    assert "connection reset" in log_search(run, tracking_uri(None, tmp_path), tmp_path)["problem"]
+    assert "connection reset" in log_search(run, get_tracking_uri(None, tmp_path), tmp_path)["problem"]
     sent = send_pending(tmp_path)
     assert sent is not None
     is_there_once(sent, run)
@@ -221,7 +221,7 @@ def test_a_request_that_was_repeated_leaves_one_run(run: SearchRun, tmp_path: Pa
     broken = replace(run, files=[*run.files, tmp_path / "later.png"])
     with monkeypatch.context() as patched:
         patched.setattr(MlflowClient, "create_run", twice)
-        log_search(broken, tracking_uri(None, tmp_path), tmp_path)
+        log_search(broken, get_tracking_uri(None, tmp_path), tmp_path)
     (tmp_path / "later.png").write_bytes(b"late")
     sent = send_pending(tmp_path)
     assert sent is not None
@@ -230,7 +230,7 @@ def test_a_request_that_was_repeated_leaves_one_run(run: SearchRun, tmp_path: Pa
 
 def test_a_search_that_is_resumed_replaces_what_it_could_not_send(run: SearchRun, tmp_path: Path) -> None:
     """Its numbers may differ; what was sent of the first attempt goes."""
-    uri = tracking_uri(None, tmp_path)
+    uri = get_tracking_uri(None, tmp_path)
     log_search(replace(run, files=[tmp_path / "no-such.png"]), uri, tmp_path)
     again = replace(run, params={"seed": 1}, candidates=[candidate(number) for number in range(3, 8)])
     is_there_once(log_search(again, uri, tmp_path), again)
@@ -284,7 +284,7 @@ def winner(loss: float, certified: bool = True, feasible: bool = True) -> Winner
 
 
 def test_the_best_winner_is_champion_whatever_comes_after_it(run: SearchRun, tmp_path: Path) -> None:
-    uri, champions = tracking_uri(None, tmp_path), []
+    uri, champions = get_tracking_uri(None, tmp_path), []
     order = [winner(0.4, certified=False), winner(0.3, feasible=False), winner(0.5), winner(0.6), winner(0.2)]
     order.append(winner(0.1, certified=False))
     for each in order:
@@ -308,7 +308,7 @@ def test_a_registry_that_fails_is_a_problem_and_the_winner_is_registered_later(
     with_winner = replace(run, winner=winner(0.4))
     with monkeypatch.context() as patched:
         patched.setattr(MlflowClient, "set_registered_model_alias", lambda *_: 1 / 0)
-        where = log_search(with_winner, tracking_uri(None, tmp_path), tmp_path)
+        where = log_search(with_winner, get_tracking_uri(None, tmp_path), tmp_path)
     assert "the winner was not registered" in where["problem"]
     is_there_once(where, run)
     sent = send_pending(tmp_path)
@@ -321,15 +321,15 @@ def test_names_of_registered_models_are_allowed_and_never_meet() -> None:
     from mlflow.utils.validation import _validate_model_name
 
     given = ["org/my: model", "jetson@maxn/fp16", "forward:batch=1,seq=64", "0.6x-p90"]
-    name = model_name(given, ["weights", "data", "kl"])
+    name = build_model_name(given, ["weights", "data", "kl"])
     _validate_model_name(name)
     assert name.startswith("org-my-model_jetson-maxn-fp16_forward-batch=1,seq=64_0.6x-p90_")
-    assert former_name(given, ["weights", "data", "kl"]).replace("@", "-") == name
+    assert build_former_name(given, ["weights", "data", "kl"]).replace("@", "-") == name
     others = [
-        model_name(["org-my-model", *given[1:]], ["weights", "data", "kl"]),
-        model_name(given, ["w", "data", "kl"]),
+        build_model_name(["org-my-model", *given[1:]], ["weights", "data", "kl"]),
+        build_model_name(given, ["w", "data", "kl"]),
     ]
-    long = [model_name(["x" * 400, *given[1:]], ["1"]), model_name(["x" * 401, *given[1:]], ["1"])]
+    long = [build_model_name(["x" * 400, *given[1:]], ["1"]), build_model_name(["x" * 401, *given[1:]], ["1"])]
     assert len({name, *others, *long}) == 5
     assert max(map(len, long)) < 256
 
@@ -337,7 +337,7 @@ def test_names_of_registered_models_are_allowed_and_never_meet() -> None:
 def test_what_was_registered_under_a_name_with_an_at_sign_is_compared_and_loads(
     run: SearchRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, former, name = tracking_uri(None, tmp_path), "m_jetson@maxn_0123", "m_jetson-maxn_0123"
+    uri, former, name = get_tracking_uri(None, tmp_path), "m_jetson@maxn_0123", "m_jetson-maxn_0123"
     log_search(replace(run, candidates=[], winner=replace(winner(0.2), model=former)), uri, tmp_path)
     now = replace(winner(0.3), model=name, formerly=former)
     logged = log_search(replace(run, candidates=[], winner=now), uri, tmp_path)
@@ -358,7 +358,7 @@ def test_the_page_of_the_experiment_has_a_view_with_the_columns_that_were_asked_
     run: SearchRun, tmp_path: Path
 ) -> None:
     """A person's own description stays; a record that was kept says how its page looks."""
-    uri, layout = tracking_uri(None, tmp_path), Layout("kl", False, ("kl", "latency.p90_ms"))
+    uri, layout = get_tracking_uri(None, tmp_path), Layout("kl", False, ("kl", "latency.p90_ms"))
     kept = replace(run, files=[tmp_path / "no-such.png"], layout=layout)
     where = log_search(kept, uri, tmp_path)
     client = MlflowClient(uri)
@@ -370,7 +370,7 @@ def test_the_page_of_the_experiment_has_a_view_with_the_columns_that_were_asked_
     assert view["selectedColumns"][:2] == ["metrics.`kl`", "metrics.`latency.p90_ms`"]
     assert experiment.tags["mlflow.experiment.primaryMetric.name"] == "kl"
     assert where["page"][1:] in experiment.tags["mlflow.note.content"]
-    record = pending(tmp_path)
+    record = find_pending(tmp_path)
     assert record is not None
     assert record.run == kept
     client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "ours")
@@ -385,13 +385,13 @@ def test_equal_winners_leave_the_older_one_champion() -> None:
         tags = {"nas.quality": loss, "nas.certified": certified, "nas.feasible": feasible}
         return SimpleNamespace(version=number, tags=tags)
 
-    assert best_version([version("10", "0.5"), version("9", "0.5")]) == "9"
-    assert best_version([version("1", "0.1", feasible="false"), SimpleNamespace(version="2", tags={})]) is None
+    assert find_best_version([version("10", "0.5"), version("9", "0.5")]) == "9"
+    assert find_best_version([version("1", "0.1", feasible="false"), SimpleNamespace(version="2", tags={})]) is None
 
 
 def test_the_data_are_inputs_of_the_run(run: SearchRun, tmp_path: Path) -> None:
     where = log_search(
-        replace(run, data={"test": "00ff", "validation": "11ee"}), tracking_uri(None, tmp_path), tmp_path
+        replace(run, data={"test": "00ff", "validation": "11ee"}), get_tracking_uri(None, tmp_path), tmp_path
     )
     found = MlflowClient(where["tracking_uri"]).get_run(where["run_id"])
     assert {(each.tags[0].value, each.dataset.digest) for each in found.inputs.dataset_inputs} == {
@@ -403,7 +403,7 @@ def test_the_data_are_inputs_of_the_run(run: SearchRun, tmp_path: Path) -> None:
 def test_a_better_winner_that_registers_in_between_is_champion_in_the_end(
     run: SearchRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, others = tracking_uri(None, tmp_path), []
+    uri, others = get_tracking_uri(None, tmp_path), []
     point = MlflowClient.set_registered_model_alias
 
     def too_late(client: MlflowClient, *arguments: Any) -> None:

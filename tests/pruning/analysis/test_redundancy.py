@@ -92,7 +92,7 @@ def test_equal_to_storing_everything(family: str) -> None:
     batches = batches_of(model, padded=model.main_input_name == "input_ids" and family not in GENERATE)
     expected, actual = naive(model, family, batches), measure_redundancy(model, batches)
     for kind in STRUCTURE:
-        assert actual.scores(kind) == pytest.approx(expected[str(kind)], abs=1e-5), kind
+        assert actual.get_scores(kind) == pytest.approx(expected[str(kind)], abs=1e-5), kind
     compare_table(model, family, batches, actual)
 
 
@@ -134,12 +134,12 @@ def test_it_round_trips() -> None:
 
 def test_rankings_and_windows_worked_by_hand() -> None:
     redundancy = by_hand()
-    assert redundancy.ranking(Kind.ATTENTION) == tuple(Unit(layer, Kind.ATTENTION) for layer in (1, 2, 0))
-    joint = redundancy.ranking(Kind.ATTENTION, Kind.MLP)
+    assert redundancy.rank(Kind.ATTENTION) == tuple(Unit(layer, Kind.ATTENTION) for layer in (1, 2, 0))
+    joint = redundancy.rank(Kind.ATTENTION, Kind.MLP)
     assert [str(unit) for unit in joint[:3]] == ["attention.1", "attention.2", "mlp.1"]
     # Two blocks: windows (0, 1) compare inputs 0 and 2: 0.5; windows (1, 2) compare 1 and 3: 0.8.
-    assert redundancy.best_window(2) == (1, 2)
-    assert redundancy.best_window(1) == (0,)
-    assert redundancy.angular_distance(0, 2) == pytest.approx(math.acos(0.5) / math.pi)
+    assert redundancy.find_best_window(2) == (1, 2)
+    assert redundancy.find_best_window(1) == (0,)
+    assert redundancy.compute_angular_distance(0, 2) == pytest.approx(math.acos(0.5) / math.pi)
     with pytest.raises(ValueError, match="does not fit"):
-        redundancy.best_window(4)
+        redundancy.find_best_window(4)

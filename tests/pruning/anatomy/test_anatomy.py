@@ -106,7 +106,7 @@ def test_the_layout_follows_the_model_not_the_family_s_name(make_model, layout: 
 
 def test_parameters_out_of_range_are_refused() -> None:
     with pytest.raises(ArchitectureError, match="0 to 3"):
-        read_anatomy(build("llama")).parameters(Unit(4, Kind.MLP))
+        read_anatomy(build("llama")).count_parameters(Unit(4, Kind.MLP))
 
 
 def _t5() -> nn.Module:

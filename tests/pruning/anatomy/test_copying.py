@@ -67,7 +67,7 @@ def test_a_copy_may_share_its_tensors() -> None:
 
 def test_hooks_and_what_they_hold_are_the_copy_s_own() -> None:
     """Of a model that drops tokens: its hooks are methods of objects that refer to its modules."""
-    model = prune(build("vit"), Architecture(4).with_tokens(Schedule.parse("1=0.5", Reduction(Scorer.MEAN))))
+    model = prune(build("vit"), Architecture(4).replace_tokens(Schedule.parse("1=0.5", Reduction(Scorer.MEAN))))
     made = copy_module(model)
     compare(made, copy.deepcopy(model))
     before = outputs(model)

@@ -12,7 +12,7 @@ from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load, save
 from pruning.surgery.prune import prune
 from search_spaces import Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import ArchitectureError, UnreadableModel
 from search_spaces.level import DROP
 
@@ -84,7 +84,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 def test_each_unit_dropped_is_the_parent_with_a_zero_in_its_place(family: str) -> None:
     model, anatomy = parent(family)
     for unit in (choice.unit for choice in anatomy.choices if choice.level == DROP):
-        small = prune(model, dropping(4, {unit}), anatomy=anatomy, share_weights=True)
+        small = prune(model, drop_from_parent(4, {unit}), anatomy=anatomy, share_weights=True)
         assert close(logits(small, use_cache=False), zeroed(family, unit)), unit
 
 
@@ -93,7 +93,7 @@ def test_each_unit_dropped_is_the_parent_with_a_zero_in_its_place(family: str) -
 def test_a_hybrid_decodes_without_the_attentions_that_count_its_tokens(family: str, kind: Kind) -> None:
     model, anatomy = parent(family)
     full = [layer for layer, name in enumerate(model.config.layer_types) if name == "full_attention"]
-    small = prune(model, dropping(4, (Unit(layer, kind) for layer in full)), anatomy=anatomy)
+    small = prune(model, drop_from_parent(4, (Unit(layer, kind) for layer in full)), anatomy=anatomy)
     assert close(step_by_step(small), logits(small, use_cache=False))
 
 
@@ -110,7 +110,7 @@ def step_by_step(model: Any, prompt: int = 6) -> torch.Tensor:
 
 def test_a_hybrid_without_full_attention_decodes_after_it_was_written_and_read(tmp_path) -> None:
     model, anatomy = parent("qwen3_5")
-    small = prune(model, dropping(4, {Unit(3, Kind.BLOCK)}), anatomy=anatomy)
+    small = prune(model, drop_from_parent(4, {Unit(3, Kind.BLOCK)}), anatomy=anatomy)
     save(small, tmp_path / "folder")
     assert close(step_by_step(load(tmp_path / "folder")), logits(small, use_cache=False))
 
@@ -118,18 +118,18 @@ def test_a_hybrid_without_full_attention_decodes_after_it_was_written_and_read(t
 def test_the_config_s_words_about_blocks_move_with_them(tmp_path) -> None:
     model, anatomy = parent("deepseek_v3")  # its first block is dense
     for layer, dense in ((0, 0), (2, 1)):
-        small = prune(model, dropping(4, {Unit(layer, Kind.BLOCK)}), anatomy=anatomy)
+        small = prune(model, drop_from_parent(4, {Unit(layer, Kind.BLOCK)}), anatomy=anatomy)
         assert small.config.first_k_dense_replace == dense
         save(small, tmp_path / str(layer))
         assert close(logits(load(tmp_path / str(layer))), logits(small))
     bamba, anatomy = parent("bamba")  # works its layer types out from the indices of its attentions
-    small = prune(bamba, dropping(4, {Unit(0, Kind.BLOCK)}), anatomy=anatomy)
+    small = prune(bamba, drop_from_parent(4, {Unit(0, Kind.BLOCK)}), anatomy=anatomy)
     assert small.config.layer_types == ["full_attention", "linear_attention", "full_attention"]
     llama4, anatomy = parent("llama4")
-    small = prune(llama4, dropping(4, {Unit(0, Kind.BLOCK)}), anatomy=anatomy)
+    small = prune(llama4, drop_from_parent(4, {Unit(0, Kind.BLOCK)}), anatomy=anatomy)
     assert (small.config.moe_layers, llama4.config.moe_layers) == ([0, 2], [1, 3])
     gemma4, anatomy = parent("gemma4")  # has settings for single blocks
-    small = prune(gemma4, dropping(4, {Unit(0, Kind.BLOCK)}), anatomy=anatomy)
+    small = prune(gemma4, drop_from_parent(4, {Unit(0, Kind.BLOCK)}), anatomy=anatomy)
     sizes = [gemma4.config.per_layer_config[layer].head_dim for layer in range(4)]
     assert [small.config.per_layer_config[layer].head_dim for layer in range(3)] == sizes[1:]
     assert len(set(sizes)) > 1
@@ -140,7 +140,7 @@ def test_windows_of_single_blocks_move_with_them(tmp_path) -> None:
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
     config = LongformerConfig(**sizes, vocab_size=96, max_position_embeddings=64, attention_window=[4, 8, 16])
-    small = prune(filled(lambda: LongformerModel(config)), dropping(3, {Unit(1, Kind.BLOCK)}))
+    small = prune(filled(lambda: LongformerModel(config)), drop_from_parent(3, {Unit(1, Kind.BLOCK)}))
     assert small.config.attention_window == [4, 16]
     save(small, tmp_path)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_blocks_whose_kind_follows_from_their_place_are_not_taken_out() -> None:
     config = RecurrentGemmaConfig(**sizes, vocab_size=96, num_key_value_heads=2, lru_width=32, attention_window_size=8)
     model = filled(lambda: RecurrentGemmaForCausalLM(config))
     with pytest.raises(ArchitectureError, match="layer_types from a block's place"):
-        prune(model, dropping(4, {Unit(0, Kind.BLOCK)}))
+        prune(model, drop_from_parent(4, {Unit(0, Kind.BLOCK)}))
 
 
 @pytest.mark.parametrize("case", REFUSED)

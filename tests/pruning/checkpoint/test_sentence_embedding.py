@@ -22,7 +22,7 @@ from nas.quality.embedding import embed
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.checkpoint import load_parent, save
 from pruning.checkpoint.completeness import UnusedWeights
-from pruning.checkpoint.sentence_embedding import sentence_embedding
+from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import ModelError, UnsafeCheckpoint
@@ -49,9 +49,9 @@ OLD = {
 
 def embedded(model: Any, folder: Path, texts: list[str], side: str = "right") -> Tensor:
     """By the product: padded together."""
-    own = sentence_embedding(model)
+    own = read_sentence_embedding(model)
     tokenizer = hf.AutoTokenizer.from_pretrained(folder, padding_side=side)
-    given = [own.text(text) for text in texts]
+    given = [own.prepare_text(text) for text in texts]
     batch = tokenizer(given, padding=True, truncation=True, max_length=own.max_length or 64, return_tensors="pt")
     with torch.no_grad():
         return embed(model, {name: batch[name] for name in ("input_ids", "attention_mask")}, own).double()
@@ -125,7 +125,7 @@ def test_a_prompt_that_is_not_pooled(tmp_path: Path) -> None:
 
 def test_prompts_of_which_none_is_the_default_are_not_put_before_texts(tmp_path: Path) -> None:
     general = {"prompts": {"query": PROMPT}, "default_prompt_name": None}
-    assert sentence_embedding(load_parent(write_folder(tmp_path / "m", {}, general=general))).prompt == ""
+    assert read_sentence_embedding(load_parent(write_folder(tmp_path / "m", {}, general=general))).prompt == ""
 
 
 def test_a_checkpoint_of_another_head_is_the_trunk_that_the_folder_embeds_with(tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_a_cross_encoder_keeps_its_head(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", {}, (), general={"model_type": "CrossEncoder"}, model=model)
     loaded = load_parent(folder)
     assert type(loaded) is hf.BertForSequenceClassification
-    assert sentence_embedding(loaded) is None
+    assert read_sentence_embedding(loaded) is None
 
 
 def test_a_folder_without_such_files_says_nothing(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
-    assert sentence_embedding(load_parent(tmp_path)) is None
+    assert read_sentence_embedding(load_parent(tmp_path)) is None
 
 
 def dropped(model: Any, *units: Unit) -> Any:
@@ -196,8 +196,12 @@ def test_pruned_copies_and_pickled_ones_carry_it(tmp_path: Path) -> None:
 
     model = load_parent(write_folder(tmp_path / "m", {"pooling_mode": "cls"}))
     small = dropped(model, *PARTS)
-    assert sentence_embedding(small) is sentence_embedding(copy.deepcopy(small)) is sentence_embedding(model)
-    assert sentence_embedding(pickle.loads(pickle.dumps(model))).digest == sentence_embedding(model).digest
+    assert (
+        read_sentence_embedding(small)
+        is read_sentence_embedding(copy.deepcopy(small))
+        is read_sentence_embedding(model)
+    )
+    assert read_sentence_embedding(pickle.loads(pickle.dumps(model))).digest == read_sentence_embedding(model).digest
 
 
 REFUSED = {

@@ -15,7 +15,7 @@ from pruning.compensation.compensator import Compensator
 from pruning.compensation.method import METHODS, Refit
 from pruning.compensation.streams import run_trunk, watch_input
 from pruning.inference.prefix_cache import PrefixStore, make_resumable
-from pruning.surgery.linear import weight_matrix
+from pruning.surgery.linear import get_weight_matrix
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.space import is_empty
@@ -95,10 +95,10 @@ def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str) ->
     projection = blocks[1].get_submodule(path)
     x = rows(seen["given"])
     wanted = rows(seen["target"]) - rows(seen["before"])
-    weight = weight_matrix(projection).detach().double().numpy().T
+    weight = get_weight_matrix(projection).detach().double().numpy().T
     written = x @ weight + (0 if projection.bias is None else projection.bias.detach().double().numpy())
     expected = naive_ridge(x, wanted - written, penalty, projection.bias is not None)
-    found = weight_matrix(adjusted.module).detach().double().numpy().T - weight
+    found = get_weight_matrix(adjusted.module).detach().double().numpy().T - weight
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 

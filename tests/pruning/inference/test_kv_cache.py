@@ -12,7 +12,7 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.inference.kv_cache import PrunedCache
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import ArchitectureError
 from search_spaces.space import is_empty
 
@@ -36,7 +36,7 @@ def parents():
 
 def every_pattern() -> list[Architecture]:
     subsets = itertools.chain.from_iterable(itertools.combinations(UNITS, n) for n in range(len(UNITS)))
-    return [dropping(4, units).merge_blocks() for units in subsets]
+    return [drop_from_parent(4, units).merge_blocks() for units in subsets]
 
 
 def some_patterns(count: int) -> list[Architecture]:
@@ -45,7 +45,7 @@ def some_patterns(count: int) -> list[Architecture]:
     chosen = [attention[:1], attention, attention[:3], attention[1:], [*attention[:2], Unit(3, Kind.BLOCK)]]
     rng = random.Random(1)
     chosen += [rng.sample(UNITS, rng.randint(1, 7)) for _ in range(count)]
-    made = [dropping(4, units).merge_blocks() for units in chosen]
+    made = [drop_from_parent(4, units).merge_blocks() for units in chosen]
     return [architecture for architecture in made if not is_empty(architecture)]
 
 

@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES, build, example
 
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.inference.prefix_cache import PrefixStore, make_resumable, prefixes
+from pruning.inference.prefix_cache import PrefixStore, list_prefixes, make_resumable
 from pruning.surgery.prune import prune
 from search_spaces import STRUCTURE, Architecture, Kind, Reduction, Scorer, Unit
 from search_spaces.schedule import Source
@@ -22,7 +22,7 @@ def outputs(model, batches) -> list[torch.Tensor]:
 def resumed(model, anatomy, architecture, store, batches) -> list[torch.Tensor]:
     candidate = prune(model, architecture, anatomy=anatomy, share_weights=True)
     merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
-    make_resumable(candidate, anatomy, prefixes(merged), store)
+    make_resumable(candidate, anatomy, list_prefixes(merged), store)
     return outputs(candidate, batches)
 
 
@@ -30,7 +30,7 @@ def resumed(model, anatomy, architecture, store, batches) -> list[torch.Tensor]:
 def test_resumed_equals_full_in_every_family(family: str) -> None:
     model = build(family)
     anatomy = read_anatomy(model)
-    space = anatomy.space(tuple(STRUCTURE))
+    space = anatomy.build_space(tuple(STRUCTURE))
     batches = [example(model, seed=seed) for seed in (1, 2)]
     if "input_ids" in batches[0]:
         padded = torch.ones_like(batches[1]["input_ids"])
@@ -51,8 +51,8 @@ def test_resumed_equals_full_in_every_family(family: str) -> None:
 def test_candidates_with_fewer_tokens_resume_before_their_first_stage(family: str, source: Source) -> None:
     model = build(family)
     anatomy = read_anatomy(model)
-    space = anatomy.space(tuple(STRUCTURE))
-    space = space.with_tokens(Reduction(Scorer.MEAN, source=source), (1, 2, 3), (0.5, 0.25))
+    space = anatomy.build_space(tuple(STRUCTURE))
+    space = space.allow_tokens(Reduction(Scorer.MEAN, source=source), (1, 2, 3), (0.5, 0.25))
     batches = [example(model, tokens=48, seed=seed) for seed in (1, 2)]
     store, rng = PrefixStore(), random.Random(0)
     resumed(model, anatomy, space.parent, store, batches)
@@ -88,7 +88,7 @@ def test_the_store_keeps_to_its_size_and_never_changes_a_result(share: float) ->
     everything = PrefixStore()
     resumed(model, anatomy, Architecture.parent(anatomy.depth), everything, batches)
     store, rng = PrefixStore(int(share * everything.nbytes)), random.Random(1)
-    space = anatomy.space(tuple(STRUCTURE))
+    space = anatomy.build_space(tuple(STRUCTURE))
     for _ in range(12):
         architecture = space.sample(rng, 0.2)
         plain = outputs(prune(model, architecture, anatomy=anatomy, share_weights=True), batches)
@@ -115,6 +115,8 @@ def test_a_parent_too_large_for_the_store_still_helps() -> None:
 def test_a_prefix_is_what_is_kept_so_far() -> None:
     one = Architecture.from_words("attn+mlp removed mlp attn+mlp")
     other = Architecture.from_words("attn+mlp removed mlp removed")
-    assert prefixes(one)[:2] == prefixes(other)
-    assert len(prefixes(one)) == 3
-    assert prefixes(Architecture.from_words("mlp attn"))[0] != prefixes(Architecture.from_words("attn attn"))[0]
+    assert list_prefixes(one)[:2] == list_prefixes(other)
+    assert len(list_prefixes(one)) == 3
+    assert (
+        list_prefixes(Architecture.from_words("mlp attn"))[0] != list_prefixes(Architecture.from_words("attn attn"))[0]
+    )

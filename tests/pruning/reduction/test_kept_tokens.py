@@ -5,14 +5,14 @@ import torch
 from families import IMAGE_ID, build, example
 
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.reduction.kept_tokens import survivors
+from pruning.reduction.kept_tokens import find_survivors
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Positions, Reduction, Schedule, Scorer, Unit
 
 
 def reduced(model, text: str, scorer: Scorer, *removed: Unit):
     schedule = Schedule.parse(text, Reduction(scorer, positions=Positions.KEPT))
-    return prune(model, Architecture.parent(4).drop(*removed).with_tokens(schedule))
+    return prune(model, Architecture.parent(4).drop(*removed).replace_tokens(schedule))
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def chosen(weights: torch.Tensor, keep: int) -> torch.Tensor:
 def test_patches_with_most_attention_of_the_class_token_are_left() -> None:
     model = build("vit")
     inputs = example(model, batch=3)
-    first, second = survivors(reduced(model, "1=0.5,3=0.25", Scorer.CLASS), inputs)
+    first, second = find_survivors(reduced(model, "1=0.5,3=0.25", Scorer.CLASS), inputs)
     weights = attention(model, inputs, 1, 0)[:, 1:]  # of 9 patches int(4.5) and int(2.25) stay
     assert torch.equal(first.kept, chosen(weights, 4))
     assert (first.stage.block, second.stage.block) == (1, 3)
@@ -43,7 +43,7 @@ def test_image_tokens_of_two_images_and_padding() -> None:
     inputs["input_ids"] = torch.cat([torch.zeros(2, 2, dtype=torch.long), inputs["input_ids"]], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     inputs["attention_mask"][:, :2] = 0
-    (only,) = survivors(reduced(model, "2=0.5", Scorer.LAST), inputs)
+    (only,) = find_survivors(reduced(model, "2=0.5", Scorer.LAST), inputs)
     image = inputs["input_ids"] == IMAGE_ID
     weights = attention(model, inputs, 2, -1)[image].reshape(2, 18)
     assert torch.equal(only.kept, chosen(weights, 9))
@@ -52,13 +52,13 @@ def test_image_tokens_of_two_images_and_padding() -> None:
 def test_a_stage_of_a_removed_block_is_read_at_the_next_one() -> None:
     model = build("vit")
     assert read_anatomy(model).merges_blocks
-    found = survivors(reduced(model, "1=0.5", Scorer.RANDOM, Unit(1, Kind.BLOCK)), example(model))
+    found = find_survivors(reduced(model, "1=0.5", Scorer.RANDOM, Unit(1, Kind.BLOCK)), example(model))
     assert [stage.kept.sum(1).tolist() for stage in found] == [[4, 4]]
 
 
 def test_too_few_tokens_to_drop_all_stay() -> None:
     model = build("llama")
-    (only,) = survivors(reduced(model, "1=0.5", Scorer.LAST), example(model, tokens=4 + 1 + 32))
+    (only,) = find_survivors(reduced(model, "1=0.5", Scorer.LAST), example(model, tokens=4 + 1 + 32))
     assert only.kept.tolist() == [[True], [True]]
 
 
@@ -66,9 +66,9 @@ def test_the_model_is_left_as_it_was_and_others_have_none() -> None:
     model = build("vit")
     less = reduced(model, "1=0.5", Scorer.CLASS)
     before = [len(module._forward_hooks) for module in less.modules()]
-    survivors(less, example(model))
+    find_survivors(less, example(model))
     assert [len(module._forward_hooks) for module in less.modules()] == before
-    assert survivors(model, example(model)) == ()
+    assert find_survivors(model, example(model)) == ()
 
 
 @pytest.mark.parametrize("family", ["vit", "llava"])
@@ -77,7 +77,7 @@ def test_what_is_not_among_them_does_not_matter_any_more(family: str) -> None:
     model = build(family)
     inputs = example(model, batch=1)
     less = reduced(model, "3=0.5", Scorer.NORM)
-    kept = survivors(less, inputs)[0].kept[0]
+    kept = find_survivors(less, inputs)[0].kept[0]
     places = (inputs["input_ids"][0] == IMAGE_ID).nonzero().flatten() if family == "llava" else torch.arange(1, 10)
     block = less.get_submodule(read_anatomy(model).stack)[2]
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.reduction.inspection import _words_to_merge
-from pruning.reduction.merge import log_sizes, merge_tokens, rounds
+from pruning.reduction.inspection import _count_words_to_merge
+from pruning.reduction.merge import log_sizes, merge_tokens, plan_rounds
 from search_spaces.errors import ArchitectureError
 from search_spaces.schedule import Stage
 
@@ -172,7 +172,7 @@ def test_it_can_be_traced_with_any_batch() -> None:
 def test_one_more_round_than_any_example_needs_is_enough_for_all_lengths(permille: int) -> None:
     """What a trace with any length relies on."""
     lengths = [tokens for tokens in range(2, 700) if 1 <= tokens * permille // 1000 < tokens]
-    needed = {len(rounds(tokens, tokens * permille // 1000)) for tokens in lengths}
+    needed = {len(plan_rounds(tokens, tokens * permille // 1000)) for tokens in lengths}
     assert max(needed) <= min(needed) + 1
 
 
@@ -183,11 +183,11 @@ def test_a_trace_that_merges_has_rounds_for_all_lengths(permilles: list[int]) ->
     stages = [Stage(block, permille) for block, permille in enumerate(sorted(permilles, reverse=True), 1)]
 
     def taken(tokens: int) -> list[int]:
-        left = [tokens, *(stage.kept(tokens) for stage in stages)]
-        return [len(rounds(before, after)) for before, after in itertools.pairwise(left)]
+        left = [tokens, *(stage.count_kept(tokens) for stage in stages)]
+        return [len(plan_rounds(before, after)) for before, after in itertools.pairwise(left)]
 
-    words = _words_to_merge(stages)
-    assert stages[-1].kept(words) >= 2
+    words = _count_words_to_merge(stages)
+    assert stages[-1].count_kept(words) >= 2
     for tokens in (*range(1, 300), *range(4000, 9000, 97)):
         assert all(need <= traced + 1 for need, traced in zip(taken(tokens), taken(words), strict=True))
 

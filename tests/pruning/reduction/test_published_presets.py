@@ -14,7 +14,7 @@ from test_recycle import recycled_by_hand
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Positions, Reducer, Reduction, Schedule, Scorer, Source
 from search_spaces.errors import ArchitectureError, BadData
-from search_spaces.presets import fastv, parse_preset, pyramiddrop, tome, visionzip
+from search_spaces.presets import build_fastv, build_pyramiddrop, build_tome, build_visionzip, parse_preset
 
 torch.set_num_threads(1)
 STAGES = {1: 0.5, 2: 0.25, 3: 0.125}
@@ -31,7 +31,7 @@ def vit() -> Any:
 
 
 def reduced(model: Any, schedule: Schedule) -> Any:
-    return prune(model, Architecture(4).with_tokens(schedule))
+    return prune(model, Architecture(4).replace_tokens(schedule))
 
 
 def language(model: Any) -> published.Llama:
@@ -89,7 +89,7 @@ def test_what_is_written_out_is_the_model() -> None:
 def test_pyramiddrop(images: int) -> None:
     inputs = sized.prompt(3, 7, images)
     states, image = embedded(llava(), inputs)
-    model = reduced(llava(), pyramiddrop(4))
+    model = reduced(llava(), build_pyramiddrop(4))
     logits = model(**inputs).logits
     for row in range(3):
         expected, _ = published.pyramiddrop(language(llava()), states[row], image[row], STAGES)
@@ -101,7 +101,7 @@ def test_pyramiddrop(images: int) -> None:
 def test_pyramiddrop_decodes_on_the_caches_that_the_prompt_left() -> None:
     """The first word asks which tokens stay; later words see the same ones, numbered on in each stage."""
     inputs = sized.prompt(2, 5)
-    model = reduced(llava(), pyramiddrop(4))
+    model = reduced(llava(), build_pyramiddrop(4))
     answer = torch.randint(8, 96, (2, 4), generator=torch.Generator().manual_seed(0))
     found = model(**inputs, use_cache=True)
     past, length = found.past_key_values, inputs["input_ids"].shape[1]
@@ -123,7 +123,7 @@ def test_pyramiddrop_decodes_on_the_caches_that_the_prompt_left() -> None:
 def test_fastv(after: int) -> None:
     inputs = sized.prompt(3, 7)
     states, image = embedded(llava(), inputs)
-    logits = reduced(llava(), fastv(after, 0.5))(**inputs).logits
+    logits = reduced(llava(), build_fastv(after, 0.5))(**inputs).logits
     for row in range(3):
         expected, _ = published.fastv(language(llava()), states[row], image[row], {after: 0.5})
         assert len(expected) == 8 + 18
@@ -155,7 +155,7 @@ def tome_by_hand(model: Any, pixels: torch.Tensor, schedule: Schedule) -> torch.
     for block in range(4):
         for stage in schedule.stages:
             if stage.block == block:
-                x, sizes = merged_with_sizes(x, keys, sizes, stage.kept(36))
+                x, sizes = merged_with_sizes(x, keys, sizes, stage.count_kept(36))
         keys = encoder.split(block, "k", x).mean(0)
         x = encoder.block(block, x, sizes)
     return encoder.norm("layernorm", x)[0] @ model.classifier.weight.T + model.classifier.bias
@@ -173,7 +173,7 @@ def merged_with_sizes(
 def test_tome(text: str) -> None:
     pixels = torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(5))
     schedule = parse_preset(text, 4, causal=False)
-    assert len(tome(4).stages) == 3
+    assert len(build_tome(4).stages) == 3
     logits = reduced(vit(), schedule)(pixel_values=pixels).logits
     for row in range(3):
         close(logits[row], tome_by_hand(vit(), pixels[row], schedule))
@@ -184,7 +184,7 @@ def test_visionzip() -> None:
     """18 of 36: the 16 that the class token attends to most, 2 means of the others, numbered anew."""
     inputs = sized.prompt(3, 7)
     states, image = embedded(llava(), inputs)
-    logits = reduced(llava(), visionzip(0.5))(**inputs).logits
+    logits = reduced(llava(), build_visionzip(0.5))(**inputs).logits
     for row in range(3):
         entering = seen(llava(), inputs["pixel_values"][row])[2]  # the third of four blocks is the last but one
         attention = tower(llava()).attention(2, entering, torch.ones(37)).mean(0)[0, 1:]
@@ -203,7 +203,7 @@ def test_visionzip() -> None:
 def test_controls_leave_as_many_tokens(name: str) -> None:
     inputs = sized.prompt(2, 7)
     logits = reduced(llava(), parse_preset(name, 4, causal=True))(**inputs).logits
-    ranked = reduced(llava(), pyramiddrop(4))(**inputs).logits
+    ranked = reduced(llava(), build_pyramiddrop(4))(**inputs).logits
     assert logits.shape == ranked.shape
     assert not torch.allclose(logits, ranked, atol=1e-3)
 
@@ -213,7 +213,7 @@ def test_several_stages_ranked_by_the_blocks_that_just_ran() -> None:
     """FastV's ranking at PyramidDrop's stages: a later stage ranks what the block before it worked on."""
     inputs = sized.prompt(2, 7)
     states, image = embedded(llava(), inputs)
-    schedule = Schedule.parse("1=0.5,2=0.25,3=0.125", fastv().reduction)
+    schedule = Schedule.parse("1=0.5,2=0.25,3=0.125", build_fastv().reduction)
     logits = reduced(llava(), schedule)(**inputs).logits
     for row in range(2):
         expected, _ = published.fastv(language(llava()), states[row], image[row], STAGES)
@@ -222,7 +222,7 @@ def test_several_stages_ranked_by_the_blocks_that_just_ran() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("schedule", [pyramiddrop(4), visionzip(0.5)], ids=["pyramiddrop", "visionzip"])
+@pytest.mark.parametrize("schedule", [build_pyramiddrop(4), build_visionzip(0.5)], ids=["pyramiddrop", "visionzip"])
 def test_generation_encodes_images_beforehand_and_drops_their_tokens_all_the_same(
     schedule: Schedule, beams: int
 ) -> None:
@@ -231,7 +231,7 @@ def test_generation_encodes_images_beforehand_and_drops_their_tokens_all_the_sam
         **inputs, max_new_tokens=3, num_beams=beams, do_sample=False, return_dict_in_generate=True, output_logits=True
     )
     held = [layer.keys.shape[2] for layer in said.past_key_values.layers]
-    assert held == [5 + 2 + 2 + int(72 * share) for share in schedule.shares(4)]
+    assert held == [5 + 2 + 2 + int(72 * share) for share in schedule.compute_shares(4)]
     plain = model(**inputs).logits[:, -1]
     close(said.logits[0][::beams], plain)
 
@@ -253,7 +253,7 @@ def test_a_tower_that_saw_other_images_does_not_rank() -> None:
     features = llava().model.get_image_features(inputs["pixel_values"])
     inputs.pop("pixel_values")
     with pytest.raises(BadData, match="saw 0 patches and a prompt has 36 image tokens"):
-        reduced(llava(), visionzip(0.5))(**inputs, mm_encoder_outputs={"image": features})
+        reduced(llava(), build_visionzip(0.5))(**inputs, mm_encoder_outputs={"image": features})
 
 
 @torch.no_grad()

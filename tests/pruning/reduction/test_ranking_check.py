@@ -68,7 +68,7 @@ def model_of(family: str) -> Any:
 
 
 def reduced(model: Any, stages: str, **choices: Any) -> Any:
-    return prune(model, Architecture(4).with_tokens(Schedule.parse(stages, Reduction(**choices))))
+    return prune(model, Architecture(4).replace_tokens(Schedule.parse(stages, Reduction(**choices))))
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -111,8 +111,8 @@ def test_where_a_model_does_more_with_queries_and_keys_it_is_refused_before_it_r
 def test_only_the_blocks_that_rank_are_asked_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cohere 2 has positions in its sliding blocks alone: those rank, the others do not."""
     model, asked = model_of("cohere2"), []
-    told = agreement._told
-    monkeypatch.setattr(agreement, "_told", lambda *given: asked.append(given) or told(*given))
+    told = agreement._read_attention_weights
+    monkeypatch.setattr(agreement, "_read_attention_weights", lambda *given: asked.append(given) or told(*given))
     for _ in range(2):
         reduced(model, "2=0.5")
     assert len(asked) == 1

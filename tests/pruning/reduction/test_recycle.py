@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_merge import cosine, random_tokens
 
-from pruning.reduction.recycle import contextual_of, recycle_tokens
+from pruning.reduction.recycle import count_contextual, recycle_tokens
 from search_spaces.errors import ArchitectureError
 
 torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def test_without_contextual_tokens_the_others_are_dropped() -> None:
 
 @pytest.mark.parametrize(("keep", "contextual"), [(64, 10), (128, 20), (192, 30), (4, 1)])
 def test_the_published_settings(keep: int, contextual: int) -> None:
-    assert contextual_of(keep) == contextual
+    assert count_contextual(keep) == contextual
 
 
 def test_more_contextual_tokens_than_others_are_refused() -> None:

@@ -9,11 +9,11 @@ import torch
 from families import IMAGE_ID, build
 from torch.nn import functional as F  # noqa: N812
 
-from pruning.reduction.labels import before_answers
+from pruning.reduction.labels import mark_before_answers
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Schedule
 from search_spaces.errors import BadData
-from search_spaces.presets import fastv, parse_preset, pyramiddrop
+from search_spaces.presets import build_fastv, build_pyramiddrop, parse_preset
 
 torch.set_num_threads(1)
 ANSWERS = (((40, 42), (80, 82), (85, 88)), ((79, 80),), ((81, 89),))  # from, to; the first one between two images
@@ -72,8 +72,8 @@ def test_loss_and_gradients_are_those_written_out(preset: str, checkpointing: bo
     model, inputs = frozen_tower(), supervised()
     expected = loss_by_hand(model, inputs, preset)
     wanted = gradients(model, expected)
-    schedule = pyramiddrop(4) if preset == "pyramiddrop" else fastv(2, 0.5)
-    reduced = prune(model, Architecture(4).with_tokens(schedule)).train()
+    schedule = build_pyramiddrop(4) if preset == "pyramiddrop" else build_fastv(2, 0.5)
+    reduced = prune(model, Architecture(4).replace_tokens(schedule)).train()
     if checkpointing:
         reduced.gradient_checkpointing_enable({"use_reentrant": False})
     loss = reduced(**inputs, use_cache=False).loss
@@ -88,7 +88,7 @@ def test_loss_and_gradients_are_those_written_out(preset: str, checkpointing: bo
 
 def test_who_asks_changes_what_is_left() -> None:
     """Labels ask before the answers; without them the last token asks, which is not the same here."""
-    model = prune(sized.llava(), Architecture(4).with_tokens(pyramiddrop(4)))
+    model = prune(sized.llava(), Architecture(4).replace_tokens(build_pyramiddrop(4)))
     inputs = supervised()
     labels = inputs.pop("labels")
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_who_asks_changes_what_is_left() -> None:
 
 
 def test_a_row_without_an_answer_is_asked_by_its_last_token() -> None:
-    model, inputs = prune(sized.llava(), Architecture(4).with_tokens(pyramiddrop(4))), supervised()
+    model, inputs = prune(sized.llava(), Architecture(4).replace_tokens(build_pyramiddrop(4))), supervised()
     inputs["labels"][1] = -100
     with torch.no_grad():
         asked = model(**inputs).logits[1]
@@ -111,7 +111,7 @@ def test_a_row_without_an_answer_is_asked_by_its_last_token() -> None:
 
 
 def test_padding_changes_nothing() -> None:
-    model, inputs = prune(sized.llava(), Architecture(4).with_tokens(pyramiddrop(4))), supervised()
+    model, inputs = prune(sized.llava(), Architecture(4).replace_tokens(build_pyramiddrop(4))), supervised()
     plain = model(**inputs).loss
     padded = dict(inputs)
     for name, value in (("input_ids", 0), ("attention_mask", 0), ("labels", -100)):
@@ -120,7 +120,7 @@ def test_padding_changes_nothing() -> None:
 
 
 def test_losses_of_accumulated_batches_and_shifted_labels_are_cut_along() -> None:
-    model, inputs = prune(sized.llava(), Architecture(4).with_tokens(pyramiddrop(4))), supervised()
+    model, inputs = prune(sized.llava(), Architecture(4).replace_tokens(build_pyramiddrop(4))), supervised()
     number = int((inputs["labels"] != -100).sum())
     plain = model(**inputs).loss
     torch.testing.assert_close(model(**inputs, num_items_in_batch=2 * number).loss, plain / 2)
@@ -131,7 +131,7 @@ def test_losses_of_accumulated_batches_and_shifted_labels_are_cut_along() -> Non
 
 
 def test_tokens_that_may_be_dropped_are_not_learned() -> None:
-    model = prune(build("llama"), Architecture(4).with_tokens(parse_preset("pyramiddrop", 4, causal=True)))
+    model = prune(build("llama"), Architecture(4).replace_tokens(parse_preset("pyramiddrop", 4, causal=True)))
     ids = torch.randint(3, 96, (2, 50), generator=torch.Generator().manual_seed(3))
     with pytest.raises(BadData, match=r"token 4 of row 0 has the label .* may be dropped"):
         model(input_ids=ids, labels=ids)
@@ -143,7 +143,7 @@ def test_tokens_that_may_be_dropped_are_not_learned() -> None:
 def test_an_encoder_is_trained_on_all_its_tokens() -> None:
     """Its sequence has its length again after the last block, and so have its labels."""
     schedule = Schedule.parse("2=0.5")
-    model = prune(build("bert"), Architecture(4).with_tokens(schedule))
+    model = prune(build("bert"), Architecture(4).replace_tokens(schedule))
     ids = torch.randint(3, 96, (2, 12), generator=torch.Generator().manual_seed(3))
     found = model(input_ids=ids, labels=ids)
     torch.testing.assert_close(found.loss, F.cross_entropy(found.logits.flatten(0, 1), ids.flatten()))
@@ -161,4 +161,4 @@ def test_an_encoder_is_trained_on_all_its_tokens() -> None:
     ],
 )
 def test_answers_begin_where_labels_do(labels: list[int], places: list[int]) -> None:
-    assert before_answers(torch.tensor([labels]))[0].nonzero().flatten().tolist() == places
+    assert mark_before_answers(torch.tensor([labels]))[0].nonzero().flatten().tolist() == places

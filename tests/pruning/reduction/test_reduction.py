@@ -10,7 +10,7 @@ from torch import Tensor
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
 from search_spaces import Kind, Positions, Reducer, Reduction, Schedule, Scorer, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import ArchitectureError, BadData
 from search_spaces.schedule import Source
 
@@ -20,7 +20,7 @@ TOKENS = 52  # 4 + 32 stay, 16 may go
 
 def reduced(model: Any, stages: str = STAGES, *dropped: Unit, **choices: Any) -> Any:
     schedule = Schedule.parse(stages, Reduction(**choices))
-    return prune(model, dropping(4, dropped).with_tokens(schedule))
+    return prune(model, drop_from_parent(4, dropped).replace_tokens(schedule))
 
 
 def rotated(states: Tensor, angles: Tensor) -> Tensor:

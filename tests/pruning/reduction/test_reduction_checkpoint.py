@@ -34,7 +34,7 @@ def test_what_is_saved_is_what_was_pruned(family: str, words: str, tmp_path: Pat
     model = build(family)
     structure = Architecture.from_words(words)
     reduction = Reduction(Scorer.CLASS if family == "vit" else Scorer.LAST)
-    pruned = prune(model, structure.with_tokens(Schedule.parse("1=0.5,3=0.25", reduction)))
+    pruned = prune(model, structure.replace_tokens(Schedule.parse("1=0.5,3=0.25", reduction)))
     save(pruned, tmp_path / "winner")
     again = load(tmp_path / "winner")
     assert torch.equal(outputs(again), outputs(pruned))
@@ -54,7 +54,7 @@ def test_what_is_saved_is_what_was_pruned(family: str, words: str, tmp_path: Pat
 )
 def test_every_way_of_choosing_is_saved(family: str, reduction: Reduction, tmp_path: Path) -> None:
     stages = "0=0.5" if reduction.source is Source.TOWER else "2=0.5,3=0.25"
-    architecture = Architecture.from_words("attn+mlp mlp removed mlp").with_tokens(Schedule.parse(stages, reduction))
+    architecture = Architecture.from_words("attn+mlp mlp removed mlp").replace_tokens(Schedule.parse(stages, reduction))
     pruned = prune(build(family), architecture)
     save(pruned, tmp_path / "winner")
     assert torch.equal(outputs(load(tmp_path / "winner")), outputs(pruned))
@@ -65,6 +65,6 @@ def test_a_dropped_attention_that_ranks_costs_its_queries_and_keys_only() -> Non
     parts = Architecture.from_words("attn+mlp mlp attn+mlp attn+mlp")
     plain = prune(model, parts)
     for scorer, matrices in ((Scorer.LAST, 32 * 32 + 32 * 16), (Scorer.KEYS, 32 * 16), (Scorer.NORM, 0)):
-        reduced = prune(model, parts.with_tokens(Schedule.parse("1=0.5", Reduction(scorer))))
+        reduced = prune(model, parts.replace_tokens(Schedule.parse("1=0.5", Reduction(scorer))))
         norm = 32 if matrices else 0
         assert reduced.num_parameters() - plain.num_parameters() == matrices + norm

@@ -27,7 +27,7 @@ def products(depth: int, schedule: Schedule | None) -> int:
     model = llama(depth, 4096, 11008, "meta")
     if schedule is not None:
         anatomy = read_anatomy(llama(depth, 32, 48, "cpu"))  # the same names
-        model = prune(model, Architecture(depth).with_tokens(schedule), anatomy=anatomy)
+        model = prune(model, Architecture(depth).replace_tokens(schedule), anatomy=anatomy)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, PROMPT, dtype=torch.long, device="meta"), use_cache=True, logits_to_keep=1)
     return counter.get_total_flops()

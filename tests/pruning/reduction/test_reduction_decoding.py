@@ -15,7 +15,7 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.reduction.hooks import BlockEntry
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Positions, Reduction, Schedule, Scorer, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 
 PROMPT, STEPS = 48, 4  # 4 + 32 stay, 12 may go
 STAGES = {1: 6, 3: 3}  # block: droppable tokens that are left
@@ -25,7 +25,7 @@ OWN_POSITIONS = ("opt",)  # positions from the mask, not from position_ids
 
 def reduced(model: Any, *dropped: Unit, **choices: Any) -> Any:
     schedule = Schedule.parse(TEXT, Reduction(**choices))
-    return prune(model, dropping(4, dropped).with_tokens(schedule))
+    return prune(model, drop_from_parent(4, dropped).replace_tokens(schedule))
 
 
 def watch(model: Any, stack: str) -> dict[int, Tensor]:
@@ -159,7 +159,7 @@ def test_chunks_after_the_prompt_are_not_reduced(family: str) -> None:
 def test_fewer_tokens_and_fewer_parts_decode_together(words: str) -> None:
     """A model whose cache has neither all layers nor all tokens: with a cache as without one."""
     model = build("llama")
-    architecture = Architecture.from_words(words).with_tokens(Schedule.parse(TEXT, Reduction()))
+    architecture = Architecture.from_words(words).replace_tokens(Schedule.parse(TEXT, Reduction()))
     small = prune(model, architecture)
     ids = example(model, 2, PROMPT + 1)["input_ids"]
     cache = small(ids[:, :PROMPT], use_cache=True).past_key_values

@@ -17,7 +17,7 @@ WORDS = 9
 
 
 def reduced(model: Any, text: str = "1=0.5,3=0.25", **choices: Any) -> Any:
-    return prune(model, Architecture(4).with_tokens(Schedule.parse(text, Reduction(**choices))))
+    return prune(model, Architecture(4).replace_tokens(Schedule.parse(text, Reduction(**choices))))
 
 
 def places_of(model: Any, stack: str) -> dict[int, Tensor]:

@@ -13,7 +13,7 @@ from pruning.anatomy.anatomy import read_anatomy
 from pruning.anatomy.contribution import Layout
 from pruning.surgery.prune import prune
 from search_spaces import STRUCTURE, Architecture, Kind, Unit
-from search_spaces.architecture import dropping
+from search_spaces.architecture import drop_from_parent
 from search_spaces.errors import ArchitectureError
 
 # The independent truth: where each family adds to the residual stream, written by hand.
@@ -52,7 +52,7 @@ def zeroed(model: nn.Module, family: str, architecture: Architecture, inputs: di
     stack, attention, mlp = BY_HAND[ALIASES.get(family, family)]
     handles = []
     for layer, block in enumerate(model.get_submodule(stack)):
-        if layer in architecture.removed_blocks():
+        if layer in architecture.list_removed_blocks():
             handles.append(block.register_forward_hook(lambda _, args, out: args[0]))
             continue
         for kind, path in ((Kind.ATTENTION, attention), (Kind.MLP, mlp)):
@@ -80,7 +80,7 @@ def patterns(depth: int = 4) -> list[Architecture]:
     chosen += [set(pair) for pair in itertools.islice(itertools.combinations(units, 2), 0, None, 5)]
     rng = random.Random(0)
     chosen += [set(rng.sample(units, rng.randint(3, 6))) for _ in range(10)]
-    architectures = [dropping(depth, units) for units in chosen]
+    architectures = [drop_from_parent(depth, units) for units in chosen]
     return [a for a in architectures if any(a.keeps(i, k) for i in range(depth) for k in (Kind.ATTENTION, Kind.MLP))]
 
 
@@ -120,10 +120,10 @@ def test_dropped_parameters_are_gone_and_the_parent_is_untouched(family: str, pa
     total = parent.num_parameters()
     for choice in anatomy.choices:
         pruned = prune(parent, Architecture.parent(4).drop(choice), anatomy=anatomy)
-        assert total - pruned.num_parameters() == anatomy.parameters(choice) > 0, choice
+        assert total - pruned.num_parameters() == anatomy.count_parameters(choice) > 0, choice
     everything = [Unit(layer, kind) for layer in (1, 2) for kind in (Kind.ATTENTION, Kind.MLP)]
     both = prune(parent, Architecture.parent(4).drop(*everything), anatomy=anatomy)
-    blocks = sum(anatomy.parameters(Unit(layer, Kind.BLOCK)) for layer in (1, 2))
+    blocks = sum(anatomy.count_parameters(Unit(layer, Kind.BLOCK)) for layer in (1, 2))
     kept_norms = 0 if anatomy.merges_blocks else 2 * 2 * 2 * anatomy.hidden_size
     assert total - both.num_parameters() == blocks - kept_norms
     after = dict(parent.named_parameters())

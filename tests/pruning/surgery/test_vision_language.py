@@ -8,7 +8,7 @@ import torch
 from families import IMAGE_ID, VISION_LANGUAGE, build, example
 
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.anatomy.language_model import is_vision_language, language_config
+from pruning.anatomy.language_model import find_language_config, is_vision_language
 from pruning.checkpoint import load, load_parent, save
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
@@ -61,7 +61,7 @@ def test_only_the_language_model_is_read(family: str, parents) -> None:
     assert (anatomy.depth, anatomy.hidden_size, anatomy.is_decoder) == (4, 32, True)
     assert is_vision_language(model)
     assert not is_vision_language(model.model.language_model)
-    assert language_config(model) is model.config.text_config
+    assert find_language_config(model) is model.config.text_config
 
 
 @pytest.mark.parametrize("family", VISION_LANGUAGE)
