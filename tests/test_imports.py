@@ -21,7 +21,7 @@ NAS = (
     ("execution", "export", "mlflow_model", "search"),
     ("profiling", "results", "testing"),
     ("api", "certification", "report", "tokens"),
-    ("pipeline",),
+    ("healing", "pipeline"),
     ("sweep",),
     ("cli",),
 )

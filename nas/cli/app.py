@@ -13,7 +13,21 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from nas.cli import analyze, certify, evaluate, export, profile, report, search, serve, sweep, targets, token, track
+from nas.cli import (
+    analyze,
+    certify,
+    evaluate,
+    export,
+    heal,
+    profile,
+    report,
+    search,
+    serve,
+    sweep,
+    targets,
+    token,
+    track,
+)
 from nas.cli.interruption import interruption
 from nas.storage import user_account
 from nas.storage.disk_errors import write_failure
@@ -66,7 +80,7 @@ def _root(
     pass
 
 
-for _verb in (search, sweep, certify, analyze, profile, export, evaluate, report, track, serve, token, targets):
+for _verb in (search, sweep, certify, heal, analyze, profile, export, evaluate, report, track, serve, token, targets):
     _verb.register(app)
 
 

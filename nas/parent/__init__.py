@@ -5,7 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
-        "parent": ["ParentModel", "load_parent_model"],
+        "parent": ["ParentModel", "compute_weights_digest", "load_parent_model"],
         "reference_models": ["find_reference", "list_reference_names"],
     },
 )

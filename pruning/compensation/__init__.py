@@ -5,6 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
+        "alignment": ["TokenAlignment"],
         "calibration_pass": ["Adjusted"],
         "candidate_builder": [
             "CandidateBuilder",
@@ -15,7 +16,7 @@ __getattr__, __all__ = export_lazily(
         ],
         "compensator": ["Compensator", "put"],
         "method": ["METHODS"],
-        "sites": ["Point"],
-        "streams": ["record_streams"],
+        "sites": ["Point", "find_left", "find_sites"],
+        "streams": ["by_item", "record_streams", "watch_input"],
     },
 )

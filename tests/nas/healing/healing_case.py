@@ -1,0 +1,143 @@
+"""Tiny pruned models, items to heal them on, and result folders as a search leaves them."""
+
+import json
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+from byte_tokenizer import SIZE, byte_tokenizer
+from families import build, example, filled
+from sentence_folders import bert, sentences, write_folder
+from small_search import make
+from torch import Tensor
+
+from nas.data.dataset import Dataset, Split
+from nas.healing.items import Items
+from nas.healing.loss import HealingLoss, find_output_loss
+from nas.healing.recipe import Recipe
+from nas.healing.train import Training
+from nas.healing.trainable import choose_trained
+from nas.parent.parent import compute_weights_digest
+from nas.quality.evaluator import Evaluator, choose_evaluator
+from nas.request.quantities import Budget
+from nas.request.search_request import SearchRequest
+from pruning.anatomy.anatomy import read_anatomy
+from pruning.checkpoint import load_parent, save
+from pruning.surgery.prune import prune
+from search_spaces import Architecture
+
+WORDS = "attn+mlp removed attn attn+mlp"  # of four blocks: one is removed, one has lost its MLP
+ARCHITECTURE = Architecture.from_words(WORDS)
+
+
+def dataset(family: str, items: int) -> Dataset:
+    """Random items of a family in `families`; a third of an encoder's are padded."""
+    splits = {}
+    for seed, name in enumerate(("calibration", "validation", "test")):
+        given = example(build(family), batch=items, tokens=16, seed=seed)
+        if family in ("bert", "roberta", "distilbert"):
+            given["attention_mask"] = torch.ones_like(given["input_ids"])
+            given["attention_mask"][::3, 11:] = 0
+        splits[name] = Split(name, given)
+    return Dataset(**splits)
+
+
+class Case:
+    """A parent, its candidate, and what judges it."""
+
+    def __init__(self, family: str, items: int = 12, hidden_weight: float = 1.0) -> None:
+        self.parent, self.data, self.architecture = build(family), dataset(family, items), ARCHITECTURE
+        self.anatomy = read_anatomy(self.parent)
+        self.evaluator: Evaluator = choose_evaluator(self.parent, self.data)
+        self.model = prune(self.parent, ARCHITECTURE, anatomy=self.anatomy)
+        outputs = find_output_loss(self.evaluator, self.parent)
+        self.loss = HealingLoss(
+            self.parent, self.model, self.anatomy, ARCHITECTURE, outputs, hidden_weight, nullcontext
+        )  # fmt: skip
+
+    def inputs(self, items: int = 4) -> Mapping[str, Tensor]:
+        """A few calibration items."""
+        return next(self.data.calibration.iterate_batches(items))
+
+    def training(self, recipe: Recipe, file: Path, **other: Any) -> Training:
+        """How the candidate is trained; `other` replaces what a training is made of."""
+        trained = choose_trained(self.model, self.anatomy, self.architecture, recipe.trained)
+        made: dict[str, Any] = {
+            "trained": trained, "loss": self.loss, "evaluate": lambda: self.evaluator.evaluate(self.model).loss,
+            "items": Items(self.data.calibration, recipe.seed), "recipe": recipe, "file": file, "identity": {"who": 1},
+        }  # fmt: skip
+        return Training(**(made | other))
+
+
+class Stops:
+    """A progress that ends the process, as Ctrl-C does, when a stage has advanced so many times."""
+
+    def __init__(self, after: int, title: str = "healing") -> None:
+        self.after, self.title, self.told = after, title, list[str]()
+
+    def show_message(self, text: str) -> None:
+        self.told.append(text)
+
+    @contextmanager
+    def open_stage(self, title: str, total: float | None = None):
+        self.told.append(title)
+        yield self if title == self.title else Stops(10**9)
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.after -= 1
+        if self.after < 0:
+            raise KeyboardInterrupt
+
+
+def result_of(folder: Path, model: Path, data: Path, words: str = WORDS, **winner: Any) -> Path:
+    """A result folder with what healing reads of it: no search has to run for that."""
+    parent = load_parent(model)
+    request = SearchRequest("host", Budget.parse("0.8x"), folder, model=str(model), data=data)
+    request.save()
+    architecture = Architecture.from_words(words)
+    save(prune(parent, architecture), folder / "winner", companions=model)
+    (folder / "winner" / "architecture.json").write_text(json.dumps(architecture.to_json()))
+    document = {
+        "schema_version": 1,
+        "model": {"hash": compute_weights_digest(parent)},
+        "winner": {"as_dropped": None, **winner},
+    }
+    (folder / "result.json").write_text(json.dumps(document))
+    return folder
+
+
+def decoder(folder: Path) -> Path:
+    """A result of a language model."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+    config = hf.LlamaConfig(
+        **sizes, num_key_value_heads=2, vocab_size=SIZE, max_position_embeddings=64, bos_token_id=1, eos_token_id=2
+    )
+    filled(lambda: hf.LlamaForCausalLM(config)).save_pretrained(folder / "model")
+    byte_tokenizer(folder / "model")
+    write_texts(folder / "data", joined=12)
+    return result_of(folder / "result", folder / "model", folder / "data")
+
+
+def encoder(folder: Path) -> Path:
+    """A result of an embedding model: Sentence Transformers' files, no head."""
+    write_folder(folder / "model", {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 32}, model=bert())
+    write_texts(folder / "data", joined=1)
+    return result_of(folder / "result", folder / "model", folder / "data")
+
+
+def classifier(folder: Path) -> Path:
+    """A result of an image classifier."""
+    made = make(folder)
+    return result_of(folder / "result", made / "model", made / "data")
+
+
+def write_texts(folder: Path, joined: int) -> None:
+    """Three files of random words, `joined` sentences a text."""
+    folder.mkdir()
+    for seed, name in enumerate(("calibration", "validation", "test")):
+        words = sentences(12 * joined, seed=seed)
+        texts = [" ".join(words[at : at + joined]) for at in range(0, len(words), joined)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

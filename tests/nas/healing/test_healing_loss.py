@@ -1,0 +1,136 @@
+"""The loss that is trained on equals what is worked out by hand."""
+
+import pytest
+import torch
+from families import example
+from healing_case import Case
+from torch import Tensor
+
+from nas.data.dataset import Dataset, Split
+from nas.healing.loss import compute_divergence, compute_relative_distance, find_output_loss
+from nas.quality.prompt import PromptEvaluator
+from nas.quality.scores import ScoreEvaluator
+from pruning.surgery.prune import prune
+from search_spaces import Architecture, Reduction, Schedule
+from search_spaces.errors import ModelError
+from search_spaces.schedule import Scorer
+
+
+def kl(own: Tensor, parent: Tensor) -> Tensor:
+    p, q = parent.double().softmax(-1), own.double().softmax(-1)
+    return (p * (p / q).log()).sum(-1)
+
+
+def streams(model, stack: str, inputs) -> list[Tensor]:
+    """What enters each block, and what leaves the last."""
+    found: list[Tensor] = []
+    blocks = model.get_submodule(stack)
+    handles = [block.register_forward_pre_hook(lambda _, args: found.append(args[0])) for block in blocks]
+    handles.append(blocks[-1].register_forward_hook(lambda _, args, out: found.append(out)))
+    with torch.no_grad():
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def relative(own: Tensor, wanted: Tensor) -> float:
+    return float(((own - wanted) ** 2).double().mean() / (wanted**2).double().mean())
+
+
+def test_a_decoders_loss_is_that_of_all_tokens_and_of_the_stream_between_kept_blocks() -> None:
+    case = Case("llama", hidden_weight=0.5)
+    inputs = case.inputs()
+    with torch.no_grad():
+        outputs = kl(*(model(**inputs).logits for model in (case.model, case.parent))).mean()
+    own, its = (streams(model, case.anatomy.stack, inputs) for model in (case.model, case.parent))
+    # Blocks 0, 2 and 3 are left: the stream before 2, before 3 and at the end.
+    states = [relative(own[1], its[2]), relative(own[2], its[3]), relative(own[3], its[4])]
+    assert min(states) > 0
+    assert case.loss(inputs).item() == pytest.approx(float(outputs) + 0.5 * sum(states) / 3, rel=1e-4)
+
+
+def test_padding_counts_neither_in_the_embedding_nor_in_the_stream() -> None:
+    case = Case("roberta")
+    inputs = case.inputs()
+    real = inputs["attention_mask"].bool()
+    assert not real.all()
+    with torch.no_grad():
+        texts = [
+            torch.stack([states[mask].mean(0) for states, mask in zip(model(**inputs)[0], real, strict=True)])
+            for model in (case.model, case.parent)
+        ]
+    distance = 1 - torch.cosine_similarity(*texts).mean()
+    own, its = (streams(model, case.anatomy.stack, inputs) for model in (case.model, case.parent))
+    places = ((1, 2), (2, 3), (3, 4))
+    states = [relative(own[here][real], its[there][real]) for here, there in places]
+    assert case.loss(inputs).item() == pytest.approx(float(distance) + sum(states) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta", "vit", "bert"])
+def test_the_outputs_are_compared_as_the_evaluator_compares_them(family: str) -> None:
+    case = Case(family, hidden_weight=0.0)
+    expected = case.evaluator.evaluate(case.model, "calibration").loss
+    with torch.no_grad():
+        assert float(case.loss(case.data.calibration.inputs)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta", "vit"])
+def test_the_parent_itself_has_no_loss(family: str) -> None:
+    case = Case(family)
+    case.loss.model, case.loss.architecture = case.parent, Architecture(4)
+    with torch.no_grad():
+        assert float(case.loss(case.inputs())) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("family", "scorer"), [("llama", Scorer.LAST), ("vit", Scorer.CLASS)])
+def test_where_tokens_are_dropped_those_that_are_left_are_compared(
+    family: str, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but tokens is dropped, before block 2: until there the stream of those that are left is the parent's."""
+    case = Case(family)
+    schedule = Schedule.parse("2=0.5", Reduction(scorer))
+    case.loss.architecture = Architecture(4).replace_tokens(schedule)
+    case.loss.model = prune(case.parent, case.loss.architecture, anatomy=case.anatomy)
+    if family == "llama":
+        evaluator = PromptEvaluator(case.parent, case.data)
+        case.loss.outputs = find_output_loss(evaluator, case.parent)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    monkeypatch.setattr("nas.healing.loss.compute_relative_error", lambda *pair: pairs.append(pair) or torch.zeros(()))
+    inputs = example(case.parent, batch=4, tokens=60)  # of few tokens of a prompt all stay
+    with torch.no_grad():
+        assert case.loss(inputs).item() > 0
+    assert all(own.shape == wanted.shape for own, wanted in pairs)
+    assert [torch.allclose(own, wanted, atol=1e-6) for own, wanted in pairs] == [True, True, False, False]
+    tokens = [len(own) for own, _ in pairs]
+    assert tokens[0] > tokens[1] == tokens[2] == tokens[3]
+
+
+def test_of_many_outcomes_the_likeliest_512_are_told_apart_and_the_rest_is_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, parent = (3 * torch.randn(2, 9000, generator=generator) for _ in range(2))
+    p, q = parent.double().softmax(-1), own.double().softmax(-1)
+    top = p.topk(512).indices
+    head, other = p.gather(1, top), q.gather(1, top)
+    rest = [1 - each.sum(-1, keepdim=True) for each in (head, other)]
+    p, q = torch.cat([head, rest[0]], 1), torch.cat([other, rest[1]], 1)
+    assert compute_divergence(own, parent).tolist() == pytest.approx((p * (p / q).log()).sum(-1).tolist(), rel=1e-4)
+
+
+def test_the_gradient_of_the_divergence_is_the_difference_of_the_probabilities() -> None:
+    own, parent = torch.randn(3, 7, requires_grad=True), torch.randn(3, 7)
+    compute_divergence(own, parent).sum().backward()
+    assert own.grad is not None
+    assert torch.allclose(own.grad, own.detach().softmax(-1) - parent.softmax(-1), atol=1e-6)
+
+
+def test_lengths_of_embeddings_that_are_compared_by_them_count() -> None:
+    own, parent = torch.tensor([[3.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    assert compute_relative_distance(own, parent).tolist() == pytest.approx([1 / 8])
+
+
+def test_a_head_without_a_training_loss_is_refused() -> None:
+    case = Case("vit")
+    splits = {name: Split(name, case.data.get_split(name).inputs) for name in ("calibration", "validation", "test")}
+    with pytest.raises(ModelError, match="relative_squared_error"):
+        find_output_loss(ScoreEvaluator(case.parent, Dataset(**splits)), case.parent)
