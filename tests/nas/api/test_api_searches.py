@@ -38,7 +38,7 @@ def test_a_search_from_its_submission_to_its_result(tmp_path: Path, serve: Serve
     assert search["owner"] == "submit"
     assert search["request"] == ASKED | {
         "units": "attention,mlp,block", "tokens": "off", "percentile": 90, "trials": 7, "seed": 0, "method": "nas",
-        "pareto": True, "servable": "any",
+        "pareto": True, "servable": "any", "compensate": "auto",
     }  # fmt: skip
     done = await_state(client, search["id"], State.SUCCEEDED)
     assert done["exit_code"] == 0
