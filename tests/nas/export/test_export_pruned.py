@@ -118,12 +118,12 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
     )
     pruned = prune(export.subject.model, Architecture.from_words(MIXED), anatomy=export.subject.anatomy)
 
-    def impossible(self, architecture, path):
+    def impossible(self, architecture, path, adjusted):
         raise ExportError("no such place")
 
     own = ParentGraph.derive
     other = Architecture.from_words("attn+mlp attn+mlp attn removed")
-    for edit in (impossible, lambda self, architecture, path: own(self, other, path)):
+    for edit in (impossible, lambda self, architecture, path, adjusted: own(self, other, path)):
         monkeypatch.setattr(ParentGraph, "derive", edit)
         reason = export.write_pruned(pruned, tmp_path / "model.onnx")
         assert "so exported anew: " in reason

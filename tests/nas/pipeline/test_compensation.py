@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchRequest, d
     """A finished search of the shipped image model: its request and its result."""
     out = tmp_path_factory.mktemp("compensated") / "result"
     request = SearchRequest(
-        "jetson-orin", Budget.parse("0.5x"), out, model="digits-vit", trials=8,
+        "jetson-orin", Budget.parse("0.5x"), out, model="digits-vit", trials=4,
         workload=Workload.parse("forward:batch=4,seq=65"),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
