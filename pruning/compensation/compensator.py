@@ -22,6 +22,8 @@ from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 
+LATEST = 2  # candidates whose adjusted weights are kept as a whole: one is judged piece by piece, then delivered
+
 
 @dataclass(frozen=True)
 class _Known:
@@ -61,15 +63,20 @@ class Compensator:
         self._library = library or BlockLibrary(parent, anatomy)
         self._capacity, self._nbytes = capacity, 0
         self._known: OrderedDict[Prefix, _Known] = OrderedDict()
+        self._latest: OrderedDict[Architecture, tuple[Adjusted, ...]] = OrderedDict()
 
     @torch.no_grad()
     def adjust(self, architecture: Architecture) -> tuple[Adjusted, ...]:
         """The adjusted projections of an architecture, in order of depth."""
-        keys, left = compensated_prefixes(self._anatomy, architecture), find_left(self._anatomy, architecture)
-        known = self._find_known(keys)
-        if len(known) < len(left):
-            known += self._run(architecture, keys, left, known)
-        return tuple(each for block in known for each in block.adjusted)
+        if architecture not in self._latest:
+            keys, left = compensated_prefixes(self._anatomy, architecture), find_left(self._anatomy, architecture)
+            known = self._find_known(keys)
+            if len(known) < len(left):
+                known += self._run(architecture, keys, left, known)
+            self._latest[architecture] = tuple(each for block in known for each in block.adjusted)
+            while len(self._latest) > LATEST:
+                self._latest.popitem(last=False)
+        return self._latest[architecture]
 
     def _run(
         self, architecture: Architecture, keys: list[Prefix], left: list[int], known: list[_Known]

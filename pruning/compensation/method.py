@@ -44,8 +44,8 @@ class Observed:
 
     def _moments(self, features: Tensor, residuals: Tensor) -> tuple[Moments, Moments]:
         """Of the tokens to fit, and of those held out."""
-        fitted = ~self.held
-        return Moments.of(features[fitted], residuals[fitted]), Moments.of(features[self.held], residuals[self.held])
+        held = Moments.of(features[self.held], residuals[self.held])
+        return Moments.of(features, residuals) - held, held
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ class Moments:
             self.gram + other.gram, self.cross + other.cross, self.energy + other.energy, sums, self.count + other.count
         )
 
+    def __sub__(self, other: "Moments") -> "Moments":
+        """Those of the tokens of this that are not of the other, which are among them."""
+        sums = self.sums[0] - other.sums[0], self.sums[1] - other.sums[1]
+        return Moments(
+            self.gram - other.gram, self.cross - other.cross, self.energy - other.energy, sums, self.count - other.count
+        )
+
     def centred(self, means: tuple[Tensor, Tensor]) -> "Moments":
         """Those of X and R after these means were taken from them, without looking at a token again."""
         (x, r), (sum_x, sum_r), n = means, self.sums, self.count

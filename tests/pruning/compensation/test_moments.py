@@ -26,6 +26,15 @@ def test_moments_of_parts_add_up_and_can_be_centred_afterwards() -> None:
         torch.testing.assert_close(getattr(centred, name), getattr(direct, name))
 
 
+def test_what_is_left_without_some_tokens() -> None:
+    (x, r), some = tokens(50, 0), torch.arange(50) < 20
+    rest = Moments.of(x, r) - Moments.of(x[some], r[some])
+    direct = Moments.of(x[~some], r[~some])
+    assert rest.count == direct.count
+    for name in ("gram", "cross", "energy"):
+        torch.testing.assert_close(getattr(rest, name), getattr(direct, name))
+
+
 def test_the_penalty_is_the_one_that_is_best_on_held_out_tokens() -> None:
     generator = torch.Generator().manual_seed(2)
     x, held_x = (torch.randn(12, 8, generator=generator).double() for _ in range(2))
