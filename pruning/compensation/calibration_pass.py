@@ -118,11 +118,11 @@ class CalibrationPass:
         written = _as_rows(output)
         lacking = route.find_lacking(written, others, self.tokens.rows_of(self.streams.at[site.target]))
         real = self.tokens.real_rows(batch, tokens)
-        if float(lacking[real].square().sum()) <= _NEGLIGIBLE * float(written[real].square().sum()):
+        seen = (_as_rows(given), written, lacking, hold_out(batch, tokens))
+        inputs, written, lacking, held = seen if bool(real.all()) else [value[real] for value in seen]
+        if float(lacking.square().sum()) <= _NEGLIGIBLE * float(written.square().sum()):
             return None
-        held = hold_out(batch, tokens)[real]
-        rows = _as_rows(given)
-        return Observed(rows[real], get_weight_matrix(module).T, module.bias, written[real], lacking[real], held)
+        return Observed(inputs, get_weight_matrix(module).T, module.bias, written, lacking, held)
 
     def _find_written(self, layer: int, kind: Kind) -> Tensor:
         """What a part of a parallel block adds to the stream: where it has not run yet, what it added in the parent."""

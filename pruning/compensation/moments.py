@@ -34,16 +34,17 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor, residuals: Tensor) -> "Moments":
         """The moments of features (tokens, k) and residuals (tokens, d)."""
-        k, d = features.shape[1], residuals.shape[1]
-        zeros = [torch.zeros(size, dtype=torch.float64, device=features.device) for size in ((k, k), (k, d), (d,))]
-        sums = features.sum(0, dtype=torch.float64), residuals.sum(0, dtype=torch.float64)
-        found = cls(zeros[0], zeros[1], zeros[2], sums, len(features))
+        sizes = (features.shape[1], residuals.shape[1])
+        shapes = (sizes[:1] * 2, sizes, sizes[1:], sizes[:1], sizes[1:])
+        gram, cross, energy, *sums = (torch.zeros(s, dtype=torch.float64, device=features.device) for s in shapes)
         for begin in range(0, len(features), _ROWS):
             x, r = features[begin : begin + _ROWS], residuals[begin : begin + _ROWS]
-            found.gram += x.T @ x
-            found.cross += x.T @ r
-            found.energy += r.square().sum(0)
-        return found
+            gram += x.T @ x
+            cross += x.T @ r
+            energy += r.square().sum(0)
+            sums[0] += x.sum(0)
+            sums[1] += r.sum(0)
+        return cls(gram, cross, energy, (sums[0], sums[1]), len(features))
 
     def __add__(self, other: "Moments") -> "Moments":
         """Those of the tokens of both."""
