@@ -52,8 +52,7 @@ WORDS = {  # file: (strings that are the name of a kind and mean something else,
     "pruning/analysis/redundancy.py": ("tokens", "a field of a report: how many were compared"),
     "pruning/analysis/token_redundancy.py": ("tokens", "a field of a report: how many were compared"),
     "pruning/compensation/candidate_builder.py": ("tokens", "a field of a record: how many"),
-    "pruning/compensation/handed_states.py": ("block", "an attribute of a module"),
-    "pruning/inference/prefix_cache.py": ("block", "an attribute of a module"),
+    "pruning/inference/block_stand_in.py": ("block", "an attribute of a module"),
 }
 
 

@@ -19,11 +19,11 @@ from transformers.pytorch_utils import Conv1D
 from pruning.anatomy.anatomy import Anatomy
 from pruning.checkpoint.stored_precision import round_as_stored
 from pruning.compensation.alignment import TokenAlignment
-from pruning.compensation.handed_states import HandedStates
 from pruning.compensation.lacking import Route
 from pruning.compensation.method import Adjustment, Method, Observed
 from pruning.compensation.sites import Site
 from pruning.compensation.streams import Streams, by_item, run_trunk, watch_input
+from pruning.inference.block_stand_in import HandedStates
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.kinds import Kind
 

@@ -13,10 +13,10 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.copying import copy_module
 from pruning.compensation.alignment import TokenAlignment
 from pruning.compensation.calibration_pass import Adjusted, CalibrationPass
-from pruning.compensation.handed_states import HandedStates
 from pruning.compensation.method import Method
 from pruning.compensation.sites import find_left, find_sites
 from pruning.compensation.streams import Streams, record_streams
+from pruning.inference.block_stand_in import HandedStates
 from pruning.inference.prefix_cache import GIB, Prefix, list_prefixes
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune

@@ -5,6 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
+        "block_stand_in": ["HandedStates"],
         "kv_cache": ["CacheKeeper", "Left", "PrunedCache", "adapt_decoding", "keeps_own_cache", "list_kept_attentions"],
         "prefix_cache": ["GIB", "Prefix", "PrefixStore", "list_prefixes", "make_resumable"],
     },

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.anatomy import Anatomy
+from pruning.inference.block_stand_in import BlockStandIn, hand_on
 from pruning.reduction.install import list_acting_stages
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Source
@@ -159,27 +160,19 @@ class _Pass:
         self.store.keep(self.run, self.batch, self.prefixes[position], state)
 
 
-class _Step(nn.Module):
+class _Step(BlockStandIn):
     """A block of a resumable model: runs, or hands on the states that are known."""
 
     def __init__(self, block: nn.Module, position: int, shared: _Pass) -> None:
-        super().__init__()
-        self.block, self.position, self.shared = block, position, shared
-
-    def __getattr__(self, name: str) -> Any:
-        """Whatever the model asks its blocks for besides running them."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("block"), name)
+        super().__init__(block)
+        self.position, self.shared = position, shared
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The block's output, computed or known."""
         shared = self.shared
         if self.position < shared.known:
             assert shared.state is not None
-            arity = shared.store.arity
-            return (shared.state, *(None,) * (arity - 1)) if arity else shared.state
+            return hand_on(shared.state, shared.store.arity)
         output = self.block(*args, **kwargs)
         shared.store.arity = len(output) if isinstance(output, tuple) else 0
         shared.leave(self.position, output[0] if isinstance(output, tuple) else output)
