@@ -28,7 +28,7 @@ from nas.pipeline.evaluator import build_evaluator
 from nas.quality import Quality, choose_evaluator
 from nas.request.choices import AUTO, OFF
 from nas.search import Candidate
-from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, compensation_of
+from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, get_compensation
 from search_spaces.architecture import Architecture
 
 GROWING = (2048, 8192, 32768, 131072)  # calibration tokens
@@ -38,10 +38,10 @@ ROWS = ("as dropped", "adjusted afterwards", "searched adjusted")
 def run(options: argparse.Namespace) -> None:
     """Both searches at every seed; written after each, so that a run can be continued."""
     bench = prepare(options.model, options.target, options.items, options.data, options.precision)
-    adjusted, bench = with_compensation(bench, options.items, options.precision), final_at_last(bench)
+    adjusted, bench = add_compensation(bench, options.items, options.precision), judge_final_at_last(bench)
     out: Path = options.out
     document = json.loads(out.read_text()) if out.exists() else {"model": Path(bench.subject.id).name, "runs": {}}
-    document["processor"] = processor()
+    document["processor"] = describe_processor()
     for seed in map(int, options.seeds.split(",")):
         if str(seed) not in document["runs"]:
             document["runs"][str(seed)] = compare(bench, adjusted, seed)
@@ -69,14 +69,14 @@ def describe(bench: Bench, candidate: Candidate) -> dict[str, Any]:
     return {"words": words, "ms": ms, "test": quality.loss, **quality.others}
 
 
-def with_compensation(bench: Bench, items: int | None, precision: str) -> Bench:
+def add_compensation(bench: Bench, items: int | None, precision: str) -> Bench:
     """The same, for candidates that are adjusted."""
     plan = plan_compensation(bench.subject, bench.evaluator, AUTO)
     scorer = build_evaluator(bench.subject, bench.evaluator, precision=precision, items=items, compensation=plan)
-    return final_at_last(replace(bench, scorer=scorer, tested={}))
+    return judge_final_at_last(replace(bench, scorer=scorer, tested={}))
 
 
-def final_at_last(bench: Bench) -> Bench:
+def judge_final_at_last(bench: Bench) -> Bench:
     """The same, whose evaluations on all items are of candidates as they are delivered, as in a search."""
     return replace(bench, scorer=_FinalAtLast(bench.scorer, bench.items))
 
@@ -93,18 +93,18 @@ class _FinalAtLast:
         return self.scorer.evaluate_in_full(architecture, split)
 
 
-def tokens(options: argparse.Namespace) -> None:
+def compare_token_counts(options: argparse.Namespace) -> None:
     """Test and calibration loss by closed form and number of calibration tokens, and the penalties that were chosen."""
     parent = load_parent_model(options.model, options.data)
     evaluator, anatomy = choose_evaluator(parent.model, parent.dataset), parent.anatomy
     architecture = Architecture.from_words(options.words)
-    split = parent.more_calibration(GROWING[-1] // 256)
+    split = parent.load_more_calibration(GROWING[-1] // 256)
     length, rows = split.inputs["input_ids"].shape[1], []
     for count, method in ((count, method) for count in GROWING for method in ("refit", "merge")):
         inputs = pick_items(split, count // length)
         began = time.process_time()
         model = CandidateBuilder(parent.model, anatomy, CompensationPlan(method, inputs, inputs)).build(architecture)
-        seconds, record = time.process_time() - began, compensation_of(model)
+        seconds, record = time.process_time() - began, get_compensation(model)
         assert record is not None
         quality = evaluator.evaluate(model, "test")
         row = {"method": method, "tokens": record.tokens, "test": quality.loss, **quality.others,
@@ -114,7 +114,13 @@ def tokens(options: argparse.Namespace) -> None:
         rows.append(row)
     plain = CandidateBuilder(parent.model, anatomy).build(architecture)
     dropped = {split: evaluator.evaluate(plain, split).loss for split in ("test", "calibration")}
-    document = {"model": parent.id, "words": options.words, "dropped": dropped, "rows": rows, "processor": processor()}
+    document = {
+        "model": parent.id,
+        "words": options.words,
+        "dropped": dropped,
+        "rows": rows,
+        "processor": describe_processor(),
+    }
     options.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
@@ -155,7 +161,7 @@ def draw(files: list[Path], out: Path) -> None:
     picture.savefig(out, dpi=110)
 
 
-def processor() -> str:
+def describe_processor() -> str:
     """What of the processor matters to speed."""
     flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].split()
     names = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in flags]
@@ -183,7 +189,7 @@ def main() -> None:
     elif options.out is None:
         sys.exit("--out is missing; give the file to write")
     else:
-        {"run": run, "tokens": tokens}[options.verb](options)
+        {"run": run, "tokens": compare_token_counts}[options.verb](options)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Worker:
     def _evaluate_piece(self, task: Task, start: int, end: int) -> Quality:
         candidate, store = self._build(task), self.final_store if task.final else self.stores[task.precision]
         if store.capacity:
-            make_resumable(candidate, self.bench.anatomy, self.builder.prefixes(task.architecture), store)
+            make_resumable(candidate, self.bench.anatomy, self.builder.list_prefixes(task.architecture), store)
         quality = self.bench.evaluator.evaluate(task.precision.apply(candidate), task.split, end, start)
         if self.bench.verify and self.pieces % SAMPLED == 0:
             self._compare(task, start, end, quality)

@@ -15,7 +15,7 @@ from nas.export.parity import check_parity
 from nas.export.shared_weights import remove_parent_weights, restore_parent_weights
 from nas.parent.parent import ParentModel
 from nas.progress import Progress
-from pruning.compensation.candidate_builder import adjusted_of
+from pruning.compensation.candidate_builder import list_adjusted
 from pruning.surgery.prune import prune, read_architecture
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
@@ -89,7 +89,7 @@ class ParentExport:
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier file there
         try:
             architecture = read_architecture(pruned, self.subject.anatomy.depth)
-            check_parity(pruned, self.graphs.derive(architecture, path, adjusted_of(pruned)), self.phase)
+            check_parity(pruned, self.graphs.derive(architecture, path, list_adjusted(pruned)), self.phase)
         except (ExportError, MeasurementError) as error:  # the second where the runtime refuses the file
             return self._write(pruned, path) or f"the parent's file could not be edited, so exported anew: {error}"
         return ""

@@ -15,7 +15,7 @@ def write_card(folder: Path, model: str, healed: Healed, unit: str) -> None:
         unit: what was seen in training: tokens or images.
     """
     metric = healed.healed.metric
-    rows = [f"| {name} | {quality.value:.4f} | {_more(quality)} |" for name, quality in list_qualities(healed)]
+    rows = [f"| {name} | {quality.value:.4f} | {_format_others(quality)} |" for name, quality in list_qualities(healed)]
     better = "higher" if healed.healed.higher_is_better else "lower"
     (folder / "README.md").write_text(f"""---
 base_model: {model}
@@ -43,5 +43,5 @@ def list_qualities(healed: Healed) -> list[tuple[str, Quality]]:
     return [(name, quality) for name, quality in every if quality is not None]
 
 
-def _more(quality: Quality) -> str:
+def _format_others(quality: Quality) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in quality.others.items())

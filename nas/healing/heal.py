@@ -151,7 +151,7 @@ class _Healing:
         """What is trained on: the calibration split; of a language model's plain text as much of it as is read."""
         parent, dataset = self.patient.parent, self.evaluator.dataset
         if dataset is parent.dataset and parent.is_language_model and set(dataset.calibration.inputs) == {"input_ids"}:
-            return parent.more_calibration(WINDOWS)
+            return parent.load_more_calibration(WINDOWS)
         return dataset.calibration
 
     def run(self) -> Healed:
@@ -161,10 +161,10 @@ class _Healing:
             outputs = find_output_loss(self.evaluator, patient.parent.model)
             data = {"digest": self.items.digest, "items": len(self.items)}
         self.progress.show_message(f"quality: {self.evaluator.words}")
-        recipe = self._recipe(begun, data)
+        recipe = self._choose_recipe(begun, data)
         with self.progress.open_stage("evaluating on the test split"):
             before = self.evaluator.evaluate(patient.model, _TEST)
-        training = self._training(recipe, outputs, data)
+        training = self._build_training(recipe, outputs, data)
         original = {name: parameter.detach().clone() for name, parameter in training.trained.items()}
         state = training.run(self._begin(training, begun), self.progress)
         _round(patient.model, training.trained, original)
@@ -179,27 +179,27 @@ class _Healing:
         (self.out / STATE).unlink(missing_ok=True)
         return healed
 
-    def _training(self, recipe: Recipe, outputs: OutputLoss, data: dict[str, Any]) -> Training:
+    def _build_training(self, recipe: Recipe, outputs: OutputLoss, data: dict[str, Any]) -> Training:
         patient, anatomy = self.patient, self.patient.parent.anatomy
         trained = choose_trained(patient.model, anatomy, patient.architecture, recipe.trained)
         parent = patient.parent.model.requires_grad_(False)
         return Training(
             trained=trained,
             loss=HealingLoss(
-                parent, patient.model, anatomy, patient.architecture, outputs, recipe.hidden_weight, _arithmetic
+                parent, patient.model, anatomy, patient.architecture, outputs, recipe.hidden_weight, _choose_arithmetic
             ),
             evaluate=lambda: self.evaluator.evaluate(patient.model).loss,
             items=Items(self.items, recipe.seed),
             recipe=recipe,
             file=self.out / STATE,
-            identity=self._identity(recipe, data),
+            identity=self._build_identity(recipe, data),
         )
 
-    def _identity(self, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
+    def _build_identity(self, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
         winner, parent = self.patient.digest, self.patient.parent.digest
         return {"recipe": recipe.to_json(), "winner": winner, "parent": parent, "data": data}
 
-    def _recipe(self, begun: tuple[dict[str, Any], TrainingState] | None, data: dict[str, Any]) -> Recipe:
+    def _choose_recipe(self, begun: tuple[dict[str, Any], TrainingState] | None, data: dict[str, Any]) -> Recipe:
         """What was asked for, else what was begun.
 
         Raises:
@@ -208,7 +208,7 @@ class _Healing:
         if begun is None:
             return self.asked or Recipe()
         recipe = self.asked or Recipe(**begun[0]["recipe"])
-        if begun[0] != self._identity(recipe, data):
+        if begun[0] != self._build_identity(recipe, data):
             raise UsageError(
                 f"{self.out / STATE} is of another recipe, winner or data; continue it as it was begun, without "
                 "options, or delete it"
@@ -249,10 +249,10 @@ class _Healing:
     def _record(
         self, recipe: Recipe, state: TrainingState, data: dict[str, Any], before: Quality, after: Quality
     ) -> Healed:
-        said = self.patient.result["winner"]
-        adjusted = said.get("as_dropped") is not None
+        winner = self.patient.result["winner"]
+        adjusted = winner.get("as_dropped") is not None
         return Healed(
-            as_dropped=Quality.from_json(said["as_dropped"]) if adjusted else before,
+            as_dropped=Quality.from_json(winner["as_dropped"]) if adjusted else before,
             compensated=before if adjusted else None,
             healed=after,
             comparison=compare(after, before, "compensated" if adjusted else "as dropped").to_json(),
@@ -278,7 +278,7 @@ def _round(model: Any, trained: dict[str, nn.Parameter], original: dict[str, Ten
         parameter.copy_(round_as_stored(model, parameter, original[name]))
 
 
-def _arithmetic() -> AbstractContextManager[Any]:
+def _choose_arithmetic() -> AbstractContextManager[Any]:
     """Bf16 products where the processor has them."""
     if choose_precision(AUTO) is Precision.FP32:
         return nullcontext()

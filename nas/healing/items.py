@@ -25,11 +25,11 @@ class Items:
         """The `count` batches of a step, of `size` items each."""
         first = step * size * count
         for begin in range(first, first + size * count, size):
-            chosen = torch.stack([self._item(place) for place in range(begin, begin + size)])
+            chosen = torch.stack([self._draw_item(position) for position in range(begin, begin + size)])
             yield {name: tensor[chosen] for name, tensor in self.split.inputs.items()}
 
-    def _item(self, place: int) -> Tensor:
-        epoch, at = divmod(place, len(self.split))
+    def _draw_item(self, position: int) -> Tensor:
+        epoch, at = divmod(position, len(self.split))
         if epoch not in self._orders:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._orders = {epoch: torch.randperm(len(self.split), generator=generator)}

@@ -24,8 +24,8 @@ from nas.quality.prompt import PromptEvaluator
 from pruning.anatomy.anatomy import Anatomy
 from pruning.checkpoint.sentence_embedding import COSINE, read_sentence_embedding
 from pruning.compensation.alignment import TokenAlignment
-from pruning.compensation.sites import find_left
-from pruning.compensation.streams import by_item, watch_input
+from pruning.compensation.sites import find_kept_layers
+from pruning.compensation.streams import reshape_by_item, watch_input
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ModelError
 
@@ -53,15 +53,15 @@ def find_output_loss(evaluator: Evaluator, parent: Any) -> OutputLoss:
     """
     match evaluator:
         case LanguageEvaluator():
-            return OutputLoss(_every_token, compute_divergence)
+            return OutputLoss(_compute_all_logits, compute_divergence)
         case PromptEvaluator():
-            return OutputLoss(_last_token, compute_divergence)
+            return OutputLoss(_compute_last_logits, compute_divergence)
         case ClassificationEvaluator():
-            return OutputLoss(_logits, compute_divergence)
+            return OutputLoss(_compute_logits, compute_divergence)
         case LabelEvaluator():
-            return OutputLoss(_logits, lambda own, its: compute_bernoulli_divergence(its, own).mean(-1))
+            return OutputLoss(_compute_logits, lambda own, its: compute_bernoulli_divergence(its, own).mean(-1))
         case EmbeddingEvaluator():
-            return OutputLoss(_embedding_of(parent), compute_relative_distance)
+            return OutputLoss(_build_embedder(parent), compute_relative_distance)
     raise ModelError(
         f"a {type(parent).__name__} cannot be healed: its outputs are judged by {evaluator.metric}, for which there is "
         "no training loss; heal language models, classifiers and models that give embeddings"
@@ -81,29 +81,29 @@ def compute_relative_distance(own: Tensor, parent: Tensor) -> Tensor:
     return (own - parent).square().sum(-1) / (2 * parent.square().sum(-1)).clamp(min=_TINY)
 
 
-def _every_token(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def _compute_all_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     logits: Tensor = model(**inputs, use_cache=False).logits
     return logits.flatten(0, 1)
 
 
-def _last_token(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def _compute_last_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=1).logits
     return logits[:, -1]
 
 
-def _logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def _compute_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     logits: Tensor = model(**inputs).logits
     return logits.float()
 
 
-def _embedding_of(parent: Any) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+def _build_embedder(parent: Any) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
     """What makes an embedding of a model without its head, as the parent's folder says."""
-    said = read_sentence_embedding(parent) or DEFAULT
+    embedding = read_sentence_embedding(parent) or DEFAULT
     has_head = parent.get_output_embeddings() is not None
 
     def run(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        vectors = embed(model.base_model if has_head else model, dict(inputs), said)
-        return normalize(vectors, dim=-1) if said.similarity == COSINE else vectors
+        vectors = embed(model.base_model if has_head else model, dict(inputs), embedding)
+        return normalize(vectors, dim=-1) if embedding.similarity == COSINE else vectors
 
     return run
 
@@ -134,10 +134,10 @@ class HealingLoss:
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The loss, a number that gradients can be taken of."""
         with self.arithmetic():
-            left = find_left(self.anatomy, self.architecture)
-            with torch.no_grad(), self._watching(self.parent, left, self._keep(inputs)):
+            left = find_kept_layers(self.anatomy, self.architecture)
+            with torch.no_grad(), self._watch_streams(self.parent, left, self._keep(inputs)):
                 wanted = self.outputs.run(self.parent, inputs)
-            with self._watching(self.model, list(range(len(left))), self._compare(inputs)):
+            with self._watch_streams(self.model, list(range(len(left))), self._compare(inputs)):
                 own = self.outputs.run(self.model, inputs)
         loss = self.outputs.compare(own, wanted).mean()
         if self._errors:
@@ -146,33 +146,35 @@ class HealingLoss:
         self._streams.clear()
         return loss
 
-    def _watching(self, model: Any, places: list[int], see: Callable[[int], Callable[[Tensor], None]]) -> ExitStack:
-        """Shows the stream that enters each block at `places` but the first, and what leaves the last of the model."""
+    def _watch_streams(
+        self, model: Any, layers: list[int], see: Callable[[int], Callable[[Tensor], None]]
+    ) -> ExitStack:
+        """Show the stream that enters each block at `layers` but the first, and what leaves the last of the model."""
         blocks: nn.ModuleList = model.get_submodule(self.anatomy.stack)
         stack = ExitStack()
         if self.hidden_weight > 0:
-            for border, place in enumerate(places[1:]):
-                stack.callback(watch_input(blocks[place], see(border)))
-            stack.callback(_watch_end(blocks[-1], see(len(places) - 1)))
+            for border, layer in enumerate(layers[1:]):
+                stack.callback(watch_input(blocks[layer], see(border)))
+            stack.callback(_watch_end(blocks[-1], see(len(layers) - 1)))
         return stack
 
     def _keep(self, inputs: Mapping[str, Tensor]) -> Callable[[int], Callable[[Tensor], None]]:
         batch = len(next(iter(inputs.values())))
-        return lambda border: lambda stream: self._streams.update({border: by_item(stream, batch)})
+        return lambda border: lambda stream: self._streams.update({border: reshape_by_item(stream, batch)})
 
     def _compare(self, inputs: Mapping[str, Tensor]) -> Callable[[int], Callable[[Tensor], None]]:
         batch, tokens = len(next(iter(inputs.values()))), TokenAlignment.of(self.model, inputs)
 
-        def at(border: int) -> Callable[[Tensor], None]:
+        def compare_at(border: int) -> Callable[[Tensor], None]:
             def see(stream: Tensor) -> None:
-                own = by_item(stream, batch)
-                real = tokens.real_rows(*own.shape[:2])
-                wanted = tokens.rows_of(self._streams[border])[real].float()
+                own = reshape_by_item(stream, batch)
+                real = tokens.mark_real_rows(*own.shape[:2])
+                wanted = tokens.align_rows(self._streams[border])[real].float()
                 self._errors.append(compute_relative_error(own.flatten(0, 1)[real].float(), wanted))
 
             return see
 
-        return at
+        return compare_at
 
 
 def compute_relative_error(own: Tensor, wanted: Tensor) -> Tensor:
@@ -181,7 +183,7 @@ def compute_relative_error(own: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _watch_end(module: nn.Module, see: Callable[[Tensor], None]) -> Callable[[], None]:
-    """Shows what a block returns before anybody else changes it, such as what restores the number of tokens."""
+    """Show what a block returns before anybody else changes it, such as what restores the number of tokens."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         see(output[0] if isinstance(output, tuple) else output)

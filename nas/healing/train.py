@@ -49,7 +49,7 @@ class Training:
         """
         optimiser = torch.optim.AdamW(self.trained.values(), lr=self.recipe.learning_rate, weight_decay=0.0)
         if state.weights:
-            self._put(state.weights)
+            self._set_weights(state.weights)
             optimiser.load_state_dict(state.optimiser)
         else:
             self._judge(state)
@@ -57,7 +57,7 @@ class Training:
         every = self.recipe.evaluate_every or max(1, state.steps // EVALUATIONS)
         with progress.open_stage("healing", total=max(1, state.steps - state.done)) as stage:
             before, began = state.seconds, time.monotonic()
-            while state.done < state.steps and not self._settled(state):
+            while state.done < state.steps and not self._has_settled(state):
                 tokens, moment = state.tokens, time.monotonic()
                 self._step(state, optimiser)
                 rate = (state.tokens - tokens) / max(1e-9, time.monotonic() - moment)
@@ -67,8 +67,8 @@ class Training:
                 state.seconds = before + time.monotonic() - began
                 if judged or state.done % self.recipe.save_every == 0:
                     self._save(state, optimiser)
-                self._tell(stage, state, rate)
-        self._put(state.best)
+                self._report(stage, state, rate)
+        self._set_weights(state.best)
         return state
 
     def _step(self, state: TrainingState, optimiser: torch.optim.Optimizer) -> None:
@@ -95,25 +95,25 @@ class Training:
         loss = self.evaluate()
         state.history.append((state.done, loss))
         if loss < state.best_loss:
-            state.best_loss, state.best_step, state.best = loss, state.done, self._weights()
+            state.best_loss, state.best_step, state.best = loss, state.done, self._copy_weights()
 
-    def _settled(self, state: TrainingState) -> bool:
+    def _has_settled(self, state: TrainingState) -> bool:
         """Whether the last evaluations found no improvement."""
         return sum(step > state.best_step for step, _ in state.history) >= self.recipe.patience
 
     def _save(self, state: TrainingState, optimiser: torch.optim.Optimizer) -> None:
-        state.weights, state.optimiser = self._weights(), optimiser.state_dict()
+        state.weights, state.optimiser = self._copy_weights(), optimiser.state_dict()
         state.save(self.file, self.identity)
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _copy_weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @torch.no_grad()
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
+    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in self.trained.items():
             parameter.copy_(weights[name])
 
-    def _tell(self, stage: Stage, state: TrainingState, rate: float) -> None:
+    def _report(self, stage: Stage, state: TrainingState, rate: float) -> None:
         unit = "images/s" if "pixel_values" in self.items.split.inputs else "tokens/s"
         stage.advance(1, f"{rate:,.0f} {unit}, held-out loss {state.history[-1][1]:.4f}, best {state.best_loss:.4f}")
 

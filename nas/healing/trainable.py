@@ -6,7 +6,7 @@ from torch import nn
 
 from nas.healing.recipe import ALL
 from pruning.anatomy.anatomy import Anatomy
-from pruning.compensation.sites import find_left, find_sites
+from pruning.compensation.sites import find_kept_layers, find_sites
 from search_spaces.architecture import Architecture
 
 
@@ -20,7 +20,7 @@ def choose_trained(model: Any, anatomy: Anatomy, architecture: Architecture, wha
         what: `projections+norms` for the matrices that write to the residual stream and everything in the blocks that
             is one number for each feature (norms, biases, scales); `all` for every parameter.
     """
-    names = None if what == ALL else _projections(anatomy, architecture)
+    names = None if what == ALL else _list_projections(anatomy, architecture)
     blocks = f"{anatomy.stack}."
     chosen = {
         name: parameter
@@ -35,9 +35,9 @@ def choose_trained(model: Any, anatomy: Anatomy, architecture: Architecture, wha
     return chosen
 
 
-def _projections(anatomy: Anatomy, architecture: Architecture) -> set[str]:
+def _list_projections(anatomy: Anatomy, architecture: Architecture) -> set[str]:
     """Names of the weights of all kept parts that write to the stream."""
-    left = find_left(anatomy, architecture)
+    left = find_kept_layers(anatomy, architecture)
     return {
         f"{anatomy.stack}.{left.index(site.layer)}.{site.contribution.projection}.weight"
         for site in find_sites(anatomy, architecture)

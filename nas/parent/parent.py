@@ -62,7 +62,7 @@ class ParentModel:
             self._datasets[length] = load_dataset(self.model, self.tokenizer, self.data, length, self.trust_remote_code)
         return self._datasets[length]
 
-    def more_calibration(self, windows: int) -> Split:
+    def load_more_calibration(self, windows: int) -> Split:
         """The calibration split of a language model, of up to so many windows.
 
         Raises:

@@ -18,7 +18,7 @@ DRAFT_TOKENS = 1024  # for candidates while they are many; more do not rank them
 STREAM_BYTES = 2 << 30  # that the parent's residual stream over the calibration items may take
 
 
-def plan_compensation(subject: ParentModel, evaluator: Evaluator, method: str) -> CompensationPlan | None:
+def plan_compensation(parent: ParentModel, evaluator: Evaluator, method: str) -> CompensationPlan | None:
     """How candidates of a parent are adjusted; None where they are not.
 
     Args:
@@ -27,11 +27,11 @@ def plan_compensation(subject: ParentModel, evaluator: Evaluator, method: str) -
     """
     if method == OFF:
         return None
-    split = _calibration(subject, evaluator.dataset)
-    tokens = _count_tokens(subject, split)
-    most = max(1, int(len(split) * min(1.0, _most_tokens(subject.anatomy) / tokens)))
-    final = pick_items(split, most)
-    draft = pick_items(split, max(1, min(most, round(len(split) * DRAFT_TOKENS / tokens))))
+    split = _choose_calibration(parent, evaluator.dataset)
+    tokens = _count_tokens(parent, split)
+    max_items = max(1, int(len(split) * min(1.0, _compute_max_tokens(parent.anatomy) / tokens)))
+    final = pick_items(split, max_items)
+    draft = pick_items(split, max(1, min(max_items, round(len(split) * DRAFT_TOKENS / tokens))))
     return CompensationPlan(method, draft, final)
 
 
@@ -45,22 +45,20 @@ def pick_items(split: Split, count: int) -> dict[str, Tensor]:
     }
 
 
-def _calibration(subject: ParentModel, dataset: Dataset) -> Split:
+def _choose_calibration(parent: ParentModel, dataset: Dataset) -> Split:
     """The calibration split that candidates are judged like; of a language model's plain text more of it."""
-    plain = (
-        dataset is subject.dataset and subject.is_language_model and set(dataset.calibration.inputs) == {"input_ids"}
-    )
-    return subject.more_calibration(WINDOWS) if plain else dataset.calibration
+    plain = dataset is parent.dataset and parent.is_language_model and set(dataset.calibration.inputs) == {"input_ids"}
+    return parent.load_more_calibration(WINDOWS) if plain else dataset.calibration
 
 
-def _count_tokens(subject: ParentModel, split: Split) -> int:
+def _count_tokens(parent: ParentModel, split: Split) -> int:
     """Those of all items that are no padding; how many an item has is seen in the parent's own stream."""
-    stream = record_streams(subject.model, subject.anatomy, pick_items(split, 1), {Point(0)}).at[Point(0)]
+    stream = record_streams(parent.model, parent.anatomy, pick_items(split, 1), {Point(0)}).at[Point(0)]
     mask = split.inputs.get("attention_mask")
     padded = mask is not None and mask.shape[1] == stream.shape[1]
     return int(mask.sum()) if mask is not None and padded else len(split) * stream.shape[1]
 
 
-def _most_tokens(anatomy: Anatomy) -> int:
+def _compute_max_tokens(anatomy: Anatomy) -> int:
     points = len(PARTS) * anatomy.depth + 1
     return STREAM_BYTES // (points * anatomy.hidden_size * torch.float32.itemsize)

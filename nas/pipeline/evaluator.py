@@ -33,7 +33,7 @@ def build_evaluator(
         cluster: who evaluates; this process where there is none.
         compensation: how candidates are adjusted; None leaves them as pruned.
     """
-    draft, final = ("", "") if compensation is None else (compensation.key(False), compensation.key(True))
+    draft, final = ("", "") if compensation is None else (compensation.build_key(False), compensation.build_key(True))
     known = load_evaluations(subject, evaluator, "validation", storage, draft)
     finals = None if compensation is None else load_evaluations(subject, evaluator, "validation", storage, final)
     chosen, cuts = choose_precision(precision), list_rungs(items or len(evaluator.dataset.validation))

@@ -82,7 +82,7 @@ def _search(context: SearchContext, progress: Timed) -> Result:
             outcome = evaluate_whole_front(problem, outcome)
     plan = context.builder.plan
     known = load_evaluations(
-        subject, scorer.evaluator, "test", request.storage, "" if plan is None else plan.key(final=True)
+        subject, scorer.evaluator, "test", request.storage, "" if plan is None else plan.build_key(final=True)
     )
     with Phases(progress) as phases:
         held_out = judge_held_out(outcome, scorer, known, partial(phases.report, "evaluating on the test split"))

@@ -26,7 +26,7 @@ from nas.tokens.space import count_droppable
 from nas.tracking import get_tracking_uri, log_search, remove_password
 from pruning.checkpoint import is_pruned, save
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
-from pruning.compensation.candidate_builder import CompensationRecord, compensation_of
+from pruning.compensation.candidate_builder import CompensationRecord, get_compensation
 
 COMPENSATION = "compensation.json"  # in the winner's folder: how its weights were made
 
@@ -39,7 +39,7 @@ def deliver(delivery: Delivery) -> Result:
     _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
-    compensation = compensation_of(winner)
+    compensation = get_compensation(winner)
     (folder / COMPENSATION).unlink(missing_ok=True)
     if compensation is not None:
         _write_json(folder / COMPENSATION, compensation.to_json())

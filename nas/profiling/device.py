@@ -23,7 +23,7 @@ from nas.profiling.kit import Kit, export_for_target, make_inputs, pack
 from nas.profiling.profile_store import check_profile
 from nas.profiling.ssh import Transport, profile_there
 from nas.progress import Progress, open_timed_stage
-from pruning.compensation.candidate_builder import adjusted_of
+from pruning.compensation.candidate_builder import list_adjusted
 from pruning.surgery.prune import read_architecture
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
@@ -149,7 +149,7 @@ class RemoteDevice:
         with self.progress.open_stage("writing the winner's file"):
             try:
                 architecture = read_architecture(model, self._graphs.anatomy.depth)
-                self._graphs.derive(architecture, path, adjusted_of(model))
+                self._graphs.derive(architecture, path, list_adjusted(model))
                 self._check(model, path)
             except (ExportError, MeasurementError):
                 export_for_target(model, path, target, phase)

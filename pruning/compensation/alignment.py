@@ -30,7 +30,7 @@ class TokenAlignment:
         hooks = next((entry.hooks for entry in entries if isinstance(entry, BlockEntry)), None)
         return cls(hooks, inputs.get("attention_mask"))
 
-    def rows_of(self, values: Tensor) -> Tensor:
+    def align_rows(self, values: Tensor) -> Tensor:
         """The parent's values (batch, N, d) for the tokens T of now, (batch · T, d); of joined tokens the mean."""
         now = self._now
         if now is None:
@@ -43,7 +43,7 @@ class TokenAlignment:
         counts.scatter_add_(1, now.source, torch.ones_like(now.source, dtype=values.dtype))
         return (sums / counts.clamp(min=1)[..., None]).flatten(0, 1)
 
-    def real_rows(self, batch: int, tokens: int) -> Tensor:
+    def mark_real_rows(self, batch: int, tokens: int) -> Tensor:
         """(batch · tokens,) bool, those of now that are no padding."""
         now = self._now
         if now is not None and now.valid is not None:

@@ -22,7 +22,7 @@ from pruning.compensation.alignment import TokenAlignment
 from pruning.compensation.lacking import Route
 from pruning.compensation.method import Adjustment, Method, Observed
 from pruning.compensation.sites import Site
-from pruning.compensation.streams import Streams, by_item, run_trunk, watch_input
+from pruning.compensation.streams import Streams, reshape_by_item, run_trunk, watch_input
 from pruning.inference.block_stand_in import HandedStates
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.kinds import Kind
@@ -100,25 +100,25 @@ class CalibrationPass:
             adjustment = None if observed is None else self.method.adjust(observed)
             if adjustment is not None:
                 _add(self.candidate, module, adjustment)
-                self._adjusted.append(Adjusted(site.layer, _path(site), module, adjustment))
+                self._adjusted.append(Adjusted(site.layer, _get_path(site), module, adjustment))
                 output = module.forward(args[0])
             if site.partner is not None:
-                self._written[site.layer, site.kind] = route.contribution(_as_rows(output))
+                self._written[site.layer, site.kind] = route.compute_contribution(_flatten_rows(output))
             return output
 
         return hook
 
     def _observe(self, site: Site, route: Route, module: Any, given: Tensor, output: Tensor) -> Observed | None:
         """What a projection was given and what it lacks; None where it lacks nothing."""
-        stream = by_item(self._stream.pop(site), self.batch)
+        stream = reshape_by_item(self._stream.pop(site), self.batch)
         batch, tokens, _ = stream.shape
-        others = _as_rows(stream)
+        others = _flatten_rows(stream)
         if site.partner is not None:
             others = others + self._find_written(site.layer, site.partner)
-        written = _as_rows(output)
-        lacking = route.find_lacking(written, others, self.tokens.rows_of(self.streams.at[site.target]))
-        real = self.tokens.real_rows(batch, tokens)
-        seen = (_as_rows(given), written, lacking, hold_out(batch, tokens))
+        written = _flatten_rows(output)
+        lacking = route.find_lacking(written, others, self.tokens.align_rows(self.streams.at[site.target]))
+        real = self.tokens.mark_real_rows(batch, tokens)
+        seen = (_flatten_rows(given), written, lacking, hold_out(batch, tokens))
         inputs, written, lacking, held = seen if bool(real.all()) else [value[real] for value in seen]
         if float(lacking.square().sum()) <= _NEGLIGIBLE * float(written.square().sum()):
             return None
@@ -127,10 +127,10 @@ class CalibrationPass:
     def _find_written(self, layer: int, kind: Kind) -> Tensor:
         """What a part of a parallel block adds to the stream: where it has not run yet, what it added in the parent."""
         written = self._written.get((layer, kind))
-        return self.tokens.rows_of(self.streams.written[layer, kind]) if written is None else written
+        return self.tokens.align_rows(self.streams.written[layer, kind]) if written is None else written
 
 
-def _path(site: Site) -> str:
+def _get_path(site: Site) -> str:
     assert site.contribution.projection is not None, "only projections are watched"
     return site.contribution.projection
 
@@ -143,7 +143,7 @@ def hold_out(batch: int, tokens: int) -> Tensor:
     return (torch.arange(batch) % every == every - 1).repeat_interleave(tokens)
 
 
-def _as_rows(value: Tensor) -> Tensor:
+def _flatten_rows(value: Tensor) -> Tensor:
     return value.reshape(-1, value.shape[-1])
 
 
@@ -158,11 +158,11 @@ def _add(model: Any, module: Any, adjustment: Adjustment) -> None:
     if adjustment.weight is not None:
         turned = isinstance(module, Conv1D)
         change = adjustment.weight if turned else adjustment.weight.T
-        module.weight = _changed(model, module.weight, change)
+        module.weight = _build_changed(model, module.weight, change)
     if adjustment.bias is not None:
-        module.bias = _changed(model, module.bias, adjustment.bias)
+        module.bias = _build_changed(model, module.bias, adjustment.bias)
 
 
-def _changed(model: Any, old: Tensor, change: Tensor) -> nn.Parameter:
+def _build_changed(model: Any, old: Tensor, change: Tensor) -> nn.Parameter:
     new = (old.double() + change).to(old.dtype).contiguous()
     return nn.Parameter(round_as_stored(model, new, old), requires_grad=old.requires_grad)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.calibration_pass import Adjusted
-from pruning.compensation.compensator import Compensator, compensated_prefixes, put
+from pruning.compensation.compensator import Compensator, install_adjusted, list_compensated_prefixes
 from pruning.compensation.method import DRAFT, METHODS, Method
 from pruning.inference.prefix_cache import GIB, Prefix, list_prefixes
 from pruning.surgery.block_library import BlockLibrary
@@ -35,14 +35,14 @@ class CompensationPlan:
     draft: Mapping[str, Tensor]
     final: Mapping[str, Tensor]
 
-    def closed_form(self, final: bool) -> Method:
+    def choose_method(self, final: bool) -> Method:
         """That of the candidates that are left, or of those that are many."""
         return METHODS[self.method] if final or self.method == BIAS else DRAFT
 
-    def key(self, final: bool) -> str:
+    def build_key(self, final: bool) -> str:
         """Names everything that the adjusted weights depend on besides parent and architecture."""
-        name = self.method if final else f"draft-{self.closed_form(final).name}"
-        return f"{name}{REVISION}-{digest_of(self.final if final else self.draft)}"
+        name = self.method if final else f"draft-{self.choose_method(final).name}"
+        return f"{name}{REVISION}-{compute_digest(self.final if final else self.draft)}"
 
 
 @dataclass(frozen=True)
@@ -121,40 +121,40 @@ class CandidateBuilder:
         """
         model = prune(self.parent, architecture, anatomy=self.anatomy, library=self._library)
         if self.plan is not None and architecture.choices:
-            adjusted = self._compensator(self.plan, final).adjust(architecture)
-            put(model, self.anatomy, architecture, adjusted)
+            adjusted = self._get_compensator(self.plan, final).adjust(architecture)
+            install_adjusted(model, self.anatomy, architecture, adjusted)
             setattr(model, _NAME, Compensated(_describe(self.plan, final, adjusted), adjusted))
         return model
 
-    def prefixes(self, architecture: Architecture) -> list[Prefix]:
+    def list_prefixes(self, architecture: Architecture) -> list[Prefix]:
         """For every kept block, what the states that leave it depend on."""
         if self.plan is None:
             merged = architecture.merge_blocks() if self.anatomy.merges_blocks else architecture
             return list_prefixes(merged)
-        return compensated_prefixes(self.anatomy, architecture)
+        return list_compensated_prefixes(self.anatomy, architecture)
 
-    def _compensator(self, plan: CompensationPlan, final: bool) -> Compensator:
+    def _get_compensator(self, plan: CompensationPlan, final: bool) -> Compensator:
         if final not in self._compensators:
             inputs = plan.final if final else plan.draft
             self._compensators[final] = Compensator(
-                self.parent, self.anatomy, inputs, plan.closed_form(final), self._library, self._capacity
+                self.parent, self.anatomy, inputs, plan.choose_method(final), self._library, self._capacity
             )
         return self._compensators[final]
 
 
-def compensation_of(model: Any) -> CompensationRecord | None:
+def get_compensation(model: Any) -> CompensationRecord | None:
     """How a model that a builder made was adjusted; None where it was not."""
     compensated = getattr(model, _NAME, None)
     return None if compensated is None else compensated.record
 
 
-def adjusted_of(model: Any) -> tuple[Adjusted, ...]:
+def list_adjusted(model: Any) -> tuple[Adjusted, ...]:
     """The projections of a model that a builder made whose weights are not its parent's."""
     compensated = getattr(model, _NAME, None)
     return () if compensated is None else compensated.projections
 
 
-def digest_of(inputs: Mapping[str, Tensor]) -> str:
+def compute_digest(inputs: Mapping[str, Tensor]) -> str:
     """Sixteen hexadecimal digits that name some inputs."""
     hashed = hashlib.sha256()
     for name, tensor in sorted(inputs.items()):
@@ -171,4 +171,4 @@ def _describe(plan: CompensationPlan, final: bool, adjusted: tuple[Adjusted, ...
         AdjustedProjection(each.layer, each.path, each.adjustment.penalty, round(each.adjustment.unexplained, 6))
         for each in adjusted
     )
-    return CompensationRecord(plan.method, REVISION, len(first), tokens, digest_of(inputs), projections)
+    return CompensationRecord(plan.method, REVISION, len(first), tokens, compute_digest(inputs), projections)

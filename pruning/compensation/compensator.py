@@ -14,7 +14,7 @@ from pruning.anatomy.copying import copy_module
 from pruning.compensation.alignment import TokenAlignment
 from pruning.compensation.calibration_pass import Adjusted, CalibrationPass
 from pruning.compensation.method import Method
-from pruning.compensation.sites import find_left, find_sites
+from pruning.compensation.sites import find_kept_layers, find_sites
 from pruning.compensation.streams import Streams, record_streams
 from pruning.inference.block_stand_in import HandedStates
 from pruning.inference.prefix_cache import GIB, Prefix, list_prefixes
@@ -45,7 +45,7 @@ class Compensator:
     Example:
         >>> compensator = Compensator(parent, anatomy, calibration.inputs, METHODS["refit"])
         >>> adjusted = compensator.adjust(architecture)
-        >>> put(prune(parent, architecture), anatomy, architecture, adjusted)
+        >>> install_adjusted(prune(parent, architecture), anatomy, architecture, adjusted)
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class Compensator:
     def adjust(self, architecture: Architecture) -> tuple[Adjusted, ...]:
         """The adjusted projections of an architecture, in order of depth."""
         if architecture not in self._latest:
-            keys, left = compensated_prefixes(self._anatomy, architecture), find_left(self._anatomy, architecture)
+            keys = list_compensated_prefixes(self._anatomy, architecture)
+            left = find_kept_layers(self._anatomy, architecture)
             known = self._find_known(keys)
             if len(known) < len(left):
                 known += self._run(architecture, keys, left, known)
@@ -98,26 +99,26 @@ class Compensator:
         adjusted = calibration.run(self._anatomy, find_sites(self._anatomy, architecture), self._inputs)
         for end in ends:
             end.remove()
-        found = []
+        added = []
         for position, (states, arity) in sorted(seen.items()):
             own = tuple(each for each in adjusted if each.layer == left[position])
-            found.append(_Known(own, states, arity))
+            added.append(_Known(own, states, arity))
             if position < len(keys):
-                self._keep(keys[position], found[-1])
-        return found
+                self._keep(keys[position], added[-1])
+        return added
 
     @cached_property
     def _streams(self) -> Streams:
         return record_streams(self._parent, self._anatomy, self._inputs)
 
     def _find_known(self, keys: list[Prefix]) -> list[_Known]:
-        found: list[_Known] = []
+        blocks: list[_Known] = []
         for key in keys:
             if key not in self._known:
                 break
             self._known.move_to_end(key)
-            found.append(self._known[key])
-        return found
+            blocks.append(self._known[key])
+        return blocks
 
     def _keep(self, key: Prefix, known: _Known) -> None:
         if key in self._known:
@@ -128,22 +129,24 @@ class Compensator:
             self._nbytes -= self._known.popitem(last=False)[1].nbytes
 
 
-def compensated_prefixes(anatomy: Anatomy, architecture: Architecture) -> list[Prefix]:
-    """As `prefixes`, for adjusted candidates: what leaves a block also depends on who reads it next."""
+def list_compensated_prefixes(anatomy: Anatomy, architecture: Architecture) -> list[Prefix]:
+    """As `list_prefixes`, for adjusted candidates: what leaves a block also depends on who reads it next."""
     ends = {site.layer: (site.target, site.closing) for site in find_sites(anatomy, architecture)}  # of the last part
-    left = find_left(anatomy, architecture)
+    left = find_kept_layers(anatomy, architecture)
     merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
     return [(*prefix, f"to {ends.get(layer)}") for prefix, layer in zip(list_prefixes(merged), left, strict=False)]
 
 
-def put(candidate: Any, anatomy: Anatomy, architecture: Architecture, adjusted: tuple[Adjusted, ...]) -> None:
+def install_adjusted(
+    candidate: Any, anatomy: Anatomy, architecture: Architecture, adjusted: tuple[Adjusted, ...]
+) -> None:
     """Give a candidate its adjusted projections, in place.
 
     Args:
         candidate: from `prune`.
         adjusted: from `Compensator.adjust` for the same architecture.
     """
-    left = find_left(anatomy, architecture)
+    left = find_kept_layers(anatomy, architecture)
     blocks: nn.ModuleList = candidate.get_submodule(anatomy.stack)
     for each in adjusted:
         blocks[left.index(each.layer)].set_submodule(each.path, copy_module(each.module, share_tensors=True))

@@ -25,7 +25,7 @@ class Route:
     after: Sequence[nn.Module]
     closing: Sequence[nn.Module]
 
-    def contribution(self, written: Tensor) -> Tensor:
+    def compute_contribution(self, written: Tensor) -> Tensor:
         """What reaches the stream (tokens, d) of what a projection writes (tokens, d)."""
         return _follow(self.after, written)[-1]
 

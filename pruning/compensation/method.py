@@ -35,14 +35,14 @@ class Observed:
     def explain(self, features: Tensor, penalties: tuple[float, ...]) -> RidgeFit | None:
         """The ridge solution of the residuals from features (tokens, ·); a constant is found where there is a bias."""
         if self.bias is None:
-            return fit_ridge(*self._moments(features, self.residuals), False, penalties)
+            return fit_ridge(*self._compute_moments(features, self.residuals), False, penalties)
         means = features.mean(0), self.residuals.mean(0)  # what varies little about a large mean is lost in float32
-        fit = fit_ridge(*self._moments(features - means[0], self.residuals - means[1]), True, penalties)
+        fit = fit_ridge(*self._compute_moments(features - means[0], self.residuals - means[1]), True, penalties)
         if fit is None or fit.offset is None:
             return fit
         return replace(fit, offset=fit.offset + means[1] - means[0].double() @ fit.matrix)
 
-    def _moments(self, features: Tensor, residuals: Tensor) -> tuple[Moments, Moments]:
+    def _compute_moments(self, features: Tensor, residuals: Tensor) -> tuple[Moments, Moments]:
         """Of the tokens to fit, and of those held out."""
         held = Moments.of(features[self.held], residuals[self.held])
         return Moments.of(features, residuals) - held, held
@@ -103,7 +103,7 @@ class Refit:
     def adjust(self, observed: Observed) -> Adjustment | None:
         """The least-squares change of the whole projection."""
         fit = observed.explain(observed.inputs, self.penalties)
-        return None if fit is None else _adjustment(fit, fit.matrix)
+        return None if fit is None else _build_adjustment(fit, fit.matrix)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Merge:
         """W becomes W·(1 + M), where M explains what is lacking from the contribution itself."""
         written = observed.outputs if observed.bias is None else observed.outputs - observed.bias
         fit = observed.explain(written, self.penalties)
-        return None if fit is None else _adjustment(fit, observed.weight.double() @ fit.matrix)
+        return None if fit is None else _build_adjustment(fit, observed.weight.double() @ fit.matrix)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class RefitOrMerge:
         return method.adjust(observed)
 
 
-def _adjustment(fit: RidgeFit, weight: Tensor) -> Adjustment:
+def _build_adjustment(fit: RidgeFit, weight: Tensor) -> Adjustment:
     return Adjustment(weight, fit.offset, fit.penalty, fit.unexplained)
 
 

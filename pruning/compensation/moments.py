@@ -60,7 +60,7 @@ class Moments:
             self.gram - other.gram, self.cross - other.cross, self.energy - other.energy, sums, self.count - other.count
         )
 
-    def centred(self, means: tuple[Tensor, Tensor]) -> "Moments":
+    def centre(self, means: tuple[Tensor, Tensor]) -> "Moments":
         """Those of X and R after these means were taken from them, without looking at a token again."""
         (x, r), (sum_x, sum_r), n = means, self.sums, self.count
         gram = self.gram - torch.outer(x, sum_x) - torch.outer(sum_x, x) + n * torch.outer(x, x)
@@ -73,7 +73,7 @@ class Moments:
         """The mean of X (k,) and of R (d,)."""
         return self.sums[0] / self.count, self.sums[1] / self.count
 
-    def error(self, solution: Tensor) -> float:
+    def compute_error(self, solution: Tensor) -> float:
         """The sum of squares of R − X·solution, for a solution (k, d)."""
         explained = 2 * (solution * self.cross).sum() - (solution * (self.gram @ solution)).sum()
         return float(self.energy.sum() - explained)

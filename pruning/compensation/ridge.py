@@ -43,13 +43,13 @@ def fit_ridge(
     """
     both = fitted + held
     means = fitted.means if offset else None
-    train, test = (fitted, held) if means is None else (fitted.centred(means), held.centred(means))
-    errors = {penalty: test.error(_solve(train, penalty)) for penalty in penalties}
+    train, test = (fitted, held) if means is None else (fitted.centre(means), held.centre(means))
+    errors = {penalty: test.compute_error(_solve(train, penalty)) for penalty in penalties}
     best = min(errors, key=errors.__getitem__)
     before = float(held.energy.sum())
     if not errors[best] < before:
         return None
-    whole = both.centred(both.means) if offset else both
+    whole = both.centre(both.means) if offset else both
     matrix = _solve(whole, best)
     constant = both.means[1] - both.means[0] @ matrix if offset else None
     return RidgeFit(matrix, constant, best, errors[best] / before)

@@ -50,7 +50,7 @@ def find_sites(anatomy: Anatomy, architecture: Architecture) -> tuple[Site, ...]
     )
 
 
-def find_left(anatomy: Anatomy, architecture: Architecture) -> list[int]:
+def find_kept_layers(anatomy: Anatomy, architecture: Architecture) -> list[int]:
     """The layers whose blocks are in the pruned model, in order."""
     merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
     removed = set(merged.list_removed_blocks())
@@ -65,7 +65,7 @@ def _describe(anatomy: Anatomy, architecture: Architecture, layer: int, kind: Ki
         for at, each in ((layer, kind), *passed)
         if (path := anatomy.blocks[at].get_contribution(each).closes) is not None
     )
-    partner = _partner(block, architecture, kind)
+    partner = _find_partner(block, architecture, kind)
     return Site(layer, kind, block.get_contribution(kind), target, closing, partner)
 
 
@@ -86,7 +86,7 @@ def _find_target(
     return Point(anatomy.depth), passed
 
 
-def _partner(block: BlockAnatomy, architecture: Architecture, kind: Kind) -> Kind | None:
+def _find_partner(block: BlockAnatomy, architecture: Architecture, kind: Kind) -> Kind | None:
     other = next(each for each in PARTS if each is not kind)
     kept = block.layout is Layout.PARALLEL and architecture.keeps(block.index, other)
     return other if kept else None

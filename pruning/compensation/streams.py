@@ -27,7 +27,7 @@ class Streams:
     written: dict[tuple[int, Kind], Tensor] = field(default_factory=dict)
 
 
-def every_point(anatomy: Anatomy) -> set[Point]:
+def list_points(anatomy: Anatomy) -> set[Point]:
     """Wherever a part of any candidate may read the stream, and its end."""
     kinds = (Kind.ATTENTION,) if anatomy.layout is Layout.PARALLEL else PARTS
     return {Point(layer, kind) for layer in range(anatomy.depth) for kind in kinds} | {Point(anatomy.depth)}
@@ -43,15 +43,15 @@ def record_streams(
         inputs: keyword inputs of the model, all calibration items in one batch.
         points: where the stream is wanted; None for every point.
     """
-    streams, points = Streams(), every_point(anatomy) if points is None else points
+    streams, points = Streams(), list_points(anatomy) if points is None else points
 
     batch = len(next(iter(inputs.values())))
 
     def keep_stream(point: Point) -> Callable[[Tensor], None]:
-        return lambda value: streams.at.update({point: by_item(value, batch)})
+        return lambda value: streams.at.update({point: reshape_by_item(value, batch)})
 
     def keep_written(layer: int, kind: Kind) -> Callable[[Tensor], None]:
-        return lambda value: streams.written.update({(layer, kind): by_item(value, batch)})
+        return lambda value: streams.written.update({(layer, kind): reshape_by_item(value, batch)})
 
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def run_trunk(model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Non
     getattr(model, "base_model", model)(**inputs, **settings)
 
 
-def by_item(value: Tensor, batch: int) -> Tensor:
+def reshape_by_item(value: Tensor, batch: int) -> Tensor:
     """States as (batch, tokens, d), also where a block has joined its items to one row of tokens (OPT)."""
     return value.reshape(batch, -1, value.shape[-1])
 

@@ -12,7 +12,7 @@ from nas.export.exporters import EXPORTERS
 from nas.export.graph_editing import ParentGraph
 from nas.export.parity import check_parity
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, adjusted_of
+from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, list_adjusted
 from search_spaces import Architecture, Kind, Unit
 
 
@@ -25,7 +25,7 @@ def test_an_edited_graph_has_the_adjusted_weights_and_no_other_node(family: str,
     graph = ParentGraph.read(tmp_path / "parent.onnx", anatomy, parent)
     architecture = Architecture(4).drop(Unit(1, Kind.MLP), Unit(2, Kind.ATTENTION))
     candidate = CandidateBuilder(parent, anatomy, CompensationPlan("refit", inputs, inputs)).build(architecture)
-    adjusted = adjusted_of(candidate)
+    adjusted = list_adjusted(candidate)
     assert adjusted
     plain = graph.derive(architecture, tmp_path / "plain.onnx")
     edited = graph.derive(architecture, tmp_path / "edited.onnx", adjusted)

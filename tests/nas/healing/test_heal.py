@@ -67,7 +67,7 @@ def test_calibration_items_alone_are_trained_on(tmp_path: Path) -> None:
     folder = decoder(tmp_path)
     request = SearchRequest.load(folder)
     parent = load_parent_model(request.model, request.data)
-    expected = parent.more_calibration(4096)
+    expected = parent.load_more_calibration(4096)
     assert len(expected) > len(parent.dataset.calibration)
     assert heal(folder, FEW, Silent()).data == {"digest": expected.digest, "items": len(expected)}
 

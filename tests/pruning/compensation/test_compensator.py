@@ -10,7 +10,7 @@ from families import DECODERS, FAMILIES, build, example
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import Layout
 from pruning.compensation.calibration_pass import Adjusted, hold_out
-from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, adjusted_of, compensation_of
+from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, get_compensation, list_adjusted
 from pruning.compensation.compensator import Compensator
 from pruning.compensation.method import METHODS, Refit
 from pruning.compensation.streams import run_trunk, watch_input
@@ -56,7 +56,7 @@ def test_an_adjusted_candidate_is_nearer_to_its_parent_on_items_that_it_has_not_
     unseen = example(parent, batch=8, seed=5)
     plain = prune(parent, architecture, anatomy=anatomy)
     adjusted = build_with(parent, anatomy, architecture, inputs)
-    assert adjusted_of(adjusted)
+    assert list_adjusted(adjusted)
     assert distance(adjusted, parent, anatomy, unseen) < distance(plain, parent, anatomy, unseen)
 
 
@@ -163,7 +163,7 @@ def test_resumed_passes_of_adjusted_candidates_equal_full_ones(family: str) -> N
         candidate = builder.build(architecture)
         with torch.inference_mode():
             full = candidate(**batch, **fixed)[0]
-            make_resumable(candidate, anatomy, builder.prefixes(architecture), store)
+            make_resumable(candidate, anatomy, builder.list_prefixes(architecture), store)
             assert torch.equal(candidate(**batch, **fixed)[0], full)
     assert store.skipped > 0
 
@@ -213,11 +213,11 @@ def test_padding_makes_no_difference() -> None:
 def test_a_record_says_what_the_weights_were_made_from() -> None:
     parent = build("llama")
     anatomy, inputs = read_anatomy(parent), example(parent, batch=ITEMS)
-    record = compensation_of(build_with(parent, anatomy, drop(4, (1, Kind.MLP)), inputs))
+    record = get_compensation(build_with(parent, anatomy, drop(4, (1, Kind.MLP)), inputs))
     assert record is not None
     assert (record.method, record.items, record.tokens) == ("refit", ITEMS, inputs["input_ids"].numel())
     assert all(0 <= each.unexplained < 1 for each in record.projections)
-    assert compensation_of(prune(parent, drop(4, (1, Kind.MLP)), anatomy=anatomy)) is None
+    assert get_compensation(prune(parent, drop(4, (1, Kind.MLP)), anatomy=anatomy)) is None
 
 
 def test_held_out_items_are_whole_ones() -> None:

@@ -13,7 +13,7 @@ def tokens(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_an_error_from_moments_is_that_of_the_tokens() -> None:
     (x, r), solution = tokens(50, 0), torch.randn(5, 3).double()
-    assert abs(Moments.of(x, r).error(solution) - float((r - x @ solution).square().sum())) < 1e-8
+    assert abs(Moments.of(x, r).compute_error(solution) - float((r - x @ solution).square().sum())) < 1e-8
 
 
 def test_moments_of_parts_add_up_and_can_be_centred_afterwards() -> None:
@@ -21,7 +21,7 @@ def test_moments_of_parts_add_up_and_can_be_centred_afterwards() -> None:
     together = Moments.of(x, r) + Moments.of(more_x, more_r)
     whole_x, whole_r = torch.cat([x, more_x]), torch.cat([r, more_r])
     direct = Moments.of(whole_x - whole_x.mean(0), whole_r - whole_r.mean(0))
-    centred = together.centred(together.means)
+    centred = together.centre(together.means)
     for name in ("gram", "cross", "energy"):
         torch.testing.assert_close(getattr(centred, name), getattr(direct, name))
 
