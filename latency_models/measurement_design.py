@@ -94,7 +94,9 @@ def list_extremes(depth: int) -> list[Architecture]:
     return list(dict.fromkeys(drop_from_parent(depth, dropped) for dropped in chosen))
 
 
-def log_determinant(architectures: list[Architecture], row: Callable[[Architecture], Array] = count_units) -> float:
+def compute_log_determinant(
+    architectures: list[Architecture], row: Callable[[Architecture], Array] = count_units
+) -> float:
     """Of what measuring these architectures tells of the columns of `row`; larger is better."""
     return float(np.linalg.slogdet(_compute_information(_weight_rows(architectures, row)))[1])
 

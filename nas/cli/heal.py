@@ -57,7 +57,7 @@ def heal(
     }  # fmt: skip
     given = {name: value for name, value in named.items() if value is not None}
     recipe = Recipe(**given) if given else None
-    again = shlex.join(["nas", "heal", str(folder), *_flags(given)])
+    again = shlex.join(["nas", "heal", str(folder), *_list_flags(given)])
     try:
         healed = run(folder, recipe, progress)
     except KeyboardInterrupt:
@@ -67,16 +67,16 @@ def heal(
         if not reason or isinstance(error, NasError):
             raise
         raise WriteFailed(f"{reason}, then continue with: {again}") from None
-    console.emit_json(healed.to_json()) if json else console.emit_text(_words(healed, folder))
+    console.emit_json(healed.to_json()) if json else console.emit_text(_describe_healed(healed, folder))
 
 
-def _flags(given: dict[str, Any]) -> list[str]:
+def _list_flags(given: dict[str, Any]) -> list[str]:
     """The options as they were given."""
     names = {"trained": "train", "learning_rate": "learning-rate"}
     return [word for name, value in given.items() for word in (f"--{names.get(name, name)}", str(value))]
 
 
-def _words(healed: "Healed", folder: Path) -> str:
+def _describe_healed(healed: "Healed", folder: Path) -> str:
     from nas.healing.card import list_qualities
 
     rows = []

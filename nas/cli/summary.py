@@ -57,10 +57,10 @@ def _build_rows(result: Result) -> list[tuple[str, Entry, str]]:
         (add_item_count(names[e.method], e.quality.items, every), e) for e in result.baselines if e.method in names
     ]
     baselines = [(name, entry, "dim") for name, entry in shown]
-    return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *_as_dropped(result), *baselines]
+    return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *_list_as_dropped(result), *baselines]
 
 
-def _as_dropped(result: Result) -> list[tuple[str, Entry, str]]:
+def _list_as_dropped(result: Result) -> list[tuple[str, Entry, str]]:
     """The winner before what is left of it was adjusted."""
     quality = result.as_dropped
     return [] if quality is None else [(AS_DROPPED, replace(result.winner, quality=quality), "")]

@@ -50,7 +50,7 @@ class CachedEvaluator:
             CacheMismatch: where verifying found that a resumed evaluation is not the full one.
             ExecutionError: nobody is left to evaluate.
         """
-        key, known = self._build_key(architecture, items), self._evaluations(items)
+        key, known = self._build_key(architecture, items), self._choose_evaluations(items)
         if key not in known:
             self._find_out([key], known)
         return known[key]
@@ -82,7 +82,7 @@ class CachedEvaluator:
         asked = every if items is None else min(items, every)
         return architecture, asked, Precision.FP32 if items is None else self.precision
 
-    def _evaluations(self, items: int | None) -> Evaluations:
+    def _choose_evaluations(self, items: int | None) -> Evaluations:
         return self.final if items is None else self.known
 
     def _find_out(self, keys: Sequence[Key], known: Evaluations) -> None:

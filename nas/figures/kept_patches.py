@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nas.data.dataset import Split
-from nas.figures.tokens import Remains, patch_grid
+from nas.figures.tokens import Remains, compute_patch_grid
 from pruning.anatomy.anatomy import Anatomy
 from pruning.reduction.kept_tokens import find_survivors
 from pruning.surgery.prune import prune
@@ -68,7 +68,7 @@ def find_image_survivors(
     # Several images of one item: their tokens stand one after the other.
     kept = [stage.kept.reshape(len(pixels), -1) for stage in stages]
     try:
-        patch_grid(kept[0].shape[1], *pixels.shape[-2:])
+        compute_patch_grid(kept[0].shape[1], *pixels.shape[-2:])
     except ValueError:
         return None
     whole = Remains(f"before\n{stages[0].kept.shape[1]} tokens", kept[0] | True)

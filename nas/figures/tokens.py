@@ -112,14 +112,14 @@ def shade(image: Tensor, kept: Tensor) -> Tensor:
         ValueError: the patches form no grid with the image's proportions.
     """
     height, width, _ = image.shape
-    rows, columns = patch_grid(len(kept), height, width)
+    rows, columns = compute_patch_grid(len(kept), height, width)
     vertical = torch.arange(height) * rows // height
     horizontal = torch.arange(width) * columns // width
     shown = kept.reshape(rows, columns)[vertical][:, horizontal, None]
     return torch.where(shown, image, _CLEAR * image + (1 - _CLEAR) * torch.tensor(_SHADE))
 
 
-def patch_grid(patches: int, height: int, width: int) -> tuple[int, int]:
+def compute_patch_grid(patches: int, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of so many patches on an image of that size.
 
     Raises:

@@ -20,7 +20,7 @@ from search_spaces.servable import Servable
 _FILES = ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html", "candidates.json", REPORT)
 
 
-def search_run(result: Result, delivery: Delivery) -> SearchRun:
+def build_search_run(result: Result, delivery: Delivery) -> SearchRun:
     """What of a delivered search is logged.
 
     The search's run has the winner's numbers under the keys that every candidate has them under, so that the two can

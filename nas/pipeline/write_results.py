@@ -12,7 +12,7 @@ from nas.figures.search import Point, draw_pareto, write_pareto_page
 from nas.mlflow_model import write_mlmodel
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.held_out import TEST
-from nas.pipeline.mlflow_run import search_run
+from nas.pipeline.mlflow_run import build_search_run
 from nas.progress import Timed
 from nas.quality.comparison import Comparison, compare
 from nas.report import CANDIDATES, REPORT, write_report
@@ -46,7 +46,7 @@ def deliver(delivery: Delivery) -> Result:
     profile = delivery.latency.profile
     if profile is not None:
         profile.save(delivery.context.request.out / "profile.json")
-    result = replace(_build_result(delivery, winner.num_parameters()), **_as_dropped(delivery, compensation))
+    result = replace(_build_result(delivery, winner.num_parameters()), **_build_as_dropped(delivery, compensation))
     embedding = read_sentence_embedding(winner)
     write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
     write_mlmodel(folder)
@@ -54,7 +54,7 @@ def deliver(delivery: Delivery) -> Result:
     return result
 
 
-def _as_dropped(delivery: Delivery, compensation: CompensationRecord | None) -> dict[str, Any]:
+def _build_as_dropped(delivery: Delivery, compensation: CompensationRecord | None) -> dict[str, Any]:
     """What the winner would be without its adjustment, on the test split, and how it was adjusted."""
     if compensation is None:
         return {}
@@ -82,7 +82,7 @@ def record(result: Result, delivery: Delivery, progress: Timed) -> Result:
         write_report([out], out / REPORT)
     with progress.open_stage("recording in MLflow"):
         logged = log_search(
-            search_run(result, delivery), get_tracking_uri(delivery.context.request.tracking_uri, out), out
+            build_search_run(result, delivery), get_tracking_uri(delivery.context.request.tracking_uri, out), out
         )
     result = replace(result, mlflow=logged, phases=progress.phases)
     result.save(out)

@@ -153,11 +153,11 @@ def derive_files(graphs: Graphs, architectures: Sequence[Architecture], folder: 
     shared = SharedWeights(WEIGHTS, folder=folder)
     files: dict[str, Path] = {}
 
-    def key(architecture: Architecture) -> str:
+    def name_export(architecture: Architecture) -> str:
         exported = graphs.find_exported(architecture)
         return f"{exported.tokens} {exported.tokens.reduction} {exported.digest}"
 
-    for _, group in groupby(sorted(architectures, key=key), key=key):
+    for _, group in groupby(sorted(architectures, key=name_export), key=name_export):
         members = list(group)
         graph = graphs.get_graph(members[0])
         sharing = graph.rewrite(shared.move)

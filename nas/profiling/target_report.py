@@ -152,10 +152,10 @@ def report_profile(
 
         subject = load_parent_model(model, None, trust_remote_code)
     check_profile(profile, path, subject, target, workload or profile.workload)
-    return _report_of(target, profile)
+    return _build_report(target, profile)
 
 
-def _report_of(target: Target, profile: Profile) -> TargetReport:
+def _build_report(target: Target, profile: Profile) -> TargetReport:
     model = CalibratedModel(profile)
     parent = Architecture.parent(profile.shape.depth)
     return TargetReport(
@@ -198,7 +198,7 @@ def report_target(
         )
     profile = Profile.load(path)
     check_profile(profile, path, subject, target, chosen)
-    return _report_of(target, profile)
+    return _build_report(target, profile)
 
 
 def _report_datasheet(target: Target, shape: ModelShape, workload: Workload) -> TargetReport:

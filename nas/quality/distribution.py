@@ -26,7 +26,7 @@ class StoredDistribution:
         """Store the distribution of `logits` (rows, outcomes); all outcomes if there are few, else the `top`."""
         keep = top or (TOP if logits.shape[-1] > _FULL_UP_TO else None)
         if keep is None or keep >= logits.shape[-1]:
-            return cls(logits.float() - log_normaliser(logits)[:, None])
+            return cls(logits.float() - compute_log_normaliser(logits)[:, None])
         likely = [
             piece.float().log_softmax(-1).topk(keep, dim=-1)
             for piece in torch.split(logits, _count_rows_at_once(logits))
@@ -46,9 +46,9 @@ class StoredDistribution:
         Logarithms are subtracted outcome by outcome: sums of p log p and p log q taken apart would cancel badly.
 
         Args:
-            normaliser: (rows,) `log_normaliser(logits)`, where it is known already.
+            normaliser: (rows,) `compute_log_normaliser(logits)`, where it is known already.
         """
-        log_z = log_normaliser(logits) if normaliser is None else normaliser
+        log_z = compute_log_normaliser(logits) if normaliser is None else normaliser
         step = _count_rows_at_once(logits)
         pieces = [
             self._read_rows(slice(at, at + step), logits[at : at + step], log_z[at : at + step])
@@ -67,7 +67,7 @@ class StoredDistribution:
         return within + log_rest.exp() * (log_rest - (1 - log_q.exp().sum(-1)).clamp(min=1e-12).log())
 
 
-def log_normaliser(logits: Tensor) -> Tensor:
+def compute_log_normaliser(logits: Tensor) -> Tensor:
     """(rows,): the log of the sum of exponentials of every row, fp32."""
     return torch.cat([piece.float().logsumexp(-1) for piece in torch.split(logits, _count_rows_at_once(logits))])
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from nas.data.dataset import Dataset
 from nas.quality.quality import Quality
-from nas.quality.ranks import rank_correlation
+from nas.quality.ranks import compute_rank_correlation
 from pruning.checkpoint.sentence_embedding import COSINE, SentenceEmbedding, read_sentence_embedding
 from search_spaces.errors import ModelError
 
@@ -106,4 +106,4 @@ def describe_other_embedding(candidate: Any, parent: Any) -> str:
 def _compute_spearman(own: Tensor, parent: Tensor) -> float:
     """Of the similarities of all pairs; 1.0 when there are fewer than three."""
     above = torch.triu_indices(len(own), len(own), offset=1)
-    return rank_correlation(*((e @ e.T)[above[0], above[1]] for e in (own, parent)))
+    return compute_rank_correlation(*((e @ e.T)[above[0], above[1]] for e in (own, parent)))

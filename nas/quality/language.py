@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nas.data.dataset import Dataset
-from nas.quality.distribution import StoredDistribution, log_normaliser
+from nas.quality.distribution import StoredDistribution, compute_log_normaliser
 from nas.quality.quality import Quality
 
 _BATCH = 4  # windows
@@ -35,7 +35,7 @@ class LanguageEvaluator:
         for windows in self.dataset.get_split(split).iterate_batches(_BATCH, items, start):
             ids = windows["input_ids"]
             for window, logits in zip(ids, _compute_logits(model, ids), strict=True):
-                normaliser = log_normaliser(logits)
+                normaliser = compute_log_normaliser(logits)
                 losses.append(stored[start + len(losses)].compute_divergence(logits, normaliser).mean())
                 surprises.append(_compute_surprise(logits, normaliser, window))
         per_item = torch.stack(losses)

@@ -6,7 +6,7 @@ from torch import Tensor
 _LEAST = 3  # values of which an order says something
 
 
-def rank_correlation(own: Tensor, parent: Tensor) -> float:
+def compute_rank_correlation(own: Tensor, parent: Tensor) -> float:
     """Spearman's coefficient of two rows of numbers.
 
     Where it is not defined: 1.0 if the parent orders nothing (fewer than three values, or all alike), as nothing can

@@ -8,7 +8,7 @@ from torch import Tensor
 from nas.data.dataset import Dataset
 from nas.quality.outputs import HeadOutputs
 from nas.quality.quality import Quality
-from nas.quality.ranks import rank_correlation
+from nas.quality.ranks import compute_rank_correlation
 
 _SPREAD = 1e-6  # of the scores' size: below, they are rounding
 
@@ -33,7 +33,7 @@ class ScoreEvaluator:
         own, parent = self._outputs.pair(model, split, items, start)
         per_item = ((own - parent).square() / compute_variance(self._outputs.get_parent_outputs(split))).mean(-1)
         loss = float(per_item.mean())
-        ranks = [rank_correlation(mine, its) for mine, its in zip(own.T, parent.T, strict=True)]
+        ranks = [compute_rank_correlation(mine, its) for mine, its in zip(own.T, parent.T, strict=True)]
         others = {"spearman": sum(ranks) / len(ranks)}
         return Quality(self.metric, loss, False, split, loss, others, len(own), tuple(per_item.tolist()))
 

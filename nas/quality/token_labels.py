@@ -11,7 +11,7 @@ from nas.quality.distribution import StoredDistribution
 from nas.quality.labels import compute_bernoulli_divergence
 from nas.quality.outputs import HeadOutputs
 from nas.quality.quality import Quality
-from nas.quality.ranks import rank_correlation
+from nas.quality.ranks import compute_rank_correlation
 from nas.quality.scores import compute_variance
 
 _TOLD = {
@@ -46,7 +46,7 @@ class TokenLabelEvaluator:
         real = self._mark_real(split)[start : start + len(own)]
         per_item = _average(self._compute_distance(split, own, parent), real)
         if self._problem is ProblemType.SCORES:
-            ranks = [rank_correlation(*pair) for pair in zip(own[real].T, parent[real].T, strict=True)]
+            ranks = [compute_rank_correlation(*pair) for pair in zip(own[real].T, parent[real].T, strict=True)]
             others = {"spearman": sum(ranks) / len(ranks)}
         else:
             others = {"agreement": float(_average(self._compute_agreement(own, parent), real).mean())}

@@ -43,7 +43,7 @@ def build_card(result: Result, plain: bool, embedding: str = "") -> str:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: only whole blocks are removed'
     files = sorted(name for name in result.files if name.endswith(".onnx"))
     tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
-    tokens += _adjustment(result.compensation) if result.compensation else ""
+    tokens += _describe_adjustment(result.compensation) if result.compensation else ""
     own = _describe_embedding_use(plain, embedding) if embedding else ""
     metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
     return f"""---
@@ -91,7 +91,7 @@ and in fine-grained abilities may be lower. A latency predicted from a data shee
 """
 
 
-def _adjustment(compensation: dict[str, Any]) -> str:
+def _describe_adjustment(compensation: dict[str, Any]) -> str:
     """How what is left stands in for what was dropped."""
     return (
         f"\nOutput projections were adjusted ({compensation['method']}) on {compensation['tokens']:,} calibration "

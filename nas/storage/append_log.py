@@ -23,7 +23,7 @@ def append(path: Path, data: bytes, sync: bool = False) -> None:
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        end = _end_of_lines(file)
+        end = _find_end_of_lines(file)
         os.ftruncate(file, end)
         try:
             os.lseek(file, end, os.SEEK_SET)
@@ -39,7 +39,7 @@ def append(path: Path, data: bytes, sync: bool = False) -> None:
         os.close(file)
 
 
-def _end_of_lines(file: int) -> int:
+def _find_end_of_lines(file: int) -> int:
     """Where the last whole line ends, in bytes."""
     end = os.fstat(file).st_size
     while end:

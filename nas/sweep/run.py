@@ -105,7 +105,7 @@ def _build_trainable(sweep: Sweep, places: dict[str, Place]) -> Callable[[dict[s
     folders = {cell.name: sweep.get_folder(cell) for cell in sweep.cells}
     names = {tuple(cell.params.items()): cell.name for cell in sweep.cells}
 
-    def cell(config: dict[str, Any]) -> dict[str, Any]:
+    def cell(config: dict[str, Any]) -> dict[str, Any]:  # by this name Ray restores an interrupted sweep
         name = names[tuple((key, config[key]) for key in ("model", "target", "budget", "seed"))]
         return {CELL: name, **build_report(folders[name], run_cell(folders[name], places[config["target"]].device))}
 

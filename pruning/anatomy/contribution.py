@@ -137,12 +137,12 @@ class _Reader:
                 raise self._build_error("what its attention adds to the residual stream")
             members = _find_cover(root.module, root.path, excluding=closing.path)
             forms = self._read_forms(members, writer.output)
-            return Contribution(writer.path, members, forms, (), None, closing.path, "", self._projection(writer))
+            return Contribution(writer.path, members, forms, (), None, closing.path, "", self._find_projection(writer))
         before = next((c.path for c in self.calls if _is_norm(c.module) and _is_same(c.output, root.inputs[0])), None)
         adding = self._find_adding(root, inside)
         if adding is not None:
             writer, form = adding
-            return Contribution(writer.path, (root.path,), (form,), (), before, None, "", self._projection(writer))
+            return Contribution(writer.path, (root.path,), (form,), (), before, None, "", self._find_projection(writer))
         after = self._find_following(root)
         added = self.x + self._get_output(after[-1] if after else root.path)
         closes = next(
@@ -150,7 +150,7 @@ class _Reader:
         )
         raw = before is None and any(_is_norm(c.module) and _is_same(c.output, self.y) for c in self.calls)
         closes = closes if raw else None
-        projection = self._projection(root)
+        projection = self._find_projection(root)
         return Contribution(root.path, (root.path,), (Form(root.arity),), after, before, closes, "", projection)
 
     def _find_adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
@@ -188,12 +188,12 @@ class _Reader:
             members = tuple(path for path in members if path != before)
         forms = self._read_forms(members, self._get_output(after[-1] if after else writer.path))
         reads = before or ("" if first is None else first.path)
-        projection = self._projection(writer)
+        projection = self._find_projection(writer)
         found = Contribution(writer.path, members, forms, after, before, closes, reads, projection)
         reads_x = before is not None and norms[0].inputs and _is_same(norms[0].inputs[0], self.x)
         return found, self._read_layout(attention, found, bool(reads_x))
 
-    def _projection(self, writer: Call) -> str | None:
+    def _find_projection(self, writer: Call) -> str | None:
         """The innermost linear module within a writer that gives its output."""
         inside = [call for call in self.calls if _is_within(call.path, writer.path) and _is_projection(call.module)]
         giving = [call.path for call in inside if _is_same(call.output, writer.output)]

@@ -39,7 +39,7 @@ class Accuracy:
         )  # fmt: skip
 
     @classmethod
-    def mean(cls, several: Iterable["Accuracy"]) -> "Accuracy":
+    def average(cls, several: Iterable["Accuracy"]) -> "Accuracy":
         rows = [asdict(one) for one in several]
         return cls(**{name: fmean(row[name] for row in rows) for name in rows[0]})
 

@@ -64,7 +64,7 @@ def run(data: Path, seeds: int) -> dict[str, Any]:
         rows = compute_terms(columns)
         several = [evaluate(rows / rows.mean(0), measured, seed) for seed in range(seeds)]
         spread = float(np.std([one.mape for one in several], ddof=1) / np.sqrt(seeds))
-        found[name] = {"bar": bar / 100, "standard_error": spread, **asdict(Accuracy.mean(several))}
+        found[name] = {"bar": bar / 100, "standard_error": spread, **asdict(Accuracy.average(several))}
     return {"samples": SAMPLES, "held_out": HELD_OUT, "seeds": seeds, "sets": found}
 
 

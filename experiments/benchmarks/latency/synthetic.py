@@ -61,7 +61,7 @@ def run(devices: int, searches: int, on_step: Callable[[str], None]) -> dict[str
         on_step(name)
         pairs = [recover(Device(seed, **changes)) for seed in range(devices)]
         recovered = {key: float(np.mean([asdict(one)[key] for one, _ in pairs])) for key in asdict(pairs[0][0])}
-        kinds[name] = recovered | asdict(Accuracy.mean(accuracy for _, accuracy in pairs))
+        kinds[name] = recovered | asdict(Accuracy.average(accuracy for _, accuracy in pairs))
     on_step("searches")
     return {"devices": devices, "kinds": kinds, "searches": compare_budget_searches(searches)}
 

@@ -53,7 +53,7 @@ class Durations:
             found.known[line["piece"]] = line["seconds"], Quality.from_json(line["quality"], tuple(line["per_item"]))
         return found
 
-    def job(self, task: Task) -> tuple[Job, Pieces]:
+    def recall_job(self, task: Task) -> tuple[Job, Pieces]:
         """A task as it was recorded, and what it gave."""
         found = [self._evaluate_piece(task, start, end) for start, end in zip(task.cuts, task.cuts[1:], strict=False)]
         whole, anatomy = task.architecture, self.bench.anatomy
@@ -137,7 +137,7 @@ class Trace:
         """In order."""
         thought, jobs = self._measure_thought(), []
         for place, task in enumerate(tasks):
-            job, pieces = self.durations.job(task)
+            job, pieces = self.durations.recall_job(task)
             began = time.thread_time()
             yield place, pieces
             jobs.append(replace(job, keep_s=time.thread_time() - began))

@@ -73,7 +73,7 @@ def _simulate(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from _format_stages(found, searches)
     yield ""
-    yield from (f"* {_end_of_scaling(found, search)}" for search in searches.values())
+    yield from (f"* {_describe_end(found, search)}" for search in searches.values())
 
 
 def _format_stages(found: dict[str, Any], searches: dict[int, dict[str, Any]]) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _format_cell(run: dict[str, Any], widths: dict[str, dict[str, float]], stage
     return f"{seconds:.1f} ({driver:.1f}; {each:.1f})"
 
 
-def _end_of_scaling(found: dict[str, Any], search: dict[str, Any]) -> str:
+def _describe_end(found: dict[str, Any], search: dict[str, Any]) -> str:
     """Up to how many workers the search gets faster, and what it then waits for."""
     runs = sorted((run for run in found["runs"] if run["batch"] == search["batch"]), key=lambda run: run["workers"])
     last = runs[0]

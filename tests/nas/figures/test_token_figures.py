@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.figures.tokens import Remains, draw_survivors, patch_grid, save_tokens, shade
+from nas.figures.tokens import Remains, compute_patch_grid, draw_survivors, save_tokens, shade
 from pruning.analysis.token_redundancy import TokenCurves, TokenRedundancy
 
 
@@ -32,13 +32,13 @@ def test_exactly_the_dropped_patches_are_shaded(brightness: float) -> None:
     ],
 )
 def test_grids_follow_the_image(patches: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
-    assert patch_grid(patches, *size) == grid
+    assert compute_patch_grid(patches, *size) == grid
 
 
 @pytest.mark.parametrize("patches", [7, 63, 65])
 def test_what_is_no_grid_is_refused(patches: int) -> None:
     with pytest.raises(ValueError, match=f"{patches} patches form no grid"):
-        patch_grid(patches, 32, 32)
+        compute_patch_grid(patches, 32, 32)
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from nas.data.dataset import Dataset, Split
 from nas.quality import choose_evaluator
 from nas.quality.quality import Quality
-from nas.quality.ranks import rank_correlation
+from nas.quality.ranks import compute_rank_correlation
 from nas.report import words
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
@@ -251,10 +251,10 @@ def test_a_model_that_gives_vectors_of_its_own_is_judged_by_these() -> None:
 
 def test_rank_correlation_at_its_edges() -> None:
     one, other = torch.tensor([1.0, 2.0, 2.0, 5.0]), torch.tensor([4.0, 1.0, 3.0, 2.0])
-    assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
+    assert compute_rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
     flat, bad = torch.ones(4), torch.tensor([1.0, float("nan"), 2.0, 3.0])
-    assert [rank_correlation(*pair) for pair in ((one, flat), (flat, one), (bad, one))] == [1.0, 0.0, 0.0]
-    assert rank_correlation(one[:2], other[:2]) == 1.0
+    assert [compute_rank_correlation(*pair) for pair in ((one, flat), (flat, one), (bad, one))] == [1.0, 0.0, 0.0]
+    assert compute_rank_correlation(one[:2], other[:2]) == 1.0
 
 
 @pytest.mark.parametrize("name", HEADS)
