@@ -24,22 +24,22 @@ SAMPLES = (8, 32, 128)
 WINDOW, BATCH = 512, 4
 
 
-def make_batches(subject, samples: int):  # noqa: ANN001, ANN201
+def make_batches(parent, samples: int):  # noqa: ANN001, ANN201
     """`samples` windows made of the calibration text, repeated as often as needed, one batch at a time."""
-    windows = subject.dataset.calibration.inputs["input_ids"]
+    windows = parent.dataset.calibration.inputs["input_ids"]
     for start in range(0, samples, BATCH):
         yield {"input_ids": torch.stack([windows[(start + i) % len(windows)] for i in range(BATCH)])}
 
 
-def run_forward(model, subject, samples: int) -> None:  # noqa: ANN001
+def run_forward(model, parent, samples: int) -> None:  # noqa: ANN001
     """The plain pass of the whole model or of its trunk."""
     with torch.inference_mode():
-        for batch in make_batches(subject, samples):
+        for batch in make_batches(parent, samples):
             model(**batch, use_cache=False)
 
 
-def analyse(subject, samples: int) -> None:  # noqa: ANN001
-    measure_redundancy(subject.model, make_batches(subject, samples), subject.anatomy)
+def analyse(parent, samples: int) -> None:  # noqa: ANN001
+    measure_redundancy(parent.model, make_batches(parent, samples), parent.anatomy)
 
 
 def measure_seconds(work, *arguments) -> float:  # noqa: ANN001
@@ -59,17 +59,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    subject = load_parent_model(arguments.model)
+    parent = load_parent_model(arguments.model)
     if arguments.peak:
-        analyse(subject, arguments.peak)
+        analyse(parent, arguments.peak)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     ratios: dict[str, list[float]] = {"model": [], "trunk": []}
     seconds = []
     for warm in range(arguments.rounds + 1):
-        plain = measure_seconds(run_forward, subject.model, subject, 8)
-        analysis = measure_seconds(analyse, subject, 8)
-        trunk = measure_seconds(run_forward, subject.model.base_model, subject, 8)
+        plain = measure_seconds(run_forward, parent.model, parent, 8)
+        analysis = measure_seconds(analyse, parent, 8)
+        trunk = measure_seconds(run_forward, parent.model.base_model, parent, 8)
         if warm:
             ratios["model"].append(analysis / plain)
             ratios["trunk"].append(analysis / trunk)

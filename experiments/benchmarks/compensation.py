@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     bench = prepare(options.model, options.target, options.items, options.data, options.precision)
     adjusted, bench = add_compensation(bench, options.items, options.precision), judge_final_at_last(bench)
     out: Path = options.out
-    document = json.loads(out.read_text()) if out.exists() else {"model": Path(bench.subject.id).name, "runs": {}}
+    document = json.loads(out.read_text()) if out.exists() else {"model": Path(bench.parent.id).name, "runs": {}}
     document["processor"] = describe_processor()
     for seed in map(int, options.seeds.split(",")):
         if str(seed) not in document["runs"]:
@@ -71,8 +71,8 @@ def describe(bench: Bench, candidate: Candidate) -> dict[str, Any]:
 
 def add_compensation(bench: Bench, items: int | None, precision: str) -> Bench:
     """The same, for candidates that are adjusted."""
-    plan = plan_compensation(bench.subject, bench.evaluator, AUTO)
-    scorer = build_evaluator(bench.subject, bench.evaluator, precision=precision, items=items, compensation=plan)
+    plan = plan_compensation(bench.parent, bench.evaluator, AUTO)
+    scorer = build_evaluator(bench.parent, bench.evaluator, precision=precision, items=items, compensation=plan)
     return judge_final_at_last(replace(bench, scorer=scorer, tested={}))
 
 

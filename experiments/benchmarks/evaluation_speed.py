@@ -105,13 +105,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    subject: ParentModel
+    parent: ParentModel
     evaluator: Evaluator
     folder: Path
 
     def build_evaluator(self, how: How, cuts: tuple[int, ...] = ()) -> CachedEvaluator:
         known = FileEvaluations(self.folder / f"{time.monotonic_ns()}.jsonl", "benchmark")
-        equipment = Equipment(self.subject.model, self.subject.anatomy, self.evaluator, how.precision, how.capacity)
+        equipment = Equipment(self.parent.model, self.parent.anatomy, self.evaluator, how.precision, how.capacity)
         return CachedEvaluator(self.evaluator, known, LocalExecutor(Worker(equipment)), how.precision, cuts)
 
     def search(self, how: How, base: Problem) -> Run:
@@ -135,9 +135,9 @@ def measure_seconds(work: Callable[[], object]) -> float:
 
 def measure_head_share(bench: Bench, rounds: int) -> float:
     """f: what is left of an evaluation when every block is known."""
-    model, whole, trunk = bench.subject.model, [], []
+    model, whole, trunk = bench.parent.model, [], []
     split, base = bench.evaluator.dataset.validation, getattr(model, "base_model", model)
-    more = {"use_cache": False} if bench.subject.anatomy.is_decoder else {}
+    more = {"use_cache": False} if bench.parent.anatomy.is_decoder else {}
 
     @torch.inference_mode()
     def run_blocks() -> None:
@@ -153,7 +153,7 @@ def measure_head_share(bench: Bench, rounds: int) -> float:
 
 def sweep(bench: Bench, how: How) -> tuple[float, list[float]]:
     """Seconds of dropping every unit alone, deepest first, after the parent; and the losses."""
-    scorer, anatomy = bench.build_evaluator(how), bench.subject.anatomy
+    scorer, anatomy = bench.build_evaluator(how), bench.parent.anatomy
     parent = Architecture.parent(anatomy.depth)
     units = sorted(anatomy.build_space((Kind.ATTENTION, Kind.MLP)).choices, key=lambda unit: -unit.layer)
     scorer(parent, SWEEP_ITEMS)
@@ -206,17 +206,17 @@ def main() -> None:
     parser.add_argument("--items", type=int, help="validation items; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    subject, target = load_parent_model(arguments.model), find_target("jetson-orin")
-    evaluator = choose_evaluator(subject.model, shorten(subject.dataset, arguments.items))
-    evaluator.evaluate(subject.model, "validation")  # the parent's outputs are stored once
-    workload, export = choose_default_workload(subject, target), ParentExport(subject, Silent())
-    latency = load_latency_model(subject, target, workload, export, Silent())
-    space = subject.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
-    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.iterate_batches(4), subject.anatomy)
+    parent, target = load_parent_model(arguments.model), find_target("jetson-orin")
+    evaluator = choose_evaluator(parent.model, shorten(parent.dataset, arguments.items))
+    evaluator.evaluate(parent.model, "validation")  # the parent's outputs are stored once
+    workload, export = choose_default_workload(parent, target), ParentExport(parent, Silent())
+    latency = load_latency_model(parent, target, workload, export, Silent())
+    space = parent.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
+    redundancy = measure_redundancy(parent.model, parent.dataset.calibration.iterate_batches(4), parent.anatomy)
     budget = BUDGET * latency.predict(space.parent, 90).ms
     base = Problem(space, evaluator.evaluate, latency, budget, 90, redundancy, "sqlite://")
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(subject, evaluator, Path(name))
+        bench = Bench(parent, evaluator, Path(name))
         report_sweep(bench, arguments.rounds)
         report_search(bench, arguments.rounds, base)
 

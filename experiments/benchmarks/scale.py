@@ -68,7 +68,7 @@ def main() -> None:
     elif asked.verb == "workers":
         found = measure_workers(case, asked.rounds, asked.tasks)
     else:
-        named = case.subject.cache / f"durations-{case.content.replace('/', '-')}.jsonl"
+        named = case.parent.cache / f"durations-{case.content.replace('/', '-')}.jsonl"
         found = simulate(case, asked.batches, asked.workers, asked.trials, asked.recorded or named)
     asked.out.write_text(json.dumps(found, indent=1) + "\n")
     print(write_report([asked.out]))

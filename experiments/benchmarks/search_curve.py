@@ -112,7 +112,7 @@ def main() -> None:
         "nas": [run_ours(bench, seed) for seed in seeds],
         "EvoPress": [run_evopress(bench, seed) for seed in seeds],
     }
-    ids = bench.subject.dataset.validation.inputs.get("input_ids")
+    ids = bench.parent.dataset.validation.inputs.get("input_ids")
     per_item = 1 if ids is None else ids.shape[1]
     print("| seed | EvoPress, final loss | after tokens | nas, final loss | as good after tokens | share |")
     print("|---|---|---|---|---|---|")
@@ -126,7 +126,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps({"per_item": per_item, **curves}) + "\n")
     if arguments.figure:
-        draw(curves, per_item, Path(bench.subject.id).name, arguments.figure)
+        draw(curves, per_item, Path(bench.parent.id).name, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Counter:
 class Bench:
     """One model, ready to be searched."""
 
-    subject: ParentModel
+    parent: ParentModel
     evaluator: Evaluator
     scorer: CachedEvaluator
     redundancy: Redundancy
@@ -88,24 +88,24 @@ class Bench:
 def prepare(
     model: str, target: str, items: int | None = None, data: Path | None = None, precision: str = "fp32"
 ) -> Bench:
-    subject, progress = load_parent_model(model, data), Silent()
+    parent, progress = load_parent_model(model, data), Silent()
     found = find_target(target)
-    workload = choose_default_workload(subject, found)
-    evaluator = choose_evaluator(subject.model, subject.dataset)
-    count = min(items or len(subject.dataset.validation), len(subject.dataset.validation))
-    scorer = build_evaluator(subject, evaluator, precision=precision, items=count)
-    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.iterate_batches(4), subject.anatomy)
+    workload = choose_default_workload(parent, found)
+    evaluator = choose_evaluator(parent.model, parent.dataset)
+    count = min(items or len(parent.dataset.validation), len(parent.dataset.validation))
+    scorer = build_evaluator(parent, evaluator, precision=precision, items=count)
+    redundancy = measure_redundancy(parent.model, parent.dataset.calibration.iterate_batches(4), parent.anatomy)
     base = Problem(
-        space=subject.anatomy.build_space((Kind.ATTENTION, Kind.MLP)),
+        space=parent.anatomy.build_space((Kind.ATTENTION, Kind.MLP)),
         evaluate=scorer,
-        latency=load_latency_model(subject, found, workload, ParentExport(subject, progress), progress),
+        latency=load_latency_model(parent, found, workload, ParentExport(parent, progress), progress),
         budget_ms=0.0,
         percentile=90,
         redundancy=redundancy,
         storage="",
         rungs=(count,),
     )
-    return Bench(subject, evaluator, scorer, redundancy, count, base)
+    return Bench(parent, evaluator, scorer, redundancy, count, base)
 
 
 def search_budgets(bench: Bench, seed: int) -> tuple[list[Candidate], dict]:
@@ -186,7 +186,7 @@ def run_method(bench: Bench, name: str, seed: int) -> dict:
 
 
 def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Path, digits: int) -> None:
-    model, latency = Path(bench.subject.id).name, bench.base.latency
+    model, latency = Path(bench.parent.id).name, bench.base.latency
     document = json.loads(out.read_text()) if out.exists() else {"model": model, "target": target, "runs": {}}
     document |= {
         "items": bench.items,
@@ -221,7 +221,7 @@ def find_optima(bench: Bench, target: str, out: Path) -> None:
         fitting = [a for a in losses if bench.base.predict_ms(a) <= share * parent_ms + 1e-9]
         found = min(fitting, key=losses.__getitem__)
         best[str(share)] = {"words": found.words, "loss": losses[found], "ms": bench.base.predict_ms(found)}
-    model = Path(bench.subject.id).name
+    model = Path(bench.parent.id).name
     document = {"model": model, "target": target, "items": bench.items, "patterns": len(losses), "best": best}
     out.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -71,7 +71,7 @@ def search(bench: Bench, document: dict[str, Any], methods: Sequence[str], predi
         if f"nas {name}" not in document["found"]:
             document["found"][f"nas {name}"] = search_ours(bench, replace(bench.problem, space=space), predicted)
             save()
-    pictures = {"visionzip": VisionZip()} if bench.subject.anatomy.family == "llava" else {}
+    pictures = {"visionzip": VisionZip()} if bench.parent.anatomy.family == "llava" else {}
     for name, method in {**TOKEN_METHODS, **pictures}.items():
         if name in methods and name not in document["found"]:
             document["found"][name] = run_method(bench, method)
@@ -122,13 +122,13 @@ def search_ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, An
 
 def build_certification(bench: Bench, share: float, folder: Path) -> CertificationRun:
     """The certification run of a search for a share of the parent's median on this machine."""
-    subject, workload, progress = bench.subject, bench.case.workload, Silent()
+    parent, workload, progress = bench.parent, bench.case.workload, Silent()
     request = SearchRequest(HOST, Budget(f"{share:g}x", fraction=share), folder, percentile=MEDIAN)
-    device = ThisMachine(subject, bench.export, workload, progress)
+    device = ThisMachine(parent, bench.export, workload, progress)
     problem = bench.problem
     return CertificationRun(
         SearchContext(
-            request, subject, find_target(HOST), workload, bench.export, device, problem.latency,
+            request, parent, find_target(HOST), workload, bench.export, device, problem.latency,
             share * bench.parent_ms, problem.space, bench.scorer,
         ),
         progress,
@@ -167,7 +167,7 @@ def measure(bench: Bench, document: dict[str, Any]) -> None:
                 document.setdefault("refused", {})[str(architecture.tokens)] = str(error)
             print(f"file {len(files) - 1} of {len(chosen)}", file=sys.stderr, flush=True)
         measured = measure_files(
-            files, make_workload_inputs(bench.subject.model, case.workload), case.workload,
+            files, make_workload_inputs(bench.parent.model, case.workload), case.workload,
             sentinel="parent", seconds=SECONDS, least_rounds=ROUNDS,
         )  # fmt: skip
     document["parent_ms"] = measured.of["parent"].p50
@@ -195,7 +195,7 @@ def measure_halved(bench: Bench, document: dict[str, Any]) -> None:
     space = bench.problem.space
     assert space.reduction is not None
 
-    shape, sequence = bench.subject.shape, bench.case.workload.sequence
+    shape, sequence = bench.parent.shape, bench.case.workload.sequence
     droppable = shape.count_droppable(sequence)
 
     def compute_share(schedule: Schedule) -> float:
@@ -204,7 +204,7 @@ def measure_halved(bench: Bench, document: dict[str, Any]) -> None:
 
     every = (Schedule((Stage(1, permille),), space.reduction) for permille in range(THOUSAND - 1, 0, -1))
     schedule = next(each for each in every if compute_share(each) <= 0.5)
-    architecture, model = space.parent.replace_tokens(schedule), bench.subject.model
+    architecture, model = space.parent.replace_tokens(schedule), bench.parent.model
     document["halved"] = {"schedule": str(schedule), "tokens": compute_share(schedule)}
     with tempfile.TemporaryDirectory() as name:
         files = {"parent": bench.export.path, "halved": bench.export.derive(architecture, Path(name) / "halved.onnx")}

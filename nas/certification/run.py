@@ -125,7 +125,7 @@ class CertificationRun:
 
     def compare_here(self, problem: Problem, winner: Architecture) -> Certificate:
         """The certificate of a target that is not at hand: a prediction, with both files measured on this machine."""
-        device = ThisMachine(self.context.subject, self.context.export, self._choose_small_workload(), self.progress)
+        device = ThisMachine(self.context.parent, self.context.export, self._choose_small_workload(), self.progress)
         file = self._export(device, winner)
         measured = device.compare(file, Effort(*HERE))
         return judge(
@@ -188,12 +188,12 @@ class CertificationRun:
 
     def _choose_small_workload(self) -> Workload:
         """A workload of the same phase that suits this machine."""
-        images = self.context.subject.shape.droppable  # a prompt has room for them, and for a few words
+        images = self.context.parent.shape.droppable  # a prompt has room for them, and for a few words
         length = _SMALL if images is None else images + _WORDS
         if self.context.workload.phase is Phase.DECODE:
             small = Workload(Phase.DECODE, 1, 1, length)
         elif self.context.workload.phase is Phase.FORWARD and images is None:
-            small = self.context.subject.shape.choose_default_workload(small=True)
+            small = self.context.parent.shape.choose_default_workload(small=True)
         else:
             small = Workload(self.context.workload.phase, 1, length)
-        return fit_workload(self.context.subject.model, small)
+        return fit_workload(self.context.parent.model, small)

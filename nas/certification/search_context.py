@@ -20,7 +20,7 @@ class SearchContext:
 
     Attributes:
         request: what was asked for.
-        subject: the parent model.
+        parent: the model that is pruned.
         export: its exported files.
         device: where the target is measured; None where it is not at hand.
         latency: the latency model that the search begins with.
@@ -30,7 +30,7 @@ class SearchContext:
     """
 
     request: SearchRequest
-    subject: ParentModel
+    parent: ParentModel
     target: Target
     workload: Workload
     export: ParentExport

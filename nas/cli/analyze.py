@@ -69,46 +69,46 @@ def analyze(
 
     if out is not None:
         check_folder(out, "--out")
-    subject = load_parent_model(model, data, trust_remote_code)
+    parent = load_parent_model(model, data, trust_remote_code)
     if tokens is not None:
-        _refuse(subject, tokens)
-    batches = list(subject.dataset.calibration.iterate_batches(4))
+        _refuse(parent, tokens)
+    batches = list(parent.dataset.calibration.iterate_batches(4))
     redundancy = measure_redundancy(
-        subject.model, track_items(progress, "analysing redundancy", batches), subject.anatomy
+        parent.model, track_items(progress, "analysing redundancy", batches), parent.anatomy
     )
-    redundant = _measure_tokens(subject, progress)
-    folder = out or Path("nas-results") / f"{Path(subject.id).name}-analysis"
-    save_redundancy(redundancy, folder, subject.id)
-    written = ["redundancy", *_save_tokens(subject, progress, redundant, tokens, folder)]
+    redundant = _measure_tokens(parent, progress)
+    folder = out or Path("nas-results") / f"{Path(parent.id).name}-analysis"
+    save_redundancy(redundancy, folder, parent.id)
+    written = ["redundancy", *_save_tokens(parent, progress, redundant, tokens, folder)]
     if json:
         found = None if redundant is None else redundant.to_json()
-        console.emit_json({"model": subject.id, **redundancy.to_json(), "token_redundancy": found})
+        console.emit_json({"model": parent.id, **redundancy.to_json(), "token_redundancy": found})
         return
-    console.emit_table(_build_parts_table(subject.id, redundancy))
+    console.emit_table(_build_parts_table(parent.id, redundancy))
     if redundant is not None:
         console.emit_table(_build_tokens_table(redundant))
     console.emit_text("\n".join(f"picture  {folder / name}.png" for name in written))
     console.emit_text("\n".join(f"numbers  {folder / name}.json" for name in written if name != "survivors"))
 
 
-def _measure_tokens(subject: "ParentModel", progress: "Progress") -> "TokenRedundancy | None":
+def _measure_tokens(parent: "ParentModel", progress: "Progress") -> "TokenRedundancy | None":
     """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
     from nas.figures.kept_patches import spread
     from nas.progress import track_items
     from pruning.analysis.token_redundancy import measure_token_redundancy
     from search_spaces.errors import BadData, UnreadableModel
 
-    split = spread(subject.dataset.calibration, _ITEMS)
+    split = spread(parent.dataset.calibration, _ITEMS)
     batches = track_items(progress, "analysing tokens", list(split.iterate_batches(4)))
     try:
-        return measure_token_redundancy(subject.model, batches, subject.anatomy)
+        return measure_token_redundancy(parent.model, batches, parent.anatomy)
     except (BadData, UnreadableModel) as error:
         progress.show_message(f"tokens are not analysed: {error}")
         return None
 
 
 def _save_tokens(
-    subject: "ParentModel", progress: "Progress", tokens: "TokenRedundancy | None", preset: str | None, folder: Path
+    parent: "ParentModel", progress: "Progress", tokens: "TokenRedundancy | None", preset: str | None, folder: Path
 ) -> Iterable[str]:
     """The names of what is written about tokens."""
     from nas.figures.kept_patches import find_image_survivors, takes_whole_images
@@ -117,29 +117,29 @@ def _save_tokens(
 
     if tokens is None:
         return ()
-    save_tokens(tokens, folder, subject.id)
-    split = subject.dataset.calibration
+    save_tokens(tokens, folder, parent.id)
+    split = parent.dataset.calibration
     if not takes_whole_images(split):
         if preset is not None:
-            progress.show_message(f"no picture of {preset}: {subject.id} is not given whole images")
+            progress.show_message(f"no picture of {preset}: {parent.id} is not given whole images")
         return ("tokens",)
     try:
-        schedule = _parse_schedule(subject, preset or _USUAL, tokens.scorer)
+        schedule = _parse_schedule(parent, preset or _USUAL, tokens.scorer)
     except UsageError:  # a few blocks only; a person's own preset was read before
         return ("tokens",)
-    found = find_image_survivors(subject.model, subject.anatomy, split, schedule, subject.tokenizer)
+    found = find_image_survivors(parent.model, parent.anatomy, split, schedule, parent.tokenizer)
     if found is None:
         progress.show_message(
             f"no picture of {preset or _USUAL}: no tokens are dropped, or they form no grid on the images"
         )
         return ("tokens",)
     fate = _FATES[schedule.reduction.reducer]
-    title = f"{Path(subject.id).name}, {preset or _USUAL}: which image tokens are kept; {fate}"
+    title = f"{Path(parent.id).name}, {preset or _USUAL}: which image tokens are kept; {fate}"
     draw_survivors(found.pixels, found.remains, folder / "survivors.png", title, found.captions)
     return ("tokens", "survivors")
 
 
-def _refuse(subject: "ParentModel", preset: str) -> None:
+def _refuse(parent: "ParentModel", preset: str) -> None:
     """Before anything is measured.
 
     Raises:
@@ -148,11 +148,11 @@ def _refuse(subject: "ParentModel", preset: str) -> None:
     from pruning.surgery.prune import prune
     from search_spaces.architecture import Architecture
 
-    architecture = Architecture.parent(subject.anatomy.depth).replace_tokens(_parse_schedule(subject, preset, None))
-    prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
+    architecture = Architecture.parent(parent.anatomy.depth).replace_tokens(_parse_schedule(parent, preset, None))
+    prune(parent.model, architecture, anatomy=parent.anatomy, share_weights=True)
 
 
-def _parse_schedule(subject: "ParentModel", preset: str, scorer: "Scorer | None") -> Any:
+def _parse_schedule(parent: "ParentModel", preset: str, scorer: "Scorer | None") -> Any:
     """A preset for this model; an encoder without a class token asks whom the analysis asked.
 
     Raises:
@@ -160,8 +160,8 @@ def _parse_schedule(subject: "ParentModel", preset: str, scorer: "Scorer | None"
     """
     from search_spaces.presets import parse_preset
 
-    causal = subject.anatomy.is_decoder
-    return parse_preset(preset, subject.anatomy.depth, causal=causal, scorer=None if causal else scorer)
+    causal = parent.anatomy.is_decoder
+    return parse_preset(preset, parent.anatomy.depth, causal=causal, scorer=None if causal else scorer)
 
 
 def _build_parts_table(title: str, redundancy: "Redundancy") -> Any:

@@ -54,15 +54,18 @@ def evaluate(
     reference = find_reference(candidate)
     place = reference.folder if reference else Path(candidate)
     model = load(place, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    subject = load_parent_model(parent, data, trust_remote_code)
+    parent_model = load_parent_model(parent, data, trust_remote_code)
     with progress.open_stage("evaluating"):
-        evaluator = build_candidate_evaluator(subject, model, Path(candidate))
-        check_comparable(model, subject.model, evaluator, split)
+        evaluator = build_candidate_evaluator(parent_model, model, Path(candidate))
+        check_comparable(model, parent_model.model, evaluator, split)
         progress.show_message(f"quality: {evaluator.words}")
-        difference = describe_other_embedding(model, subject.model)
+        difference = describe_other_embedding(model, parent_model.model)
         if difference:
             progress.show_message(f"{candidate} {difference}")
-        qualities = {"candidate": evaluator.evaluate(model, split), "parent": evaluator.evaluate(subject.model, split)}
+        qualities = {
+            "candidate": evaluator.evaluate(model, split),
+            "parent": evaluator.evaluate(parent_model.model, split),
+        }
     if json:
         console.emit_json({"schema_version": 1, **{name: q.to_json() for name, q in qualities.items()}})
         return

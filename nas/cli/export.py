@@ -101,12 +101,12 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
         import torch
 
         return load(source, torch.float32, trust_remote_code), Path(source).resolve().parent.name, Path(source)
-    subject = load_parent_model(source, None, trust_remote_code)
+    parent = load_parent_model(source, None, trust_remote_code)
     if architecture is None:
-        return subject.model, Path(subject.id).name, subject.files
+        return parent.model, Path(parent.id).name, parent.files
     try:
         document = json.loads(architecture.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"architecture {architecture} cannot be read ({error}); give an architecture.json") from None
-    pruned = prune(subject.model, Architecture.from_json(document), anatomy=subject.anatomy)
-    return pruned, Path(subject.id).name, subject.files
+    pruned = prune(parent.model, Architecture.from_json(document), anatomy=parent.anatomy)
+    return pruned, Path(parent.id).name, parent.files

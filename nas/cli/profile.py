@@ -104,17 +104,17 @@ def profile(
         )
     if out is not None:
         check_folder(out, "--out")
-    subject = load_parent_model(model, data, trust_remote_code)
-    chosen, space = choose_profiled(subject, found, wanted, reducing, progress)
+    parent = load_parent_model(model, data, trust_remote_code)
+    chosen, space = choose_profiled(parent, found, wanted, reducing, progress)
     if ssh_target is None:
-        export = ParentExport(subject, progress, chosen.phase)
-        measured = load_host_profile(subject, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
+        export = ParentExport(parent, progress, chosen.phase)
+        measured = load_host_profile(parent, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
     else:
-        kit = Kit(subject, found, chosen, seconds or KIT_SECONDS, space=space)
+        kit = Kit(parent, found, chosen, seconds or KIT_SECONDS, space=space)
         measured = profile_there(kit, ssh_target, progress)
-    file = (out or Path("nas-results") / f"{Path(subject.id).name}-profile") / "profile.json"
+    file = (out or Path("nas-results") / f"{Path(parent.id).name}-profile") / "profile.json"
     measured.save(file)
-    _show(measured, subject.id, file, json)
+    _show(measured, parent.id, file, json)
 
 
 def kit(
@@ -145,12 +145,12 @@ def kit(
         raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
     found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
-    subject = load_parent_model(model, data, trust_remote_code)
-    chosen, space = choose_profiled(subject, found, wanted, reducing, progress)
-    made = Kit(subject, found, chosen, seconds or SECONDS, space=space)
+    parent = load_parent_model(model, data, trust_remote_code)
+    chosen, space = choose_profiled(parent, found, wanted, reducing, progress)
+    made = Kit(parent, found, chosen, seconds or SECONDS, space=space)
     shutil.copyfile(made.build(progress), out)
     console.emit_text(
-        f"{out}  {out.stat().st_size / 1e6:.1f} MB, {subject.id} on {found.name}, {made.workload}; no trained weights\n"
+        f"{out}  {out.stat().st_size / 1e6:.1f} MB, {parent.id} on {found.name}, {made.workload}; no trained weights\n"
         f"on the device   unzip it, then python3 run.py\n"
         f"then here       nas profile import profile.json"
     )
@@ -165,13 +165,13 @@ def import_(
     """Print the fitted terms and their error; keep the profile."""
     from nas.profiling.profile_store import import_profile
 
-    subject = None
+    parent = None
     if model is not None:  # else nothing has to load torch
         from nas.parent.parent import load_parent_model
 
-        subject = load_parent_model(model, None, trust_remote_code)
-    measured, kept = import_profile(file, subject)
-    _show(measured, measured.model if subject is None else subject.id, kept, json)
+        parent = load_parent_model(model, None, trust_remote_code)
+    measured, kept = import_profile(file, parent)
+    _show(measured, measured.model if parent is None else parent.id, kept, json)
 
 
 def _show(measured: "Profile", name: str, file: Path, json: bool) -> None:

@@ -28,7 +28,7 @@ REVISION = 2  # of how files are written: those of another one are made anew
 class ParentExport:
     """The parent's ONNX file for one phase, made once per weights and exporter and kept in the cache, and its graph."""
 
-    subject: ParentModel
+    parent: ParentModel
     progress: Progress
     phase: Phase = Phase.FORWARD
     exporter: Exporter = ONNX_RUNTIME
@@ -58,21 +58,21 @@ class ParentExport:
         versions = f"torch{version('torch')}-transformers{version('transformers')}".replace("+", "-")
         phase = "" if self.phase is Phase.FORWARD else f"{self.phase}-"
         runtime = "" if self.exporter == ONNX_RUNTIME else f"{self.exporter.name}-"
-        return self.subject.cache / f"{name}-{phase}{runtime}{REVISION}-{versions}.onnx"
+        return self.parent.cache / f"{name}-{phase}{runtime}{REVISION}-{versions}.onnx"
 
     def _export(self, path: Path) -> str:
         """Write the file, complete or not at all; the weights of a large one, in a second file, are there before it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            reason = self._write(self.subject.model, draft)
+            reason = self._write(self.parent.model, draft)
             for file in sorted(draft.parent.iterdir(), reverse=True):
                 file.replace(path.parent / file.name)
         return reason
 
     def _write(self, model: Any, path: Path) -> str:
         """Export a model, checked against it; returns why it has not the usual operators, if so."""
-        traced = self.traced if model is self.subject.model else None
+        traced = self.traced if model is self.parent.model else None
         return self.exporter.export(model, path, self.phase, traced).reason
 
     def write_pruned(self, pruned: Any, path: Path) -> str:
@@ -88,7 +88,7 @@ class ParentExport:
         """
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier file there
         try:
-            architecture = read_architecture(pruned, self.subject.anatomy.depth)
+            architecture = read_architecture(pruned, self.parent.anatomy.depth)
             check_parity(pruned, self.graphs.derive(architecture, path, list_adjusted(pruned)), self.phase)
         except (ExportError, MeasurementError) as error:  # the second where the runtime refuses the file
             return self._write(pruned, path) or f"the parent's file could not be edited, so exported anew: {error}"
@@ -113,7 +113,7 @@ class ParentExport:
 
         path = self._get_cached_path(f"tokens-{TOKENS_REVISION}-{architecture.digest}")
         if not path.exists():
-            model = prune(self.subject.model, architecture, anatomy=self.subject.anatomy, share_weights=True)
+            model = prune(self.parent.model, architecture, anatomy=self.parent.anatomy, share_weights=True)
             with (
                 self.progress.open_stage(f"exporting {describe_choices(architecture)}"),
                 tempfile.TemporaryDirectory() as folder,
@@ -125,9 +125,9 @@ class ParentExport:
             onnx.save(light, str(light_draft))
             light_draft.replace(path)
         proto = restore_parent_weights(onnx.load(str(path), load_external_data=False), self.graph.proto)
-        return ParentGraph.of_proto(proto, self.subject.anatomy, self.subject.model, architecture)
+        return ParentGraph.of_proto(proto, self.parent.anatomy, self.parent.model, architecture)
 
     @cached_property
     def graph(self) -> ParentGraph:
         """The graph that variants are derived from."""
-        return ParentGraph.read(self.path, self.subject.anatomy, self.subject.model)
+        return ParentGraph.read(self.path, self.parent.anatomy, self.parent.model)

@@ -42,7 +42,7 @@ class Delivery:
     def prune(self, architecture: Architecture) -> Any:
         """The model of an architecture, with the parent's weights."""
         return prune(
-            self.context.subject.model, architecture, anatomy=self.context.subject.anatomy, library=self._library
+            self.context.parent.model, architecture, anatomy=self.context.parent.anatomy, library=self._library
         )
 
     @cached_property
@@ -52,12 +52,12 @@ class Delivery:
 
     @cached_property
     def _library(self) -> BlockLibrary:
-        return BlockLibrary(self.context.subject.model, self.context.subject.anatomy)
+        return BlockLibrary(self.context.parent.model, self.context.parent.anatomy)
 
     def compute_memory(self, architecture: Architecture) -> Memory:
         """What it holds on the target under the workload."""
         return compute_memory(
-            self.context.subject.shape, architecture, self.context.workload, self.context.target.precision
+            self.context.parent.shape, architecture, self.context.workload, self.context.target.precision
         )
 
     def predict_ms(self, architecture: Architecture) -> float:

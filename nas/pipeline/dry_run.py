@@ -56,24 +56,24 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     """
     target = find_target(request.target)
     with progress.open_stage("loading the model"):
-        subject = load_parent_model(request.model, request.data, request.trust_remote_code)
-    workload, space = resolve_space(request, subject, target)
-    say_what_fits(request, subject, target, workload, progress)
+        parent = load_parent_model(request.model, request.data, request.trust_remote_code)
+    workload, space = resolve_space(request, parent, target)
+    say_what_fits(request, parent, target, workload, progress)
     with progress.open_stage("reading the data"):
-        dataset = build_evaluator_with_tokens(subject, workload, request.tokens).dataset
+        dataset = build_evaluator_with_tokens(parent, workload, request.tokens).dataset
     with progress.open_stage("timing the parent on a few items"):
-        seconds = _time_item(subject, dataset)
+        seconds = _time_item(parent, dataset)
     facts = {
-        **_describe_request(request, subject, target, workload),
-        **_predict(request, subject, target, workload, space, progress),
+        **_describe_request(request, parent, target, workload),
+        **_predict(request, parent, target, workload, space, progress),
         "units": len(space.choices),
-        "tokens": _describe_tokens(request, subject, workload, space),
+        "tokens": _describe_tokens(request, parent, workload, space),
         "architectures": 2 ** len(space.structure) * _count_schedules(space),
         "items": {name: len(dataset.get_split(name)) for name in SPLITS},
         "tokens_per_item": _count_tokens_per_item(dataset),
         "judging_seconds": round(seconds * _count_evaluated_items(request, space, dataset)),
         "memory_mib": {
-            name: round(size / 2**20) for name, size in _estimate_memory(request, subject, target, workload).items()
+            name: round(size / 2**20) for name, size in _estimate_memory(request, parent, target, workload).items()
         },
         "out": str(request.out),
     }
@@ -81,12 +81,12 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
 
 
 def _describe_request(
-    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload
+    request: SearchRequest, parent: ParentModel, target: Target, workload: Workload
 ) -> dict[str, Any]:
     return {
-        "model": subject.id,
-        "parameters": subject.model.num_parameters(),
-        "layout": str(subject.anatomy.layout),
+        "model": parent.id,
+        "parameters": parent.model.num_parameters(),
+        "layout": str(parent.anatomy.layout),
         "target": target.name,
         "target_note": target.note,
         "workload": str(workload),
@@ -102,24 +102,24 @@ def _describe_request(
 
 
 def _predict(
-    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload, space: Space, progress: Progress
+    request: SearchRequest, parent: ParentModel, target: Target, workload: Workload, space: Space, progress: Progress
 ) -> dict[str, Any]:
     """The parent's latency and the budget that follows from it; this machine is measured when the search begins."""
     if target.is_host:
         return {"latency": "measured on this machine when the search begins"}
-    export = ParentExport(subject, progress, workload.phase)
-    latency = load_latency_model(subject, target, workload, export, progress, space)
+    export = ParentExport(parent, progress, workload.phase)
+    latency = load_latency_model(parent, target, workload, export, progress, space)
     ms = latency.predict(space.parent, request.percentile).ms
     return {"parent_ms": round(ms, 3), "budget_ms": round(request.budget.resolve(ms), 3), "latency": latency.label}
 
 
 @torch.inference_mode()
-def _time_item(subject: ParentModel, dataset: Dataset) -> float:
+def _time_item(parent: ParentModel, dataset: Dataset) -> float:
     """Of the parent here; the second look at the same items, as the first one pays for beginning."""
     batch = next(dataset.calibration.iterate_batches(_TIMED))
     for _ in range(2):
         began = time.monotonic()
-        subject.model(**batch)
+        parent.model(**batch)
     return (time.monotonic() - began) / min(_TIMED, len(dataset.calibration))
 
 
@@ -133,12 +133,10 @@ def _count_evaluated_items(request: SearchRequest, space: Space, dataset: Datase
     return _SHARED * judged + len(dataset.calibration)
 
 
-def _estimate_memory(
-    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload
-) -> dict[str, int]:
+def _estimate_memory(request: SearchRequest, parent: ParentModel, target: Target, workload: Workload) -> dict[str, int]:
     """Bytes by arithmetic: here what is loaded and the most that states may take, and the parent on the target."""
-    weights = sum(each.numel() * each.element_size() for each in subject.model.parameters())
-    on_target = compute_memory(subject.shape, Architecture.parent(subject.anatomy.depth), workload, target.precision)
+    weights = sum(each.numel() * each.element_size() for each in parent.model.parameters())
+    on_target = compute_memory(parent.shape, Architecture.parent(parent.anatomy.depth), workload, target.precision)
     return {
         "weights_here": weights, "states_here_at_most": request.prefix_cache_bytes, "parent_on_target": on_target.total,
     }  # fmt: skip
@@ -152,9 +150,9 @@ def _count_tokens_per_item(dataset: Dataset) -> int | None:
     return int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else None
 
 
-def _describe_tokens(request: SearchRequest, subject: ParentModel, workload: Workload, space: Space) -> str:
+def _describe_tokens(request: SearchRequest, parent: ParentModel, workload: Workload, space: Space) -> str:
     if space.fixed is not None:
-        return describe_schedule(space.fixed, *count_droppable(subject, workload))
+        return describe_schedule(space.fixed, *count_droppable(parent, workload))
     if not space.steps:
         return request.tokens
     blocks = len({step.layer for step in space.steps})

@@ -15,7 +15,7 @@ RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial 
 
 
 def build_evaluator(
-    subject: ParentModel,
+    parent: ParentModel,
     evaluator: Evaluator,
     cache_bytes: int = GIB,
     verify: bool = False,
@@ -34,25 +34,25 @@ def build_evaluator(
         compensation: how candidates are adjusted; None leaves them as pruned.
     """
     draft, final = ("", "") if compensation is None else (compensation.build_key(False), compensation.build_key(True))
-    known = load_evaluations(subject, evaluator, "validation", storage, draft)
-    finals = None if compensation is None else load_evaluations(subject, evaluator, "validation", storage, final)
+    known = load_evaluations(parent, evaluator, "validation", storage, draft)
+    finals = None if compensation is None else load_evaluations(parent, evaluator, "validation", storage, final)
     chosen, cuts = choose_precision(precision), list_rungs(items or len(evaluator.dataset.validation))
-    bench = Bench(subject.model, subject.anatomy, evaluator, chosen, cache_bytes, verify, compensation)
+    bench = Bench(parent.model, parent.anatomy, evaluator, chosen, cache_bytes, verify, compensation)
     executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.open_executor(bench)
     return CachedEvaluator(evaluator, known, executor, chosen, cuts, finals)
 
 
 def load_evaluations(
-    subject: ParentModel, evaluator: Evaluator, split: str, storage: str | None, compensation: str = ""
+    parent: ParentModel, evaluator: Evaluator, split: str, storage: str | None, compensation: str = ""
 ) -> Evaluations:
     """The evaluations that other searches made of a parent's candidates on a split.
 
     Args:
         compensation: names how the candidates were adjusted (`CompensationPlan.key`); empty where they were not.
     """
-    content = f"{subject.digest}/{evaluator.dataset.get_split(split).digest}/{evaluator.metric}"
+    content = f"{parent.digest}/{evaluator.dataset.get_split(split).digest}/{evaluator.metric}"
     content += f"/{compensation}" if compensation else ""
-    return open_evaluations(subject.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
+    return open_evaluations(parent.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
 
 
 def list_rungs(items: int) -> tuple[int, ...]:

@@ -91,18 +91,18 @@ def _select_comparable(runs: Sequence[CandidateRun]) -> list[CandidateRun]:
 
 def _describe_winner(result: Result, delivery: Delivery) -> Winner:
     """Of a target that is not at hand the prediction has to do; what was measured above its budget is no champion."""
-    winner, certificate, subject = result.winner, delivery.certificate, delivery.context.subject
+    winner, certificate, parent = result.winner, delivery.certificate, delivery.context.parent
     predicted = not certificate.on_target and winner.predicted_ms <= delivery.certificate.budget_ms
     test = delivery.data.get("test", "")
     named = (
         [
-            subject.id if subject.folder is None else Path(subject.id).name, result.target["name"], result.workload,
+            parent.id if parent.folder is None else Path(parent.id).name, result.target["name"], result.workload,
             _describe_bounds(delivery, result.percentile),
         ],
-        [subject.digest, test, winner.quality.metric],
+        [parent.digest, test, winner.quality.metric],
     )  # fmt: skip
     tags = {
-        "nas.metric": winner.quality.metric, "nas.parent_hash": subject.digest, "nas.data.test": test,
+        "nas.metric": winner.quality.metric, "nas.parent_hash": parent.digest, "nas.data.test": test,
         "nas.arch_hash": winner.architecture.digest, "nas.verdict": result.verdict,
     }  # fmt: skip
     ms = winner.predicted_ms if winner.measured_ms is None else winner.measured_ms
@@ -125,7 +125,7 @@ def _build_candidate_run(
     delivery: Delivery, candidate: Candidate, name: str, asked: dict[str, Any], front: set[Architecture]
 ) -> CandidateRun:
     """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
-    architecture, depth = candidate.architecture, delivery.context.subject.anatomy.depth
+    architecture, depth = candidate.architecture, delivery.context.parent.anatomy.depth
     kept = {f"n_{kind}": sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in PARTS}
     quality, parameters = candidate.quality, delivery.prune(architecture).num_parameters()
     metrics = {
@@ -160,7 +160,7 @@ def _collect_latencies(delivery: Delivery, architecture: Architecture) -> dict[s
 def _collect_memory(delivery: Delivery, architecture: Architecture, parameters: int) -> dict[str, float]:
     """What a model holds and moves on the target; joules where the profile of the target has them."""
     target = delivery.context.target
-    cached = count_cached_bytes_per_token(delivery.context.subject.shape, architecture, target.precision)
+    cached = count_cached_bytes_per_token(delivery.context.parent.shape, architecture, target.precision)
     joules = delivery.predict_joules(architecture)
     return {
         "weights_mib": parameters * target.bytes_per_element / 2**20,

@@ -49,37 +49,37 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     if target.note:
         progress.show_message(f"target: {target.note}")
     with progress.open_stage("loading the model"):
-        subject = load_parent_model(request.model, request.data, request.trust_remote_code)
-    workload, space = resolve_space(request, subject, target)
-    say_what_fits(request, subject, target, workload, progress)
+        parent = load_parent_model(request.model, request.data, request.trust_remote_code)
+    workload, space = resolve_space(request, parent, target)
+    say_what_fits(request, parent, target, workload, progress)
     with progress.open_stage("reading the data"):
-        evaluator = build_evaluator_with_tokens(subject, workload, request.tokens)
-        compensation = plan_compensation(subject, evaluator, request.compensate)
+        evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
+        compensation = plan_compensation(parent, evaluator, request.compensate)
     scorer = build_evaluator(
-        subject, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
+        parent, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
     )  # fmt: skip
     progress.show_message(f"quality: {evaluator.words}")
-    builder = CandidateBuilder(subject.model, subject.anatomy, compensation)
-    export = ParentExport(subject, progress, workload.phase)
+    builder = CandidateBuilder(parent.model, parent.anatomy, compensation)
+    export = ParentExport(parent, progress, workload.phase)
     if request.tokens == SEARCH:
         fraction = request.budget.fraction
-        space = choose_best_reduction(space, subject, target, export, workload, scorer, fraction, progress)
-    device = _find_device(subject, target, workload, export, transport or _find_node(request, target), progress, space)
-    latency = load_latency_model(subject, target, workload, export, progress, space)
+        space = choose_best_reduction(space, parent, target, export, workload, scorer, fraction, progress)
+    device = _find_device(parent, target, workload, export, transport or _find_node(request, target), progress, space)
+    latency = load_latency_model(parent, target, workload, export, progress, space)
     if device is not None and not latency.measured:
         latency = fit_device_model(device.profile())
-    parent_ms = latency.predict(Architecture.parent(subject.anatomy.depth), request.percentile).ms
+    parent_ms = latency.predict(Architecture.parent(parent.anatomy.depth), request.percentile).ms
     budget = request.budget.resolve(parent_ms)
     p = request.percentile
     progress.show_message(
-        f"{subject.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
+        f"{parent.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
-    return SearchContext(request, subject, target, workload, export, device, latency, budget, space, scorer, builder)
+    return SearchContext(request, parent, target, workload, export, device, latency, budget, space, scorer, builder)
 
 
-def resolve_space(request: SearchRequest, subject: ParentModel, target: Target) -> tuple[Workload, Space]:
+def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -> tuple[Workload, Space]:
     """The workload and the space of a request.
 
     Raises:
@@ -89,29 +89,29 @@ def resolve_space(request: SearchRequest, subject: ParentModel, target: Target) 
     """
     if request.method in TOKEN_METHODS and request.tokens != SEARCH:
         raise UsageError(f"--method {request.method} drops tokens; add --tokens {SEARCH}")
-    usual = choose_workload_with_tokens(subject, choose_default_workload(subject, target), request.tokens)
-    workload = choose_workload(subject, target, request.workload or usual)
-    check_workload(subject, workload, request.tokens)
-    structure = restrict(subject.anatomy.build_space(request.units or DEFAULT_UNITS), request.servable)
-    structure = restrict_to_savable(structure, subject, request.servable)
-    space = add_tokens(structure, subject, target, workload, request.tokens, request.servable)
+    usual = choose_workload_with_tokens(parent, choose_default_workload(parent, target), request.tokens)
+    workload = choose_workload(parent, target, request.workload or usual)
+    check_workload(parent, workload, request.tokens)
+    structure = restrict(parent.anatomy.build_space(request.units or DEFAULT_UNITS), request.servable)
+    structure = restrict_to_savable(structure, parent, request.servable)
+    space = add_tokens(structure, parent, target, workload, request.tokens, request.servable)
     return workload, space if request.units else keep_tokens_only(space)
 
 
 def say_what_fits(
-    request: SearchRequest, subject: ParentModel, target: Target, workload: Workload, progress: Progress
+    request: SearchRequest, parent: ParentModel, target: Target, workload: Workload, progress: Progress
 ) -> None:
     """Where nobody asked for a workload and the usual one is longer than the model's positions."""
-    usual = subject.shape.choose_default_workload(small=target.is_host)
+    usual = parent.shape.choose_default_workload(small=target.is_host)
     if request.workload is None and usual.sequence > workload.sequence:
         progress.show_message(
             f"workload {workload}: the usual {usual.sequence} tokens are more than the {workload.sequence} positions "
-            f"of {subject.id}"
+            f"of {parent.id}"
         )
 
 
 def _find_device(
-    subject: ParentModel, target: Target, workload: Workload, export: ParentExport, transport: Transport | None,
+    parent: ParentModel, target: Target, workload: Workload, export: ParentExport, transport: Transport | None,
     progress: Progress, space: Space,
 ) -> Device | None:  # fmt: skip
     """Where the target is measured, if it can be.
@@ -120,8 +120,8 @@ def _find_device(
         UsageError: a transport for this machine, or for a target that no graphs are made for.
     """
     if transport is not None:
-        return RemoteDevice(Kit(subject, target, workload, space=space), transport, progress)
-    return ThisMachine(subject, export, workload, progress, space) if target.is_host else None
+        return RemoteDevice(Kit(parent, target, workload, space=space), transport, progress)
+    return ThisMachine(parent, export, workload, progress, space) if target.is_host else None
 
 
 def _find_node(request: SearchRequest, target: Target) -> Transport | None:

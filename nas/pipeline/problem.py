@@ -37,9 +37,9 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         method=request.method,
         front=_list_front_budgets(context) if request.pareto else (),
         limits=_list_limits(context),
-        reduction=choose_default_reduction(context.subject),
-        flops=lambda architecture: count_flops(context.subject.shape, architecture, context.workload),
-        snap=build_snapping(context.subject, context.target, context.workload),
+        reduction=choose_default_reduction(context.parent),
+        flops=lambda architecture: count_flops(context.parent.shape, architecture, context.workload),
+        snap=build_snapping(context.parent, context.target, context.workload),
         trials=request.trials,
         batch=request.batch,
         prefetch=skip_prefetch if open_cluster(request) is None else scorer.prefetch,
@@ -52,18 +52,18 @@ def _name_study(context: SearchContext) -> str:
     """Words for people, and the search's own name: in a database of many, equal requests of two people never mix."""
     request = context.request
     tokens = "" if request.tokens == OFF else f" tokens {request.tokens}"
-    words = f"{context.subject.id} {context.target.name} {request.budget.text} {request.method} seed {request.seed}"
+    words = f"{context.parent.id} {context.target.name} {request.budget.text} {request.method} seed {request.seed}"
     return f"{words}{tokens} {request.id}"
 
 
 def _list_limits(context: SearchContext) -> tuple[Limit, ...]:
     """The bound on parameters, where one was asked for."""
-    most, subject = context.request.max_parameters, context.subject
-    if most is None:
+    maximum, parent = context.request.max_parameters, context.parent
+    if maximum is None:
         return ()
-    parent = subject.model.num_parameters()
-    saves = {choice: float(subject.anatomy.count_parameters(choice)) for choice in subject.anatomy.choices}
-    return (Limit("parameters", parent, most.resolve(parent), saves),)
+    parameters = parent.model.num_parameters()
+    saves = {choice: float(parent.anatomy.count_parameters(choice)) for choice in parent.anatomy.choices}
+    return (Limit("parameters", parameters, maximum.resolve(parameters), saves),)
 
 
 def _list_front_budgets(context: SearchContext) -> tuple[float, ...]:

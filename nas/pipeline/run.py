@@ -43,7 +43,7 @@ def run(request: SearchRequest, progress: Progress, transport: Transport | None 
     request, timed = _restore_request(request), Timed(progress)
     _check_places(request)
     context = prepare(request, timed, transport)
-    weights = sum(each.numel() * each.element_size() for each in context.subject.model.parameters())
+    weights = sum(each.numel() * each.element_size() for each in context.parent.model.parameters())
     scarce = check_room(request.out, weights)
     if scarce:
         progress.show_message(scarce)
@@ -69,10 +69,10 @@ def _check_places(request: SearchRequest) -> None:
 
 
 def _search(context: SearchContext, progress: Timed) -> Result:
-    request, subject = context.request, context.subject
-    batches = track_items(progress, "analysing redundancy", list(subject.dataset.calibration.iterate_batches(4)))
-    redundancy = measure_redundancy(subject.model, batches, subject.anatomy)
-    save_redundancy(redundancy, request.out, subject.id)
+    request, parent = context.request, context.parent
+    batches = track_items(progress, "analysing redundancy", list(parent.dataset.calibration.iterate_batches(4)))
+    redundancy = measure_redundancy(parent.model, batches, parent.anatomy)
+    save_redundancy(redundancy, request.out, parent.id)
     scorer = context.scorer
     problem = build_problem(context, redundancy)
     progress.show_message(describe_savings(predict_savings(problem), problem.predict_ms(problem.space.parent)))
@@ -82,7 +82,7 @@ def _search(context: SearchContext, progress: Timed) -> Result:
             outcome = evaluate_whole_front(problem, outcome)
     plan = context.builder.plan
     known = load_evaluations(
-        subject, scorer.evaluator, "test", request.storage, "" if plan is None else plan.build_key(final=True)
+        parent, scorer.evaluator, "test", request.storage, "" if plan is None else plan.build_key(final=True)
     )
     with Phases(progress) as phases:
         held_out = judge_held_out(outcome, scorer, known, partial(phases.report, "evaluating on the test split"))

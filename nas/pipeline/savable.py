@@ -13,7 +13,7 @@ from search_spaces.space import Space
 from search_spaces.unit import Choice
 
 
-def restrict_to_savable(space: Space, subject: ParentModel, servable: Servable) -> Space:
+def restrict_to_savable(space: Space, parent: ParentModel, servable: Servable) -> Space:
     """The space without the blocks whose removal leaves no folder of the form that was asked for.
 
     Our own form keeps whatever a block takes from its place among the others. The plain classes build every block
@@ -23,21 +23,21 @@ def restrict_to_savable(space: Space, subject: ParentModel, servable: Servable) 
         ModelError: the parent's config does not describe it.
         ArchitectureError: nothing is left to drop.
     """
-    check_config(subject.model)
+    check_config(parent.model)
     if servable is not Servable.VANILLA:
         return space
     blocks = [choice for choice in space.choices if choice.unit.kind in SWALLOWS]
-    if not blocks or _leaves_plain(subject, min(blocks)):  # which moves all others: nothing depends on the place
+    if not blocks or _leaves_plain(parent, min(blocks)):  # which moves all others: nothing depends on the place
         return space
-    chosen = tuple(choice for choice in space.choices if choice not in blocks or _leaves_plain(subject, choice))
+    chosen = tuple(choice for choice in space.choices if choice not in blocks or _leaves_plain(parent, choice))
     if not set(blocks) & set(chosen):
         raise ArchitectureError(
-            f"servable {servable!s}: every block of {subject.id} depends on its place, so that plain classes would "
+            f"servable {servable!s}: every block of {parent.id} depends on its place, so that plain classes would "
             "build others from what is left; take --servable any"
         )
     return replace(space, choices=chosen)
 
 
-def _leaves_plain(subject: ParentModel, block: Choice) -> bool:
-    without = Architecture(subject.anatomy.depth).drop(block)
-    return is_plain(prune(subject.model, without, anatomy=subject.anatomy, share_weights=True))
+def _leaves_plain(parent: ParentModel, block: Choice) -> bool:
+    without = Architecture(parent.anatomy.depth).drop(block)
+    return is_plain(prune(parent.model, without, anatomy=parent.anatomy, share_weights=True))

@@ -35,7 +35,7 @@ def deliver(delivery: Delivery) -> Result:
     """Write the winner's folder, the profile and the pictures; return the result, not yet logged."""
     folder, outcome = delivery.winner_folder, delivery.outcome
     winner = delivery.winner
-    save(winner, folder, companions=delivery.context.subject.files)
+    save(winner, folder, companions=delivery.context.parent.files)
     _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
@@ -146,10 +146,10 @@ def _build_result(delivery: Delivery, parameters: int) -> Result:
 
 
 def _describe_model(delivery: Delivery) -> dict[str, Any]:
-    subject = delivery.context.subject
+    parent = delivery.context.parent
     return {
-        "id": subject.id, "hash": subject.digest, "family": subject.anatomy.family,
-        "parameters": subject.model.num_parameters(), "data": delivery.data,
+        "id": parent.id, "hash": parent.digest, "family": parent.anatomy.family,
+        "parameters": parent.model.num_parameters(), "data": delivery.data,
     }  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def _describe_tokens(delivery: Delivery) -> str:
     """The winner's schedule in words; empty where it has none."""
     schedule = delivery.outcome.winner.architecture.tokens
     return (
-        describe_schedule(schedule, *count_droppable(delivery.context.subject, delivery.context.workload))
+        describe_schedule(schedule, *count_droppable(delivery.context.parent, delivery.context.workload))
         if schedule.stages
         else ""
     )
@@ -214,7 +214,7 @@ def _draw_pictures(delivery: Delivery) -> None:
     labels = {
         "latency_label": f"p{p} latency, ms ({_name_scale(delivery, [*points, *marked.values()])})",
         "loss_label": f"{name_loss(outcome.winner.quality.metric)}, validation split (lower is better)",
-        "title": f"{delivery.context.subject.id} on {delivery.context.target.name}, {delivery.context.workload}",
+        "title": f"{delivery.context.parent.id} on {delivery.context.target.name}, {delivery.context.workload}",
     }
     budget_ms = delivery.scale_budget_ms
     drawn = {

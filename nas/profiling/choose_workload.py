@@ -13,9 +13,9 @@ from pruning.anatomy.positions import count_trained_positions, find_longest_sequ
 from search_spaces.errors import BadWorkload, ExportError
 
 
-def choose_default_workload(subject: ParentModel, target: Target) -> Workload:
+def choose_default_workload(parent: ParentModel, target: Target) -> Workload:
     """The workload of a target when none was asked for: small where it is measured on a CPU, and one that fits."""
-    return fit_workload(subject.model, subject.shape.choose_default_workload(small=target.is_host))
+    return fit_workload(parent.model, parent.shape.choose_default_workload(small=target.is_host))
 
 
 def fit_workload(model: Any, workload: Workload) -> Workload:
@@ -28,26 +28,26 @@ def fit_workload(model: Any, workload: Workload) -> Workload:
     return replace(workload, sequence=min(counts))
 
 
-def choose_workload(subject: ParentModel, target: Target, asked: Workload | None) -> Workload:
+def choose_workload(parent: ParentModel, target: Target, asked: Workload | None) -> Workload:
     """The workload that was asked for, or the target's usual one, if the model can run it.
 
     Raises:
         BadWorkload: an image model does not make that many tokens, or a model has no positions for so many, or no
             such phase.
     """
-    workload = asked or choose_default_workload(subject, target)
-    tokens = subject.shape.tokens
+    workload = asked or choose_default_workload(parent, target)
+    tokens = parent.shape.tokens
     if tokens is not None and workload.phase is Phase.FORWARD and workload.sequence != tokens:
-        raise BadWorkload(f"workload {workload}: {subject.id} makes {tokens} tokens of an image; write seq={tokens}")
-    most, length = find_longest_sequence(subject.model), workload.past + workload.sequence
+        raise BadWorkload(f"workload {workload}: {parent.id} makes {tokens} tokens of an image; write seq={tokens}")
+    most, length = find_longest_sequence(parent.model), workload.past + workload.sequence
     if most is not None and length > most:
         raise BadWorkload(
-            f"workload {workload}: it takes {length} positions and {subject.id} has {most}; "
-            f"write for example {fit_workload(subject.model, workload)}"
+            f"workload {workload}: it takes {length} positions and {parent.id} has {most}; "
+            f"write for example {fit_workload(parent.model, workload)}"
         )
     if workload.phase is not Phase.FORWARD:
         try:
-            read_cache_layers(subject.model, workload.phase)
+            read_cache_layers(parent.model, workload.phase)
         except ExportError as error:
             raise BadWorkload(f"workload {workload}: {error}") from error
     return workload

@@ -75,7 +75,7 @@ class Device(Protocol):
 class ThisMachine:
     """This machine's CPU in ONNX Runtime."""
 
-    subject: ParentModel
+    parent: ParentModel
     export_of_parent: ParentExport
     workload: Workload
     progress: Progress
@@ -84,7 +84,7 @@ class ThisMachine:
     def profile(self) -> Profile:
         """The whole design, in place of the profile that was kept."""
         return load_host_profile(
-            self.subject, self.export_of_parent, self.workload, self.progress, fresh=True, space=self.space
+            self.parent, self.export_of_parent, self.workload, self.progress, fresh=True, space=self.space
         )
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
@@ -92,11 +92,11 @@ class ThisMachine:
         graphs = self.export_of_parent.graphs
         with open_timed_stage(self.progress, "measuring candidates", effort.limit_s) as on_share:
             records = measure_architectures(
-                self.subject.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
+                self.parent.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
                 least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
             )  # fmt: skip
         key = read_environment(count_default_threads())
-        return Profile(key, self.subject.digest, self.subject.shape, self.workload, records)
+        return Profile(key, self.parent.digest, self.parent.shape, self.workload, records)
 
     def export(self, model: Any, folder: Path) -> Path:
         """The parent's file, edited; compared with the model."""
@@ -112,7 +112,7 @@ class ThisMachine:
         with open_timed_stage(self.progress, "measuring winner and parent", effort.limit_s) as on_share:
             return measure_files(
                 {"parent": self.export_of_parent.path, "winner": file},
-                make_workload_inputs(self.subject.model, self.workload), self.workload, sentinel="parent",
+                make_workload_inputs(self.parent.model, self.workload), self.workload, sentinel="parent",
                 seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
             )  # fmt: skip
 
@@ -131,7 +131,7 @@ class RemoteDevice:
 
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         """A kit of these architectures."""
-        parent = Architecture.parent(self.kit.subject.anatomy.depth)
+        parent = Architecture.parent(self.kit.parent.anatomy.depth)
         kit = replace(
             self.kit, seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s,
             architectures=tuple(dict.fromkeys([parent, *architectures])),
@@ -139,7 +139,7 @@ class RemoteDevice:
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
             kit.write(Path(name))
             profile = Profile.load(self._run(Path(name), lambda share: None))
-        check_profile(profile, kit.target.name, kit.subject, kit.target, kit.workload)
+        check_profile(profile, kit.target.name, kit.parent, kit.target, kit.workload)
         return profile
 
     def export(self, model: Any, folder: Path) -> Path:
@@ -163,15 +163,15 @@ class RemoteDevice:
     @cached_property
     def _graphs(self) -> ExportedGraphs:
         """Of the parent as it is deployed on the target, each schedule's made when it is asked for."""
-        return self.kit.export_graphs_of(self.kit.subject.model)
+        return self.kit.export_graphs_of(self.kit.parent.model)
 
     def compare(self, file: Path, effort: Effort) -> Measured:
         """Beside the parent in the same form."""
         kit = self.kit
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
-            whole = Architecture.parent(kit.subject.anatomy.depth)
+            whole = Architecture.parent(kit.parent.anatomy.depth)
             parent = self._graphs.derive(whole, Path(name) / "parent.onnx")
-            inputs = make_inputs(self._graphs.parent, make_workload_inputs(kit.subject.model, kit.workload))
+            inputs = make_inputs(self._graphs.parent, make_workload_inputs(kit.parent.model, kit.workload))
             return measure_files(
                 {"parent": parent, "winner": file}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
                 least_rounds=effort.least_rounds, limit_s=effort.limit_s, precision=kit.target.precision,

@@ -25,9 +25,9 @@ LIMIT = 9.0  # times the seconds that were asked for, at most, whatever a machin
 LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
 
 
-def get_profile_path(subject: ParentModel, workload: Workload, space: Space | None = None) -> Path:
+def get_profile_path(parent: ParentModel, workload: Workload, space: Space | None = None) -> Path:
     """Where the host's profile of a parent and workload is kept; one for each choice of token schedules and levels."""
-    return subject.cache / f"profile-{format_for_file(str(workload))}{name_measured(space)}.json"
+    return parent.cache / f"profile-{format_for_file(str(workload))}{name_measured(space)}.json"
 
 
 def name_measured(space: Space | None) -> str:
@@ -50,7 +50,7 @@ def _name_tokens(space: Space) -> str:
 
 
 def load_host_profile(
-    subject: ParentModel, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
+    parent: ParentModel, export: ParentExport, workload: Workload, progress: Progress, seconds: float = SECONDS,
     fresh: bool = False, space: Space | None = None,
 ) -> Profile:  # fmt: skip
     """The host's profile: read from the cache when it was made under the same key, else measured.
@@ -62,8 +62,8 @@ def load_host_profile(
         MeasurementError: the workload cannot be measured here.
         ExportError: a token schedule cannot be exported.
     """
-    path = get_profile_path(subject, workload, space)
-    known = None if fresh else _read_cached(path, subject, workload)
+    path = get_profile_path(parent, workload, space)
+    known = None if fresh else _read_cached(path, parent, workload)
     if known is not None:
         progress.show_message(f"using the profile measured before ({path})")
         return known
@@ -71,7 +71,7 @@ def load_host_profile(
     limit_s = LIMIT * seconds
     with open_timed_stage(progress, "measuring this machine", limit_s) as on_share:
         profile = profile_host(
-            subject.model, subject.digest, subject.shape, graphs, workload, seconds=seconds, limit_s=limit_s,
+            parent.model, parent.digest, parent.shape, graphs, workload, seconds=seconds, limit_s=limit_s,
             on_round=on_share, space=space,
         )  # fmt: skip
     profile.save(path)
@@ -79,7 +79,7 @@ def load_host_profile(
 
 
 def measure_ms(
-    subject: ParentModel, export: ParentExport, workload: Workload, architectures: Sequence[Architecture]
+    parent: ParentModel, export: ParentExport, workload: Workload, architectures: Sequence[Architecture]
 ) -> list[float]:
     """Medians of a quick look at some architectures on this machine, side by side; kept, as the exports are.
 
@@ -88,18 +88,18 @@ def measure_ms(
     Raises:
         MeasurementError: a file that does not run.
     """
-    path = subject.cache / f"looks-{format_for_file(str(workload))}-{_name_profile(architectures)}.json"
-    profile = _read_cached(path, subject, workload)
+    path = parent.cache / f"looks-{format_for_file(str(workload))}-{_name_profile(architectures)}.json"
+    profile = _read_cached(path, parent, workload)
     if profile is None:
         records = measure_architectures(
-            subject.model, export.graphs, list(architectures), workload, seconds=LOOK_SECONDS
+            parent.model, export.graphs, list(architectures), workload, seconds=LOOK_SECONDS
         )  # fmt: skip
-        profile = Profile(read_environment(count_default_threads()), subject.digest, subject.shape, workload, records)
+        profile = Profile(read_environment(count_default_threads()), parent.digest, parent.shape, workload, records)
         profile.save(path)
-    parent = profile.find_measurement(Architecture(subject.anatomy.depth))
-    assert parent is not None
+    sentinel = profile.find_measurement(Architecture(parent.anatomy.depth))
+    assert sentinel is not None
     ratios = {record.architecture: record.measurement.compute_ratio() for record in profile.records}
-    return [parent.p50 * ratios[architecture] for architecture in architectures]
+    return [sentinel.p50 * ratios[architecture] for architecture in architectures]
 
 
 def _name_profile(architectures: Sequence[Architecture]) -> str:
@@ -107,12 +107,12 @@ def _name_profile(architectures: Sequence[Architecture]) -> str:
     return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
-def _read_cached(path: Path, subject: ParentModel, workload: Workload) -> Profile | None:
+def _read_cached(path: Path, parent: ParentModel, workload: Workload) -> Profile | None:
     """The cached profile if it is one of this machine with this model and workload, under today's key."""
     try:
         profile = Profile.load(path)
     except MeasurementError:
         return None
     found = (profile.key, profile.model, profile.shape, profile.workload, profile.target)
-    wanted = (read_environment(count_default_threads()), subject.digest, subject.shape, workload, HOST)
+    wanted = (read_environment(count_default_threads()), parent.digest, parent.shape, workload, HOST)
     return profile if found == wanted else None

@@ -88,7 +88,7 @@ class Kit:
         UsageError: for a target that a kit cannot be made for.
     """
 
-    subject: ParentModel
+    parent: ParentModel
     target: Target
     workload: Workload
     seconds: float = SECONDS
@@ -106,7 +106,7 @@ class Kit:
         Raises:
             ExportError: the model cannot be exported.
         """
-        path = self.subject.cache / f"kit-{self._name_kit()}.zip"
+        path = self.parent.cache / f"kit-{self._name_kit()}.zip"
         if not path.exists():
             with progress.open_stage("making the kit"), tempfile.TemporaryDirectory(prefix="nas-") as name:
                 self.write(Path(name))
@@ -118,14 +118,14 @@ class Kit:
 
     def write(self, folder: Path) -> None:
         """Write the kit's files into an empty folder."""
-        dtype, subject = _DTYPES[self.target.precision], self.subject
+        dtype, parent = _DTYPES[self.target.precision], self.parent
         shared = _draw_weights(dtype)
         graph = self.export_graphs(shared)
         write_plan(
-            folder, target=self.target.name, precision=self.target.precision, digest=subject.digest,
-            shape=subject.shape, workload=self.workload, graph=graph,
-            architectures=self.architectures or plan_measurements(subject.shape, self.workload, self.space),
-            inputs=make_inputs(graph.parent, make_workload_inputs(subject.model, self.workload)), seconds=self.seconds,
+            folder, target=self.target.name, precision=self.target.precision, digest=parent.digest,
+            shape=parent.shape, workload=self.workload, graph=graph,
+            architectures=self.architectures or plan_measurements(parent.shape, self.workload, self.space),
+            inputs=make_inputs(graph.parent, make_workload_inputs(parent.model, self.workload)), seconds=self.seconds,
             least_rounds=self.least_rounds, limit_s=self.limit_s,
         )  # fmt: skip
         drawn = Drawn(shared.size // np.dtype(dtype).itemsize, dtype)
@@ -137,11 +137,11 @@ class Kit:
 
     def export_graphs(self, drawn: SharedWeights) -> ExportedGraphs:
         """The exports of a parent of the same structure, initialised at random, whose large weights are `drawn`."""
-        return self.export_graphs_of(make_random_copy(self.subject.model), drawn.move)
+        return self.export_graphs_of(make_random_copy(self.parent.model), drawn.move)
 
     def export_graphs_of(self, parent: Any, finished: Callable[[Any], Any] = lambda proto: proto) -> ExportedGraphs:
         """The exports of a parent as the target takes it, by export key; `finished` gives what is kept."""
-        anatomy = self.subject.anatomy
+        anatomy = self.parent.anatomy
 
         def make(architecture: Architecture) -> ParentGraph:
             model = prune(parent, architecture, anatomy=anatomy, share_weights=True)

@@ -16,7 +16,7 @@ from search_spaces.space import Space
 
 
 def load_latency_model(
-    subject: ParentModel, target: Target, workload: Workload, export: ParentExport, progress: Progress,
+    parent: ParentModel, target: Target, workload: Workload, export: ParentExport, progress: Progress,
     space: Space | None = None,
 ) -> LatencyModel:  # fmt: skip
     """The latency model of a target: of a device, its profile where one was imported, else its data sheet.
@@ -24,15 +24,15 @@ def load_latency_model(
     With a `space` that has token schedules, the profile is one that covers them.
     """
     if target.is_host:
-        return CalibratedModel(load_host_profile(subject, export, workload, progress, space=space))
-    path = get_device_profile_path(subject.cache, target, workload)
+        return CalibratedModel(load_host_profile(parent, export, workload, progress, space=space))
+    path = get_device_profile_path(parent.cache, target, workload)
     if not path.exists():
-        _say_what_is_measured(subject, target, workload, progress)
-        return DataSheetModel(target, subject.shape, workload)
-    profile = load_device_profile(path, subject, target, workload)
+        _say_what_is_measured(parent, target, workload, progress)
+        return DataSheetModel(target, parent.shape, workload)
+    profile = load_device_profile(path, parent, target, workload)
     if not _covers(profile, space):
         progress.show_message(f"{target.name} was measured without these token schedules: the data sheet is used")
-        return DataSheetModel(target, subject.shape, workload)
+        return DataSheetModel(target, parent.shape, workload)
     return fit_device_model(profile)
 
 
@@ -42,9 +42,9 @@ def _covers(profile: Profile, space: Space | None) -> bool:
     return wanted is None or any(record.architecture.reduction == wanted for record in profile.records)
 
 
-def _say_what_is_measured(subject: ParentModel, target: Target, workload: Workload, progress: Progress) -> None:
+def _say_what_is_measured(parent: ParentModel, target: Target, workload: Workload, progress: Progress) -> None:
     """A device that was profiled under other workloads is not silently predicted from its data sheet."""
-    found = sorted(subject.cache.glob(f"device-{format_for_file(target.name)}-*.json"))
+    found = sorted(parent.cache.glob(f"device-{format_for_file(target.name)}-*.json"))
     if found:
         known = ", ".join(str(Profile.load(path).workload) for path in found)
         progress.show_message(f"{target.name} was measured under {known}, not under {workload}: the data sheet is used")

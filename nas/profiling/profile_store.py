@@ -25,12 +25,12 @@ _KEY = {"device", "runtime", "precision", "threads", "power_mode"}
 
 
 def import_profile(
-    path: Path, subject: "ParentModel | None" = None, target: Target | None = None, workload: Workload | None = None
+    path: Path, parent: "ParentModel | None" = None, target: Target | None = None, workload: Workload | None = None
 ) -> tuple[Profile, Path]:
     """Check a profile that a kit wrote on a device and put it where a search for that device finds it.
 
     Args:
-        subject: the model it must be of; None for any whose kit was made here.
+        parent: the model it must be of; None for any whose kit was made here.
         target, workload: what it must be of; None for any.
 
     Returns:
@@ -47,9 +47,9 @@ def import_profile(
     found = find_target(profile.target)
     if found.is_host:
         raise ProfileMismatch(f"{path} is of the machine it was measured on; nas profile measures this one")
-    check_profile(profile, path, subject, target or found, workload or profile.workload)
+    check_profile(profile, path, parent, target or found, workload or profile.workload)
     fit_device_model(profile)
-    cache = _find_folder(path, profile) if subject is None else subject.cache
+    cache = _find_folder(path, profile) if parent is None else parent.cache
     kept = get_device_profile_path(cache, found, profile.workload)
     profile.save(kept)
     return profile, kept
@@ -72,13 +72,13 @@ def _check_size(path: Path, profile: Profile) -> None:
 
 
 def check_profile(
-    profile: Profile, name: Path | str, subject: "ParentModel | None", target: Target, workload: Workload
+    profile: Profile, name: Path | str, parent: "ParentModel | None", target: Target, workload: Workload
 ) -> None:
     """Whether a profile is of this model, target and workload, in the target's precision.
 
     Args:
         name: of the file or device it comes from, for the message.
-        subject: None where the model is not at hand.
+        parent: None where the model is not at hand.
 
     Raises:
         MeasurementError: it does not say enough of its device.
@@ -95,20 +95,20 @@ def check_profile(
         )
     if profile.workload != workload:
         raise ProfileMismatch(f"{name} is of {profile.workload}, not of {workload}; leave --workload out, or name that")
-    if subject is None:
+    if parent is None:
         return
-    if profile.model != subject.digest:
+    if profile.model != parent.digest:
         raise ProfileMismatch(
-            f"{name} is of the model {profile.model!r}, and {subject.id} is {subject.digest!r}; name the model it is of"
+            f"{name} is of the model {profile.model!r}, and {parent.id} is {parent.digest!r}; name the model it is of"
         )
-    if profile.shape != subject.shape:
+    if profile.shape != parent.shape:
         raise ProfileMismatch(
-            f"{name} is of a model with {_describe_differences(profile, subject)}; its configuration changed since: "
+            f"{name} is of a model with {_describe_differences(profile, parent)}; its configuration changed since: "
             "make the kit again"
         )
 
 
-def load_device_profile(path: Path, subject: "ParentModel", target: Target, workload: Workload) -> Profile:
+def load_device_profile(path: Path, parent: "ParentModel", target: Target, workload: Workload) -> Profile:
     """A profile that was kept for a device, checked again: files are copied, and configurations change.
 
     Raises:
@@ -116,7 +116,7 @@ def load_device_profile(path: Path, subject: "ParentModel", target: Target, work
     """
     profile = Profile.load(path)
     try:
-        check_profile(profile, path, subject, target, workload)
+        check_profile(profile, path, parent, target, workload)
     except MeasurementError as error:
         raise type(error)(f"{error}, or remove the file to be predicted from the data sheet") from None
     return profile
@@ -164,10 +164,10 @@ def _read_shape(kit: Path) -> object:
         return None
 
 
-def _describe_differences(profile: Profile, subject: "ParentModel") -> str:
+def _describe_differences(profile: Profile, parent: "ParentModel") -> str:
     """What two shapes differ in."""
-    pairs = [(f.name, getattr(profile.shape, f.name), getattr(subject.shape, f.name)) for f in fields(profile.shape)]
-    return ", ".join(f"{n} {_shorten(a)} where {subject.id} has {_shorten(b)}" for n, a, b in pairs if a != b)
+    pairs = [(f.name, getattr(profile.shape, f.name), getattr(parent.shape, f.name)) for f in fields(profile.shape)]
+    return ", ".join(f"{n} {_shorten(a)} where {parent.id} has {_shorten(b)}" for n, a, b in pairs if a != b)
 
 
 def _shorten(value: object) -> str:

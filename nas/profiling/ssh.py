@@ -91,7 +91,7 @@ def profile_there(kit: Kit, transport: Transport, progress: Progress) -> Profile
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         path = Path(name) / PROFILE
         path.write_bytes(document)
-        return import_profile(path, kit.subject, kit.target, kit.workload)[0]
+        return import_profile(path, kit.parent, kit.target, kit.workload)[0]
 
 
 def run_kit(kit: Path, ssh_target: SshTarget, progress: Progress) -> bytes:

@@ -146,12 +146,12 @@ def report_profile(
         ProfileMismatch: it is of another target, precision, workload or model.
     """
     profile = Profile.load(path)
-    subject = None
+    parent = None
     if model is not None:
         from nas.parent.parent import load_parent_model
 
-        subject = load_parent_model(model, None, trust_remote_code)
-    check_profile(profile, path, subject, target, workload or profile.workload)
+        parent = load_parent_model(model, None, trust_remote_code)
+    check_profile(profile, path, parent, target, workload or profile.workload)
     return _build_report(target, profile)
 
 
@@ -177,11 +177,11 @@ def report_target(
     from nas.profiling.choose_workload import choose_default_workload
     from nas.profiling.host_profile import get_profile_path
 
-    subject = load_parent_model(model, None, trust_remote_code)
-    chosen = workload or choose_default_workload(subject, target)
+    parent = load_parent_model(model, None, trust_remote_code)
+    chosen = workload or choose_default_workload(parent, target)
     if not target.is_host:
-        return _report_datasheet(target, subject.shape, chosen)
-    path = get_profile_path(subject, chosen)
+        return _report_datasheet(target, parent.shape, chosen)
+    path = get_profile_path(parent, chosen)
     if not path.exists():
         again = [
             "nas",
@@ -189,15 +189,15 @@ def report_target(
             "--target",
             target.name,
             "--model",
-            str(model or subject.id),
+            str(model or parent.id),
             "--workload",
             str(chosen),
         ]
         raise MeasurementError(
-            f"{subject.id} was not measured on this machine under {chosen}; measure it with: {shlex.join(again)}"
+            f"{parent.id} was not measured on this machine under {chosen}; measure it with: {shlex.join(again)}"
         )
     profile = Profile.load(path)
-    check_profile(profile, path, subject, target, chosen)
+    check_profile(profile, path, parent, target, chosen)
     return _build_report(target, profile)
 
 

@@ -35,10 +35,10 @@ _COUNTS = 8  # of images, where each needs an export
 _SCHEMA = 1
 
 
-def load_steps(subject: ParentModel, target: Target, workload: Workload) -> Staircase:
+def load_steps(parent: ParentModel, target: Target, workload: Workload) -> Staircase:
     """The steps that were measured on this machine as it is today; else the target's usual tile."""
     usual = assume_steps(target, workload)
-    return (_read_kept(subject, workload) or usual) if target.is_host else usual
+    return (_read_kept(parent, workload) or usual) if target.is_host else usual
 
 
 def assume_steps(target: Target, workload: Workload) -> Staircase:
@@ -56,16 +56,16 @@ def measure_steps(export: ParentExport, target: Target, workload: Workload, prog
         ExportError: a file that takes fewer tokens cannot be made.
         MeasurementError: a file does not run.
     """
-    subject, usual = export.subject, assume_steps(target, workload)
-    if not target.is_host or usual.tile == 1 or is_vision_language(subject.model):
+    parent, usual = export.parent, assume_steps(target, workload)
+    if not target.is_host or usual.tile == 1 or is_vision_language(parent.model):
         return usual
     with progress.open_stage("measuring latency plateaus over token counts"):
-        if subject.shape.tokens is not None:
+        if parent.shape.tokens is not None:
             measured = measure_image_counts(export, workload)
         else:
             measured = measure_counts(export, workload, _list_tiles(workload, usual.tile))
     steps = build_measured_staircase(measured, usual.tile)
-    _keep(subject, workload, steps, measured)
+    _keep(parent, workload, steps, measured)
     progress.show_message(describe_steps(steps))
     return steps
 
@@ -85,7 +85,7 @@ def measure_counts(
         MeasurementError: the file cannot be run on one of them.
     """
     assert workload.phase is not Phase.DECODE, "decode makes one token at a time"
-    session, model = open_session(export.path, count_default_threads()), export.subject.model
+    session, model = open_session(export.path, count_default_threads()), export.parent.model
     wanted = {node.name for node in session.get_inputs()}
     loads = {count: replace(workload, sequence=count) for count in {*counts, workload.sequence}}
     calls = {}
@@ -111,7 +111,7 @@ def measure_image_counts(export: ParentExport, workload: Workload, seconds: floa
         ExportError: a schedule cannot be exported.
         MeasurementError: a file does not run.
     """
-    shape, parent = export.subject.shape, Architecture.parent(export.subject.anatomy.depth)
+    shape, parent = export.parent.shape, Architecture.parent(export.parent.anatomy.depth)
     droppable = shape.count_droppable(workload.sequence)
     others = workload.sequence - droppable
     by_norm = Reduction(Scorer.NORM)
@@ -121,7 +121,7 @@ def measure_image_counts(export: ParentExport, workload: Workload, seconds: floa
         for stage in stages
     }
     records = measure_architectures(
-        export.subject.model, export.graphs, list(reduced.values()), workload, seconds=seconds
+        export.parent.model, export.graphs, list(reduced.values()), workload, seconds=seconds
     )  # fmt: skip
     measured = {record.architecture: record.measurement for record in records}
     counted = {count: measured[architecture] for count, architecture in reduced.items()}
@@ -144,28 +144,28 @@ def _list_tiles(workload: Workload, tile: int) -> list[int]:
     return list(range(apart, workload.sequence + 1, apart))
 
 
-def _get_path(subject: ParentModel, workload: Workload) -> Path:
-    return subject.cache / f"steps-{format_for_file(str(workload))}.json"
+def _get_path(parent: ParentModel, workload: Workload) -> Path:
+    return parent.cache / f"steps-{format_for_file(str(workload))}.json"
 
 
-def _keep(subject: ParentModel, workload: Workload, steps: Staircase, measured: Mapping[int, Measurement]) -> None:
+def _keep(parent: ParentModel, workload: Workload, steps: Staircase, measured: Mapping[int, Measurement]) -> None:
     document = {
         "schema_version": _SCHEMA,
         "key": read_environment(count_default_threads()),
         "steps": asdict(steps),
         "ratios": {str(count): round(one.compute_ratio(), 5) for count, one in sorted(measured.items())},
     }
-    path = _get_path(subject, workload)
+    path = _get_path(parent, workload)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(document, indent=1) + "\n")
     draft.replace(path)
 
 
-def _read_kept(subject: ParentModel, workload: Workload) -> Staircase | None:
+def _read_kept(parent: ParentModel, workload: Workload) -> Staircase | None:
     """What was kept, if it was measured under today's key; None also where the file cannot be read."""
     try:
-        document = json.loads(_get_path(subject, workload).read_text())
+        document = json.loads(_get_path(parent, workload).read_text())
         steps = document["steps"]
         read = Staircase(tuple(map(int, steps["tops"])), tuple(map(int, steps["lows"])), int(steps["tile"]))
     except (OSError, KeyError, TypeError, ValueError):

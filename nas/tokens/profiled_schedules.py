@@ -30,7 +30,7 @@ from search_spaces.space import Space
 
 
 def choose_profiled(
-    subject: ParentModel, target: Target, asked: Workload | None, tokens: str, progress: Progress
+    parent: ParentModel, target: Target, asked: Workload | None, tokens: str, progress: Progress
 ) -> tuple[Workload, Space | None]:
     """The workload that is measured, and the space whose schedules are in the design; None where no tokens go.
 
@@ -46,41 +46,41 @@ def choose_profiled(
         UsageError: a schedule or a workload that this model cannot have.
         BadWorkload, ExportError: a workload that it cannot run.
     """
-    usual = choose_workload_with_tokens(subject, choose_default_workload(subject, target), tokens)
-    workload = choose_workload(subject, target, asked or usual)
-    check_workload(subject, workload, tokens)
+    usual = choose_workload_with_tokens(parent, choose_default_workload(parent, target), tokens)
+    workload = choose_workload(parent, target, asked or usual)
+    check_workload(parent, workload, tokens)
     if tokens == OFF:
         return workload, None
     if tokens == SEARCH:  # before the space: its ratios are at the ends of the steps
-        measure_steps(ParentExport(subject, progress, workload.phase), target, workload, progress)
-    space = add_tokens(subject.anatomy.build_space(DEFAULT_UNITS), subject, target, workload, tokens)
-    return workload, space if tokens != SEARCH else _build_searched_space(space, subject, target, workload, progress)
+        measure_steps(ParentExport(parent, progress, workload.phase), target, workload, progress)
+    space = add_tokens(parent.anatomy.build_space(DEFAULT_UNITS), parent, target, workload, tokens)
+    return workload, space if tokens != SEARCH else _build_searched_space(space, parent, target, workload, progress)
 
 
 def choose_best_reduction(
-    space: Space, subject: ParentModel, target: Target, export: ParentExport, workload: Workload, judge: Judge,
+    space: Space, parent: ParentModel, target: Target, export: ParentExport, workload: Workload, judge: Judge,
     fraction: float | None, progress: Progress,
 ) -> Space:  # fmt: skip
     """The space with the way to choose tokens that loses least (`find_best_reduction`), timed if the target is here."""
     with progress.open_stage("comparing token selection strategies"):
-        measure = partial(measure_ms, subject, export, workload) if target.is_host else None
-        chosen = find_best_reduction(subject, judge, workload, fraction, measure)
+        measure = partial(measure_ms, parent, export, workload) if target.is_host else None
+        chosen = find_best_reduction(parent, judge, workload, fraction, measure)
     progress.show_message(f"tokens are selected by {describe_reduction(chosen)}")
     return replace(space, reduction=chosen)
 
 
 def _build_searched_space(
-    space: Space, subject: ParentModel, target: Target, workload: Workload, progress: Progress
+    space: Space, parent: ParentModel, target: Target, workload: Workload, progress: Progress
 ) -> Space:
-    if subject.data is None:
-        usual: Reduction = choose_default_reduction(subject)
+    if parent.data is None:
+        usual: Reduction = choose_default_reduction(parent)
         progress.show_message(f"no data to compare strategies by: tokens are selected by {describe_reduction(usual)}")
         return replace(space, reduction=usual)
-    evaluator = build_evaluator_with_tokens(subject, workload, SEARCH)
+    evaluator = build_evaluator_with_tokens(parent, workload, SEARCH)
 
     def judge(architecture: Architecture, items: int | None) -> Quality:
-        candidate = prune(subject.model, architecture, anatomy=subject.anatomy, share_weights=True)
+        candidate = prune(parent.model, architecture, anatomy=parent.anatomy, share_weights=True)
         return evaluator.evaluate(candidate, items=items)
 
-    export = ParentExport(subject, progress, workload.phase)
-    return choose_best_reduction(space, subject, target, export, workload, judge, None, progress)
+    export = ParentExport(parent, progress, workload.phase)
+    return choose_best_reduction(space, parent, target, export, workload, judge, None, progress)

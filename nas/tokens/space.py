@@ -29,29 +29,29 @@ DEEP = 16  # blocks; of more every second may have a stage before it
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
-def check_workload(subject: ParentModel, workload: Workload, tokens: str) -> None:
+def check_workload(parent: ParentModel, workload: Workload, tokens: str) -> None:
     """Refuse a workload in which a decoder drops nothing.
 
     Raises:
         UsageError: one that is not prefill.
     """
-    if tokens != OFF and subject.anatomy.is_decoder and workload.phase is not Phase.PREFILL:
+    if tokens != OFF and parent.anatomy.is_decoder and workload.phase is not Phase.PREFILL:
         asked = f"batch={workload.batch},seq={workload.sequence}"
         raise UsageError(
             f"workload {workload}: a decoder drops tokens where it reads a prompt; write --workload prefill:{asked}"
         )
 
 
-def choose_workload_with_tokens(subject: ParentModel, usual: Workload, tokens: str) -> Workload:
+def choose_workload_with_tokens(parent: ParentModel, usual: Workload, tokens: str) -> Workload:
     """The workload when none was asked for: a decoder's prompt of the usual size where tokens are dropped."""
-    if tokens == OFF or not subject.anatomy.is_decoder or usual.phase is Phase.PREFILL:
+    if tokens == OFF or not parent.anatomy.is_decoder or usual.phase is Phase.PREFILL:
         return usual
     return Workload(Phase.PREFILL, usual.batch, usual.sequence)
 
 
 def add_tokens(
     space: Space,
-    subject: ParentModel,
+    parent: ParentModel,
     target: Target,
     workload: Workload,
     tokens: str,
@@ -64,21 +64,21 @@ def add_tokens(
     """
     if tokens == OFF:
         return space
-    if is_vision_language(subject.model) and subject.shape.droppable is None:
+    if is_vision_language(parent.model) and parent.shape.droppable is None:
         raise UsageError(
-            f"tokens {tokens}: {subject.id} the number of image tokens depends on the image size, and files need a "
+            f"tokens {tokens}: {parent.id} the number of image tokens depends on the image size, and files need a "
             f"fixed number; take --tokens {OFF}"
         )
     if servable is not Servable.ANY:
         raise UsageError(f"--servable {servable} and --tokens {tokens}: other engines drop no tokens; leave one out")
     if tokens != SEARCH:
-        causal, scorer = subject.anatomy.is_decoder, choose_default_reduction(subject).scorer
+        causal, scorer = parent.anatomy.is_decoder, choose_default_reduction(parent).scorer
         return replace(space, fixed=parse_preset(tokens, space.depth, causal=causal, scorer=scorer))
-    ratios = _list_ratios(subject, target, workload)
+    ratios = _list_ratios(parent, target, workload)
     if not ratios or space.depth < 2:
-        raise UsageError(f"workload {workload}: {subject.id} has no tokens to drop; take --tokens {OFF}")
+        raise UsageError(f"workload {workload}: {parent.id} has no tokens to drop; take --tokens {OFF}")
     every = 1 if space.depth <= DEEP else 2
-    return space.allow_tokens(choose_default_reduction(subject), range(every, space.depth, every), ratios)
+    return space.allow_tokens(choose_default_reduction(parent), range(every, space.depth, every), ratios)
 
 
 def keep_tokens_only(space: Space) -> Space:
@@ -92,31 +92,31 @@ def keep_tokens_only(space: Space) -> Space:
     return replace(space, choices=space.steps)
 
 
-def choose_default_reduction(subject: ParentModel) -> Reduction:
+def choose_default_reduction(parent: ParentModel) -> Reduction:
     """Drop, rank by the next block: asked is a decoder's last token, an image's class token, else the mean of all."""
-    if subject.anatomy.is_decoder:
+    if parent.anatomy.is_decoder:
         return Reduction(Scorer.LAST)
-    names = (name for name, _ in subject.model.named_parameters())
+    names = (name for name, _ in parent.model.named_parameters())
     has_class = any(name.endswith(_CLASS_TOKENS) for name in names)
     return Reduction(Scorer.CLASS if has_class else Scorer.MEAN)
 
 
-def build_evaluator_with_tokens(subject: ParentModel, workload: Workload, tokens: str) -> Evaluator:
+def build_evaluator_with_tokens(parent: ParentModel, workload: Workload, tokens: str) -> Evaluator:
     """Who judges candidates: where tokens go, texts are as long as the workload's and a prompt is judged at its end.
 
     Raises:
         BadData: the data does not fill such texts.
     """
-    model = subject.model
-    if tokens == OFF or subject.tokenizer is None or is_vision_language(model):
-        return choose_evaluator(model, subject.dataset)
-    dataset = subject.read_dataset(workload.sequence)
-    if subject.is_language_model:
+    model = parent.model
+    if tokens == OFF or parent.tokenizer is None or is_vision_language(model):
+        return choose_evaluator(model, parent.dataset)
+    dataset = parent.read_dataset(workload.sequence)
+    if parent.is_language_model:
         return PromptEvaluator(model, build_prompts(dataset))
     return choose_evaluator(model, dataset)
 
 
-def build_candidate_evaluator(subject: ParentModel, candidate: Any, folder: Path) -> Evaluator:
+def build_candidate_evaluator(parent: ParentModel, candidate: Any, folder: Path) -> Evaluator:
     """Who judges a finished model: one that drops tokens on texts of the length that it was searched with.
 
     Args:
@@ -125,28 +125,28 @@ def build_candidate_evaluator(subject: ParentModel, candidate: Any, folder: Path
     Raises:
         MeasurementError: a candidate that drops tokens and has no certificate that can be read.
     """
-    if needs_padding(candidate) and subject.tokenizer is not None:
-        settle_padding(candidate, subject.tokenizer)
+    if needs_padding(candidate) and parent.tokenizer is not None:
+        settle_padding(candidate, parent.tokenizer)
     if find_token_hooks(candidate) is None:
-        return choose_evaluator(subject.model, subject.dataset)
-    return build_evaluator_with_tokens(subject, Certificate.load(folder / "certificate.json").workload, SEARCH)
+        return choose_evaluator(parent.model, parent.dataset)
+    return build_evaluator_with_tokens(parent, Certificate.load(folder / "certificate.json").workload, SEARCH)
 
 
-def count_droppable(subject: ParentModel, workload: Workload) -> tuple[int, str]:
+def count_droppable(parent: ParentModel, workload: Workload) -> tuple[int, str]:
     """How many tokens of a sequence may be dropped, and what people call them."""
-    images = subject.shape.tokens is not None or is_vision_language(subject.model)
+    images = parent.shape.tokens is not None or is_vision_language(parent.model)
     length = workload.past if workload.phase is Phase.DECODE else workload.sequence
-    return subject.shape.count_droppable(length), "image tokens" if images else "droppable tokens"
+    return parent.shape.count_droppable(length), "image tokens" if images else "droppable tokens"
 
 
-def build_snapping(subject: ParentModel, target: Target, workload: Workload) -> Callable[[float], float]:
+def build_snapping(parent: ParentModel, target: Target, workload: Workload) -> Callable[[float], float]:
     """The largest share of the tokens that takes no longer than a share, by the steps that are known of the target.
 
     Shares that leave as many tokens are one: that of the space's own levels, else the smallest in thousandths. Two
     names of one model would be measured against each other, and the slower by chance refused.
     """
-    steps, length = load_steps(subject, target, workload), workload.sequence
-    droppable = subject.shape.count_droppable(length)
+    steps, length = load_steps(parent, target, workload), workload.sequence
+    droppable = parent.shape.count_droppable(length)
     if droppable <= 1:
         return keep_ratio
 
@@ -154,13 +154,13 @@ def build_snapping(subject: ParentModel, target: Target, workload: Workload) -> 
         return int(Stage(0, round_to_permille(ratio)).count_kept(droppable))
 
     thousandths = (permille / THOUSAND for permille in range(THOUSAND, 0, -1))
-    names = {count_left(ratio): ratio for ratio in (*thousandths, *_list_ratios(subject, target, workload))}
+    names = {count_left(ratio): ratio for ratio in (*thousandths, *_list_ratios(parent, target, workload))}
     return lambda ratio: names[count_left(steps.snap(ratio, droppable, length - droppable))]
 
 
-def _list_ratios(subject: ParentModel, target: Target, workload: Workload) -> tuple[float, ...]:
+def _list_ratios(parent: ParentModel, target: Target, workload: Workload) -> tuple[float, ...]:
     """The shares that stages may leave, at the ends of the target's steps."""
     length = workload.sequence
-    droppable = subject.shape.count_droppable(length)
-    steps = load_steps(subject, target, workload)
+    droppable = parent.shape.count_droppable(length)
+    steps = load_steps(parent, target, workload)
     return steps.list_ratios(RATIOS, droppable, length - droppable) if droppable > 1 else ()

@@ -25,25 +25,25 @@ Judge = Callable[[Architecture, int | None], Quality]
 Measure = Callable[[list[Architecture]], list[float]]
 
 
-def list_reductions(subject: ParentModel) -> tuple[Reduction, ...]:
+def list_reductions(parent: ParentModel) -> tuple[Reduction, ...]:
     """Ways to choose tokens that are tried before a search, the usual one first; chance is one of them.
 
     Those of the published methods are among them: what the block that just ran looked at (FastV), positions numbered
     anew (PyramidDrop), merging by keys (ToMe).
     """
-    usual = choose_default_reduction(subject)
+    usual = choose_default_reduction(parent)
     others = [replace(usual, scorer=scorer) for scorer in (Scorer.MEAN, Scorer.KEYS, Scorer.NORM, Scorer.RANDOM)]
-    if not subject.anatomy.is_decoder:
+    if not parent.anatomy.is_decoder:
         return tuple(dict.fromkeys([usual, *others, replace(usual, scorer=Scorer.KEYS, reducer=Reducer.MERGE)]))
     published = [replace(usual, source=Source.PREVIOUS)]
-    if not has_axes(subject.model):
+    if not has_axes(parent.model):
         anew = replace(usual, positions=Positions.COMPACTED)
         published += [anew, replace(anew, scorer=Scorer.RANDOM)]
     return tuple(dict.fromkeys([usual, *published, *others]))
 
 
 def find_best_reduction(
-    subject: ParentModel, judge: Judge, workload: Workload, fraction: float | None, measure: Measure | None = None
+    parent: ParentModel, judge: Judge, workload: Workload, fraction: float | None, measure: Measure | None = None
 ) -> Reduction:
     """The way to choose tokens that loses least for the time it saves.
 
@@ -59,12 +59,12 @@ def find_best_reduction(
         fraction: the budget as one of the parent's latency, where it says so; taken as one of its arithmetic.
         measure: milliseconds of some architectures on the target, where it is at hand; without it all save the same.
     """
-    parent, schedules = Architecture(subject.anatomy.depth), list_forms(subject, workload, fraction or MIDDLE)
-    saved = _predict_saved(parent, list_reductions(subject), schedules, measure)
+    dense, schedules = Architecture(parent.anatomy.depth), list_forms(parent, workload, fraction or MIDDLE)
+    saved = _predict_saved(dense, list_reductions(parent), schedules, measure)
 
     def evaluate_for_time(way: Reduction, items: int | None) -> list[float]:
         """Of every item, with the schedule that suits the way."""
-        tried = ((parent.replace_tokens(Schedule(stages, way)), max(ms, LEAST_MS)) for stages, ms in saved[way].items())
+        tried = ((dense.replace_tokens(Schedule(stages, way)), max(ms, LEAST_MS)) for stages, ms in saved[way].items())
         each = [[loss / ms**2 for loss in judge(architecture, items).per_item] for architecture, ms in tried]
         return min(each, key=fmean)
 
@@ -97,21 +97,21 @@ def _predict_saved(
     }
 
 
-def list_forms(subject: ParentModel, workload: Workload, fraction: float) -> list[tuple[Stage, ...]]:
+def list_forms(parent: ParentModel, workload: Workload, fraction: float) -> list[tuple[Stage, ...]]:
     """Schedules that leave that share of the arithmetic: little by little first, then all at once.
 
     Powers of one ratio at the quarter points, as PyramidDrop has them; one stage at the first of these or in the
     middle, as FastV has it, where that can leave so little.
     """
-    depth = subject.anatomy.depth
+    depth = parent.anatomy.depth
     quarters = sorted({max(1, part * depth // 4) for part in (1, 2, 3)} & set(range(depth)))
-    whole = count_flops(subject.shape, Architecture(depth), workload)
+    whole = count_flops(parent.shape, Architecture(depth), workload)
 
     def find_mildest(blocks: Sequence[int]) -> tuple[Stage, ...] | None:
         for permille in range(950, 150, -25):
             stages = _build_powers(blocks, permille)
             reduced = Architecture(depth).replace_tokens(Schedule(stages))
-            if count_flops(subject.shape, reduced, workload) <= fraction * whole:
+            if count_flops(parent.shape, reduced, workload) <= fraction * whole:
                 return stages
         return None
 

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slow
 USE = """
 import nas, torch
 from nas.parent.parent import load_parent_model
-subject = load_parent_model(None)
-tokens = subject.dataset.validation.inputs["input_ids"][:1, :64]
+parent = load_parent_model(None)
+tokens = parent.dataset.validation.inputs["input_ids"][:1, :64]
 with torch.no_grad():
-    print(nas.__file__, subject.folder, round(subject.model(input_ids=tokens).logits.double().sum().item(), 2), sep="|")
+    print(nas.__file__, parent.folder, round(parent.model(input_ids=tokens).logits.double().sum().item(), 2), sep="|")
 """
 
 

@@ -229,10 +229,10 @@ def run_search(seed: int, load: str, fraction: bool = True) -> Found:
     with tempfile.TemporaryDirectory() as folder, _replace_models(device):
         budget = Budget.parse(f"{FRACTION}x" if fraction else f"{asked_ms:.6f}ms")
         request = SearchRequest("host", budget, Path(folder), percentile=PERCENTILE)
-        subject: Any = SimpleNamespace(model=None, anatomy=None, shape=SHAPE)
+        parent: Any = SimpleNamespace(model=None, anatomy=None, shape=SHAPE)
         context: Any = SimpleNamespace(
             request=request,
-            subject=subject,
+            parent=parent,
             target=find_target("host"),
             workload=HERE,
             device=device,

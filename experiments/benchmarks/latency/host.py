@@ -47,14 +47,14 @@ def run(seconds: float, models: set[str]) -> dict[str, Any]:
 
 def run_case(model: str, text: str, seconds: float) -> dict[str, Any]:
     """Profile, then measure what is held out in processes of its own, and compare."""
-    subject = load_parent_model(model, None)
+    parent = load_parent_model(model, None)
     workload = Workload.parse(text)
-    if subject.shape.tokens is not None:
-        workload = Workload(workload.phase, workload.batch, subject.shape.tokens)
-    graph = ParentExport(subject, Silent(), workload.phase).graph
-    profile = profile_host(subject.model, subject.digest, subject.shape, graph, workload, seconds=seconds)
+    if parent.shape.tokens is not None:
+        workload = Workload(workload.phase, workload.batch, parent.shape.tokens)
+    graph = ParentExport(parent, Silent(), workload.phase).graph
+    profile = profile_host(parent.model, parent.digest, parent.shape, graph, workload, seconds=seconds)
     unseen = draw_held_out(profile)
-    records = measure_architectures(subject.model, graph, unseen, workload, seconds=seconds, seed=1)
+    records = measure_architectures(parent.model, graph, unseen, workload, seconds=seconds, seed=1)
     return {
         "records": len(profile.records),
         "held_out": len(unseen),

@@ -58,22 +58,24 @@ def measure_again(model: str, out: Path) -> dict[str, float]:
     certificate = Certificate.load(out / "winner" / "certificate.json")
     assert certificate.parent is not None
     assert certificate.bound_ms is not None
-    subject = load_parent_model(model, None)
-    files = {"parent": ParentExport(subject, Silent(), certificate.workload.phase).path,
+    parent = load_parent_model(model, None)
+    files = {"parent": ParentExport(parent, Silent(), certificate.workload.phase).path,
              "winner": out / "winner" / "model.onnx"}  # fmt: skip
     measured = measure_files(
-        files, make_workload_inputs(subject.model, certificate.workload), certificate.workload,
+        files, make_workload_inputs(parent.model, certificate.workload), certificate.workload,
         sentinel="parent", seconds=SECONDS, least_rounds=100,
     )  # fmt: skip
-    p, parent = certificate.percentile, measured.of["parent"]
+    p, sentinel = certificate.percentile, measured.of["parent"]
     p_parent = certificate.parent.compute_percentile(p)
-    now = measured.of["winner"].compute_percentile(p) / parent.compute_percentile(p) * p_parent / certificate.budget_ms
+    now = (
+        measured.of["winner"].compute_percentile(p) / sentinel.compute_percentile(p) * p_parent / certificate.budget_ms
+    )
     if certificate.fraction is not None:  # what was promised is the median ratio in the same rounds
         now = measured.of["winner"].compute_ratio() / certificate.fraction
     return {
         "bound": certificate.bound_ms / certificate.budget_ms,
         "again": now,
-        "machine": parent.compute_percentile(p) / p_parent,
+        "machine": sentinel.compute_percentile(p) / p_parent,
     }
 
 

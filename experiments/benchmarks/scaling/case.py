@@ -31,7 +31,7 @@ TARGET, BUDGET, PERCENTILE = "jetson-orin", 0.6, 90  # data sheet: the same ever
 class Case:
     """What every verb works with; `base` lacks who evaluates and where the study is."""
 
-    subject: ParentModel
+    parent: ParentModel
     bench: Bench
     base: Problem
 
@@ -39,7 +39,7 @@ class Case:
     def content(self) -> str:
         """Names weights, data and metric."""
         evaluator = self.bench.evaluator
-        return f"{self.subject.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
+        return f"{self.parent.digest}/{evaluator.dataset.validation.digest}/{evaluator.metric}"
 
     def build_evaluator(self, executor: Executor, evaluations: Path) -> CachedEvaluator:
         """With the evaluations of a file for a memory."""
@@ -57,17 +57,17 @@ class Case:
 
 
 def prepare(model: str) -> Case:
-    subject, target = load_parent_model(model), find_target(TARGET)
-    evaluator = choose_evaluator(subject.model, subject.dataset)
-    evaluator.evaluate(subject.model, "validation")  # the parent's outputs are stored once
-    workload, export = choose_default_workload(subject, target), ParentExport(subject, Silent())
-    latency = load_latency_model(subject, target, workload, export, Silent())
-    space = subject.anatomy.build_space(STRUCTURE)
-    redundancy = measure_redundancy(subject.model, subject.dataset.calibration.iterate_batches(4), subject.anatomy)
+    parent, target = load_parent_model(model), find_target(TARGET)
+    evaluator = choose_evaluator(parent.model, parent.dataset)
+    evaluator.evaluate(parent.model, "validation")  # the parent's outputs are stored once
+    workload, export = choose_default_workload(parent, target), ParentExport(parent, Silent())
+    latency = load_latency_model(parent, target, workload, export, Silent())
+    space = parent.anatomy.build_space(STRUCTURE)
+    redundancy = measure_redundancy(parent.model, parent.dataset.calibration.iterate_batches(4), parent.anatomy)
     budget = BUDGET * latency.predict(space.parent, PERCENTILE).ms
-    steps = list_rungs(len(subject.dataset.validation))
+    steps = list_rungs(len(parent.dataset.validation))
     base = Problem(space, evaluator.evaluate, latency, budget, PERCENTILE, redundancy, "", steps, batch=BATCH)
-    return Case(subject, Bench(subject.model, subject.anatomy, evaluator, choose_precision("auto")), base)
+    return Case(parent, Bench(parent.model, parent.anatomy, evaluator, choose_precision("auto")), base)
 
 
 def order_as_shared(tasks: Sequence[Task]) -> list[Task]:

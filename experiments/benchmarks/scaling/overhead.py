@@ -81,7 +81,7 @@ def measure_overhead(case: Case, rounds: int, tasks: int, trials: int) -> dict[s
         idle = measure_idle_tasks(case.bench, case.base.batch, rounds)
     ray_s = max(real["extra_s"], idle["batched_s"])
     return {
-        "verb": "overhead", "model": case.subject.id, "precision": str(case.bench.precision), "batch": case.base.batch,
+        "verb": "overhead", "model": case.parent.id, "precision": str(case.bench.precision), "batch": case.base.batch,
         "rungs": list(case.base.rungs), "evaluation_s": evaluation_s, "first_search": cold, "driver": driver,
         "real": real, "idle": idle, "ray_s": ray_s, "ratio": (ray_s + driver["per_evaluation_s"]) / evaluation_s,
     }  # fmt: skip

@@ -85,7 +85,7 @@ def measure_workers(case: Case, rounds: int, trials: int) -> dict[str, Any]:
     plain, remote = plain[1:], remote[1:]
     ratios = [there / here for there, here in zip(remote, plain, strict=True)]
     return {
-        "verb": "workers", "model": case.subject.id, "tasks": len(tasks), "rounds": rounds,
+        "verb": "workers", "model": case.parent.id, "tasks": len(tasks), "rounds": rounds,
         "plain_per_s": statistics.median(plain), "ray_per_s": statistics.median(remote),
         "ratio": statistics.median(remote) / statistics.median(plain), "ratios": ratios,
     }  # fmt: skip

@@ -22,7 +22,7 @@ def simulate(
         trials: at most; None for the default, and at least one whole batch.
     """
     with start_own_cluster(1):
-        costs = dispatch(case.subject.anatomy.depth)
+        costs = dispatch(case.parent.anatomy.depth)
     durations = Durations.open(case.bench, recorded)
     searches, runs = [], []
     for batch in batches:
@@ -32,7 +32,7 @@ def simulate(
         runs += [run | {"batch": batch} for run in (_play(play(calls, each, costs)) for each in workers)]
     one = next((run["seconds"] for run in runs if run["workers"] == 1 and run["batch"] == 1), runs[0]["seconds"])
     return {
-        "verb": "simulate", "model": case.subject.id, "precision": str(case.bench.precision), "dispatch": asdict(costs),
+        "verb": "simulate", "model": case.parent.id, "precision": str(case.bench.precision), "dispatch": asdict(costs),
         "head": {str(precision): share for precision, share in durations.head.items()},
         "searches": searches, "runs": [run | {"speed_up": one / run["seconds"]} for run in runs],
     }  # fmt: skip

@@ -63,7 +63,7 @@ class Bench:
     """A case, ready to be searched on this machine; its problem's space has everything: parts and token steps."""
 
     case: Case
-    subject: ParentModel
+    parent: ParentModel
     export: ParentExport
     evaluator: Evaluator
     scorer: CachedEvaluator
@@ -77,19 +77,19 @@ class Bench:
 
 def prepare(case: Case, progress: Progress) -> Bench:
     """Load the model, choose how it drops tokens, profile this machine for it (kept between runs)."""
-    subject, target, workload = load_parent_model(case.name, case.texts), find_target(HOST), case.workload
-    evaluator = build_evaluator_with_tokens(subject, workload, SEARCH)
-    scorer, export = build_evaluator(subject, evaluator), ParentExport(subject, progress, workload.phase)
-    structure = subject.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
-    space = add_tokens(structure, subject, target, workload, SEARCH)
-    measure = partial(measure_ms, subject, export, workload)
-    space = replace(space, reduction=find_best_reduction(subject, scorer, workload, MIDDLE, measure))
-    latency = load_latency_model(subject, target, workload, export, progress, space)
+    parent, target, workload = load_parent_model(case.name, case.texts), find_target(HOST), case.workload
+    evaluator = build_evaluator_with_tokens(parent, workload, SEARCH)
+    scorer, export = build_evaluator(parent, evaluator), ParentExport(parent, progress, workload.phase)
+    structure = parent.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
+    space = add_tokens(structure, parent, target, workload, SEARCH)
+    measure = partial(measure_ms, parent, export, workload)
+    space = replace(space, reduction=find_best_reduction(parent, scorer, workload, MIDDLE, measure))
+    latency = load_latency_model(parent, target, workload, export, progress, space)
     dataset = evaluator.dataset
-    redundancy = measure_redundancy(subject.model, dataset.calibration.iterate_batches(4), subject.anatomy)
+    redundancy = measure_redundancy(parent.model, dataset.calibration.iterate_batches(4), parent.anatomy)
     problem = Problem(
         space, scorer, latency, 0.0, 50, redundancy, "", rungs=(len(dataset.validation),),
-        reduction=choose_default_reduction(subject), flops=lambda a: count_flops(subject.shape, a, workload),
-        snap=build_snapping(subject, target, workload),
+        reduction=choose_default_reduction(parent), flops=lambda a: count_flops(parent.shape, a, workload),
+        snap=build_snapping(parent, target, workload),
     )  # fmt: skip
-    return Bench(case, subject, export, evaluator, scorer, problem)
+    return Bench(case, parent, export, evaluator, scorer, problem)

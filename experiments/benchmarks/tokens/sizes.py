@@ -23,17 +23,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sizes", nargs="+", type=int, help="tokens that are left, the first one among them")
     sizes, case = parser.parse_args().sizes, CASES["minilm"]
-    subject, workload = load_parent_model(case.name, case.texts), case.workload
-    parent, droppable = Architecture(subject.anatomy.depth), subject.shape.count_droppable(workload.sequence)
+    parent, workload = load_parent_model(case.name, case.texts), case.workload
+    dense, droppable = Architecture(parent.anatomy.depth), parent.shape.count_droppable(workload.sequence)
 
     def build_leaving(size: int) -> Architecture:
         permille = -(-(size - workload.sequence + droppable) * THOUSAND // droppable)
-        return parent.replace_tokens(Schedule((Stage(1, permille),), Reduction(Scorer.KEYS)))
+        return dense.replace_tokens(Schedule((Stage(1, permille),), Reduction(Scorer.KEYS)))
 
-    export = ParentExport(subject, Silent(), workload.phase)
+    export = ParentExport(parent, Silent(), workload.phase)
     chosen = [build_leaving(size) for size in sizes]
     records = measure_architectures(
-        subject.model, export.graphs, chosen, workload, seconds=SECONDS, least_rounds=ROUNDS
+        parent.model, export.graphs, chosen, workload, seconds=SECONDS, least_rounds=ROUNDS
     )  # fmt: skip
     ratios = {record.architecture: record.measurement.compute_ratio() for record in records}
     for size, architecture in zip(sizes, chosen, strict=True):

@@ -52,13 +52,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     letters = np.array(list("abcdefghij    "))
     rng = np.random.default_rng(0)
     (home / "texts.txt").write_text("\n\n".join("".join(rng.choice(letters, 400)) for _ in range(30)))
-    subject = load_parent_model(str(home / "parent"), home / "texts.txt")
+    parent = load_parent_model(str(home / "parent"), home / "texts.txt")
     reduction = Reduction(Scorer.RANDOM, positions=Positions.COMPACTED)
     architecture = drop_from_parent(4, {Unit(2, Kind.MLP)}).replace_tokens(Schedule.parse("1=0.5", reduction))
-    winner = prune(subject.model, architecture, anatomy=subject.anatomy)
+    winner = prune(parent.model, architecture, anatomy=parent.anatomy)
     save(winner, home / "winner", companions=home / "parent")
     replace(certificate(home / "winner"), workload=PROMPT).save(home / "winner" / "certificate.json")
-    return SimpleNamespace(home=home, subject=subject, winner=winner)
+    return SimpleNamespace(home=home, parent=parent, winner=winner)
 
 
 def evaluate(saved: SimpleNamespace, folder: Path):
@@ -72,7 +72,7 @@ def test_a_saved_decoder_with_fewer_tokens_is_judged_as_the_one_in_memory(saved:
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     at = {
-        length: PromptEvaluator(saved.subject.model, build_prompts(saved.subject.read_dataset(length))).evaluate(
+        length: PromptEvaluator(saved.parent.model, build_prompts(saved.parent.read_dataset(length))).evaluate(
             saved.winner
         )
         for length in (PROMPT.sequence, 40)

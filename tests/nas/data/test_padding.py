@@ -64,18 +64,18 @@ def test_a_classifier_is_judged_on_every_text_as_it_is_alone(
     family: str, tokenizer: dict[str, str], tmp_path: Path, uneven: Path
 ) -> None:
     source = saved(tmp_path / "model", MODELS[family](), **tokenizer)
-    subject = load_parent_model(source, uneven)
-    split = subject.dataset.test
-    together = torch.cat([subject.model(**batch).logits for batch in split.iterate_batches(8)])
-    plain = type(subject.model).from_pretrained(source).eval()  # as the library has it, a text at a time
+    parent = load_parent_model(source, uneven)
+    split = parent.dataset.test
+    together = torch.cat([parent.model(**batch).logits for batch in split.iterate_batches(8)])
+    plain = type(parent.model).from_pretrained(source).eval()  # as the library has it, a text at a time
     rows = [ids[mask.bool()] for ids, mask in zip(*split.inputs.values(), strict=True)]
     alone = torch.cat([plain(input_ids=row[None]).logits for row in rows])
     assert len({len(row) for row in rows}) > 3
     assert (together - alone).abs().max() < 1e-4 * alone.abs().max()
-    assert choose_evaluator(subject.model, subject.dataset).evaluate(subject.model, "test").loss == pytest.approx(0.0)
+    assert choose_evaluator(parent.model, parent.dataset).evaluate(parent.model, "test").loss == pytest.approx(0.0)
     kept = {row.tolist().__str__() for row in rows}
     texts = [json.loads(line)["text"] for line in uneven.read_text().split("\n")]
-    assert kept <= {str(subject.tokenizer(text)["input_ids"]) for text in texts}
+    assert kept <= {str(parent.tokenizer(text)["input_ids"]) for text in texts}
 
 
 def test_an_end_token_beyond_the_vocabulary_is_left_out(tmp_path: Path, uneven: Path) -> None:

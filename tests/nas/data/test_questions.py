@@ -136,8 +136,8 @@ def test_wrong_files_are_one_line(lines: list[dict], says: str, tmp_path: Path) 
 
 def test_a_question_becomes_image_tokens_and_words_padded_on_the_left(folder: Path, tmp_path: Path) -> None:
     lines = [line(n, "how many red dots are ?" if n % 2 else "how many ?", "12 0" if n % 2 else "7") for n in range(8)]
-    subject = load_parent_model(str(folder), write(tmp_path, lines))
-    data = subject.dataset
+    parent = load_parent_model(str(folder), write(tmp_path, lines))
+    data = parent.dataset
     whole = {q.images[0]: q for split in split_questions(read_questions(tmp_path)).values() for q in split}
     assert len(whole) == len(data.calibration) + len(data.validation) + len(data.test)
     for split, questions in split_questions(read_questions(tmp_path)).items():
@@ -240,9 +240,9 @@ def test_images_of_any_size_are_told_apart_by_what_they_make(tmp_path: Path) -> 
 
 def test_a_model_without_a_processor_is_told_so(tmp_path: Path) -> None:
     build("llava").save_pretrained(tmp_path / "model")
-    subject = load_parent_model(str(tmp_path / "model"), write(tmp_path, [line(n) for n in range(4)]))
+    parent = load_parent_model(str(tmp_path / "model"), write(tmp_path, [line(n) for n in range(4)]))
     with pytest.raises(BadData, match=r"no processor.*put processor_config\.json"):
-        _ = subject.dataset
+        _ = parent.dataset
 
 
 def questions(model, answers: torch.Tensor, items: int = 6) -> Dataset:

@@ -285,11 +285,11 @@ def test_the_parent_is_kept_once_per_phase_with_its_weights(tmp_path: Path, monk
         return ONNX_RUNTIME_OPSET, ""
 
     monkeypatch.setattr("nas.export.exporters.export_for_onnx_runtime", export)
-    subject = SimpleNamespace(model=None, cache=tmp_path / "digest")
+    parent = SimpleNamespace(model=None, cache=tmp_path / "digest")
     for _ in range(2):
-        paths = {phase: ParentExport(subject, Silent(), phase).path for phase in Phase}
+        paths = {phase: ParentExport(parent, Silent(), phase).path for phase in Phase}
     assert asked == list(Phase)
     assert [path.read_text() for path in paths.values()] == list(Phase)
-    assert ParentExport(subject, Silent()).path == paths[Phase.FORWARD]
+    assert ParentExport(parent, Silent()).path == paths[Phase.FORWARD]
     beside = {f"{path.name}.data" for path in paths.values()}
-    assert {file.name for file in subject.cache.iterdir()} == beside | {path.name for path in paths.values()}
+    assert {file.name for file in parent.cache.iterdir()} == beside | {path.name for path in paths.values()}

@@ -92,8 +92,8 @@ def test_what_was_traced_for_one_form_gives_the_other(
 @pytest.fixture
 def export(export_parent, tmp_path: Path) -> ParentExport:
     made = export_parent("vit")
-    subject = SimpleNamespace(model=made.model, anatomy=made.anatomy, cache=tmp_path / "cache")
-    export = ParentExport(subject, Silent())
+    parent = SimpleNamespace(model=made.model, anatomy=made.anatomy, cache=tmp_path / "cache")
+    export = ParentExport(parent, Silent())
     export.__dict__["path"] = made.path
     return export
 
@@ -102,7 +102,7 @@ def test_a_winner_is_written_without_an_export(
     export: ParentExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.export.exporters.export_for_onnx_runtime", None)
-    pruned = prune(export.subject.model, Architecture.from_words(MIXED), anatomy=export.subject.anatomy)
+    pruned = prune(export.parent.model, Architecture.from_words(MIXED), anatomy=export.parent.anatomy)
     assert export.write_pruned(pruned, tmp_path / "model.onnx") == ""
     assert read_architecture(pruned, 4).words == MIXED
 
@@ -116,7 +116,7 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
         "nas.export.exporters.export_for_onnx_runtime",
         lambda model, path, check, phase, traced: asked.append(path.name) or (23, ""),
     )
-    pruned = prune(export.subject.model, Architecture.from_words(MIXED), anatomy=export.subject.anatomy)
+    pruned = prune(export.parent.model, Architecture.from_words(MIXED), anatomy=export.parent.anatomy)
 
     def impossible(self, architecture, path, adjusted):
         raise ExportError("no such place")
@@ -131,7 +131,7 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
 
 
 def test_each_form_of_the_parent_is_kept_under_its_own_name(tmp_path: Path) -> None:
-    subject = SimpleNamespace(cache=tmp_path)
-    exports = [ParentExport(subject, Silent(), phase, form) for phase in Phase for form in EXPORTERS.values()]
+    parent = SimpleNamespace(cache=tmp_path)
+    exports = [ParentExport(parent, Silent(), phase, form) for phase in Phase for form in EXPORTERS.values()]
     assert len({export._get_cached_path("parent") for export in exports}) == len(exports)
     assert EXPORTERS["tensorrt"].name_file("model-decode.onnx") == "model-decode.tensorrt.onnx"

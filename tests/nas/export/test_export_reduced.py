@@ -42,7 +42,7 @@ class ParentModel:
     digest: str = "digest"
 
 
-def subject_of(family: str, folder: Path) -> ParentModel:
+def build_parent(family: str, folder: Path) -> ParentModel:
     model = build(family)
     anatomy = read_anatomy(model)
     return ParentModel(model, anatomy, read_shape(model, anatomy), folder)
@@ -51,10 +51,10 @@ def subject_of(family: str, folder: Path) -> ParentModel:
 @pytest.fixture(scope="module")
 def export(export_parent, tmp_path_factory: pytest.TempPathFactory) -> ParentExport:
     made = export_parent("vit")
-    subject = ParentModel(
+    parent = ParentModel(
         made.model, made.anatomy, read_shape(made.model, made.anatomy), tmp_path_factory.mktemp("cache")
     )
-    export = ParentExport(subject, Silent())
+    export = ParentExport(parent, Silent())
     export.__dict__["path"] = made.path  # as if it were in the cache
     return export
 
@@ -64,8 +64,8 @@ def scheduled(words: str, schedule: Schedule = SCHEDULE) -> Architecture:
 
 
 def assert_equal(export: ParentExport, architecture: Architecture, path: Path) -> None:
-    subject = export.subject
-    pruned = prune(subject.model, architecture, anatomy=subject.anatomy)
+    parent = export.parent
+    pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
     assert check_parity(pruned, export.derive(architecture, path), export.phase) < 1e-4, architecture.words
 
 
@@ -80,8 +80,8 @@ def test_a_derived_file_equals_the_pruned_model(words: str, export: ParentExport
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_other_families_too_and_stages_that_no_longer_act(family: str, tmp_path: Path) -> None:
-    export = ParentExport(subject_of(family, tmp_path), Silent())
-    scorer = Reduction(Scorer.LAST) if export.subject.anatomy.is_decoder else REDUCTION
+    export = ParentExport(build_parent(family, tmp_path), Silent())
+    scorer = Reduction(Scorer.LAST) if export.parent.anatomy.is_decoder else REDUCTION
     schedule = Schedule.parse("1=0.5,3=0.25", scorer)
     for words in (FEWER, "mlp mlp mlp mlp", "attn+mlp attn mlp removed", "attn+mlp removed removed mlp"):
         assert_equal(export, scheduled(words, schedule), tmp_path / "model.onnx")
@@ -89,7 +89,7 @@ def test_other_families_too_and_stages_that_no_longer_act(family: str, tmp_path:
 
 @pytest.mark.slow
 def test_a_prompt_is_reduced_in_its_file_too(tmp_path: Path) -> None:
-    export = ParentExport(subject_of("llama", tmp_path), Silent(), Phase.PREFILL)
+    export = ParentExport(build_parent("llama", tmp_path), Silent(), Phase.PREFILL)
     schedule = Schedule.parse("1=0.5,3=0.25", Reduction(Scorer.LAST))
     for words in (FEWER, "mlp mlp mlp mlp", "attn+mlp attn mlp removed", "attn+mlp removed attn+mlp attn"):
         assert_equal(export, scheduled(words, schedule), tmp_path / "model.onnx")
@@ -99,10 +99,10 @@ def test_a_schedule_is_exported_once_and_kept_without_its_weights(
     export: ParentExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export.derive(scheduled(FEWER), tmp_path / "first.onnx")
-    (kept,) = export.subject.cache.glob("tokens-*.onnx")
+    (kept,) = export.parent.cache.glob("tokens-*.onnx")
     assert kept.stat().st_size < 0.5 * export.path.stat().st_size
     monkeypatch.setattr("nas.export.exporters.export_for_onnx_runtime", None)
-    again = ParentExport(export.subject, Silent())
+    again = ParentExport(export.parent, Silent())
     again.__dict__["path"] = export.path
     again.derive(scheduled(FEWER), tmp_path / "second.onnx")
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
@@ -123,7 +123,7 @@ def test_all_files_read_one_file_of_weights(export: ParentExport, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"weights.data", *(f"{a.digest}.onnx" for a in chosen)}
     parents = sum(len(t.raw_data) for t in export.graph.proto.graph.initializer)
     assert (tmp_path / "weights.data").stat().st_size < parents + 4096 * 100  # tensors start on pages
-    inputs = make_workload_inputs(export.subject.model, HERE)
+    inputs = make_workload_inputs(export.parent.model, HERE)
     for architecture in chosen:
         alone = export.derive(architecture, tmp_path / "alone.onnx")
         one, other = (open_session(path, 1).run(None, inputs)[0] for path in (alone, files[architecture.digest]))
@@ -135,16 +135,16 @@ def test_a_profile_covers_the_schedules_of_a_space_and_is_kept_apart(
 ) -> None:
     steps = [make_stage_choice(Stage(stage.block, stage.permille)) for stage in SCHEDULE.stages]
     reduced = Space.dropping(4, (*SPACE.choices, *steps), reduction=REDUCTION)
-    subject, target = export.subject, SimpleNamespace(is_host=True)
+    parent, target = export.parent, SimpleNamespace(is_host=True)
     monkeypatch.setattr("nas.profiling.host.choose_schedules", lambda *given: [SCHEDULE])  # one export
-    profile = load_host_profile(subject, export, HERE, Silent(), seconds=0.3, space=reduced)
+    profile = load_host_profile(parent, export, HERE, Silent(), seconds=0.3, space=reduced)
     measured = [record.architecture for record in profile.records]
-    assert measured == plan_measurements(subject.shape, HERE, reduced)
+    assert measured == plan_measurements(parent.shape, HERE, reduced)
     assert {architecture.tokens for architecture in measured} == {Schedule(), SCHEDULE}
-    paths = {get_profile_path(subject, HERE, space) for space in (None, SPACE, reduced, Space(4, reduced.choices[:-1]))}
+    paths = {get_profile_path(parent, HERE, space) for space in (None, SPACE, reduced, Space(4, reduced.choices[:-1]))}
     assert len(paths) == 3
-    assert get_profile_path(subject, HERE) == get_profile_path(subject, HERE, SPACE)
-    model = load_latency_model(subject, target, HERE, export, Silent(), reduced)  # not measured again
+    assert get_profile_path(parent, HERE) == get_profile_path(parent, HERE, SPACE)
+    model = load_latency_model(parent, target, HERE, export, Silent(), reduced)  # not measured again
     assert isinstance(model, CalibratedModel)
     assert model.terms.tokens
     assert [record.architecture for record in model.profile.records] == measured

@@ -143,11 +143,11 @@ def test_dropping_tokens_of_images_of_any_size_is_refused_for_files(monkeypatch:
     """By the search, before anything is measured; and by the model, should somebody trace it with an image."""
     model = build("qwen2_vl")
     anatomy = read_anatomy(model)
-    subject = SimpleNamespace(id="qwen2_vl", model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
+    parent = SimpleNamespace(id="qwen2_vl", model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
     space, prompt = anatomy.build_space((Kind.ATTENTION,)), Workload.parse("prefill:batch=1,seq=60")
     for tokens in ("search", "fastv:2=0.5"):
         with pytest.raises(UsageError, match="files need a fixed number; take --tokens off"):
-            add_tokens(space, subject, find_target(HOST), prompt, tokens)
+            add_tokens(space, parent, find_target(HOST), prompt, tokens)
     reduced = prune(model, Architecture(4).replace_tokens(HALF))
     given = example(model, batch=2, tokens=4)
     assert reduced(**given).logits.shape[1] == given["input_ids"].shape[1] - 5  # in PyTorch 4 of 9 stay

@@ -68,9 +68,9 @@ def test_a_tokenizers_code_is_refused_and_nobody_is_asked(llama: Path, willing: 
 def test_with_the_flag_it_runs(llama: Path) -> None:
     expected = load_tokenizer(llama)("some words")["input_ids"]
     marker = carry_code(llama, "tokenizer_config.json", "AutoTokenizer", "PreTrainedTokenizerFast")
-    subject = load_parent_model(str(llama), trust_remote_code=True)
-    assert subject.tokenizer("some words")["input_ids"] == expected
-    assert type(subject.tokenizer).__name__ == "Own"
+    parent = load_parent_model(str(llama), trust_remote_code=True)
+    assert parent.tokenizer("some words")["input_ids"] == expected
+    assert type(parent.tokenizer).__name__ == "Own"
     assert marker.exists()
 
 

@@ -65,15 +65,15 @@ def test_the_loss_is_that_of_the_models_own_embeddings(similarity: str, tmp_path
     """Vectors of any length are compared as the folder says: by their cosines, or as they are."""
     general = GENERAL | {"similarity_fn_name": similarity}
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"}, (), {"max_seq_length": 9}, general)
-    subject = load_parent_model(str(folder), data)
-    split = subject.dataset.test
+    parent = load_parent_model(str(folder), data)
+    split = parent.dataset.test
     assert split.inputs["input_ids"].shape[1] == 9
     given = [PROMPT + text for text in texts_of(folder, split.inputs)]
-    both = [by_hand(m, folder, given, lambda states: states[0], 9) for m in (subject.model, small(subject.model))]
+    both = [by_hand(m, folder, given, lambda states: states[0], 9) for m in (parent.model, small(parent.model))]
     if similarity == "cosine":
         both = [each / each.norm(dim=-1, keepdim=True) for each in both]
-    evaluator = choose_evaluator(subject.model, subject.dataset)
-    quality = evaluator.evaluate(small(subject.model), "test")
+    evaluator = choose_evaluator(parent.model, parent.dataset)
+    quality = evaluator.evaluate(small(parent.model), "test")
     assert quality.per_item == pytest.approx(distance(*both).tolist(), rel=1e-3, abs=1e-6)
     above = np.triu_indices(len(given), 1)
     pairs = [(each @ each.T).numpy()[above] for each in both]
@@ -86,10 +86,8 @@ def test_the_loss_is_that_of_the_models_own_embeddings(similarity: str, tmp_path
 def test_a_folder_that_says_nothing_is_judged_by_the_mean_and_that_is_said(tmp_path: Path, data: Path) -> None:
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"})
     (folder / "modules.json").unlink()
-    subject = load_parent_model(str(folder), data)
-    assert (
-        "the mean of the tokens, normalised; no modules.json" in choose_evaluator(subject.model, subject.dataset).words
-    )
+    parent = load_parent_model(str(folder), data)
+    assert "the mean of the tokens, normalised; no modules.json" in choose_evaluator(parent.model, parent.dataset).words
 
 
 def test_the_exported_file_gives_the_embedding(tmp_path: Path) -> None:
@@ -135,10 +133,10 @@ def test_models_that_embed_in_other_ways_share_no_cache(tmp_path: Path) -> None:
 
 def test_no_trained_layer_leaves_with_a_kit(tmp_path: Path, data: Path) -> None:
     folder = write_folder(tmp_path / "m", {"pooling_mode": "cls"}, [("Dense", {}, DENSE)])
-    subject = load_parent_model(str(folder), data)
-    drawn = read_sentence_embedding(make_random_copy(subject.model)).layers[0]
+    parent = load_parent_model(str(folder), data)
+    drawn = read_sentence_embedding(make_random_copy(parent.model)).layers[0]
     assert drawn.weight.shape == DENSE["linear.weight"].shape
-    kit = Kit(subject, find_target("jetson-orin"), Workload.parse("forward:batch=1,seq=8"), 1.0)
+    kit = Kit(parent, find_target("jetson-orin"), Workload.parse("forward:batch=1,seq=8"), 1.0)
     kit.write(tmp_path / "kit")
     trained = [tensor.numpy().astype(kind).tobytes() for tensor in DENSE.values() for kind in ("<f4", "<f2")]
     for file in (tmp_path / "kit").rglob("*.onnx"):
@@ -169,10 +167,10 @@ def test_a_model_of_the_hub_embeds_as_its_files_say_and_they_are_carried(
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    subject = load_parent_model("some/embedder", data)
-    assert read_sentence_embedding(subject.model).words.startswith(
+    parent = load_parent_model("some/embedder", data)
+    assert read_sentence_embedding(parent.model).words.startswith(
         "the first token, through a dense layer to 24 numbers"
     )
-    save(small(subject.model), tmp_path / "winner", companions=subject.files)
+    save(small(parent.model), tmp_path / "winner", companions=parent.files)
     for name in ("modules.json", "2_Dense/model.safetensors", "tokenizer.json"):
         assert (tmp_path / "winner" / name).is_file()

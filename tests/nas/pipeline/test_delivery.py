@@ -99,18 +99,18 @@ def test_where_a_target_is_far_away_this_machine_compares_prompts_with_room_for_
 ) -> None:
     """Of the phase that was asked for, however long; an image's tokens and words beside them fit in."""
     model = build(family)
-    subject = SimpleNamespace(shape=read_shape(model, read_anatomy(model)), model=model)
+    parent = SimpleNamespace(shape=read_shape(model, read_anatomy(model)), model=model)
     workload = Workload.parse(asked)
-    small = CertificationRun(SimpleNamespace(subject=subject, workload=workload), None)._choose_small_workload()
+    small = CertificationRun(SimpleNamespace(parent=parent, workload=workload), None)._choose_small_workload()
     assert (small.batch, small.phase) == (1, workload.phase)
     given = make_workload_inputs(model, small)
     images = int((given["input_ids"][0] == getattr(model.config, "image_token_id", -1)).sum())
     assert small.past + small.sequence <= 257
     if family == "llava" and small.phase is Phase.DECODE:
-        assert small.past > subject.shape.droppable
+        assert small.past > parent.shape.droppable
     elif family == "llava":
         assert len(given["pixel_values"]) == 1
-        assert images == subject.shape.droppable <= small.sequence - 2
+        assert images == parent.shape.droppable <= small.sequence - 2
 
 
 class Corrected:
@@ -133,7 +133,7 @@ def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
     ]
     outcome = SearchOutcome(found[0], (found[3],), tuple(found), {"cosine-joint": found[2]}, 4, 1.0)
     context = SimpleNamespace(
-        request=SearchRequest("host", Budget.parse("0.5x"), tmp_path), subject=SimpleNamespace(id="model"),
+        request=SearchRequest("host", Budget.parse("0.5x"), tmp_path), parent=SimpleNamespace(id="model"),
         target=SimpleNamespace(name="host"), workload=STEP,
     )  # fmt: skip
     delivered = Delivery(context, Corrected(), outcome, SimpleNamespace(budget_ms=31.0), {}, 0, ())

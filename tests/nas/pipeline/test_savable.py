@@ -21,13 +21,13 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "n
          "intermediate_size": 48, "vocab_size": 96, "max_position_embeddings": 64}  # fmt: skip
 
 
-def subject_of(model: Any, folder: Path) -> ParentModel:
+def build_parent(model: Any, folder: Path) -> ParentModel:
     model.save_pretrained(folder)
     return load_parent_model(str(folder))
 
 
-def vanilla(subject: ParentModel) -> Space:
-    return restrict(subject.anatomy.build_space(STRUCTURE), Servable.VANILLA)
+def vanilla(parent: ParentModel) -> Space:
+    return restrict(parent.anatomy.build_space(STRUCTURE), Servable.VANILLA)
 
 
 def diff_llama() -> Any:
@@ -36,18 +36,18 @@ def diff_llama() -> Any:
 
 
 def test_blocks_that_leave_others_as_they_are_may_all_go(tmp_path: Path) -> None:
-    subject = subject_of(build("llama"), tmp_path)
-    assert restrict_to_savable(vanilla(subject), subject, Servable.VANILLA) == vanilla(subject)
+    parent = build_parent(build("llama"), tmp_path)
+    assert restrict_to_savable(vanilla(parent), parent, Servable.VANILLA) == vanilla(parent)
 
 
 def test_for_plain_classes_only_blocks_go_that_move_no_other(tmp_path: Path) -> None:
-    subject = subject_of(diff_llama(), tmp_path)
-    assert restrict_to_savable(vanilla(subject), subject, Servable.VANILLA).choices == (Unit(3, Kind.BLOCK).dropped,)
-    every = subject.anatomy.build_space(STRUCTURE)
-    assert restrict_to_savable(every, subject, Servable.ANY) == every
-    first = dataclasses.replace(vanilla(subject), choices=(Unit(0, Kind.BLOCK).dropped, Unit(1, Kind.BLOCK).dropped))
+    parent = build_parent(diff_llama(), tmp_path)
+    assert restrict_to_savable(vanilla(parent), parent, Servable.VANILLA).choices == (Unit(3, Kind.BLOCK).dropped,)
+    every = parent.anatomy.build_space(STRUCTURE)
+    assert restrict_to_savable(every, parent, Servable.ANY) == every
+    first = dataclasses.replace(vanilla(parent), choices=(Unit(0, Kind.BLOCK).dropped, Unit(1, Kind.BLOCK).dropped))
     with pytest.raises(ArchitectureError, match=r"every block of .* depends on its place"):
-        restrict_to_savable(first, subject, Servable.VANILLA)
+        restrict_to_savable(first, parent, Servable.VANILLA)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,7 +20,7 @@ from search_spaces.errors import BadWorkload
 TARGETS = ("host", "jetson-orin")
 
 
-def subject_of(family: str) -> SimpleNamespace:
+def build_parent(family: str) -> SimpleNamespace:
     model = build(family)
     return SimpleNamespace(id=family, model=model, shape=read_shape(model, read_anatomy(model)))
 
@@ -29,28 +29,28 @@ def subject_of(family: str) -> SimpleNamespace:
 @pytest.mark.parametrize("family", ["gpt2", "opt", "bert", "llama", "vit"])
 def test_a_default_workload_fits_the_positions(family: str, target: str) -> None:
     """All have 64 where the usual workload takes up to 1024 tokens; an image has as many as it has."""
-    subject = subject_of(family)
-    chosen = choose_default_workload(subject, find_target(target))
-    usual = subject.shape.choose_default_workload(small=target == "host")
+    parent = build_parent(family)
+    chosen = choose_default_workload(parent, find_target(target))
+    usual = parent.shape.choose_default_workload(small=target == "host")
     assert chosen == usual if family == "vit" else chosen == replace(usual, sequence=64)
-    inputs = make_workload_inputs(subject.model, replace(chosen, batch=1))
+    inputs = make_workload_inputs(parent.model, replace(chosen, batch=1))
     assert all(len(array) == 1 for array in inputs.values())
 
 
 @pytest.mark.parametrize(("family", "said"), [("gpt2", ["more than the 64 positions of gpt2"]), ("vit", [])])
 def test_a_default_that_had_to_be_shortened_is_said(family: str, said: list[str]) -> None:
-    subject, target, told = subject_of(family), find_target("jetson-orin"), []
+    parent, target, told = build_parent(family), find_target("jetson-orin"), []
     progress = SimpleNamespace(show_message=told.append)
-    workload = choose_default_workload(subject, target)
-    say_what_fits(SimpleNamespace(workload=None), subject, target, workload, progress)
+    workload = choose_default_workload(parent, target)
+    say_what_fits(SimpleNamespace(workload=None), parent, target, workload, progress)
     assert len(told) == len(said)
     assert all(part in line for part, line in zip(said, told, strict=True))
-    say_what_fits(SimpleNamespace(workload=workload), subject, target, workload, progress)
+    say_what_fits(SimpleNamespace(workload=workload), parent, target, workload, progress)
     assert len(told) == len(said)  # what was asked for needs no word
 
 
 def test_roberta_loses_a_position_to_its_padding() -> None:
-    assert choose_default_workload(subject_of("roberta"), find_target("host")).sequence == 63
+    assert choose_default_workload(build_parent("roberta"), find_target("host")).sequence == 63
 
 
 def test_a_past_and_the_new_token_fit_together() -> None:
@@ -68,20 +68,20 @@ def test_a_past_and_the_new_token_fit_together() -> None:
     ],
 )
 def test_an_asked_workload_that_a_model_has_no_positions_for_is_refused(family: str, asked: str, instead: str) -> None:
-    subject, target = subject_of(family), find_target("jetson-orin")
+    parent, target = build_parent(family), find_target("jetson-orin")
     with pytest.raises(BadWorkload, match=f"{family} has 64; write for example {instead}"):
-        choose_workload(subject, target, Workload.parse(asked))
-    assert choose_workload(subject, target, Workload.parse(instead)) == Workload.parse(instead)
+        choose_workload(parent, target, Workload.parse(asked))
+    assert choose_workload(parent, target, Workload.parse(instead)) == Workload.parse(instead)
 
 
 def test_rotary_positions_do_not_end() -> None:
     asked = Workload.parse("forward:batch=1,seq=512")
-    assert choose_workload(subject_of("llama"), find_target("host"), asked) == asked
+    assert choose_workload(build_parent("llama"), find_target("host"), asked) == asked
 
 
 @pytest.mark.parametrize("asked", ["forward:batch=1,seq=64", "prefill:batch=1,seq=32", "decode:batch=1,past=8"])
 def test_what_this_machine_compares_for_a_target_that_is_far_away_fits_too(asked: str, tmp_path: Path) -> None:
-    context = SimpleNamespace(subject=subject_of("gpt2"), workload=Workload.parse(asked))
+    context = SimpleNamespace(parent=build_parent("gpt2"), workload=Workload.parse(asked))
     small = CertificationRun(context, None)._choose_small_workload()
     assert small.past + small.sequence <= 64
 
@@ -89,4 +89,4 @@ def test_what_this_machine_compares_for_a_target_that_is_far_away_fits_too(asked
 @pytest.mark.parametrize("asked", ["prefill:batch=1,seq=8", "decode:batch=1,past=8"])
 def test_a_phase_that_a_model_has_not_is_wrong_use(asked: str) -> None:
     with pytest.raises(BadWorkload, match=r"has no phase.*use forward"):
-        choose_workload(subject_of("bert"), find_target("host"), Workload.parse(asked))
+        choose_workload(build_parent("bert"), find_target("host"), Workload.parse(asked))

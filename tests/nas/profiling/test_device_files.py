@@ -34,14 +34,17 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_winners_and_parent_come_from_one_export(
     exports: list[Path], export_parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parent = export_parent("vit")
-    subject = SimpleNamespace(
-        model=parent.model, anatomy=parent.anatomy, shape=read_shape(parent.model, parent.anatomy), digest="digest"
+    exported = export_parent("vit")
+    parent = SimpleNamespace(
+        model=exported.model,
+        anatomy=exported.anatomy,
+        shape=read_shape(exported.model, exported.anatomy),
+        digest="digest",
     )
-    kit = Kit(subject, find_target(TARGET), Workload.parse("forward:batch=2,seq=10"))
+    kit = Kit(parent, find_target(TARGET), Workload.parse("forward:batch=2,seq=10"))
     device = RemoteDevice(kit, None, Silent())  # type: ignore[arg-type]
     for words in ("mlp attn+mlp attn removed", "attn+mlp removed mlp mlp"):
-        pruned = prune(parent.model, Architecture.from_words(words), anatomy=parent.anatomy)
+        pruned = prune(exported.model, Architecture.from_words(words), anatomy=exported.anatomy)
         winner = device.export(pruned, tmp_path)
         assert winner.name == "device-model.onnx"
         assert check_parity(pruned, winner) < 1e-4
@@ -49,7 +52,7 @@ def test_winners_and_parent_come_from_one_export(
     compared = []
     monkeypatch.setattr(
         "nas.profiling.device.measure_files",
-        lambda files, *rest, **more: compared.append(check_parity(parent.model, files["parent"])),
+        lambda files, *rest, **more: compared.append(check_parity(exported.model, files["parent"])),
     )
     device.compare(winner, Effort(1.0, 1))
     assert compared[0] < 1e-4

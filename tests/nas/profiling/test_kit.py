@@ -43,7 +43,7 @@ class Messages(Silent):
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> ParentModel:
+def parent(tmp_path_factory: pytest.TempPathFactory) -> ParentModel:
     """A tiny image model whose every parameter is a random number, as after training."""
     model, folder = build("vit"), tmp_path_factory.mktemp("trained")
     with torch.no_grad():
@@ -54,12 +54,12 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> ParentModel:
 
 
 @pytest.fixture(scope="module")
-def unpacked(subject: ParentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(parent: ParentModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kit's folder as a device has it; a size of 1 KiB makes large weights of these tiny ones."""
     folder = tmp_path_factory.mktemp("kit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
-        Kit(subject, ORIN, HERE, seconds=1).write(folder / "written")
+        Kit(parent, ORIN, HERE, seconds=1).write(folder / "written")
     pack(folder / "written", folder / "kit.zip")
     with zipfile.ZipFile(folder / "kit.zip") as archive:
         archive.extractall(folder / "device")
@@ -75,9 +75,9 @@ def measured(unpacked: Path) -> Path:
     return unpacked / "profile.json"
 
 
-def test_nothing_that_was_trained_is_in_a_kit(subject: ParentModel, unpacked: Path) -> None:
+def test_nothing_that_was_trained_is_in_a_kit(parent: ParentModel, unpacked: Path) -> None:
     held = [path.read_bytes() for path in unpacked.rglob("*") if path.is_file()]
-    for name, parameter in subject.model.named_parameters():
+    for name, parameter in parent.model.named_parameters():
         for dtype in (np.float32, np.float16):
             start = parameter.detach().numpy().astype(dtype).tobytes()[:24]
             assert not any(start in content for content in held), name
@@ -112,12 +112,12 @@ def test_weights_are_drawn_on_the_device_and_every_tensor_lies_inside_the_file(u
     assert values.std() == pytest.approx(0.02, rel=0.05)
 
 
-def test_the_same_kit_has_the_same_bytes(subject: ParentModel, unpacked: Path, tmp_path: Path) -> None:
+def test_the_same_kit_has_the_same_bytes(parent: ParentModel, unpacked: Path, tmp_path: Path) -> None:
     """So a run on a device that was cut off is found again, also from another process or day."""
     files = [path for path in unpacked.rglob("*") if path.suffix in (".onnx", ".npz", ".py")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
-        Kit(subject, ORIN, HERE, seconds=1).write(tmp_path / "again")
+        Kit(parent, ORIN, HERE, seconds=1).write(tmp_path / "again")
     for path in files:
         if "__pycache__" not in path.parts:
             assert (tmp_path / "again" / path.relative_to(unpacked)).read_bytes() == path.read_bytes()
@@ -128,21 +128,19 @@ def test_the_same_kit_has_the_same_bytes(subject: ParentModel, unpacked: Path, t
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
-def test_what_was_measured_is_imported_and_predicts(subject: ParentModel, measured: Path) -> None:
-    before = load_latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
+def test_what_was_measured_is_imported_and_predicts(parent: ParentModel, measured: Path) -> None:
+    before = load_latency_model(parent, ORIN, HERE, ParentExport(parent, Silent()), Silent())
     assert isinstance(before, DataSheetModel)
-    profile, kept = import_profile(measured, subject)
-    assert kept.is_relative_to(subject.cache)
-    model = load_latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
+    profile, kept = import_profile(measured, parent)
+    assert kept.is_relative_to(parent.cache)
+    model = load_latency_model(parent, ORIN, HERE, ParentExport(parent, Silent()), Silent())
     assert isinstance(model, CalibratedModel)
     assert model.measured
     assert model.label.startswith(f"measured on {ORIN.name}, onnxruntime")
     assert model.profile == profile == Profile.load(measured)
     assert import_profile(measured)[1] == kept  # its model is known by now
     other, progress = Workload.parse("forward:batch=4,seq=17"), Messages()
-    assert isinstance(
-        load_latency_model(subject, ORIN, other, ParentExport(subject, progress), progress), DataSheetModel
-    )
+    assert isinstance(load_latency_model(parent, ORIN, other, ParentExport(parent, progress), progress), DataSheetModel)
     assert any(f"was measured under {HERE}, not under {other}" in line for line in progress.said)
 
 
@@ -162,12 +160,12 @@ def test_what_was_measured_is_imported_and_predicts(subject: ParentModel, measur
     ],
 )
 def test_a_profile_that_cannot_be_used_is_refused(
-    subject: ParentModel, measured: Path, tmp_path: Path, changes: dict, error: type[NasError], says: str
+    parent: ParentModel, measured: Path, tmp_path: Path, changes: dict, error: type[NasError], says: str
 ) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(changed(measured, changes)))
     with pytest.raises(error, match=says):
-        import_profile(path, subject)
+        import_profile(path, parent)
 
 
 def changed(measured: Path, changes: dict) -> dict:
@@ -185,10 +183,10 @@ def changed(measured: Path, changes: dict) -> dict:
     ],
 )
 def test_a_profile_of_something_else_than_was_asked_for_is_refused(
-    subject: ParentModel, measured: Path, target: str, workload: Workload, says: str
+    parent: ParentModel, measured: Path, target: str, workload: Workload, says: str
 ) -> None:
     with pytest.raises(ProfileMismatch, match=says):
-        import_profile(measured, subject, find_target(target), workload)
+        import_profile(measured, parent, find_target(target), workload)
 
 
 @pytest.mark.parametrize(
@@ -202,27 +200,27 @@ def test_a_profile_of_something_else_than_was_asked_for_is_refused(
     ],
 )
 def test_what_is_kept_for_a_device_is_checked_again_before_it_is_used(
-    subject: ParentModel, measured: Path, changes: dict, says: str
+    parent: ParentModel, measured: Path, changes: dict, says: str
 ) -> None:
     """A file that was copied over it, or a configuration that changed since."""
-    _, kept = import_profile(measured, subject)
+    _, kept = import_profile(measured, parent)
     document = changed(measured, {name: value for name, value in changes.items() if name != "key"})
     document["key"] |= changes.get("key", {})
     for record in document["records"]:
         record["measurement"]["workload"] = document["workload"]
     kept.write_text(json.dumps(document))
     with pytest.raises(ProfileMismatch, match=says) as refused:
-        load_latency_model(subject, ORIN, HERE, ParentExport(subject, Silent()), Silent())
+        load_latency_model(parent, ORIN, HERE, ParentExport(parent, Silent()), Silent())
     assert "remove the file" in str(refused.value)
     assert "\n" not in str(refused.value)
     kept.unlink()
 
 
 def test_a_profile_of_another_shape_than_any_kit_is_refused_without_the_model(
-    subject: ParentModel, measured: Path, unpacked: Path, tmp_path: Path
+    parent: ParentModel, measured: Path, unpacked: Path, tmp_path: Path
 ) -> None:
-    path, kit = tmp_path / "profile.json", subject.cache / "kit-0123456789abcdef.zip"
-    subject.cache.mkdir(parents=True, exist_ok=True)
+    path, kit = tmp_path / "profile.json", parent.cache / "kit-0123456789abcdef.zip"
+    parent.cache.mkdir(parents=True, exist_ok=True)
     pack(unpacked.parent / "written", kit)
     path.write_text(json.dumps(changed(measured, {"shape": {"heads": 2}})))
     with pytest.raises(ProfileMismatch, match="in a shape that no kit made here has"):
@@ -238,27 +236,27 @@ def test_a_profile_of_a_model_that_is_not_known_is_refused(measured: Path, tmp_p
         import_profile(path)
 
 
-def test_a_truncated_profile_is_refused_and_what_was_imported_stays(measured: Path, subject: ParentModel) -> None:
-    kept = import_profile(measured, subject)[1]
+def test_a_truncated_profile_is_refused_and_what_was_imported_stays(measured: Path, parent: ParentModel) -> None:
+    kept = import_profile(measured, parent)[1]
     broken = measured.with_name("broken.json")
     broken.write_text(measured.read_text()[:-100])
     with pytest.raises(MeasurementError, match="is no profile"):
-        import_profile(broken, subject)
+        import_profile(broken, parent)
     assert Profile.load(kept) == Profile.load(measured)
 
 
 @pytest.mark.parametrize(("target", "says"), [("host", "is this machine"), ("l4/int8", "in int8, in which no graphs")])
-def test_a_target_that_no_kit_can_be_made_for_is_refused(subject: ParentModel, target: str, says: str) -> None:
+def test_a_target_that_no_kit_can_be_made_for_is_refused(parent: ParentModel, target: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        Kit(subject, find_target(target), HERE)
+        Kit(parent, find_target(target), HERE)
 
 
-def test_a_kit_is_made_once(subject: ParentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kit_is_made_once(parent: ParentModel, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
     monkeypatch.setattr(
         Kit, "write", lambda kit, folder: made.append(folder) or (folder / "plan.json").write_text("{}")
     )
-    kit = Kit(subject, ORIN, HERE, seconds=77)
+    kit = Kit(parent, ORIN, HERE, seconds=77)
     first = kit.build(Silent())
     assert (kit.build(Silent()), len(made)) == (first, 1)
     assert dataclasses.replace(kit, seconds=78).build(Silent()) != first

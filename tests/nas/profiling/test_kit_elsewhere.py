@@ -60,8 +60,8 @@ def test_one_step_over_ssh_with_nothing_but_onnx_runtime_there(loopback: SshTarg
     assert profile.target == kit.target.name
     assert profile.key["runtime"].startswith("onnxruntime")
     assert all(len(record.measurement.sessions) == 2 for record in profile.records)
-    export = ParentExport(kit.subject, Silent())
-    model = load_latency_model(kit.subject, kit.target, HERE, export, Silent())
+    export = ParentExport(kit.parent, Silent())
+    model = load_latency_model(kit.parent, kit.target, HERE, export, Silent())
     assert isinstance(model, CalibratedModel)
     assert model.label.startswith(f"measured on {kit.target.name}")
 

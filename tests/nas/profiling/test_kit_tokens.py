@@ -37,25 +37,25 @@ def test_a_kit_measures_schedules_and_a_search_for_others_takes_the_data_sheet(
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
     save(build("vit"), tmp_path / "model")
-    subject = load_parent_model(str(tmp_path / "model"))
+    parent = load_parent_model(str(tmp_path / "model"))
     space = Space.dropping(4, (*PARTS, make_stage_choice(Stage(2, 500))), reduction=Reduction(Scorer.CLASS))
-    kit = Kit(subject, ORIN, HERE, seconds=1, space=space)
+    kit = Kit(parent, ORIN, HERE, seconds=1, space=space)
     assert kit._name_kit() != replace(kit, space=None)._name_kit()
     (tmp_path / "kit").mkdir()
     kit.write(tmp_path / "kit")
     plan = Plan.read(tmp_path / "kit")
     assert [Architecture.from_json(c.architecture) for c in plan.candidates] == plan_measurements(
-        subject.shape, HERE, space
+        parent.shape, HERE, space
     )
     command = [sys.executable, "run.py", "--provider", "cpu"]
     done = subprocess.run(command, cwd=tmp_path / "kit", capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    subject.cache.mkdir(parents=True, exist_ok=True)
-    profile, _ = import_profile(tmp_path / "kit" / "profile.json", subject)
+    parent.cache.mkdir(parents=True, exist_ok=True)
+    profile, _ = import_profile(tmp_path / "kit" / "profile.json", parent)
     assert any(record.architecture.reduction == space.reduction for record in profile.records)
-    export = ParentExport(subject, Silent())
-    found = load_latency_model(subject, ORIN, HERE, export, Silent(), space)
+    export = ParentExport(parent, Silent())
+    found = load_latency_model(parent, ORIN, HERE, export, Silent(), space)
     assert isinstance(found, CalibratedModel)
     assert found.terms.tokens
     other = replace(space, reduction=Reduction(Scorer.NORM))
-    assert isinstance(load_latency_model(subject, ORIN, HERE, export, Silent(), other), DataSheetModel)
+    assert isinstance(load_latency_model(parent, ORIN, HERE, export, Silent(), other), DataSheetModel)

@@ -33,11 +33,9 @@ def test_a_machine_that_slows_down_between_two_does_not_count_against_the_later(
         return tuple(Record(a, Measurement(times[a][0], workload, times[a][1])) for a in chosen)
 
     monkeypatch.setattr("nas.profiling.host_profile.measure_architectures", look)
-    subject = SimpleNamespace(
-        cache=tmp_path, model=None, digest="digest", shape=SHAPE, anatomy=SimpleNamespace(depth=2)
-    )
+    parent = SimpleNamespace(cache=tmp_path, model=None, digest="digest", shape=SHAPE, anatomy=SimpleNamespace(depth=2))
     export = SimpleNamespace(graphs=None)
     every = [PARENT, EARLY, LATE]
-    assert measure_ms(subject, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
-    assert measure_ms(subject, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
+    assert measure_ms(parent, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
+    assert measure_ms(parent, export, HERE, every) == pytest.approx([10.0, 8.0, 7.0])
     assert looks == [every]  # once, then kept

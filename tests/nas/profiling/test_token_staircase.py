@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_export_reduced import ParentModel, subject_of
+from test_export_reduced import ParentModel, build_parent
 from torch import nn
 
 from latency_models import shape
@@ -38,7 +38,7 @@ TEXT = Workload.parse("forward:batch=2,seq=128")
 def test_each_number_of_tokens_is_measured_beside_the_whole_sequence(
     export_parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export, fed = ParentExport(subject_of("bert", tmp_path), Silent()), []
+    export, fed = ParentExport(build_parent("bert", tmp_path), Silent()), []
     export.__dict__["path"] = export_parent("bert").path  # as if it were in the cache
 
     class Session:
@@ -65,9 +65,9 @@ def test_each_number_of_tokens_is_measured_beside_the_whole_sequence(
 def test_images_are_measured_through_exports_that_drop_before_the_first_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = ParentExport(subject_of("vit", tmp_path), Silent())
+    export = ParentExport(build_parent("vit", tmp_path), Silent())
     monkeypatch.setattr(token_staircase, "_COUNTS", 2)
-    tokens = export.subject.shape.tokens
+    tokens = export.parent.shape.tokens
     found = measure_image_counts(export, Workload.parse(f"forward:batch=1,seq={tokens}"), seconds=0.0)
     assert sorted(found) == [1 + (tokens - 1) // 2, tokens]  # the class token, and half of the patches
 
@@ -84,12 +84,12 @@ def tiled(counts: list[int]) -> dict[int, Measurement]:
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ParentModel:
     """A text encoder for which 8 to 32, 40 to 64, 72 to 96 and 104 to 128 tokens take as long."""
     monkeypatch.setattr(token_staircase, "measure_counts", lambda export, workload, counts: tiled(counts))
-    subject = subject_of("bert", tmp_path)
-    embeddings, length = subject.model.base_model.embeddings, TEXT.sequence
-    subject.model.config.max_position_embeddings = length
-    embeddings.position_embeddings = nn.Embedding(length, subject.model.config.hidden_size)
+    parent = build_parent("bert", tmp_path)
+    embeddings, length = parent.model.base_model.embeddings, TEXT.sequence
+    parent.model.config.max_position_embeddings = length
+    embeddings.position_embeddings = nn.Embedding(length, parent.model.config.hidden_size)
     embeddings.position_ids, embeddings.token_type_ids = torch.arange(length)[None], torch.zeros(1, length).long()
-    return subject
+    return parent
 
 
 @pytest.fixture
@@ -135,9 +135,9 @@ def test_what_cannot_be_read_or_was_measured_elsewhere_is_not_used(stepped: Pare
 
 def test_short_sequences_and_prompts_with_images_are_not_measured(tmp_path: Path) -> None:
     """Their exports are not even asked for."""
-    short = ParentExport(subject_of("bert", tmp_path / "bert"), Silent())
+    short = ParentExport(build_parent("bert", tmp_path / "bert"), Silent())
     assert measure_steps(short, THIS_MACHINE, Workload.parse("forward:batch=1,seq=20"), Silent()) == Staircase(tile=1)
-    images = ParentExport(subject_of("llava", tmp_path / "llava"), Silent())
+    images = ParentExport(build_parent("llava", tmp_path / "llava"), Silent())
     assert measure_steps(images, THIS_MACHINE, Workload.parse("prefill:batch=1,seq=64"), Silent()) == Staircase(tile=8)
     assert not list(tmp_path.rglob("*.onnx"))
 

@@ -49,7 +49,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         )
         return Profile(read_environment(count_default_threads()), digest, shape, workload, records)
 
-    def looked(subject: Any, export: Any, workload: Workload, architectures: list[Architecture]) -> list[float]:
+    def looked(parent: Any, export: Any, workload: Workload, architectures: list[Architecture]) -> list[float]:
         return [
             4.0 if not a.tokens.stages else 1.0 if a.reduction.scorer is Scorer.NORM else 3.9 for a in architectures
         ]
@@ -94,22 +94,22 @@ def test_without_data_the_usual_way_is_measured_and_it_is_said(measured: list[An
     done = profile(tiny, tmp_path / "out", "--tokens", "search")
     assert done.exit_code == 0, done.output
     assert "no data to compare strategies by" in done.stderr
-    subject = load_parent_model(str(tiny / "model"))
-    assert measured[0].reduction == choose_default_reduction(subject)
+    parent = load_parent_model(str(tiny / "model"))
+    assert measured[0].reduction == choose_default_reduction(parent)
     assert "tokens      " in done.stdout
-    assert get_profile_path(subject, WORKLOAD, measured[0]).exists()
+    assert get_profile_path(parent, WORKLOAD, measured[0]).exists()
 
 
 def test_a_decoder_is_measured_where_it_reads_a_prompt() -> None:
-    subject = load_parent_model("python-lm")
+    parent = load_parent_model("python-lm")
     target = find_target(HOST)
-    workload, space = choose_profiled(subject, target, None, "pyramiddrop:4=0.5", Silent())
+    workload, space = choose_profiled(parent, target, None, "pyramiddrop:4=0.5", Silent())
     assert workload.phase == "prefill"
     assert space is not None
     assert space.fixed is not None
     assert {unit.kind for unit in space.choices} == {Kind.ATTENTION, Kind.MLP}
     with pytest.raises(UsageError, match="drops tokens where it reads a prompt"):
-        choose_profiled(subject, target, Workload.parse("forward:batch=1,seq=64"), "search", Silent())
+        choose_profiled(parent, target, Workload.parse("forward:batch=1,seq=64"), "search", Silent())
 
 
 def test_a_kit_is_made_with_the_schedules_too(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -142,9 +142,9 @@ def test_wrong_words_are_refused_before_anything_is_loaded(tmp_path: Path) -> No
 def test_a_profile_is_measured_with_its_schedule(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     done = profile(tiny, tmp_path / "out", "--tokens", "random:1=0.5", "--seconds", "1", "--json")
     assert done.exit_code == 0, done.output
-    subject, target = load_parent_model(str(tiny / "model")), find_target(HOST)
-    workload, space = choose_profiled(subject, target, WORKLOAD, "random:1=0.5", Silent())
+    parent, target = load_parent_model(str(tiny / "model")), find_target(HOST)
+    workload, space = choose_profiled(parent, target, WORKLOAD, "random:1=0.5", Silent())
     no_export = SimpleNamespace(graphs=None)
-    found = load_latency_model(subject, target, workload, no_export, Silent(), space)  # known, so not measured
+    found = load_latency_model(parent, target, workload, no_export, Silent(), space)  # known, so not measured
     assert isinstance(found, CalibratedModel)
     assert {str(record.architecture.tokens) for record in found.profile.records} == {"", "1=0.5"}

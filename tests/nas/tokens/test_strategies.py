@@ -16,8 +16,8 @@ from search_spaces import Architecture, Reducer, Reduction, Schedule, Scorer
 IMAGES = Workload(Phase.FORWARD, 8, 10)
 
 
-def subject(family: str) -> SimpleNamespace:
-    """What of a subject is asked for here; each has four blocks."""
+def parent(family: str) -> SimpleNamespace:
+    """What of a parent is asked for here; each has four blocks."""
     model = build(family)
     anatomy = read_anatomy(model)
     return SimpleNamespace(id=family, model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
@@ -25,7 +25,7 @@ def subject(family: str) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def vit() -> SimpleNamespace:
-    return subject("vit")
+    return parent("vit")
 
 
 def quality(loss: float) -> Quality:
@@ -33,7 +33,7 @@ def quality(loss: float) -> Quality:
 
 
 def test_tokens_merge_only_where_no_order_is_kept(vit) -> None:
-    assert Reducer.MERGE not in {each.reducer for each in list_reductions(subject("llama"))}
+    assert Reducer.MERGE not in {each.reducer for each in list_reductions(parent("llama"))}
     assert Reducer.MERGE in {each.reducer for each in list_reductions(vit)}
 
 

@@ -34,8 +34,8 @@ PROMPT = Workload(Phase.PREFILL, 1, 60)
 IMAGES = Workload(Phase.FORWARD, 8, 10)
 
 
-def subject(family: str) -> SimpleNamespace:
-    """What of a subject is asked for here."""
+def parent(family: str) -> SimpleNamespace:
+    """What of a parent is asked for here."""
     model = build(family)
     anatomy = read_anatomy(model)
     return SimpleNamespace(
@@ -45,12 +45,12 @@ def subject(family: str) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def llama() -> SimpleNamespace:
-    return subject("llama")
+    return parent("llama")
 
 
 @pytest.fixture(scope="module")
 def vit() -> SimpleNamespace:
-    return subject("vit")
+    return parent("vit")
 
 
 def space_of(found: SimpleNamespace):
@@ -106,7 +106,7 @@ def test_too_short_a_text_has_no_tokens_to_spare(llama) -> None:
     [("llama", "last"), ("vit", "class"), ("clip", "class"), ("siglip", "mean"), ("bert", "mean")],
 )
 def test_who_is_asked_for_attention(family: str, scorer: str) -> None:
-    assert choose_default_reduction(subject(family)).scorer == scorer
+    assert choose_default_reduction(parent(family)).scorer == scorer
 
 
 def test_a_decoder_drops_tokens_of_its_prompt(llama, vit) -> None:
