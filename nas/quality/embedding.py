@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nas.data.dataset import Dataset
+from nas.quality.neighbours import compute_retrieval
 from nas.quality.quality import Quality
 from nas.quality.ranks import compute_rank_correlation
 from pruning.checkpoint.sentence_embedding import COSINE, SentenceEmbedding, read_sentence_embedding
@@ -58,7 +59,9 @@ class EmbeddingEvaluator:
 
     @torch.inference_mode()
     def evaluate(self, model: Any, split: str = "validation", items: int | None = None, start: int = 0) -> Quality:
-        """Fidelity, and Spearman's rank correlation of all pairwise similarities with the parent's.
+        """Fidelity, Spearman's rank correlation of all pairwise similarities with the parent's, and retrieval.
+
+        Retrieval is judged on whole splits only: among fewer texts others are nearest.
 
         Raises:
             ModelError: the candidate's embeddings have another width.
@@ -74,6 +77,8 @@ class EmbeddingEvaluator:
             )
         per_item = (own - parent).square().sum(-1) / (2 * parent.square().sum(-1)).clamp(min=_LEAST)
         loss, others = float(per_item.mean()), {"spearman": _compute_spearman(own, parent)}
+        if len(own) == len(self._stored[split]):
+            others |= compute_retrieval(own, parent, self._embedding.similarity)
         return Quality(self.metric, 1 - loss, True, split, loss, others, len(per_item), tuple(per_item.tolist()))
 
     def _embed(self, model: Any, split: str, items: int | None, start: int) -> Tensor:

@@ -87,6 +87,15 @@ METRICS: dict[str, Metric] = {
             "spearman", "rank correlation with the parent", "rank correlation with the parent; 1 is the same order",
             higher_is_better=True, mean=Mean.NONE,
         ),
+        Metric(
+            "recall_at_5", "recall@5 of the parent's neighbours",
+            "share of the five texts nearest to each text by the parent that are among its five nearest; 1 is equal",
+            higher_is_better=True, mean=Mean.NONE,
+        ),
+        Metric(
+            "same_nearest", "unchanged nearest neighbours", "share of texts whose nearest text is the parent's",
+            higher_is_better=True, mean=Mean.NONE,
+        ),
     )
 }  # fmt: skip
 
