@@ -181,15 +181,53 @@ class MlpShape:
         return load.tokens * self.inner
 
 
-Part = AttentionShape | MlpShape
+@dataclass(frozen=True)
+class LinearShape:
+    """One matrix in the place of a part.
+
+    Attributes:
+        weights: parameters; a token is multiplied with each once.
+        precision: of its weights, its arithmetic and what it moves; None: the target's.
+    """
+
+    mixes_tokens: ClassVar[bool] = False
+    kernels: ClassVar[int] = 2  # with its norm
+    cached: ClassVar[int] = 0
+    words: ClassVar[str] = "linear"
+
+    weights: int
+    precision: str | None = None
+
+    def count_flops(self, load: Load) -> float:
+        """Operations, two per multiply-add."""
+        return 2 * load.tokens * self.weights
+
+    def count_read(self, load: Load) -> int:
+        """Parameters that are read."""
+        return self.weights
+
+    def count_moved(self, load: Load) -> int:
+        """Elements read and written, with its norm."""
+        return load.tokens * 4 * load.hidden
+
+    def count_cached(self, load: Load) -> int:
+        """Nothing is kept of a token."""
+        return 0
+
+    def count_alive(self, load: Load) -> int:
+        """Elements that are alive at once beside the residual stream: what it writes."""
+        return load.tokens * load.hidden
+
+
+Part = AttentionShape | MlpShape | LinearShape
 
 
 @dataclass(frozen=True)
 class BlockShape:
     """One block: of each kind of part its shape; None where that part is gone."""
 
-    attention: AttentionShape | None
-    mlp: MlpShape | None
+    attention: AttentionShape | LinearShape | None
+    mlp: MlpShape | LinearShape | None
 
     @cached_property
     def parts(self) -> dict[Kind, Part]:

@@ -12,7 +12,7 @@ from search_spaces.kinds import PARTS, Kind
 from search_spaces.level import DROP, KEEP, THOUSAND, Level
 from search_spaces.rules import SWALLOWS, implies, is_below, remove_hidden
 from search_spaces.schedule import Reduction, Schedule, Stage
-from search_spaces.unit import Choice, Unit, describe_level, is_cumulative, is_structural, parse_level
+from search_spaces.unit import Choice, Unit, describe_level, find_kind, is_cumulative, is_structural, parse_level
 
 DROPS_VERSION = 1  # parts that are dropped and nothing else, as the first release wrote it
 TOKENS_VERSION = 2  # with token reduction
@@ -99,6 +99,11 @@ class Architecture:
     def keeps(self, layer: int, kind: Kind) -> bool:
         """Whether anything of the unit of that kind in that layer is still there."""
         return not self.drops(Unit(layer, kind))
+
+    def runs(self, layer: int, kind: Kind) -> bool:
+        """Whether anything of the parent's own unit is left, and nothing else stands in its place."""
+        level = self.get_level(Unit(layer, kind))
+        return level != DROP and not any(find_kind(kind, axis).stands_in for axis, _ in level.axes)
 
     def _is_swallowed(self, unit: Unit) -> bool:
         return unit.layer in self._gone and unit.kind in self._gone[unit.layer]

@@ -54,7 +54,11 @@ def _list_whole_blocks(space: Space) -> tuple[Choice, ...]:
 
 
 def _restrict_to_decilm(space: Space) -> tuple[Choice, ...]:
-    """Neither the first attention nor the last MLP dropped, nor the blocks that hold them."""
+    """Neither the first attention nor the last MLP dropped or replaced, nor the blocks that hold them."""
     last = space.depth - 1
     fixed = (Unit(0, Kind.ATTENTION), Unit(0, Kind.BLOCK), Unit(last, Kind.MLP), Unit(last, Kind.BLOCK))
-    return tuple(choice for choice in space.structure if choice not in {unit.dropped for unit in fixed})
+    return tuple(
+        choice
+        for choice in space.structure
+        if choice.unit not in fixed or space.parent.drop(choice).runs(choice.layer, choice.kind)
+    )

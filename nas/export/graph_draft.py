@@ -62,6 +62,7 @@ class GraphDraft:
     _renamed: dict[str, str] = field(default_factory=dict)
     _without: set[str] = field(default_factory=set)
     _resized: set[str] = field(default_factory=set)
+    _added: dict[str, tuple[str, ...]] = field(default_factory=dict)  # as `origins`, of nodes that were put in
 
     def drop_contribution(self, layer: int, kind: Kind) -> None:
         """Let the addition that takes a part's contribution into the stream pass the stream through."""
@@ -77,7 +78,8 @@ class GraphDraft:
 
     def find_nodes(self, layer: int, path: str) -> list[Any]:
         """The nodes that came from a module of a block."""
-        return [self.producers[name] for name in self.origins.get(name_module(self.anatomy, layer, path), ())]
+        name = name_module(self.anatomy, layer, path)
+        return [self.producers[output] for output in self._added.get(name) or self.origins.get(name, ())]
 
     @cached_property
     def producers(self) -> dict[str, Any]:
@@ -134,6 +136,32 @@ class GraphDraft:
         if len(found) == 1:
             self.put_weights(found[0], bias)
         return len(found) == 1
+
+    def add_product(self, layer: int, path: str, given: str, replaced: str, like: str, bias: bool) -> None:
+        """Let the product of a value with zeros be read in another's place; it counts as a module's of a block.
+
+        Args:
+            given: (..., hidden), the value.
+            replaced: the value in whose place the product is read.
+            like: weights whose type the zeros have.
+            bias: whether a constant is added.
+        """
+        from onnx import helper, numpy_helper
+
+        name, hidden = name_module(self.anatomy, layer, path), self.anatomy.hidden_size
+        dtype = helper.tensor_dtype_to_np_dtype(self.weights[like].data_type)
+        sizes = {f"{name}.weight": (hidden, hidden)} | ({f"{name}.bias": (hidden,)} if bias else {})
+        for weights, size in sizes.items():
+            self.proto.graph.initializer.append(numpy_helper.from_array(np.zeros(size, dtype), weights))
+            self.weights[weights] = self.proto.graph.initializer[-1]
+        nodes = [helper.make_node("MatMul", [given, f"{name}.weight"], [f"{name}.product"])]
+        nodes += [helper.make_node("Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"])] if bias else []
+        position = next(n for n, node in enumerate(self.proto.graph.node) if replaced in node.output)
+        for node in reversed(nodes):
+            self.proto.graph.node.insert(position, node)
+        self.producers |= {node.output[0]: node for node in self.proto.graph.node[position : position + len(nodes)]}
+        self._added[name] = tuple(node.output[0] for node in nodes)
+        self.rename(replaced, nodes[-1].output[0])
 
     def forget_shapes(self, values: Iterable[str]) -> None:
         """Let the graph note no shapes of values, since they have others now."""

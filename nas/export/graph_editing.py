@@ -16,7 +16,9 @@ from nas.export.graph_draft import Addition, GraphDraft, name_module
 from nas.export.kinds import EDITS
 from nas.export.onnx_export import LARGEST_INLINE, SCOPES
 from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.contribution import BlockAnatomy
 from pruning.compensation.calibration_pass import Adjusted
+from pruning.kinds.linear_part import describe_stand_in
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
 from search_spaces.kinds import PARTS, Kind
@@ -59,15 +61,15 @@ class ParentGraph:
         Raises:
             ExportError: as `read`.
         """
+        exported = exported or Architecture.parent(anatomy.depth)
         origins = _find_origins(proto.graph)
         additions = {
             (block.index, kind): _find_addition(
-                proto.graph, origins, name_module(anatomy, block.index, block.get_contribution(kind).last)
+                proto.graph, origins, name_module(anatomy, block.index, _find_last(block, kind, exported))
             )
             for block in anatomy.blocks
             for kind in PARTS
         }
-        exported = exported or Architecture.parent(anatomy.depth)
         return cls(proto, anatomy, model, exported, _additions=additions, _origins=origins)
 
     @property
@@ -144,6 +146,12 @@ class ParentGraph:
     def _build_draft(self, proto: Any) -> GraphDraft:
         blocks = self.model.get_submodule(self.anatomy.stack)
         return GraphDraft(proto, self.anatomy, blocks, self._additions, self._origins)
+
+
+def _find_last(block: BlockAnatomy, kind: Kind, exported: Architecture) -> str:
+    """The module of a block whose output reaches the stream for a part, or for what stands in its place."""
+    part = block.get_contribution(kind)
+    return part.last if exported.runs(block.index, kind) else describe_stand_in(part).last
 
 
 def _find_origins(graph: Any) -> dict[str, tuple[str, ...]]:

@@ -51,7 +51,11 @@ def read_shape(model: Any, anatomy: Anatomy) -> ModelShape:
 
 def _find_first_over_pairs(blocks: Sequence[BlockShape]) -> tuple[AttentionShape, MlpShape]:
     """The parts of the first block that attends to pairs of tokens; where none does, of the first."""
-    parts = [(block.attention, block.mlp) for block in blocks if block.attention and block.mlp]
+    parts = [
+        (block.attention, block.mlp)
+        for block in blocks
+        if isinstance(block.attention, AttentionShape) and isinstance(block.mlp, MlpShape)
+    ]
     return next((pair for pair in parts if pair[0].pair), parts[0])
 
 

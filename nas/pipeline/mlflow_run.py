@@ -126,7 +126,7 @@ def _build_candidate_run(
 ) -> CandidateRun:
     """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
     architecture, depth = candidate.architecture, delivery.context.parent.anatomy.depth
-    kept = {f"n_{kind}": sum(architecture.keeps(layer, kind) for layer in range(depth)) for kind in PARTS}
+    kept = {f"n_{kind}": sum(architecture.runs(layer, kind) for layer in range(depth)) for kind in PARTS}
     quality, parameters = candidate.quality, delivery.prune(architecture).num_parameters()
     metrics = {
         quality.metric: quality.value,

@@ -17,7 +17,7 @@ from nas.profiling.latency_model import load_latency_model
 from nas.profiling.profile_store import fit_device_model
 from nas.profiling.ssh import Transport
 from nas.progress import Progress
-from nas.request.choices import SEARCH
+from nas.request.choices import OFF, SEARCH
 from nas.request.search_request import SearchRequest
 from nas.search.methods import TOKEN_METHODS
 from nas.tokens.profiled_schedules import choose_best_reduction
@@ -28,10 +28,10 @@ from nas.tokens.space import (
     choose_workload_with_tokens,
     keep_tokens_only,
 )  # fmt: skip
-from pruning.compensation.candidate_builder import CandidateBuilder
+from pruning.compensation.candidate_builder import BIAS, CandidateBuilder
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
-from search_spaces.kinds import DEFAULT_UNITS
+from search_spaces.kinds import DEFAULT_UNITS, KINDS
 from search_spaces.servable import restrict
 from search_spaces.space import Space
 
@@ -89,6 +89,7 @@ def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -
     """
     if request.method in TOKEN_METHODS and request.tokens != SEARCH:
         raise UsageError(f"--method {request.method} drops tokens; add --tokens {SEARCH}")
+    check_stand_ins(request)
     usual = choose_workload_with_tokens(parent, choose_default_workload(parent, target), request.tokens)
     workload = choose_workload(parent, target, request.workload or usual)
     check_workload(parent, workload, request.tokens)
@@ -96,6 +97,20 @@ def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -
     structure = restrict_to_savable(structure, parent, request.servable)
     space = add_tokens(structure, parent, target, workload, request.tokens, request.servable)
     return workload, space if request.units else keep_tokens_only(space)
+
+
+def check_stand_ins(request: SearchRequest) -> None:
+    """Refuse units in whose places stand modules that nothing would fit.
+
+    Raises:
+        UsageError: there are such units, and the request's compensation fits no weights.
+    """
+    names = [name for name in request.units if KINDS[name].stands_in]
+    if names and request.compensate in (OFF, BIAS):
+        raise UsageError(
+            f"--compensate {request.compensate} fits no weights, and {', '.join(names)} of --units are nothing else; "
+            "leave them out, or take --compensate auto"
+        )
 
 
 def say_what_fits(

@@ -70,7 +70,7 @@ def strip(architecture: Architecture) -> tuple[Block, ...]:
     removed, shares = architecture.list_removed_blocks(), architecture.tokens.compute_shares(architecture.depth)
     blocks = []
     for layer in range(architecture.depth):
-        attention, mlp = (architecture.keeps(layer, kind) for kind in PARTS)
+        attention, mlp = (architecture.runs(layer, kind) for kind in PARTS)
         levels = ", ".join(str(choice) for choice in architecture.list_block_choices(layer) if choice.level != DROP)
         blocks.append(Block(layer, attention, mlp, layer in removed, shares[layer], begins.get(layer, ""), levels))
     return tuple(blocks)

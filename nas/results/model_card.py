@@ -158,5 +158,5 @@ def _format_signs(architecture: Architecture, layer: int) -> str:
     """A letter for every part that is kept, and the levels of those that are not as the parent's."""
     if layer in architecture.list_removed_blocks():
         return " " * (2 * len(PARTS) - 1)
-    kept = " ".join(_SIGNS[kind] if architecture.keeps(layer, kind) else "·" for kind in PARTS)
+    kept = " ".join(_SIGNS[kind] if architecture.runs(layer, kind) else "·" for kind in PARTS)
     return "  ".join([kept, *(str(each) for each in architecture.list_block_choices(layer) if each.level != DROP)])

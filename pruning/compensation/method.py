@@ -114,7 +114,12 @@ class Merge:
     name: str = "merge"
 
     def adjust(self, observed: Observed) -> Adjustment | None:
-        """W becomes W·(1 + M), where M explains what is lacking from the contribution itself."""
+        """W becomes W·(1 + M), where M explains what is lacking from the contribution itself.
+
+        What writes nothing yet, as a linear stand-in, is refitted.
+        """
+        if not observed.weight.any():
+            return Refit(self.penalties).adjust(observed)
         written = observed.outputs if observed.bias is None else observed.outputs - observed.bias
         fit = observed.explain(written, self.penalties)
         return None if fit is None else _build_adjustment(fit, observed.weight.double() @ fit.matrix)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Contribution, Layout
+from pruning.kinds.linear_part import describe_stand_in
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import PARTS, Kind
 
@@ -21,7 +22,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Site:
-    """A kept part of a pruned model.
+    """A kept part of a pruned model, or what stands in the place of one.
 
     Attributes:
         layer: of its block in the parent.
@@ -66,7 +67,9 @@ def _describe(anatomy: Anatomy, architecture: Architecture, layer: int, kind: Ki
         if (path := anatomy.blocks[at].get_contribution(each).closes) is not None
     )
     partner = _find_partner(block, architecture, kind)
-    return Site(layer, kind, block.get_contribution(kind), target, closing, partner)
+    part = block.get_contribution(kind)
+    contribution = part if architecture.runs(layer, kind) else describe_stand_in(part)
+    return Site(layer, kind, contribution, target, closing, partner)
 
 
 def _find_target(

@@ -201,7 +201,7 @@ def _count_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 def list_kept_attentions(architecture: Architecture) -> list[int]:
     """The blocks whose attention is left, in order: each has a layer of the cache."""
-    return [layer for layer in range(architecture.depth) if architecture.keeps(layer, Kind.ATTENTION)]
+    return [layer for layer in range(architecture.depth) if architecture.runs(layer, Kind.ATTENTION)]
 
 
 def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, reduces: bool = False) -> None:

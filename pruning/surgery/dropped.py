@@ -22,6 +22,16 @@ class Form:
     stream: int | str | None = None
     full: bool = False
 
+    def find_stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The residual stream among the arguments of a call; None where the block does the addition."""
+        if self.stream is None:
+            return None
+        return kwargs[self.stream] if isinstance(self.stream, str) else args[self.stream]
+
+    def wrap(self, value: Any) -> Any:
+        """A value as the part returns it; other outputs are None."""
+        return (value, *(None,) * (self.arity - 1)) if self.arity else value
+
 
 class Dropped(nn.Module):
     """Contributes nothing.
@@ -38,13 +48,8 @@ class Dropped(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """A zero of the first floating-point input's type and device, or the stream; other outputs are None."""
-        form = self.form
-        value = (
-            self._make_zero((*args, *kwargs.values()))
-            if form.stream is None
-            else _find_argument(form.stream, args, kwargs)
-        )
-        return (value, *(None,) * (form.arity - 1)) if form.arity else value
+        stream = self.form.find_stream(args, kwargs)
+        return self.form.wrap(self._make_zero((*args, *kwargs.values())) if stream is None else stream)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
@@ -55,7 +60,3 @@ class Dropped(nn.Module):
         if given is None:
             return torch.zeros(())
         return torch.zeros_like(given) if self.form.full else torch.zeros((), dtype=given.dtype, device=given.device)
-
-
-def _find_argument(name: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return kwargs[name] if isinstance(name, str) else args[name]

@@ -29,6 +29,8 @@ class UnitKind:
         structural: whether it changes the model's own parts; False where it changes what they are given.
         swallows: kinds of units of the same block that are gone with a dropped unit of this one.
         default: whether a search has it without being asked.
+        stands_in: whether nothing of the unit is left at its levels: a module takes the unit's place whose weights
+            compensation fits.
     """
 
     name: str
@@ -37,6 +39,7 @@ class UnitKind:
     structural: bool = True
     swallows: tuple[Kind, ...] = ()
     default: bool = True
+    stands_in: bool = False
 
     def describe(self, value: int) -> str:
         """A value in words, as part of a level's: `drop`."""

@@ -26,6 +26,14 @@ class TestMlpWidth(UnitCostContract):
     name, levels = "mlp-width", (DROP, *(Level.on("width", permille) for permille in (250, 500, 750)))
 
 
+class TestAttentionLinear(UnitCostContract):
+    name, levels = "attention-linear", (DROP, Level.on("form", 1))
+
+
+class TestMlpLinear(UnitCostContract):
+    name, levels = "mlp-linear", (DROP, Level.on("form", 1))
+
+
 def test_every_kind_is_tested() -> None:
-    tested = (TestAttention, TestMlp, TestBlock, TestTokens, TestMlpWidth)
+    tested = (TestAttention, TestMlp, TestBlock, TestTokens, TestMlpWidth, TestAttentionLinear, TestMlpLinear)
     assert {each.name for each in tested} == KINDS.keys()
