@@ -8,6 +8,7 @@ __getattr__, __all__ = export_lazily(
         "alignment": ["TokenAlignment"],
         "calibration_pass": ["Adjusted"],
         "candidate_builder": [
+            "BIAS",
             "CandidateBuilder",
             "CompensationPlan",
             "CompensationRecord",

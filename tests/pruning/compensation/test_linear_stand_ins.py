@@ -7,7 +7,7 @@ from families import FAMILIES, build, example
 from test_compensator import build_with, distance, drop, naive_ridge, rows
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
-from pruning.compensation.candidate_builder import adjusted_of
+from pruning.compensation.candidate_builder import list_adjusted
 from pruning.compensation.compensator import Compensator
 from pruning.compensation.method import DRAFT, METHODS, Refit
 from pruning.compensation.streams import run_trunk, watch_input, watch_output
@@ -33,7 +33,7 @@ def test_a_map_is_nearer_to_the_parent_than_nothing_on_items_that_it_has_not_see
     for text in list_offered(anatomy):
         mapped = build_with(parent, anatomy, choose(anatomy.depth, text), inputs)
         dropped = build_with(parent, anatomy, drop(anatomy.depth, (1, Choice.parse(text).kind)), inputs)
-        assert any(each.path.endswith(".linear") for each in adjusted_of(mapped))
+        assert any(each.path.endswith(".linear") for each in list_adjusted(mapped))
         assert distance(mapped, parent, anatomy, unseen) < distance(dropped, parent, anatomy, unseen)
 
 
