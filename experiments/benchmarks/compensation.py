@@ -72,25 +72,27 @@ def describe(bench: Bench, candidate: Candidate) -> dict[str, Any]:
 def add_compensation(bench: Bench, items: int | None, precision: str) -> Bench:
     """The same, for candidates that are adjusted."""
     plan = plan_compensation(bench.parent, bench.evaluator, AUTO)
-    scorer = build_evaluator(bench.parent, bench.evaluator, precision=precision, items=items, compensation=plan)
-    return judge_final_at_last(replace(bench, scorer=scorer, tested={}))
+    cached_evaluator = build_evaluator(
+        bench.parent, bench.evaluator, precision=precision, items=items, compensation=plan
+    )
+    return judge_final_at_last(replace(bench, cached_evaluator=cached_evaluator, tested={}))
 
 
 def judge_final_at_last(bench: Bench) -> Bench:
     """The same, whose evaluations on all items are of candidates as they are delivered, as in a search."""
-    return replace(bench, scorer=_FinalAtLast(bench.scorer, bench.items))
+    return replace(bench, cached_evaluator=_FinalAtLast(bench.cached_evaluator, bench.items))
 
 
 @dataclass(frozen=True)
 class _FinalAtLast:
-    scorer: Any
+    cached_evaluator: Any
     items: int
 
     def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
-        return self.scorer(architecture, None if items is None or items >= self.items else items)
+        return self.cached_evaluator(architecture, None if items is None or items >= self.items else items)
 
     def evaluate_in_full(self, architecture: Architecture, split: str) -> Quality:
-        return self.scorer.evaluate_in_full(architecture, split)
+        return self.cached_evaluator.evaluate_in_full(architecture, split)
 
 
 def compare_token_counts(options: argparse.Namespace) -> None:

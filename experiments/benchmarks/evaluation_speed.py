@@ -69,7 +69,7 @@ FACTORS = (
 class Timed:
     """Evaluates for a search, and sees how long it takes until the first trial and from there on."""
 
-    scorer: CachedEvaluator
+    cached_evaluator: CachedEvaluator
     before: float = 0.0  # seconds of scoring units and of the way down
     trials: float = 0.0
     asked: int = 0
@@ -77,7 +77,7 @@ class Timed:
 
     def __call__(self, architecture: Architecture, items: int | None = None) -> Quality:
         began = time.perf_counter()
-        quality = self.scorer(architecture, items)
+        quality = self.cached_evaluator(architecture, items)
         spent = time.perf_counter() - began
         self.asked += 1
         if self.in_trials:
@@ -121,9 +121,9 @@ class Bench:
         storage = f"sqlite:///{self.folder}/{time.monotonic_ns()}.db"
         problem = replace(base, evaluate=timed, rungs=steps, storage=storage, on_trial=timed.on_trial)
         winner = run_search(problem).winner
-        test = timed.scorer.evaluate_in_full(winner.architecture, "test").loss
-        peak = max(store.nbytes for store in timed.scorer.executor.worker.stores.values()) / (1 << 20)
-        evaluations, seconds = timed.scorer.evaluations, timed.before + timed.trials
+        test = timed.cached_evaluator.evaluate_in_full(winner.architecture, "test").loss
+        peak = max(store.nbytes for store in timed.cached_evaluator.executor.worker.stores.values()) / (1 << 20)
+        evaluations, seconds = timed.cached_evaluator.evaluations, timed.before + timed.trials
         return Run(seconds, timed.trials, evaluations, timed.asked, winner.quality.loss, test, peak)
 
 
@@ -153,12 +153,14 @@ def measure_head_share(bench: Bench, rounds: int) -> float:
 
 def sweep(bench: Bench, how: How) -> tuple[float, list[float]]:
     """Seconds of dropping every unit alone, deepest first, after the parent; and the losses."""
-    scorer, anatomy = bench.build_evaluator(how), bench.parent.anatomy
+    cached_evaluator, anatomy = bench.build_evaluator(how), bench.parent.anatomy
     parent = Architecture.parent(anatomy.depth)
     units = sorted(anatomy.build_space((Kind.ATTENTION, Kind.MLP)).choices, key=lambda unit: -unit.layer)
-    scorer(parent, SWEEP_ITEMS)
+    cached_evaluator(parent, SWEEP_ITEMS)
     losses: list[float] = []
-    seconds = measure_seconds(lambda: losses.extend(scorer(parent.drop(unit), SWEEP_ITEMS).loss for unit in units))
+    seconds = measure_seconds(
+        lambda: losses.extend(cached_evaluator(parent.drop(unit), SWEEP_ITEMS).loss for unit in units)
+    )
     return seconds, losses
 
 

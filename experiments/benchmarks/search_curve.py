@@ -46,15 +46,15 @@ def compute_curve(bench: Bench, counter: Logged, enough: int, budget_ms: float) 
     for spent, architecture, items in counter.log:
         if items < enough or bench.base.predict_ms(architecture) > budget_ms + 1e-9:
             continue
-        loss = bench.scorer(architecture, enough).loss
+        loss = bench.cached_evaluator(architecture, enough).loss
         if loss < best:
             best, answer = loss, architecture
-            points.append((spent, bench.scorer(answer, bench.items).loss))
+            points.append((spent, bench.cached_evaluator(answer, bench.items).loss))
     return [*points, (counter.log[-1][0], points[-1][1])]
 
 
 def run_ours(bench: Bench, seed: int) -> list[tuple[int, float]]:
-    counter, steps = Logged(bench.scorer, bench.items), list_rungs(bench.items)
+    counter, steps = Logged(bench.cached_evaluator, bench.items), list_rungs(bench.items)
     with tempfile.TemporaryDirectory() as folder:
         problem = bench.build_problem(SHARE, seed, counter)
         run_search(replace(problem, storage=f"sqlite:///{folder}/study.db", rungs=steps))
@@ -62,7 +62,7 @@ def run_ours(bench: Bench, seed: int) -> list[tuple[int, float]]:
 
 
 def run_evopress(bench: Bench, seed: int) -> list[tuple[int, float]]:
-    counter = Logged(bench.scorer, bench.items)
+    counter = Logged(bench.cached_evaluator, bench.items)
     problem = bench.build_problem(SHARE, seed, counter)
     add_back(problem, METHODS["evopress"].find_removal_order(problem) or ())
     return compute_curve(bench, counter, bench.items, problem.budget_ms)

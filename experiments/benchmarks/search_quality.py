@@ -46,7 +46,7 @@ SEEDED = ("random", "evopress")  # whose results depend on the seed
 class Counter:
     """Counts what one method evaluates, whoever computed it first: each item of an architecture once."""
 
-    scorer: CachedEvaluator
+    cached_evaluator: CachedEvaluator
     items: int
     asked: dict[Architecture, int] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ class Counter:
         count = self.items if items is None else min(items, self.items)
         if architecture.choices:  # the parent's loss is 0 by definition
             self.asked[architecture] = max(count, self.asked.get(architecture, 0))
-        return self.scorer(architecture, count)
+        return self.cached_evaluator(architecture, count)
 
     @property
     def cost(self) -> dict[str, float]:
@@ -69,7 +69,7 @@ class Bench:
 
     parent: ParentModel
     evaluator: Evaluator
-    scorer: CachedEvaluator
+    cached_evaluator: CachedEvaluator
     redundancy: Redundancy
     items: int
     base: Problem
@@ -81,7 +81,7 @@ class Bench:
 
     def evaluate_held_out(self, architecture: Architecture) -> Quality:
         if architecture not in self.tested:
-            self.tested[architecture] = self.scorer.evaluate_in_full(architecture, "test")
+            self.tested[architecture] = self.cached_evaluator.evaluate_in_full(architecture, "test")
         return self.tested[architecture]
 
 
@@ -93,11 +93,11 @@ def prepare(
     workload = choose_default_workload(parent, found)
     evaluator = choose_evaluator(parent.model, parent.dataset)
     count = min(items or len(parent.dataset.validation), len(parent.dataset.validation))
-    scorer = build_evaluator(parent, evaluator, precision=precision, items=count)
+    cached_evaluator = build_evaluator(parent, evaluator, precision=precision, items=count)
     redundancy = measure_redundancy(parent.model, parent.dataset.calibration.iterate_batches(4), parent.anatomy)
     base = Problem(
         space=parent.anatomy.build_space((Kind.ATTENTION, Kind.MLP)),
-        evaluate=scorer,
+        evaluate=cached_evaluator,
         latency=load_latency_model(parent, found, workload, ParentExport(parent, progress), progress),
         budget_ms=0.0,
         percentile=90,
@@ -105,12 +105,12 @@ def prepare(
         storage="",
         rungs=(count,),
     )
-    return Bench(parent, evaluator, scorer, redundancy, count, base)
+    return Bench(parent, evaluator, cached_evaluator, redundancy, count, base)
 
 
 def search_budgets(bench: Bench, seed: int) -> tuple[list[Candidate], dict]:
     """All budgets in one study: what was judged on all items, and what that cost, over all budgets together."""
-    counter, began = Counter(bench.scorer, bench.items), time.perf_counter()
+    counter, began = Counter(bench.cached_evaluator, bench.items), time.perf_counter()
     parent_ms = bench.base.predict_ms(bench.base.space.parent)
     with tempfile.TemporaryDirectory() as folder:
         problem = replace(
@@ -142,7 +142,7 @@ def run_at_reached(bench: Bench, runs: dict, seed: int, digits: int) -> dict:
     # Latencies whose shares of the parent's agree to so many digits are one level, the least of them.
     reached = {round(cell["ms"] / parent_ms, digits): cell["ms"] for cell in sorted(cells, key=lambda c: -c["ms"])}
     levels = tuple(sorted(ms * (1 + 1e-9) for share, ms in reached.items() if share < 1.0))  # sums differ in a last bit
-    counter = Counter(bench.scorer, bench.items)
+    counter = Counter(bench.cached_evaluator, bench.items)
     with tempfile.TemporaryDirectory() as folder:
         problem = replace(
             bench.build_problem(1.0, seed, counter),
@@ -173,14 +173,14 @@ def build_cell(bench: Bench, architecture: Architecture, ms: float, loss: float)
 
 def run_method(bench: Bench, name: str, seed: int) -> dict:
     """As published and with add-back, at every budget; evaluations are counted over all budgets together."""
-    counter, began, found = Counter(bench.scorer, bench.items), time.perf_counter(), {}
+    counter, began, found = Counter(bench.cached_evaluator, bench.items), time.perf_counter(), {}
     for share in BUDGETS:
         problem = bench.build_problem(share, seed, counter)
         order = METHODS[name].find_removal_order(problem)
         if order is None:
             continue
         for label, architecture in (("", drop_as_published(problem, order)), ("+add-back", add_back(problem, order))):
-            loss = bench.scorer(architecture, bench.items).loss
+            loss = bench.cached_evaluator(architecture, bench.items).loss
             found[f"{share}{label}"] = build_cell(bench, architecture, problem.predict_ms(architecture), loss)
     return {"cells": found, "seconds": round(time.perf_counter() - began, 1), **counter.cost}
 
@@ -213,7 +213,7 @@ def find_optima(bench: Bench, target: str, out: Path) -> None:
     for choice in itertools.product((False, True), repeat=len(units)):
         architecture = space.decode({unit for unit, drop in zip(units, choice, strict=True) if drop})
         if not is_empty(architecture):
-            losses[architecture] = bench.scorer(architecture, bench.items).loss
+            losses[architecture] = bench.cached_evaluator(architecture, bench.items).loss
             if len(losses) % 256 == 0:
                 print(f"{len(losses)} of {2 ** len(units) - 1}", file=sys.stderr, flush=True)
     best = {}

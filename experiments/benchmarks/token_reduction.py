@@ -129,7 +129,7 @@ def build_certification(bench: Bench, share: float, folder: Path) -> Certificati
     return CertificationRun(
         SearchContext(
             request, parent, find_target(HOST), workload, bench.export, device, problem.latency,
-            share * bench.parent_ms, problem.space, bench.scorer,
+            share * bench.parent_ms, problem.space, bench.cached_evaluator,
         ),
         progress,
     )  # fmt: skip
@@ -180,7 +180,7 @@ def judge(bench: Bench, document: dict[str, Any], items: int | None, save: Any) 
     parent = bench.problem.space.parent
     for digest, architecture in {"parent": parent, **collect_architectures(document)}.items():
         if digest not in document["tested"]:
-            quality = bench.scorer.evaluate_in_full(architecture, "test", items)
+            quality = bench.cached_evaluator.evaluate_in_full(architecture, "test", items)
             document["tested"][digest] = {
                 "metric": bench.case.metric(quality),
                 "loss": quality.loss,
@@ -228,11 +228,11 @@ def measure_parts(bench: Bench, document: dict[str, Any]) -> None:
     for share, found in document["found"]["nas tokens"]["cells"].items():
         alone = Architecture.from_json(found["architecture"])
         problem = replace(bench.problem, budget_ms=bench.problem.predict_ms(alone))
-        loss = {"": bench.scorer(alone).loss}
+        loss = {"": bench.cached_evaluator(alone).loss}
         for unit in bench.problem.space.structure:
             exchanged = fit_to_budget(problem, alone.drop(unit))
             if exchanged is not None:
-                loss[str(unit)] = bench.scorer(exchanged).loss
+                loss[str(unit)] = bench.cached_evaluator(exchanged).loss
         document["exchanged"][share] = dict(sorted(loss.items(), key=lambda pair: pair[1]))
     print(json.dumps(document["exchanged"]))
 

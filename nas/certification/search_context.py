@@ -25,7 +25,7 @@ class SearchContext:
         device: where the target is measured; None where it is not at hand.
         latency: the latency model that the search begins with.
         budget_ms: the budget by that latency model.
-        scorer: evaluates candidates.
+        cached_evaluator: evaluates candidates.
         builder: of candidates as they are delivered.
     """
 
@@ -38,5 +38,5 @@ class SearchContext:
     latency: LatencyModel
     budget_ms: float
     space: Space
-    scorer: CachedEvaluator
+    cached_evaluator: CachedEvaluator
     builder: CandidateBuilder

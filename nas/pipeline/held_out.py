@@ -21,7 +21,7 @@ def _ignore(done: float, total: float) -> None:
 
 def judge_held_out(
     outcome: SearchOutcome,
-    scorer: CachedEvaluator,
+    cached_evaluator: CachedEvaluator,
     known: Evaluations,
     on_items: Callable[[float, float], None] = _ignore,
 ) -> dict[str, Quality]:
@@ -34,9 +34,9 @@ def judge_held_out(
     Args:
         on_items: told how many items were judged, of all architectures together, and how many there are at most.
     """
-    every = len(scorer.evaluator.dataset.get_split(TEST))
+    every = len(cached_evaluator.evaluator.dataset.get_split(TEST))
     few = min(every, max(FIRST_LOOK[1], round(FIRST_LOOK[0] * every)))
-    judge = _Judge(scorer, known)
+    judge = _Judge(cached_evaluator, known)
     leaders = dict.fromkeys(candidate.architecture for candidate in [outcome.parent, *outcome.ranked[:2]])
     baselines = dict.fromkeys(candidate.architecture for candidate in outcome.baselines.values())
     others = [each for each in baselines if each not in leaders]
@@ -57,13 +57,13 @@ def judge_held_out(
 class _Judge:
     """Judges on the test split and keeps all of it."""
 
-    scorer: CachedEvaluator
+    cached_evaluator: CachedEvaluator
     known: Evaluations
 
     def evaluate(self, architectures: Iterable[Architecture], items: int) -> dict[Architecture, Quality]:
         """Each on the first `items`, in one piece."""
         keys = {each: (each, items, Precision.FP32) for each in architectures}
         new = [each for each, key in keys.items() if key not in self.known]
-        for architecture, quality in self.scorer.evaluate_all_in_full(new, TEST, items).items():
+        for architecture, quality in self.cached_evaluator.evaluate_all_in_full(new, TEST, items).items():
             self.known.add(keys[architecture], quality)
         return {architecture: self.known[key] for architecture, key in keys.items()}

@@ -55,7 +55,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     with progress.open_stage("reading the data"):
         evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
         compensation = plan_compensation(parent, evaluator, request.compensate)
-    scorer = build_evaluator(
+    cached_evaluator = build_evaluator(
         parent, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
     )  # fmt: skip
@@ -64,7 +64,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     export = ParentExport(parent, progress, workload.phase)
     if request.tokens == SEARCH:
         fraction = request.budget.fraction
-        space = choose_best_reduction(space, parent, target, export, workload, scorer, fraction, progress)
+        space = choose_best_reduction(space, parent, target, export, workload, cached_evaluator, fraction, progress)
     device = _find_device(parent, target, workload, export, transport or _find_node(request, target), progress, space)
     latency = load_latency_model(parent, target, workload, export, progress, space)
     if device is not None and not latency.measured:
@@ -76,7 +76,9 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         f"{parent.id} on {target.name}, {workload}: parent {parent_ms:.2f} ms (p{p}, {latency.label}); "
         f"budget {budget:.2f} ms = {budget / parent_ms:.2f} x the parent"
     )
-    return SearchContext(request, parent, target, workload, export, device, latency, budget, space, scorer, builder)
+    return SearchContext(
+        request, parent, target, workload, export, device, latency, budget, space, cached_evaluator, builder
+    )
 
 
 def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -> tuple[Workload, Space]:

@@ -23,15 +23,15 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
     Args:
         redundancy: of the parent's parts, which the one-shot rankings go by.
     """
-    request, scorer = context.request, context.scorer
+    request, cached_evaluator = context.request, context.cached_evaluator
     return Problem(
         space=context.space,
-        evaluate=scorer,
+        evaluate=cached_evaluator,
         latency=context.latency,
         budget_ms=context.budget_ms,
         percentile=request.percentile,
         redundancy=redundancy,
-        rungs=list_rungs(len(scorer.evaluator.dataset.validation)),
+        rungs=list_rungs(len(cached_evaluator.evaluator.dataset.validation)),
         storage=request.storage or build_sqlite_url(request.out / "study.db"),
         study=_name_study(context),
         method=request.method,
@@ -42,7 +42,7 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         snap=build_snapping(context.parent, context.target, context.workload),
         trials=request.trials,
         batch=request.batch,
-        prefetch=skip_prefetch if open_cluster(request) is None else scorer.prefetch,
+        prefetch=skip_prefetch if open_cluster(request) is None else cached_evaluator.prefetch,
         time_limit_s=request.time_limit_s,
         seed=request.seed,
     )

@@ -52,7 +52,7 @@ def run(request: SearchRequest, progress: Progress, transport: Transport | None 
         try:
             return _search(context, timed)
         finally:
-            context.scorer.executor.close()
+            context.cached_evaluator.executor.close()
 
 
 def _check_places(request: SearchRequest) -> None:
@@ -73,7 +73,8 @@ def _search(context: SearchContext, progress: Timed) -> Result:
     batches = track_items(progress, "analysing redundancy", list(parent.dataset.calibration.iterate_batches(4)))
     redundancy = measure_redundancy(parent.model, batches, parent.anatomy)
     save_redundancy(redundancy, request.out, parent.id)
-    scorer = context.scorer
+    cached_evaluator = context.cached_evaluator
+    evaluator = cached_evaluator.evaluator
     problem = build_problem(context, redundancy)
     progress.show_message(describe_savings(predict_savings(problem), problem.predict_ms(problem.space.parent)))
     outcome, problem, certificate = CertificationRun(context, progress).run(problem)
@@ -82,13 +83,15 @@ def _search(context: SearchContext, progress: Timed) -> Result:
             outcome = evaluate_whole_front(problem, outcome)
     plan = context.builder.plan
     known = load_evaluations(
-        parent, scorer.evaluator, "test", request.storage, "" if plan is None else plan.build_key(final=True)
+        parent, evaluator, "test", request.storage, "" if plan is None else plan.build_key(final=True)
     )
     with Phases(progress) as phases:
-        held_out = judge_held_out(outcome, scorer, known, partial(phases.report, "evaluating on the test split"))
+        held_out = judge_held_out(
+            outcome, cached_evaluator, known, partial(phases.report, "evaluating on the test split")
+        )
     delivery = Delivery(
-        context, problem.latency, outcome, certificate, held_out, scorer.evaluations,
-        predict_savings_with_loss(problem), {name: scorer.evaluator.dataset.get_split(name).digest for name in SPLITS},
+        context, problem.latency, outcome, certificate, held_out, cached_evaluator.evaluations,
+        predict_savings_with_loss(problem), {name: evaluator.dataset.get_split(name).digest for name in SPLITS},
     )  # fmt: skip
     with progress.open_stage("exporting the winner's files"):
         result = deliver(delivery)

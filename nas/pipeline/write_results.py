@@ -58,7 +58,7 @@ def _build_as_dropped(delivery: Delivery, compensation: CompensationRecord | Non
     """What the winner would be without its adjustment, on the test split, and how it was adjusted."""
     if compensation is None:
         return {}
-    model, evaluator = delivery.prune(delivery.outcome.winner.architecture), delivery.context.scorer.evaluator
+    model, evaluator = delivery.prune(delivery.outcome.winner.architecture), delivery.context.cached_evaluator.evaluator
     return {"as_dropped": evaluator.evaluate(model, TEST), "compensation": compensation.summary}
 
 

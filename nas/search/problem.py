@@ -48,8 +48,8 @@ class Problem:
     Attributes:
         evaluate: the validation quality of an architecture on the first items, or on all with None.
         latency: predicts ms; `percentile` is the one that must meet `budget_ms`.
-        ahead: told what will be asked for next, all of it at once, so that several machines can share the work. What is
-            asked for does not depend on whether anybody listens.
+        prefetch: gets what will be asked for next, all of it at once, so that several machines can share the work. What
+            is asked for does not depend on whether anybody listens.
         redundancy: of the parent; orders the one-shot baselines.
         rungs: growing numbers of validation items. A candidate that is clearly worse than the best stops at an early
             one, the others at the last but one; the choice among those left is made on the last, all there are.

@@ -49,10 +49,15 @@ class Case:
         )
 
     def build_problem(
-        self, scorer: CachedEvaluator, study: Path, batch: int = BATCH, trials: int | None = None
+        self, cached_evaluator: CachedEvaluator, study: Path, batch: int = BATCH, trials: int | None = None
     ) -> Problem:
         """A search as `--executor ray` makes it, its study in SQLite."""
-        changes = {"evaluate": scorer, "ahead": scorer.prefetch, "storage": f"sqlite:///{study}", "batch": batch}
+        changes = {
+            "evaluate": cached_evaluator,
+            "prefetch": cached_evaluator.prefetch,
+            "storage": f"sqlite:///{study}",
+            "batch": batch,
+        }
         return replace(self.base, **changes, trials=self.base.trials if trials is None else trials)
 
 

@@ -27,7 +27,7 @@ from scaling.stopwatch import Place, watch_calls
 PLACES: tuple[Place, ...] = (
     ("latency model", Problem, "predict_ms"),
     ("looking up evaluations", CachedEvaluator, "__call__"),
-    ("looking up evaluations", CachedEvaluator, "ahead"),
+    ("looking up evaluations", CachedEvaluator, "prefetch"),
     ("proposals", proposals.LevelSwitch, "propose"),
     ("proposals: neighbours", proposals.LevelSwitch, "_list_neighbours"),
     ("proposals: fitting the surrogate", proposals.LevelSwitch, "fit_surrogate"),
@@ -115,11 +115,11 @@ def repeat_known_searches(case: Case, folder: Path, rounds: int, evaluations: in
 
 
 def _repeat_known_search(case: Case, folder: Path, study: str) -> float:
-    scorer = case.build_evaluator(LocalExecutor(Worker(case.bench)), folder / "evaluations.jsonl")
+    cached_evaluator = case.build_evaluator(LocalExecutor(Worker(case.bench)), folder / "evaluations.jsonl")
     began = time.perf_counter()
-    run_search(case.build_problem(scorer, folder / study))
+    run_search(case.build_problem(cached_evaluator, folder / study))
     seconds = time.perf_counter() - began
-    assert scorer.evaluations == 0, "the second search asked for what the first did not"
+    assert cached_evaluator.evaluations == 0, "the second search asked for what the first did not"
     return seconds
 
 

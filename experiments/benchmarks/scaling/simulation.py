@@ -43,15 +43,15 @@ def record(case: Case, durations: Durations, batch: int, trials: int) -> tuple[d
     began, before = time.perf_counter(), durations.evaluated
     with tempfile.TemporaryDirectory() as folder:
         trace = Trace(durations)
-        scorer = case.build_evaluator(trace, Path(folder) / "evaluations.jsonl")
-        problem = case.build_problem(scorer, Path(folder) / "study.db", batch, trials)
+        cached_evaluator = case.build_evaluator(trace, Path(folder) / "evaluations.jsonl")
+        problem = case.build_problem(cached_evaluator, Path(folder) / "study.db", batch, trials)
         outcome, calls = Staged(problem, trace).run(), trace.end()
     winner, seconds = outcome.winner, time.perf_counter() - began
     told = f"{outcome.trials} trials, {durations.evaluated - before} pieces evaluated for real, {seconds:.1f} s"
     say(f"batch {batch}: loss {winner.quality.loss:.4f}, {told}")
     return {
-        "batch": batch, "most_trials": trials, "trials": outcome.trials, "evaluations": scorer.evaluations,
-        "items": scorer.items, "loss": winner.quality.loss, "ms": winner.predicted_ms,
+        "batch": batch, "most_trials": trials, "trials": outcome.trials, "evaluations": cached_evaluator.evaluations,
+        "items": cached_evaluator.items, "loss": winner.quality.loss, "ms": winner.predicted_ms,
         "words": winner.architecture.words, "stages": _summarise_stages(calls),
     }, calls  # fmt: skip
 

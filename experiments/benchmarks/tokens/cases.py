@@ -66,7 +66,7 @@ class Bench:
     parent: ParentModel
     export: ParentExport
     evaluator: Evaluator
-    scorer: CachedEvaluator
+    cached_evaluator: CachedEvaluator
     problem: Problem
 
     @property
@@ -79,17 +79,17 @@ def prepare(case: Case, progress: Progress) -> Bench:
     """Load the model, choose how it drops tokens, profile this machine for it (kept between runs)."""
     parent, target, workload = load_parent_model(case.name, case.texts), find_target(HOST), case.workload
     evaluator = build_evaluator_with_tokens(parent, workload, SEARCH)
-    scorer, export = build_evaluator(parent, evaluator), ParentExport(parent, progress, workload.phase)
+    cached_evaluator, export = build_evaluator(parent, evaluator), ParentExport(parent, progress, workload.phase)
     structure = parent.anatomy.build_space((Kind.ATTENTION, Kind.MLP))
     space = add_tokens(structure, parent, target, workload, SEARCH)
     measure = partial(measure_ms, parent, export, workload)
-    space = replace(space, reduction=find_best_reduction(parent, scorer, workload, MIDDLE, measure))
+    space = replace(space, reduction=find_best_reduction(parent, cached_evaluator, workload, MIDDLE, measure))
     latency = load_latency_model(parent, target, workload, export, progress, space)
     dataset = evaluator.dataset
     redundancy = measure_redundancy(parent.model, dataset.calibration.iterate_batches(4), parent.anatomy)
     problem = Problem(
-        space, scorer, latency, 0.0, 50, redundancy, "", rungs=(len(dataset.validation),),
+        space, cached_evaluator, latency, 0.0, 50, redundancy, "", rungs=(len(dataset.validation),),
         reduction=choose_default_reduction(parent), flops=lambda a: count_flops(parent.shape, a, workload),
         snap=build_snapping(parent, target, workload),
     )  # fmt: skip
-    return Bench(case, parent, export, evaluator, scorer, problem)
+    return Bench(case, parent, export, evaluator, cached_evaluator, problem)

@@ -47,17 +47,18 @@ def similarities() -> Redundancy:
 
 
 def search(executor: Executor, equipment: Bench, folder: Path, meanwhile: Callable[[int], None] = lambda told: None):
-    """A search over the tiny model, and its scorer; `meanwhile` is called after every trial that ended."""
+    """A search over the tiny model, and its cached evaluator; `meanwhile` is called after every trial that ended."""
     folder.mkdir(exist_ok=True)
     known = FileEvaluations(folder / "evaluations.jsonl", "test")
-    scorer = CachedEvaluator(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
+    cached_evaluator = CachedEvaluator(equipment.evaluator, known, executor, Precision.FP32, (3, 6))
     problem = Problem(
-        space=equipment.anatomy.build_space((Kind.ATTENTION, Kind.MLP)), evaluate=scorer, prefetch=scorer.prefetch,
+        space=equipment.anatomy.build_space((Kind.ATTENTION, Kind.MLP)), evaluate=cached_evaluator,
+        prefetch=cached_evaluator.prefetch,
         latency=SyntheticLatency(DEPTH), budget_ms=8.5, percentile=90, redundancy=similarities(),
         storage=f"sqlite:///{folder}/study.db", rungs=(3, 6, 9), trials=16, batch=4,
         on_trial=lambda more, note: meanwhile(more),
     )  # fmt: skip
-    return run_search(problem), scorer
+    return run_search(problem), cached_evaluator
 
 
 def same(one: SearchOutcome, other: SearchOutcome) -> bool:
@@ -70,8 +71,8 @@ def same(one: SearchOutcome, other: SearchOutcome) -> bool:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchOutcome, int]:
     """The search of one process, and how many evaluations it took."""
     equipment = bench()
-    outcome, scorer = search(LocalExecutor(Worker(equipment)), equipment, tmp_path_factory.mktemp("alone"))
-    return outcome, scorer.evaluations
+    outcome, cached_evaluator = search(LocalExecutor(Worker(equipment)), equipment, tmp_path_factory.mktemp("alone"))
+    return outcome, cached_evaluator.evaluations
 
 
 def lines(folder: Path) -> list[str]:
@@ -93,11 +94,11 @@ def test_any_number_of_workers_finds_what_one_process_finds(
 ) -> None:
     equipment = bench()
     executor = Cluster(workers=workers).open_executor(equipment)
-    outcome, scorer = search(executor, equipment, tmp_path)
+    outcome, cached_evaluator = search(executor, equipment, tmp_path)
     executor.close()
     assert same(outcome, alone[0])
     assert outcome.winner.architecture == alone[0].winner.architecture
-    assert scorer.evaluations == alone[1]
+    assert cached_evaluator.evaluations == alone[1]
 
 
 def workers_of(executor: RayExecutor) -> list[int]:
@@ -116,13 +117,13 @@ def test_kill_9_of_workers_in_mid_search_changes_nothing(
         if victims:
             os.kill(victims.pop(), signal.SIGKILL)
 
-    outcome, scorer = search(executor, equipment, tmp_path, kill)
+    outcome, cached_evaluator = search(executor, equipment, tmp_path, kill)
     executor.close()
     assert not victims
     assert same(outcome, alone[0])
-    assert scorer.evaluations == alone[1]
+    assert cached_evaluator.evaluations == alone[1]
     kept = lines(tmp_path)
-    assert len(kept) == len(set(kept)) == len(scorer.known)
+    assert len(kept) == len(set(kept)) == len(cached_evaluator.known)
 
 
 @pytest.mark.slow
@@ -159,10 +160,16 @@ def lose_a_node(folder: Path) -> None:
         if left:
             nodes.remove_node(left.pop(), allow_graceful=False)
 
-    outcome, scorer = search(executor, equipment, folder, lose)
+    outcome, cached_evaluator = search(executor, equipment, folder, lose)
     trials = [each[:2] for each in sequence(outcome)]
     print(
-        json.dumps({"winner": outcome.winner.architecture.digest, "trials": trials, "evaluations": scorer.evaluations})
+        json.dumps(
+            {
+                "winner": outcome.winner.architecture.digest,
+                "trials": trials,
+                "evaluations": cached_evaluator.evaluations,
+            }
+        )
     )
     ray.shutdown()
     nodes.shutdown()

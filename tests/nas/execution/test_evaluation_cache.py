@@ -26,7 +26,7 @@ def parts(request):
     return model, read_anatomy(model), data
 
 
-def scorer(parts, path: Path, content: str = "a", **more) -> CachedEvaluator:
+def build_cached_evaluator(parts, path: Path, content: str = "a", **more) -> CachedEvaluator:
     model, anatomy, data = parts
     evaluator, cuts = choose_evaluator(model, data), more.pop("cuts", ())
     executor = LocalExecutor(Worker(Bench(model, anatomy, evaluator, **more)))
@@ -44,7 +44,10 @@ def candidates(depth: int) -> list[Architecture]:
 @pytest.mark.parametrize("capacity", [0, GIB])
 def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) -> None:
     model, anatomy, data = parts
-    tested, plain = scorer(parts, tmp_path / "e.jsonl", capacity=capacity), choose_evaluator(model, data)
+    tested, plain = (
+        build_cached_evaluator(parts, tmp_path / "e.jsonl", capacity=capacity),
+        choose_evaluator(model, data),
+    )
     for architecture in candidates(anatomy.depth):
         expected = plain.evaluate(prune(model, architecture, anatomy=anatomy), "validation")
         assert tested(architecture) == expected
@@ -55,7 +58,7 @@ def test_scores_equal_plain_evaluations(capacity: int, parts, tmp_path: Path) ->
 @pytest.mark.parametrize("cuts", [(), (2, 5)])
 def test_more_items_are_added_to_those_that_are_known(cuts: tuple[int, ...], parts, tmp_path: Path) -> None:
     model, anatomy, data = parts
-    tested, plain = scorer(parts, tmp_path / "e.jsonl", cuts=cuts), choose_evaluator(model, data)
+    tested, plain = build_cached_evaluator(parts, tmp_path / "e.jsonl", cuts=cuts), choose_evaluator(model, data)
     for architecture in candidates(anatomy.depth):
         for items in (4, 7, 9):
             expected = plain.evaluate(prune(model, architecture, anatomy=anatomy), "validation", items)
@@ -65,47 +68,47 @@ def test_more_items_are_added_to_those_that_are_known(cuts: tuple[int, ...], par
             assert found.per_item == pytest.approx(expected.per_item, abs=1e-6)
             assert found.others == pytest.approx({name: expected.others[name] for name in found.others}, rel=1e-5)
     assert tested.items == 9 * len(candidates(anatomy.depth))
-    again = scorer(parts, tmp_path / "e.jsonl", cuts=cuts)
+    again = build_cached_evaluator(parts, tmp_path / "e.jsonl", cuts=cuts)
     assert again(candidates(anatomy.depth)[0], 6).items == 6
     assert again.items == 6 - (5 if cuts else 4)
 
 
 def test_nothing_is_computed_twice_not_even_by_the_next_search(parts, tmp_path: Path) -> None:
-    first = scorer(parts, tmp_path / "e.jsonl")
+    first = build_cached_evaluator(parts, tmp_path / "e.jsonl")
     depth = parts[1].depth
     scores = [first(a, 4) for a in candidates(depth)] + [first(a, 4) for a in candidates(depth)]
     assert first.evaluations == len(candidates(depth))
     assert first.items == 4 * first.evaluations
-    second = scorer(parts, tmp_path / "e.jsonl")
+    second = build_cached_evaluator(parts, tmp_path / "e.jsonl")
     again = [second(a, 4) for a in candidates(depth)]
     assert second.evaluations == 0
     assert again == scores[: len(again)]
     assert [q.per_item for q in again] == [q.per_item for q in scores[: len(again)]]
-    other = scorer(parts, tmp_path / "e.jsonl", content="other weights")
+    other = build_cached_evaluator(parts, tmp_path / "e.jsonl", content="other weights")
     other(candidates(depth)[0], 4)
     assert other.evaluations == 1
 
 
 def test_a_line_that_was_cut_off_costs_one_evaluation(parts, tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
-    first = scorer(parts, path)
+    first = build_cached_evaluator(parts, path)
     for architecture in candidates(parts[1].depth)[:4]:
         first(architecture)
     path.write_text(path.read_text()[:-40])
-    second = scorer(parts, path)
+    second = build_cached_evaluator(parts, path)
     for architecture in candidates(parts[1].depth)[:5]:
         second(architecture)
     assert second.evaluations == 2
-    third = scorer(parts, path)
+    third = build_cached_evaluator(parts, path)
     assert len(third.known) == 5
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
 def test_verification_finds_a_cache_that_lies(parts, tmp_path: Path) -> None:
-    honest = scorer(parts, tmp_path / "a.jsonl", verify=True)
+    honest = build_cached_evaluator(parts, tmp_path / "a.jsonl", verify=True)
     for architecture in candidates(parts[1].depth):
         honest(architecture)
-    lying = scorer(parts, tmp_path / "b.jsonl", verify=True)
+    lying = build_cached_evaluator(parts, tmp_path / "b.jsonl", verify=True)
     store = lying.executor.worker.stores[Precision.FP32]
     keep = store.keep
 
@@ -124,7 +127,10 @@ def test_verification_finds_a_cache_that_lies(parts, tmp_path: Path) -> None:
 
 
 def test_bf16_ranks_as_fp32_and_the_choice_is_made_in_fp32(parts, tmp_path: Path) -> None:
-    exact, fast = scorer(parts, tmp_path / "a.jsonl"), scorer(parts, tmp_path / "b.jsonl", precision=Precision.BF16)
+    exact, fast = (
+        build_cached_evaluator(parts, tmp_path / "a.jsonl"),
+        build_cached_evaluator(parts, tmp_path / "b.jsonl", precision=Precision.BF16),
+    )
     some = candidates(parts[1].depth)[1:]
     one, other = ([score(a, 4).loss for a in some] for score in (exact, fast))
     assert one != other

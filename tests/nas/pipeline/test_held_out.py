@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from test_evaluation_cache import candidates, parts, scorer  # noqa: F401  (a fixture)
+from test_evaluation_cache import build_cached_evaluator, candidates, parts  # noqa: F401  (a fixture)
 
 from nas.pipeline.held_out import judge_held_out
 from nas.quality.evaluations import FileEvaluations
@@ -20,7 +20,7 @@ def outcome_of(judge, architectures: list[Architecture]) -> SearchOutcome:
 
 
 def test_a_second_search_judges_only_what_is_new_on_the_test_split(parts, tmp_path: Path) -> None:  # noqa: F811
-    judge = scorer(parts, tmp_path / "e.jsonl")
+    judge = build_cached_evaluator(parts, tmp_path / "e.jsonl")
     parent, one, two, three, *_, last = candidates(parts[1].depth)
     asked: list[list[Architecture]] = []
     plainly = judge.evaluate_all_in_full
@@ -47,7 +47,7 @@ def test_a_second_search_judges_only_what_is_new_on_the_test_split(parts, tmp_pa
 
 
 class Losses:
-    """Stands for a scorer whose architectures lose what they are said to on every one of the items."""
+    """Stands for a cached evaluator whose architectures lose what they are said to on every one of the items."""
 
     def __init__(self, losses: dict[Architecture, list[float]]) -> None:
         self.losses, self.asked = losses, []

@@ -46,7 +46,7 @@ class Landscape:
 
     @property
     def calls(self) -> int:
-        """How many architectures were computed; asking again is free, as it is of the scorer."""
+        """How many architectures were computed; asking again is free, as it is of the cached evaluator."""
         return len(self.known)
 
     def loss(self, architecture: Architecture) -> float:
