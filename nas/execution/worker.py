@@ -111,5 +111,10 @@ class LocalExecutor:
         for place, task in enumerate(tasks):
             yield place, self.worker.run(task)
 
+    @property
+    def builder(self) -> CandidateBuilder:
+        """Of its candidates: what it has adjusted needs not be adjusted again."""
+        return self.worker.builder
+
     def close(self) -> None:
         """It holds nothing."""

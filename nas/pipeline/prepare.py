@@ -5,6 +5,7 @@ from latency_models.workload import Workload
 from nas.certification.search_context import SearchContext
 from nas.execution.cluster import list_offered_resources
 from nas.execution.device_node import Node
+from nas.execution.worker import LocalExecutor
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.compensation import plan_compensation
@@ -60,7 +61,8 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
     )  # fmt: skip
     progress.show_message(f"quality: {evaluator.words}")
-    builder = CandidateBuilder(parent.model, parent.anatomy, compensation)
+    local = scorer.executor if isinstance(scorer.executor, LocalExecutor) else None
+    builder = local.builder if local else CandidateBuilder(parent.model, parent.anatomy, compensation)
     export = ParentExport(parent, progress, workload.phase)
     if request.tokens == SEARCH:
         fraction = request.budget.fraction

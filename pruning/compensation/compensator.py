@@ -22,7 +22,8 @@ from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 
-LATEST = 2  # candidates whose adjusted weights are kept as a whole: one is judged piece by piece, then delivered
+LATEST = 2  # candidates whose adjusted weights are kept, however large: one is judged piece by piece, then delivered
+LATEST_SHARE = 4  # of the capacity a quarter may hold the weights of more: finalists are judged again on the test split
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class _Known:
 
     @property
     def nbytes(self) -> int:
-        weights = sum(p.nbytes for each in self.adjusted for p in each.module.parameters())
-        return int(self.states.nbytes) + weights
+        return int(self.states.nbytes) + _count_bytes(self.adjusted)
 
 
 class Compensator:
@@ -75,9 +75,12 @@ class Compensator:
             if len(known) < len(left):
                 known += self._run(architecture, keys, left, known)
             self._latest[architecture] = tuple(each for block in known for each in block.adjusted)
-            while len(self._latest) > LATEST:
+            while len(self._latest) > LATEST and self._count_latest_bytes() > self._capacity // LATEST_SHARE:
                 self._latest.popitem(last=False)
         return self._latest[architecture]
+
+    def _count_latest_bytes(self) -> int:
+        return sum(_count_bytes(adjusted) for adjusted in self._latest.values())
 
     def _run(
         self, architecture: Architecture, keys: list[Prefix], left: list[int], known: list[_Known]
@@ -150,6 +153,10 @@ def install_adjusted(
     blocks: nn.ModuleList = candidate.get_submodule(anatomy.stack)
     for each in adjusted:
         blocks[left.index(each.layer)].set_submodule(each.path, copy_module(each.module, share_tensors=True))
+
+
+def _count_bytes(adjusted: tuple[Adjusted, ...]) -> int:
+    return sum(parameter.nbytes for each in adjusted for parameter in each.module.parameters())
 
 
 def _keep_states(seen: dict[int, tuple[Tensor, int]], position: int) -> Callable[[nn.Module, Any, Any], None]:

@@ -168,6 +168,20 @@ def test_resumed_passes_of_adjusted_candidates_equal_full_ones(family: str) -> N
     assert store.skipped > 0
 
 
+@pytest.mark.parametrize(("capacity", "kept"), [(0, 2), (1 << 30, 5)])
+def test_the_weights_of_as_many_candidates_are_kept_as_memory_allows(capacity: int, kept: int) -> None:
+    parent = build("llama")
+    anatomy, inputs = read_anatomy(parent), example(parent, batch=ITEMS)
+    compensator = Compensator(parent, anatomy, inputs, METHODS["refit"], capacity=capacity)
+    chosen = [drop(4, unit) for unit in [(1, Kind.MLP), (2, Kind.MLP), (1, Kind.ATTENTION), (2, Kind.ATTENTION)]]
+    chosen.append(drop(4, (3, Kind.BLOCK)))
+    first = [compensator.adjust(each) for each in chosen]
+    again = [compensator.adjust(each) for each in reversed(chosen[-kept:])]
+    assert all(one is other for one, other in zip(first[::-1][:kept], again, strict=True))
+    if kept < len(chosen):
+        assert compensator.adjust(chosen[0]) is not first[0]
+
+
 def test_routed_experts_are_left_as_they_are() -> None:
     parent = build("mixtral")
     anatomy, inputs = read_anatomy(parent), example(parent, batch=ITEMS)
