@@ -61,8 +61,12 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
     )  # fmt: skip
     progress.show_message(f"quality: {evaluator.words}")
-    local = scorer.executor if isinstance(scorer.executor, LocalExecutor) else None
-    builder = local.builder if local else CandidateBuilder(parent.model, parent.anatomy, compensation)
+    executor = cached_evaluator.executor
+    builder = (
+        executor.builder
+        if isinstance(executor, LocalExecutor)
+        else CandidateBuilder(parent.model, parent.anatomy, compensation)
+    )
     export = ParentExport(parent, progress, workload.phase)
     if request.tokens == SEARCH:
         fraction = request.budget.fraction
