@@ -38,8 +38,8 @@ def open_timed_stage(progress: Progress, title: str, limit_s: float | None = Non
 
         def on_share(share: float) -> None:
             nonlocal done
-            gone = time.monotonic() - began
-            most = "" if limit_s is None else f"{max(0.0, limit_s - gone):.0f} s at most"
+            elapsed = time.monotonic() - began
+            most = "" if limit_s is None else f"{max(0.0, limit_s - elapsed):.0f} s at most"
             stage.advance(100 * (share - done), most)
             done = share
 

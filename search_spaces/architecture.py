@@ -106,10 +106,10 @@ class Architecture:
         return level != DROP and not any(find_kind(kind, axis).stands_in for axis, _ in level.axes)
 
     def _is_swallowed(self, unit: Unit) -> bool:
-        return unit.layer in self._gone and unit.kind in self._gone[unit.layer]
+        return unit.layer in self._swallowed and unit.kind in self._swallowed[unit.layer]
 
     @cached_property
-    def _gone(self) -> dict[int, tuple[Kind, ...]]:
+    def _swallowed(self) -> dict[int, tuple[Kind, ...]]:
         """By layer, the kinds of units that are gone with a larger one."""
         return {c.layer: SWALLOWS[c.unit.kind] for c in self.choices if c.unit.kind in SWALLOWS}
 
@@ -144,12 +144,12 @@ class Architecture:
 
     def list_removed_blocks(self) -> tuple[int, ...]:
         """Layers whose whole block is gone, in order."""
-        return tuple(sorted(self._gone))
+        return tuple(sorted(self._swallowed))
 
     def merge_blocks(self) -> "Architecture":
         """Blocks with both units dropped written as removed blocks: the same model where no norm is left over."""
         both = [layer for layer in range(self.depth) if not any(self.keeps(layer, kind) for kind in PARTS)]
-        return self.drop(*(Unit(layer, Kind.BLOCK) for layer in both if layer not in self._gone))
+        return self.drop(*(Unit(layer, Kind.BLOCK) for layer in both if layer not in self._swallowed))
 
     @property
     def words(self) -> str:
@@ -162,7 +162,7 @@ class Architecture:
         return " ".join(self._describe_block(layer) + begins.get(layer, "") for layer in range(self.depth))
 
     def _describe_block(self, layer: int) -> str:
-        if layer in self._gone:
+        if layer in self._swallowed:
             return _REMOVED
         chosen = {choice.unit.kind: choice.level for choice in self.list_block_choices(layer)}
         levels = {kind: f":{describe_level(kind, level)}" for kind, level in chosen.items() if level != DROP}
@@ -276,8 +276,8 @@ def _read_word(layer: int, word: str) -> set[Choice]:
     if not parts.keys() <= kinds.keys():
         known = ", ".join(["attn+mlp", "attn", "mlp", _NOTHING, _REMOVED])
         raise ArchitectureError(f"block {layer} reads {word!r}; each word is one of {known}")
-    gone = {Unit(layer, kind).dropped for short, kind in kinds.items() if short not in parts}
-    return gone | {Choice.parse(f"{Unit(layer, kinds[short])}:{level}") for short, level in parts.items() if level}
+    dropped = {Unit(layer, kind).dropped for short, kind in kinds.items() if short not in parts}
+    return dropped | {Choice.parse(f"{Unit(layer, kinds[short])}:{level}") for short, level in parts.items() if level}
 
 
 def _split(part: str) -> tuple[str, str]:

@@ -241,9 +241,9 @@ def run(verbs: Iterable[str], name: str, out: Path, methods: Sequence[str], item
     """The verbs of one case, in order; the document is written as it grows."""
     document = json.loads(out.read_text()) if out.exists() else {"case": name, "found": {}, "tested": {}}
     bench = prepare(CASES[name], Silent())
-    way = bench.problem.space.reduction
-    assert way is not None
-    document |= {"workload": str(bench.case.workload), "metric": bench.case.metric_name, "way": way.to_json()}
+    reduction = bench.problem.space.reduction
+    assert reduction is not None
+    document |= {"workload": str(bench.case.workload), "metric": bench.case.metric_name, "way": reduction.to_json()}
 
     def save() -> None:
         out.write_text(json.dumps(document) + "\n")

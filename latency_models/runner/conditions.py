@@ -39,7 +39,7 @@ def read_power_mode(root: Path = ROOT, gpu: Nvml | None = None) -> str:
 
 def read_conditions(root: Path = ROOT, gpu: Nvml | None = None) -> dict[str, Any]:
     """All of it at this moment: MHz, degrees Celsius, load as the mean of runnable processes over a minute."""
-    said = {
+    readings = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "power_mode": read_power_mode(root, gpu),
         "load": _read_load(root),
@@ -53,7 +53,7 @@ def read_conditions(root: Path = ROOT, gpu: Nvml | None = None) -> dict[str, Any
         "gpu_mhz": None if gpu is None else gpu.read_megahertz(),
         "gpu_celsius": None if gpu is None else gpu.read_celsius(),
     }
-    return {name: value for name, value in said.items() if value not in (None, [], {})}
+    return {name: value for name, value in readings.items() if value not in (None, [], {})}
 
 
 def _read_nvpmodel(root: Path) -> str | None:

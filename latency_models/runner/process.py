@@ -34,9 +34,9 @@ def run_tied(command: Sequence[str], folder: Path, log: Path, on_line: Callable[
     assert child.stdout is not None
     try:
         for line in child.stdout:
-            said = _parse(line)
-            if said is not None:
-                on_line(said)
+            message = _parse(line)
+            if message is not None:
+                on_line(message)
         code = child.wait()
     finally:
         child.stdin.close()  # the child reads the end of its input and ends
@@ -59,10 +59,10 @@ def tie(end: Callable[[], None]) -> None:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        said = json.loads(line)
+        message = json.loads(line)
     except ValueError:
         return None
-    return said if isinstance(said, dict) else None
+    return message if isinstance(message, dict) else None
 
 
 def _await(child: subprocess.Popen[str]) -> None:
@@ -74,8 +74,8 @@ def _await(child: subprocess.Popen[str]) -> None:
 
 
 def _find_reason(code: int, log: Path) -> str:
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(ERROR)]
-    if said:
-        return said[-1][len(ERROR) :]
+    errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(ERROR)]
+    if errors:
+        return errors[-1][len(ERROR) :]
     how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
     return f"the process that measures {how} without a reason; what was measured is kept: run it again"

@@ -88,8 +88,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    said = "; ".join(_describe(problem) for problem in error.errors()[:8])
-    return ErrorResponse(422, "invalid", said, get_request_id(request.scope), {})
+    problems = "; ".join(_describe(problem) for problem in error.errors()[:8])
+    return ErrorResponse(422, "invalid", problems, get_request_id(request.scope), {})
 
 
 def _describe(problem: Mapping[str, Any]) -> str:

@@ -43,11 +43,11 @@ async def follow(look: Look, run: int, offset: int, ending: anyio.Event) -> Asyn
         look: `Searches.read_log` of the search, beside the event loop.
         ending: set when the server ends; the client then comes back to the next one.
     """
-    told, pause = None, _SOONEST_S
+    sent, pause = None, _SOONEST_S
     while not ending.is_set():
         view, now, part = await look(run, offset)
-        if told != (view.state, view.runs):
-            told = view.state, view.runs
+        if sent != (view.state, view.runs):
+            sent = view.state, view.runs
             yield _build_event("state", view, now, offset if now == run else 0)
         for line, after in part.lines:
             yield JSONServerSentEvent({"line": line}, event=_get_kind(line), id=f"{now}-{after}")

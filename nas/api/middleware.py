@@ -61,8 +61,8 @@ class Observer:
         except Exception:
             _LOG.error("failed", extra={"fields": {"id": id, "traceback": traceback.format_exc()}})
             if status == 0:
-                said = f"the server failed; its log has the reason under {id}"
-                await ErrorResponse(500, "internal", said, id, {})(scope, receive, send_marked)
+                reason = f"the server failed; its log has the reason under {id}"
+                await ErrorResponse(500, "internal", reason, id, {})(scope, receive, send_marked)
         finally:
             self._log_request(scope, status or 499, time.monotonic() - began)
 
@@ -93,5 +93,5 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        said = {name: remove_passwords(value) if isinstance(value, str) else value for name, value in line.items()}
-        return json.dumps(said)
+        fields = {name: remove_passwords(value) if isinstance(value, str) else value for name, value in line.items()}
+        return json.dumps(fields)

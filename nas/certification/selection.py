@@ -206,10 +206,10 @@ def _refuse(callbacks: SelectionCallbacks, state: SelectionState, certificate: C
     overshoot, then = _compute_overshoot(certificate), certificate.profiled_parent_ms
     assert certificate.parent is not None
     if not state.relative and then is not None and overshoot * then / certificate.parent.p50 <= 1:
-        said = f"the parent took {then:.2f} ms when it was profiled and {certificate.parent.p50:.2f} ms now"
+        reason = f"the parent took {then:.2f} ms when it was profiled and {certificate.parent.p50:.2f} ms now"
         if state.slow:
-            return _profile(callbacks, state, said)
-        callbacks.say(f"{certificate.reason}; {said}: measuring again")
+            return _profile(callbacks, state, reason)
+        callbacks.say(f"{certificate.reason}; {reason}: measuring again")
         return replace(state, slow=True)
     state = state.exclude(certificate).narrow(max(_MOST, _MARGIN / overshoot))
     callbacks.say(f"{certificate.reason}: choosing again within {state.budget.accepted_ms:.2f} ms")
@@ -253,8 +253,8 @@ def _find_noise(
     slower = [a for a in find_slower_than_parent(others, most) if a not in state.slower]
     if not slower:
         return state, None
-    said = f"{slower[0].words} measured slower than the parent, of which it only lacks parts"
-    return replace(state, slower=state.slower | {*slower}), said
+    reason = f"{slower[0].words} measured slower than the parent, of which it only lacks parts"
+    return replace(state, slower=state.slower | {*slower}), reason
 
 
 def _check_parent_moved(problem: Problem, parent: Measurement | None) -> str | None:
@@ -276,12 +276,12 @@ def _mark(
     share, better = certificate.judged_ms / certificate.budget_ms, list_better(state, winner)
     if share >= FAST or not better:
         return certificate
-    said = (
+    reason = (
         f"; it takes {share:.2f} of the budget, and {len(better)} with less loss are predicted within it and were not "
         f"certified (the best: {better[0].architecture.words}): search again on a quiet machine"
     )
-    callbacks.say(certificate.reason + said)
-    return replace(certificate, reason=certificate.reason + said)
+    callbacks.say(certificate.reason + reason)
+    return replace(certificate, reason=certificate.reason + reason)
 
 
 def _lead_with(state: SelectionState, winner: Candidate) -> SearchOutcome:
@@ -329,8 +329,8 @@ def _build_nothing_error(state: SelectionState) -> NoFeasibleCandidate:
         if measured:
             closest_ms, candidate = min(measured, key=lambda pair: pair[0])
             words = f"; the closest takes at most {closest_ms:.2f} ms ({candidate.architecture.words})"
-    said = f"no measured candidate meets {state.budget.asked_ms:.2f} ms (p{state.problem.percentile}){words}"
-    return NoFeasibleCandidate(f"{said}; raise the budget", state.budget.asked_ms, closest_ms)
+    message = f"no measured candidate meets {state.budget.asked_ms:.2f} ms (p{state.problem.percentile}){words}"
+    return NoFeasibleCandidate(f"{message}; raise the budget", state.budget.asked_ms, closest_ms)
 
 
 def _compute_overshoot(certificate: Certificate) -> float:

@@ -107,7 +107,7 @@ def main() -> None:
             _end(WriteFailed(f"{reason}, and run the same command again"))
         # A defect of ours, or of a library.
         print(remove_passwords(traceback.format_exc()), file=sys.stderr)
-        _end(error, told=True)
+        _end(error, reported=True)
 
 
 def _end_as_typer_did(end: SystemExit) -> NoReturn:
@@ -119,16 +119,16 @@ def _end_as_typer_did(end: SystemExit) -> NoReturn:
     if isinstance(reason, typer.Exit) and isinstance(reason.__cause__, KeyboardInterrupt):
         _end(Interrupted())
     if isinstance(reason, typer.TyperException):
-        _end(UsageError(reason.format_message()), told=True)
+        _end(UsageError(reason.format_message()), reported=True)
     raise end
 
 
-def _end(error: Exception, told: bool = False) -> NoReturn:
+def _end(error: Exception, reported: bool = False) -> NoReturn:
     """Say what went wrong, to the person on stderr and with --json to the program on stdout, and leave."""
     from nas.cli.console import build_error_document, emit_json
 
     document = build_error_document(error)
-    if not told:
+    if not reported:
         print(f"nas: {document['error']['message']}", file=sys.stderr)
     if "--json" in sys.argv[1:]:
         emit_json(document)

@@ -116,7 +116,7 @@ class _LineStage:
 
     def __init__(self, title: str, total: float | None) -> None:
         self._title, self._total, self._done = title, total, 0.0
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._ended = threading.Event()
         self._print("begins")
         threading.Thread(target=self._go_on, daemon=True).start()
@@ -125,8 +125,8 @@ class _LineStage:
         interruption.check()
         self._done += amount
         now = time.monotonic()
-        if now - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = now
+        if now - self._reported >= _SECONDS_BETWEEN_LINES:
+            self._reported = now
             left = estimate_time_left(now - self._began, self._done, self._total)
             share = f"{100 * self._done / self._total:.0f} %" if self._total else ""
             self._print(", ".join(filter(None, (share, left, note))))
@@ -140,8 +140,8 @@ class _LineStage:
     def _go_on(self) -> None:
         while not self._ended.wait(_SECONDS_OF_SILENCE):
             now = time.monotonic()
-            if now - self._told >= _SECONDS_OF_SILENCE:
-                self._told = now
+            if now - self._reported >= _SECONDS_OF_SILENCE:
+                self._reported = now
                 self._print(f"still running, {now - self._began:.0f} s so far")
 
     def _print(self, words: str) -> None:

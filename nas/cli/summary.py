@@ -138,8 +138,10 @@ def _describe_worth(result: Result) -> list[str]:
     best = sorted(known, key=lambda pair: -pair[1])[:_CHEAPEST]
     lines = []
     if best:
-        said = ", ".join(f"{unit.choice} saves {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best)
-        lines.append(f"cheapest    {said}")
+        savings = ", ".join(
+            f"{unit.choice} saves {unit.saves_ms:.2f} ms at a loss of {unit.loss:.4f}" for unit, _ in best
+        )
+        lines.append(f"cheapest    {savings}")
     without = list_ineffective_units(result.units)
     if without:
         lines.append(f"no savings  {', '.join(without)}: dropping them does not make the model faster on this target")

@@ -50,9 +50,9 @@ def _describe(logged: dict[str, Any] | None) -> str:
         return "nothing to send"
     if "problem" in logged:
         return str(logged["problem"])
-    said = f"run {logged['run_id']} in {logged['tracking_uri']}"
+    words = f"run {logged['run_id']} in {logged['tracking_uri']}"
     model = logged.get("registered_model")
-    return said if model is None else f"{said}; {_read_model(model)}"
+    return words if model is None else f"{words}; {_read_model(model)}"
 
 
 def _read_model(model: dict[str, Any]) -> str:

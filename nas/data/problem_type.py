@@ -22,11 +22,11 @@ def read_problem_type(config: Any) -> ProblemType:
     Raises:
         ModelError: another word.
     """
-    said = getattr(config, "problem_type", None)
-    if said is None:
+    named = getattr(config, "problem_type", None)
+    if named is None:
         return ProblemType.SCORES if getattr(config, "num_labels", 0) == 1 else ProblemType.CLASSES
     try:
-        return ProblemType(said)
+        return ProblemType(named)
     except ValueError:
         names = ", ".join(ProblemType)
-        raise ModelError(f"problem_type {said!r} in the model's config is none of {names}; correct it") from None
+        raise ModelError(f"problem_type {named!r} in the model's config is none of {names}; correct it") from None

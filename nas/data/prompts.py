@@ -108,8 +108,8 @@ def _format_prompt(processor: Any, question: Question) -> str:
         return question.text if written else f"{token * count} {question.text}"
     words = question.text.replace(token, "").strip()
     content = [*({"type": "image"} for _ in question.images), {"type": "text", "text": words}]
-    said: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return said
+    text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return text
 
 
 def _list_answers(processor: Any, texts: Sequence[str], questions: Sequence[Question]) -> Tensor:

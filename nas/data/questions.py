@@ -99,14 +99,14 @@ def split_questions(questions: list[Question]) -> dict[str, list[Question]]:
     splits: dict[str, list[Question]] = {name: [] for name in SPLITS}
     unassigned = []
     for name, group in _group(questions).items():
-        told = {question.split for question in group} - {None}
-        if len(told) > 1:
+        given = {question.split for question in group} - {None}
+        if len(given) > 1:
             raise BadData(
-                f"image {group[0].images[0]} is asked about in {' and '.join(sorted(map(str, told)))}; "
+                f"image {group[0].images[0]} is asked about in {' and '.join(sorted(map(str, given)))}; "
                 "give all questions about one image the same split"
             )
-        if told:
-            splits[str(told.pop())].extend(group)
+        if given:
+            splits[str(given.pop())].extend(group)
         else:
             unassigned.append((name, group))
     total = sum(len(group) for _, group in unassigned)

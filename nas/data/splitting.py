@@ -30,10 +30,10 @@ def split_documents(
     Raises:
         BadData: when a split would be empty.
     """
-    told = [document for document in documents if document.split is not None]
-    groups = _group([document for document in documents if document.split is None], told)
-    alone = not told and len(groups) < len(SPLITS) and len({document.project for document in documents}) == 1
-    splits = cut_in_three(documents, by_line) if alone else _assign(told, groups)
+    assigned = [document for document in documents if document.split is not None]
+    groups = _group([document for document in documents if document.split is None], assigned)
+    alone = not assigned and len(groups) < len(SPLITS) and len({document.project for document in documents}) == 1
+    splits = cut_in_three(documents, by_line) if alone else _assign(assigned, groups)
     return clean_splits(splits, used)
 
 
@@ -56,12 +56,12 @@ def clean_splits(splits: dict[str, list[Document]], used: Mapping[str, int] | No
     return kept
 
 
-def _group(documents: list[Document], told: list[Document]) -> dict[str, list[Document]]:
+def _group(documents: list[Document], assigned: list[Document]) -> dict[str, list[Document]]:
     """What goes into one split together, under a name: a project, or copies of one text.
 
     One project for all says nothing, as where texts lie in a folder within a folder.
     """
-    projects = {document.project for document in (*documents, *told)}
+    projects = {document.project for document in (*documents, *assigned)}
     groups: dict[str, list[Document]] = {}
     for document in documents:
         project = document.project if len(projects) > 1 else None
@@ -69,12 +69,12 @@ def _group(documents: list[Document], told: list[Document]) -> dict[str, list[Do
     return groups
 
 
-def _assign(told: list[Document], groups: dict[str, list[Document]]) -> dict[str, list[Document]]:
-    """Those that were told stay, each group goes where most is missing, the largest first."""
-    splits = {name: [document for document in told if document.split == name] for name in SPLITS}
-    places = {document.project: str(document.split) for document in told if document.project is not None}
-    for project in sorted(places.keys() & groups.keys()):
-        splits[places[project]].extend(groups.pop(project))
+def _assign(assigned: list[Document], groups: dict[str, list[Document]]) -> dict[str, list[Document]]:
+    """Those that were assigned stay, each group goes where most is missing, the largest first."""
+    splits = {name: [document for document in assigned if document.split == name] for name in SPLITS}
+    projects = {document.project: str(document.split) for document in assigned if document.project is not None}
+    for project in sorted(projects.keys() & groups.keys()):
+        splits[projects[project]].extend(groups.pop(project))
     total = sum(len(group) for group in groups.values())
     for _, group in sorted(groups.items(), key=lambda item: (-len(item[1]), _compute_digest(item[0]))):
         short = {name: share * total - len(splits[name]) for name, share in SHARES.items()}

@@ -131,8 +131,8 @@ def _redirect_messages() -> None:
     """Ray prints what it has to say of workers and nodes that died to stdout, where our document belongs."""
     from ray._private import worker
 
-    said = worker.print_to_stdstream
-    worker.print_to_stdstream = lambda data, **more: said({**data, "is_err": True}, **more)
+    printer = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, **more: printer({**data, "is_err": True}, **more)
 
 
 @contextmanager

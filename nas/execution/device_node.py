@@ -62,5 +62,5 @@ def measure_here(kit: bytes) -> tuple[bytes | None, str]:
         if done.returncode == 0 and profile.exists():
             return profile.read_bytes(), ""
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)] or lines
-        return None, " / ".join(said[-_PROBLEM:])
+        problem = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)] or lines
+        return None, " / ".join(problem[-_PROBLEM:])

@@ -40,8 +40,8 @@ class _OfThisThread(io.TextIOBase):
 @contextlib.contextmanager
 def capture_output() -> Iterator[io.StringIO]:
     """Gather what the exporter prints, logs and warns of; yields the buffer that it goes into."""
-    said = io.StringIO()
-    handler = logging.StreamHandler(said)
+    output = io.StringIO()
+    handler = logging.StreamHandler(output)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
@@ -49,11 +49,11 @@ def capture_output() -> Iterator[io.StringIO]:
     try:
         with (
             warnings.catch_warnings(),
-            contextlib.redirect_stdout(_OfThisThread(sys.stdout, said)),
-            contextlib.redirect_stderr(_OfThisThread(sys.stderr, said)),
+            contextlib.redirect_stdout(_OfThisThread(sys.stdout, output)),
+            contextlib.redirect_stderr(_OfThisThread(sys.stderr, output)),
         ):
             warnings.simplefilter("ignore")
-            yield said
+            yield output
     finally:
         for logger, (handlers, propagate) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
@@ -64,9 +64,9 @@ def find_reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
-    told = next((line for line in lines if line and not _FRAME.match(line)), "")
+    reason = next((line for line in lines if line and not _FRAME.match(line)), "")
     name = type(error).__name__
-    return f"{name}: {told}"[:_REASON] if told else name
+    return f"{name}: {reason}"[:_REASON] if reason else name
 
 
 def keep_log(name: str, text: str) -> Path:

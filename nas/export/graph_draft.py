@@ -190,10 +190,10 @@ def _pass_through(graph: Any, dropped: set[str]) -> dict[str, str]:
     """Additions of a dropped contribution become their other operand; a sum of dropped ones is dropped too."""
     renamed: dict[str, str] = {}
     for node in graph.node:
-        gone = [name for name in node.input if name in dropped]
-        if node.op_type != "Add" or not gone:
+        dropped_inputs = [name for name in node.input if name in dropped]
+        if node.op_type != "Add" or not dropped_inputs:
             continue
-        if len(gone) == len(node.input):
+        if len(dropped_inputs) == len(node.input):
             dropped = dropped | {node.output[0]}
         else:
             renamed[node.output[0]] = next(name for name in node.input if name not in dropped)

@@ -143,7 +143,7 @@ def export_onnx(
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with capture_output() as said, trace_experts_as_products(model), stop_counting_cache(model), \
+        with capture_output() as output, trace_experts_as_products(model), stop_counting_cache(model), \
                 place_images(model), trace_frequencies_by_length(model):  # fmt: skip
             program = torch.onnx.export(
                 known.get(phase) or tracing.module.eval(),
@@ -163,7 +163,7 @@ def export_onnx(
             program.save(str(path), external_data=weights > LARGEST_INLINE)
             finish_file(path)
     except Exception as error:  # the exporter raises many unrelated classes
-        text = said.getvalue() + "".join(traceback.format_exception(error))
+        text = output.getvalue() + "".join(traceback.format_exception(error))
         log = keep_log(f"export-{type(model).__name__}-{phase}-{opset}", text)
         raise ExportError(
             f"{phase} of {type(model).__name__} cannot be exported to ONNX opset {opset}: {find_reason(error)}; "

@@ -74,9 +74,9 @@ def restore_parent_weights(proto: Any, parent: Any) -> Any:
     """The proto with the parent's tensors where `remove_parent_weights` took them out; changed in place."""
     contents = {tensor.name: tensor.raw_data for tensor in parent.graph.initializer}
     for tensor in proto.graph.initializer:
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        if said.get("location") == _PARENT:
-            tensor.raw_data = contents[said["checksum"]]
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if entries.get("location") == _PARENT:
+            tensor.raw_data = contents[entries["checksum"]]
             del tensor.external_data[:]
             tensor.ClearField("data_location")
     return proto

@@ -188,7 +188,7 @@ def _check(status: int, ssh_target: SshTarget, errors: IO[bytes]) -> None:
             f"no connection to {ssh_target.host} ({lines[-1]}); what was measured there is kept: "
             "run the same command again to continue"
         )
-    said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)] or lines
+    problem = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)] or lines
     raise MeasurementError(
-        f"{ssh_target.host}: {said[-1]} (python there: {ssh_target.python}; choose another with --python)"
+        f"{ssh_target.host}: {problem[-1]} (python there: {ssh_target.python}; choose another with --python)"
     )

@@ -133,8 +133,8 @@ def describe_steps(steps: Staircase) -> str:
     if not steps.tops:
         return f"token counts: noise hides the latency plateaus; multiples of {steps.tile} are used"
     wide = [f"{low} to {top}" for low, top in zip(steps.lows, steps.tops, strict=True) if low < top]
-    said = f"equally long: {', '.join(wide)}" if wide else "each takes less time than the next larger one"
-    return f"token counts, {len(steps.tops)} plateaus: {said}"
+    summary = f"equally long: {', '.join(wide)}" if wide else "each takes less time than the next larger one"
+    return f"token counts, {len(steps.tops)} plateaus: {summary}"
 
 
 def _list_tiles(workload: Workload, tile: int) -> list[int]:

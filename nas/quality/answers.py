@@ -75,8 +75,8 @@ def _check_exact(model: Any, batch: dict[str, Tensor], first: Tensor, wanted: Te
     longer = wanted[:, 1:] != IGNORED
     going = (right & longer.any(1)).nonzero()[:, 0]
     if len(going):
-        said = _generate(model, _select_items(batch, going), wanted.shape[1])
-        right[going] = ((said == wanted[going]) | (wanted[going] == IGNORED)).all(1)
+        answers = _generate(model, _select_items(batch, going), wanted.shape[1])
+        right[going] = ((answers == wanted[going]) | (wanted[going] == IGNORED)).all(1)
     return right
 
 
@@ -88,10 +88,10 @@ def _generate(model: Any, batch: dict[str, Tensor], count: int) -> Tensor:
     model.generation_config = GenerationConfig()
     try:
         given = {name: tensor for name, tensor in batch.items() if name not in numbered}
-        said: Tensor = model.generate(**given, max_new_tokens=count, do_sample=False)
+        tokens: Tensor = model.generate(**given, max_new_tokens=count, do_sample=False)
     finally:
         model.generation_config = own
-    return said[:, -count:]
+    return tokens[:, -count:]
 
 
 def _select_items(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:

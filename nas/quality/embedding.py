@@ -33,9 +33,9 @@ class EmbeddingEvaluator:
     def __init__(self, parent: Any, dataset: Dataset) -> None:
         """`parent` is kept; its embeddings are computed when a split is first asked for."""
         self.dataset, self._parent = dataset, parent
-        said = read_sentence_embedding(parent)
-        self._embedding = said or DEFAULT
-        self._source = "no modules.json says otherwise" if said is None else "as modules.json says"
+        pooling = read_sentence_embedding(parent)
+        self._embedding = pooling or DEFAULT
+        self._source = "no modules.json says otherwise" if pooling is None else "as modules.json says"
         self._has_head = parent.get_output_embeddings() is not None
         self._stored: dict[str, Tensor] = {}
 

@@ -146,7 +146,7 @@ def _list_meanings(result: dict[str, Any]) -> tuple[Row, ...]:
     p = result["percentile"]
     return (
         (f"p{p}", explain_percentile(p)),
-        *((name_metric(word), said) for word, said in explain_words(words).items()),
+        *((name_metric(word), meaning) for word, meaning in explain_words(words).items()),
     )
 
 

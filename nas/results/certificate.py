@@ -266,8 +266,8 @@ def judge(
 
 def mark_too_busy(draft: Certificate, reason: str) -> Certificate:
     """A prediction that stays one, because the machine has no time to prove it."""
-    said = f"this machine is too busy to certify: {reason}; {draft.predicted_ms:.2f} ms is a prediction"
-    return replace(draft, verdict=Verdict.PREDICTED, reason=said, busy=reason)
+    words = f"this machine is too busy to certify: {reason}; {draft.predicted_ms:.2f} ms is a prediction"
+    return replace(draft, verdict=Verdict.PREDICTED, reason=words, busy=reason)
 
 
 def _describe_measured(draft: Certificate) -> str:
@@ -294,8 +294,8 @@ def _describe_drift(draft: Certificate) -> str:
     """How the parent changed since the profile, which milliseconds depend on."""
     assert draft.parent is not None
     then = draft.profiled_parent_ms
-    said = "" if then is None else f", the parent {then:.2f} ms when profiled and {draft.parent.p50:.2f} ms now"
-    return said + (f": drift {draft.drift:.3f}" if draft.drift > 1 else "")
+    drift = "" if then is None else f", the parent {then:.2f} ms when profiled and {draft.parent.p50:.2f} ms now"
+    return drift + (f": drift {draft.drift:.3f}" if draft.drift > 1 else "")
 
 
 def compute_sha256(file: Path) -> str:

@@ -111,14 +111,14 @@ def _describe_file(name: str, drops_tokens: bool) -> str:
     phase = next((phase for word, phase in phases.items() if f"-{word}." in name), Phase.FORWARD)
     after = "one token" if drops_tokens else "tokens [batch, sequence]"
     prompt = "" if drops_tokens else "; from past.* of no tokens it reads a prompt"
-    said = {
+    descriptions = {
         Phase.FORWARD: "all outputs of all tokens, without a cache",
         Phase.PREFILL: "a prompt: logits of its last token, and keys and values as present.*",
         Phase.DECODE: f"{after} after the keys and values in past.*: logits of the last, and present.*{prompt}",
     }[phase]
     if name.endswith(".tensorrt.onnx"):
-        return f"{said}; in the form TensorRT parses, the engine is built on the device"
-    return f"{said}; as it was measured on the device" if name.startswith("device-") else said
+        return f"{descriptions}; in the form TensorRT parses, the engine is built on the device"
+    return f"{descriptions}; as it was measured on the device" if name.startswith("device-") else descriptions
 
 
 def _describe_embedding_use(plain: bool, embedding: str) -> str:

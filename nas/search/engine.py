@@ -168,12 +168,12 @@ class Engine:
     def _propose_by_knobs(self, sampler: LevelSwitch, budget_ms: float, since: int, left: int) -> list[Proposal]:
         """TPE's share of the next batch."""
         seen = {candidate.architecture: candidate.quality.loss for candidate in self.journal.list_candidates()}
-        told = [(Knobs(**knobs), loss) for knobs, loss in self.journal.list_knobs(BAND * budget_ms, budget_ms)]
+        tried = [(Knobs(**knobs), loss) for knobs, loss in self.journal.list_knobs(BAND * budget_ms, budget_ms)]
         proposed: list[Proposal] = []
         for turn in range(since, since + min(self.problem.batch, left)):
             if turn % KNOBS_EVERY == KNOBS_EVERY - 1:
                 known = {*seen, *(each.architecture for each in proposed)}
-                found = propose(self.problem, sampler.fit_surrogate(seen), budget_ms, told, known)
+                found = propose(self.problem, sampler.fit_surrogate(seen), budget_ms, tried, known)
                 if found is not None:
                     proposed.append(Proposal("knobs", found[1], found[0].to_json()))
         return proposed

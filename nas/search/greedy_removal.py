@@ -42,15 +42,15 @@ class GreedyRemoval:
                 return
             current = self._choose_cheapest(current, parts, steps)
             self.path.append(current)
-            gone = whole - self.problem.predict_ms(current)
-            self.problem.on_phase(REMOVING, min(gone, whole - budget_ms), whole - budget_ms)
+            saved_ms = whole - self.problem.predict_ms(current)
+            self.problem.on_phase(REMOVING, min(saved_ms, whole - budget_ms), whole - budget_ms)
 
     def find_first_within_budget(self, budget_ms: float) -> Architecture | None:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""
-        way = [self.problem.space.start, *self.path]
-        for place, architecture in enumerate(way):
+        path = [self.problem.space.start, *self.path]
+        for place, architecture in enumerate(path):
             if self.problem.meets(architecture, budget_ms):
-                return self._restore(way[: place + 1], budget_ms)
+                return self._restore(path[: place + 1], budget_ms)
         return None
 
     def _list_below(self, current: Architecture) -> tuple[list[Architecture], list[Architecture]]:
@@ -104,24 +104,24 @@ class GreedyRemoval:
         share, least = WIDTH
         return max(least, round(share * len(self.problem.space.structure)))
 
-    def _restore(self, way: list[Architecture], budget_ms: float) -> Architecture:
+    def _restore(self, path: list[Architecture], budget_ms: float) -> Architecture:
         space = self.problem.space
-        gone = _list_made(space.choices, way[-1])
-        for earlier, later in reversed(list(itertools.pairwise(way))):
+        dropped = _list_made(space.choices, path[-1])
+        for earlier, later in reversed(list(itertools.pairwise(path))):
             step = _list_made(space.choices, later) - _list_made(space.choices, earlier)
-            if self.problem.meets(space.decode(gone - step), budget_ms):
-                gone -= step
-        return self._restore_tokens(gone, budget_ms)
+            if self.problem.meets(space.decode(dropped - step), budget_ms):
+                dropped -= step
+        return self._restore_tokens(dropped, budget_ms)
 
-    def _restore_tokens(self, gone: set[Choice], budget_ms: float) -> Architecture:
+    def _restore_tokens(self, dropped: set[Choice], budget_ms: float) -> Architecture:
         """With steps taken back that no other implies while the budget is met, dearest in loss first."""
         space = self.problem.space
         while True:
-            outer = [each for each in space.decode(gone).choices if each in gone and is_cumulative(each)]
-            fits = [each for each in outer if self.problem.meets(space.decode(gone - {each}), budget_ms)]
+            outer = [each for each in space.decode(dropped).choices if each in dropped and is_cumulative(each)]
+            fits = [each for each in outer if self.problem.meets(space.decode(dropped - {each}), budget_ms)]
             if not fits:
-                return space.decode(gone)
-            gone = gone - {max(fits, key=lambda each: (self.library[each], each))}
+                return space.decode(dropped)
+            dropped = dropped - {max(fits, key=lambda each: (self.library[each], each))}
 
 
 def _list_made(choices: tuple[Choice, ...], architecture: Architecture) -> set[Choice]:

@@ -150,17 +150,21 @@ class Journal:
 
     def list_knobs(self, low_ms: float, high_ms: float) -> list[tuple[dict[str, float], float]]:
         """The settings of the knobs that led to latencies in a band, with the losses they led to."""
-        tried = [(entry.attributes[KNOBS], entry.told) for entry in self._trials.values() if KNOBS in entry.attributes]
-        return [(knobs, told.quality.loss) for knobs, told in tried if told and low_ms <= told.predicted_ms <= high_ms]
+        tried = [
+            (entry.attributes[KNOBS], entry.candidate) for entry in self._trials.values() if KNOBS in entry.attributes
+        ]
+        return [(knobs, end.quality.loss) for knobs, end in tried if end and low_ms <= end.predicted_ms <= high_ms]
 
     def list_candidates(self) -> list[Candidate]:
         """Every trial that ended with a loss."""
-        return [entry.told for entry in self._trials.values() if entry.told is not None]
+        return [entry.candidate for entry in self._trials.values() if entry.candidate is not None]
 
     def list_unpolished(self, budget_ms: float) -> list[Candidate]:
         """Every trial that ended with a loss, but those that polished a budget: what its polish starts from, always."""
         name = self._name_budget(budget_ms)
-        return [e.told for e in self._trials.values() if e.told is not None and e.attributes.get(POLISH) != name]
+        return [
+            e.candidate for e in self._trials.values() if e.candidate is not None and e.attributes.get(POLISH) != name
+        ]
 
     def list_feasible(self, budget_ms: float) -> list[Candidate]:
         """Those within a budget, best first."""
@@ -171,8 +175,8 @@ class Journal:
     def _build_entry(self, number: int, entry: "_Entry", quality: Quality) -> "_Entry":
         """As it is when the study is read again."""
         kept, ms = Quality.from_json(quality.to_json()), self.problem.predict_ms(entry.architecture)
-        told = Candidate(entry.architecture, kept, ms, entry.attributes.get("origin", "evolution"), number)
-        return replace(entry, state=TrialState.COMPLETE, told=told)
+        candidate = Candidate(entry.architecture, kept, ms, entry.attributes.get("origin", "evolution"), number)
+        return replace(entry, state=TrialState.COMPLETE, candidate=candidate)
 
     def _list_proposed(self, count: int, taken: Sequence[Architecture]) -> list["_Queued"]:
         if not count:
@@ -224,7 +228,9 @@ class Journal:
         begun = self._queue[0].attributes.get(BATCH)
         if begun is None:
             return min(size, len(self._queue)), self._count_earlier()
-        if any(e.told and e.attributes.get(BATCH) == begun for e in self._trials.values()):  # all had been proposed
+        if any(
+            e.candidate and e.attributes.get(BATCH) == begun for e in self._trials.values()
+        ):  # all had been proposed
             return sum(queued.attributes.get(BATCH) == begun for queued in self._queue), begun
         return self._queue[0].attributes[SIZE], begun
 
@@ -240,8 +246,8 @@ class Journal:
 
     def _get_loss_within(self, entry: "_Entry", budget_ms: float) -> float:
         """The loss of a trial that keeps to a budget; infinite for others."""
-        meets = entry.told and self.problem.meets(entry.architecture, budget_ms)
-        return entry.told.quality.loss if entry.told and meets else float("inf")
+        meets = entry.candidate and self.problem.meets(entry.architecture, budget_ms)
+        return entry.candidate.quality.loss if entry.candidate and meets else float("inf")
 
     def _read(self, trial: FrozenTrial) -> "_Entry":
         architecture = Architecture.from_json(trial.user_attrs["architecture"])
@@ -269,7 +275,7 @@ class _Entry:
     architecture: Architecture
     attributes: dict[str, Any]
     state: TrialState
-    told: Candidate | None = None
+    candidate: Candidate | None = None
 
 
 @dataclass(frozen=True)

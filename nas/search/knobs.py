@@ -77,19 +77,19 @@ def propose(
     problem: Problem,
     surrogate: Surrogate,
     budget_ms: float,
-    told: Sequence[tuple[Knobs, float]],
+    tried: Sequence[tuple[Knobs, float]],
     known: Collection[Architecture],
 ) -> tuple[Knobs, Architecture] | None:
     """The next setting of the knobs that decodes to an architecture nobody has tried; None if it is hard to find.
 
     Args:
         surrogate: has the library and the pair terms.
-        told: settings that were tried, with the real losses.
+        tried: settings that were tried, with the real losses.
     """
-    sampler = optuna.samplers.TPESampler(seed=problem.seed + len(told), n_startup_trials=STARTUP)
+    sampler = optuna.samplers.TPESampler(seed=problem.seed + len(tried), n_startup_trials=STARTUP)
     study = optuna.create_study(sampler=sampler)
     ranges = list_distributions(problem)
-    for knobs, loss in told:
+    for knobs, loss in tried:
         params = {name: value for name, value in knobs.to_json().items() if name in ranges}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=loss))
     saves, needed = problem.estimate_savings(), problem.predict_ms(problem.space.start) - budget_ms

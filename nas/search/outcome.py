@@ -78,16 +78,18 @@ def evaluate_in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[
     return judged
 
 
-def build_infeasible_error(problem: Problem, candidates: Sequence[Candidate], said: str = "") -> NoFeasibleCandidate:
-    """The error for a budget that nothing meets: what was `said` before it, and the fastest that was tried."""
+def build_infeasible_error(problem: Problem, candidates: Sequence[Candidate], message: str = "") -> NoFeasibleCandidate:
+    """The error for a budget that nothing meets: a `message` before it, and the fastest that was tried."""
     closest_ms = min((candidate.predicted_ms for candidate in candidates), default=None)
-    return NoFeasibleCandidate(said + _describe_closest(problem, candidates), problem.budget_ms, closest_ms)
+    return NoFeasibleCandidate(message + _describe_closest(problem, candidates), problem.budget_ms, closest_ms)
 
 
 def _describe_closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
     limits = "".join(f" with at most {limit.most:,.0f} {limit.name}" for limit in problem.limits)
-    said = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){limits}"
+    message = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){limits}"
     if not candidates:
-        return f"{said}; raise the budget"
+        return f"{message}; raise the budget"
     fastest = min(candidates, key=lambda c: c.predicted_ms)
-    return f"{said}; the closest takes {fastest.predicted_ms:.2f} ms ({fastest.architecture.words}); raise the budget"
+    return (
+        f"{message}; the closest takes {fastest.predicted_ms:.2f} ms ({fastest.architecture.words}); raise the budget"
+    )

@@ -36,11 +36,11 @@ class Savings:
     def compute(self, rows: Rows) -> NDArray[np.float64]:
         """(n,): what each row of `encoding` saves, to a billionth, so that equal sets are equal."""
         columns = {choice: place for place, choice in enumerate(self.alone)}
-        gone = rows.astype(np.float64)
-        saved = gone @ np.array(list(self.alone.values()))
+        dropped = rows.astype(np.float64)
+        saved = dropped @ np.array(list(self.alone.values()))
         if self.overlap:
             first, second = np.array([[columns[one], columns[other]] for one, other in self.overlap]).T
-            saved -= (gone[:, first] * gone[:, second]) @ np.array(list(self.overlap.values()))
+            saved -= (dropped[:, first] * dropped[:, second]) @ np.array(list(self.overlap.values()))
         return np.asarray(saved.round(9))
 
 

@@ -61,14 +61,14 @@ class Surrogate:
         surrogate = cls(choices, library, start)
         design = surrogate._design
         several = design.encoding.decode(design.encoding.encode_rows([a for a, _ in seen]))
-        known = [pair for pair, gone in zip(seen, several, strict=True) if len(gone) > 1 and pair[1] > 0]
+        known = [pair for pair, dropped in zip(seen, several, strict=True) if len(dropped) > 1 and pair[1] > 0]
         if len(known) < LEAST_SEEN:
             return surrogate
-        gone = design.encode_dropped([a for a, _ in known])
-        losses, sums = np.array([loss for _, loss in known]), design.compute_sums(gone)
-        features = design.compute_features(gone)
+        dropped = design.encode_dropped([a for a, _ in known])
+        losses, sums = np.array([loss for _, loss in known]), design.compute_sums(dropped)
+        features = design.compute_features(dropped)
         surrogate._fit_pairs(features, losses / sums - 1.0)
-        surrogate._fit_correction(gone, features, np.log(losses / sums))
+        surrogate._fit_correction(dropped, features, np.log(losses / sums))
         return surrogate
 
     @property
@@ -90,10 +90,10 @@ class Surrogate:
         """The expected losses of canonical rows of `encoding`, to a trillionth: equals are equal in any company."""
         if not len(rows):
             return np.zeros(0)
-        gone = rows.astype(np.float64)
-        expected = self._design.compute_sums(gone)
+        dropped = rows.astype(np.float64)
+        expected = self._design.compute_sums(dropped)
         if self._correction is not None:
-            expected = expected * np.exp(self._correction(gone))
+            expected = expected * np.exp(self._correction(dropped))
         return np.asarray(expected.round(12))
 
     def _fit_pairs(self, features: Array, excess: Array) -> None:
@@ -102,9 +102,9 @@ class Surrogate:
             pairs = self._design.list_pairs(features.T @ fit.dual)
             self.pairs = dict(sorted(pairs.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:STRONGEST])
 
-    def _fit_correction(self, gone: Array, features: Array, excess: Array) -> None:
+    def _fit_correction(self, dropped: Array, features: Array, excess: Array) -> None:
         design, mean = self._design, float(excess.mean())
-        known = design.spread(gone)
+        known = design.spread(dropped)
         fit = _fit_ridge(features @ features.T + _find_neighbourhood(known, known), excess - mean)
         if fit.error >= float(np.abs(excess - np.median(excess)).mean()):
             return
@@ -117,7 +117,7 @@ class Surrogate:
 
 
 class _Design:
-    """Architectures as numbers: what is gone, the sum of its losses, and its pairs relative to that sum."""
+    """Architectures as numbers: what is dropped, the sum of its losses, and its pairs relative to that sum."""
 
     def __init__(self, choices: tuple[Choice, ...], losses: tuple[float, ...], start: float) -> None:
         self.choices, self.start, self.encoding = choices, start, Encoding(choices)
@@ -138,35 +138,35 @@ class _Design:
         rows: Rows = self.encoding.encode_rows(architectures)
         return rows.astype(np.float64)
 
-    def spread(self, gone: Array) -> Array:
+    def spread(self, dropped: Array) -> Array:
         """Rows whose squared distances count choices: a stage that moves changes one at each of the larger ratios."""
         ratios = self.encoding.level_count
-        return np.asarray(gone * np.sqrt(np.where(self.encoding.cumulative, 2.0 / max(ratios, 2), 1.0)))
+        return np.asarray(dropped * np.sqrt(np.where(self.encoding.cumulative, 2.0 / max(ratios, 2), 1.0)))
 
-    def compute_sums(self, gone: Array) -> Array:
-        return np.asarray(self.start + gone @ self.alone + TINY)
+    def compute_sums(self, dropped: Array) -> Array:
+        return np.asarray(self.start + dropped @ self.alone + TINY)
 
-    def compute_features(self, gone: Array) -> Array:
-        sums = self.compute_sums(gone)[:, None]
-        both = gone[:, self.first] * gone[:, self.second] * self.scale / sums
+    def compute_features(self, dropped: Array) -> Array:
+        sums = self.compute_sums(dropped)[:, None]
+        both = dropped[:, self.first] * dropped[:, self.second] * self.scale / sums
         parts = [both @ self.shared, OWN * both]
         tokens = self.encoding.cumulative
         if tokens.any():
-            own = gone[:, tokens]
+            own = dropped[:, tokens]
             parts.append(((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])[:, None] / sums)
         return np.hstack(parts)
 
     def weight(self, weights: Array) -> Callable[[Array], Array]:
-        """What `features(gone) @ weights` is for any rows, as a quadratic form: a thousand rows have many features."""
+        """`compute_features(dropped) @ weights` of any rows, as a quadratic form: a thousand have many features."""
         matrix, tokens = np.zeros((len(self.choices), len(self.choices))), self.encoding.cumulative
         matrix[self.first, self.second] = self._compute_terms(weights)
 
-        def apply(gone: Array) -> Array:
-            found = ((gone @ matrix) * gone).sum(1)
+        def apply(dropped: Array) -> Array:
+            found = ((dropped @ matrix) * dropped).sum(1)
             if tokens.any():
-                own = gone[:, tokens]
+                own = dropped[:, tokens]
                 found += weights[-1] * ((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])
-            return np.asarray(found / self.compute_sums(gone))
+            return np.asarray(found / self.compute_sums(dropped))
 
         return apply
 

@@ -79,7 +79,7 @@ def _get_share(step: Choice) -> float:
 
 def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
     """One line for a person: what a unit of each kind saves, and which save nothing."""
-    said = []
+    lines = []
     for kind in _NAMES:
         mine = [
             each.saves_ms
@@ -89,16 +89,16 @@ def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
         if mine:
             low, high, share = min(mine), max(mine), 100 * mean(mine) / parent_ms
             span = f"{low:.3f}" if high < 1.01 * low else f"{low:.3f} to {high:.3f}"
-            said.append(f"{_NAMES[kind]} saves {span} ms ({share:.1f} %)")
+            lines.append(f"{_NAMES[kind]} saves {span} ms ({share:.1f} %)")
     steps = [each for each in units if not is_structural(each.choice) and each.effective]
     if steps:
         most = max(steps, key=lambda each: each.saves_ms)
         half = min(steps, key=lambda each: (abs(_get_share(each.choice) - 0.5), each.choice.layer))
-        said.append(" and ".join(_describe_step(each, parent_ms) for each in dict.fromkeys((half, most))))
+        lines.append(" and ".join(_describe_step(each, parent_ms) for each in dict.fromkeys((half, most))))
     without = list_ineffective_units(units)
     if without:
-        said.append(f"dropping {', '.join(without)} will not make the model faster here")
-    return "; ".join(said)
+        lines.append(f"dropping {', '.join(without)} will not make the model faster here")
+    return "; ".join(lines)
 
 
 def list_ineffective_units(units: Sequence[UnitSavings]) -> list[str]:

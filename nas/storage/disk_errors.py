@@ -51,10 +51,10 @@ def check_room(folder: Path, weights: int) -> str:
     """
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(there).free
-    said = f"{folder} has {free / 1e6:.1f} MB free, and the winner's files may take {_FILES * weights / 1e6:.1f} MB"
+    shortage = f"{folder} has {free / 1e6:.1f} MB free, and the winner's files may take {_FILES * weights / 1e6:.1f} MB"
     if free < weights:
-        raise UsageError(f"--out {said}; make room there, or name another folder")
-    return said if free < _FILES * weights else ""
+        raise UsageError(f"--out {shortage}; make room there, or name another folder")
+    return shortage if free < _FILES * weights else ""
 
 
 def check_folder(folder: Path, option: str) -> None:

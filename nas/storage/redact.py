@@ -55,9 +55,9 @@ def remove_secrets(text: str, uri: str) -> str:
     secrets += [each[2] for each in _KEYWORD.finditer(uri)]
     # Of user:password, which a mistyped URL does not tell apart, the password alone may be quoted.
     secrets += [secret.rpartition(":")[2] for secret in secrets]
-    ways = {way for secret in secrets for way in (secret, unquote(secret)) if way}
-    for way in sorted(ways, key=len, reverse=True):
-        text = text.replace(way, _STARS)
+    forms = {form for secret in secrets for form in (secret, unquote(secret)) if form}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, _STARS)
     return remove_passwords(text)
 
 

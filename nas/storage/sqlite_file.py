@@ -44,5 +44,5 @@ def _find_problem(file: sqlite3.Connection) -> str:
     columns = [row[1] for row in file.execute(f"PRAGMA table_info({_OURS})")]
     if _NAME not in columns:
         return f"its table {_OURS} is of another program: it has no column {_NAME}"
-    (said,) = file.execute("PRAGMA quick_check(1)").fetchone()
-    return "" if said == "ok" else f"it is damaged: {str(said).splitlines()[-1]}"
+    (verdict,) = file.execute("PRAGMA quick_check(1)").fetchone()
+    return "" if verdict == "ok" else f"it is damaged: {str(verdict).splitlines()[-1]}"

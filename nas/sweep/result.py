@@ -74,14 +74,14 @@ def _build_run(result: SweepResult, files: list[Path]) -> SearchRun:
     rows = result.rows
     states = [row.outcome.state for row in rows]
     models = ", ".join(dict.fromkeys(shorten_model_name(row.cell.model) for row in rows))
-    said = [
+    words = [
         f"- {answer.target} within {answer.budget_ms:.3g} ms: {'; '.join(answer.words)}" for answer in result.answers
     ]
     return SearchRun(
         model="sweep",
         target=result.sweep.out.name,
         budget=", ".join(dict.fromkeys(row.cell.budget for row in rows)),
-        note="\n".join([f"Sweep of {models}.", "", *said]),
+        note="\n".join([f"Sweep of {models}.", "", *words]),
         params={
             "models": models,
             "targets": ", ".join(dict.fromkeys(row.target for row in rows)),

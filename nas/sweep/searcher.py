@@ -80,21 +80,21 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray carries no types
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how a trial ended; what it has been told already is not news."""
-        told = result or {}
-        failed = error or not _is_number(told.get(self._value))
+        reported = result or {}
+        failed = error or not _is_number(reported.get(self._value))
         trial = self._find_trial_to_tell(trial_id, failed)
         if trial is None:
             return
         for name in self._constraints:
-            if _is_number(told.get(name)):
-                trial.set_constraint(name, told[name])
+            if _is_number(reported.get(name)):
+                trial.set_constraint(name, reported[name])
         for name in self._kept:
-            if told.get(name) is not None:
-                trial.set_user_attr(name, told[name])
+            if reported.get(name) is not None:
+                trial.set_user_attr(name, reported[name])
         if failed:
             self.study.tell(trial, state=TrialState.FAIL)
         else:
-            self.study.tell(trial, told[self._value])
+            self.study.tell(trial, reported[self._value])
 
     def save(self, checkpoint_path: str) -> None:
         """Write which trials Ray knows."""

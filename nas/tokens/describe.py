@@ -38,8 +38,8 @@ def describe_schedule(schedule: Schedule, tokens: int, noun: str) -> str:
         for stage in schedule.stages
     ]
     first, *more = stages
-    said = ", ".join([f"{first} of the {tokens} {noun}", *more])
-    return f"{said}; selected by {describe_reduction(schedule.reduction)}"
+    words = ", ".join([f"{first} of the {tokens} {noun}", *more])
+    return f"{words}; selected by {describe_reduction(schedule.reduction)}"
 
 
 def describe_reduction(reduction: Reduction) -> str:

@@ -16,10 +16,10 @@ from search_spaces.level import THOUSAND
 from search_spaces.schedule import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 
 MIDDLE = 0.6  # of the parent's arithmetic, where the budget does not say
-ITEMS = 32  # on which ways are compared first
+ITEMS = 32  # on which strategies are compared first
 LEFT = 2  # at least, on all items: few may happen to be easy ones
-LEAST_MS = 1e-6  # where nothing saves time, the least loss decides
-SAVES = 0.85  # of what the quickest way saves under the same schedule
+MIN_MS = 1e-6  # where nothing saves time, the least loss decides
+SAVES = 0.85  # of what the quickest strategy saves under the same schedule
 
 Judge = Callable[[Architecture, int | None], Quality]
 Measure = Callable[[list[Architecture]], list[float]]
@@ -45,14 +45,13 @@ def list_reductions(parent: ParentModel) -> tuple[Reduction, ...]:
 def find_best_reduction(
     parent: ParentModel, judge: Judge, workload: Workload, fraction: float | None, measure: Measure | None = None
 ) -> Reduction:
-    """The way to choose tokens that loses least for the time it saves.
+    """The token selection strategy that loses least for the time it saves.
 
-    Some ways are best little by little, others all at once,
-    so each is tried with all of `list_forms` and has the one that
-    suits it. As losses grow with the square of a disturbance, to second order, and a slower way needs a stronger
-    schedule for the same time, what counts is the loss over the square of the time saved. The best two on few items,
-    and ways that these do not tell from the best, are compared on all: where a few items carry most of a loss, few
-    items leave it to chance.
+    Some strategies are best little by little, others all at once, so each is tried with all of `list_forms` and has
+    the one that suits it. As losses grow with the square of a disturbance, to second order, and a slower one needs a
+    stronger schedule for the same time, what counts is the loss over the square of the time saved. The best two on few
+    items, and strategies that are not significantly worse there, are compared on all: where a few items carry most of
+    a loss, few items leave it to chance.
 
     Args:
         judge: validation quality on the first items, or on all with None.
@@ -62,38 +61,49 @@ def find_best_reduction(
     dense, schedules = Architecture(parent.anatomy.depth), list_forms(parent, workload, fraction or MIDDLE)
     saved = _predict_saved(dense, list_reductions(parent), schedules, measure)
 
-    def evaluate_for_time(way: Reduction, items: int | None) -> list[float]:
-        """Of every item, with the schedule that suits the way."""
-        tried = ((dense.replace_tokens(Schedule(stages, way)), max(ms, LEAST_MS)) for stages, ms in saved[way].items())
-        each = [[loss / ms**2 for loss in judge(architecture, items).per_item] for architecture, ms in tried]
+    def evaluate_for_time(strategy: Reduction, items: int | None) -> list[float]:
+        """Of every item, with the schedule that suits the strategy."""
+        each = [
+            [
+                loss / max(ms, MIN_MS) ** 2
+                for loss in judge(dense.replace_tokens(Schedule(stages, strategy)), items).per_item
+            ]
+            for stages, ms in saved[strategy].items()
+        ]
         return min(each, key=fmean)
 
-    most = max(ms[schedules[0]] for ms in saved.values())
-    enough = min(SAVES * most, most)  # where all are slower than the parent, the quickest is left
-    few = {way: evaluate_for_time(way, ITEMS) for way, ms in saved.items() if ms[schedules[0]] >= enough}
-    ranked = sorted(few, key=lambda way: fmean(few[way]))
-    left = [*ranked[:LEFT], *(way for way in ranked[LEFT:] if not is_significantly_worse(few[way], few[ranked[0]]))]
-    return min(left, key=lambda way: fmean(evaluate_for_time(way, None)))
+    max_saved = max(ms[schedules[0]] for ms in saved.values())
+    enough = min(SAVES * max_saved, max_saved)  # where all are slower than the parent, the quickest is left
+    few = {each: evaluate_for_time(each, ITEMS) for each, ms in saved.items() if ms[schedules[0]] >= enough}
+    ranked = sorted(few, key=lambda each: fmean(few[each]))
+    left = [*ranked[:LEFT], *(each for each in ranked[LEFT:] if not is_significantly_worse(few[each], few[ranked[0]]))]
+    return min(left, key=lambda each: fmean(evaluate_for_time(each, None)))
 
 
 def _predict_saved(
-    parent: Architecture, ways: Sequence[Reduction], schedules: Sequence[tuple[Stage, ...]], measure: Measure | None
+    parent: Architecture,
+    strategies: Sequence[Reduction],
+    schedules: Sequence[tuple[Stage, ...]],
+    measure: Measure | None,
 ) -> dict[Reduction, dict[tuple[Stage, ...], float]]:
-    """The time that each way saves with each schedule.
+    """The time that each strategy saves with each schedule.
 
-    Ranking and merging cost time of their own at every stage. All are timed under the first schedule, where a way that
+    Ranking and merging cost time of their own at every stage. All are timed under the first schedule, where one that
     takes longer than the quickest does so by as much at each of its stages.
     """
     if measure is None:
-        return {way: dict.fromkeys(schedules, 1.0) for way in ways}
-    whole, *reduced = measure([parent, *(parent.replace_tokens(Schedule(schedules[0], way)) for way in ways)])
-    least = min(reduced)
+        return {strategy: dict.fromkeys(schedules, 1.0) for strategy in strategies}
+    whole, *reduced = measure(
+        [parent, *(parent.replace_tokens(Schedule(schedules[0], strategy)) for strategy in strategies)]
+    )
+    quickest_ms = min(reduced)
 
     def predict_ms(ms: float, stages: Sequence[Stage]) -> float:
-        return whole - least - (ms - least) * len(stages) / len(schedules[0])
+        return whole - quickest_ms - (ms - quickest_ms) * len(stages) / len(schedules[0])
 
     return {
-        way: {stages: predict_ms(ms, stages) for stages in schedules} for way, ms in zip(ways, reduced, strict=True)
+        strategy: {stages: predict_ms(ms, stages) for stages in schedules}
+        for strategy, ms in zip(strategies, reduced, strict=True)
     }
 
 

@@ -113,7 +113,7 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
     run = record.run
     experiment = EXPERIMENT.format(model=run.model, target=run.target.replace("/", "-"))
     where: dict[str, Any] = {"tracking_uri": remove_password(uri), "experiment": experiment, "run_id": None}
-    client, said = None, "not logged to MLflow"
+    client, failure = None, "not logged to MLflow"
     try:
         client = connect(uri)
         experiment_id = find_experiment(client, experiment, uri, out)
@@ -121,14 +121,16 @@ def _send(record: Record, uri: str, out: Path) -> dict[str, Any]:
             if run.layout is not None:
                 lay_out(client, experiment_id, run.layout)
                 where["page"] = view_path(experiment_id)
-            where["run_id"], said = open_run(client, experiment_id, record), "not completely logged to MLflow"
+            where["run_id"], failure = open_run(client, experiment_id, record), "not completely logged to MLflow"
             fill(client, experiment_id, where["run_id"], record)
             if run.winner is not None:
-                said = "the winner was not registered in MLflow"
+                failure = "the winner was not registered in MLflow"
                 where["registered_model"] = register(client, record.id, where["run_id"], run.winner)
         outbox.discard(out)
     except Exception as error:  # a tracking server fails in many ways, and none is worth a lost search
-        where["problem"] = f"{said}: {_get_reason(error, uri)}; once that is fixed, send it with: {_build_command(out)}"
+        where["problem"] = (
+            f"{failure}: {_get_reason(error, uri)}; once that is fixed, send it with: {_build_command(out)}"
+        )
         _mark_failed(client, where["run_id"])
     return where
 

@@ -82,25 +82,25 @@ def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **sett
     with switch_to_eval_mode(model):
         for bit in range(max(1, (depth - 1).bit_length())):
             for value in (0, 1):
-                gone = {layer for layer in range(depth) if (layer >> bit) & 1 == value}
-                reason = _compare(lambda m: m(**inputs, **settings), model, stack, blocks, gone)
+                dropped = {layer for layer in range(depth) if (layer >> bit) & 1 == value}
+                reason = _compare(lambda m: m(**inputs, **settings), model, stack, blocks, dropped)
                 if reason is not None:
                     raise UnreadableModel(
                         f"{type(model).__name__}: looked for blocks that run without the parts of others and found "
-                        f"that {reason} (without blocks {', '.join(map(str, sorted(gone)))})"
+                        f"that {reason} (without blocks {', '.join(map(str, sorted(dropped)))})"
                     )
 
 
 def _compare(
-    run: Callable[[Any], Any], model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], gone: set[int]
+    run: Callable[[Any], Any], model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], dropped: set[int]
 ) -> str | None:
     """Why the model without these blocks' parts is not what it has to be; None where it is."""
     with ExitStack() as hooks:
-        for layer in gone:
+        for layer in dropped:
             hooks.enter_context(_replace_by_zeros(model.get_submodule(stack)[layer], blocks[layer], PARTS))
         expected = get_first_output(run(model))
     pruned = copy_module(model, share_tensors=True)
-    for layer in gone:
+    for layer in dropped:
         _drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], PARTS)
     return describe_difference(lambda: run(pruned), expected)
 

@@ -166,8 +166,8 @@ class SentenceEmbedding:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name the function."""
-        told = [self.words, self.lower_case, self.skipped, self.similarity]
-        hashed = hashlib.sha256(repr(told).encode())
+        settings = [self.words, self.lower_case, self.skipped, self.similarity]
+        hashed = hashlib.sha256(repr(settings).encode())
         for layer in self.layers:
             for name, value in vars(layer).items():
                 hashed.update(name.encode())

@@ -102,8 +102,8 @@ def _read_steps(source: str | Path, modules: Any) -> list[tuple[str, str]]:
     steps = [(name, path) for name, path in _read_named_steps(source, modules) if name != "Dropout"]
     names = [name for name, _ in steps]
     if names[:2] != ["Transformer", "Pooling"] or steps[0][1]:
-        told = " in ".join(steps[0]) if steps and steps[0][1] else ", ".join(names) or "no steps"
-        raise ModelError(f"{source}/{_MODULES} names {told}; a Transformer in the folder, then Pooling, go; {_REPAIR}")
+        named = " in ".join(steps[0]) if steps and steps[0][1] else ", ".join(names) or "no steps"
+        raise ModelError(f"{source}/{_MODULES} names {named}; a Transformer in the folder, then Pooling, go; {_REPAIR}")
     return steps
 
 
@@ -124,10 +124,10 @@ def _read_named_steps(source: str | Path, modules: Any) -> list[tuple[str, str]]
 
 
 def _read_modes(source: str | Path, config: dict[str, Any]) -> tuple[Pooling, ...]:
-    said = config.get("pooling_mode")
-    if said is None:
+    named = config.get("pooling_mode")
+    if named is None:
         return tuple(mode for flag, mode in _FLAGS.items() if config.get(flag)) or (Pooling.MEAN,)
-    names = [said] if isinstance(said, str) else list(said)
+    names = [named] if isinstance(named, str) else list(named)
     try:
         return tuple(Pooling(name) for name in names)
     except ValueError:
@@ -163,11 +163,11 @@ def _read_layer(source: str | Path, name: str, path: str) -> Layer:
 
 def _read_activation(source: str | Path, path: str, config: dict[str, Any]) -> str:
     """The name of a class of `torch.nn`; nothing else is imported."""
-    said = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-    package, _, name = said.rpartition(".")
+    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    package, _, name = activation.rpartition(".")
     found = getattr(nn, name, None)
     if not package.startswith("torch.nn") or not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ModelError(f"{source}/{path} has the activation {said}, which is no class of torch.nn; {_REPAIR}")
+        raise ModelError(f"{source}/{path} has the activation {activation}, which is no class of torch.nn; {_REPAIR}")
     return name
 
 

@@ -56,8 +56,8 @@ class LinearPart(Surgery):
         """The part's parameters without those of the map."""
         part = anatomy.get_contribution(self.kind)
         paths = (*part.members, *part.after)
-        gone = sum(parameter.numel() for path in paths for parameter in block.get_submodule(path).parameters())
-        return gone - anatomy.hidden_size * (anatomy.hidden_size + has_bias(block, part))
+        removed = sum(parameter.numel() for path in paths for parameter in block.get_submodule(path).parameters())
+        return removed - anatomy.hidden_size * (anatomy.hidden_size + has_bias(block, part))
 
     @torch.no_grad()
     def _agrees(self, call: Call, anatomy: BlockAnatomy) -> bool:

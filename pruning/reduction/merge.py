@@ -67,8 +67,8 @@ def merge_tokens(
         )
     everything = torch.arange(length, device=hidden.device).expand(hidden.shape[0], length)
     merged = Merged(hidden, metric, sizes.float(), everything, everything)
-    for gone in plan_rounds(tokens, keep):
-        once = _merge_once(merged, droppable, gone)
+    for count in plan_rounds(tokens, keep):
+        once = _merge_once(merged, droppable, count)
         droppable = droppable.gather(1, once.kept)
         kept, source = merged.kept.gather(1, once.kept), once.source.gather(1, merged.source)
         merged = Merged(once.hidden, once.metric, once.sizes, kept, source)
@@ -98,7 +98,7 @@ def log_sizes(sizes: torch.Tensor) -> torch.Tensor:
 
 
 def join_tokens(
-    values: torch.Tensor, sizes: torch.Tensor, kept: torch.Tensor, gone: torch.Tensor, into: torch.Tensor
+    values: torch.Tensor, sizes: torch.Tensor, kept: torch.Tensor, removed: torch.Tensor, into: torch.Tensor
 ) -> torch.Tensor:
     """Means weighted by size of the tokens that stay with those that go into them.
 
@@ -109,24 +109,24 @@ def join_tokens(
         values: (B, N, H).
         sizes: (B, N) tokens each one stands for; zero for padding, which has no weight.
         kept: (B, M) places among the N of those that stay.
-        gone: (B, R) places among the N of those that go.
+        removed: (B, R) positions among the N of those that go.
         into: (B, R) for each of these its place among `kept`.
 
     Returns:
         (B, M, H) in the dtype of `values`; what was there, where all sizes are zero.
     """
-    whole = grow_sizes(sizes, kept, gone, into)
+    whole = grow_sizes(sizes, kept, removed, into)
     own = torch.where(whole > 0, sizes.gather(1, kept) / whole.clamp(min=1), torch.ones_like(whole))
-    other = sizes.gather(1, gone) / whole.gather(1, into).clamp(min=1)
+    other = sizes.gather(1, removed) / whole.gather(1, into).clamp(min=1)
     arrived = _mark_arrivals(into, kept.shape[1]).to(values.dtype) @ (
-        gather_rows(values, gone) * other[..., None].to(values.dtype)
+        gather_rows(values, removed) * other[..., None].to(values.dtype)
     )
     return gather_rows(values, kept) * own[..., None].to(values.dtype) + arrived
 
 
-def grow_sizes(sizes: torch.Tensor, kept: torch.Tensor, gone: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+def grow_sizes(sizes: torch.Tensor, kept: torch.Tensor, removed: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
     """(B, M) sizes of the tokens that stay with those that went into them; arguments as in `joined`."""
-    return sizes.gather(1, kept) + (_mark_arrivals(into, kept.shape[1]) @ sizes.gather(1, gone)[..., None])[..., 0]
+    return sizes.gather(1, kept) + (_mark_arrivals(into, kept.shape[1]) @ sizes.gather(1, removed)[..., None])[..., 0]
 
 
 def gather_rows(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -134,14 +134,14 @@ def gather_rows(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))
 
 
-def split(goes: torch.Tensor, gone: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """From which tokens go (B, N), exactly `gone` in a row: who stays (B, N - gone), rising, and the new places.
+def split(goes: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """From which tokens go (B, N), exactly `count` in a row: who stays (B, N - count), rising, and the new places.
 
     The new place of a token that goes is no place; ask for that of the token it goes into.
     """
     length = goes.shape[1]
     number = torch.arange(length, device=goes.device, dtype=torch.float32)
-    kept = torch.where(goes, number + length, number).topk(length - gone, dim=1, largest=False).indices
+    kept = torch.where(goes, number + length, number).topk(length - count, dim=1, largest=False).indices
     return kept, ((~goes).float().cumsum(1) - 1).clamp(min=0).long()
 
 
@@ -156,13 +156,13 @@ def _get_example(number: Any) -> int:
     return int(number.node.hint) if isinstance(number, torch.SymInt) else int(number)
 
 
-def _merge_once(tokens: Merged, droppable: torch.Tensor, gone: int) -> Merged:
-    """One round: `gone` tokens of A go into tokens of B. `kept` and `source` are of this round."""
+def _merge_once(tokens: Merged, droppable: torch.Tensor, count: int) -> Merged:
+    """One round: `count` tokens of A go into tokens of B. `kept` and `source` are of this round."""
     with torch.no_grad():  # who goes where has no gradient; what they carry has
         best, partner = _pair_tokens(tokens.metric, droppable, tokens.sizes)
-        going = best.topk(gone, dim=1).indices
+        going = best.topk(count, dim=1).indices
         goes = mark_chosen(going, best.shape[1])
-        kept, place = split(goes, gone)
+        kept, place = split(goes, count)
         into = place.gather(1, partner.gather(1, going))
         source = place.gather(1, torch.where(goes, partner, torch.arange(best.shape[1], device=best.device)))
         sizes = grow_sizes(tokens.sizes, kept, going, into)

@@ -47,9 +47,9 @@ def recycle_tokens(
         )
     with torch.no_grad():  # who goes where has no gradient; what they carry has
         goes, partner = _group_tokens(metric, sizes.float(), mark_chosen(kept, length), others, contextual)
-        gone = others - contextual
-        stay, place = split(goes, gone)
-        going = goes.float().topk(gone, dim=1).indices
+        count = others - contextual
+        stay, place = split(goes, count)
+        going = goes.float().topk(count, dim=1).indices
         into = place.gather(1, partner.gather(1, going))
         source = place.gather(1, torch.where(goes, partner, torch.arange(length, device=hidden.device)))
     if isinstance(contextual, int) and contextual == 0:

@@ -96,18 +96,18 @@ def is_inside(record: Record, share: float) -> bool:
 
 
 def compare_budget_searches(count: int) -> dict[str, Any]:
-    """Both ways on the same devices, profiles and pools; the device's truth is the judge."""
-    ways: dict[str, list[tuple[float, float, int]]] = {"predictions": [], "measure, correct, choose again": []}
+    """Both methods on the same devices, profiles and pools; the device's truth is the judge."""
+    picks: dict[str, list[tuple[float, float, int]]] = {"predictions": [], "measure, correct, choose again": []}
     for seed in range(count):
         device, share = Device(seed), random.Random(seed).uniform(0.45, 0.85)
         pool, profile = draw_losses(device, share), device.profile()
-        for way, pick in zip(
-            ways, (pick_naively(profile, pool, share), pick_by_measuring(device, profile, pool, share)), strict=True
+        for method, pick in zip(
+            picks, (pick_naively(profile, pool, share), pick_by_measuring(device, profile, pool, share)), strict=True
         ):
             if pick.winner is not None:
                 excess = device.compute_true_ms(pick.winner) / (share * device.compute_true_ms(PARENT)) - 1
-                ways[way].append((excess, pool[pick.winner], pick.measured))
-    return {"count": count, "ways": {way: _summarise(found) for way, found in ways.items()}}
+                picks[method].append((excess, pool[pick.winner], pick.measured))
+    return {"count": count, "ways": {method: _summarise(runs) for method, runs in picks.items()}}
 
 
 def _summarise(found: list[tuple[float, float, int]]) -> dict[str, float]:

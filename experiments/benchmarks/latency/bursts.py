@@ -91,8 +91,8 @@ class Machine:
 
     def run(self, ms: float) -> None:
         """One inference."""
-        took, gone = ms * self.level * math.exp(0.02 * self.rng.gauss(0, 1)), 0.0
-        while self.busy and (gone := gone + self.rng.expovariate(self.severity / SLICE_MS)) < ms:
+        took, elapsed = ms * self.level * math.exp(0.02 * self.rng.gauss(0, 1)), 0.0
+        while self.busy and (elapsed := elapsed + self.rng.expovariate(self.severity / SLICE_MS)) < ms:
             took += self.rng.expovariate(1 / SLICE_MS)
         self.pass_time(took / 1e3)
 

@@ -72,9 +72,9 @@ def format_table(document: dict[str, Any]) -> str:
     rows = [(name, *(f"{100 * one[key]:.1f} %" for key in names)) for name, one in document["kinds"].items()]
     searches = document["searches"]
     outcome = [
-        (way, f"{one['violations']} of {searches['count']}", f"{100 * one['worst']:+.1f} %", f"{one['loss']:.3f}",
+        (method, f"{one['violations']} of {searches['count']}", f"{100 * one['worst']:+.1f} %", f"{one['loss']:.3f}",
          f"{one['measured']:.1f}")
-        for way, one in searches["ways"].items()
+        for method, one in searches["ways"].items()
     ]  # fmt: skip
     second = format_markdown(("winner picked by", "above the budget", "worst excess", "mean loss", "measured"), outcome)
     return format_markdown(header, rows) + "\n\n" + second

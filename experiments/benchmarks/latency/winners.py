@@ -93,11 +93,11 @@ def format_table(document: dict[str, Any]) -> str:
     ]  # fmt: skip
     above = sum(row["again"] > 1 for row in document["winners"] if row["certified"])
     none = [row for row in document["winners"] if not row["certified"]]
-    said = f"{above} of {len(rows)} above the budget, {len(none)} searches without a certificate."
+    summary = f"{above} of {len(rows)} above the budget, {len(none)} searches without a certificate."
     if not above:
-        said += f" None of {len(rows)} leaves at most {100 * bound_violations(len(rows)):.1f} % possible (95 %)."
+        summary += f" None of {len(rows)} leaves at most {100 * bound_violations(len(rows)):.1f} % possible (95 %)."
     header = ("winner", "certified bound / budget", "measured again / budget", "parent's p90 again / then")
-    return format_markdown(header, rows) + "\n\n" + said
+    return format_markdown(header, rows) + "\n\n" + summary
 
 
 def draw_figure(document: dict[str, Any], path: Path) -> None:

@@ -101,8 +101,8 @@ def _describe_end(found: dict[str, Any], search: dict[str, Any]) -> str:
             break
         last = run
     stages = sorted(last["by_stage"].items(), key=lambda stage: -stage[1])[:2]
-    told = ", ".join(_describe_waits(last, search["stages"], stage) for stage, _ in stages)
-    return f"batch {search['batch']}: scales up to {last['workers']} workers ({last['speed_up']:.1f} x), then {told}"
+    waits = ", ".join(_describe_waits(last, search["stages"], stage) for stage, _ in stages)
+    return f"batch {search['batch']}: scales up to {last['workers']} workers ({last['speed_up']:.1f} x), then {waits}"
 
 
 def _describe_waits(run: dict[str, Any], widths: dict[str, dict[str, float]], stage: str) -> str:

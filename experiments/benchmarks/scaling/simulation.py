@@ -47,8 +47,8 @@ def record(case: Case, durations: Durations, batch: int, trials: int) -> tuple[d
         problem = case.build_problem(cached_evaluator, Path(folder) / "study.db", batch, trials)
         outcome, calls = Staged(problem, trace).run(), trace.end()
     winner, seconds = outcome.winner, time.perf_counter() - began
-    told = f"{outcome.trials} trials, {durations.evaluated - before} pieces evaluated for real, {seconds:.1f} s"
-    say(f"batch {batch}: loss {winner.quality.loss:.4f}, {told}")
+    effort = f"{outcome.trials} trials, {durations.evaluated - before} pieces evaluated for real, {seconds:.1f} s"
+    say(f"batch {batch}: loss {winner.quality.loss:.4f}, {effort}")
     return {
         "batch": batch, "most_trials": trials, "trials": outcome.trials, "evaluations": cached_evaluator.evaluations,
         "items": cached_evaluator.items, "loss": winner.quality.loss, "ms": winner.predicted_ms,

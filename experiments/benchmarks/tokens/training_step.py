@@ -90,9 +90,9 @@ def build_questions(digits: boards.Digits, step: int, count: int) -> Batch:
             cells, rng
         )
         words = [questions.IDS[word] for word in asked.text.split()]
-        said, rest = [questions.IDS[asked.answer], end], LONGEST - len(words)
-        ids.append(BEFORE + words + said + [pad] * rest)
-        labels.append([turns.IGNORED] * (len(BEFORE) + len(words)) + said + [turns.IGNORED] * rest)
+        answer, rest = [questions.IDS[asked.answer], end], LONGEST - len(words)
+        ids.append(BEFORE + words + answer + [pad] * rest)
+        labels.append([turns.IGNORED] * (len(BEFORE) + len(words)) + answer + [turns.IGNORED] * rest)
     found = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
     mask = (found["input_ids"] != pad).long()
     return {**found, "attention_mask": mask, "pixel_values": boards.convert_to_input(made.images)}
@@ -217,8 +217,8 @@ def draw_fresh_questions(digits: boards.Digits, count: int) -> tuple[torch.Tenso
 
 def mark_right(model: Any, pixels: torch.Tensor, lines: Lines) -> np.ndarray:
     """(lines,) bool: which are answered exactly, one question a prompt, greedily."""
-    said = vlm.generate_answers(model, pixels, [line["question"] for line in lines])
-    return np.array([line["answer"] == word for line, word in zip(lines, said, strict=True)])
+    answers = vlm.generate_answers(model, pixels, [line["question"] for line in lines])
+    return np.array([line["answer"] == word for line, word in zip(lines, answers, strict=True)])
 
 
 def compute_shares(answered: np.ndarray, lines: Lines) -> dict[str, float]:

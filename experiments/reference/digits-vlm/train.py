@@ -92,16 +92,16 @@ def measure_exact(model: LlavaForConditionalGeneration, digits: Digits, grids: i
     for kind in KINDS:
         asked = [ask(cells, kind, rng) for cells in made.cells]
         there = [place for place, question in enumerate(asked) if question]
-        said = generate_answers(model, pixels[there], [asked[place].text for place in there])
-        shares[kind] = float(np.mean([asked[place].answer == word for place, word in zip(there, said, strict=True)]))
+        answers = generate_answers(model, pixels[there], [asked[place].text for place in there])
+        shares[kind] = float(np.mean([asked[place].answer == word for place, word in zip(there, answers, strict=True)]))
     return shares
 
 
 def measure_exact_shipped(model: LlavaForConditionalGeneration, folder: Path, split: str) -> dict[str, float]:
     """The share of exact answers to the questions of a split that ship, of each kind and of all."""
     pixels, lines = read(folder, split)
-    said = generate_answers(model, pixels, [line["question"] for line in lines])
-    right = np.array([line["answer"] == word for line, word in zip(lines, said, strict=True)])
+    answers = generate_answers(model, pixels, [line["question"] for line in lines])
+    right = np.array([line["answer"] == word for line, word in zip(lines, answers, strict=True)])
     kinds = np.array([line["kind"] for line in lines])
     return {**{kind: float(right[kinds == kind].mean()) for kind in KINDS}, "all": float(right.mean())}
 

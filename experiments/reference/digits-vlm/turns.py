@@ -113,6 +113,6 @@ class Talker(nn.Module):
         image = self.projector(features).to(words.dtype)
         embedded = torch.cat([words[:, :1], image, words[:, 1:]], dim=1)
         hidden = self.decoder(inputs_embeds=embedded, attention_mask=mask, position_ids=places, use_cache=False)
-        said = hidden.last_hidden_state[:, 1 + image.shape[1] :]
+        states = hidden.last_hidden_state[:, 1 + image.shape[1] :]
         asked = turns.wanted != IGNORED
-        return cross_entropy(self.head(said[asked]).float(), turns.wanted[asked])
+        return cross_entropy(self.head(states[asked]).float(), turns.wanted[asked])

@@ -70,7 +70,7 @@ def generate_answers(model: LlavaForConditionalGeneration, pixels: torch.Tensor,
 
     Questions of equal length go together, as single questions, with all image tokens.
     """
-    said = [""] * len(questions)
+    answers = [""] * len(questions)
     groups: dict[int, list[int]] = {}
     for place, question in enumerate(questions):
         groups.setdefault(len(question.split()), []).append(place)
@@ -83,5 +83,5 @@ def generate_answers(model: LlavaForConditionalGeneration, pixels: torch.Tensor,
             seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels[at]}
             made = model.generate(**seen, max_new_tokens=2, do_sample=False)[:, ids.shape[1] :]
             for place, words in zip(at, made.tolist(), strict=True):
-                said[place] = WORDS[words[0]] if words[1:] == [IDS["<eos>"]] else ""
-    return said
+                answers[place] = WORDS[words[0]] if words[1:] == [IDS["<eos>"]] else ""
+    return answers

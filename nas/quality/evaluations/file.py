@@ -83,14 +83,14 @@ class FileEvaluations(Evaluations):
         return lines
 
     def _write(self, key: Key, quality: Quality) -> None:
-        told = bool(self._unwritten)
+        warned = bool(self._unwritten)
         self._unwritten[key] = json.dumps(encode_entry(key, quality)).encode() + b"\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             while not self._append():
                 pass
         except OSError as error:
-            if not told:
+            if not warned:
                 reason = error.strerror or str(error)
                 _logger.warning(
                     "%s cannot be written (%s); evaluations stay in memory until it can", self._path, reason
