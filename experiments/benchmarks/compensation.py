@@ -1,12 +1,16 @@
 """What adjusting the rest of a model is worth: as dropped, adjusted afterwards, and searched on the adjusted loss.
 
     python experiments/benchmarks/compensation.py run --model python-lm --items 24 --precision bf16 --out python-lm.json
+    python experiments/benchmarks/compensation.py against python-lm-searches.json --items 24 --out python-lm.json
+    python experiments/benchmarks/search_report.py python-lm.json
     python experiments/benchmarks/compensation.py tokens --words "attn+mlp removed attn ..." --out tokens.json
     python experiments/benchmarks/compensation.py report python-lm.json [...] [--figure out.png]
 
 `run` searches all budgets twice, on the loss as dropped and on the loss after adjustment, with the same seeds, trials
 and latency model (the data sheet of `--target`, so that a run can be repeated anywhere). The winners of the first
 search are then adjusted as well. Everything is judged on the test split, and adjusted on the calibration split only.
+`against` takes what `search_quality.py` recorded of the published methods, adjusts what each of them found, and
+searches the adjusted loss for the latencies that they reached; `search_report.py` compares, as without adjustment.
 `tokens` adjusts one architecture with growing parts of the calibration split, by each closed form.
 """
 
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from search_quality import BUDGETS, Bench, find_best_within, prepare, search_budgets
+from search_quality import BUDGETS, Bench, find_best_within, prepare, run_at_reached, run_ours, search_budgets
 
 from nas.parent.parent import load_parent_model
 from nas.pipeline.compensation import pick_items, plan_compensation
@@ -46,6 +50,36 @@ def run(options: argparse.Namespace) -> None:
         if str(seed) not in document["runs"]:
             document["runs"][str(seed)] = compare(bench, adjusted, seed)
             out.write_text(json.dumps(document) + "\n")
+
+
+def compare_with_published(options: argparse.Namespace) -> None:
+    """Published methods with the same refit, and ours; written after each run, so that it can be continued."""
+    recorded = json.loads(options.files[0].read_text())
+    bench = prepare(options.model, options.target, options.items, options.data, options.precision)
+    adjusted, out, seeds = add_compensation(bench, options.items, options.precision), options.out, options.seeds
+    fresh = {**recorded, "runs": {}, "processor": describe_processor()}
+    document = json.loads(out.read_text()) if out.exists() else fresh
+    published = {key: done for key, done in recorded["runs"].items() if not key.startswith("nas/")}
+    for key, done in published.items():
+        if key not in document["runs"]:
+            cells = {name: refit_cell(adjusted, cell) for name, cell in done["cells"].items()}
+            document["runs"][key] = {**done, "cells": cells}
+            out.write_text(json.dumps(document) + "\n")
+            print(f"{document['model']} {key}: refitted", flush=True)
+    for seed in map(int, seeds.split(",") if seeds else ()):
+        if f"nas/{seed}" not in document["runs"]:
+            document["runs"][f"nas/{seed}"] = run_ours(adjusted, seed)
+            out.write_text(json.dumps(document) + "\n")
+    if seeds:
+        document["reached"] = run_at_reached(adjusted, document["runs"], int(seeds.split(",")[0]), options.digits)
+        out.write_text(json.dumps(document) + "\n")
+
+
+def refit_cell(adjusted: Bench, cell: dict[str, Any]) -> dict[str, Any]:
+    """What a method found, judged on the test split after adjustment."""
+    quality = adjusted.evaluate_held_out(Architecture.from_words(cell["words"]))
+    losses = [round(value, 7) for value in quality.per_item]
+    return {**cell, "test": quality.loss, "per_item": losses, "as_published": cell["test"]}
 
 
 def compare(bench: Bench, adjusted: Bench, seed: int) -> dict[str, Any]:
@@ -172,14 +206,15 @@ def describe_processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verb", choices=("run", "tokens", "report"))
-    parser.add_argument("files", nargs="*", type=Path, help="of report")
+    parser.add_argument("verb", choices=("run", "against", "tokens", "report"))
+    parser.add_argument("files", nargs="*", type=Path, help="of report; of against, what was recorded")
     parser.add_argument("--model", default="python-lm")
     parser.add_argument("--data", type=Path, help="data of a model that is no reference model")
     parser.add_argument("--target", default="jetson-orin")
     parser.add_argument("--items", type=int, help="of the validation split; default: all")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all validation losses")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--digits", type=int, default=2, help="of against: of the share of latency that is a level")
     parser.add_argument("--words", help="of tokens: the architecture, a word a block")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path, help="of report")
@@ -191,7 +226,7 @@ def main() -> None:
     elif options.out is None:
         sys.exit("--out is missing; give the file to write")
     else:
-        {"run": run, "tokens": compare_token_counts}[options.verb](options)
+        {"run": run, "against": compare_with_published, "tokens": compare_token_counts}[options.verb](options)
 
 
 if __name__ == "__main__":
