@@ -35,7 +35,7 @@ def heal(
     steps: Annotated[int | None, typer.Option("--steps", help="How many steps to train, instead of minutes.")] = None,
     train: Annotated[
         str | None,
-        typer.Option("--train", metavar="WHAT", help="projections+norms (default), or all weights of the model."),
+        typer.Option("--train", metavar="WHAT", help="projections+norms (default); lora: adapters; all: all weights."),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="The highest. Default: 0.001.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the order of the data. Default: 0.")] = None,

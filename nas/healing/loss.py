@@ -6,106 +6,28 @@ parent's at the same place.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from nas.quality.classification import ClassificationEvaluator
-from nas.quality.distribution import StoredDistribution
-from nas.quality.embedding import DEFAULT, EmbeddingEvaluator, embed
-from nas.quality.evaluator import Evaluator
-from nas.quality.labels import LabelEvaluator, compute_bernoulli_divergence
-from nas.quality.language import LanguageEvaluator
-from nas.quality.prompt import PromptEvaluator
+from nas.healing.items import Batch
+from nas.healing.teacher import Lesson, Teacher, watch_streams
 from pruning.anatomy.anatomy import Anatomy
-from pruning.checkpoint.sentence_embedding import COSINE, read_sentence_embedding
 from pruning.compensation.alignment import TokenAlignment
 from pruning.compensation.sites import find_kept_layers
-from pruning.compensation.streams import reshape_by_item, watch_input
+from pruning.compensation.streams import reshape_by_item
 from search_spaces.architecture import Architecture
-from search_spaces.errors import ModelError
 
 _TINY = 1e-12  # of a mean square
 
 
-@dataclass(frozen=True)
-class OutputLoss:
-    """What of a model's outputs is compared, and how.
-
-    Attributes:
-        run: rows (n, outcomes or width) that a model gives for its inputs.
-        compare: (n,) from the rows of a model and of its parent.
-    """
-
-    run: Callable[[Any, Mapping[str, Tensor]], Tensor]
-    compare: Callable[[Tensor, Tensor], Tensor]
-
-
-def find_output_loss(evaluator: Evaluator, parent: Any) -> OutputLoss:
-    """The loss that belongs to an evaluator of `parent`'s candidates.
-
-    Raises:
-        ModelError: there is none for its kind of outputs.
-    """
-    match evaluator:
-        case LanguageEvaluator():
-            return OutputLoss(_compute_all_logits, compute_divergence)
-        case PromptEvaluator():
-            return OutputLoss(_compute_last_logits, compute_divergence)
-        case ClassificationEvaluator():
-            return OutputLoss(_compute_logits, compute_divergence)
-        case LabelEvaluator():
-            return OutputLoss(_compute_logits, lambda own, its: compute_bernoulli_divergence(its, own).mean(-1))
-        case EmbeddingEvaluator():
-            return OutputLoss(_build_embedder(parent), compute_relative_distance)
-    raise ModelError(
-        f"a {type(parent).__name__} cannot be healed: its outputs are judged by {evaluator.metric}, for which there is "
-        "no training loss; heal language models, classifiers and models that give embeddings"
-    )
-
-
-def compute_divergence(own: Tensor, parent: Tensor) -> Tensor:
-    """KL(parent || own) row by row, in nats, of logits (n, outcomes); of many outcomes the most likely are told apart.
-
-    Which those are, `StoredDistribution` decides, as where candidates are judged.
-    """
-    return StoredDistribution.of(parent).compute_divergence(own)
-
-
-def compute_relative_distance(own: Tensor, parent: Tensor) -> Tensor:
-    """Half the squared distance, relative to the parent's squared length: 1 - cosine, where both have length 1."""
-    return (own - parent).square().sum(-1) / (2 * parent.square().sum(-1)).clamp(min=_TINY)
-
-
-def _compute_all_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    logits: Tensor = model(**inputs, use_cache=False).logits
-    return logits.flatten(0, 1)
-
-
-def _compute_last_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=1).logits
-    return logits[:, -1]
-
-
-def _compute_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    logits: Tensor = model(**inputs).logits
-    return logits.float()
-
-
-def _build_embedder(parent: Any) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
-    """What makes an embedding of a model without its head, as the parent's folder says."""
-    embedding = read_sentence_embedding(parent) or DEFAULT
-    has_head = parent.get_output_embeddings() is not None
-
-    def run(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        vectors = embed(model.base_model if has_head else model, dict(inputs), embedding)
-        return normalize(vectors, dim=-1) if embedding.similarity == COSINE else vectors
-
-    return run
+def list_watched_layers(anatomy: Anatomy, architecture: Architecture) -> list[int]:
+    """Where the residual stream of a pruned model is compared: what enters every kept block but the first, by the
+    block's layer in the parent, and by the parent's depth what leaves the last."""
+    return [*find_kept_layers(anatomy, architecture)[1:], anatomy.depth]
 
 
 @dataclass
@@ -113,79 +35,62 @@ class HealingLoss:
     """The loss of a pruned model on some items: that of its outputs, and of its hidden states.
 
     Attributes:
-        parent, model: in eval mode; only the model takes gradients.
+        teacher: the parent; its streams are those of `list_watched_layers`, or of more layers.
+        model: in eval mode; it takes gradients.
         anatomy: of the parent.
         architecture: of the model.
-        outputs: what of the outputs is compared.
         hidden_weight: of the hidden states.
-        arithmetic: the context in which both run.
+        arithmetic: the context in which the model runs.
     """
 
-    parent: Any
+    teacher: Teacher
     model: Any
     anatomy: Anatomy
     architecture: Architecture
-    outputs: OutputLoss
     hidden_weight: float
     arithmetic: Callable[[], AbstractContextManager[Any]]
-    _streams: dict[int, Tensor] = field(default_factory=dict, init=False)  # of the parent, by border
     _errors: list[Tensor] = field(default_factory=list, init=False)
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """The loss, a number that gradients can be taken of."""
-        with self.arithmetic():
-            left = find_kept_layers(self.anatomy, self.architecture)
-            with torch.no_grad(), self._watch_streams(self.parent, left, self._keep(inputs)):
-                wanted = self.outputs.run(self.parent, inputs)
-            with self._watch_streams(self.model, list(range(len(left))), self._compare(inputs)):
-                own = self.outputs.run(self.model, inputs)
-        loss = self.outputs.compare(own, wanted).mean()
+        lesson = self.teacher.teach(batch)
+        blocks: nn.ModuleList = self.model.get_submodule(self.anatomy.stack)
+        seen = self._compare_streams(batch.inputs, lesson) if self.hidden_weight > 0 else {}
+        with self.arithmetic(), watch_streams(blocks, seen):
+            own = self.teacher.outputs.run(self.model, batch.inputs)
+        loss = self._compare_outputs(own, lesson, batch.inputs)
         if self._errors:
             loss = loss + self.hidden_weight * torch.stack(self._errors).mean()
         self._errors.clear()
-        self._streams.clear()
         return loss
 
-    def _watch_streams(
-        self, model: Any, layers: list[int], see: Callable[[int], Callable[[Tensor], None]]
-    ) -> ExitStack:
-        """Show the stream that enters each block at `layers` but the first, and what leaves the last of the model."""
-        blocks: nn.ModuleList = model.get_submodule(self.anatomy.stack)
-        stack = ExitStack()
-        if self.hidden_weight > 0:
-            for border, layer in enumerate(layers[1:]):
-                stack.callback(watch_input(blocks[layer], see(border)))
-            stack.callback(_watch_end(blocks[-1], see(len(layers) - 1)))
-        return stack
+    def _compare_outputs(self, own: Tensor, lesson: Lesson, inputs: Mapping[str, Tensor]) -> Tensor:
+        rows = own.flatten(0, 1)
+        if self.teacher.outputs.distributions:
+            losses = lesson.read_distribution().compute_divergence(rows)
+        else:
+            losses = self.teacher.outputs.compare(rows, lesson.rows.flatten(0, 1).float())
+        if self.teacher.outputs.mark_real is not None:
+            losses = losses[self.teacher.outputs.mark_real(inputs).flatten()]
+        return losses.mean()
 
-    def _keep(self, inputs: Mapping[str, Tensor]) -> Callable[[int], Callable[[Tensor], None]]:
-        batch = len(next(iter(inputs.values())))
-        return lambda border: lambda stream: self._streams.update({border: reshape_by_item(stream, batch)})
+    def _compare_streams(self, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[int, Callable[[Tensor], None]]:
+        """By the number of a block of the model, what compares the stream there with the parent's."""
+        items, tokens = len(next(iter(inputs.values()))), TokenAlignment.of(self.model, inputs)
 
-    def _compare(self, inputs: Mapping[str, Tensor]) -> Callable[[int], Callable[[Tensor], None]]:
-        batch, tokens = len(next(iter(inputs.values()))), TokenAlignment.of(self.model, inputs)
-
-        def compare_at(border: int) -> Callable[[Tensor], None]:
+        def compare_at(layer: int) -> Callable[[Tensor], None]:
             def see(stream: Tensor) -> None:
-                own = reshape_by_item(stream, batch)
+                own = reshape_by_item(stream, items)
                 real = tokens.mark_real_rows(*own.shape[:2])
-                wanted = tokens.align_rows(self._streams[border])[real].float()
+                wanted = tokens.align_rows(lesson.streams[layer])[real].float()
                 self._errors.append(compute_relative_error(own.flatten(0, 1)[real].float(), wanted))
 
             return see
 
-        return compare_at
+        layers = list_watched_layers(self.anatomy, self.architecture)
+        return {place: compare_at(layer) for place, layer in enumerate(layers, start=1)}
 
 
 def compute_relative_error(own: Tensor, wanted: Tensor) -> Tensor:
     """The mean squared difference of states (tokens, d), relative to the mean square of the wanted ones."""
     return (own - wanted).square().mean() / wanted.square().mean().clamp(min=_TINY)
-
-
-def _watch_end(module: nn.Module, see: Callable[[Tensor], None]) -> Callable[[], None]:
-    """Show what a block returns before anybody else changes it, such as what restores the number of tokens."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        see(output[0] if isinstance(output, tuple) else output)
-
-    return module.register_forward_hook(hook, prepend=True).remove

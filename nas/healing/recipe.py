@@ -4,10 +4,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nas.request.choices import PROJECTIONS, TRAINED
 from search_spaces.errors import UsageError
 
-PROJECTIONS, ALL = "projections+norms", "all"
-TRAINED = (PROJECTIONS, ALL)
 MINUTES = 10.0
 
 

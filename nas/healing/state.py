@@ -10,7 +10,7 @@ from torch import Tensor
 
 from search_spaces.errors import UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass
@@ -25,6 +25,7 @@ class TrainingState:
         weights, best: the trained ones by name, as they are and as they were at the lowest held-out loss.
         best_step, best_loss: when that was, and what it was.
         history: of all evaluations the step and the held-out loss.
+        losses: of all steps their number from 1, the training loss and the learning rate.
         optimiser: its state.
     """
 
@@ -37,6 +38,7 @@ class TrainingState:
     best_step: int = 0
     best_loss: float = float("inf")
     history: list[tuple[int, float]] = field(default_factory=list)
+    losses: list[tuple[int, float, float]] = field(default_factory=list)
     optimiser: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
@@ -60,7 +62,7 @@ def load_state(path: Path) -> tuple[dict[str, Any], TrainingState] | None:
     if not path.exists():
         return None
     try:
-        document = torch.load(path, weights_only=True)  # tensors and plain values: no code is run
+        document = torch.load(path, weights_only=True, map_location="cpu")  # tensors and plain values: no code is run
         if document["schema_version"] != SCHEMA_VERSION:
             raise UsageError(f"{path} was written by another version of nas; delete it and heal again")
         return document["identity"], TrainingState(**document["state"])

@@ -1,38 +1,114 @@
-"""Which weights of a pruned model are trained."""
+"""Which weights of a pruned model are trained, and how they become a plain model's again."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from nas.healing.recipe import ALL
+from nas.healing.adapters import find_linear_modules, inject_adapters, merge_adapters
+from nas.request.choices import ALL, LORA, PROJECTIONS
 from pruning.anatomy.anatomy import Anatomy
+from pruning.checkpoint.stored_precision import round_as_stored
 from pruning.compensation.sites import find_kept_layers, find_sites
 from search_spaces.architecture import Architecture
 
 
-def choose_trained(model: Any, anatomy: Anatomy, architecture: Architecture, what: str) -> dict[str, nn.Parameter]:
-    """The parameters to train, by name; from then on these alone take gradients.
+@dataclass(frozen=True)
+class TrainedWeights:
+    """The weights of a pruned model that are trained.
+
+    Attributes:
+        model: whose they are.
+        parameters: by name; these alone take gradients, and no other model has them.
+        originals: by the names that the finished model has for them, what the changed weights were; other models,
+            such as the parent, may have these too.
+        adapters: paths of the modules that carry an adapter until `finish`.
+    """
+
+    model: Any
+    parameters: dict[str, nn.Parameter]
+    originals: dict[str, Tensor]
+    adapters: tuple[str, ...] = ()
+
+    def copy(self) -> dict[str, Tensor]:
+        """Their values now, by name, on the CPU."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def set(self, values: dict[str, Tensor]) -> None:
+        """Give them values that were copied."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+
+    @torch.no_grad()
+    def finish(self) -> Any:
+        """The model as a plain one that is not trained, on the CPU: adapters are merged into their matrices.
+
+        What has changed is rounded to the dtype in which the parent's files have it, so that a folder is as large as
+        before and nothing is lost when it is written.
+        """
+        merge_adapters(self.model, self.adapters)
+        self.model.requires_grad_(False).to("cpu")
+        for name, original in self.originals.items():
+            parameter = self.model.get_parameter(name)
+            parameter.copy_(round_as_stored(self.model, parameter, original.to("cpu")))
+        return self.model
+
+
+def choose_trained(
+    model: Any, anatomy: Anatomy, architecture: Architecture, what: str, seed: int = 0
+) -> TrainedWeights:
+    """The weights to train; from then on these alone take gradients.
+
+    They become the model's own: weights that it shares with its parent or with other candidates stay as they are.
 
     Args:
         model: pruned.
         anatomy: of its parent.
         architecture: of the model.
         what: `projections+norms` for the matrices that write to the residual stream and everything in the blocks that
-            is one number for each feature (norms, biases, scales); `all` for every parameter.
+            is one number for each feature (norms, biases, scales); `lora` for low-rank adapters of all linear modules
+            in the blocks, and the same numbers; `all` for every parameter.
+        seed: of the adapters' first values.
+
+    Raises:
+        MissingExtra: `lora` without PEFT.
     """
-    names = None if what == ALL else _list_projections(anatomy, architecture)
+    names = _list_names(model, anatomy, architecture, what)
+    originals: dict[str, Tensor] = {name: model.get_parameter(name).detach() for name in names}
+    _own_parameters(model, names)
+    model.requires_grad_(False)
+    adapters: tuple[str, ...] = ()
+    if what == LORA:
+        adapters = tuple(find_linear_modules(model, anatomy.stack))
+        originals |= {f"{path}.weight": model.get_submodule(path).weight.detach() for path in adapters}
+        inject_adapters(model, adapters, seed)
+    for name in names:
+        model.get_parameter(name).requires_grad_(True)
+    chosen = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return TrainedWeights(model, chosen, originals, adapters)
+
+
+def _list_names(model: Any, anatomy: Anatomy, architecture: Architecture, what: str) -> list[str]:
+    """Names of the parameters that are trained themselves."""
+    matrices = _list_projections(anatomy, architecture) if what == PROJECTIONS else set()
     blocks = f"{anatomy.stack}."
-    chosen = {
-        name: parameter
+    return [
+        name
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
-        and (names is None or name in names or (name.startswith(blocks) and parameter.ndim <= 1))
-    }
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for parameter in chosen.values():
-        parameter.requires_grad_(True)
-    return chosen
+        and (what == ALL or name in matrices or (name.startswith(blocks) and parameter.ndim <= 1))
+    ]
+
+
+def _own_parameters(model: Any, names: list[str]) -> None:
+    """Replace parameters by copies; what was one parameter in several places is one again."""
+    copies = {id(parameter): nn.Parameter(parameter.detach().clone()) for parameter in map(model.get_parameter, names)}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in copies:
+                setattr(module, name, copies[id(parameter)])
 
 
 def _list_projections(anatomy: Anatomy, architecture: Architecture) -> set[str]:

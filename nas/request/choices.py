@@ -15,6 +15,8 @@ METHODS = (
 )  # fmt: skip
 COMPENSATIONS = ("bias", "refit", "merge")  # of pruning.compensation
 PRECISIONS = ("fp32", "bf16")  # of nas.quality.precision
+PROJECTIONS, LORA, ALL = "projections+norms", "lora", "all"  # what is trained when a model is healed
+TRAINED = (PROJECTIONS, LORA, ALL)
 TOKEN_METHODS = ("pyramiddrop", "random-tokens", "fastv", "tome", "equal-steps", "dop")
 
 
@@ -52,6 +54,17 @@ def check_compensation(asked: str) -> str:
     """
     if asked not in (AUTO, OFF, *COMPENSATIONS):
         raise UsageError(f"compensate {asked!r} is none of {AUTO}, {OFF}, {', '.join(COMPENSATIONS)}")
+    return asked
+
+
+def check_trained(asked: str) -> str:
+    """The name of a set of weights that healing trains.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if asked not in TRAINED:
+        raise UsageError(f"train {asked!r} is none of {', '.join(TRAINED)}")
     return asked
 
 

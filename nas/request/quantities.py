@@ -90,5 +90,5 @@ def parse_duration(text: str) -> float:
     """
     match = _AMOUNT.fullmatch(text.strip())
     if not match or match["unit"].lower() not in _SECONDS or float(match["number"]) <= 0:
-        raise UsageError(f"time limit {text!r} is not a time with a unit; write for example 90s, 10min or 1h")
+        raise UsageError(f"time {text!r} is not a positive number with a unit; write for example 90s, 10min or 1h")
     return float(match["number"]) * _SECONDS[match["unit"].lower()]

@@ -34,7 +34,7 @@ def tiny(tmp_path_factory) -> Path:
         (["search", "--budget", "20ms"], 2, "--target is missing"),
         (["search", "--target", "host", "--budget", "20ms", "--units", "heads"], 2, "units 'heads'"),
         (["search", "--target", "host", "--budget", "20ms", "--workload", "run"], 2, "phase 'run'"),
-        (["search", "--target", "host", "--budget", "20ms", "--time-limit", "5"], 2, "time limit '5'"),
+        (["search", "--target", "host", "--budget", "20ms", "--time-limit", "5"], 2, "time '5'"),
         (["search", "--target", "host", "--budget", "20ms", "--model", "./nowhere"], 2, "no folder here"),
         (["search", "--target", "jetson-orin", "--budget", "20ms", "--dry-run", "--model", "nowhere"], 2, "no folder"),
         (["search", "--resume", "./nowhere"], 2, "holds no request.json"),

@@ -1,8 +1,8 @@
 """Tiny pruned models, items to heal them on, and result folders as a search leaves them."""
 
 import json
-from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from byte_tokenizer import SIZE, byte_tokenizer
 from families import build, example, filled
 from sentence_folders import bert, sentences, write_folder
 from small_search import make
-from torch import Tensor
+from test_questions import line, processor, write
 
 from nas.data.dataset import Dataset, Split
-from nas.healing.items import Items
-from nas.healing.loss import HealingLoss, find_output_loss
+from nas.healing.items import Batch
+from nas.healing.loss import HealingLoss, list_watched_layers
+from nas.healing.outputs import find_output_loss
+from nas.healing.patient import Lessons, Patient
 from nas.healing.recipe import Recipe
+from nas.healing.teacher import Teacher
 from nas.healing.train import Training
-from nas.healing.trainable import choose_trained
 from nas.parent.parent import compute_weights_digest
 from nas.quality.evaluator import Evaluator, choose_evaluator
 from nas.request.quantities import Budget
@@ -48,28 +50,31 @@ def dataset(family: str, items: int) -> Dataset:
 class Case:
     """A parent, its candidate, and what judges it."""
 
-    def __init__(self, family: str, items: int = 12, hidden_weight: float = 1.0) -> None:
-        self.parent, self.data, self.architecture = build(family), dataset(family, items), ARCHITECTURE
+    def __init__(self, family: str, items: int = 12, architecture: Architecture = ARCHITECTURE) -> None:
+        self.parent, self.data, self.architecture = build(family), dataset(family, items), architecture
         self.anatomy = read_anatomy(self.parent)
         self.evaluator: Evaluator = choose_evaluator(self.parent, self.data)
-        self.model = prune(self.parent, ARCHITECTURE, anatomy=self.anatomy)
-        outputs = find_output_loss(self.evaluator, self.parent)
-        self.loss = HealingLoss(
-            self.parent, self.model, self.anatomy, ARCHITECTURE, outputs, hidden_weight, nullcontext
-        )  # fmt: skip
+        self.model = prune(self.parent, architecture, anatomy=self.anatomy)
 
-    def inputs(self, items: int = 4) -> Mapping[str, Tensor]:
-        """A few calibration items."""
-        return next(self.data.calibration.iterate_batches(items))
+    @property
+    def patient(self) -> Patient:
+        lessons = Lessons(self.data.calibration, 1, {})
+        return Patient(self.parent, self.anatomy, self.model, self.architecture, self.evaluator, lessons)
+
+    def loss(self, hidden_weight: float = 1.0) -> HealingLoss:
+        """Of the candidate, in fp32."""
+        layers = frozenset(list_watched_layers(self.anatomy, self.architecture))
+        outputs = find_output_loss(self.evaluator, self.parent)
+        teacher = Teacher(self.parent, self.anatomy, outputs, layers, nullcontext)
+        return HealingLoss(teacher, self.model, self.anatomy, self.architecture, hidden_weight, nullcontext)
+
+    def batch(self, items: int = 4) -> Batch:
+        """The first calibration items."""
+        return Batch(torch.arange(items), next(self.data.calibration.iterate_batches(items)))
 
     def training(self, recipe: Recipe, file: Path, **other: Any) -> Training:
         """How the candidate is trained; `other` replaces what a training is made of."""
-        trained = choose_trained(self.model, self.anatomy, self.architecture, recipe.trained)
-        made: dict[str, Any] = {
-            "trained": trained, "loss": self.loss, "evaluate": lambda: self.evaluator.evaluate(self.model).loss,
-            "items": Items(self.data.calibration, recipe.seed), "recipe": recipe, "file": file, "identity": {"who": 1},
-        }  # fmt: skip
-        return Training(**(made | other))
+        return replace(self.patient.build_training(recipe, file, {"who": 1}), **other)
 
 
 class Stops:
@@ -132,6 +137,16 @@ def classifier(folder: Path) -> Path:
     """A result of an image classifier."""
     made = make(folder)
     return result_of(folder / "result", made / "model", made / "data")
+
+
+def vision_language(folder: Path) -> Path:
+    """A result of a model that answers questions about images, with answers of one and of two words."""
+    build("llava").save_pretrained(folder / "model")
+    processor().save_pretrained(folder / "model")
+    (folder / "data").mkdir()
+    lines = [line(n, "how many red dots ?" if n % 2 else "how many ?", "12 5" if n % 2 else "7") for n in range(24)]
+    write(folder / "data", lines, images=24)
+    return result_of(folder / "result", folder / "model", folder / "data")
 
 
 def write_texts(folder: Path, joined: int) -> None:

@@ -1,20 +1,25 @@
 """What is trained, what is not, and that a run that was killed ends with the weights of one that was not."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from families import build
 from healing_case import ARCHITECTURE, Case, Stops
 from torch import Tensor
 
 from nas.data.dataset import Split
 from nas.healing.items import Items, count_tokens
-from nas.healing.recipe import ALL, PROJECTIONS, Recipe
+from nas.healing.recipe import Recipe
 from nas.healing.state import TrainingState, load_state
-from nas.healing.train import count_steps
+from nas.healing.train import Pace, measure_pace
 from nas.healing.trainable import choose_trained
 from nas.progress import Silent
+from nas.request.choices import ALL, LORA, PROJECTIONS
+from pruning.anatomy.anatomy import read_anatomy
+from pruning.surgery.prune import prune
 from search_spaces.errors import UsageError
 
 QUICK = Recipe(steps=6, evaluate_every=3, save_every=2, batch_items=2, patience=9)
@@ -32,7 +37,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 def test_output_projections_and_norms_of_kept_parts_are_trained() -> None:
     case = Case("llama")
-    names = set(choose_trained(case.model, case.anatomy, ARCHITECTURE, PROJECTIONS))
+    names = set(choose_trained(case.model, case.anatomy, ARCHITECTURE, PROJECTIONS).parameters)
     # Left are blocks 0, 2 (without its MLP and the norm before it) and 3.
     assert names == {
         *(f"{LAYER}.{place}.self_attn.o_proj.weight" for place in range(3)),
@@ -44,7 +49,7 @@ def test_output_projections_and_norms_of_kept_parts_are_trained() -> None:
 
 def test_biases_of_all_matrices_in_the_blocks_are_trained_too() -> None:
     case = Case("roberta")
-    names = set(choose_trained(case.model, case.anatomy, ARCHITECTURE, PROJECTIONS))
+    names = set(choose_trained(case.model, case.anatomy, ARCHITECTURE, PROJECTIONS).parameters)
     assert "encoder.layer.0.attention.self.query.bias" in names
     assert "encoder.layer.0.attention.output.dense.weight" in names
     assert not {"encoder.layer.0.attention.self.query.weight", "embeddings.LayerNorm.weight"} & names
@@ -52,8 +57,61 @@ def test_biases_of_all_matrices_in_the_blocks_are_trained_too() -> None:
 
 def test_all_is_every_parameter() -> None:
     case = Case("vit")
-    names = set(choose_trained(case.model, case.anatomy, ARCHITECTURE, ALL))
+    names = set(choose_trained(case.model, case.anatomy, ARCHITECTURE, ALL).parameters)
     assert names == {name for name, _ in case.model.named_parameters()}
+
+
+def test_adapters_of_all_matrices_in_the_blocks_are_trained_and_their_norms() -> None:
+    case = Case("llama")
+    weights = choose_trained(case.model, case.anatomy, ARCHITECTURE, LORA)
+    matrices = [f"self_attn.{name}_proj" for name in "qkvo"], [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    adapted = {f"{LAYER}.{place}.{each}" for place in range(3) for each in matrices[0]}
+    adapted |= {f"{LAYER}.{place}.{each}" for place in (0, 2) for each in matrices[1]}
+    assert set(weights.adapters) == adapted
+    assert set(weights.parameters) == {
+        *(f"{path}.lora_{side}.default.weight" for path in adapted for side in "AB"),
+        *(f"{LAYER}.{place}.{norm}" for place in (0, 2) for norm in NORMS), f"{LAYER}.1.{NORMS[0]}",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_merged_adapters_compute_what_they_did_beside_their_matrices(family: str, tmp_path: Path) -> None:
+    case = Case(family)
+    parent, before, inputs = copied(case.parent), copied(case.model), case.batch().inputs
+    training = case.training(replace(QUICK, trained=LORA), tmp_path / "s.pt")
+    untrained = case.model(**inputs)[0]
+    assert torch.allclose(untrained, prune(case.parent, ARCHITECTURE)(**inputs)[0], atol=1e-6)
+    state = training.run(TrainingState(6), Silent())
+    assert state.best_step > 0
+    trained = case.model(**inputs)[0].detach()
+    assert not torch.allclose(trained, untrained, atol=1e-4)
+    model = training.weights.finish()
+    assert torch.allclose(model(**inputs)[0], trained, atol=1e-5)
+    assert set(copied(model)) == set(before)
+    assert not changed(parent, copied(case.parent))
+
+
+def test_first_values_of_adapters_follow_from_the_seed() -> None:
+    values = [
+        choose_trained(Case("llama").model, Case("llama").anatomy, ARCHITECTURE, LORA, seed).copy()
+        for seed in (1, 1, 2)
+    ]
+    assert not changed(values[0], values[1])
+    assert {name.split("lora_")[1][0] for name in changed(values[0], values[2])} == {"A"}
+
+
+def test_weights_that_are_shared_with_the_parent_become_the_models_own() -> None:
+    case = Case("llama")
+    shared = prune(case.parent, ARCHITECTURE, share_weights=True)
+    assert any(parameter is each for parameter in shared.parameters() for each in case.parent.parameters())
+    weights = choose_trained(shared, case.anatomy, ARCHITECTURE, ALL)
+    assert not any(each is mine for each in case.parent.parameters() for mine in weights.parameters.values())
+    assert all(each.requires_grad for each in shared.parameters())
+    build_tied = build("gpt2")
+    weights = choose_trained(
+        prune(build_tied, ARCHITECTURE, share_weights=True), read_anatomy(build_tied), ARCHITECTURE, ALL
+    )
+    assert weights.model.get_output_embeddings().weight is weights.model.get_input_embeddings().weight
 
 
 def test_nothing_else_changes_by_a_bit(tmp_path: Path) -> None:
@@ -62,7 +120,7 @@ def test_nothing_else_changes_by_a_bit(tmp_path: Path) -> None:
     training = case.training(QUICK, tmp_path / "state.pt")
     state = training.run(TrainingState(6), Silent())
     assert state.best_step > 0
-    assert changed(before, copied(case.model)) == set(training.trained)
+    assert changed(before, copied(case.model)) == set(training.weights.parameters)
     assert not changed(parent, copied(case.parent))
 
 
@@ -120,27 +178,36 @@ def test_a_model_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_names_the_learning_rate(tmp_path: Path) -> None:
     case = Case("llama")
-    training = case.training(QUICK, tmp_path / "s.pt", loss=lambda inputs: case.loss(inputs) * math.nan)
+    training = case.training(QUICK, tmp_path / "s.pt", loss=lambda batch: case.loss()(batch) * math.nan)
     with pytest.raises(UsageError, match=r"--learning-rate 0\.001: .* at step 1"):
         training.run(TrainingState(6), Silent())
     assert not (tmp_path / "s.pt").exists()
 
 
-def test_minutes_become_steps_without_changing_the_model(tmp_path: Path) -> None:
+def test_the_pace_is_measured_without_changing_the_model(tmp_path: Path) -> None:
     case = Case("llama")
     before = copied(case.model)
     training = case.training(QUICK, tmp_path / "s.pt")
-    assert count_steps(training, 1e-9) == 1
-    assert count_steps(training, 5.0) > 1
+    pace = measure_pace(training)
+    assert pace.step > 0
+    assert pace.evaluation > 0
     assert not changed(before, copied(case.model))
-    assert all(parameter.grad is None for parameter in training.trained.values())
+    assert all(parameter.grad is None for parameter in training.weights.parameters.values())
+
+
+def test_minutes_become_steps_by_the_pace_with_their_evaluations() -> None:
+    pace = Pace(step=2.0, evaluation=3.0)
+    assert pace.count_steps(100.0) == (100 - 10 * 3) // 2
+    assert pace.count_steps(100.0, evaluate_every=4) == 100 // (2 + 3 / 4)
+    assert pace.count_steps(1e-9) == 1
 
 
 def test_every_item_comes_once_before_any_comes_again() -> None:
     split = Split("calibration", {"input_ids": torch.arange(6)[:, None]})
 
     def rows(seed: int, step: int, size: int, count: int) -> list[int]:
-        return [int(row) for each in Items(split, seed).iterate_batches(step, size, count) for row in each["input_ids"]]
+        batches = Items(split, seed).iterate_batches(step, size, count)
+        return [int(row) for each in batches for row in each.inputs["input_ids"]]
 
     order, other = ([row for step in range(4) for row in rows(seed, step, 1, 3)] for seed in (3, 4))
     assert sorted(order[:6]) == sorted(order[6:]) == list(range(6))

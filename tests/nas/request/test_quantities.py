@@ -51,5 +51,5 @@ def test_durations() -> None:
     assert parse_duration("1.5min") == 90
     assert parse_duration("2h") == 7200
     for wrong in ("90", "0s", "ten", "5ms"):
-        with pytest.raises(UsageError, match="time limit"):
+        with pytest.raises(UsageError, match="is not a positive number with a unit"):
             parse_duration(wrong)

@@ -1,0 +1,67 @@
+"""Where training runs, through Accelerate: the device, its arithmetic, and other processes that share the work."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nas.quality.precision import Precision, choose_precision
+from nas.request.choices import AUTO
+from pruning.anatomy.copying import copy_module
+from search_spaces.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def open_accelerator(accumulation: int) -> "Accelerator":
+    """The accelerator of this process: its GPU where it has one, else the CPU; products in bf16 where it has them.
+
+    Args:
+        accumulation: batches of one step.
+
+    Raises:
+        MissingExtra: Accelerate is not installed.
+    """
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise MissingExtra("healing needs Accelerate; install it with: pip install 'nas[heal]'") from None
+    on_gpu = torch.cuda.is_available()
+    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else choose_precision(AUTO) is Precision.BF16
+    return Accelerator(
+        cpu=not on_gpu, mixed_precision="bf16" if has_bf16 else "no", gradient_accumulation_steps=accumulation
+    )
+
+
+def place_copy(model: Any, device: torch.device) -> Any:
+    """A model on a device: itself where that is the CPU, else a copy, since other models may have its weights."""
+    return model if device.type == "cpu" else copy_module(model).to(device)
+
+
+def average_gradients(accelerator: "Accelerator", parameters: Iterable[nn.Parameter]) -> None:
+    """Let every process have the mean of the gradients of all."""
+    if accelerator.num_processes > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
+@contextmanager
+def take_cpu_inputs(model: Any, device: torch.device) -> Iterator[None]:
+    """Let a model on a device be given inputs on the CPU, and give its outputs there."""
+    if device.type == "cpu":
+        yield
+        return
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
+
+    modules = list(dict.fromkeys([model, model.base_model]))
+    for module in modules:
+        add_hook_to_module(module, AlignDevicesHook(execution_device=device, io_same_device=True))
+    try:
+        yield
+    finally:
+        for module in modules:
+            remove_hook_from_module(module)
