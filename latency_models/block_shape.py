@@ -232,8 +232,8 @@ class BlockShape:
     @cached_property
     def parts(self) -> dict[Kind, Part]:
         """The parts that there are, in the order in which they run; the fields are called as the kinds are."""
-        found: dict[Kind, Part | None] = {kind: getattr(self, kind) for kind in PARTS}
-        return {kind: part for kind, part in found.items() if part is not None}
+        shapes: dict[Kind, Part | None] = {kind: getattr(self, kind) for kind in PARTS}
+        return {kind: part for kind, part in shapes.items() if part is not None}
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form; of a precision only where it is not the target's."""

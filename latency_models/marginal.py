@@ -20,9 +20,9 @@ def compute_marginal_values(alone: Mapping[Choice, float]) -> dict[Choice, float
     Returns:
         The same keys; the value of a cumulative choice may be negative where an implied one saves more alone.
     """
-    found = {choice: value for choice, value in alone.items() if not is_cumulative(choice)}
+    values = {choice: value for choice, value in alone.items() if not is_cumulative(choice)}
     among = [choice for choice in alone if is_cumulative(choice)]
     implied = {one: [other for other in among if other != one and implies(one, other)] for one in among}
     for choice in sorted(implied, key=lambda each: len(implied[each])):
-        found[choice] = alone[choice] - sum(found[other] for other in implied[choice])
-    return {choice: found[choice] for choice in alone}
+        values[choice] = alone[choice] - sum(values[other] for other in implied[choice])
+    return {choice: values[choice] for choice in alone}

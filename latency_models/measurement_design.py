@@ -104,32 +104,32 @@ def compute_log_determinant(
 def _draw_random(depth: int, seed: int) -> list[Architecture]:
     """Distinct random architectures; the two kinds are dropped at rates of their own, in one half or throughout."""
     rng = random.Random(seed)
-    found: dict[Architecture, None] = {}
+    drawn: dict[Architecture, None] = {}
     for _ in range(_POOL):
         rates = {(kind, half): rng.random() for kind in PARTS for half in (False, True)}
         dropped = (Unit(layer, kind) for layer in range(depth) for kind in PARTS
                    if rng.random() < rates[kind, 2 * layer >= depth])  # fmt: skip
-        found[drop_from_parent(depth, dropped)] = None
-    return list(found)
+        drawn[drop_from_parent(depth, dropped)] = None
+    return list(drawn)
 
 
 def _list_levels(space: Space | None) -> dict[Unit, list[Level]]:
     """Of every unit that has any, its levels between the parent's and dropped."""
-    found: dict[Unit, list[Level]] = {}
+    levels: dict[Unit, list[Level]] = {}
     for choice in () if space is None else space.structure:
         if choice.level != DROP:
-            found.setdefault(choice.unit, []).append(choice.level)
-    return found
+            levels.setdefault(choice.unit, []).append(choice.level)
+    return levels
 
 
 def _add_levels(pool: Sequence[Architecture], levels: Mapping[Unit, Sequence[Level]], seed: int) -> list[Architecture]:
     """Each structure once as it is and once with random levels of a random share of the units that it keeps."""
-    rng, found = random.Random(seed), dict.fromkeys(pool)
+    rng, extended = random.Random(seed), dict.fromkeys(pool)
     for structure in pool:
         rate = rng.random()
         chosen = [unit.choose(rng.choice(own)) for unit, own in levels.items() if rng.random() < rate]
-        found[structure.drop(*(choice for choice in chosen if structure.keeps(choice.layer, choice.kind)))] = None
-    return list(found)
+        extended[structure.drop(*(choice for choice in chosen if structure.keeps(choice.layer, choice.kind)))] = None
+    return list(extended)
 
 
 def _cross_with_schedules(pool: Sequence[Architecture], schedules: Sequence[Schedule], seed: int) -> list[Architecture]:

@@ -78,8 +78,8 @@ class Profile:
 
     def find_measurement(self, architecture: Architecture) -> Measurement | None:
         """The measurement of exactly this architecture, if there is one."""
-        found = (record.measurement for record in self.records if record.architecture == architecture)
-        return next(found, None)
+        measurements = (record.measurement for record in self.records if record.architecture == architecture)
+        return next(measurements, None)
 
     def save(self, path: Path) -> None:
         """Write the profile; the file is complete or not there."""

@@ -68,13 +68,13 @@ def find_target(name: str) -> Target:
     """
     wanted = name.strip().lower()
     full = _expand(wanted)
-    found = next((target for target in list_targets() if target.name == full), None) or _find_by_device(full)
-    if found is None:
+    shipped = next((target for target in list_targets() if target.name == full), None) or _find_by_device(full)
+    if shipped is None:
         known = [*_ALIASES, *(target.name for target in list_targets())]
         near = difflib.get_close_matches(full, known, n=3, cutoff=0.3) or [HOST, "jetson-orin"]
         raise UnknownTarget(f"target {name!r} is not known; nearest: {', '.join(near)} (nas targets lists all)")
-    note = found.note if full == wanted else _describe_alias(wanted, found)
-    return Target(found.name, found.runtime, found.precision, found.sheet, note)
+    note = shipped.note if full == wanted else _describe_alias(wanted, shipped)
+    return Target(shipped.name, shipped.runtime, shipped.precision, shipped.sheet, note)
 
 
 def _split_name(text: str) -> tuple[str, str, str]:

@@ -84,10 +84,10 @@ class Terms:
     @cached_property
     def classes(self) -> dict[str, list[Unit]]:
         """Units that do the same work, by the name of their class: `attention`, `mlp`, `attention, window 64`."""
-        found: dict[str, list[Unit]] = {}
+        classes: dict[str, list[Unit]] = {}
         for unit, name in self._names.items():
-            found.setdefault(name, []).append(unit)
-        return dict(sorted(found.items()))
+            classes.setdefault(name, []).append(unit)
+        return dict(sorted(classes.items()))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -121,9 +121,11 @@ class Terms:
 
     def compute_per_unit(self, values: NDArray[np.float64]) -> dict[str, float]:
         """One value for each shared term, class and stage term: of a class, all of its columns together."""
-        found = {name: float(value) for name, value in zip(self.names, values, strict=True)}
+        values_by_name = {name: float(value) for name, value in zip(self.names, values, strict=True)}
         own = {name: float(values[self.find_columns(units[0])].sum()) for name, units in self.classes.items()}
-        return {name: own.get(name, value) for name, value in found.items() if name in (*SHARED, *own, *STAGES)}
+        return {
+            name: own.get(name, value) for name, value in values_by_name.items() if name in (*SHARED, *own, *STAGES)
+        }
 
     def _add(self, amounts: dict[str, float], unit: Unit, part: Part, seen: Workload) -> None:
         """Count one part that is left, which works on what is `seen`."""

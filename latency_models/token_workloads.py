@@ -31,11 +31,11 @@ def list_block_workloads(shape: ModelShape, architecture: Architecture, workload
         for cost, value in find_costs(choice.kind, choice.level):
             left = cost.reduce(shape, workload, value)
             begins |= {} if left is None else {choice.layer: left}
-    seen, found = workload, []
+    seen, workloads = workload, []
     for block in range(architecture.depth):
         seen = begins.get(block, seen)
-        found.append(seen)
-    return tuple(found)
+        workloads.append(seen)
+    return tuple(workloads)
 
 
 def list_steps(shape: ModelShape, architecture: Architecture, workload: Workload) -> list[Step]:
@@ -43,9 +43,9 @@ def list_steps(shape: ModelShape, architecture: Architecture, workload: Workload
     if workload.phase is Phase.DECODE or not architecture.tokens.stages:
         return []
     kept = [block for block in range(architecture.depth) if any(architecture.keeps(block, kind) for kind in PARTS)]
-    seen, before, found = list_block_workloads(shape, architecture, workload), workload, []
+    seen, before, steps = list_block_workloads(shape, architecture, workload), workload, []
     for block in kept:
         if seen[block] != before:
-            found.append(Step(block, before, seen[block]))
+            steps.append(Step(block, before, seen[block]))
         before = seen[block]
-    return found
+    return steps

@@ -62,10 +62,10 @@ class Encoding:
 
     def encode_rows(self, architectures: Sequence[Architecture]) -> Rows:
         """(n, columns); what is gone with a block that has a column itself is not counted beside it."""
-        found = np.zeros((len(architectures), len(self.columns)), dtype=bool)
-        for row, architecture in zip(found, architectures, strict=True):
+        rows = np.zeros((len(architectures), len(self.columns)), dtype=bool)
+        for row, architecture in zip(rows, architectures, strict=True):
             self._fill(row, architecture.choices)
-        return found
+        return rows
 
     def _fill(self, row: Rows, choices: Iterable[Choice]) -> None:
         for choice in choices:
@@ -85,14 +85,14 @@ class Encoding:
             merges_blocks: as in the space; a block that loses both its parts is then a removed one.
         """
         closed = self.cumulative.any()
-        found = rows.astype(np.float32) @ self.closure.astype(np.float32) > 0 if closed else rows.copy()
+        canonical = rows.astype(np.float32) @ self.closure.astype(np.float32) > 0 if closed else rows.copy()
         if self.has_alternatives:
-            found &= ~(found.astype(np.float32) @ self._hides.astype(np.float32) > 0)
+            canonical &= ~(canonical.astype(np.float32) @ self._hides.astype(np.float32) > 0)
         for block, parts, levels in self._wholes:
             if merges_blocks and len(parts) == 2:
-                found[:, block] |= found[:, parts].all(1)
-            found[:, levels] &= ~found[:, [block]]
-        return found
+                canonical[:, block] |= canonical[:, parts].all(1)
+            canonical[:, levels] &= ~canonical[:, [block]]
+        return canonical
 
     def decode(self, rows: Rows) -> list[set[Choice]]:
         """What each row chooses; choices that others imply are left out, which is quicker to read."""
@@ -113,13 +113,13 @@ class Encoding:
     @cached_property
     def _wholes(self) -> list[tuple[int, list[int], list[int]]]:
         """Of every block that has a column: that, those of its parts when dropped, and those of all their levels."""
-        found = []
+        wholes = []
         for place, whole in sorted(enumerate(self.columns), key=lambda pair: pair[1].layer):
             kinds = SWALLOWS.get(whole.unit.kind, ())
             own = [n for n, c in enumerate(self.columns) if c.layer == whole.layer and c.unit.kind in kinds]
             if kinds:
-                found.append((place, [n for n in own if self.columns[n].level == DROP], own))
-        return found
+                wholes.append((place, [n for n in own if self.columns[n].level == DROP], own))
+        return wholes
 
 
 def find_structural_columns(encoding: Encoding) -> Rows:

@@ -132,11 +132,11 @@ class Schedule:
 
     def compute_shares(self, depth: int) -> tuple[float, ...]:
         """For every block, the share of the droppable tokens that it works on."""
-        share, found, at = 1.0, [], {stage.block: stage.ratio for stage in self.stages}
+        share, shares, at = 1.0, [], {stage.block: stage.ratio for stage in self.stages}
         for block in range(depth):
             share = at.get(block, share)
-            found.append(share)
-        return tuple(found)
+            shares.append(share)
+        return tuple(shares)
 
     @classmethod
     def parse(cls, text: str, reduction: Reduction | None = None) -> "Schedule":

@@ -61,10 +61,10 @@ class Space:
     @cached_property
     def levels(self) -> dict[Unit, tuple[Level, ...]]:
         """The levels of every unit, the parent's first."""
-        found: dict[Unit, tuple[Level, ...]] = {}
+        levels: dict[Unit, tuple[Level, ...]] = {}
         for choice in self.choices:
-            found[choice.unit] = (*found.get(choice.unit, (Level(),)), choice.level)
-        return found
+            levels[choice.unit] = (*levels.get(choice.unit, (Level(),)), choice.level)
+        return levels
 
     @cached_property
     def implications(self) -> list[tuple[Choice, Choice]]:

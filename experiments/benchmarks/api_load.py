@@ -60,7 +60,7 @@ class Tally:
     submitted: dict[str, str] = field(default_factory=dict)  # id to budget
 
     def to_json(self, seconds: float) -> dict[str, object]:
-        every = [ms for found in self.ms.values() for ms in found]
+        every = [ms for times in self.ms.values() for ms in times]
         return {
             "requests": len(every),
             "per_second": round(len(every) / seconds, 1),
@@ -68,7 +68,7 @@ class Tally:
             "kinds_of_errors": dict(self.errors),
             "ms": compute_percentiles(every),
             "ms_of": {
-                name: {"requests": len(found)} | compute_percentiles(found) for name, found in sorted(self.ms.items())
+                name: {"requests": len(times)} | compute_percentiles(times) for name, times in sorted(self.ms.items())
             },
         }
 
@@ -161,8 +161,8 @@ async def count_ends(http: httpx.AsyncClient, submitted: int) -> dict[str, int]:
     """How the searches ended, once all have."""
     while True:
         text = (await http.get("/metrics")).text
-        found = [line for line in text.splitlines() if line.startswith("nas_searches{")]
-        states = {line.split('"')[1]: int(float(line.split()[-1])) for line in found}
+        counts = [line for line in text.splitlines() if line.startswith("nas_searches{")]
+        states = {line.split('"')[1]: int(float(line.split()[-1])) for line in counts}
         if sum(states[state] for state in ENDED) >= submitted:
             return {"submitted": submitted} | {state: count for state, count in states.items() if count}
         await asyncio.sleep(0.5)

@@ -84,16 +84,16 @@ def refit_cell(adjusted: Bench, cell: dict[str, Any]) -> dict[str, Any]:
 
 def compare(bench: Bench, adjusted: Bench, seed: int) -> dict[str, Any]:
     """Test losses by budget and row, and what both searches cost."""
-    (plain, plain_cost), (found, found_cost) = search_budgets(bench, seed), search_budgets(adjusted, seed)
+    (plain, plain_cost), (pool, adjusted_cost) = search_budgets(bench, seed), search_budgets(adjusted, seed)
     parent_ms = bench.base.predict_ms(bench.base.space.parent)
     cells: dict[str, dict[str, Any]] = {}
     for share in BUDGETS:
-        first, second = find_best_within(plain, share * parent_ms), find_best_within(found, share * parent_ms)
+        first, second = find_best_within(plain, share * parent_ms), find_best_within(pool, share * parent_ms)
         judged = ((bench, first), (adjusted, first), (adjusted, second))
         cells[str(share)] = {row: describe(*each) for row, each in zip(ROWS, judged, strict=True)}
         losses = ", ".join(f"{row} {cells[str(share)][row]['test']:.4f}" for row in ROWS)
         print(f"seed {seed} {share}: {losses}", flush=True)
-    return {"cells": cells, "costs": {OFF: plain_cost, AUTO: found_cost}}
+    return {"cells": cells, "costs": {OFF: plain_cost, AUTO: adjusted_cost}}
 
 
 def describe(bench: Bench, candidate: Candidate) -> dict[str, Any]:

@@ -168,8 +168,8 @@ def report_sweep(bench: Bench, rounds: int) -> None:
     share = measure_head_share(bench, rounds)
     ceiling, ratios = 1 / (share + (1 - share) / 2), []
     for _ in range(rounds):
-        (plain, expected), (cached, found) = (sweep(bench, how) for how in FACTORS[:2])
-        assert max(abs(a - b) for a, b in zip(expected, found, strict=True)) <= 1e-6
+        (plain, expected), (cached, losses) = (sweep(bench, how) for how in FACTORS[:2])
+        assert max(abs(a - b) for a, b in zip(expected, losses, strict=True)) <= 1e-6
         ratios.append(plain / cached)
     got = statistics.median(ratios)
     reached = f"prefix cache {got:.2f} x = {got / ceiling:.0%} of it"
@@ -183,11 +183,11 @@ def report_search(bench: Bench, rounds: int, base: Problem) -> None:
             runs[how.name].append(bench.search(how, base))
     print("| evaluation | seconds | faster | trials alone | evaluated | asked | loss | test loss | states, MiB |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for name, found in runs.items():
-        pairs = list(zip(runs[PLAIN.name], found, strict=True))
+    for name, measured in runs.items():
+        pairs = list(zip(runs[PLAIN.name], measured, strict=True))
         whole = statistics.median(plain.seconds / one.seconds for plain, one in pairs)
         trials = statistics.median(plain.trials / one.trials for plain, one in pairs)
-        seconds, one = statistics.median(run.seconds for run in found), found[0]
+        seconds, one = statistics.median(run.seconds for run in measured), measured[0]
         print(
             f"| {name} | {seconds:.1f} | {whole:.2f} x | {trials:.2f} x | {one.evaluations} | {one.asked} "
             f"| {one.validation:.4f} | {one.test:.4f} | {one.peak_mib:.0f} |"

@@ -64,13 +64,13 @@ def main() -> None:
     torch.set_num_threads(1)
     case = prepare(asked.model)
     if asked.verb == "overhead":
-        found = measure_overhead(case, asked.rounds, asked.tasks, asked.trials)
+        result = measure_overhead(case, asked.rounds, asked.tasks, asked.trials)
     elif asked.verb == "workers":
-        found = measure_workers(case, asked.rounds, asked.tasks)
+        result = measure_workers(case, asked.rounds, asked.tasks)
     else:
         named = case.parent.cache / f"durations-{case.content.replace('/', '-')}.jsonl"
-        found = simulate(case, asked.batches, asked.workers, asked.trials, asked.recorded or named)
-    asked.out.write_text(json.dumps(found, indent=1) + "\n")
+        result = simulate(case, asked.batches, asked.workers, asked.trials, asked.recorded or named)
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
     print(write_report([asked.out]))
 
 

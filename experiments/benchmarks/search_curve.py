@@ -118,9 +118,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     shares = []
     for seed, ours, theirs in zip(seeds, *curves.values(), strict=True):
-        (spent, level), found = theirs[-1], find_needed(ours, theirs[-1][1])
-        shares.append(float("inf") if found is None else found / spent)
-        reached = "never" if found is None else f"{found * per_item:,}"
+        (spent, level), evaluations = theirs[-1], find_needed(ours, theirs[-1][1])
+        shares.append(float("inf") if evaluations is None else evaluations / spent)
+        reached = "never" if evaluations is None else f"{evaluations * per_item:,}"
         print(f"| {seed} | {level:.4f} | {spent * per_item:,} | {ours[-1][1]:.4f} | {reached} | {shares[-1]:.3f} |")
     print(f"\nmedian share {statistics.median(shares):.3f}")
     if arguments.out:

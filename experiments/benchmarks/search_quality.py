@@ -89,8 +89,8 @@ def prepare(
     model: str, target: str, items: int | None = None, data: Path | None = None, precision: str = "fp32"
 ) -> Bench:
     parent, progress = load_parent_model(model, data), Silent()
-    found = find_target(target)
-    workload = choose_default_workload(parent, found)
+    device = find_target(target)
+    workload = choose_default_workload(parent, device)
     evaluator = choose_evaluator(parent.model, parent.dataset)
     count = min(items or len(parent.dataset.validation), len(parent.dataset.validation))
     cached_evaluator = build_evaluator(parent, evaluator, precision=precision, items=count)
@@ -98,7 +98,7 @@ def prepare(
     base = Problem(
         space=parent.anatomy.build_space((Kind.ATTENTION, Kind.MLP)),
         evaluate=cached_evaluator,
-        latency=load_latency_model(parent, found, workload, ParentExport(parent, progress), progress),
+        latency=load_latency_model(parent, device, workload, ParentExport(parent, progress), progress),
         budget_ms=0.0,
         percentile=90,
         redundancy=redundancy,
@@ -127,12 +127,12 @@ def search_budgets(bench: Bench, seed: int) -> tuple[list[Candidate], dict]:
 def run_ours(bench: Bench, seed: int) -> dict:
     """The best at every budget, and everything else that was judged on all items."""
     pool, cost = search_budgets(bench, seed)
-    parent_ms, found = bench.base.predict_ms(bench.base.space.parent), {}
+    parent_ms, cells = bench.base.predict_ms(bench.base.space.parent), {}
     for share in BUDGETS:
         best = find_best_within(pool, share * parent_ms)
-        found[str(share)] = build_cell(bench, best.architecture, best.predicted_ms, best.quality.loss)
+        cells[str(share)] = build_cell(bench, best.architecture, best.predicted_ms, best.quality.loss)
     everything = [build_cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
-    return {"cells": found, "pool": everything, **cost}
+    return {"cells": cells, "pool": everything, **cost}
 
 
 def run_at_reached(bench: Bench, runs: dict, seed: int, digits: int) -> dict:
@@ -152,8 +152,8 @@ def run_at_reached(bench: Bench, runs: dict, seed: int, digits: int) -> dict:
             front=levels,
         )
         pool = [c for c in run_search(problem).candidates if c.full]
-    found = [build_cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
-    return {"levels": len(levels), "pool": found, **counter.cost}
+    reached_cells = [build_cell(bench, c.architecture, c.predicted_ms, c.quality.loss) for c in pool]
+    return {"levels": len(levels), "pool": reached_cells, **counter.cost}
 
 
 def find_best_within(pool: list[Candidate], budget_ms: float) -> Candidate:
@@ -173,7 +173,7 @@ def build_cell(bench: Bench, architecture: Architecture, ms: float, loss: float)
 
 def run_method(bench: Bench, name: str, seed: int) -> dict:
     """As published and with add-back, at every budget; evaluations are counted over all budgets together."""
-    counter, began, found = Counter(bench.cached_evaluator, bench.items), time.perf_counter(), {}
+    counter, began, cells = Counter(bench.cached_evaluator, bench.items), time.perf_counter(), {}
     for share in BUDGETS:
         problem = bench.build_problem(share, seed, counter)
         order = METHODS[name].find_removal_order(problem)
@@ -181,8 +181,8 @@ def run_method(bench: Bench, name: str, seed: int) -> dict:
             continue
         for label, architecture in (("", drop_as_published(problem, order)), ("+add-back", add_back(problem, order))):
             loss = bench.cached_evaluator(architecture, bench.items).loss
-            found[f"{share}{label}"] = build_cell(bench, architecture, problem.predict_ms(architecture), loss)
-    return {"cells": found, "seconds": round(time.perf_counter() - began, 1), **counter.cost}
+            cells[f"{share}{label}"] = build_cell(bench, architecture, problem.predict_ms(architecture), loss)
+    return {"cells": cells, "seconds": round(time.perf_counter() - began, 1), **counter.cost}
 
 
 def run(bench: Bench, target: str, seeds: list[int], methods: list[str], out: Path, digits: int) -> None:
@@ -219,8 +219,8 @@ def find_optima(bench: Bench, target: str, out: Path) -> None:
     best = {}
     for share in BUDGETS:
         fitting = [a for a in losses if bench.base.predict_ms(a) <= share * parent_ms + 1e-9]
-        found = min(fitting, key=losses.__getitem__)
-        best[str(share)] = {"words": found.words, "loss": losses[found], "ms": bench.base.predict_ms(found)}
+        optimum = min(fitting, key=losses.__getitem__)
+        best[str(share)] = {"words": optimum.words, "loss": losses[optimum], "ms": bench.base.predict_ms(optimum)}
     model = Path(bench.parent.id).name
     document = {"model": model, "target": target, "items": bench.items, "patterns": len(losses), "best": best}
     out.write_text(json.dumps(document, indent=1) + "\n")

@@ -30,7 +30,7 @@ def compare_runs(document: dict) -> list[tuple[str, str, int, Comparison]]:
 
     What has no seed, or was run with one only, meets each of ours.
     """
-    runs, found = document["runs"], []
+    runs, comparisons = document["runs"], []
     seeds = [key.split("/")[1] for key in runs if key.startswith("nas/")]
     pairs = [
         (name, done, other)
@@ -44,8 +44,8 @@ def compare_runs(document: dict) -> list[tuple[str, str, int, Comparison]]:
         for budget, entry in done["cells"].items():
             fitting = [c for c in pool if c["ms"] <= SAME * entry["ms"]]
             best = min(fitting, key=lambda c: c["validation"])
-            found.append((name, budget, int(seed), compare(read_quality(best), read_quality(entry), name)))
-    return found
+            comparisons.append((name, budget, int(seed), compare(read_quality(best), read_quality(entry), name)))
+    return comparisons
 
 
 def reject_by_holm(p_values: list[float]) -> list[bool]:
@@ -93,11 +93,11 @@ def _format_row(first: str, others: list[str]) -> str:
 
 
 def _format_verdicts(document: dict) -> list[str]:
-    found = compare_runs(document)
-    certain = reject_by_holm([comparison.p_value for *_, comparison in found])
+    comparisons = compare_runs(document)
+    certain = reject_by_holm([comparison.p_value for *_, comparison in comparisons])
     lines = ["| compared with | cells | ours better | tie | ours worse |", "|---|---|---|---|---|"]
-    for name in dict.fromkeys(name for name, *_ in found):
-        mine = [(c, sure) for (n, _, _, c), sure in zip(found, certain, strict=True) if n == name]
+    for name in dict.fromkeys(name for name, *_ in comparisons):
+        mine = [(c, sure) for (n, _, _, c), sure in zip(comparisons, certain, strict=True) if n == name]
         better = sum(sure and c.difference < 0 for c, sure in mine)
         worse = sum(sure and c.difference > 0 for c, sure in mine)
         lines.append(f"| {name} | {len(mine)} | {better} | {len(mine) - better - worse} | {worse} |")
@@ -119,9 +119,9 @@ def _compare_with_optima(document: dict, truth: dict) -> list[str]:
     lines = [_format_row("budget", ["optimum", *ours]), _format_row("---", ["---"] * (1 + len(ours)))]
     for budget in map(str, BUDGETS):
         best = truth["best"][budget]["loss"]
-        found = [cells[budget]["validation"] for cells in ours.values()]
+        losses = [cells[budget]["validation"] for cells in ours.values()]
         lines.append(
-            _format_row(budget, [f"{best:.5f}", *(f"{value:.5f} ({value / best - 1:+.1%})" for value in found)])
+            _format_row(budget, [f"{best:.5f}", *(f"{value:.5f} ({value / best - 1:+.1%})" for value in losses)])
         )
     return [*lines, ""]
 

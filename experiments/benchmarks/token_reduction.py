@@ -108,10 +108,10 @@ def search_ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, An
         for share, budget_ms in levels.items():
             try:
                 at = replace(study, budget_ms=budget_ms)
-                found = (
+                certified = (
                     (run_search(at), at, None) if predicted else build_certification(bench, share, Path(folder)).run(at)
                 )
-                outcome, corrected, _ = found
+                outcome, corrected, _ = certified
             except NoFeasibleCandidate as error:
                 print(error, file=sys.stderr)
                 continue
@@ -138,8 +138,8 @@ def build_certification(bench: Bench, share: float, folder: Path) -> Certificati
 def run_method(bench: Bench, method: TokenMethod) -> dict[str, Any]:
     """A published method at every budget."""
     problems = {s: replace(bench.problem, budget_ms=s * bench.parent_ms) for s in BUDGETS}
-    found = {share: method.choose_architecture(problem) for share, problem in problems.items()}
-    return {"cells": {str(share): build_cell(bench, each) for share, each in found.items() if each is not None}}
+    architectures = {share: method.choose_architecture(problem) for share, problem in problems.items()}
+    return {"cells": {str(share): build_cell(bench, each) for share, each in architectures.items() if each is not None}}
 
 
 def build_cell(bench: Bench, architecture: Architecture) -> dict[str, Any]:
@@ -225,8 +225,8 @@ def measure_parts(bench: Bench, document: dict[str, Any]) -> None:
     Validation loss on all items at the same predicted latency, of the schedule found alone and of every such exchange.
     """
     document["exchanged"] = {}
-    for share, found in document["found"]["nas tokens"]["cells"].items():
-        alone = Architecture.from_json(found["architecture"])
+    for share, cell in document["found"]["nas tokens"]["cells"].items():
+        alone = Architecture.from_json(cell["architecture"])
         problem = replace(bench.problem, budget_ms=bench.problem.predict_ms(alone))
         loss = {"": bench.cached_evaluator(alone).loss}
         for unit in bench.problem.space.structure:

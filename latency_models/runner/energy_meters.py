@@ -51,8 +51,8 @@ class RaplMeter:
 
     def __init__(self, root: Path = _ROOT) -> None:
         """Raises OSError where there is none or it may not be read (usually only root may)."""
-        found = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
-        self._packages = [path for path in found if (path / "name").read_text().startswith("package")]
+        packages = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
+        self._packages = [path for path in packages if (path / "name").read_text().startswith("package")]
         if not self._packages:
             raise FileNotFoundError("no package domain")
         self.name = f"RAPL, {len(self._packages)} package{'s' if len(self._packages) > 1 else ''}"

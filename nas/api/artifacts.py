@@ -13,7 +13,7 @@ _MOST = 5000  # files that are listed
 
 def list_artifacts(folder: Path) -> list[ArtifactView]:
     """The plain files in a folder and below, by name; links are not followed and not listed."""
-    found: list[ArtifactView] = []
+    views: list[ArtifactView] = []
     for place, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
@@ -25,12 +25,12 @@ def list_artifacts(folder: Path) -> list[ArtifactView]:
             except FileNotFoundError:  # the search is at work
                 continue
             modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-            found.append(
+            views.append(
                 ArtifactView(name=path.relative_to(folder).as_posix(), bytes=stat.st_size, modified=modified)
             )  # fmt: skip
-        if len(found) >= _MOST:
+        if len(views) >= _MOST:
             break
-    return found[:_MOST]
+    return views[:_MOST]
 
 
 def find_artifact(folder: Path, name: str) -> Path:

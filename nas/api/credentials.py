@@ -70,11 +70,11 @@ def compute_digest(secret: str) -> str:
 
 def find(secret: str, tokens: Iterable[Token]) -> Token | None:
     """The token of a secret; takes the same time wherever it is in the list, and however much of it is right."""
-    digest, found = compute_digest(secret), None
+    digest, match = compute_digest(secret), None
     for token in tokens:
         if hmac.compare_digest(token.digest.encode(), digest.encode()):
-            found = token
-    return found
+            match = token
+    return match
 
 
 class TokenFile:

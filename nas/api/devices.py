@@ -97,14 +97,14 @@ class Devices:
 
     def _list_exported(self, out: Path) -> set[str]:
         """Digests of the winner's files, taken once each."""
-        found = set()
+        exported = set()
         for path in (out / "winner").glob("*.onnx"):
             stat = path.stat()
             key = (str(path), stat.st_mtime_ns, stat.st_size)
             if key not in self._digests:
                 self._digests[key] = compute_sha256(path)
-            found.add(self._digests[key])
-        return found
+            exported.add(self._digests[key])
+        return exported
 
 
 def _read_certificate(path: Path) -> Certificate:

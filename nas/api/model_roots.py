@@ -39,9 +39,9 @@ class ModelRoots:
         if text in list_reference_names():
             find_reference(text)
             return text
-        found = self._resolve_inside(text)
-        if found is not None:
-            return str(found)
+        path = self._resolve_inside(text)
+        if path is not None:
+            return str(path)
         if self.hub and _HUB_ID.fullmatch(text) and ".." not in text:
             return text
         hub = "; ids of the hub are not allowed here" if not self.hub else ", nor an id such as owner/name"
@@ -55,10 +55,10 @@ class ModelRoots:
             MissingExtra: as for models.
         """
         reference = find_reference(text) if text in list_reference_names() else None
-        found = self._resolve_inside(text) if reference is None else reference.data
-        if found is None:
+        path = self._resolve_inside(text) if reference is None else reference.data
+        if path is None:
             raise UsageError(f"data {text!r} is none of {', '.join(list_reference_names())} and in no model root")
-        return str(found)
+        return str(path)
 
     def _resolve_inside(self, text: str) -> Path | None:
         """Where a path leads if that is inside one of the folders: absolute, or relative to one of them."""
@@ -66,9 +66,9 @@ class ModelRoots:
             return None
         for folder in self.folders:
             try:
-                found = (folder / text).resolve(strict=True)
+                path = (folder / text).resolve(strict=True)
             except (OSError, ValueError, RuntimeError):  # nothing there, a name that is none, a loop of links
                 continue
-            if found != folder and found.is_relative_to(folder):
-                return found
+            if path != folder and path.is_relative_to(folder):
+                return path
         return None

@@ -80,10 +80,10 @@ def _check_object(document: bytes) -> None:
         MeasurementError: it is none.
     """
     try:
-        found = json.loads(document)
+        value = json.loads(document)
     except (ValueError, RecursionError) as error:
         raise MeasurementError(f"{_NAME} cannot be read ({type(error).__name__}); make it again") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise MeasurementError(f"{_NAME} is no profile (it holds no JSON object); make it again with nas profile")
 
 

@@ -60,10 +60,10 @@ class RayJobs:
 
     def get(self, id: str) -> Job:
         """One job."""
-        found = next((job for job in self.list_all() if job.id == id), None)
-        if found is None:
+        known = next((job for job in self.list_all() if job.id == id), None)
+        if known is None:
             raise KeyError(id)
-        return found
+        return known
 
     def read_log(self, id: str, offset: int) -> LogPart:
         """What its driver wrote; the cluster always tells all of it."""

@@ -104,17 +104,17 @@ class Searches:
     def list_page(self, limit: int, before: str | None = None, state: State | None = None) -> SearchPage:
         """The latest searches, or the latest before one of them."""
         jobs = {job.id: job for job in self.jobs.list_all()}
-        found: list[SearchView] = []
+        views: list[SearchView] = []
         for id in sorted(self._searches, reverse=True):
             if before is not None and id >= before:
                 continue
             search = self._searches[id]
             job = jobs.get(search.jobs[-1]) or self._describe_lost(search)
             if state is None or job.state is state:
-                found.append(_build_view(search, job))
-            if len(found) > limit:
-                return SearchPage(searches=found[:limit], next=found[limit - 1].id)
-        return SearchPage(searches=found)
+                views.append(_build_view(search, job))
+            if len(views) > limit:
+                return SearchPage(searches=views[:limit], next=views[limit - 1].id)
+        return SearchPage(searches=views)
 
     def count_states(self) -> Counter[State]:
         """How many searches there are in each state."""

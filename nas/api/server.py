@@ -73,8 +73,8 @@ def open_jobs(place: str, settings: Settings, running: int, queued: int) -> Jobs
 def find_program() -> tuple[str, ...]:
     """The `nas` program of this installation."""
     beside = Path(sys.executable).with_name("nas")
-    found = str(beside) if beside.is_file() else shutil.which("nas")
-    return (found,) if found else (sys.executable, "-c", "from nas.cli import main; main()")
+    path = str(beside) if beside.is_file() else shutil.which("nas")
+    return (path,) if path else (sys.executable, "-c", "from nas.cli import main; main()")
 
 
 def lock(root: Path) -> AbstractContextManager[object]:
@@ -160,5 +160,5 @@ def log_as_json() -> None:
 
 def _log_thread(failed: threading.ExceptHookArgs) -> None:
     """What a thread ends with goes where everything goes."""
-    found = (failed.exc_type, failed.exc_value, failed.exc_traceback)
-    logging.getLogger("nas.api").error("a thread failed", exc_info=found)  # type: ignore[arg-type]
+    failure = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+    logging.getLogger("nas.api").error("a thread failed", exc_info=failure)  # type: ignore[arg-type]

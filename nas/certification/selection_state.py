@@ -148,7 +148,7 @@ def list_better(state: SelectionState, winner: Candidate) -> list[Candidate]:
     """Candidates that lose less than the winner and may be inside the budget that was asked for, best first."""
     enough = get_loss(winner) - max(MATTERS * get_loss(winner), LEAST)
     problem = state.problem
-    found = [
+    better = [
         candidate
         for candidate in state.outcome.candidates
         if get_loss(candidate) < enough
@@ -156,7 +156,7 @@ def list_better(state: SelectionState, winner: Candidate) -> list[Candidate]:
         and is_allowed(problem, candidate.architecture)
         and problem.predict_ms(candidate.architecture) <= state.budget.asked_ms
     ]
-    return sorted(found, key=get_loss)
+    return sorted(better, key=get_loss)
 
 
 def find_faster_less_pruned(

@@ -81,8 +81,8 @@ def analyze(
     save_redundancy(redundancy, folder, parent.id)
     written = ["redundancy", *_save_tokens(parent, progress, redundant, tokens, folder)]
     if json:
-        found = None if redundant is None else redundant.to_json()
-        console.emit_json({"model": parent.id, **redundancy.to_json(), "token_redundancy": found})
+        document = None if redundant is None else redundant.to_json()
+        console.emit_json({"model": parent.id, **redundancy.to_json(), "token_redundancy": document})
         return
     console.emit_table(_build_parts_table(parent.id, redundancy))
     if redundant is not None:
@@ -127,15 +127,15 @@ def _save_tokens(
         schedule = _parse_schedule(parent, preset or _USUAL, tokens.scorer)
     except UsageError:  # a few blocks only; a person's own preset was read before
         return ("tokens",)
-    found = find_image_survivors(parent.model, parent.anatomy, split, schedule, parent.tokenizer)
-    if found is None:
+    survivors = find_image_survivors(parent.model, parent.anatomy, split, schedule, parent.tokenizer)
+    if survivors is None:
         progress.show_message(
             f"no picture of {preset or _USUAL}: no tokens are dropped, or they form no grid on the images"
         )
         return ("tokens",)
     fate = _FATES[schedule.reduction.reducer]
     title = f"{Path(parent.id).name}, {preset or _USUAL}: which image tokens are kept; {fate}"
-    draw_survivors(found.pixels, found.remains, folder / "survivors.png", title, found.captions)
+    draw_survivors(survivors.pixels, survivors.remains, folder / "survivors.png", title, survivors.captions)
     return ("tokens", "survivors")
 
 

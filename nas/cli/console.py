@@ -53,11 +53,11 @@ def emit_json(document: dict[str, Any]) -> None:
 def build_error_document(error: Exception) -> dict[str, Any]:
     """What `--json` prints in place of a result: the error's class, message, exit code and what else it carries."""
     message = remove_passwords(str(error))
-    found = {"kind": type(error).__name__, "message": message, "exit_code": NasError.exit_code}
+    described = {"kind": type(error).__name__, "message": message, "exit_code": NasError.exit_code}
     if isinstance(error, NasError):
         carried = {name: value for name, value in vars(error).items() if not name.startswith("_")}
-        found |= {"exit_code": error.exit_code, **carried}
-    return {"schema_version": 1, "error": found}
+        described |= {"exit_code": error.exit_code, **carried}
+    return {"schema_version": 1, "error": described}
 
 
 def emit_table(table: Table) -> None:

@@ -94,23 +94,23 @@ def profile(
     from nas.tokens.profiled_schedules import choose_profiled
     from search_spaces.errors import UsageError
 
-    found, wanted = find_target(target), None if workload is None else Workload.parse(workload)
+    device, wanted = find_target(target), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
     ssh_target = None if host is None else SshTarget(host, python, port, ssh_config)
-    if ssh_target is None and not found.is_host:
+    if ssh_target is None and not device.is_host:
         raise UsageError(
-            f"target {found.name} cannot be measured from here; give --host user@device, or copy a kit there "
+            f"target {device.name} cannot be measured from here; give --host user@device, or copy a kit there "
             f"(nas profile kit --target {target} -o kit.zip)"
         )
     if out is not None:
         check_folder(out, "--out")
     parent = load_parent_model(model, data, trust_remote_code)
-    chosen, space = choose_profiled(parent, found, wanted, reducing, progress)
+    chosen, space = choose_profiled(parent, device, wanted, reducing, progress)
     if ssh_target is None:
         export = ParentExport(parent, progress, chosen.phase)
         measured = load_host_profile(parent, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
     else:
-        kit = Kit(parent, found, chosen, seconds or KIT_SECONDS, space=space)
+        kit = Kit(parent, device, chosen, seconds or KIT_SECONDS, space=space)
         measured = profile_there(kit, ssh_target, progress)
     file = (out or Path("nas-results") / f"{Path(parent.id).name}-profile") / "profile.json"
     measured.save(file)
@@ -143,14 +143,14 @@ def kit(
 
     if target is None:
         raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
-    found, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
+    device, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
     parent = load_parent_model(model, data, trust_remote_code)
-    chosen, space = choose_profiled(parent, found, wanted, reducing, progress)
-    made = Kit(parent, found, chosen, seconds or SECONDS, space=space)
+    chosen, space = choose_profiled(parent, device, wanted, reducing, progress)
+    made = Kit(parent, device, chosen, seconds or SECONDS, space=space)
     shutil.copyfile(made.build(progress), out)
     console.emit_text(
-        f"{out}  {out.stat().st_size / 1e6:.1f} MB, {parent.id} on {found.name}, {made.workload}; no trained weights\n"
+        f"{out}  {out.stat().st_size / 1e6:.1f} MB, {parent.id} on {device.name}, {made.workload}; no trained weights\n"
         f"on the device   unzip it, then python3 run.py\n"
         f"then here       nas profile import profile.json"
     )

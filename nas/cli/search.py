@@ -92,11 +92,11 @@ def search(
     from latency_models.targets import find_target
     from latency_models.workload import Workload
 
-    parsed, found = Budget.parse(budget), find_target(target)
+    parsed, device = Budget.parse(budget), find_target(target)
     request = SearchRequest(
         target=target,
         budget=parsed,
-        out=out or _choose_new_folder(model or "python-lm", found.name, parsed.text),
+        out=out or _choose_new_folder(model or "python-lm", device.name, parsed.text),
         model=model,
         data=data,
         workload=None if workload is None else Workload.parse(workload),
@@ -133,8 +133,8 @@ def _run(request: "SearchRequest", progress: "Progress", dry_run: bool, json: bo
     if dry_run:
         from nas.pipeline.dry_run import plan
 
-        found = plan(request, progress)
-        console.emit_json(found.to_json()) if json else console.emit_text(found.words)
+        planned = plan(request, progress)
+        console.emit_json(planned.to_json()) if json else console.emit_text(planned.words)
         return
     from nas.pipeline.run import run
 

@@ -78,8 +78,8 @@ class Dataset:
 
     def get_split(self, name: str) -> Split:
         """A split by its name."""
-        found: Split = getattr(self, name)
-        return found
+        split: Split = getattr(self, name)
+        return split
 
 
 def load_dataset(
@@ -128,8 +128,8 @@ def load_dataset(
 def _read_images(model: Any, data: Path) -> Dataset:
     """Images and their classes."""
     read = read_arrays if any((data / f"{name}.npz").exists() for name in SPLITS) else read_class_folders
-    found = read(data, model, MOST_TEXTS)
-    return Dataset(**{name: Split(name, {"pixel_values": pixels}, labels) for name, (pixels, labels) in found.items()})
+    images = read(data, model, MOST_TEXTS)
+    return Dataset(**{name: Split(name, {"pixel_values": pixels}, labels) for name, (pixels, labels) in images.items()})
 
 
 def _read_windows(

@@ -61,13 +61,13 @@ def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dic
             if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file():
                 digest = hashlib.sha256(read_bytes(path)).hexdigest()
                 members[_split_of(digest)].setdefault(digest, (path, label))
-    empty = [name for name, found in members.items() if not found]
+    empty = [name for name, files in members.items() if not files]
     if empty:
         raise BadData(f"data {folder} leaves no image for {' and '.join(empty)}; give more images")
     splits = {}
-    for name, found in members.items():
+    for name, files in members.items():
         # The digest's end, as its beginning decided the split.
-        chosen = [found[digest] for digest in sorted(found, key=lambda digest: digest[::-1])[: most[name]]]
+        chosen = [files[digest] for digest in sorted(files, key=lambda digest: digest[::-1])[: most[name]]]
         pixels = np.stack([_read_pixels(path, model) for path, _ in chosen])
         splits[name] = (normalise(pixels, model), torch.tensor([label for _, label in chosen]))
     return splits

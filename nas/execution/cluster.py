@@ -221,9 +221,9 @@ class _Batch:
             if time.monotonic() - self._heard >= self._patience_s:
                 self._pass_on()
             return []
-        found = self._note_started(reference) if reference in self._starting else self._collect_result(reference)
+        ended = self._note_started(reference) if reference in self._starting else self._collect_result(reference)
         self._give()
-        return found
+        return ended
 
     def leave(self) -> None:
         """Who still has a task, which somebody else has done, gets no other before it is through with it."""

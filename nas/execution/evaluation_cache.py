@@ -73,9 +73,9 @@ class CachedEvaluator:
         """The same of several, found out together."""
         chosen = list(dict.fromkeys(architectures))
         cuts = () if items is None else (0, items)
-        found = self.executor.run([Task(architecture, cuts, split=split, final=True) for architecture in chosen])
-        by_place = {place: pieces[0] for place, pieces in found}
-        return {architecture: by_place[place] for place, architecture in enumerate(chosen)}
+        results = self.executor.run([Task(architecture, cuts, split=split, final=True) for architecture in chosen])
+        by_position = {position: pieces[0] for position, pieces in results}
+        return {architecture: by_position[position] for position, architecture in enumerate(chosen)}
 
     def _build_key(self, architecture: Architecture, items: int | None) -> Key:
         every = len(self.evaluator.dataset.get_split(VALIDATION))

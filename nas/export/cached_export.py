@@ -154,11 +154,11 @@ class CachedExportable(nn.Module):
 
     def _count_held(self, layers: Sequence[TracedLayer]) -> dict[int, dict[int, Any]]:
         """How many tokens the windows of every stage hold."""
-        found: dict[int, dict[int, Any]] = {stage.block: {} for stage in self.stages}
+        held: dict[int, dict[int, Any]] = {stage.block: {} for stage in self.stages}
         for described, layer in zip(self.layers, layers, strict=True):
             if described.stage is not None and described.window is not None and layer.keys is not None:
-                found[described.stage][described.window] = layer.keys.shape[_TOKENS]
-        return found
+                held[described.stage][described.window] = layer.keys.shape[_TOKENS]
+        return held
 
 
 @torch.no_grad()

@@ -89,11 +89,11 @@ class GraphDraft:
     @cached_property
     def readers(self) -> dict[str, list[Place]]:
         """By value, where it is read."""
-        found: dict[str, list[Place]] = {}
+        readers: dict[str, list[Place]] = {}
         for node in self.proto.graph.node:
             for index, name in enumerate(node.input):
-                found.setdefault(name, []).append(Place(node, index))
-        return found
+                readers.setdefault(name, []).append(Place(node, index))
+        return readers
 
     @cached_property
     def weights(self) -> dict[str, Any]:
@@ -121,21 +121,21 @@ class GraphDraft:
         """Let a linear module of a block have other weights of the same shapes; whether the graph shows where."""
         matrix = get_weight_matrix(module).detach().float().numpy()
         products = [Place(node, 1) for node in self.find_nodes(layer, path) if node.op_type in ("MatMul", "Gemm")]
-        found = [each for each in products if each.name in self.weights]
-        if len(found) != 1 or sorted(self.weights[found[0].name].dims) != sorted(matrix.shape):
+        readers = [each for each in products if each.name in self.weights]
+        if len(readers) != 1 or sorted(self.weights[readers[0].name].dims) != sorted(matrix.shape):
             return False
-        self.put_weights(found[0], matrix if is_turned(found[0]) else matrix.T)
+        self.put_weights(readers[0], matrix if is_turned(readers[0]) else matrix.T)
         return module.bias is None or self._put_bias(layer, path, module.bias.detach().float().numpy())
 
     def _put_bias(self, layer: int, path: str, bias: "np.ndarray") -> bool:
         nodes = self.find_nodes(layer, path)
         places = [Place(node, index) for node in nodes for index in range(len(node.input))]
-        found = [
+        additions = [
             each for each in places if each.name in self.weights and tuple(self.weights[each.name].dims) == bias.shape
         ]
-        if len(found) == 1:
-            self.put_weights(found[0], bias)
-        return len(found) == 1
+        if len(additions) == 1:
+            self.put_weights(additions[0], bias)
+        return len(additions) == 1
 
     def add_product(self, layer: int, path: str, given: str, replaced: str, like: str, bias: bool) -> None:
         """Let the product of a value with zeros be read in another's place; it counts as a module's of a block.

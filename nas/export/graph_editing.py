@@ -79,8 +79,8 @@ class ParentGraph:
 
     def find_exported(self, architecture: Architecture) -> Architecture:
         """What of an architecture must have been exported, as no edit of this graph makes it: its export key."""
-        found = (edit.find_exported(self._intact, architecture) for edit in EDITS.values())
-        choices = frozenset[Choice]().union(*found)
+        exported = (edit.find_exported(self._intact, architecture) for edit in EDITS.values())
+        choices = frozenset[Choice]().union(*exported)
         return Architecture(architecture.depth, choices, architecture.reduction)
 
     def get_graph(self, architecture: Architecture) -> "ParentGraph":
@@ -156,12 +156,12 @@ def _find_last(block: BlockAnatomy, kind: Kind, exported: Architecture) -> str:
 
 def _find_origins(graph: Any) -> dict[str, tuple[str, ...]]:
     """By module, the nodes that came from it or from what it holds, each by its first output."""
-    found: dict[str, list[str]] = {}
+    origins: dict[str, list[str]] = {}
     for node in graph.node:
         noted = next((prop.value for prop in node.metadata_props if prop.key == SCOPES), "[]")
         for module in {prefix for scope in ast.literal_eval(noted) for prefix in accumulate(scope.split("."), _join)}:
-            found.setdefault(module, []).append(node.output[0])
-    return {module: tuple(names) for module, names in found.items()}
+            origins.setdefault(module, []).append(node.output[0])
+    return {module: tuple(names) for module, names in origins.items()}
 
 
 def _join(path: str, name: str) -> str:

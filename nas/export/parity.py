@@ -55,15 +55,15 @@ def list_trials(model: Any) -> list[Trial]:
     more, longest = count_image_tokens(model) + count_always_kept(model), find_longest_sequence(model) or LONGEST
     rotary, windows = find_lengths_of_change(model)
     placed = "position_ids" in list_input_names(model)
-    found = [Trial(batch, words) for batch, words in SHAPES]
+    trials = [Trial(batch, words) for batch, words in SHAPES]
     for length in rotary:
         first = max(0, length - _NEAR - more) if placed else 0
-        found += [Trial(1, length - first + beyond - more, first) for beyond in (1 - STEPS, STEPS)]
-    found += [Trial(1, window + STEPS - more) for window in windows]
+        trials += [Trial(1, length - first + beyond - more, first) for beyond in (1 - STEPS, STEPS)]
+    trials += [Trial(1, window + STEPS - more) for window in windows]
     if find_longest_sequence(model) is not None:
-        found.append(Trial(1, longest - more))
+        trials.append(Trial(1, longest - more))
     most = min(longest, LONGEST) - more
-    return list(dict.fromkeys(Trial(t.batch, min(t.words, most), t.first) for t in found if 0 < t.words <= LONGEST))
+    return list(dict.fromkeys(Trial(t.batch, min(t.words, most), t.first) for t in trials if 0 < t.words <= LONGEST))
 
 
 @torch.no_grad()
@@ -83,8 +83,8 @@ def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance
     seeds = range(TRIES if find_token_hooks(model) is not None else 1)
     worst = 0.0
     for trial in list_trials(model):
-        found = (differences(model, file, trial, seed) for seed in seeds)
-        worst = max(worst, _find_least(found, tolerance))
+        measured = (differences(model, file, trial, seed) for seed in seeds)
+        worst = max(worst, _find_least(measured, tolerance))
     if not worst <= tolerance:
         raise ExportError(f"{path.name} differs from the model by {worst:.1e}, above {tolerance:.0e}; do not deploy it")
     return worst

@@ -53,7 +53,7 @@ def make_stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: T
 
     A stage that had nothing to drop left what the one before it did.
     """
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     valid, shift = mask, mask.new_zeros(mask.shape[0], 1)
     for stage in stages:
         left = cache.left.get(stage.place)
@@ -61,8 +61,8 @@ def make_stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: T
             whole = torch.ones(mask.shape[0], left.length, dtype=torch.bool)
             valid = (whole if left.valid is None else left.valid).to(mask.dtype)
             shift = shift if left.shift is None else left.shift
-        found += [valid, shift.clone()] if stage.shifts else [valid]
-    return found
+        tensors += [valid, shift.clone()] if stage.shifts else [valid]
+    return tensors
 
 
 def read_lefts(
@@ -74,9 +74,9 @@ def read_lefts(
         held: for every stage's block, by window, how many tokens the caches within it hold.
     """
     given = iter(tensors)
-    found = {}
+    lefts = {}
     for stage in stages:
         mask = next(given)
         shift = next(given) if stage.shifts else None
-        found[stage.place] = Left(mask.shape[1], mask.bool(), shift, held.get(stage.block, {}))
-    return found
+        lefts[stage.place] = Left(mask.shape[1], mask.bool(), shift, held.get(stage.block, {}))
+    return lefts

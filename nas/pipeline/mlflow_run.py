@@ -152,9 +152,9 @@ def _build_candidate_run(
 def _collect_latencies(delivery: Delivery, architecture: Architecture) -> dict[str, float]:
     """ms at the percentiles that are always shown and at the one that was asked for; whether they were measured."""
     percentiles = sorted({50, 90, delivery.context.request.percentile})
-    found = {percentile: delivery.latency.predict(architecture, percentile) for percentile in percentiles}
-    measured = {"latency.measured": float(found[50].exact)}
-    return {f"latency.p{percentile}_ms": each.ms for percentile, each in found.items()} | measured
+    predictions = {percentile: delivery.latency.predict(architecture, percentile) for percentile in percentiles}
+    measured = {"latency.measured": float(predictions[50].exact)}
+    return {f"latency.p{percentile}_ms": each.ms for percentile, each in predictions.items()} | measured
 
 
 def _collect_memory(delivery: Delivery, architecture: Architecture, parameters: int) -> dict[str, float]:

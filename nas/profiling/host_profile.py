@@ -113,6 +113,6 @@ def _read_cached(path: Path, parent: ParentModel, workload: Workload) -> Profile
         profile = Profile.load(path)
     except MeasurementError:
         return None
-    found = (profile.key, profile.model, profile.shape, profile.workload, profile.target)
+    described = (profile.key, profile.model, profile.shape, profile.workload, profile.target)
     wanted = (read_environment(count_default_threads()), parent.digest, parent.shape, workload, HOST)
-    return profile if found == wanted else None
+    return profile if described == wanted else None

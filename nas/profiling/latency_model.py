@@ -44,7 +44,7 @@ def _covers(profile: Profile, space: Space | None) -> bool:
 
 def _say_what_is_measured(parent: ParentModel, target: Target, workload: Workload, progress: Progress) -> None:
     """A device that was profiled under other workloads is not silently predicted from its data sheet."""
-    found = sorted(parent.cache.glob(f"device-{format_for_file(target.name)}-*.json"))
-    if found:
-        known = ", ".join(str(Profile.load(path).workload) for path in found)
+    profiles = sorted(parent.cache.glob(f"device-{format_for_file(target.name)}-*.json"))
+    if profiles:
+        known = ", ".join(str(Profile.load(path).workload) for path in profiles)
         progress.show_message(f"{target.name} was measured under {known}, not under {workload}: the data sheet is used")

@@ -44,13 +44,13 @@ def import_profile(
     """
     profile = Profile.load(path)
     _check_size(path, profile)
-    found = find_target(profile.target)
-    if found.is_host:
+    device = find_target(profile.target)
+    if device.is_host:
         raise ProfileMismatch(f"{path} is of the machine it was measured on; nas profile measures this one")
-    check_profile(profile, path, parent, target or found, workload or profile.workload)
+    check_profile(profile, path, parent, target or device, workload or profile.workload)
     fit_device_model(profile)
     cache = _find_folder(path, profile) if parent is None else parent.cache
-    kept = get_device_profile_path(cache, found, profile.workload)
+    kept = get_device_profile_path(cache, device, profile.workload)
     profile.save(kept)
     return profile, kept
 

@@ -28,8 +28,8 @@ Row = tuple[str, ...]
 
 def get_latency(entry: dict[str, Any]) -> float:
     """Milliseconds at the asked percentile: measured where there are any, else predicted."""
-    found = entry["predicted_ms"] if entry["measured_ms"] is None else entry["measured_ms"]
-    return float(found)
+    ms = entry["predicted_ms"] if entry["measured_ms"] is None else entry["measured_ms"]
+    return float(ms)
 
 
 def build_parent_rows(result: dict[str, Any], certificate: Certificate | None) -> tuple[Row, ...]:

@@ -120,10 +120,10 @@ class Result:
 
 def list_versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -119,8 +119,8 @@ class Engine:
                 return
             near = surrogate.rank(exchange_parts_for_tokens(problem, best.architecture))[:EXCHANGED]
             self._add(problem.budget_ms, [(EXCHANGE, architecture) for architecture in near], polish=True)
-            found = (each for each in self.journal.list_feasible(problem.budget_ms) if each.architecture in near)
-            better = next(found, best)
+            similar = (each for each in self.journal.list_feasible(problem.budget_ms) if each.architecture in near)
+            better = next(similar, best)
             best = better if better.quality.loss < best.quality.loss else None
 
     def _add(self, budget_ms: float, proposed: Sequence[tuple[str, Architecture]], polish: bool = False) -> None:
@@ -173,9 +173,9 @@ class Engine:
         for turn in range(since, since + min(self.problem.batch, left)):
             if turn % KNOBS_EVERY == KNOBS_EVERY - 1:
                 known = {*seen, *(each.architecture for each in proposed)}
-                found = propose(self.problem, sampler.fit_surrogate(seen), budget_ms, tried, known)
-                if found is not None:
-                    proposed.append(Proposal("knobs", found[1], found[0].to_json()))
+                proposal = propose(self.problem, sampler.fit_surrogate(seen), budget_ms, tried, known)
+                if proposal is not None:
+                    proposed.append(Proposal("knobs", proposal[1], proposal[0].to_json()))
         return proposed
 
     def _is_time_up(self) -> bool:
@@ -263,10 +263,10 @@ class Engine:
 
 def rank_one_shot(problem: Problem) -> dict[str, Architecture]:
     """Every one-shot cosine ranking brought to the budget, as published and after adding back what still fits."""
-    found: dict[str, Architecture] = {}
+    rankings: dict[str, Architecture] = {}
     for name in ONE_SHOT:
         order = METHODS[name].find_removal_order(problem)
         if order:
-            found[name] = drop_as_published(problem, order)
-            found[f"{name}+add-back"] = add_back(problem, order)
-    return found
+            rankings[name] = drop_as_published(problem, order)
+            rankings[f"{name}+add-back"] = add_back(problem, order)
+    return rankings

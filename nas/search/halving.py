@@ -47,7 +47,7 @@ def judge_all(
     for rung in problem.rungs[:-2] if threshold is not None else ():
         assert threshold is not None
         problem.prefetch([(architecture, rung) for architecture in left if _is_judged_by(threshold, architecture)])
-        judged |= {a: found for a in left if (found := _estimate_if_worse(problem, a, threshold, rung)) is not None}
+        judged |= {a: quality for a in left if (quality := _estimate_if_worse(problem, a, threshold, rung)) is not None}
         left = [architecture for architecture in left if architecture not in judged]
     problem.prefetch([(architecture, problem.fidelity) for architecture in left])
     judged |= {architecture: problem.evaluate(architecture, problem.fidelity) for architecture in left}

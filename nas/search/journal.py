@@ -184,8 +184,8 @@ class Journal:
         assert self._propose is not None
         seen = {candidate.architecture: candidate.quality.loss for candidate in self.list_candidates()}
         first = self._count_earlier() + len(taken)
-        found = self._propose(seen, set(taken), range(first, first + count))
-        return [_Queued(architecture, {}) for architecture in found]
+        proposed = self._propose(seen, set(taken), range(first, first + count))
+        return [_Queued(architecture, {}) for architecture in proposed]
 
     def _begin(self, architecture: Architecture, attributes: dict[str, Any]) -> int:
         """A trial that runs: it is in the study as a whole, or not at all."""

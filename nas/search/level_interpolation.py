@@ -46,12 +46,12 @@ def interpolate_losses(
         measure: gives the loss of a level whose unit's measured levels do not lose more the less is left.
     """
     known = _group_by_unit(losses)
-    found = {}
+    interpolated = {}
     for choice in between:
         own = known[choice.unit]
         rising = all(losses[one] <= losses[other] for one, other in itertools.pairwise(own))
-        found[choice] = _interpolate(choice, own, losses) if rising else measure(choice)
-    return found
+        interpolated[choice] = _interpolate(choice, own, losses) if rising else measure(choice)
+    return interpolated
 
 
 def _interpolate(choice: Choice, own: list[Choice], losses: Mapping[Choice, float]) -> float:
@@ -65,10 +65,10 @@ def _interpolate(choice: Choice, own: list[Choice], losses: Mapping[Choice, floa
 
 def _group_by_unit(choices: Iterable[Choice]) -> dict[Unit, list[Choice]]:
     """The choices of each unit, the mildest first."""
-    found: dict[Unit, list[Choice]] = {}
+    groups: dict[Unit, list[Choice]] = {}
     for choice in sorted(choices, key=lambda each: (each.unit, -_get_remaining(each))):
-        found.setdefault(choice.unit, []).append(choice)
-    return found
+        groups.setdefault(choice.unit, []).append(choice)
+    return groups
 
 
 def _list_axes(choice: Choice) -> tuple[str, ...]:

@@ -15,11 +15,11 @@ def list_distributions(space: Space) -> dict[str, CategoricalDistribution]:
 
 def encode(space: Space, architecture: Architecture) -> dict[str, str]:
     """The level of every unit; of the tokens, the share that a block works on where a stage may begin."""
-    found = {}
+    encoded = {}
     for unit, levels in _list_units(space):
         words = _name_levels(unit, levels)
-        found[str(unit)] = next(word for word in reversed(words) if _has(architecture, unit, words[word]))
-    return found
+        encoded[str(unit)] = next(word for word in reversed(words) if _has(architecture, unit, words[word]))
+    return encoded
 
 
 def _has(architecture: Architecture, unit: Unit, level: Level) -> bool:
@@ -28,8 +28,8 @@ def _has(architecture: Architecture, unit: Unit, level: Level) -> bool:
 
 def _list_units(space: Space) -> list[tuple[Unit, tuple[Level, ...]]]:
     """Parts first; the levels of each from the parent's on to the one that leaves least."""
-    found = [(unit, (levels[0], *sorted(levels[1:], reverse=True))) for unit, levels in space.levels.items()]
-    return sorted(found, key=lambda pair: not is_structural(pair[0].choose(pair[1][-1])))
+    units = [(unit, (levels[0], *sorted(levels[1:], reverse=True))) for unit, levels in space.levels.items()]
+    return sorted(units, key=lambda pair: not is_structural(pair[0].choose(pair[1][-1])))
 
 
 def _name_levels(unit: Unit, levels: tuple[Level, ...]) -> dict[str, Level]:

@@ -65,8 +65,8 @@ class LevelSwitch:
         self, starts: Sequence[Architecture], surrogate: Surrogate, taken: set[Architecture], turn: int
     ) -> Architecture:
         rng = random.Random(f"{self._problem.seed}/{turn}")
-        found = [a for start in starts for a in self._climb(start, surrogate, rng)]
-        fresh = [a for a in dict.fromkeys(found) if a not in taken]
+        proposals = [a for start in starts for a in self._climb(start, surrogate, rng)]
+        fresh = [a for a in dict.fromkeys(proposals) if a not in taken]
         pool = [a for a in fresh if self._fits(a)] or fresh or [self._problem.space.sample(rng, 0.5)]
         # Mostly the most promising; now and then one of the next, so that the surrogate meets what it does not know.
         return surrogate.rank(pool)[min(len(pool) - 1, int(rng.expovariate(1.5)))]
@@ -96,15 +96,15 @@ class LevelSwitch:
 
     def _climb(self, start: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
         """From a start by the switch that the surrogate likes best, until it likes none; what was best on the way."""
-        current, found = start, [start]
+        current, path = start, [start]
         for _ in range(STEPS):
             near = self._find_nearest(current, surrogate, rng)
-            found += near
+            path += near
             expected = surrogate.predict([current, *near[:1]])
             if not near or (expected[1] >= expected[0] and self._fits(current)):
                 break
             current = near[0]
-        return found
+        return path
 
     def _find_nearest(self, current: Architecture, surrogate: Surrogate, rng: random.Random) -> list[Architecture]:
         """The neighbours that the surrogate expects to lose least, best first.
@@ -140,13 +140,13 @@ class LevelSwitch:
         ms = dropped[order].tolist()
         room = self._budget_ms + ROUNDING - self._predict_latency(architecture)
         band = (1 - BAND) * self._budget_ms if not self._problem.limits else self._budget_ms  # another row may bind
-        share, found = max(1, MOST // len(restored)), [row[None][:0]]
+        share, neighbours = max(1, MOST // len(restored)), [row[None][:0]]
         for place, added in enumerate(restored.tolist()):
             first, last = bisect_left(ms, added - room), bisect_right(ms, added - room + band)
             places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
             chosen = [order[more] for more in places]
-            found.append(row & ~out.sets[place] & ~into.clears[chosen] | into.sets[chosen])
-        rows = encoding.make_canonical(np.concatenate(found), self._problem.space.merges_blocks)
+            neighbours.append(row & ~out.sets[place] & ~into.clears[chosen] | into.sets[chosen])
+        rows = encoding.make_canonical(np.concatenate(neighbours), self._problem.space.merges_blocks)
         return _remove_duplicates(rows)
 
     def _list_restored(self, row: Rows) -> "_Switches":

@@ -50,12 +50,12 @@ def compute_overlaps(
     """By how much less a step and a part of its blocks save together; empty without choices of both sorts."""
     blocks = sorted({step.layer for step in space.steps})
     ends = dict(itertools.pairwise([*blocks, space.depth]))
-    found = {}
+    overlaps = {}
     for step in space.steps:
         layers = range(step.layer, ends[step.layer])
         whole = sum(latency.predict_unit_ms(Unit(layer, kind).dropped) for layer in layers for kind in PARTS)
         for part in (choice for choice in space.structure if choice.layer in layers):
             share = latency.predict_unit_ms(part) / whole if whole > 0 else 0.0
             one, other = sorted((step, part))
-            found[one, other] = min(max(share, 0.0), 1.0) * alone[step]
-    return found
+            overlaps[one, other] = min(max(share, 0.0), 1.0) * alone[step]
+    return overlaps

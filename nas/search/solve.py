@@ -49,9 +49,9 @@ def solve(
     cost = np.array([_compute_cost(each, loss[each]) for each in choices] + [more.get(pair, 0.0) for pair in together])
     rows = _build_rows(space, savings, needed_ms, together, limits)
     whole = np.array([1] * len(choices) + [0] * len(together))  # a product of two choices is 0 or 1 by its rows
-    found: list[Architecture] = []
+    optima: list[Architecture] = []
     for _ in range(4 * solutions):
-        if len(found) == solutions:
+        if len(optima) == solutions:
             break
         answer = milp(
             cost, constraints=LinearConstraint(*rows.build_matrix()), integrality=whole, bounds=Bounds(0, 1),
@@ -62,11 +62,11 @@ def solve(
         chosen = answer.x[: len(choices)] > 0.5
         architecture = space.decode({choice for choice, made in zip(choices, chosen, strict=True) if made})
         if not is_empty(architecture):
-            found.append(architecture)
+            optima.append(architecture)
         # No-good cut: sum over chosen of (1 - x) + sum over others of x >= the gap.
         cut = {column: -1.0 if made else 1.0 for column, made in enumerate(chosen)}
         rows.add(cut, (_GAP_BITS if not is_empty(architecture) else 1) - float(chosen.sum()), np.inf)
-    return found
+    return optima
 
 
 def _compute_cost(choice: Choice, loss: float) -> float:

@@ -162,11 +162,11 @@ class _Design:
         matrix[self.first, self.second] = self._compute_terms(weights)
 
         def apply(dropped: Array) -> Array:
-            found = ((dropped @ matrix) * dropped).sum(1)
+            weighted = ((dropped @ matrix) * dropped).sum(1)
             if tokens.any():
                 own = dropped[:, tokens]
-                found += weights[-1] * ((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])
-            return np.asarray(found / self.compute_sums(dropped))
+                weighted += weights[-1] * ((own @ self.root[tokens]) ** 2 - own @ self.alone[tokens])
+            return np.asarray(weighted / self.compute_sums(dropped))
 
         return apply
 

@@ -45,15 +45,15 @@ def predict_savings(problem: Problem) -> tuple[UnitSavings, ...]:
     parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in PARTS}
     dropped = [ms for choice, ms in parts.items() if choice.level == DROP]
     usual = mean(dropped) if dropped else 0.0
-    found = [UnitSavings(choice, ms, effective=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]
+    by_choice = [UnitSavings(choice, ms, effective=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]
     whole = (
         savings.compute(savings.encoding.encode_rows([_drop_alone(problem, step) for step in steps])) if steps else ()
     )
     start_ms, depth = problem.predict_ms(problem.space.start), problem.space.depth
     for step, ms in zip(steps, map(float, whole), strict=True):
         share = (1 - _get_share(step)) * (depth - step.layer) / depth  # of the tokens in all blocks
-        found.append(UnitSavings(step, ms, effective=ms > NOTHING * share * start_ms))
-    return tuple(found)
+        by_choice.append(UnitSavings(step, ms, effective=ms > NOTHING * share * start_ms))
+    return tuple(by_choice)
 
 
 def predict_savings_with_loss(problem: Problem) -> tuple[UnitSavings, ...]:

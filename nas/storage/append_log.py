@@ -44,8 +44,8 @@ def _find_end_of_lines(file: int) -> int:
     end = os.fstat(file).st_size
     while end:
         start = max(0, end - _STEP)
-        found = os.pread(file, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        position = os.pread(file, end - start, start).rfind(b"\n")
+        if position >= 0:
+            return start + position + 1
         end = start
     return 0

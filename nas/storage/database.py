@@ -154,14 +154,14 @@ class Database(RDBStorage):
 
     def _make(self, study_id: int, ticket: str, session: Session) -> models.TrialModel | None:
         attribute = models.TrialSystemAttributeModel
-        found: models.TrialModel | None = (
+        trial: models.TrialModel | None = (
             session.query(models.TrialModel)
             .join(attribute)
             .filter(models.TrialModel.study_id == study_id)
             .filter(attribute.key == TICKET, attribute.value_json == json.dumps(ticket))
             .one_or_none()
         )
-        return found
+        return trial
 
 
 def _read_distribution(trial: FrozenTrial, name: str) -> BaseDistribution:

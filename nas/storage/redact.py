@@ -45,7 +45,7 @@ def remove_passwords(text: str) -> str:
     """A text, such as a message, with stars for the passwords of all URLs in it."""
     if "@" not in text and "=" not in text and "://" not in text:
         return text
-    words = re.sub(r"\S+", lambda found: _remove_user(found[0]), text)
+    words = re.sub(r"\S+", lambda match: _remove_user(match[0]), text)
     return _KEYWORD.sub(rf"\1{_STARS}", _QUERY.sub(rf"\1{_STARS}", words))
 
 
@@ -64,8 +64,8 @@ def remove_secrets(text: str, uri: str) -> str:
 def _list_user_secrets(uri: str) -> list[str]:
     if _NO_HOST.match(uri) or _USER_ONLY.match(uri):
         return []
-    found = (pattern.match(uri) for pattern in (_USER, _MISTYPED, _PORT))
-    return [each[2] for each in found if each][:1]
+    matches = (pattern.match(uri) for pattern in (_USER, _MISTYPED, _PORT))
+    return [each[2] for each in matches if each][:1]
 
 
 def _remove_user(uri: str) -> str:

@@ -53,11 +53,11 @@ def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], boo
 
 def list_causes(error: BaseException) -> list[BaseException]:
     """An error, what it was raised from and what it was raised in the handling of, outermost first."""
-    found, below = [error], error.__cause__ or error.__context__
-    while below is not None and below not in found:
-        found.append(below)
+    causes, below = [error], error.__cause__ or error.__context__
+    while below is not None and below not in causes:
+        causes.append(below)
         below = below.__cause__ or below.__context__
-    return found
+    return causes
 
 
 def find_reason(error: BaseException) -> str:

@@ -85,10 +85,10 @@ def find_place(target: str, cpus: int, nodes: Sequence[Mapping[str, float]], own
     Raises:
         UsageError: no node has so many CPUs.
     """
-    found = find_target(target)
-    names = (target, found.name)
+    described = find_target(target)
+    names = (target, described.name)
     device = next((name for name in names if any(name in node for node in nodes)), None)
-    if not found.is_host:
+    if not described.is_host:
         return Place(_select_fitting({"CPU": float(cpus)}, nodes), device)
     node = own if device is None else next(node for node in nodes if device in node)
     address = {name: 0.001 for name in node if name.startswith("node:") and name != _HEAD}

@@ -126,14 +126,14 @@ def create_sweep(
         UnknownTarget: a target that is none.
         ModelError, MissingExtra: a model that is no reference model, no folder and no hub id.
     """
-    found = [_resolve_model(model) for model in models]
-    _check_once("--models", models, [str(model) for model in found])
+    resolved = [_resolve_model(model) for model in models]
+    _check_once("--models", models, [str(model) for model in resolved])
     _check_once("--targets", targets, [find_target(target).name for target in targets])
     _check_once("--budgets", [budget.text for budget in budgets], [replace(budget, text="") for budget in budgets])
     _check_once("--seeds", [str(seed) for seed in seeds], list(seeds))
     if min(seeds) < 0:
         raise UsageError(f"--seeds {min(seeds)}: a seed is 0 or above")
-    return Sweep(out.resolve(), uuid.uuid4().hex[:12], list_cells(found, targets, budgets, seeds), **how)
+    return Sweep(out.resolve(), uuid.uuid4().hex[:12], list_cells(resolved, targets, budgets, seeds), **how)
 
 
 def parse_list(flag: str, text: str, parse: Callable[[str], _T]) -> tuple[_T, ...]:

@@ -13,9 +13,9 @@ _PARENT, _NAME, _HASH, _TYPE = "mlflow.parentRunId", "mlflow.runName", "nas.arch
 
 def open_run(client: Any, experiment_id: str, record: Record) -> str:
     """The run of the search, under which the candidates hang: the one an earlier attempt made, or a new one."""
-    found = list_runs(client, experiment_id, f"tags.`{RECORD}` = '{record.id}'")
-    usable = [run for run in found if _agrees(run, record.run)]
-    for run in found:
+    runs = list_runs(client, experiment_id, f"tags.`{RECORD}` = '{record.id}'")
+    usable = [run for run in runs if _agrees(run, record.run)]
+    for run in runs:
         if run not in usable[:1]:  # a request that was repeated, or of a search that has changed since
             _delete(client, experiment_id, run.info.run_id)
     if usable:
@@ -47,9 +47,9 @@ def fill(client: Any, experiment_id: str, run_id: str, record: Record) -> None:
     client.set_terminated(run_id)
 
 
-def _agrees(found: Any, run: SearchRun) -> bool:
+def _agrees(logged: Any, run: SearchRun) -> bool:
     """Whether its parameters, which MLflow never changes, are those of the record as far as they were sent."""
-    return all(found.data.params.get(key, str(value)) == str(value) for key, value in run.params.items())
+    return all(logged.data.params.get(key, str(value)) == str(value) for key, value in run.params.items())
 
 
 def _delete(client: Any, experiment_id: str, run_id: str) -> None:

@@ -49,13 +49,13 @@ def limit_patience(settings: dict[str, str]) -> Iterator[None]:
 def find_experiment(client: Any, name: str, uri: str, out: Path) -> str:
     """The id of the experiment; made where it is not there yet, by whoever comes first."""
     with limit_patience(FIRST):
-        found = client.get_experiment_by_name(name)
-    if found is None:
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         made = create_unless_exists(
             lambda: client.create_experiment(name, artifact_location=find_artifact_location(uri, out))
         )
         return str(made or client.get_experiment_by_name(name).experiment_id)
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def create_unless_exists(create: Callable[[], Any]) -> Any:
@@ -90,10 +90,10 @@ def retry_among_others(step: Callable[[], _T]) -> _T:
 
 def list_runs(client: Any, experiment_id: str, condition: str) -> list[Any]:
     """All active runs that meet a condition on their tags."""
-    found, token = [], None
+    runs, token = [], None
     while True:
         page = client.search_runs([experiment_id], condition, page_token=token)
-        found += list(page)
+        runs += list(page)
         token = page.token
         if not token:
-            return found
+            return runs

@@ -84,8 +84,8 @@ def _select(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _find_rotary(kwargs: dict[str, Any]) -> Rotary | None:
-    found = kwargs.get("position_embeddings")
-    return found if isinstance(found, tuple) and len(found) == 2 else None
+    rotary = kwargs.get("position_embeddings")
+    return rotary if isinstance(rotary, tuple) and len(rotary) == 2 else None
 
 
 def _select_rotary(rotary: Rotary | None, places: Tensor) -> Rotary | None:

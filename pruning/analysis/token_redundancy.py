@@ -176,13 +176,13 @@ class _Tally:
 
     def _begin(self, hidden: Tensor) -> None:
         """A new batch: which of its tokens are in which group."""
-        found = self.layout.read(self.inputs, hidden)
+        read = self.layout.read(self.inputs, hidden)
         present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        self.valid = None if found.valid is None or bool(found.valid.all()) else found.valid
+        self.valid = None if read.valid is None or bool(read.valid.all()) else read.valid
         present = present if self.valid is None else self.valid
-        self.groups = [present & ~found.protected, present & found.protected][: len(self.names)]
+        self.groups = [present & ~read.protected, present & read.protected][: len(self.names)]
         if self.scorer is None:
-            asks = Scorer.CLASS if self.layout.group is not Group.PATCHES or found.protected.any() else Scorer.MEAN
+            asks = Scorer.CLASS if self.layout.group is not Group.PATCHES or read.protected.any() else Scorer.MEAN
             self.scorer = Scorer.LAST if self.anatomy.is_decoder else asks
         self.items += len(hidden)
         for number, group in enumerate(self.groups):

@@ -149,7 +149,7 @@ def _read_sizes(model: Any) -> tuple[int, int]:
 
 def _find_stack(model: Any, depth: int) -> str:
     within = find_language_path(model)
-    found: list[str] = [
+    stacks: list[str] = [
         path
         for path, module in model.named_modules()
         if path.startswith(within)
@@ -158,7 +158,7 @@ def _find_stack(model: Any, depth: int) -> str:
         and len({type(block) for block in module}) == 1
         and any(True for _ in module[0].parameters())
     ]
-    outermost = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    outermost = [path for path in stacks if not any(path.startswith(f"{other}.") for other in stacks)]
     if len(outermost) != 1:
         raise UnreadableModel(
             f"{type(model).__name__}: looked for one list of {depth} blocks of the same class and found "

@@ -189,9 +189,9 @@ class _Reader:
         forms = self._read_forms(members, self._get_output(after[-1] if after else writer.path))
         reads = before or ("" if first is None else first.path)
         projection = self._find_projection(writer)
-        found = Contribution(writer.path, members, forms, after, before, closes, reads, projection)
+        mlp = Contribution(writer.path, members, forms, after, before, closes, reads, projection)
         reads_x = before is not None and norms[0].inputs and _is_same(norms[0].inputs[0], self.x)
-        return found, self._read_layout(attention, found, bool(reads_x))
+        return mlp, self._read_layout(attention, mlp, bool(reads_x))
 
     def _find_projection(self, writer: Call) -> str | None:
         """The innermost linear module within a writer that gives its output."""
@@ -261,9 +261,9 @@ class _Reader:
     def _get_output(self, path: str) -> Tensor:
         return next(c.output for c in self.calls if c.path == path and c.output is not None)
 
-    def _build_error(self, wanted: str, found: str = "none") -> UnreadableModel:
+    def _build_error(self, wanted: str, actual: str = "none") -> UnreadableModel:
         name = type(self.block.module).__name__
-        return UnreadableModel(f"block {self.index} ({name}): looked for {wanted} and found {found}")
+        return UnreadableModel(f"block {self.index} ({name}): looked for {wanted} and found {actual}")
 
 
 def _read_form(call: Call, contribution: Tensor | None) -> Form:
@@ -332,5 +332,7 @@ def _find_cover(root: nn.Module, path: str, excluding: str) -> tuple[str, ...]:
     if path == excluding:
         return ()
     return tuple(
-        found for name, child in root.named_children() for found in _find_cover(child, f"{path}.{name}", excluding)
+        path_below
+        for name, child in root.named_children()
+        for path_below in _find_cover(child, f"{path}.{name}", excluding)
     )

@@ -76,6 +76,6 @@ def find_lengths_of_change(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]
 
 def _list_rope_settings(config: Any) -> list[Mapping[str, Any]]:
     """The rotary settings of a config: its only ones, or those of every type of layer."""
-    found = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in found.values() if isinstance(value, Mapping)]
-    return nested or [found]
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, Mapping)]
+    return nested or [parameters]

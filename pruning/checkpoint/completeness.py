@@ -37,9 +37,9 @@ def check_complete(source: str | Path, model: Any, info: dict[str, Any], headers
             f"{source} lacks {len(missing)} weights that a {name} needs (first: {missing[0]}); "
             "give a complete checkpoint"
         )
-    for key, found, wanted in sorted(info["mismatched_keys"], key=lambda each: str(each[0])):
+    for key, stored, wanted in sorted(info["mismatched_keys"], key=lambda each: str(each[0])):
         raise ModelError(
-            f"{source}: {key} is {_describe_shape(found)} in its files and {_describe_shape(wanted)} by its config; "
+            f"{source}: {key} is {_describe_shape(stored)} in its files and {_describe_shape(wanted)} by its config; "
             "give files that belong together"
         )
     left_over = sorted(key for key in info["unexpected_keys"] if _is_weight(key, headers))

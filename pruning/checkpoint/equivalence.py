@@ -59,8 +59,8 @@ def check_same(model: Any, again: Any, folder: Path) -> None:
 
 
 def _collect_constants(module: Any) -> dict[str, Any]:
-    found = {key: value for key, value in vars(module).items() if isinstance(value, _CONSTANTS) and key[0] != "_"}
-    return {key: value for key, value in found.items() if key not in _COUNTED}
+    constants = {key: value for key, value in vars(module).items() if isinstance(value, _CONSTANTS) and key[0] != "_"}
+    return {key: value for key, value in constants.items() if key not in _COUNTED}
 
 
 def _find_other_value(model: Any, again: Any) -> str | None:

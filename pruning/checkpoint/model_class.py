@@ -39,13 +39,15 @@ def find_class(source: str | Path, config: Any, headers: dict[str, Header], trus
     names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     if trust_remote_code and getattr(config, "auto_map", None):
         return _find_own_class(config.auto_map, names)
-    found = next((known for name in names if (known := _find_known(name)) is not None), None)
-    return found or _find_fitting_class(source, config, headers)
+    model_class = next((known for name in names if (known := _find_known(name)) is not None), None)
+    return model_class or _find_fitting_class(source, config, headers)
 
 
 def _find_known(name: str) -> Any | None:
-    found = getattr(transformers, name, None)
-    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+    model_class = getattr(transformers, name, None)
+    return (
+        model_class if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel) else None
+    )
 
 
 def _find_own_class(auto_map: dict[str, Any], names: list[str]) -> Any:
@@ -94,8 +96,8 @@ def _list_candidates(config: Any) -> Iterator[Any]:
 
 def _list_classes(auto: str, config: Any) -> tuple[Any, ...]:
     """The classes that an auto class knows for a config."""
-    found = getattr(transformers, auto)._model_mapping.get(type(config), ())
-    listed = found if isinstance(found, (tuple, list)) else (found,)
+    classes = getattr(transformers, auto)._model_mapping.get(type(config), ())
+    listed = classes if isinstance(classes, (tuple, list)) else (classes,)
     return tuple(each for each in listed if issubclass(each, transformers.PreTrainedModel))
 
 

@@ -38,7 +38,7 @@ def _find_in_config(document: dict[str, Any]) -> str | None:
         if isinstance(settings, dict) and settings:
             return _describe(settings)
     nested = (value for key, value in document.items() if key.endswith("_config") and isinstance(value, dict))
-    return next((found for value in nested if (found := _find_in_config(value))), None)
+    return next((setting for value in nested if (setting := _find_in_config(value))), None)
 
 
 def _describe(settings: dict[str, Any]) -> str:

@@ -185,8 +185,8 @@ class SentenceEmbedding:
 
 def read_sentence_embedding(model: Any) -> SentenceEmbedding | None:
     """What a model's folder says of its embeddings; None where it says nothing."""
-    found: SentenceEmbedding | None = getattr(model, _ATTRIBUTE, None)
-    return found
+    embedding: SentenceEmbedding | None = getattr(model, _ATTRIBUTE, None)
+    return embedding
 
 
 def attach(model: Any, embedding: SentenceEmbedding | None) -> None:

@@ -54,7 +54,7 @@ def read_sentence_embedding(source: str | Path, trust_remote_code: bool = False)
     if kind != "SentenceTransformer":
         raise ModelError(f"{source} is a {kind} of Sentence Transformers, whose embeddings are not known; {_REPAIR}")
     _, (_, pooling), *rest = _read_steps(source, modules)
-    texts = next((found for name in _TEXTS if (found := _read_settings(source, name))), {})
+    texts = next((settings for name in _TEXTS if (settings := _read_settings(source, name))), {})
     if texts.get("module_output_name", "token_embeddings") != "token_embeddings":
         raise ModelError(f"{source} pools inside of its model, in a way that is not known; {_REPAIR}")
     prompt = (general.get("prompts") or {}).get(general.get("default_prompt_name")) or ""
@@ -165,8 +165,10 @@ def _read_activation(source: str | Path, path: str, config: dict[str, Any]) -> s
     """The name of a class of `torch.nn`; nothing else is imported."""
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     package, _, name = activation.rpartition(".")
-    found = getattr(nn, name, None)
-    if not package.startswith("torch.nn") or not (isinstance(found, type) and issubclass(found, nn.Module)):
+    activation_class = getattr(nn, name, None)
+    if not package.startswith("torch.nn") or not (
+        isinstance(activation_class, type) and issubclass(activation_class, nn.Module)
+    ):
         raise ModelError(f"{source}/{path} has the activation {activation}, which is no class of torch.nn; {_REPAIR}")
     return name
 
@@ -202,10 +204,10 @@ def _count_prompt_tokens(source: str | Path, prompt: str, trust_remote_code: boo
 
 def _read_settings(source: str | Path, name: str) -> dict[str, Any]:
     """The object in a JSON file of a folder or a hub id; empty where there is none."""
-    found = _read(source, name)
-    if not isinstance(found, dict | None):
+    settings = _read(source, name)
+    if not isinstance(settings, dict | None):
         raise ModelError(f"{source}/{name} is no JSON object; give an undamaged folder, or {_REPAIR}")
-    return found or {}
+    return settings or {}
 
 
 def _read(source: str | Path, name: str) -> Any:
@@ -225,8 +227,8 @@ def _find(source: str | Path, name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
     from transformers.utils import cached_file
 
-    found = cached_file(
+    path = cached_file(
         str(source), name, _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False,
     )  # fmt: skip
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)

@@ -112,13 +112,13 @@ def list_prefixes(architecture: Architecture) -> list[Prefix]:
     """For every kept block, what is chosen up to and including it; none from where tokens are ranked and dropped."""
     removed = set(architecture.list_removed_blocks())
     whole = _count_whole_blocks(architecture)
-    found: list[Prefix] = []
+    prefixes: list[Prefix] = []
     so_far: Prefix = ()
     for layer in range(architecture.depth):
         if layer not in removed:
             so_far = (*so_far, f"{layer}:{' '.join(map(str, architecture.list_block_choices(layer)))}")
-            found.append(so_far)
-    return found[:whole]
+            prefixes.append(so_far)
+    return prefixes[:whole]
 
 
 def _count_whole_blocks(architecture: Architecture) -> int:

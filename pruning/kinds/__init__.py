@@ -33,11 +33,11 @@ def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice,
         anatomy: of the block.
         chosen: everything that is chosen for the block.
     """
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     for choice in chosen:
         for name in sorted(list_kinds(choice)):
-            found |= SURGERIES[name].build_modules(block, anatomy, choice.level, chosen)
-    return found
+            modules |= SURGERIES[name].build_modules(block, anatomy, choice.level, chosen)
+    return modules
 
 
 __all__ = ["SURGERIES", "Surgery", "build_modules", "find_savings"]

@@ -28,10 +28,10 @@ class DroppedPart(Surgery):
     ) -> dict[str, nn.Module]:
         """What returns zeros for the part's members, nothing for its norms and scales."""
         part = anatomy.get_contribution(self.kind)
-        found: dict[str, nn.Module] = dict(zip(part.members, map(Dropped, part.forms), strict=True))
-        found |= {path: nn.Identity() for path in part.after}
+        modules: dict[str, nn.Module] = dict(zip(part.members, map(Dropped, part.forms), strict=True))
+        modules |= {path: nn.Identity() for path in part.after}
         alone = all(Unit(anatomy.index, kind).dropped in chosen for kind in PARTS)
-        return found | {path: nn.Identity() for path in _find_norms_before(part, anatomy, alone)}
+        return modules | {path: nn.Identity() for path in _find_norms_before(part, anatomy, alone)}
 
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
         """Those of its members, norms and scales."""

@@ -46,11 +46,11 @@ class LinearPart(Surgery):
     ) -> dict[str, nn.Module]:
         """The stand-in for the member that writes the contribution; other members hand on what they are given."""
         part = anatomy.get_contribution(self.kind)
-        writer, found = _find_writer(part), dict[str, nn.Module]()
+        writer, modules = _find_writer(part), dict[str, nn.Module]()
         for path, form in zip(part.members, part.forms, strict=True):
             stands_in = path == writer
-            found[path] = LinearStandIn(form, _make_map(block, part, anatomy)) if stands_in else PassedOn(form)
-        return found | {path: nn.Identity() for path in part.after}
+            modules[path] = LinearStandIn(form, _make_map(block, part, anatomy)) if stands_in else PassedOn(form)
+        return modules | {path: nn.Identity() for path in part.after}
 
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
         """The part's parameters without those of the map."""

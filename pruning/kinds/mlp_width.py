@@ -49,12 +49,12 @@ class _NarrowedMlp(Surgery):
         matrices = find_matrices(block, anatomy)
         assert matrices is not None, _CHECKED
         kept = _find_kept(block, matrices, level)
-        found = {}
+        modules = {}
         for path in matrices.up:
             matrix = block.get_submodule(path)
             halves = get_weight_matrix(matrix).shape[0] // matrices.neurons
-            found[path] = keep_outputs(matrix, torch.cat([kept + half * matrices.neurons for half in range(halves)]))
-        return found | {matrices.down: keep_inputs(block.get_submodule(matrices.down), kept)}
+            modules[path] = keep_outputs(matrix, torch.cat([kept + half * matrices.neurons for half in range(halves)]))
+        return modules | {matrices.down: keep_inputs(block.get_submodule(matrices.down), kept)}
 
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
         """All weights of the neurons that are gone."""

@@ -283,10 +283,10 @@ class BlockEntry:
 def name_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a module's forward by name, in order."""
     signature = inspect.signature(module.forward)
-    found: dict[str, Any] = {}
+    named: dict[str, Any] = {}
     for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            found |= value
+            named |= value
         else:
-            found[name] = value
-    return found
+            named[name] = value
+    return named

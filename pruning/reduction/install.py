@@ -50,12 +50,12 @@ def list_acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], .
     place act one after the other, as they do with the blocks between them, so the smaller ratio is left.
     """
     left = _list_remaining(architecture)
-    found = []
+    acting = []
     for stage in architecture.tokens.stages:
         place = next((place for place, layer in enumerate(left) if layer >= stage.block), None)
         if place is not None:
-            found.append((place, stage))
-    return tuple(found)
+            acting.append((place, stage))
+    return tuple(acting)
 
 
 def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:

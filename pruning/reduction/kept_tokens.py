@@ -40,9 +40,9 @@ def find_survivors(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Survivors,
         for hook in module._forward_pre_hooks.values()
         if isinstance(hook, BlockEntry)
     }
-    found: dict[int, Survivors] = {}
+    survivors: dict[int, Survivors] = {}
     handles = [
-        module.register_forward_hook(partial(_read, found, entry.hooks, entry.place))
+        module.register_forward_hook(partial(_read, survivors, entry.hooks, entry.place))
         for module, entry in entries.items()
         if entry.place in entry.hooks.steps
     ]
@@ -53,17 +53,22 @@ def find_survivors(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Survivors,
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(found[place] for place in sorted(found))
+    return tuple(survivors[place] for place in sorted(survivors))
 
 
 def _read(
-    found: dict[int, Survivors], hooks: TokenHooks, place: int, module: nn.Module, args: tuple[Any, ...], output: Any
+    survivors: dict[int, Survivors],
+    hooks: TokenHooks,
+    position: int,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    output: Any,
 ) -> None:
     """After the block of a stage: the tokens that it worked on."""
     if hooks.whole is None:
         return
-    stage = hooks.steps[place].stage
-    found[place] = Survivors(stage, _select_droppable(hooks.whole, hooks.now or hooks.whole, len(args[0])))
+    stage = hooks.steps[position].stage
+    survivors[position] = Survivors(stage, _select_droppable(hooks.whole, hooks.now or hooks.whole, len(args[0])))
 
 
 def _select_droppable(whole: Sequence, now: Sequence, batch: int) -> Tensor:

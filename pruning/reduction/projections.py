@@ -114,9 +114,9 @@ def read_projections(block: nn.Module, anatomy: BlockAnatomy) -> Projections:
     members = {id(m): m for path in anatomy.attention.members for m in block.get_submodule(path).modules()}
     for attention in members.values():
         config = getattr(attention, "config", None)
-        found = _find(attention, config)
-        if found is not None:
-            query, key, size = found
+        projections = _find(attention, config)
+        if projections is not None:
+            query, key, size = projections
             norms = _find_norms(attention, size)
             before = anatomy.attention.before
             return Projections(
@@ -186,10 +186,10 @@ def _find_rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]
     """The family's own function; None where it has none, or where this block goes without (SmolLM3)."""
     if not getattr(attention, "use_rope", True):
         return None
-    found: Callable[..., Any] | None = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
-    if found is not None and "cos" in list(signature(found).parameters)[:2]:
-        return partial(_rotate_each, found)
-    return found
+    rotation: Callable[..., Any] | None = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+    if rotation is not None and "cos" in list(signature(rotation).parameters)[:2]:
+        return partial(_rotate_each, rotation)
+    return rotation
 
 
 def _rotate_each(rotate: Callable[..., Tensor], query: Tensor, key: Tensor, *rotary: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,12 +110,12 @@ def compare_budget_searches(count: int) -> dict[str, Any]:
     return {"count": count, "ways": {method: _summarise(runs) for method, runs in picks.items()}}
 
 
-def _summarise(found: list[tuple[float, float, int]]) -> dict[str, float]:
-    excess = [one[0] for one in found]
+def _summarise(runs: list[tuple[float, float, int]]) -> dict[str, float]:
+    excess = [one[0] for one in runs]
     return {
-        "found": len(found),
+        "found": len(runs),
         "violations": sum(value > 0 for value in excess),
         "worst": max(excess),
-        "loss": fmean(one[1] for one in found),
-        "measured": fmean(one[2] for one in found),
+        "loss": fmean(one[1] for one in runs),
+        "measured": fmean(one[2] for one in runs),
     }

@@ -271,13 +271,13 @@ def _replace_models(device: Device) -> Iterator[None]:
 
 def run(searches: int, fraction: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Searches under every load in turn."""
-    found = []
+    done = []
     for seed in range(searches):
-        found.append(run_search(seed, LOADS[seed % len(LOADS)], fraction))
-        say(f"{seed + 1} of {searches}: {found[-1]}")
+        done.append(run_search(seed, LOADS[seed % len(LOADS)], fraction))
+        say(f"{seed + 1} of {searches}: {done[-1]}")
     return {
         "fraction": fraction,
-        "searches": [asdict(one) | {"ruined": one.ruined, "broken": one.broken} for one in found],
+        "searches": [asdict(one) | {"ruined": one.ruined, "broken": one.broken} for one in done],
     }
 
 
@@ -285,14 +285,14 @@ def format_table(document: dict[str, Any]) -> str:
     """A row for each load, then all together."""
     rows = []
     for load in (*LOADS, "all"):
-        found = [one for one in document["searches"] if load in (one["load"], "all")]
-        ends = Counter(one["end"] for one in found)
-        losses = sorted(one["loss"] for one in found if one["end"] == "certified")
+        searches = [one for one in document["searches"] if load in (one["load"], "all")]
+        ends = Counter(one["end"] for one in searches)
+        losses = sorted(one["loss"] for one in searches if one["end"] == "certified")
         rows.append((
-            load, str(len(found)), str(ends["certified"]), str(sum(one["ruined"] for one in found)),
-            str(sum(one["broken"] for one in found)), str(ends["predicted"]),
+            load, str(len(searches)), str(ends["certified"]), str(sum(one["ruined"] for one in searches)),
+            str(sum(one["broken"] for one in searches)), str(ends["predicted"]),
             str(ends["nothing"] + ends["busy, nothing"]), f"{losses[len(losses) // 2]:.3f}" if losses else "",
-            f"{max((one['minutes'] for one in found), default=0):.1f}",
+            f"{max((one['minutes'] for one in searches), default=0):.1f}",
         ))  # fmt: skip
     header = ("load", "searches", "certified", "ruined", "above the budget", "too busy: predicted", "no winner",
               "median loss over the least", "longest, min")  # fmt: skip

@@ -90,8 +90,8 @@ class Device:
 def draw_architectures(seed: int, count: int) -> list[Architecture]:
     rng = random.Random(seed)
     units = list_kept_units(PARENT)
-    found: dict[Architecture, None] = {}
-    while len(found) < count:
+    drawn: dict[Architecture, None] = {}
+    while len(drawn) < count:
         share = rng.random()
-        found[drop_from_parent(DEPTH, (unit for unit in units if rng.random() < share))] = None
-    return list(found)
+        drawn[drop_from_parent(DEPTH, (unit for unit in units if rng.random() < share))] = None
+    return list(drawn)

@@ -57,15 +57,15 @@ def evaluate(rows: NDArray[np.float64], measured: NDArray[np.float64], seed: int
 
 def run(data: Path, seeds: int) -> dict[str, Any]:
     """Every set, averaged over seeds."""
-    found = {}
+    results = {}
     for name, bar in SETS.items():
         columns = read(data / f"{name}_all.csv")
         measured = columns["latency_mean_encoder"] + columns["latency_mean_decoder"]
         rows = compute_terms(columns)
         several = [evaluate(rows / rows.mean(0), measured, seed) for seed in range(seeds)]
         spread = float(np.std([one.mape for one in several], ddof=1) / np.sqrt(seeds))
-        found[name] = {"bar": bar / 100, "standard_error": spread, **asdict(Accuracy.average(several))}
-    return {"samples": SAMPLES, "held_out": HELD_OUT, "seeds": seeds, "sets": found}
+        results[name] = {"bar": bar / 100, "standard_error": spread, **asdict(Accuracy.average(several))}
+    return {"samples": SAMPLES, "held_out": HELD_OUT, "seeds": seeds, "sets": results}
 
 
 def format_table(document: dict[str, Any]) -> str:

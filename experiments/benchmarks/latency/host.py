@@ -66,13 +66,13 @@ def draw_held_out(profile: Profile, seed: int = 1) -> list[Architecture]:
     """Random architectures of every size that the profile does not hold."""
     rng, depth = random.Random(seed), profile.shape.depth
     units = [Unit(layer, kind) for layer in range(depth) for kind in (Kind.ATTENTION, Kind.MLP)]
-    found: dict[Architecture, None] = {}
-    while len(found) < HELD_OUT:
+    drawn: dict[Architecture, None] = {}
+    while len(drawn) < HELD_OUT:
         rate = rng.uniform(0.05, 0.75)
         architecture = drop_from_parent(depth, (unit for unit in units if rng.random() < rate))
         if profile.find_measurement(architecture) is None:
-            found[architecture] = None
-    return list(found)
+            drawn[architecture] = None
+    return list(drawn)
 
 
 def compare_predictors(profile: Profile, records: tuple[Record, ...]) -> dict[str, Any]:
@@ -84,12 +84,17 @@ def compare_predictors(profile: Profile, records: tuple[Record, ...]) -> dict[st
     unseen = [record.architecture for record in records]
     predictions = [ours.predict(architecture) for architecture in unseen]
     low, high = np.array([p.low_ms for p in predictions]), np.array([p.high_ms for p in predictions])
-    found = {"nas": asdict(Accuracy.of(np.array([p.ms for p in predictions]), low, high, measured))}
+    accuracies = {"nas": asdict(Accuracy.of(np.array([p.ms for p in predictions]), low, high, measured))}
     for name, predict in fit_others(profile, level).items():
         guess = predict(unseen)
-        found[name] = asdict(Accuracy.of(guess, guess, guess, measured))
+        accuracies[name] = asdict(Accuracy.of(guess, guess, guess, measured))
     pairs = [[round(p.ms, 4), round(float(ms), 4)] for p, ms in zip(predictions, measured, strict=True)]
-    return {"accuracy": found, "corrected": ours.regression.corrected, "parent_ms": level, "predicted_measured": pairs}
+    return {
+        "accuracy": accuracies,
+        "corrected": ours.regression.corrected,
+        "parent_ms": level,
+        "predicted_measured": pairs,
+    }
 
 
 def fit_others(profile: Profile, parent_ms: float) -> dict[str, Predict]:

@@ -102,11 +102,11 @@ def run_first_search(case: Case, folder: Path) -> tuple[list[list[Task]], float,
 
 def repeat_known_searches(case: Case, folder: Path, rounds: int, evaluations: int) -> dict[str, Any]:
     """The driver alone: the same search with other studies, in which nothing is evaluated; and keeping the results."""
-    found = [_repeat_known_search(case, folder, f"known-{number}.db") for number in range(rounds + 1)][1:]
+    seconds = [_repeat_known_search(case, folder, f"known-{number}.db") for number in range(rounds + 1)][1:]
     with watch_calls((*PLACES, ("latency model", type(case.base.latency), "predict"))) as watch:
         watched = _repeat_known_search(case, folder, "watched.db")
     parts = {**watch.seconds, REST: watched - sum(watch.seconds.values())}
-    search_s, keep_s = statistics.median(found), _time_keeping(folder)
+    search_s, keep_s = statistics.median(seconds), _time_keeping(folder)
     say(f"known search: {search_s:.2f} s (watched {watched:.2f} s); keeping: {keep_s:.2f} s")
     return {
         "search_s": search_s, "keep_s": keep_s, "per_evaluation_s": (search_s + keep_s) / evaluations,

@@ -48,23 +48,26 @@ class Durations:
             path.write_text(json.dumps(lines[0]) + "\n")
         first = lines[0]
         head = {Precision(name): share for name, share in first["head"].items()}
-        found = cls(bench, path, head, first["state_bytes"], Worker(bench))
+        durations = cls(bench, path, head, first["state_bytes"], Worker(bench))
         for line in lines[1:]:
-            found.known[line["piece"]] = line["seconds"], Quality.from_json(line["quality"], tuple(line["per_item"]))
-        return found
+            durations.known[line["piece"]] = (
+                line["seconds"],
+                Quality.from_json(line["quality"], tuple(line["per_item"])),
+            )
+        return durations
 
     def recall_job(self, task: Task) -> tuple[Job, Pieces]:
         """A task as it was recorded, and what it gave."""
-        found = [self._evaluate_piece(task, start, end) for start, end in zip(task.cuts, task.cuts[1:], strict=False)]
+        results = [self._evaluate_piece(task, start, end) for start, end in zip(task.cuts, task.cuts[1:], strict=False)]
         whole, anatomy = task.architecture, self.bench.anatomy
         merged = whole.merge_blocks() if anatomy.merges_blocks else whole
         known, head = tuple(list_prefixes(merged)), self.head[task.precision]
         pieces = tuple(
             Piece(f"{start}:{end}", seconds, head, self.state_bytes * (end - start))
-            for (start, end), (seconds, _) in zip(zip(task.cuts, task.cuts[1:], strict=False), found, strict=True)
+            for (start, end), (seconds, _) in zip(zip(task.cuts, task.cuts[1:], strict=False), results, strict=True)
         )
         blocks = whole.depth - len(merged.list_removed_blocks())
-        return Job(task, pieces, known, blocks), tuple(quality for _, quality in found)
+        return Job(task, pieces, known, blocks), tuple(quality for _, quality in results)
 
     def _evaluate_piece(self, task: Task, start: int, end: int) -> tuple[float, Quality]:
         name = f"{task.architecture.digest} {start}:{end} {task.precision}"

@@ -21,24 +21,26 @@ def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterato
     yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
-def _format_overhead(found: dict[str, Any]) -> Iterator[str]:
-    driver, real, idle, evaluation = found["driver"], found["real"], found["idle"], found["evaluation_s"]
-    count = found["first_search"]["evaluations"]
+def _format_overhead(document: dict[str, Any]) -> Iterator[str]:
+    driver, real, idle, evaluation = document["driver"], document["real"], document["idle"], document["evaluation_s"]
+    count = document["first_search"]["evaluations"]
 
     def format_row(name: str, seconds: float) -> tuple[str, str, str]:
         return name, f"{1e3 * seconds:.2f}", f"{seconds / evaluation:.2%}"
 
     rows = [
-        format_row(f"an evaluation, one thread, {found['precision']} (mean of {count})", evaluation),
+        format_row(f"an evaluation, one thread, {document['precision']} (mean of {count})", evaluation),
         format_row(f"Ray, {real['tasks']} real tasks beside this process", real["extra_s"]),
-        format_row(f"Ray, tasks that do nothing, {found['batch']} at a time", idle["batched_s"]),
+        format_row(f"Ray, tasks that do nothing, {document['batch']} at a time", idle["batched_s"]),
         format_row("Ray, tasks that do nothing, all at once", idle["single_s"]),
         format_row("driver: the search, everything known", driver["search_s"] / count),
         format_row("driver: keeping what is new", driver["keep_s"] / count),
-        format_row("driver, first search, all but evaluating", found["first_search"]["driver_s"] / count),
-        format_row("**together** (the larger of Ray's, and the driver)", found["ray_s"] + driver["per_evaluation_s"]),
+        format_row("driver, first search, all but evaluating", document["first_search"]["driver_s"] / count),
+        format_row(
+            "**together** (the larger of Ray's, and the driver)", document["ray_s"] + driver["per_evaluation_s"]
+        ),
     ]
-    yield from _format_table((f"{found['model']}, per evaluation", "ms", "of an evaluation"), rows)
+    yield from _format_table((f"{document['model']}, per evaluation", "ms", "of an evaluation"), rows)
     yield ""
     parts = sorted(driver["parts_s"].items(), key=lambda part: -part[1])
     rows = [
@@ -48,38 +50,38 @@ def _format_overhead(found: dict[str, Any]) -> Iterator[str]:
     yield from _format_table((f"driver, {driver['watched_s']:.2f} s", "s", "share", "calls"), rows)
 
 
-def _format_workers(found: dict[str, Any]) -> Iterator[str]:
-    head = (found["model"], "tasks per second", "ratio", "over rounds")
-    spread = f"{min(found['ratios']):.3f} to {max(found['ratios']):.3f}"
+def _format_workers(document: dict[str, Any]) -> Iterator[str]:
+    head = (document["model"], "tasks per second", "ratio", "over rounds")
+    spread = f"{min(document['ratios']):.3f} to {max(document['ratios']):.3f}"
     rows = [
-        ("two plain processes", f"{found['plain_per_s']:.2f}", "1", ""),
-        ("two Ray workers", f"{found['ray_per_s']:.2f}", f"{found['ratio']:.3f}", spread),
+        ("two plain processes", f"{document['plain_per_s']:.2f}", "1", ""),
+        ("two Ray workers", f"{document['ray_per_s']:.2f}", f"{document['ratio']:.3f}", spread),
     ]
     yield from _format_table(head, rows)
 
 
-def _simulate(found: dict[str, Any]) -> Iterator[str]:
-    searches = {search["batch"]: search for search in found["searches"]}
+def _simulate(document: dict[str, Any]) -> Iterator[str]:
+    searches = {search["batch"]: search for search in document["searches"]}
     rows = [
         (
             f"{run['batch']}", f"{run['workers']}", f"{run['seconds']:.1f}", f"{run['speed_up']:.2f}",
             f"{run['busy']:.0%}", f"{run['driver_s'] / run['seconds']:.0%}",
             f"{searches[run['batch']]['evaluations']}", f"{searches[run['batch']]['loss']:.4f}",
         )
-        for run in found["runs"]
+        for run in document["runs"]
     ]  # fmt: skip
     head = ("batch", "workers", "seconds", "speed-up", "workers busy", "driver busy", "evaluations", "winner's loss")
     yield from _format_table(head, rows)
     yield ""
-    yield from _format_stages(found, searches)
+    yield from _format_stages(document, searches)
     yield ""
-    yield from (f"* {_describe_end(found, search)}" for search in searches.values())
+    yield from (f"* {_describe_end(document, search)}" for search in searches.values())
 
 
-def _format_stages(found: dict[str, Any], searches: dict[int, dict[str, Any]]) -> Iterator[str]:
+def _format_stages(document: dict[str, Any], searches: dict[int, dict[str, Any]]) -> Iterator[str]:
     """Seconds, and how many tasks a call of the stage has at the mean and at most."""
     rows = []
-    for run in found["runs"]:
+    for run in document["runs"]:
         widths = searches[run["batch"]]["stages"]
         cells = [_format_cell(run, widths, stage) for stage in STAGES]
         rows.append((f"{run['batch']}", f"{run['workers']}", *cells))
@@ -92,9 +94,9 @@ def _format_cell(run: dict[str, Any], widths: dict[str, dict[str, float]], stage
     return f"{seconds:.1f} ({driver:.1f}; {each:.1f})"
 
 
-def _describe_end(found: dict[str, Any], search: dict[str, Any]) -> str:
+def _describe_end(document: dict[str, Any], search: dict[str, Any]) -> str:
     """Up to how many workers the search gets faster, and what it then waits for."""
-    runs = sorted((run for run in found["runs"] if run["batch"] == search["batch"]), key=lambda run: run["workers"])
+    runs = sorted((run for run in document["runs"] if run["batch"] == search["batch"]), key=lambda run: run["workers"])
     last = runs[0]
     for run in runs[1:]:
         if last["seconds"] / run["seconds"] < WORTH:

@@ -58,16 +58,16 @@ def record(case: Case, durations: Durations, batch: int, trials: int) -> tuple[d
 
 def _summarise_stages(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
     """How wide each stage is: calls, tasks, most at once, tasks that came alone, seconds of the driver's thought."""
-    found = {}
+    summary = {}
     for stage in STAGES:
         own = [call for call in calls if call.stage == stage]
         sizes = [len(call.jobs) for call in own if call.jobs]
         thought = sum(call.before_s for call in own)
-        found[stage] = {
+        summary[stage] = {
             "calls": len(sizes), "tasks": sum(sizes), "most": max(sizes, default=0), "alone": sizes.count(1),
             "thought_s": thought,
         }  # fmt: skip
-    return found
+    return summary
 
 
 def _play(played: Played) -> dict[str, Any]:

@@ -59,11 +59,11 @@ def count_per_block(stack: Stack, tokens: int, seen: int) -> int:
 def list_lengths(model: Llava, schedule: Schedule, text: int) -> list[int]:
     """How many tokens each block of the language model works on; whole numbers, as they are kept."""
     left = {stage.block: stage.count_kept(model.image_tokens) for stage in schedule.stages}
-    found, now = [], model.image_tokens
+    lengths, now = [], model.image_tokens
     for block in range(model.language.depth):
         now = left.get(block, now)
-        found.append(now + text)
-    return found
+        lengths.append(now + text)
+    return lengths
 
 
 def count_image_only(model: Llava, schedule: Schedule) -> int:
@@ -97,8 +97,8 @@ def count_prefill(model: Llava, schedule: Schedule, text: int) -> int:
 def decode(model: Llava, schedule: Schedule, text: int, answer: int) -> int:
     """The tokens of an answer after its first, which the prefill gives: one by one, on the shorter caches."""
     head = model.language.width * model.vocabulary
-    found = list_lengths(model, schedule, text)
-    return sum(head + sum(count_per_block(model.language, 1, n + i) for n in found) for i in range(1, answer))
+    lengths = list_lengths(model, schedule, text)
+    return sum(head + sum(count_per_block(model.language, 1, n + i) for n in lengths) for i in range(1, answer))
 
 
 def build_rows(model: Llava, text: int, answer: int) -> list[tuple[str, int, int]]:

@@ -93,9 +93,9 @@ def build_questions(digits: boards.Digits, step: int, count: int) -> Batch:
         answer, rest = [questions.IDS[asked.answer], end], LONGEST - len(words)
         ids.append(BEFORE + words + answer + [pad] * rest)
         labels.append([turns.IGNORED] * (len(BEFORE) + len(words)) + answer + [turns.IGNORED] * rest)
-    found = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-    mask = (found["input_ids"] != pad).long()
-    return {**found, "attention_mask": mask, "pixel_values": boards.convert_to_input(made.images)}
+    batch = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    mask = (batch["input_ids"] != pad).long()
+    return {**batch, "attention_mask": mask, "pixel_values": boards.convert_to_input(made.images)}
 
 
 def separate_turns(
@@ -149,9 +149,11 @@ def count_operations(model: Any, rows: Rows, batch: Batch) -> dict[str, int]:
         model(**batch, use_cache=False).loss.backward()
     model.zero_grad(set_to_none=True)
     counts = counter.get_flop_counts()
-    found = {(name or ".whole").rpartition(".")[2]: sum(counts[type(model).__name__ + name].values()) for name in names}
-    assert found["whole"] == counter.get_total_flops()
-    return found
+    operations = {
+        (name or ".whole").rpartition(".")[2]: sum(counts[type(model).__name__ + name].values()) for name in names
+    }
+    assert operations["whole"] == counter.get_total_flops()
+    return operations
 
 
 def build_stage(steps: int, rate: float = 5e-4) -> stages.Stage:
@@ -177,7 +179,7 @@ def measure_seconds(models: dict[str, Any], rows: Rows, digits: boards.Digits, r
     """Of steps of copies of the models, in turn; the first two rounds only warm up."""
     copies = {name: copy.deepcopy(model) for name, model in models.items()}
     steps = {name: build_stepper(model) for name, model in copies.items()}
-    found: dict[str, list[float]] = {name: [] for name in models}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
     for number in range(-2, rounds):
         batch = rows.build_batch(digits, number % 8)
         for name, model in copies.items():
@@ -185,8 +187,8 @@ def measure_seconds(models: dict[str, Any], rows: Rows, digits: boards.Digits, r
                 began = time.perf_counter()
                 steps[name](batch)
                 if number >= 0:
-                    found[name].append(time.perf_counter() - began)
-    return found
+                    seconds[name].append(time.perf_counter() - began)
+    return seconds
 
 
 def train(model: Any, rows: Rows, digits: boards.Digits, stage: stages.Stage) -> None:
@@ -241,14 +243,14 @@ def judge_models(models: dict[str, Any], sets: dict[str, tuple[torch.Tensor, Lin
         "trained reduced, used whole - control": ("reduced, used whole", "control"),
         "shipped, used reduced - shipped": ("shipped, used reduced", "shipped"),
     }
-    found: dict[str, Any] = {}
+    judged: dict[str, Any] = {}
     for name, (pixels, lines) in sets.items():
         answered = {who: mark_right(model, pixels, lines) for who, model in models.items()}
         exact = {who: compute_shares(those, lines) for who, those in answered.items()}
         differences = {pair: compare_shares(answered[a], answered[b]) for pair, (a, b) in pairs.items()}
-        found[name] = {"questions": len(lines), "exact": exact, "differences": differences}
-        print(json.dumps({name: found[name]}, indent=2), flush=True)
-    return found
+        judged[name] = {"questions": len(lines), "exact": exact, "differences": differences}
+        print(json.dumps({name: judged[name]}, indent=2), flush=True)
+    return judged
 
 
 def copy_with_weights(model: Any, other: Any) -> Any:
@@ -272,9 +274,9 @@ def measure_cost(models: dict[str, Any], rows: Rows, digits: boards.Digits, roun
     parts = {part: compute_saved(counts["dense"][part], counts["reduced"][part]) for part in counts["dense"]}
     print(json.dumps(parts, indent=2), flush=True)
     times = {name: statistics.median(those) for name, those in measure_seconds(models, rows, digits, rounds).items()}
-    found = {"operations": parts, "seconds": compute_saved(times["dense"], times["reduced"]), "rounds": rounds}
-    print(json.dumps(found["seconds"]), flush=True)
-    return found
+    cost = {"operations": parts, "seconds": compute_saved(times["dense"], times["reduced"]), "rounds": rounds}
+    print(json.dumps(cost["seconds"]), flush=True)
+    return cost
 
 
 def compare_models(
@@ -324,10 +326,10 @@ def main() -> None:
     dense.model.vision_tower.requires_grad_(False)  # as in the recipe
     schedule = Schedule.parse(given.schedule)
     reduced = prune(dense, Architecture(len(dense.model.language_model.layers)).replace_tokens(schedule))
-    found = compare_models(dense, reduced, ROWS[given.rows], boards.load_splits(), given)
+    comparison = compare_models(dense, reduced, ROWS[given.rows], boards.load_splits(), given)
     how = {"schedule": str(schedule), "reduction": schedule.reduction.to_json(), "threads": given.threads}
     document = json.loads(given.out.read_text()) if given.out.exists() else {}
-    given.out.write_text(json.dumps({**document, given.rows: {**how, **found}}, indent=2) + "\n")
+    given.out.write_text(json.dumps({**document, given.rows: {**how, **comparison}}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

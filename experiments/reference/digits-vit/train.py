@@ -55,13 +55,13 @@ def load_splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Disjoint stratified splits by name: (pixels uint8, labels)."""
     digits = load_digits()
     rest, labels = enlarge(digits.images), digits.target
-    found, left = {}, 1.0
+    splits, left = {}, 1.0
     for name, share in SHARES.items():
         rest, part, labels, part_labels = train_test_split(
             rest, labels, test_size=share / left, stratify=labels, random_state=0
         )
-        found[name], left = (part, part_labels), left - share
-    return {"train": (rest, labels), **found}
+        splits[name], left = (part, part_labels), left - share
+    return {"train": (rest, labels), **splits}
 
 
 def convert_to_input(pixels: np.ndarray) -> torch.Tensor:

@@ -55,12 +55,12 @@ class Distortion:
 def load_splits() -> dict[str, Digits]:
     """scikit-learn's 1,797 digits in disjoint stratified splits: train, calibration, validation, test."""
     loaded = load_digits()
-    rest, found, left = np.arange(len(loaded.target)), {}, 1.0
+    rest, splits, left = np.arange(len(loaded.target)), {}, 1.0
     for name, share in SHARES.items():
         labels = loaded.target[rest]
         rest, part = train_test_split(rest, test_size=share / left, stratify=labels, random_state=0)
-        found[name], left = part, left - share
-    every = {"train": rest, **found}
+        splits[name], left = part, left - share
+    every = {"train": rest, **splits}
     return {name: Digits(loaded.images[at] / 16, loaded.target[at], at) for name, at in every.items()}
 
 

@@ -78,8 +78,8 @@ def train_talker(
             return talker(kept, build_turns(grids, rng), places, mask)
 
     def report() -> str:
-        found = measure_exact(model, digits["validation"], 64)
-        return " ".join(f"{kind} {share:.3f}" for kind, share in found.items())
+        accuracy = measure_exact(model, digits["validation"], 64)
+        return " ".join(f"{kind} {share:.3f}" for kind, share in accuracy.items())
 
     run(stage, talker, compute_loss_at, report, folder)
 

@@ -95,5 +95,5 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["pin"]:
         pin()
     for name in ("train", *HELD_OUT):
-        found = load(name)
-        print(f"{name}: {len(found)} files, {sum(map(len, found)) / 1e6:.1f} MB")
+        documents = load(name)
+        print(f"{name}: {len(documents)} files, {sum(map(len, documents)) / 1e6:.1f} MB")

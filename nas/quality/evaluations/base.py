@@ -73,12 +73,12 @@ class Evaluations(ABC):
         damaged = 0
         for entry in entries:
             try:
-                found = decode_entry(entry)
+                quality = decode_entry(entry)
             except ValueError:
                 damaged += 1
                 continue
-            if found is not None:
-                self._keep(*found)
+            if quality is not None:
+                self._keep(*quality)
         if damaged:
             _logger.warning(
                 "%s: %d of the evaluations kept there do not match their digest or cannot be read; they are made again",

@@ -25,12 +25,12 @@ class EqualSteps:
 
     def choose_architecture(self, problem: Problem) -> Architecture | None:
         """The parent with the best of those schedules; None where none meets the budget."""
-        depth, found = problem.space.depth, []
+        depth, fitting = problem.space.depth, []
         for first in sorted({1 + index * (depth - 1) // STARTS for index in range(STARTS)} & set(range(1, depth))):
             for count in (count for count in STEPS if first + count <= depth):
                 architecture = find_max_tokens(problem, partial(_build_schedule, problem, first, count))
-                found += [] if architecture is None else [architecture]
-        losses = {each: problem.evaluate(each, problem.fidelity).loss for each in dict.fromkeys(found)}
+                fitting += [] if architecture is None else [architecture]
+        losses = {each: problem.evaluate(each, problem.fidelity).loss for each in dict.fromkeys(fitting)}
         return min(losses, key=lambda each: (losses[each], each.digest), default=None)
 
 

@@ -53,8 +53,8 @@ def find_max_tokens(
     best, low, high = None, 0, THOUSAND
     while high - low > 1:
         middle = (low + high) // 2
-        found = schedule(middle)
-        architecture = None if found is None else start.replace_tokens(found)
+        candidate = schedule(middle)
+        architecture = None if candidate is None else start.replace_tokens(candidate)
         if architecture is None or problem.is_feasible(architecture):
             best, low = architecture or best, middle
         else:
@@ -108,19 +108,19 @@ def exchange_parts_for_tokens(problem: Problem, architecture: Architecture) -> l
     space, structure = problem.space, architecture.structure
     fewer = [space.make_canonical(architecture.drop(each)) for each in space.structure if not structure.drops(each)]
     more = [architecture.restore(each) for each in sorted(structure.choices)]
-    found = dict.fromkeys(fit_to_budget(problem, each) for each in (*fewer, *more) if not is_empty(each))
-    return [each for each in found if each is not None]
+    fitted = dict.fromkeys(fit_to_budget(problem, each) for each in (*fewer, *more) if not is_empty(each))
+    return [each for each in fitted if each is not None]
 
 
 def snap_to_target(problem: Problem, schedule: Schedule) -> Schedule:
     """The schedule that leaves most tokens among those that take as long; stages that then drop nothing are gone."""
-    found, least = list[Stage](), THOUSAND
+    stages, min_share = list[Stage](), THOUSAND
     for stage in schedule.stages:
         permille = round_to_permille(problem.snap(stage.ratio))
-        if permille < least:
-            found.append(Stage(stage.block, permille))
-            least = permille
-    return Schedule(tuple(found), schedule.reduction)
+        if permille < min_share:
+            stages.append(Stage(stage.block, permille))
+            min_share = permille
+    return Schedule(tuple(stages), schedule.reduction)
 
 
 def is_causal(problem: Problem) -> bool:
@@ -136,8 +136,8 @@ def _build_pyramid(problem: Problem, share: float) -> Schedule:
 
 def _build_chance(problem: Problem, share: float) -> Schedule:
     """The control: the same schedule, and chance ranks."""
-    found = _build_pyramid(problem, share)
-    return replace(found, reduction=replace(found.reduction, scorer=Scorer.RANDOM))
+    schedule = _build_pyramid(problem, share)
+    return replace(schedule, reduction=replace(schedule.reduction, scorer=Scorer.RANDOM))
 
 
 def _build_fastv(problem: Problem, share: float) -> Schedule:
