@@ -170,13 +170,13 @@ def _exchange(rows: Array, fixed: int, free: int) -> list[int]:
     chosen = list(range(fixed, fixed + free))
     for _ in range(_SWEEPS):
         changed = False
-        for place in range(free):
-            rest = [*range(fixed), *chosen[:place], *chosen[place + 1 :]]
+        for position in range(free):
+            rest = [*range(fixed), *chosen[:position], *chosen[position + 1 :]]
             gain = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(_compute_information(rows[rest])), rows)
             gain[rest] = -np.inf
             best = int(gain.argmax())
-            if gain[best] > gain[chosen[place]] * (1 + 1e-9):
-                chosen[place], changed = best, True
+            if gain[best] > gain[chosen[position]] * (1 + 1e-9):
+                chosen[position], changed = best, True
         if not changed:
             break
     return chosen

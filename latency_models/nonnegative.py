@@ -53,9 +53,9 @@ def fit_without_each(terms: Array, measured: Array) -> Array:
             fits, gradients, trusted = _fit_without(scaled, used, rows)
             left[rows] = fits
             settled[rows] = trusted & (fits >= 0).all(1) & _is_optimal(gradients[:, rivals & ~used], unique[rows])
-            for place in np.flatnonzero(trusted & ~settled[rows]):
-                better = _improve_guess(used, fits[place], np.where(rivals, gradients[place], -1.0))
-                further.setdefault(better.tobytes(), []).append(int(rows[place]))
+            for position in np.flatnonzero(trusted & ~settled[rows]):
+                better = _improve_guess(used, fits[position], np.where(rivals, gradients[position], -1.0))
+                further.setdefault(better.tobytes(), []).append(int(rows[position]))
         guesses = {guess: np.array(rows) for guess, rows in further.items()}
     for row in np.flatnonzero(~settled):
         left[row] = fit_nonnegative(terms[everyone != row], measured[everyone != row])
@@ -64,7 +64,7 @@ def fit_without_each(terms: Array, measured: Array) -> Array:
 
 def _find_distinct(terms: Array) -> Mask:
     """Which columns equal none before them, shape (k,)."""
-    first = {column.tobytes(): place for place, column in reversed(list(enumerate(terms.T + 0.0)))}
+    first = {column.tobytes(): position for position, column in reversed(list(enumerate(terms.T + 0.0)))}
     return np.isin(np.arange(terms.shape[1]), list(first.values()))
 
 

@@ -133,17 +133,17 @@ def measure_files(
     if sentinel not in files:
         raise KeyError(f"the sentinel {sentinel!r} is not among the files {sorted(files)}")
     folders = list(dict.fromkeys(path.parent for path in files.values()))  # graphs of one folder may share weights
-    places = {name: Path(MODELS) / str(folders.index(path.parent)) / path.name for name, path in files.items()}
+    stored = {name: Path(MODELS) / str(folders.index(path.parent)) / path.name for name, path in files.items()}
     held = {} if weight_bytes is None else {"weight_bytes": weight_bytes}
     plan = {
         "target": HOST, "precision": precision, "model": "", "shape": None, "workload": str(workload),
         "sentinel": sentinel, "seconds": seconds, "sittings": sessions, "threads": threads,
         "least_rounds": least_rounds, "limit_s": limit_s,
-        "candidates": [{"name": name, "file": place.as_posix(), **held} for name, place in places.items()],
+        "candidates": [{"name": name, "file": file.as_posix(), **held} for name, file in stored.items()],
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nas-") as folder:
-        for name, place in places.items():
-            _bring(files[name], Path(folder) / place.parent)
+        for name, file in stored.items():
+            _bring(files[name], Path(folder) / file.parent)
         write_folder(Path(folder), plan, inputs)
         document = json.loads(run(Path(folder), on_round).read_text())
     measured = {record["name"]: Measurement.from_json(record["measurement"]) for record in document["records"]}

@@ -117,7 +117,7 @@ class Terms:
         """The columns of an attention or MLP."""
         name = self._names[unit]
         own = (name, _name_work(name), _name_tokens(name), _name_pairs(name))
-        return [place for place, each in enumerate(self.names) if each in own]
+        return [position for position, each in enumerate(self.names) if each in own]
 
     def compute_per_unit(self, values: NDArray[np.float64]) -> dict[str, float]:
         """One value for each shared term, class and stage term: of a class, all of its columns together."""

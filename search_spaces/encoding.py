@@ -69,14 +69,14 @@ class Encoding:
 
     def _fill(self, row: Rows, choices: Iterable[Choice]) -> None:
         for choice in choices:
-            place = self._places.get(choice)
-            if place is not None:
-                row |= self.closure[place]
+            position = self._positions.get(choice)
+            if position is not None:
+                row |= self.closure[position]
             elif is_cumulative(choice):
                 row |= [implies(choice, other) for other in self.columns]
             elif choice.unit.kind in SWALLOWS:
                 parts = (Unit(choice.layer, kind).dropped for kind in SWALLOWS[choice.unit.kind])
-                row[[self._places[part] for part in parts if part in self._places]] = True
+                row[[self._positions[part] for part in parts if part in self._positions]] = True
 
     def make_canonical(self, rows: Rows, merges_blocks: bool) -> Rows:
         """(n, columns): each row as it would be read from its architecture, so that equal ones are equal.
@@ -98,11 +98,11 @@ class Encoding:
         """What each row chooses; choices that others imply are left out, which is quicker to read."""
         strictly = (self.closure & ~np.eye(len(self.columns), dtype=bool)).astype(np.float32)
         telling = rows & ~(rows.astype(np.float32) @ strictly > 0)
-        return [{self.columns[place] for place in np.flatnonzero(row)} for row in telling]
+        return [{self.columns[position] for position in np.flatnonzero(row)} for row in telling]
 
     @cached_property
-    def _places(self) -> dict[Choice, int]:
-        return {choice: place for place, choice in enumerate(self.columns)}
+    def _positions(self) -> dict[Choice, int]:
+        return {choice: position for position, choice in enumerate(self.columns)}
 
     @cached_property
     def _hides(self) -> Rows:
@@ -114,11 +114,11 @@ class Encoding:
     def _wholes(self) -> list[tuple[int, list[int], list[int]]]:
         """Of every block that has a column: that, those of its parts when dropped, and those of all their levels."""
         wholes = []
-        for place, whole in sorted(enumerate(self.columns), key=lambda pair: pair[1].layer):
+        for position, whole in sorted(enumerate(self.columns), key=lambda pair: pair[1].layer):
             kinds = SWALLOWS.get(whole.unit.kind, ())
             own = [n for n, c in enumerate(self.columns) if c.layer == whole.layer and c.unit.kind in kinds]
             if kinds:
-                wholes.append((place, [n for n in own if self.columns[n].level == DROP], own))
+                wholes.append((position, [n for n in own if self.columns[n].level == DROP], own))
         return wholes
 
 

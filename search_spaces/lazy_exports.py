@@ -15,11 +15,11 @@ def export_lazily(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[C
     Example:
         >>> __getattr__, __all__ = export_lazily("pruning", {"surgery.prune": ["prune"]})
     """
-    places = {name: f"{package}.{module}" for module, names in modules.items() for name in names}
+    positions = {name: f"{package}.{module}" for module, names in modules.items() for name in names}
 
     def get_attribute(name: str) -> Any:
-        if name not in places:
+        if name not in positions:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(places[name]), name)
+        return getattr(import_module(positions[name]), name)
 
-    return get_attribute, sorted(places)
+    return get_attribute, sorted(positions)

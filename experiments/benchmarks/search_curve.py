@@ -70,7 +70,7 @@ def run_evopress(bench: Bench, seed: int) -> list[tuple[int, float]]:
 
 def find_needed(ours: list[tuple[int, float]], level: float) -> int | None:
     """What ours had spent when it first was as good as `level`, and stayed so."""
-    worse = [place for place, (_, loss) in enumerate(ours) if loss > AS_GOOD * level]
+    worse = [position for position, (_, loss) in enumerate(ours) if loss > AS_GOOD * level]
     after = ours[worse[-1] + 1 :] if worse else ours
     return after[0][0] if after else None
 

@@ -139,10 +139,10 @@ def _round(schedule: Sequence[str], calls: Mapping[str, Call], clock: Clock) -> 
 
 def _pair_samples(runs: Sequence[tuple[str, float]], sentinel: str) -> Iterator[tuple[str, float, float]]:
     """(name, own ms, ms of the sentinel around it): the mean of the nearest before and after; its own for itself."""
-    places = [place for place, (name, _) in enumerate(runs) if name == sentinel]
-    for place, (name, ms) in enumerate(runs):
-        before = max(other for other in places if other <= place)
-        after = min(other for other in places if other >= place)
+    positions = [position for position, (name, _) in enumerate(runs) if name == sentinel]
+    for position, (name, ms) in enumerate(runs):
+        before = max(other for other in positions if other <= position)
+        after = min(other for other in positions if other >= position)
         yield name, ms, (runs[before][1] + runs[after][1]) / 2
 
 

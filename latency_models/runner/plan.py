@@ -96,11 +96,11 @@ class Plan:
         others = [candidate for candidate in self.candidates if candidate is not sentinel]
         random.Random(session).shuffle(others)
         groups: list[list[Candidate]] = [[]]
-        room = LOADED_BYTES - sentinel.weight_bytes
+        free_bytes = LOADED_BYTES - sentinel.weight_bytes
         size = math.ceil(len(others) / max(1, math.ceil(len(others) / GROUP)))  # equal sizes rather than a small last
         for candidate in others:
             held = sum(other.weight_bytes for other in groups[-1])
-            if groups[-1] and (len(groups[-1]) >= size or held + candidate.weight_bytes > room):
+            if groups[-1] and (len(groups[-1]) >= size or held + candidate.weight_bytes > free_bytes):
                 groups.append([])
             groups[-1].append(candidate)
         return [[sentinel, *group] for group in groups]

@@ -120,8 +120,8 @@ def _measure_group(
 ) -> dict[str, dict[str, list[float]]]:
     """Load a group's files, measure them for a share of the plan's time, then their energy where there is a meter."""
     seconds, calls = share * plan.seconds, {}
-    for place, candidate in enumerate(group):
-        report(_LOADED * place / len(group), f"loading {candidate.name}")
+    for position, candidate in enumerate(group):
+        report(_LOADED * position / len(group), f"loading {candidate.name}")
         calls[candidate.name] = runtime.load(candidate.file, inputs)
     report(_LOADED, f"warming up, then measuring {len(group)} candidates for {seconds:.0f} s")
     taken = measure(

@@ -14,10 +14,10 @@ _MOST = 5000  # files that are listed
 def list_artifacts(folder: Path) -> list[ArtifactView]:
     """The plain files in a folder and below, by name; links are not followed and not listed."""
     views: list[ArtifactView] = []
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            path = Path(place) / name
+            path = Path(parent) / name
             if path.is_symlink() or not path.is_file() or _is_private(path.relative_to(folder)):
                 continue
             try:

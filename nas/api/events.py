@@ -34,7 +34,7 @@ def parse_last_id(text: str | None) -> tuple[int, int]:
 
 
 async def follow(look: Look, run: int, offset: int, ending: anyio.Event) -> AsyncIterator[JSONServerSentEvent]:
-    """Events of a search from a place in its log on, until it has ended.
+    """Events of a search from a position in its log on, until it has ended.
 
     `state` carries the search; `log` a line; `document` what `nas search --json` prints for programs; `end` the search
     as it ended.

@@ -55,19 +55,19 @@ def serve(settings: Settings, address: Address, jobs: Jobs, tokens: Callable[[],
         uvicorn.Server(config).run()
 
 
-def open_jobs(place: str, settings: Settings, running: int, queued: int) -> Jobs:
+def open_jobs(backend: str, settings: Settings, running: int, queued: int) -> Jobs:
     """What runs the searches: `local`, or the cluster of a dashboard's address.
 
     Raises:
         UsageError: it is neither.
     """
-    if place == LOCAL:
+    if backend == LOCAL:
         return LocalJobs(settings.jobs, find_program(), running, queued)
-    if urlsplit(place).scheme not in ("http", "https") or not urlsplit(place).hostname:
+    if urlsplit(backend).scheme not in ("http", "https") or not urlsplit(backend).hostname:
         raise UsageError(
-            f"jobs {remove_password(place)!r} is neither {LOCAL} nor the address of a Ray dashboard; http://HEAD:8265"
+            f"jobs {remove_password(backend)!r} is neither {LOCAL} nor the address of a Ray dashboard; http://HEAD:8265"
         )
-    return RayJobs(place)
+    return RayJobs(backend)
 
 
 def find_program() -> tuple[str, ...]:

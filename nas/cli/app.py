@@ -149,10 +149,10 @@ def _print_own_warnings() -> None:
     """Print our own warnings as one line; those of libraries stay as they are."""
     others = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> None:
         if issubclass(category, UnusedWeights):
             print(f"nas: {message}", file=sys.stderr, flush=True)
         else:
-            others(message, category, *place, **more)
+            others(message, category, *location, **more)
 
     warnings.showwarning = show

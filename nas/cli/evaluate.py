@@ -52,8 +52,8 @@ def evaluate(
     if split not in SPLITS:
         raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}")
     reference = find_reference(candidate)
-    place = reference.folder if reference else Path(candidate)
-    model = load(place, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    source = reference.folder if reference else Path(candidate)
+    model = load(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
     parent_model = load_parent_model(parent, data, trust_remote_code)
     with progress.open_stage("evaluating"):
         evaluator = build_candidate_evaluator(parent_model, model, Path(candidate))

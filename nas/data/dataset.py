@@ -191,8 +191,8 @@ def _read_questions(model: Any, data: Path, trust_remote_code: bool) -> Dataset:
 
 def _spread(items: list[Any], most: int) -> list[Any]:
     """At most so many, evenly spaced: what belongs together (a project, an image) comes together."""
-    places = torch.linspace(0, len(items) - 1, min(len(items), most)).round().long().tolist()
-    return [items[place] for place in places]
+    positions = torch.linspace(0, len(items) - 1, min(len(items), most)).round().long().tolist()
+    return [items[position] for position in positions]
 
 
 @torch.no_grad()

@@ -67,8 +67,8 @@ def _read_file(path: Path, project: str | None) -> Iterator[Document]:
     content, suffix = read_text(path), path.suffix.lower()
     if suffix in _RECORDS:
         records = _read_table(path, content) if suffix in (".csv", ".tsv") else _read_objects(path, content)
-        for place, record in records:
-            yield _build_document(place, record)
+        for location, record in records:
+            yield _build_document(location, record)
     elif suffix in _WHOLE:
         yield Document(content, project)
     else:
@@ -76,7 +76,7 @@ def _read_file(path: Path, project: str | None) -> Iterator[Document]:
 
 
 def _read_objects(path: Path, content: str) -> Iterator[tuple[str, Any]]:
-    """What a JSON file lists, an array or a line each, and the place of each in words."""
+    """What a JSON file lists, an array or a line each, and the location of each in words."""
     if content.lstrip().startswith("["):
         array = _parse(f"{path}", content)
         yield from ((f"{path} item {number}", item) for number, item in enumerate(array, 1))
@@ -97,11 +97,11 @@ def _read_single_object(content: str) -> Any:
         return None
 
 
-def _parse(place: str, text: str) -> Any:
+def _parse(location: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or nested too deeply
-        raise BadData(f"{place}: each is an object such as {_EXAMPLE} ({error})") from None
+        raise BadData(f"{location}: each is an object such as {_EXAMPLE} ({error})") from None
 
 
 def _read_table(path: Path, content: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -121,7 +121,7 @@ def _read_table(path: Path, content: str) -> Iterator[tuple[str, dict[str, str]]
     raise BadData(f"{path} has no column named text (its first line is {header!r}); name the column of the texts so")
 
 
-def _build_document(place: str, record: Any) -> Document:
+def _build_document(location: str, record: Any) -> Document:
     """An object with its text, or the text alone.
 
     Raises:
@@ -130,13 +130,13 @@ def _build_document(place: str, record: Any) -> Document:
     if isinstance(record, str):
         return Document(replace_lone_surrogates(record))
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise BadData(f"{place}: each is an object with a text, such as {_EXAMPLE}; this {_describe_value(record)}")
+        raise BadData(f"{location}: each is an object with a text, such as {_EXAMPLE}; this {_describe_value(record)}")
     split = record.get("split") or None
     if split is not None and split not in SPLITS:
-        raise BadData(f"{place}: split {split!r} is none of {', '.join(SPLITS)}; use one or leave it out")
+        raise BadData(f"{location}: split {split!r} is none of {', '.join(SPLITS)}; use one or leave it out")
     project = record.get("project") or None
     if project is not None and not isinstance(project, str):
-        raise BadData(f"{place}: project {project!r} is not a string; put quotes around the name")
+        raise BadData(f"{location}: project {project!r} is not a string; put quotes around the name")
     return Document(replace_lone_surrogates(record["text"]), project and replace_lone_surrogates(project), split)
 
 

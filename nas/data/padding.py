@@ -67,7 +67,7 @@ def pad_ids(rows: Sequence[Sequence[int]], fill: int) -> dict[str, Tensor]:
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), fill)
     mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = 1
+    for position, row in enumerate(rows):
+        ids[position, : len(row)] = torch.tensor(row)
+        mask[position, : len(row)] = 1
     return {"input_ids": ids, "attention_mask": mask}

@@ -118,8 +118,8 @@ def _list_answers(processor: Any, texts: Sequence[str], questions: Sequence[Ques
         _find_continuation(processor, text, question.answer) for text, question in zip(texts, questions, strict=True)
     ]
     answers = torch.full((len(rows), max(map(len, rows))), IGNORED)
-    for place, row in enumerate(rows):
-        answers[place, : len(row)] = torch.tensor(row)
+    for position, row in enumerate(rows):
+        answers[position, : len(row)] = torch.tensor(row)
     return answers
 
 

@@ -18,7 +18,7 @@ def spread(items: list[Document], most: int) -> list[Document]:
     if len(items) <= most:
         return items
     last = len(items) - 1
-    return [items[round(place * last / max(1, most - 1))] for place in range(most)]
+    return [items[round(position * last / max(1, most - 1))] for position in range(most)]
 
 
 def thin(documents: list[Document], used: int) -> list[Document]:
@@ -69,11 +69,11 @@ def cut_in_three(documents: list[Document], by_line: bool) -> dict[str, list[Doc
     return splits
 
 
-def _split_at(place: float) -> str:
+def _split_at(position: float) -> str:
     for name, share in SHARES.items():
-        if place < share:
+        if position < share:
             return name
-        place -= share
+        position -= share
     return SPLITS[-1]
 
 

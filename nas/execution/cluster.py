@@ -52,9 +52,9 @@ class Cluster:
             ExecutionError: the cluster cannot be reached, or has no room for one actor.
         """
         connect()
-        return RayExecutor(bench, self.workers or self._count_room(), self.resources)
+        return RayExecutor(bench, self.workers or self._count_free_slots(), self.resources)
 
-    def _count_room(self) -> int:
+    def _count_free_slots(self) -> int:
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -204,7 +204,9 @@ class _Batch:
     ) -> None:
         self._tasks, self._actors, self._starting, self._start = tasks, actors, starting, start
         self._shares = Shares(tasks, len(actors))
-        self._running: dict[Any, tuple[int, int]] = {}  # what an actor has, first given first: the place, and the actor
+        self._running: dict[
+            Any, tuple[int, int]
+        ] = {}  # what an actor has, first given first: the position, and the actor
         self._homeless: set[int] = set()  # actors that wait for a node
         self._deaths: Counter[int] = Counter()
         self._heard = time.monotonic()
@@ -266,7 +268,7 @@ class _Batch:
     def _collect_result(self, reference: Any) -> list[tuple[int, Pieces]]:
         import ray
 
-        place = self._running[reference][0]
+        position = self._running[reference][0]
         try:
             pieces: Pieces = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
@@ -279,9 +281,9 @@ class _Batch:
             return []
         del self._running[reference]
         self._heard = time.monotonic()
-        first = place in self.left
-        self.left.discard(place)
-        return [(place, pieces)] if first else []
+        first = position in self.left
+        self.left.discard(position)
+        return [(position, pieces)] if first else []
 
     def _handle_lost(self, reference: Any, reason: str) -> None:
         """A worker or its node died: over the task that it was at, not over the one that waited there.
@@ -289,17 +291,17 @@ class _Batch:
         Raises:
             ExecutionError: too many died over it.
         """
-        place, worker = self._running[reference]
+        position, worker = self._running[reference]
         at = next(each for each in self._running if self._running[each][1] == worker)
-        self._deaths[place] += reference is at
-        if self._deaths[place] > DEATHS:
+        self._deaths[position] += reference is at
+        if self._deaths[position] > DEATHS:
             raise ExecutionError(
-                f"{self._tasks[place].architecture.words}: {self._deaths[place]} workers died over its evaluation "
-                f"({reason}); give a worker more memory, or fewer workers to a node"
+                f"{self._tasks[position].architecture.words}: {self._deaths[position]} workers died over its "
+                f"evaluation ({reason}); give a worker more memory, or fewer workers to a node"
             )
         del self._running[reference]
-        if place in self.left:
-            self._shares.put_back(place, worker)
+        if position in self.left:
+            self._shares.put_back(position, worker)
         self._count_restart(worker)
 
     def _count_restart(self, worker: int) -> None:
@@ -313,14 +315,14 @@ class _Batch:
         for most in range(1, IN_FLIGHT + 1):
             for worker in range(len(self._actors)):
                 if worker not in away and loads[worker] < most:
-                    place = self._shares.take_next(worker)
-                    if place is None:
+                    position = self._shares.take_next(worker)
+                    if position is None:
                         return
                     loads[worker] += 1
-                    self._run(place, worker)
+                    self._run(position, worker)
 
-    def _run(self, place: int, worker: int) -> None:
-        self._running[self._actors[worker].run.remote(self._tasks[place])] = place, worker
+    def _run(self, position: int, worker: int) -> None:
+        self._running[self._actors[worker].run.remote(self._tasks[position])] = position, worker
 
     def _pass_on(self) -> None:
         """Nothing has ended for long: idle workers take over what others have, whose nodes may be gone.
@@ -336,10 +338,10 @@ class _Batch:
         self._heard = time.monotonic()
         busy = {worker for _, worker in self._running.values()} | self._homeless.union(self._starting.values())
         idle = [worker for worker in range(len(self._actors)) if worker not in busy]
-        held = [place for place, _ in self._running.values()]
-        stuck = [place for place in dict.fromkeys(held) if held.count(place) == 1 and place in self.left]
-        for worker, place in zip(idle, stuck, strict=False):
-            self._run(place, worker)
+        held = [position for position, _ in self._running.values()]
+        stuck = [position for position in dict.fromkeys(held) if held.count(position) == 1 and position in self.left]
+        for worker, position in zip(idle, stuck, strict=False):
+            self._run(position, worker)
 
 
 def _find_reason(error: Exception) -> str:

@@ -87,8 +87,8 @@ class CachedEvaluator:
 
     def _find_out(self, keys: Sequence[Key], known: Evaluations) -> None:
         tasks = [self._build_task(key, known) for key in keys]
-        for place, pieces in self.executor.run(tasks):
-            self._keep(tasks[place], pieces, known)
+        for position, pieces in self.executor.run(tasks):
+            self._keep(tasks[position], pieces, known)
 
     def _build_task(self, key: Key, known: Evaluations) -> Task:
         """From the most items that it is known on to those that are asked."""

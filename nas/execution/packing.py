@@ -47,21 +47,21 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream, protocol=5)
         self.arrays: list[NDArray[np.uint8]] = []
-        self._places: dict[tuple[int, int, tuple[int, ...], tuple[int, ...], torch.dtype], int] = {}
+        self._positions: dict[tuple[int, int, tuple[int, ...], tuple[int, ...], torch.dtype], int] = {}
         self._kept: list[Tensor] = []  # so that no address is used twice
 
     def persistent_id(self, content: Any) -> tuple[Any, ...] | None:
-        """Tensors are named by the place of their array; anything else is pickled."""
+        """Tensors are named by the position of their array; anything else is pickled."""
         if type(content) not in (Tensor, torch.nn.Parameter):
             return None
         tensor = content.detach()
         key = (tensor.data_ptr(), tensor.numel(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if key not in self._places:
-            self._places[key] = len(self.arrays)
+        if key not in self._positions:
+            self._positions[key] = len(self.arrays)
             self._kept.append(tensor)
             self.arrays.append(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         is_parameter = isinstance(content, torch.nn.Parameter)
-        return self._places[key], tuple(tensor.shape), tensor.dtype, is_parameter, id(content)
+        return self._positions[key], tuple(tensor.shape), tensor.dtype, is_parameter, id(content)
 
 
 class _Unpacker(pickle.Unpickler):
@@ -72,11 +72,11 @@ class _Unpacker(pickle.Unpickler):
 
     def persistent_load(self, name: tuple[Any, ...]) -> Tensor:
         """The tensor of a name; what was one object is one again, as tied weights are."""
-        place, shape, dtype, is_parameter, identity = name
+        position, shape, dtype, is_parameter, identity = name
         if identity not in self._made:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that it cannot be written to is the point
-                flat = torch.from_numpy(self._arrays[place])
+                flat = torch.from_numpy(self._arrays[position])
             tensor = flat.view(dtype).reshape(shape) if flat.numel() else torch.empty(shape, dtype=dtype)
             self._made[identity] = torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
         return self._made[identity]

@@ -17,7 +17,7 @@ class Task:
 
     Attributes:
         cuts: growing numbers of items, at least two: a quality of the items between each and the next is computed, the
-            first alone, then the second. All candidates are cut at the same places, so that they see the same batches.
+            first alone, then the second. All candidates are cut at the same items, so that they see the same batches.
             Empty: the whole split as one, without shared states.
         final: the candidate is adjusted with all calibration items, else with a few.
     """
@@ -36,7 +36,7 @@ class Executor(Protocol):
     """Runs tasks in any order and anywhere; what they give does not depend on where."""
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
-        """The place of a task and what it gave, as soon as it is there.
+        """The position of a task and what it gave, as soon as it is there.
 
         Raises:
             NasError: what the evaluation of a task raised.

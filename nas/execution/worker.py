@@ -59,10 +59,10 @@ class Worker:
         keep_memory()
         bench, used = self.bench, {self.bench.precision, Precision.FP32}
         adjusts = bench.compensation is not None
-        room = bench.capacity // (len(used) + 2 * adjusts)
-        self.builder = CandidateBuilder(bench.parent, bench.anatomy, bench.compensation, room)
-        self.stores |= {each: PrefixStore(room) for each in used}
-        self.final_store = PrefixStore(room) if adjusts else self.stores[Precision.FP32]
+        capacity = bench.capacity // (len(used) + 2 * adjusts)
+        self.builder = CandidateBuilder(bench.parent, bench.anatomy, bench.compensation, capacity)
+        self.stores |= {each: PrefixStore(capacity) for each in used}
+        self.final_store = PrefixStore(capacity) if adjusts else self.stores[Precision.FP32]
 
     def run(self, task: Task) -> Pieces:
         """Judge a task.
@@ -108,8 +108,8 @@ class LocalExecutor:
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
         """In order."""
-        for place, task in enumerate(tasks):
-            yield place, self.worker.run(task)
+        for position, task in enumerate(tasks):
+            yield position, self.worker.run(task)
 
     @property
     def builder(self) -> CandidateBuilder:

@@ -140,8 +140,8 @@ class CachedExportable(nn.Module):
         cache = PrunedCache()  # it counts the tokens itself, so it fits a decoder with any attentions left
         cache.seen = seen
         cache.layers = [
-            TracedLayer(layer.window, seen, *pasts[2 * place : 2 * place + 2])
-            for place, layer in enumerate(self.layers)
+            TracedLayer(layer.window, seen, *pasts[2 * index : 2 * index + 2])
+            for index, layer in enumerate(self.layers)
         ]
         if self.phase is Phase.DECODE:
             cache.left = read_lefts(self.stages, pasts[2 * len(self.layers) :], self._count_held(cache.layers))

@@ -27,8 +27,8 @@ class _OfThisThread(io.TextIOBase):
         self._others, self._into, self._thread = others, into, threading.get_ident()
 
     def write(self, text: str) -> int:
-        place = self._into if threading.get_ident() == self._thread else self._others
-        return int(place.write(text))
+        stream = self._into if threading.get_ident() == self._thread else self._others
+        return int(stream.write(text))
 
     def flush(self) -> None:
         self._others.flush()

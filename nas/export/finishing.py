@@ -57,13 +57,13 @@ def _call_attention(proto: Any) -> None:
     for node in proto.graph.node:
         if node.op_type != "Attention" or node.domain:
             continue
-        inputs = [f"input_{place}" if name else "" for place, name in enumerate(node.input)]
-        outputs = [f"output_{place}" if name else "" for place, name in enumerate(node.output)]
+        inputs = [f"input_{position}" if name else "" for position, name in enumerate(node.input)]
+        outputs = [f"output_{position}" if name else "" for position, name in enumerate(node.output)]
         body = helper.make_node("Attention", inputs, outputs)
         body.attribute.extend(sorted(node.attribute, key=lambda attribute: str(attribute.name)))
         key = body.SerializeToString(deterministic=True)
         if key not in functions:
-            given = [name or f"unused_{place}" for place, name in enumerate(inputs)]
+            given = [name or f"unused_{position}" for position, name in enumerate(inputs)]
             functions[key] = helper.make_function(
                 DOMAIN, f"{ATTENTION}{len(functions) or ''}", given, [name for name in outputs if name], [body],
                 [helper.make_opsetid("", version)],

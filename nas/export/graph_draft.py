@@ -29,7 +29,7 @@ class Addition:
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeInput:
     """Where a value is read: the input `index` of a node."""
 
     node: Any
@@ -87,12 +87,12 @@ class GraphDraft:
         return {name: node for node in self.proto.graph.node for name in node.output}
 
     @cached_property
-    def readers(self) -> dict[str, list[Place]]:
+    def readers(self) -> dict[str, list[NodeInput]]:
         """By value, where it is read."""
-        readers: dict[str, list[Place]] = {}
+        readers: dict[str, list[NodeInput]] = {}
         for node in self.proto.graph.node:
             for index, name in enumerate(node.input):
-                readers.setdefault(name, []).append(Place(node, index))
+                readers.setdefault(name, []).append(NodeInput(node, index))
         return readers
 
     @cached_property
@@ -100,27 +100,27 @@ class GraphDraft:
         """The initializers by name."""
         return {tensor.name: tensor for tensor in self.proto.graph.initializer}
 
-    def read_constant(self, place: Place) -> "np.ndarray | None":
+    def read_constant(self, node_input: NodeInput) -> "np.ndarray | None":
         """The values of a small initializer; None where it is large, or something else is read there."""
         from onnx import numpy_helper
 
-        tensor = self.weights.get(place.name)
+        tensor = self.weights.get(node_input.name)
         small = tensor is not None and math.prod(tensor.dims) <= _SMALL
         return np.asarray(numpy_helper.to_array(tensor)) if small else None
 
-    def put_weights(self, place: Place, values: np.ndarray) -> None:
-        """Let other values be read at a place where an initializer is, in its type."""
+    def put_weights(self, node_input: NodeInput, values: np.ndarray) -> None:
+        """Let other values be read by a node input that reads an initializer, in its type."""
         from onnx import helper, numpy_helper
 
-        dtype = helper.tensor_dtype_to_np_dtype(self.weights[place.name].data_type)
-        name = f"{place.node.output[0]}.{place.index}"
+        dtype = helper.tensor_dtype_to_np_dtype(self.weights[node_input.name].data_type)
+        name = f"{node_input.node.output[0]}.{node_input.index}"
         self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
-        place.node.input[place.index] = name
+        node_input.node.input[node_input.index] = name
 
     def put_projection(self, layer: int, path: str, module: Any) -> bool:
         """Let a linear module of a block have other weights of the same shapes; whether the graph shows where."""
         matrix = get_weight_matrix(module).detach().float().numpy()
-        products = [Place(node, 1) for node in self.find_nodes(layer, path) if node.op_type in ("MatMul", "Gemm")]
+        products = [NodeInput(node, 1) for node in self.find_nodes(layer, path) if node.op_type in ("MatMul", "Gemm")]
         readers = [each for each in products if each.name in self.weights]
         if len(readers) != 1 or sorted(self.weights[readers[0].name].dims) != sorted(matrix.shape):
             return False
@@ -129,9 +129,11 @@ class GraphDraft:
 
     def _put_bias(self, layer: int, path: str, bias: "np.ndarray") -> bool:
         nodes = self.find_nodes(layer, path)
-        places = [Place(node, index) for node in nodes for index in range(len(node.input))]
+        node_inputs = [NodeInput(node, index) for node in nodes for index in range(len(node.input))]
         additions = [
-            each for each in places if each.name in self.weights and tuple(self.weights[each.name].dims) == bias.shape
+            each
+            for each in node_inputs
+            if each.name in self.weights and tuple(self.weights[each.name].dims) == bias.shape
         ]
         if len(additions) == 1:
             self.put_weights(additions[0], bias)
@@ -176,9 +178,9 @@ class GraphDraft:
         _remove_dead(graph)
 
 
-def is_turned(place: Place) -> bool:
+def is_turned(node_input: NodeInput) -> bool:
     """Whether a product reads its weights as (out, in)."""
-    return any(attribute.name == "transB" and attribute.i for attribute in place.node.attribute)
+    return any(attribute.name == "transB" and attribute.i for attribute in node_input.node.attribute)
 
 
 def name_module(anatomy: Anatomy, layer: int, path: str) -> str:
@@ -207,8 +209,8 @@ def _rewire(graph: Any, renamed: dict[str, str]) -> None:
         return name
 
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = is_final(name)
+        for node_input, name in enumerate(node.input):
+            node.input[node_input] = is_final(name)
     for output in graph.output:
         if output.name in renamed:  # the last block is gone: the file's output keeps its name
             for node in graph.node:

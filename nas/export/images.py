@@ -53,8 +53,8 @@ class _Placing(TorchFunctionMode):
         if func is not Tensor.masked_scatter:
             return func(*args, **(kwargs or {}))
         into, mask, source = args
-        places = (mask[..., 0].flatten().long().cumsum(0) - 1).clamp(min=0)
-        return torch.where(mask, source.index_select(0, places).reshape(into.shape), into)
+        indices = (mask[..., 0].flatten().long().cumsum(0) - 1).clamp(min=0)
+        return torch.where(mask, source.index_select(0, indices).reshape(into.shape), into)
 
 
 class _Together:

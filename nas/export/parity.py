@@ -186,10 +186,10 @@ def _decode(model: Any, file: _File, trial: Trial, seed: int) -> float:
     if words.keys() == whole.keys() and find_token_hooks(model) is None:  # the file can read the prompt, too
         nothing = {name: tensor[:, :, :0] for name, tensor in past.items()}
         differences.append(_read(model, file, prompt, prompt | nothing, past))
-    for place in range(sequence, sequence + STEPS):
-        new = {name: tensor[:, place : place + 1] for name, tensor in words.items()}
-        given = file.run(new | {"attention_mask": whole["attention_mask"][:, : place + 1]} | past)
-        differences.append(file.measure_difference([given["logits"]], [expected[:, place - sequence][:, None]]))
+    for position in range(sequence, sequence + STEPS):
+        new = {name: tensor[:, position : position + 1] for name, tensor in words.items()}
+        given = file.run(new | {"attention_mask": whole["attention_mask"][:, : position + 1]} | past)
+        differences.append(file.measure_difference([given["logits"]], [expected[:, position - sequence][:, None]]))
         past = {name: given[_describe_handover(name)] for name in past}
     return float(np.max(differences))
 
@@ -205,9 +205,9 @@ def _run_after(model: Any, whole: Mapping[str, Tensor], prompt: int) -> Tensor:
     words = {name: tensor for name, tensor in whole.items() if name != PIXELS}
     given = {name: tensor if name == PIXELS else tensor[:, :prompt] for name, tensor in whole.items()}
     cache, logits = model(**given, use_cache=True).past_key_values, []
-    for place in range(prompt, prompt + STEPS):
-        new = {name: tensor[:, place : place + 1] for name, tensor in words.items()}
-        new |= {"attention_mask": whole["attention_mask"][:, : place + 1]}
+    for position in range(prompt, prompt + STEPS):
+        new = {name: tensor[:, position : position + 1] for name, tensor in words.items()}
+        new |= {"attention_mask": whole["attention_mask"][:, : position + 1]}
         logits.append(model(**new, past_key_values=cache, use_cache=True).logits[:, -1])
     return torch.stack(logits, 1)
 

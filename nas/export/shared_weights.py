@@ -28,7 +28,7 @@ class SharedWeights:
     folder: Path | None = None
     fits: Callable[[Any], bool] = field(default=lambda tensor: True)
     size: int = 0
-    _places: dict[bytes, int] = field(default_factory=dict)
+    _positions: dict[bytes, int] = field(default_factory=dict)
 
     def move(self, proto: Any) -> Any:
         """A copy of a graph's proto whose tensors are in the file."""
@@ -46,13 +46,13 @@ class SharedWeights:
     def _store(self, content: bytes) -> int:
         """Where a content begins; appended where it is not there yet."""
         name = hashlib.sha256(content).digest()
-        if name not in self._places:
-            self._places[name] = self.size
+        if name not in self._positions:
+            self._positions[name] = self.size
             self.size += -(-len(content) // PAGE) * PAGE
             if self.folder is not None:
                 with (self.folder / self.file).open("ab") as stream:
-                    stream.write(content.ljust(self.size - self._places[name], b"\0"))
-        return self._places[name]
+                    stream.write(content.ljust(self.size - self._positions[name], b"\0"))
+        return self._positions[name]
 
 
 def remove_parent_weights(proto: Any, parent: Any) -> Any:

@@ -25,12 +25,12 @@ class CacheStage:
 
     Attributes:
         block: of the parent, that the schedule names; by it inputs and outputs are named.
-        place: of the block at which it acts, among those that are left.
+        index: of the block at which it acts, among those that are left.
         shifts: whether positions are numbered anew.
     """
 
     block: int
-    place: int
+    index: int
     shifts: bool
 
     def name_tensors(self, prefix: str) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def list_cache_stages(model: Any) -> tuple[CacheStage, ...]:
     if hooks is None or (hooks.layout.group is Group.IMAGES and not count_image_tokens(model)):
         return ()
     shifts = hooks.reduction.positions is Positions.COMPACTED
-    return tuple(CacheStage(hooks.steps[place].stage.block, place, shifts) for place in sorted(hooks.steps))
+    return tuple(CacheStage(hooks.steps[index].stage.block, index, shifts) for index in sorted(hooks.steps))
 
 
 def make_stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: Tensor) -> list[Tensor]:
@@ -56,7 +56,7 @@ def make_stage_tensors(cache: PrunedCache, stages: Sequence[CacheStage], mask: T
     tensors: list[Tensor] = []
     valid, shift = mask, mask.new_zeros(mask.shape[0], 1)
     for stage in stages:
-        left = cache.left.get(stage.place)
+        left = cache.left.get(stage.index)
         if left is not None:
             whole = torch.ones(mask.shape[0], left.length, dtype=torch.bool)
             valid = (whole if left.valid is None else left.valid).to(mask.dtype)
@@ -78,5 +78,5 @@ def read_lefts(
     for stage in stages:
         mask = next(given)
         shift = next(given) if stage.shifts else None
-        lefts[stage.place] = Left(mask.shape[1], mask.bool(), shift, held.get(stage.block, {}))
+        lefts[stage.index] = Left(mask.shape[1], mask.bool(), shift, held.get(stage.block, {}))
     return lefts

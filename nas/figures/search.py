@@ -164,7 +164,7 @@ def write_pareto_page(
     low, high = min(p.ms for p in everything) * 0.95, max([*(p.ms for p in everything), budget_ms]) * 1.03
     worst = max(p.loss for p in everything) or 1.0
 
-    def place(point: Point) -> tuple[float, float]:
+    def locate(point: Point) -> tuple[float, float]:
         return 60 + 820 * (point.ms - low) / (high - low), 400 - 370 * (point.loss / worst) ** 0.5
 
     edge = 60 + 820 * (budget_ms - low) / (high - low)
@@ -174,7 +174,7 @@ def write_pareto_page(
              f'<text x="880" y="430" text-anchor="end">{html.escape(latency_label)}</text>',
              f'<text x="66" y="26">{html.escape(loss_label)}</text>']  # fmt: skip
     for point, name in [(p, "") for p in points] + [(p, n) for n, p in named.items()]:
-        x, y = place(point)
+        x, y = locate(point)
         colour = _RED if name == "winner" else BLUE if name else _GREY
         tip = html.escape(f"{name or point.label}: {point.ms:.3f} ms, {point.loss:.4f}\n{point.words}")
         radius = 8 if name == "winner" else 5

@@ -120,9 +120,9 @@ def load_parent_model(source: str | None, data: Path | None = None, trust_remote
     """
     name = source or DEFAULT
     reference = find_reference(name)
-    place = reference.folder if reference else name
-    model = load_parent(place, trust_remote_code=trust_remote_code)
-    folder = Path(place).expanduser() if Path(place).expanduser().is_dir() else None
+    location = reference.folder if reference else name
+    model = load_parent(location, trust_remote_code=trust_remote_code)
+    folder = Path(location).expanduser() if Path(location).expanduser().is_dir() else None
     shown = reference.name if reference else name
     if needs_padding(model) and (tokenizer := load_tokenizer(folder or shown, trust_remote_code)) is not None:
         settle_padding(model, tokenizer)

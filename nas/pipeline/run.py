@@ -22,7 +22,7 @@ from nas.results.result import Result
 from nas.search.outcome import evaluate_whole_front
 from nas.search.unit_savings import describe_savings, predict_savings, predict_savings_with_loss
 from nas.storage.cache_folder import get_cache_folder
-from nas.storage.disk_errors import check_folder, check_room
+from nas.storage.disk_errors import check_folder, check_free_space
 from nas.storage.open_storage import check_storage
 from nas.storage.redact import build_sqlite_url
 from nas.storage.result_folder import lock_exclusively
@@ -41,10 +41,10 @@ def run(request: SearchRequest, progress: Progress, transport: Transport | None 
         MachineTooBusy: the result folder is complete, its winner is predicted.
     """
     request, timed = _restore_request(request), Timed(progress)
-    _check_places(request)
+    _check_locations(request)
     context = prepare(request, timed, transport)
     weights = sum(each.numel() * each.element_size() for each in context.parent.model.parameters())
-    scarce = check_room(request.out, weights)
+    scarce = check_free_space(request.out, weights)
     if scarce:
         progress.show_message(scarce)
     request.save()
@@ -55,7 +55,7 @@ def run(request: SearchRequest, progress: Progress, transport: Transport | None 
             context.cached_evaluator.executor.close()
 
 
-def _check_places(request: SearchRequest) -> None:
+def _check_locations(request: SearchRequest) -> None:
     """Find out before the work begins whether its results can be kept.
 
     Raises:

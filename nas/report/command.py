@@ -9,7 +9,7 @@ from typing import Any
 from nas.request.search_request import SearchRequest
 
 # Where things are kept, and the name that a search was given, say nothing of what it asked; and URLs hold passwords.
-_PLACES = ("out", "storage", "tracking_uri", "id")
+_LOCATIONS = ("out", "storage", "tracking_uri", "id")
 _FLAGS = {"time_limit_s": "time-limit", "prefix_cache_bytes": "prefix-cache"}
 
 
@@ -18,7 +18,7 @@ def build_command(request: SearchRequest) -> str:
     words = ["nas", "search"]
     for field in fields(request):
         value = getattr(request, field.name)
-        if field.name not in _PLACES and value != _get_default(field):
+        if field.name not in _LOCATIONS and value != _get_default(field):
             words += [f"--{_FLAGS.get(field.name, field.name).replace('_', '-')}", *_format_flag(field.name, value)]
     return shlex.join(words)
 

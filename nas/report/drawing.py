@@ -21,7 +21,7 @@ _TICKS = 5
 
 @dataclass(frozen=True)
 class Mark:
-    """A point: its place in the box, what hovering over it says, how it looks."""
+    """A point: its position in the box, what hovering over it says, how it looks."""
 
     x: float
     y: float
@@ -33,7 +33,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """Ticks with their places, marks, lines through some of them, the edge of the budget if there is one."""
+    """Ticks with their positions, marks, lines through some of them, the edge of the budget if there is one."""
 
     title: str
     x_label: str
@@ -84,9 +84,9 @@ def draw_redundancy(similarity: dict[str, list[float]], blocks: Sequence[Block])
     y = _build_scale(math.log(min(everything) * 0.8), math.log(max(everything) * 1.25), HEIGHT - _BOTTOM, _TOP)
     marks, lines = [], []
     for kind, values in change.items():
-        places = [(x(depth), y(math.log(value))) for depth, value in enumerate(values)]
-        lines.append((kind, " ".join(f"{across:.1f},{down:.1f}" for across, down in places)))
-        for (across, down), value, block in zip(places, values, blocks, strict=False):
+        points = [(x(depth), y(math.log(value))) for depth, value in enumerate(values)]
+        lines.append((kind, " ".join(f"{across:.1f},{down:.1f}" for across, down in points)))
+        for (across, down), value, block in zip(points, values, blocks, strict=False):
             hollow = "" if _keeps(block, kind) else " hollow"
             words = f"{kind} of block {block.number}: {value:.3g}{', dropped' if hollow else ''}"
             marks.append(Mark(across, down, words, kind + hollow))
@@ -131,7 +131,7 @@ def _keeps(block: Block, kind: str) -> bool:
 
 
 def _build_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """From numbers between `low` and `high` to places between `start` and `end`."""
+    """From numbers between `low` and `high` to positions between `start` and `end`."""
     return lambda value: start + (value - low) / ((high - low) or 1.0) * (end - start)
 
 

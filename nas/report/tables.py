@@ -70,15 +70,15 @@ def _build_latency_rows(result: dict[str, Any], certificate: Certificate | None)
         rows.append(("between", _describe_bounds(parent["interval_ms"]), _describe_bounds(winner["interval_ms"]), ""))
     if certificate is None or certificate.winner is None or certificate.parent is None:
         return rows
-    place = "" if certificate.on_target else " of the exported files, not on the target"
+    suffix = "" if certificate.on_target else " of the exported files, not on the target"
     for name, part in (("p50", 50), ("p90", 90)):
         if not (measured and part == p):
             mine, theirs = certificate.winner.compute_percentile(part), certificate.parent.compute_percentile(part)
             rows.append(
-                (f"{name}{place or ', measured'}", format_ms(theirs), format_ms(mine), format_ratio(mine, theirs))
+                (f"{name}{suffix or ', measured'}", format_ms(theirs), format_ms(mine), format_ratio(mine, theirs))
             )
     spans = [_describe_bounds(each.compute_median_interval()) for each in (certificate.parent, certificate.winner)]
-    rows.append((f"median between (90 %){place}", *spans, ""))
+    rows.append((f"median between (90 %){suffix}", *spans, ""))
     if measured:
         rows.append((f"p{p} at most (99 %)", MISSING, format_ms(certificate.bound_ms), ""))
     return rows

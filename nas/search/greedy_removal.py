@@ -48,9 +48,9 @@ class GreedyRemoval:
     def find_first_within_budget(self, budget_ms: float) -> Architecture | None:
         """Where the path first meets a budget, with what still fits restored, last dropped first."""
         path = [self.problem.space.start, *self.path]
-        for place, architecture in enumerate(path):
+        for position, architecture in enumerate(path):
             if self.problem.meets(architecture, budget_ms):
-                return self._restore(path[: place + 1], budget_ms)
+                return self._restore(path[: position + 1], budget_ms)
         return None
 
     def _list_below(self, current: Architecture) -> tuple[list[Architecture], list[Architecture]]:

@@ -29,9 +29,9 @@ def split_levels(choices: Iterable[Choice]) -> tuple[list[Choice], list[Choice]]
         ):
             measured += own
             continue
-        kept = {round(place * (len(own) - 1) / (MEASURED - 1)) for place in range(MEASURED)}
-        measured += [own[place] for place in sorted(kept)]
-        between += [choice for place, choice in enumerate(own) if place not in kept]
+        kept = {round(position * (len(own) - 1) / (MEASURED - 1)) for position in range(MEASURED)}
+        measured += [own[position] for position in sorted(kept)]
+        between += [choice for position, choice in enumerate(own) if position not in kept]
     return measured, between
 
 

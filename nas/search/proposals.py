@@ -116,7 +116,7 @@ class LevelSwitch:
         expected = surrogate.predict_rows(rows)
         order = np.argsort(expected, kind="stable")
         kept: list[Architecture] = []
-        for _, equals in itertools.groupby(order.tolist(), key=lambda place: expected[place]):
+        for _, equals in itertools.groupby(order.tolist(), key=lambda position: expected[position]):
             near = [self._problem.space.decode(chosen) for chosen in self._encoding.decode(rows[list(equals)])]
             fitting = [a for a in near if a != current and not is_empty(a) and self._keeps_limits(a)]
             kept += sorted(fitting, key=lambda a: a.digest)
@@ -136,36 +136,38 @@ class LevelSwitch:
         out, into = self._list_restored(row), self._list_dropped(architecture, row)
         restored = before - savings.compute(row & ~out.sets)
         dropped = savings.compute(row & ~into.clears | into.sets) - before
-        order = sorted(range(len(dropped)), key=lambda place: (dropped[place], into.switches[place]))
+        order = sorted(range(len(dropped)), key=lambda position: (dropped[position], into.switches[position]))
         ms = dropped[order].tolist()
-        room = self._budget_ms + ROUNDING - self._predict_latency(architecture)
+        slack_ms = self._budget_ms + ROUNDING - self._predict_latency(architecture)
         band = (1 - BAND) * self._budget_ms if not self._problem.limits else self._budget_ms  # another row may bind
         share, neighbours = max(1, MOST // len(restored)), [row[None][:0]]
-        for place, added in enumerate(restored.tolist()):
-            first, last = bisect_left(ms, added - room), bisect_right(ms, added - room + band)
-            places = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
-            chosen = [order[more] for more in places]
-            neighbours.append(row & ~out.sets[place] & ~into.clears[chosen] | into.sets[chosen])
+        for position, added in enumerate(restored.tolist()):
+            first, last = bisect_left(ms, added - slack_ms), bisect_right(ms, added - slack_ms + band)
+            positions = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
+            chosen = [order[more] for more in positions]
+            neighbours.append(row & ~out.sets[position] & ~into.clears[chosen] | into.sets[chosen])
         rows = encoding.make_canonical(np.concatenate(neighbours), self._problem.space.merges_blocks)
         return _remove_duplicates(rows)
 
     def _list_restored(self, row: Rows) -> "_Switches":
         """Choices to take back, at most two, each with those that imply it."""
-        places = np.flatnonzero(row).tolist()
-        return self._list_switches(places, self._encoding.closure.T[places] & row)
+        positions = np.flatnonzero(row).tolist()
+        return self._list_switches(positions, self._encoding.closure.T[positions] & row)
 
     def _list_dropped(self, architecture: Architecture, row: Rows) -> "_Switches":
         """Choices to make, at most two, each with those that it implies and in place of the unit's other level."""
         encoding = self._encoding
         other = np.asarray((encoding.alternatives & row).any(axis=1))
-        places = [
-            place
-            for place, choice in enumerate(encoding.columns)
-            if not row[place] and (other[place] or not architecture.drops(choice))
+        positions = [
+            position
+            for position, choice in enumerate(encoding.columns)
+            if not row[position] and (other[position] or not architecture.drops(choice))
         ]
-        return self._list_switches(places, encoding.closure[places] & ~row, encoding.alternatives[places] & row)
+        return self._list_switches(
+            positions, encoding.closure[positions] & ~row, encoding.alternatives[positions] & row
+        )
 
-    def _list_switches(self, places: list[int], changes: Rows, clears: Rows | None = None) -> "_Switches":
+    def _list_switches(self, positions: list[int], changes: Rows, clears: Rows | None = None) -> "_Switches":
         """All pairs of those that do not change too many steps at once, every single one, and none."""
         columns, most = self._encoding.columns, max(1, SPAN * self._encoding.level_count)
         chosen = _list_at_most_two([n for n, change in enumerate(changes) if change.sum() <= most])
@@ -174,7 +176,7 @@ class LevelSwitch:
             sets[at] = changes[list(which)].any(0)
             if clears is not None:
                 cleared[at] = clears[list(which)].any(0)
-        return _Switches([tuple(columns[places[n]] for n in which) for which in chosen], sets, cleared)
+        return _Switches([tuple(columns[positions[n]] for n in which) for which in chosen], sets, cleared)
 
     def _predict_latency(self, architecture: Architecture) -> float:
         if architecture not in self._ms:
@@ -201,5 +203,5 @@ class _Switches(NamedTuple):
     clears: Rows  # those that go in return
 
 
-def _list_at_most_two(places: Sequence[int]) -> list[tuple[int, ...]]:
-    return [(), *((place,) for place in places), *itertools.combinations(places, 2)]
+def _list_at_most_two(positions: Sequence[int]) -> list[tuple[int, ...]]:
+    return [(), *((position,) for position in positions), *itertools.combinations(positions, 2)]

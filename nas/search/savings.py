@@ -35,7 +35,7 @@ class Savings:
 
     def compute(self, rows: Rows) -> NDArray[np.float64]:
         """(n,): what each row of `encoding` saves, to a billionth, so that equal sets are equal."""
-        columns = {choice: place for place, choice in enumerate(self.alone)}
+        columns = {choice: position for position, choice in enumerate(self.alone)}
         dropped = rows.astype(np.float64)
         saved = dropped @ np.array(list(self.alone.values()))
         if self.overlap:

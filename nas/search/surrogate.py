@@ -79,8 +79,10 @@ class Surrogate:
     def rank(self, architectures: Sequence[Architecture]) -> list[Architecture]:
         """Least expected loss first."""
         expected = self.predict(architectures)
-        order = sorted(range(len(architectures)), key=lambda place: (expected[place], architectures[place].digest))
-        return [architectures[place] for place in order]
+        order = sorted(
+            range(len(architectures)), key=lambda position: (expected[position], architectures[position].digest)
+        )
+        return [architectures[position] for position in order]
 
     def predict(self, architectures: Sequence[Architecture]) -> Array:
         """The expected losses."""

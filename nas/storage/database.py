@@ -52,7 +52,7 @@ class Database(RDBStorage):
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any], patience_s: float = RETRY_TIMEOUT_S) -> None:
         """Connect, and create the tables where there are none."""
-        self._place, self._patience_s = remove_password(url), patience_s
+        self._url, self._patience_s = remove_password(url), patience_s
         self._open_tickets: set[str] = set()
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}  # of each study, known to be its own
         literal = url.replace("{", "{{").replace("}", "}}")  # Optuna formats the URL: a password may hold braces
@@ -68,12 +68,12 @@ class Database(RDBStorage):
             StorageUnavailable: it stayed away, or it is damaged.
         """
         try:
-            return retry_with_backoff(call, _passes, self._place, self._patience_s)
+            return retry_with_backoff(call, _passes, self._url, self._patience_s)
         except (StorageInternalError, DatabaseError) as error:
             if isinstance(error, IntegrityError):  # of what was asked: Optuna's own code deals with it
                 raise
             raise StorageUnavailable(
-                f"storage {self._place} fails ({find_reason(error)}); repair it, or name another with --storage, and "
+                f"storage {self._url} fails ({find_reason(error)}); repair it, or name another with --storage, and "
                 "run the same command again"
             ) from None
 

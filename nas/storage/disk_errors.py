@@ -14,7 +14,7 @@ _NUMBERS = {
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WORDS = ("No space left on device", "disk is full", "Disk quota exceeded", "File too large")  # as libraries pass on
 _FILES = 6  # of the winner's weights: three, and copies of them
-_ROOM = "make room there"
+_MAKE_SPACE = "make room there"
 
 
 def write_failure(error: BaseException | None) -> str:
@@ -26,18 +26,18 @@ def write_failure(error: BaseException | None) -> str:
     while error is not None and error not in seen:
         if isinstance(error, OSError) and error.errno in _NUMBERS:
             name = error.filename2 or error.filename
-            place = f"{name!s} cannot be written" if name else "a file cannot be written"
-            repair = _ROOM if error.errno in _FULL else "give this account the right to, or name another place"
-            return f"{place} ({error.strerror}); {repair}"
+            problem = f"{name!s} cannot be written" if name else "a file cannot be written"
+            repair = _MAKE_SPACE if error.errno in _FULL else "give this account the right to, or name another place"
+            return f"{problem} ({error.strerror}); {repair}"
         reason = next((words for words in _WORDS if words in str(error)), None)
         if reason is not None:
-            return f"a file cannot be written ({reason}); {_ROOM}"
+            return f"a file cannot be written ({reason}); {_MAKE_SPACE}"
         seen.append(error)
         error = error.__cause__ or error.__context__
     return ""
 
 
-def check_room(folder: Path, weights: int) -> str:
+def check_free_space(folder: Path, weights: int) -> str:
     """Find out whether the winner's files have room: a Hugging Face folder and two graphs, and MLflow's copy of them.
 
     Args:

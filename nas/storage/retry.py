@@ -14,14 +14,14 @@ _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 
-def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], bool], place: str, seconds: float) -> _T:
+def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], bool], storage: str, seconds: float) -> _T:
     """What a call returns; it is repeated while it fails with errors that may pass.
 
     The call must be safe to repeat after an attempt that was carried out and whose answer was lost.
 
     Args:
         passes: whether an error may be gone a little later.
-        place: what is waited for, as people may see it.
+        storage: what is waited for, as people may see it.
         seconds: how long, by the clock that nobody sets.
 
     Raises:
@@ -37,15 +37,17 @@ def retry_with_backoff(call: Callable[[], _T], passes: Callable[[Exception], boo
             reason = find_reason(error)
             if deadline is None:
                 deadline = time.monotonic() + seconds
-                _logger.warning("storage %s does not answer (%s); waiting up to %.0f s for it", place, reason, seconds)
+                _logger.warning(
+                    "storage %s does not answer (%s); waiting up to %.0f s for it", storage, reason, seconds
+                )
             elif time.monotonic() > deadline:
                 raise StorageUnavailable(
-                    f"storage {place} did not answer for more than {seconds:.0f} s ({reason}); "
+                    f"storage {storage} did not answer for more than {seconds:.0f} s ({reason}); "
                     "repair it and run the same command again: finished trials are kept"
                 ) from None
         else:
             if deadline is not None:
-                _logger.warning("storage %s is back", place)
+                _logger.warning("storage %s is back", storage)
             return result
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

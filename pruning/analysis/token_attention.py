@@ -63,7 +63,7 @@ def find_states(values: Iterable[Any], width: int) -> Tensor:
 
 
 def _find_asking(scorer: Scorer, hidden: Tensor, valid: Tensor | None) -> Tensor:
-    """(B,) the place of the token that asks; the mean asks from the last one."""
+    """(B,) the index of the token that asks; the mean asks from the last one."""
     batch, tokens = hidden.shape[:2]
     if valid is None:
         return torch.full((batch,), 0 if scorer is Scorer.CLASS else tokens - 1, device=hidden.device)
@@ -77,10 +77,10 @@ def _average_masked(values: Tensor, valid: Tensor) -> Tensor:
     return (values * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
 
 
-def _select(values: Tensor, places: Tensor) -> Tensor:
+def _select(values: Tensor, indices: Tensor) -> Tensor:
     """(B, 1, W) of (B or 1, N, W)."""
-    rows = torch.arange(len(places), device=values.device)
-    return values.expand(len(places), -1, -1)[rows, places][:, None]
+    rows = torch.arange(len(indices), device=values.device)
+    return values.expand(len(indices), -1, -1)[rows, indices][:, None]
 
 
 def _find_rotary(kwargs: dict[str, Any]) -> Rotary | None:
@@ -88,8 +88,8 @@ def _find_rotary(kwargs: dict[str, Any]) -> Rotary | None:
     return rotary if isinstance(rotary, tuple) and len(rotary) == 2 else None
 
 
-def _select_rotary(rotary: Rotary | None, places: Tensor) -> Rotary | None:
-    return None if rotary is None else (_select(rotary[0], places), _select(rotary[1], places))
+def _select_rotary(rotary: Rotary | None, indices: Tensor) -> Rotary | None:
+    return None if rotary is None else (_select(rotary[0], indices), _select(rotary[1], indices))
 
 
 def _build_mask(values: Iterable[Any], tokens: int) -> Tensor | None:
@@ -100,8 +100,8 @@ def _build_mask(values: Iterable[Any], tokens: int) -> Tensor | None:
     return None
 
 
-def _select_mask_row(mask: Tensor, places: Tensor) -> Tensor:
+def _select_mask_row(mask: Tensor, indices: Tensor) -> Tensor:
     """(B, 1, N), what the asking queries see."""
-    mask = mask[:, 0].expand(len(places), -1, -1)
-    rows = torch.arange(len(places), device=mask.device)
-    return mask[rows, places.clamp(max=mask.shape[1] - 1)][:, None]
+    mask = mask[:, 0].expand(len(indices), -1, -1)
+    rows = torch.arange(len(indices), device=mask.device)
+    return mask[rows, indices.clamp(max=mask.shape[1] - 1)][:, None]

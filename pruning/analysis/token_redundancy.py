@@ -169,10 +169,10 @@ class _Tally:
                 partial(alikeness.compute_mass, weights, group),
                 partial(alikeness.count_holding, weights, group),
             ]
-            for place, measure in enumerate(measured):
+            for column, measure in enumerate(measured):
                 total, count = measure()
-                self.sums[number, place, index] += total
-                self.counts[number, place, index] += count
+                self.sums[number, column, index] += total
+                self.counts[number, column, index] += count
 
     def _begin(self, hidden: Tensor) -> None:
         """A new batch: which of its tokens are in which group."""

@@ -178,7 +178,7 @@ def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tu
         stream = values[first]
         noise = torch.randn(stream.shape, generator=torch.Generator().manual_seed(0))
         values[first] = noise.to(stream.device)
-    return tuple(values[place] for place in range(len(args))), {name: values[name] for name in kwargs}
+    return tuple(values[index] for index in range(len(args))), {name: values[name] for name in kwargs}
 
 
 def _build_recorder(tape: BlockTrace, path: str, width: int) -> Any:

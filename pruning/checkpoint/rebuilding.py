@@ -55,10 +55,10 @@ def rebuild(
 def _renumber_remaining(architecture: Architecture) -> Architecture:
     """What is chosen for the parts of the blocks that are left, counted among those."""
     removed = architecture.list_removed_blocks()
-    place = {layer: at for at, layer in enumerate(x for x in range(architecture.depth) if x not in removed)}
-    parts = [choice for layer in place for choice in architecture.list_block_choices(layer)]
-    moved = (Unit(place[choice.layer], choice.unit.kind).choose(choice.level) for choice in parts)
-    return Architecture(len(place), frozenset(moved))
+    position = {layer: at for at, layer in enumerate(x for x in range(architecture.depth) if x not in removed)}
+    parts = [choice for layer in position for choice in architecture.list_block_choices(layer)]
+    moved = (Unit(position[choice.layer], choice.unit.kind).choose(choice.level) for choice in parts)
+    return Architecture(len(position), frozenset(moved))
 
 
 def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, trust_remote_code: bool) -> Any:
@@ -79,12 +79,12 @@ def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, tr
 
 
 def _build_config(folder: Path, document: dict[str, Any], trust_remote_code: bool) -> Any:
-    place = document.get("auto_map", {}).get("AutoConfig") if trust_remote_code else None
-    if place is None:
+    auto_class = document.get("auto_map", {}).get("AutoConfig") if trust_remote_code else None
+    if auto_class is None:
         return transformers.AutoConfig.for_model(**document)
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    config = get_class_from_dynamic_module(place, str(folder)).from_dict(document)
+    config = get_class_from_dynamic_module(auto_class, str(folder)).from_dict(document)
     config.name_or_path = str(folder)
     return config
 

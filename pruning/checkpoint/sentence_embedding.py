@@ -198,24 +198,24 @@ def attach(model: Any, embedding: SentenceEmbedding | None) -> None:
 def _pool(mode: Pooling, hidden: Tensor, mask: Tensor, skipped: int) -> Tensor:
     """(batch, hidden): positions count from the first real token, so padding may be on either side."""
     first = mask.argmax(1, keepdim=True)
-    places = torch.arange(hidden.shape[1], device=hidden.device)[None] - first
-    real = mask * (places >= skipped) if skipped else mask
+    indices = torch.arange(hidden.shape[1], device=hidden.device)[None] - first
+    real = mask * (indices >= skipped) if skipped else mask
     match mode:
         case Pooling.CLS:
             return _select(hidden, real.argmax(1))
         case Pooling.LAST:
-            return _select(hidden, (real * (places + 1)).argmax(1))
+            return _select(hidden, (real * (indices + 1)).argmax(1))
         case Pooling.MAX:
             return hidden.masked_fill(real[..., None] == 0, -torch.inf).amax(1)
         case Pooling.WEIGHTED_MEAN:
-            real = real * (places + 1)
+            real = real * (indices + 1)
     count = real.sum(1, keepdim=True).clamp(min=1e-9)
     return (hidden * real[..., None]).sum(1) / (count.sqrt() if mode is Pooling.MEAN_SQRT else count)
 
 
-def _select(hidden: Tensor, place: Tensor) -> Tensor:
+def _select(hidden: Tensor, index: Tensor) -> Tensor:
     """The states of one token of every text."""
-    return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
+    return hidden.gather(1, index[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
 
 
 def _randomise(tensor: Any) -> Any:

@@ -117,10 +117,10 @@ def _resolve_inside(folder: Path, name: str, suffix: str = _SUFFIX) -> Path:
 
 
 def _check_name(folder: Path, name: Any, suffix: str) -> None:
-    place = Path(str(name))
-    if place.is_absolute() or ".." in place.parts:
+    path = Path(str(name))
+    if path.is_absolute() or ".." in path.parts:
         raise UnsafeCheckpoint(f"{folder} names weights outside of the folder ({name}); put all its files into it")
-    if place.suffix != suffix:
+    if path.suffix != suffix:
         raise UnsafeCheckpoint(
             f"{folder} names {name} for its weights; only safetensors are read, as other files can run code when read"
         )

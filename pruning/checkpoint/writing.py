@@ -116,11 +116,11 @@ def _collect_untied(model: Any) -> dict[str, Tensor]:
     state = model.state_dict(keep_vars=True)
     again = {name for name, source in tied.items() if name in state and state[name] is state.get(source)}
     weights: dict[str, Tensor] = {}
-    places: set[int] = set()
+    pointers: set[int] = set()
     for name, tensor in state.items():
         if name not in again:
-            taken = tensor.untyped_storage().data_ptr() in places
-            places.add(tensor.untyped_storage().data_ptr())
+            taken = tensor.untyped_storage().data_ptr() in pointers
+            pointers.add(tensor.untyped_storage().data_ptr())
             weights[name] = tensor.detach().clone() if taken else tensor.detach()
     return weights
 

@@ -36,8 +36,10 @@ class TokenAlignment:
         if now is None:
             return values.flatten(0, 1)
         if now.source is None:
-            return take(values, now.places.expand(len(values), -1)).flatten(0, 1)
-        sums = torch.zeros(len(values), now.places.shape[1], values.shape[-1], dtype=values.dtype, device=values.device)
+            return take(values, now.indices.expand(len(values), -1)).flatten(0, 1)
+        sums = torch.zeros(
+            len(values), now.indices.shape[1], values.shape[-1], dtype=values.dtype, device=values.device
+        )
         sums.scatter_add_(1, now.source[..., None].expand_as(values), values)
         counts = torch.zeros(sums.shape[:2], dtype=values.dtype, device=values.device)
         counts.scatter_add_(1, now.source, torch.ones_like(now.source, dtype=values.dtype))

@@ -76,7 +76,7 @@ class Left:
 class PrunedCache(DynamicCache):  # type: ignore[misc]
     """The key-value cache of a decoder with fewer attentions than blocks, or fewer tokens in some of them.
 
-    `seen` counts the tokens that passed; `left` has, by the place of a stage's block, what the stage left.
+    `seen` counts the tokens that passed; `left` has, by the index of a stage's block, what the stage left.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -129,22 +129,22 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
             raise ValueError(f"crop({tokens_to_remove}) is not supported; give minus the number of tokens to forget")
         super().crop(tokens_to_remove)
         self.seen = max(0, self.seen + tokens_to_remove)
-        self.left = {place: left.crop(tokens_to_remove) for place, left in self.left.items()}
+        self.left = {index: left.crop(tokens_to_remove) for index, left in self.left.items()}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows in another order, as beam search asks."""
         super().reorder_cache(beam_idx)
-        self.left = {place: left.select_rows(beam_idx) for place, left in self.left.items()}
+        self.left = {index: left.select_rows(beam_idx) for index, left in self.left.items()}
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Only these rows."""
         super().batch_select_indices(indices)
-        self.left = {place: left.select_rows(indices) for place, left in self.left.items()}
+        self.left = {index: left.select_rows(indices) for index, left in self.left.items()}
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row so many times."""
         super().batch_repeat_interleave(repeats)
-        self.left = {place: left.repeat(repeats) for place, left in self.left.items()}
+        self.left = {index: left.repeat(repeats) for index, left in self.left.items()}
 
     def reset(self) -> None:
         """Forget every token."""

@@ -72,13 +72,13 @@ class PrefixStore:
 
     def keep(self, run: int, batch: str, prefix: Prefix, state: Tensor) -> None:
         """Keep a state if there is room, or room can be made."""
-        if run not in self._runs or (batch, prefix) in self._where or not self._make_room(run, state.nbytes):
+        if run not in self._runs or (batch, prefix) in self._where or not self._evict(run, state.nbytes):
             return
         self._runs[run].states[prefix] = state
         self._where[batch, prefix] = run
         self.nbytes += state.nbytes
 
-    def _make_room(self, own: int, nbytes: int) -> bool:
+    def _evict(self, own: int, nbytes: int) -> bool:
         while self.nbytes + nbytes > self.capacity:
             oldest = next(iter(self._runs))
             if oldest == own or self._runs[oldest].used >= self.candidate - 1:
@@ -125,11 +125,11 @@ def _count_whole_blocks(architecture: Architecture) -> int:
     """How many of the kept blocks may be skipped: those before the first block whose states a stage ranks."""
     removed, reduction = set(architecture.list_removed_blocks()), architecture.tokens.reduction
     left = [layer for layer in range(architecture.depth) if layer not in removed]
-    places = [
-        left.index(stage.block - 1) if reduction.source is Source.PREVIOUS and stage.block - 1 in left else place
-        for place, stage in list_acting_stages(architecture)
+    indices = [
+        left.index(stage.block - 1) if reduction.source is Source.PREVIOUS and stage.block - 1 in left else index
+        for index, stage in list_acting_stages(architecture)
     ]
-    return min(places, default=len(left))
+    return min(indices, default=len(left))
 
 
 class _Pass:

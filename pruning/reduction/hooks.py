@@ -31,13 +31,13 @@ class Step:
     """A stage in a pruned model.
 
     Attributes:
-        place: of the block, among those that are left, at which it acts.
+        index: of the block, among those that are left, at which it acts.
         ranker: queries and keys that rank; None where the score needs none.
-        watched: place of the block whose input is ranked; None for the states that are cut.
+        watched: index of the block whose input is ranked; None for the states that are cut.
         layer_type: of the block that ranks, where blocks of another type have other positions (Gemma 3).
     """
 
-    place: int
+    index: int
     stage: Stage
     ranker: Projections | None
     watched: int | None = None
@@ -65,7 +65,7 @@ class TokenHooks:
             cuts: take it away again after the model without its head: where that insists on the length of its input.
         """
         self.layout, self.reduction, self.acting = layout, reduction, steps
-        self.steps = {step.place: step for step in steps}  # of two at one place, the one that leaves fewer
+        self.steps = {step.index: step for step in steps}  # of two at one place, the one that leaves fewer
         self.windows, self.causal, self.restores, self.cuts = windows, causal, restores, cuts
         self.proportional = reduction.reducer is Reducer.MERGE  # a merged key has the attention of all it stands for
         self.watched = {step.watched for step in steps}
@@ -94,7 +94,7 @@ class TokenHooks:
         if self.tower is not None:
             self.tower.sight = None
         if self.now is not None and self.cuts and output is not None:
-            output[0 if isinstance(output, tuple) else "last_hidden_state"] = take(output[0], self.now.places)
+            output[0 if isinstance(output, tuple) else "last_hidden_state"] = take(output[0], self.now.indices)
         self.clear()
         return output
 
@@ -103,7 +103,7 @@ class TokenHooks:
         self.turned.append((module, args, kwargs, output))
 
     def enter(
-        self, place: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A block is about to run: cut the states, and all that goes with them."""
         given = name_arguments(module, args, kwargs)
@@ -111,13 +111,13 @@ class TokenHooks:
         hidden = given.pop(first)
         cache = next((value for value in given.values() if isinstance(value, PrunedCache)), None)
         if cache is not None and cache.seen > 0:
-            return (hidden,), self._continue_arguments(place, hidden, given, cache)
+            return (hidden,), self._continue_arguments(index, hidden, given, cache)
         for step in self.acting:
-            if step.place == place:
+            if step.index == index:
                 hidden = self._cut(step, hidden, given, cache)
-        if place in self.watched:  # what the block works on: already cut, where a stage begins here too
-            self.seen[place] = self._build_ranked(hidden, given)
-        return (hidden,), given if self.now is None else self._fit_arguments(place, hidden, given, self.now)
+        if index in self.watched:  # what the block works on: already cut, where a stage begins here too
+            self.seen[index] = self._build_ranked(hidden, given)
+        return (hidden,), given if self.now is None else self._fit_arguments(index, hidden, given, self.now)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The last block ran: give the sequence its length back."""
@@ -151,7 +151,7 @@ class TokenHooks:
             shorter = shorter.renumber(given["position_ids"], self.whole.valid)
         self.now, self.stage = shorter, self.stage + 1
         if cache is not None:
-            cache.left[step.place] = Left(hidden.shape[1], shorter.valid, shorter.shift)
+            cache.left[step.index] = Left(hidden.shape[1], shorter.valid, shorter.shift)
         return hidden
 
     def _score_tokens(
@@ -165,16 +165,16 @@ class TokenHooks:
         scores = None if reducer is Reducer.MERGE else rank(self.reduction, step.ranker, ranked, tokens, self.asking)
         return scores, compute_metric(reducer, step.ranker, ranked)
 
-    def _fit_arguments(self, place: int, hidden: Tensor, given: dict[str, Any], now: Sequence) -> dict[str, Any]:
+    def _fit_arguments(self, index: int, hidden: Tensor, given: dict[str, Any], now: Sequence) -> dict[str, Any]:
         """The block's other arguments, of the shorter sequence."""
         changed = dict(given)
         shape = (hidden.shape[0], hidden.shape[1], hidden.shape[1])
         bias = log_sizes(now.sizes).to(hidden.dtype) if self.proportional and now.sizes is not None else None
         for name in _MASKS:
             if name in given and (given[name] is not None or bias is not None):
-                key = ("mask", self.stage, self.windows[place])
+                key = ("mask", self.stage, self.windows[index])
                 changed[name] = self._compute_once(
-                    key, shorten_mask, given[name], now.valid, shape, self.causal, self.windows[place], bias
+                    key, shorten_mask, given[name], now.valid, shape, self.causal, self.windows[index], bias
                 )
         if given.get("position_ids") is not None:
             changed["position_ids"] = now.positions if now.positions is not None else self._build_positions(given, now)
@@ -185,8 +185,8 @@ class TokenHooks:
     def _build_positions(self, given: dict[str, Any], now: Sequence) -> Tensor:
         numbers = given["position_ids"]
         if numbers.ndim == 3:  # one number per axis of an image
-            return torch.stack([take(axis, now.places) for axis in numbers])
-        placed: Tensor = self._compute_once(("ids", self.stage), take, numbers, now.places)
+            return torch.stack([take(axis, now.indices) for axis in numbers])
+        placed: Tensor = self._compute_once(("ids", self.stage), take, numbers, now.indices)
         return placed
 
     def _select_rotary(self, hidden: Tensor, rotary: Rotary | None, now: Sequence) -> Rotary | None:
@@ -195,7 +195,7 @@ class TokenHooks:
         if now.positions is not None:
             return self._recompute_rotary(hidden, rotary, now.positions)
         cosines, sines = (
-            self._compute_once((name, self.stage, id(values)), take, values, now.places)
+            self._compute_once((name, self.stage, id(values)), take, values, now.indices)
             for name, values in zip(("cos", "sin"), rotary, strict=True)
         )
         return cosines, sines
@@ -214,16 +214,16 @@ class TokenHooks:
         return again
 
     def _continue_arguments(
-        self, place: int, hidden: Tensor, given: dict[str, Any], cache: PrunedCache
+        self, index: int, hidden: Tensor, given: dict[str, Any], cache: PrunedCache
     ) -> dict[str, Any]:
         """Arguments of a block that adds tokens to a cache which an earlier pass cut."""
-        stage = max((stage for stage in cache.left if stage <= place), default=-1)
+        stage = max((stage for stage in cache.left if stage <= index), default=-1)
         if stage < 0:
             return given
         if stage != self.stage:
             self.stage = stage
             cache.left[stage] = cache.left[stage].extend(hidden.shape[1], self.inputs.get("attention_mask"))
-        left, window = cache.left[stage], self.windows[place]
+        left, window = cache.left[stage], self.windows[index]
         changed = dict(given)
         new = hidden.shape[1]
         held = left.count_within(window, new)
@@ -270,14 +270,14 @@ def _count_kept(stage: Stage, tokens: Sequence) -> Any:
 class BlockEntry:
     """The hook of one block; a function would not survive a copy of the model."""
 
-    def __init__(self, hooks: TokenHooks, place: int) -> None:
-        self.hooks, self.place = hooks, place
+    def __init__(self, hooks: TokenHooks, index: int) -> None:
+        self.hooks, self.index = hooks, index
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As `nn.Module.register_forward_pre_hook` calls it."""
-        return self.hooks.enter(self.place, module, args, kwargs)
+        return self.hooks.enter(self.index, module, args, kwargs)
 
 
 def name_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

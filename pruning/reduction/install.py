@@ -44,17 +44,17 @@ class ReductionPlan:
 
 
 def list_acting_stages(architecture: Architecture) -> tuple[tuple[int, Stage], ...]:
-    """Where the stages of an architecture act: (place among the blocks that are left, stage).
+    """Where the stages of an architecture act: (index among the blocks that are left, stage).
 
     A stage whose block is removed acts at the next block that is left, and not at all after the last. Two at one
-    place act one after the other, as they do with the blocks between them, so the smaller ratio is left.
+    index act one after the other, as they do with the blocks between them, so the smaller ratio is left.
     """
     left = _list_remaining(architecture)
     acting = []
     for stage in architecture.tokens.stages:
-        place = next((place for place, layer in enumerate(left) if layer >= stage.block), None)
-        if place is not None:
-            acting.append((place, stage))
+        index = next((index for index, layer in enumerate(left) if layer >= stage.block), None)
+        if index is not None:
+            acting.append((index, stage))
     return tuple(acting)
 
 
@@ -136,8 +136,8 @@ def install(model: Any, anatomy: Anatomy, architecture: Architecture, reducing: 
     left, blocks = _list_remaining(architecture), model.get_submodule(anatomy.stack)
     alive = {id(module) for module in model.modules()}
     steps = tuple(
-        _keep_alive(_build_step(place, stage, reducing, left), blocks, reducing.reduction, alive)
-        for place, stage in list_acting_stages(architecture)
+        _keep_alive(_build_step(index, stage, reducing, left), blocks, reducing.reduction, alive)
+        for index, stage in list_acting_stages(architecture)
     )
     if not steps:
         return
@@ -178,9 +178,9 @@ def _find_reader(model: Any, anatomy: Anatomy) -> nn.Module:
 def _register(reader: nn.Module, blocks: nn.ModuleList, hooks: TokenHooks) -> None:
     reader.register_forward_pre_hook(hooks.begin, with_kwargs=True, prepend=True)
     reader.register_forward_hook(hooks.end, always_call=True)
-    first = min(step.place if step.watched is None else step.watched for step in hooks.acting)
-    for place in range(first, len(blocks)):
-        blocks[place].register_forward_pre_hook(BlockEntry(hooks, place), with_kwargs=True)
+    first = min(step.index if step.watched is None else step.watched for step in hooks.acting)
+    for index in range(first, len(blocks)):
+        blocks[index].register_forward_pre_hook(BlockEntry(hooks, index), with_kwargs=True)
     blocks[-1].register_forward_hook(hooks.leave)
     for rotary in _list_rotaries(reader):
         rotary.register_forward_hook(hooks.record_rotation, with_kwargs=True)
@@ -207,7 +207,7 @@ def _keep_alive(step: Step, blocks: nn.ModuleList, reduction: Reduction, alive: 
     asks = reduction.scorer is not Scorer.KEYS and reduction.reducer is not Reducer.MERGE
     norm_stays = step.ranker.norm is None or id(step.ranker.norm) in alive
     ranker = Ranker(step.ranker, norm_stays, asks)
-    blocks[step.place].add_module(f"{NAME}_{step.stage.block}", ranker)
+    blocks[step.index].add_module(f"{NAME}_{step.stage.block}", ranker)
     return replace(step, ranker=ranker.take(step.ranker))
 
 
@@ -215,14 +215,14 @@ def _find_rope(model: Any) -> dict[str, Any]:
     return getattr(find_language_config(model), "rope_parameters", None) or {}
 
 
-def _build_step(place: int, stage: Stage, reducing: ReductionPlan, left: list[int]) -> Step:
+def _build_step(index: int, stage: Stage, reducing: ReductionPlan, left: list[int]) -> Step:
     block = _find_ranking_block(stage, reducing.reduction)
     watched = None
     if reducing.reduction.source is Source.PREVIOUS and block in left:
         watched = left.index(block)
     ranker = reducing.rankers.get(stage.block)
     kinds = reducing.layer_types if ranker is not None and watched is None else None
-    return Step(place, stage, ranker, watched if ranker is not None else None, None if kinds is None else kinds[block])
+    return Step(index, stage, ranker, watched if ranker is not None else None, None if kinds is None else kinds[block])
 
 
 def _find_ranking_block(stage: Stage, reduction: Reduction) -> int:

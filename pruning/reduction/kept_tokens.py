@@ -42,9 +42,9 @@ def find_survivors(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Survivors,
     }
     survivors: dict[int, Survivors] = {}
     handles = [
-        module.register_forward_hook(partial(_read, survivors, entry.hooks, entry.place))
+        module.register_forward_hook(partial(_read, survivors, entry.hooks, entry.index))
         for module, entry in entries.items()
-        if entry.place in entry.hooks.steps
+        if entry.index in entry.hooks.steps
     ]
     fixed = {"use_cache": False} if any(entry.hooks.causal for entry in entries.values()) else {}
     try:
@@ -53,7 +53,7 @@ def find_survivors(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Survivors,
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(survivors[place] for place in sorted(survivors))
+    return tuple(survivors[index] for index in sorted(survivors))
 
 
 def _read(
@@ -73,7 +73,7 @@ def _read(
 
 def _select_droppable(whole: Sequence, now: Sequence, batch: int) -> Tensor:
     """(batch, droppable) of bool; padding counts as droppable (see `Droppable.count`)."""
-    kept = torch.zeros(batch, whole.total, dtype=torch.bool, device=now.places.device)
-    kept.scatter_(1, now.places.expand(batch, -1), True)
+    kept = torch.zeros(batch, whole.total, dtype=torch.bool, device=now.indices.device)
+    kept.scatter_(1, now.indices.expand(batch, -1), True)
     droppable = ~whole.protected.expand(batch, -1)
     return kept[droppable].reshape(batch, -1).cpu()

@@ -25,15 +25,15 @@ def select_queries(asking: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor]:
         tokens: T of the N.
 
     Returns:
-        (B, Q) places among the T, and (B, Q) float32 weights that sum to one in a row. A row in which nobody asks
+        (B, Q) indices among the T, and (B, Q) float32 weights that sum to one in a row. A row in which nobody asks
         is asked by its last token.
     """
-    left = take(asking, tokens.places.expand(asking.shape[0], -1))
+    left = take(asking, tokens.indices.expand(asking.shape[0], -1))
     last = tokens.find_last()
     last = torch.full_like(left[:, :1], left.shape[1] - 1, dtype=torch.long) if last is None else last
     silent = ~left.any(1, keepdim=True)
     left = left | (silent & (torch.arange(left.shape[1], device=left.device) == last))
     most = int(left.sum(1).max())
-    places = left.float().topk(most, dim=1).indices
-    weights = left.float().gather(1, places)
-    return places, weights / weights.sum(1, keepdim=True)
+    indices = left.float().topk(most, dim=1).indices
+    weights = left.float().gather(1, indices)
+    return indices, weights / weights.sum(1, keepdim=True)

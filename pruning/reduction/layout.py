@@ -148,10 +148,10 @@ def _refuse_packed(numbers: Any, mask: Any) -> None:
         return
     breaks = (rows.diff(dim=1) != 1).nonzero()
     if len(breaks):
-        row, place = breaks[0].tolist()
-        before, after = rows[row, place : place + 2].tolist()
+        row, index = breaks[0].tolist()
+        before, after = rows[row, index : index + 2].tolist()
         raise BadData(
-            f"position_ids of row {row} go from {before} to {after} at token {place + 1}: sequences packed into one "
+            f"position_ids of row {row} go from {before} to {after} at token {index + 1}: sequences packed into one "
             "row would see each other where tokens are dropped; give each a row of its own, padded, with attention_mask"
         )
 
@@ -163,7 +163,7 @@ def _find_positions(hidden: Tensor) -> Tensor:
 def _mark_ends(hidden: Tensor, valid: Tensor | None, first: int, last: int) -> Tensor:
     """(B or 1, N) the first and the last so many tokens of each row, padding on either side left out."""
     if valid is None:
-        place, count = _find_positions(hidden), hidden.shape[1]
-        return (place < first) | (place >= count - last)
+        index, count = _find_positions(hidden), hidden.shape[1]
+        return (index < first) | (index >= count - last)
     order = valid.long().cumsum(1) - 1
     return valid & ((order < first) | (order >= valid.sum(1, keepdim=True) - last))

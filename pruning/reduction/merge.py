@@ -19,8 +19,8 @@ class Merged:
     - hidden (B, M, H): the states, in the order of the tokens that stand.
     - metric (B, M, D): what similarity is measured by, merged alike.
     - sizes (B, M) float32: how many original tokens each one stands for; 0 for padding.
-    - kept (B, M) int64, rising: the place that each one had among the N.
-    - source (B, N) int64: the place among the M of the token that each of the N went into.
+    - kept (B, M) int64, rising: the index that each one had among the N.
+    - source (B, N) int64: the index among the M of the token that each of the N went into.
     """
 
     hidden: torch.Tensor
@@ -108,9 +108,9 @@ def join_tokens(
     Args:
         values: (B, N, H).
         sizes: (B, N) tokens each one stands for; zero for padding, which has no weight.
-        kept: (B, M) places among the N of those that stay.
-        removed: (B, R) positions among the N of those that go.
-        into: (B, R) for each of these its place among `kept`.
+        kept: (B, M) indices among the N of those that stay.
+        removed: (B, R) indices among the N of those that go.
+        into: (B, R) for each of these its index among `kept`.
 
     Returns:
         (B, M, H) in the dtype of `values`; what was there, where all sizes are zero.
@@ -129,15 +129,15 @@ def grow_sizes(sizes: torch.Tensor, kept: torch.Tensor, removed: torch.Tensor, i
     return sizes.gather(1, kept) + (_mark_arrivals(into, kept.shape[1]) @ sizes.gather(1, removed)[..., None])[..., 0]
 
 
-def gather_rows(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(B, M, H) the rows of `values` (B, N, H) at `places` (B, M)."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))
+def gather_rows(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """(B, M, H) the rows of `values` (B, N, H) at `indices` (B, M)."""
+    return values.gather(1, indices[..., None].expand(-1, -1, values.shape[2]))
 
 
 def split(goes: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """From which tokens go (B, N), exactly `count` in a row: who stays (B, N - count), rising, and the new places.
+    """From which tokens go (B, N), exactly `count` in a row: who stays (B, N - count), rising, and the new indices.
 
-    The new place of a token that goes is no place; ask for that of the token it goes into.
+    The new index of a token that goes means nothing; ask for that of the token it goes into.
     """
     length = goes.shape[1]
     number = torch.arange(length, device=goes.device, dtype=torch.float32)
@@ -145,10 +145,10 @@ def split(goes: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return kept, ((~goes).float().cumsum(1) - 1).clamp(min=0).long()
 
 
-def mark_chosen(places: torch.Tensor, length: int) -> torch.Tensor:
-    """(B, length) which tokens are among `places` (B, R)."""
-    same = places[..., None] == torch.arange(length, device=places.device)
-    return same.float().sum(1) > 0  # `any` of no places at all is true in some runtimes
+def mark_chosen(indices: torch.Tensor, length: int) -> torch.Tensor:
+    """(B, length) which tokens are among `indices` (B, R)."""
+    same = indices[..., None] == torch.arange(length, device=indices.device)
+    return same.float().sum(1) > 0  # `any` of no indices at all is true in some runtimes
 
 
 def _get_example(number: Any) -> int:
@@ -162,9 +162,9 @@ def _merge_once(tokens: Merged, droppable: torch.Tensor, count: int) -> Merged:
         best, partner = _pair_tokens(tokens.metric, droppable, tokens.sizes)
         going = best.topk(count, dim=1).indices
         goes = mark_chosen(going, best.shape[1])
-        kept, place = split(goes, count)
-        into = place.gather(1, partner.gather(1, going))
-        source = place.gather(1, torch.where(goes, partner, torch.arange(best.shape[1], device=best.device)))
+        kept, index = split(goes, count)
+        into = index.gather(1, partner.gather(1, going))
+        source = index.gather(1, torch.where(goes, partner, torch.arange(best.shape[1], device=best.device)))
         sizes = grow_sizes(tokens.sizes, kept, going, into)
     hidden, metric = (join_tokens(values, tokens.sizes, kept, going, into) for values in (tokens.hidden, tokens.metric))
     return Merged(hidden, metric, sizes, kept, source)
@@ -173,7 +173,7 @@ def _merge_once(tokens: Merged, droppable: torch.Tensor, count: int) -> Merged:
 def _pair_tokens(
     metric: torch.Tensor, droppable: torch.Tensor, sizes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, N) how much a token should go, and (B, N) the place of the token it would go into."""
+    """(B, N) how much a token should go, and (B, N) the index of the token it would go into."""
     real = droppable & (sizes > 0)
     number = real.float().cumsum(1)  # 1 for the first
     in_b = real & (torch.remainder(number, 2) == 1)

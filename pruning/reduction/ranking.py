@@ -37,7 +37,7 @@ def rank(
     (B, N) bool says which tokens of the whole sequence ask in place of the last one.
     """
     if reduction.scorer is Scorer.RANDOM:
-        return draw_random_scores(tokens.places)
+        return draw_random_scores(tokens.indices)
     if reduction.scorer is Scorer.NORM:
         return compute_norm_scores(ranked.hidden)
     assert ranker is not None
@@ -46,8 +46,8 @@ def rank(
         return compute_key_scores(ranker.project_keys(normed), tokens.valid)
     if asking is not None and reduction.scorer is Scorer.LAST:
         return _average_queries(asking, ranker, ranked, tokens)
-    row, place = _query_row(reduction.scorer, normed, tokens)
-    query = ranker.project_queries(row, None if ranked.rotary is None else _select_rotary(ranked.rotary, place))
+    row, index = _query_row(reduction.scorer, normed, tokens)
+    query = ranker.project_queries(row, None if ranked.rotary is None else _select_rotary(ranked.rotary, index))
     allowed = None if tokens.valid is None else tokens.valid[:, None]
     return compute_attention_weights(
         query, ranker.project_keys(normed, ranked.rotary), ranker.scaling, ranker.softcap, allowed
@@ -57,18 +57,18 @@ def rank(
 def _average_queries(asking: Tensor, ranker: Projections, ranked: Ranked, tokens: Sequence) -> Tensor:
     """(B, T): the mean of the attention that several tokens of each row give, none to what comes after them."""
     normed = ranker.normalise(ranked.hidden)
-    places, weights = select_queries(asking, tokens)
-    rotary = None if ranked.rotary is None else _select_rotary(ranked.rotary, places)
-    allowed = places[..., None] >= torch.arange(normed.shape[1], device=normed.device)
+    indices, weights = select_queries(asking, tokens)
+    rotary = None if ranked.rotary is None else _select_rotary(ranked.rotary, indices)
+    allowed = indices[..., None] >= torch.arange(normed.shape[1], device=normed.device)
     if tokens.valid is not None:
         allowed = allowed & tokens.valid[:, None]
-    queries, keys = ranker.project_queries(take(normed, places), rotary), ranker.project_keys(normed, ranked.rotary)
+    queries, keys = ranker.project_queries(take(normed, indices), rotary), ranker.project_keys(normed, ranked.rotary)
     given = compute_attention_weights(queries, keys, ranker.scaling, ranker.softcap, allowed)
     return (given * weights[..., None]).sum(1)
 
 
 def _query_row(scorer: Scorer, normed: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor | None]:
-    """(B, 1, H) what the query is made of, and its place (B, 1); None for the last."""
+    """(B, 1, H) what the query is made of, and its index (B, 1); None for the last."""
     last = tokens.find_last()
     if scorer is Scorer.MEAN:
         if tokens.valid is None:
@@ -83,6 +83,6 @@ def _query_row(scorer: Scorer, normed: Tensor, tokens: Sequence) -> tuple[Tensor
     return (normed[:, -1:], None) if last is None else (take(normed, last), last)
 
 
-def _select_rotary(rotary: Rotary, place: Tensor | None) -> Rotary:
-    cosines, sines = (values[:, -1:] if place is None else take(values, place) for values in rotary)
+def _select_rotary(rotary: Rotary, index: Tensor | None) -> Rotary:
+    cosines, sines = (values[:, -1:] if index is None else take(values, index) for values in rotary)
     return cosines, sines

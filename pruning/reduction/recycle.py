@@ -30,11 +30,11 @@ def recycle_tokens(
         hidden: (B, N, H) states.
         metric: (B, N, D) keys averaged over heads.
         sizes: (B, N) tokens each one stands for: ones at first, zero for padding.
-        kept: (B, K) places of the tokens that stay as they are, protected ones included, in any order.
+        kept: (B, K) indices of the tokens that stay as they are, protected ones included, in any order.
         contextual: how many tokens the others become; 0 drops them.
 
     Returns:
-        `Merged` of K + contextual tokens, in order of place. With 0 contextual tokens `source` is of no use.
+        `Merged` of K + contextual tokens, in order of index. With 0 contextual tokens `source` is of no use.
 
     Raises:
         ArchitectureError: more contextual tokens than there are others.
@@ -48,10 +48,10 @@ def recycle_tokens(
     with torch.no_grad():  # who goes where has no gradient; what they carry has
         goes, partner = _group_tokens(metric, sizes.float(), mark_chosen(kept, length), others, contextual)
         count = others - contextual
-        stay, place = split(goes, count)
+        stay, index = split(goes, count)
         going = goes.float().topk(count, dim=1).indices
-        into = place.gather(1, partner.gather(1, going))
-        source = place.gather(1, torch.where(goes, partner, torch.arange(length, device=hidden.device)))
+        into = index.gather(1, partner.gather(1, going))
+        source = index.gather(1, torch.where(goes, partner, torch.arange(length, device=hidden.device)))
     if isinstance(contextual, int) and contextual == 0:
         return Merged(gather_rows(hidden, stay), gather_rows(metric, stay), sizes.float().gather(1, stay), stay, source)
     wide, narrow = (join_tokens(values, sizes.float(), stay, going, into) for values in (hidden, metric))
@@ -61,7 +61,7 @@ def recycle_tokens(
 def _group_tokens(
     metric: torch.Tensor, sizes: torch.Tensor, stays: torch.Tensor, others: Any, contextual: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, N) which tokens go, and (B, N) the place of the target that each would go into."""
+    """(B, N) which tokens go, and (B, N) the index of the target that each would go into."""
     length = stays.shape[1]
     number = torch.arange(length, device=stays.device, dtype=torch.float32)
     real = ~stays & (sizes > 0)

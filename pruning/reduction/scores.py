@@ -55,19 +55,19 @@ def compute_norm_scores(hidden: Tensor) -> Tensor:
     return norms
 
 
-def draw_random_scores(places: Tensor) -> Tensor:
-    """Numbers in [0, 1) that depend on a token's original place only: (B, N) int64 -> (B, N).
+def draw_random_scores(indices: Tensor) -> Tensor:
+    """Numbers in [0, 1) that depend on a token's original index only: (B, N) int64 -> (B, N).
 
     The control for every other score. Whole numbers modulo a prime, so that every runtime draws the same; the fifth
     power is a permutation there.
     """
-    start = (places + 1) * 48271 * 69621 % _PRIME
+    start = (indices + 1) * 48271 * 69621 % _PRIME
     square = start * start % _PRIME
     return (square * square % _PRIME * start % _PRIME).float() / _PRIME
 
 
 def select_best(scores: Tensor, protected: Tensor, valid: Tensor | None, keep: int) -> Tensor:
-    """The places of the tokens that stay: protected ones, then those with the highest scores, padding last.
+    """The indices of the tokens that stay: protected ones, then those with the highest scores, padding last.
 
     Args:
         scores: (B, N) float32.

@@ -42,10 +42,10 @@ class Supervision:
         if self.whole is None or self.now is None or labels is None:
             return self.loss(logits, labels, *args, **kwargs)
         _refuse_lost(labels, self.whole)
-        places = self.now.places.expand(labels.shape[0], -1)
+        indices = self.now.indices.expand(labels.shape[0], -1)
         if kwargs.get("shift_labels") is not None:
-            kwargs = {**kwargs, "shift_labels": take(kwargs["shift_labels"], places)}
-        return self.loss(logits, take(labels, places), *args, **kwargs)
+            kwargs = {**kwargs, "shift_labels": take(kwargs["shift_labels"], indices)}
+        return self.loss(logits, take(labels, indices), *args, **kwargs)
 
 
 def supervise(model: Any, trunk: Any, hooks: TokenHooks) -> None:
@@ -62,8 +62,8 @@ def _refuse_lost(labels: Tensor, whole: Sequence) -> None:
     if whole.valid is not None:
         lost = lost & whole.valid
     if lost.any():
-        row, place = lost.nonzero()[0].tolist()
+        row, index = lost.nonzero()[0].tolist()
         raise BadData(
-            f"token {place} of row {row} has the label {int(labels[row, place])} and may be dropped; "
+            f"token {index} of row {row} has the label {int(labels[row, index])} and may be dropped; "
             f"give tokens that may be dropped the label {IGNORED}"
         )

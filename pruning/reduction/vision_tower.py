@@ -48,8 +48,8 @@ class Sight:
         scores = self.scores.reshape(rows, -1).repeat_interleave(repeats, dim=0)
         metric = self.metric.reshape(rows, -1, self.metric.shape[-1]).repeat_interleave(repeats, dim=0)
         number = (image.long().cumsum(1) - 1).clamp(min=0)
-        places = tokens.places.expand(image.shape[0], -1)
-        number = take(number, places)
+        indices = tokens.indices.expand(image.shape[0], -1)
+        number = take(number, indices)
         return take(scores, number), take(metric, number)
 
 

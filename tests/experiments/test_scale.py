@@ -33,10 +33,10 @@ def ticked(asked: tuple[Job, ...], workers: int) -> int:
     order: list[int] = []
 
     def give(worker: int) -> None:
-        place = shares.take_next(worker)
-        if place is not None:
-            queues[worker].append(place)
-            order.append(place)
+        position = shares.take_next(worker)
+        if position is not None:
+            queues[worker].append(position)
+            order.append(position)
 
     for _ in range(2):
         for worker in range(workers):

@@ -32,8 +32,8 @@ def _gemma3n() -> Any:
 
 def _llama4() -> Any:
     sizes = {"head_dim": 8, "intermediate_size_mlp": 56, "num_local_experts": 2, "num_experts_per_tok": 1}
-    places = {"attention_chunk_size": 8, "interleave_moe_layer_step": 2}
-    return hf.Llama4ForCausalLM(hf.Llama4TextConfig(**_GQA, **sizes, **places))
+    indices = {"attention_chunk_size": 8, "interleave_moe_layer_step": 2}
+    return hf.Llama4ForCausalLM(hf.Llama4TextConfig(**_GQA, **sizes, **indices))
 
 
 def latent_attention() -> Any:

@@ -35,17 +35,17 @@ class Llama:
         heads = out.view(len(x), -1, 8).transpose(0, 1)
         return heads.repeat_interleave(HEADS // len(heads), dim=0)
 
-    def attention(self, block: int, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def attention(self, block: int, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Weights (4, N, N) of the states that enter a block."""
         normed = self.norm(f"layers.{block}.input_layernorm", x)
-        q, k = (turned(self.project(block, name, normed), places) for name in ("q_proj", "k_proj"))
+        q, k = (turned(self.project(block, name, normed), indices) for name in ("q_proj", "k_proj"))
         logits = q @ k.mT / 8**0.5
         hidden = torch.ones(len(x), len(x)).triu(1).bool()
         return logits.masked_fill(hidden, -torch.inf).softmax(-1)
 
-    def block(self, block: int, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def block(self, block: int, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         normed = self.norm(f"layers.{block}.input_layernorm", x)
-        mixed = self.attention(block, x, places) @ self.project(block, "v_proj", normed)
+        mixed = self.attention(block, x, indices) @ self.project(block, "v_proj", normed)
         w = {name: self.weights[f"layers.{block}.{name}.weight"] for name in PARTS}
         x = x + mixed.transpose(0, 1).flatten(1) @ w["self_attn.o_proj"].T
         normed = self.norm(f"layers.{block}.post_attention_layernorm", x)
@@ -59,9 +59,9 @@ class Llama:
 PARTS = ("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
-def turned(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def turned(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Rotary positions: the halves of a head are the two coordinates of points that turn."""
-    angle = places[:, None] * 1e4 ** (-torch.arange(0, 8, 2) / 8)
+    angle = indices[:, None] * 1e4 ** (-torch.arange(0, 8, 2) / 8)
     one, two = x.chunk(2, -1)
     return torch.cat([one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()], -1)
 
@@ -69,23 +69,23 @@ def turned(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 def best(scores: torch.Tensor, droppable: torch.Tensor, keep: int) -> list[int]:
     """Places of all that may not go, and of the `keep` others with the highest scores, in order."""
     free = droppable.nonzero().flatten().tolist()
-    chosen = sorted(free, key=lambda place: -float(scores[place]))[:keep]
+    chosen = sorted(free, key=lambda index: -float(scores[index]))[:keep]
     return sorted([*(~droppable).nonzero().flatten().tolist(), *chosen])
 
 
 def pyramiddrop(
     llama: Llama, x: torch.Tensor, image: torch.Tensor, stages: dict[int, float], asking: list[int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """PyramidDrop on one row of embeddings: (logits of the tokens that are left, their places in the prompt).
+    """PyramidDrop on one row of embeddings: (logits of the tokens that are left, their indices in the prompt).
 
-    `asking`: the places of the tokens whose attention is averaged; the last one without.
+    `asking`: the indices of the tokens whose attention is averaged; the last one without.
     """
     total, alive, asking = int(image.sum()), torch.arange(len(x)), asking or [len(x) - 1]
     for block in range(llama.depth):
         if block in stages:
             with torch.no_grad():
                 scores = llama.attention(block, x, torch.arange(len(x))).mean(0)
-            queries = [alive.tolist().index(place) for place in asking]
+            queries = [alive.tolist().index(index) for index in asking]
             left = best(scores[queries].mean(0), image[alive], int(total * stages[block]))
             x, alive = x[left], alive[left]
         x = llama.block(block, x, torch.arange(len(x)))  # numbered anew
@@ -102,7 +102,7 @@ def fastv(
         if block in stages:
             left = best(scores, image[alive], int(total * stages[block]))
             x, alive = x[left], alive[left]
-        queries = [alive.tolist().index(place) for place in asking]
+        queries = [alive.tolist().index(index) for index in asking]
         scores = llama.attention(block, x, alive).mean(0)[queries].mean(0).detach()
         x = llama.block(block, x, alive)
     return llama.logits(x), alive

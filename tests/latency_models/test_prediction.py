@@ -298,10 +298,10 @@ def test_profiles_round_trip_and_refuse_damage(tmp_path: Path) -> None:
 
 def edited(document, keys, value):
     """A copy of a JSON document in which one place has another value."""
-    whole = place = json.loads(json.dumps(document))
+    whole = position = json.loads(json.dumps(document))
     for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
+        position = position[key]
+    position[keys[-1]] = value
     return whole
 
 

@@ -51,8 +51,8 @@ def test_a_process_that_knows_nothing_of_it_predicts_what_the_model_computes(tmp
     """A decoder without parts of blocks, from token ids."""
     model = pruned("llama", tmp_path / "winner")
     np.save(tmp_path / "ids.npy", IDS)
-    places = [str(tmp_path / name) for name in ("winner", "ids.npy", "logits.npy")]
-    subprocess.run([sys.executable, "-c", LOAD, *places], check=True, cwd=tmp_path, timeout=300)
+    positions = [str(tmp_path / name) for name in ("winner", "ids.npy", "logits.npy")]
+    subprocess.run([sys.executable, "-c", LOAD, *positions], check=True, cwd=tmp_path, timeout=300)
     assert np.allclose(np.load(tmp_path / "logits.npy"), expected(model, input_ids=torch.tensor(IDS)), atol=1e-5)
 
 

@@ -33,7 +33,7 @@ def test_a_canonical_row_is_that_of_the_architecture_it_drops(kinds, merges: boo
     encoding = Encoding(space.choices)
     pairs = itertools.chain(itertools.combinations(range(len(space.choices)), 2), [()])
     more = (tuple(rng.sample(range(len(space.choices)), rng.randint(3, len(space.choices)))) for _ in range(200))
-    for places in [*pairs, *more]:
-        row = np.isin(np.arange(len(space.choices)), places)
-        expected = encoding.encode_rows([space.decode({space.choices[place] for place in places})])
+    for positions in [*pairs, *more]:
+        row = np.isin(np.arange(len(space.choices)), positions)
+        expected = encoding.encode_rows([space.decode({space.choices[position] for position in positions})])
         assert np.array_equal(encoding.make_canonical(row[None], merges), expected)

@@ -17,8 +17,8 @@ def draw_bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     width = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
-        places = [place + (number - (len(series) - 1) / 2) * width for place in range(len(names))]
-        drawn = axes.bar(places, values, width, color=_COLOURS[number], label=name)
+        centres = [group + (number - (len(series) - 1) / 2) * width for group in range(len(names))]
+        drawn = axes.bar(centres, values, width, color=_COLOURS[number], label=name)
         if len(names) <= _LABELLED:
             axes.bar_label(drawn, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(names)), names, fontsize=8)

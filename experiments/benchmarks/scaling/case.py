@@ -78,8 +78,8 @@ def prepare(model: str) -> Case:
 def order_as_shared(tasks: Sequence[Task]) -> list[Task]:
     """As one worker of a cluster gets them: each resumes from the one before."""
     shares = Shares(tasks, 1)
-    places = (shares.take_next(0) for _ in tasks)
-    return [tasks[place] for place in places if place is not None]
+    positions = (shares.take_next(0) for _ in tasks)
+    return [tasks[position] for position in positions if position is not None]
 
 
 def say(text: str) -> None:

@@ -22,9 +22,9 @@ from nas.search.surrogate import Surrogate
 from nas.storage.database import Database
 from scaling.case import Case, say
 from scaling.raycost import measure_idle_tasks, measure_real_tasks, start_own_cluster
-from scaling.stopwatch import Place, watch_calls
+from scaling.stopwatch import TimedFunction, watch_calls
 
-PLACES: tuple[Place, ...] = (
+TIMED: tuple[TimedFunction, ...] = (
     ("latency model", Problem, "predict_ms"),
     ("looking up evaluations", CachedEvaluator, "__call__"),
     ("looking up evaluations", CachedEvaluator, "prefetch"),
@@ -59,11 +59,11 @@ class Noting:
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
         if tasks:
             self.batches.append(list(tasks))
-        for place, task in enumerate(tasks):
+        for position, task in enumerate(tasks):
             began = time.perf_counter()
             pieces = self.inner.worker.run(task)
             self.seconds += time.perf_counter() - began
-            yield place, pieces
+            yield position, pieces
 
     def close(self) -> None:
         """It holds nothing."""
@@ -103,7 +103,7 @@ def run_first_search(case: Case, folder: Path) -> tuple[list[list[Task]], float,
 def repeat_known_searches(case: Case, folder: Path, rounds: int, evaluations: int) -> dict[str, Any]:
     """The driver alone: the same search with other studies, in which nothing is evaluated; and keeping the results."""
     seconds = [_repeat_known_search(case, folder, f"known-{number}.db") for number in range(rounds + 1)][1:]
-    with watch_calls((*PLACES, ("latency model", type(case.base.latency), "predict"))) as watch:
+    with watch_calls((*TIMED, ("latency model", type(case.base.latency), "predict"))) as watch:
         watched = _repeat_known_search(case, folder, "watched.db")
     parts = {**watch.seconds, REST: watched - sum(watch.seconds.values())}
     search_s, keep_s = statistics.median(seconds), _time_keeping(folder)

@@ -60,7 +60,7 @@ def start_plain_processes(packed: Packed) -> Iterator[list[Connection]]:
 
 def measure_plain_seconds(pipes: list[Connection], tasks: list[Task]) -> float:
     """All at once, an equal stretch each, as the shares of a cluster are."""
-    ends = [len(tasks) * place // len(pipes) for place in range(len(pipes) + 1)]
+    ends = [len(tasks) * position // len(pipes) for position in range(len(pipes) + 1)]
     began = time.perf_counter()
     for pipe, start, end in zip(pipes, ends, ends[1:], strict=False):
         pipe.send(tasks[start:end])

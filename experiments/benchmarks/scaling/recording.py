@@ -139,10 +139,10 @@ class Trace:
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Pieces]]:
         """In order."""
         thought, jobs = self._measure_thought(), []
-        for place, task in enumerate(tasks):
+        for position, task in enumerate(tasks):
             job, pieces = self.durations.recall_job(task)
             began = time.thread_time()
-            yield place, pieces
+            yield position, pieces
             jobs.append(replace(job, keep_s=time.thread_time() - began))
         self._note(thought, tuple(jobs))
         self._since = time.thread_time()

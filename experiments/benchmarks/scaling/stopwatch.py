@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-Place = tuple[str, object, str]  # the name of the part, and whose attribute it is
+TimedFunction = tuple[str, object, str]  # the name of the part, and whose attribute it is
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Stopwatch:
 
 
 @contextmanager
-def watch_calls(places: Sequence[Place]) -> Iterator[Stopwatch]:
-    """Times the functions at those places meanwhile."""
+def watch_calls(functions: Sequence[TimedFunction]) -> Iterator[Stopwatch]:
+    """Time these functions meanwhile."""
     watch = Stopwatch()
     with ExitStack() as stack:
-        for part, owner, name in places:
+        for part, owner, name in functions:
             stack.enter_context(patch.object(owner, name, watch.wrap(part, getattr(owner, name))))
         yield watch

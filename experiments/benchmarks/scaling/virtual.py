@@ -128,23 +128,23 @@ def _run(jobs: Sequence[Job], cluster: list[Remembering], now: float, costs: Cos
 
     def give(number: int) -> None:
         nonlocal busy
-        place, worker = shares.take_next(number), cluster[number]
-        if place is None:
+        position, worker = shares.take_next(number), cluster[number]
+        if position is None:
             return
         run_worker(costs.halve(len(running) + 1))
-        seconds = worker.recall_seconds(jobs[place])
+        seconds = worker.recall_seconds(jobs[position])
         worker.free_at = max(worker.free_at, now + costs.latency_s / 2) + seconds
         busy += seconds
-        heapq.heappush(running, (worker.free_at, next(numbers), number, place))
+        heapq.heappush(running, (worker.free_at, next(numbers), number, position))
 
     for _ in range(IN_FLIGHT):
         for number in range(len(cluster)):
             give(number)
     while running:
         work_left = len(running)
-        done, _, number, place = heapq.heappop(running)
+        done, _, number, position = heapq.heappop(running)
         now = max(now, done + costs.latency_s / 2)
         run_worker(costs.halve(work_left))
         give(number)
-        run_worker(jobs[place].keep_s)
+        run_worker(jobs[position].keep_s)
     return now, busy, driver

@@ -71,12 +71,12 @@ def build_turns(digits: boards.Digits, step: int, count: int) -> Batch:
     labels = torch.full_like(ids, turns.IGNORED)
     labels[:, len(BEFORE) + 1 :] = rows.wanted[:, :-1]
     patches = torch.arange(turns.IMAGE_TOKENS).expand(count, -1)
-    places = turns.number_positions(patches, closed=False)
+    positions = turns.number_positions(patches, closed=False)
     return {
         "input_ids": ids,
         "pixel_values": boards.convert_to_input(made.images),
         "labels": labels,
-        "position_ids": places,
+        "position_ids": positions,
     }
 
 
@@ -207,14 +207,14 @@ def draw_fresh_questions(digits: boards.Digits, count: int) -> tuple[torch.Tenso
     """A question of every kind about each of `count` grids that do not ship; pixels and lines as `shipped.read`'s."""
     rng = np.random.default_rng([FIRST, 1])
     made = boards.make(digits, count, rng)
-    places, lines = [], []
-    for place, cells in enumerate(made.cells):
+    positions, lines = [], []
+    for position, cells in enumerate(made.cells):
         for kind in questions.KINDS:
             asked = turns.ask(cells, kind, rng)
             if asked:
-                places.append(place)
+                positions.append(position)
                 lines.append({"question": asked.text, "answer": asked.answer, "kind": kind})
-    return boards.convert_to_input(made.images)[places], lines
+    return boards.convert_to_input(made.images)[positions], lines
 
 
 def mark_right(model: Any, pixels: torch.Tensor, lines: Lines) -> np.ndarray:

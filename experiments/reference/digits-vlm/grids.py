@@ -28,7 +28,7 @@ class Digits:
 
     images: np.ndarray
     labels: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def make(digits: Digits, count: int, rng: np.random.Generator, distortion: Disto
     if distortion:
         noise = torch.from_numpy(rng.standard_normal(board.shape, dtype=np.float32))
         board = (board + distortion.noise * float(rng.random()) * noise).clamp(0, 1)
-    return Grids(board, cells, np.where(shown >= 0, digits.places[shown], -1))
+    return Grids(board, cells, np.where(shown >= 0, digits.positions[shown], -1))
 
 
 def distort(images: torch.Tensor, most: Distortion, rng: np.random.Generator) -> torch.Tensor:

@@ -33,7 +33,7 @@ WORDING = (
     "?",
 )
 WORDS = SPECIAL + NUMBERS + PLURALS + WORDING
-IDS = {word: place for place, word in enumerate(WORDS)}
+IDS = {word: position for position, word in enumerate(WORDS)}
 CORNERS = {"top left": 0, "top right": SIDE - 1, "bottom left": CELLS - SIDE, "bottom right": CELLS - 1}
 KINDS = ("corner", "cell", "count", "total")
 

@@ -24,8 +24,8 @@ def write(digits: dict[str, Digits], folder: Path) -> None:
     """`folder/questions.jsonl`, three lines a grid, and `folder/grids/*.png`; each split of its own digits."""
     (folder / "grids").mkdir(parents=True, exist_ok=True)
     lines, number = [], 0
-    for place, (split, count) in enumerate(GRIDS.items()):
-        rng = np.random.default_rng([2026, place])
+    for position, (split, count) in enumerate(GRIDS.items()):
+        rng = np.random.default_rng([2026, position])
         made = make(digits[split], count, rng)
         pixels = (made.images.numpy() * 255).round().astype(np.uint8)
         for image, cells in zip(pixels, made.cells, strict=True):

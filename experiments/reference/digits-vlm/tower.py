@@ -45,7 +45,7 @@ def prime(tower: CLIPVisionModel) -> None:
     model = getattr(tower, "vision_model", tower)
     with torch.no_grad():
         model.embeddings.position_embedding.weight[1:, :16] += named
-        for layer, place in zip(model.encoder.layers[:2], (12, 8), strict=True):
+        for layer, position in zip(model.encoder.layers[:2], (12, 8), strict=True):
             attention = layer.self_attn
             size = attention.head_dim
             for head in range(attention.num_heads):
@@ -54,7 +54,7 @@ def prime(tower: CLIPVisionModel) -> None:
                     attention.q_proj.weight[at + code, code] += 0.8
                     attention.k_proj.weight[at + code, code] += 0.8
                 attention.q_proj.bias[at + 8] += 1.5
-                attention.k_proj.weight[at + 8, place + head] += 0.8
+                attention.k_proj.weight[at + 8, position + head] += 0.8
 
 
 class Reader(nn.Module):

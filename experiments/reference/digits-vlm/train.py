@@ -67,7 +67,7 @@ def train_talker(
         rng = np.random.default_rng([recipe.seed, step, 1 + (every or 0)])
         grids = draw_batch(digits["train"], step + (1_000_000 if every else 500_000), recipe.rows, recipe.seed)
         patches = thin(every or next(each for until, each in recipe.patches if step < until), recipe.rows, rng)
-        places = number_positions(patches, closed=bool(rng.integers(2)) and every is None)
+        positions = number_positions(patches, closed=bool(rng.integers(2)) and every is None)
         mask = torch.zeros(()).where(mark_visible(patches.shape[1]), torch.tensor(-1e9))
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
@@ -75,7 +75,7 @@ def train_talker(
                     :, 1:
                 ]
             kept = seen.gather(1, patches[..., None].expand(-1, -1, seen.shape[-1]))
-            return talker(kept, build_turns(grids, rng), places, mask)
+            return talker(kept, build_turns(grids, rng), positions, mask)
 
     def report() -> str:
         accuracy = measure_exact(model, digits["validation"], 64)
@@ -91,9 +91,11 @@ def measure_exact(model: LlavaForConditionalGeneration, digits: Digits, grids: i
     pixels, shares = convert_to_input(made.images), {}
     for kind in KINDS:
         asked = [ask(cells, kind, rng) for cells in made.cells]
-        there = [place for place, question in enumerate(asked) if question]
-        answers = generate_answers(model, pixels[there], [asked[place].text for place in there])
-        shares[kind] = float(np.mean([asked[place].answer == word for place, word in zip(there, answers, strict=True)]))
+        there = [position for position, question in enumerate(asked) if question]
+        answers = generate_answers(model, pixels[there], [asked[position].text for position in there])
+        shares[kind] = float(
+            np.mean([asked[position].answer == word for position, word in zip(there, answers, strict=True)])
+        )
     return shares
 
 

@@ -80,10 +80,10 @@ def mark_visible(image: int) -> torch.Tensor:
 def number_positions(patches: torch.Tensor, closed: bool) -> torch.Tensor:
     """(n, length) position of every token; `closed` numbers the kept patches without gaps."""
     count, image = patches.shape
-    places = torch.arange(image).expand(count, -1) if closed else patches
+    positions = torch.arange(image).expand(count, -1) if closed else patches
     begins = 1 + (image if closed else IMAGE_TOKENS)
     words = torch.cat([torch.arange(length) for length in LENGTHS]) + begins
-    return torch.cat([torch.zeros(count, 1, dtype=torch.long), places + 1, words.expand(count, -1)], dim=1)
+    return torch.cat([torch.zeros(count, 1, dtype=torch.long), positions + 1, words.expand(count, -1)], dim=1)
 
 
 def prime_projector(projector: nn.Module, reader: Reader) -> None:
@@ -106,13 +106,15 @@ class Talker(nn.Module):
         self.projector = model.model.multi_modal_projector
         self.head = model.lm_head
 
-    def forward(self, features: torch.Tensor, turns: Turns, places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, turns: Turns, positions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         """The loss of the answers, a mean; features (n, image tokens, hidden of the tower)."""
         begin = torch.full((len(features), 1), IDS["<bos>"])
         words = self.decoder.embed_tokens(torch.cat([begin, turns.ids], dim=1))
         image = self.projector(features).to(words.dtype)
         embedded = torch.cat([words[:, :1], image, words[:, 1:]], dim=1)
-        hidden = self.decoder(inputs_embeds=embedded, attention_mask=mask, position_ids=places, use_cache=False)
+        hidden = self.decoder(inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False)
         states = hidden.last_hidden_state[:, 1 + image.shape[1] :]
         asked = turns.wanted != IGNORED
         return cross_entropy(self.head(states[asked]).float(), turns.wanted[asked])

@@ -72,16 +72,16 @@ def generate_answers(model: LlavaForConditionalGeneration, pixels: torch.Tensor,
     """
     answers = [""] * len(questions)
     groups: dict[int, list[int]] = {}
-    for place, question in enumerate(questions):
-        groups.setdefault(len(question.split()), []).append(place)
-    for places in groups.values():
-        for start in range(0, len(places), 64):
-            at = places[start : start + 64]
-            rows = [[IDS[word] for word in questions[place].split()] for place in at]
+    for position, question in enumerate(questions):
+        groups.setdefault(len(question.split()), []).append(position)
+    for positions in groups.values():
+        for start in range(0, len(positions), 64):
+            at = positions[start : start + 64]
+            rows = [[IDS[word] for word in questions[position].split()] for position in at]
             before = torch.tensor([IDS["<bos>"]] + [IDS["<image>"]] * IMAGE_TOKENS).expand(len(at), -1)
             ids = torch.cat([before, torch.tensor(rows)], dim=1)
             seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels[at]}
             made = model.generate(**seen, max_new_tokens=2, do_sample=False)[:, ids.shape[1] :]
-            for place, words in zip(at, made.tolist(), strict=True):
-                answers[place] = WORDS[words[0]] if words[1:] == [IDS["<eos>"]] else ""
+            for position, words in zip(at, made.tolist(), strict=True):
+                answers[position] = WORDS[words[0]] if words[1:] == [IDS["<eos>"]] else ""
     return answers

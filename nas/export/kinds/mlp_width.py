@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nas.export.graph_draft import GraphDraft, Place, is_turned
+from nas.export.graph_draft import GraphDraft, NodeInput, is_turned
 from pruning.kinds.mlp_width import SURGERY, find_matrices
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.architecture import Architecture
@@ -30,10 +30,10 @@ class _Site:
 
     neurons: int
     down: str
-    weights: dict[str, Place] = field(default_factory=dict)
-    biases: dict[str, Place] = field(default_factory=dict)
-    shapes: list[Place] = field(default_factory=list)
-    sizes: list[Place] = field(default_factory=list)
+    weights: dict[str, NodeInput] = field(default_factory=dict)
+    biases: dict[str, NodeInput] = field(default_factory=dict)
+    shapes: list[NodeInput] = field(default_factory=list)
+    sizes: list[NodeInput] = field(default_factory=list)
     inner: set[str] = field(default_factory=set)
 
     @property
@@ -44,7 +44,7 @@ class _Site:
 
 class _NarrowedMlp:
     def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:
-        """Those of blocks in which the graph does not show all places that the width has."""
+        """Those of blocks in which the graph does not show all inputs that the width has."""
         asked = [choice for choice in architecture.choices if KIND.name in list_kinds(choice)]
         return frozenset(choice for choice in asked if _find_site(graph, choice.layer) is None)
 
@@ -54,18 +54,18 @@ class _NarrowedMlp:
         assert site is not None, "a width that cannot be edited is exported"
         block, anatomy = graph.blocks[choice.layer], graph.anatomy.blocks[choice.layer]
         modules = SURGERY.build_modules(block, anatomy, choice.level, ())
-        for path, place in site.weights.items():
+        for path, node_input in site.weights.items():
             matrix = get_weight_matrix(modules[path]).detach().float().numpy()
-            graph.put_weights(place, matrix if is_turned(place) else matrix.T)
-        for path, place in site.biases.items():
-            graph.put_weights(place, modules[path].get_parameter("bias").detach().float().numpy())
+            graph.put_weights(node_input, matrix if is_turned(node_input) else matrix.T)
+        for path, node_input in site.biases.items():
+            graph.put_weights(node_input, modules[path].get_parameter("bias").detach().float().numpy())
         kept = get_weight_matrix(modules[site.down]).shape[1]
-        for place in site.shapes:
-            shape = graph.read_constant(place)
+        for node_input in site.shapes:
+            shape = graph.read_constant(node_input)
             assert shape is not None
-            graph.put_weights(place, np.where(np.isin(shape, site.widths), shape // site.neurons * kept, shape))
-        for place in site.sizes:
-            graph.put_weights(place, np.array([ANY]))
+            graph.put_weights(node_input, np.where(np.isin(shape, site.widths), shape // site.neurons * kept, shape))
+        for node_input in site.sizes:
+            graph.put_weights(node_input, np.array([ANY]))
         graph.forget_shapes(site.inner)
 
 
@@ -77,12 +77,14 @@ def _find_site(graph: GraphDraft, layer: int) -> _Site | None:
     site = _Site(matrices.neurons, matrices.down)
     for path in (*matrices.up, matrices.down):
         module = graph.blocks[layer].get_submodule(path)
-        for place in (Place(node, index) for node in graph.find_nodes(layer, path) for index in range(len(node.input))):
-            sizes = sorted(graph.weights[place.name].dims) if place.name in graph.weights else None
-            if sizes == sorted(get_weight_matrix(module).shape) and _multiplies(place):
-                site.weights[path] = place
+        for node_input in (
+            NodeInput(node, index) for node in graph.find_nodes(layer, path) for index in range(len(node.input))
+        ):
+            sizes = sorted(graph.weights[node_input.name].dims) if node_input.name in graph.weights else None
+            if sizes == sorted(get_weight_matrix(module).shape) and _multiplies(node_input):
+                site.weights[path] = node_input
             elif sizes == [get_weight_matrix(module).shape[0]] and path != matrices.down:
-                site.biases[path] = place
+                site.biases[path] = node_input
         if path not in site.weights or (module.bias is not None and path not in {*site.biases, matrices.down}):
             return None
     return site if _follow(graph, site, [site.weights[path].node.output[0] for path in matrices.up]) else None
@@ -91,46 +93,46 @@ def _find_site(graph: GraphDraft, layer: int) -> _Site | None:
 def _follow(graph: GraphDraft, site: _Site, begin: list[str]) -> bool:
     """Go from what writes the neurons to what reads them; whether everything on the way is understood."""
     waiting, reader = list(begin), site.weights[site.down].node.output[0]
-    places: list[Place] = []
+    node_inputs: list[NodeInput] = []
     while waiting:
         name = waiting.pop()
         if name not in site.inner:
             site.inner.add(name)
-            nodes = [place.node for place in graph.readers.get(name, ())]
+            nodes = [node_input.node for node_input in graph.readers.get(name, ())]
             nodes = [node for node in nodes if node.op_type != "Shape" and node.output[0] != reader]
             waiting += [output for node in nodes for output in node.output]
-            places += [Place(node, index) for node in nodes for index in range(len(node.input))]
-    others = [place for place in places if place.name not in site.inner]
-    return all(_is_understood(graph, site, place) for place in others)
+            node_inputs += [NodeInput(node, index) for node in nodes for index in range(len(node.input))]
+    others = [node_input for node_input in node_inputs if node_input.name not in site.inner]
+    return all(_is_understood(graph, site, node_input) for node_input in others)
 
 
-def _is_understood(graph: GraphDraft, site: _Site, place: Place) -> bool:
+def _is_understood(graph: GraphDraft, site: _Site, node_input: NodeInput) -> bool:
     """Whether a value that meets the neurons is a bias, one number for all of them, or a shape, which is noted.
 
     A number that is their count may say where they end, as when gate and up are cut apart.
     """
-    if place.name in {bias.name for bias in site.biases.values()}:
+    if node_input.name in {bias.name for bias in site.biases.values()}:
         return True
-    if place.node.op_type == "Reshape":
-        return _note_shape(graph, site, place)
-    constant = graph.read_constant(place)
+    if node_input.node.op_type == "Reshape":
+        return _note_shape(graph, site, node_input)
+    constant = graph.read_constant(node_input)
     return constant is not None and constant.size == 1 and not _has_width(site, np.abs(constant))
 
 
-def _note_shape(graph: GraphDraft, site: _Site, place: Place) -> bool:
+def _note_shape(graph: GraphDraft, site: _Site, node_input: NodeInput) -> bool:
     """Note where a shape has the width: in a constant, or in one of the sizes that it is made of."""
-    shape = graph.read_constant(place)
+    shape = graph.read_constant(node_input)
     if shape is not None:
-        site.shapes += [place] if _has_width(site, shape) else []
+        site.shapes += [node_input] if _has_width(site, shape) else []
         return True
-    maker = graph.producers.get(place.name)
+    maker = graph.producers.get(node_input.name)
     if maker is None or maker.op_type != "Concat":
         return False
-    pieces = [Place(maker, index) for index in range(len(maker.input))]
+    pieces = [NodeInput(maker, index) for index in range(len(maker.input))]
     known = [(piece, size) for piece in pieces if (size := graph.read_constant(piece)) is not None]
     widths = [piece for piece, size in known if _has_width(site, size)]
     site.sizes += widths
-    is_shape = all(reader.node.op_type == "Reshape" for reader in graph.readers[place.name])
+    is_shape = all(reader.node.op_type == "Reshape" for reader in graph.readers[node_input.name])
     return not widths or (is_shape and len(widths) == 1 and not any((size == ANY).any() for _, size in known))
 
 
@@ -138,9 +140,9 @@ def _has_width(site: _Site, values: np.ndarray) -> bool:
     return bool(np.isin(values, site.widths).any())
 
 
-def _multiplies(place: Place) -> bool:
-    """Whether a place is that of the weights of a product."""
-    return place.index == 1 and place.node.op_type in ("MatMul", "Gemm")
+def _multiplies(node_input: NodeInput) -> bool:
+    """Whether a node input is that of the weights of a product."""
+    return node_input.index == 1 and node_input.node.op_type in ("MatMul", "Gemm")
 
 
 EDIT = _NarrowedMlp()

@@ -60,10 +60,10 @@ def rounds_of(machine: Machine) -> list[list[str]]:
     """The rounds: warm-up runs every candidate at least ten times in a row, so it ends before the last such row."""
     names = machine.runs
     rows, start = [], 0
-    for place in range(1, len(names) + 1):
-        if place == len(names) or names[place] != names[start]:
-            rows.append((names[start], place - start))
-            start = place
+    for position in range(1, len(names) + 1):
+        if position == len(names) or names[position] != names[start]:
+            rows.append((names[start], position - start))
+            start = position
     timed = [(name, count) for name, count in rows if count <= 4]  # a sentinel ends one round and begins the next
     flat = [name for name, count in timed for _ in range(count // 2)]
     assert all(count % 2 == 0 for _, count in timed)  # one run that does not count, one that does
@@ -91,8 +91,8 @@ def test_a_sentinel_starts_and_ends_every_round_and_at_most_five_run_between() -
     for run in rounds:
         assert run[0] == run[-1] == "parent"
         assert sorted(name for name in run if name != "parent") == sorted(set(LATENCIES) - {"parent"})
-        places = [place for place, name in enumerate(run) if name == "parent"]
-        assert max(after - before for before, after in itertools.pairwise(places)) <= 6
+        positions = [position for position, name in enumerate(run) if name == "parent"]
+        assert max(after - before for before, after in itertools.pairwise(positions)) <= 6
     assert len({tuple(run) for run in rounds}) == 6
     assert {name: len(samples.samples_ms) for name, samples in taken.items()} == {
         name: 24 if name == "parent" else 6 for name in LATENCIES

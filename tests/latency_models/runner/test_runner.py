@@ -39,8 +39,8 @@ ALONE = 3 << 30  # bytes of weights: the sentinel and one other are measured sid
 
 def kit(folder: Path, seconds: float = 0.2, weight_bytes: int = 1, **changes: object) -> Path:
     """A kit of five chains; the parent has the most work."""
-    for place, architecture in enumerate(CHOSEN):
-        chain(folder / f"models/{architecture.digest}.onnx", 2 if place else 16)
+    for position, architecture in enumerate(CHOSEN):
+        chain(folder / f"models/{architecture.digest}.onnx", 2 if position else 16)
     candidates = [
         {"name": a.digest, "file": f"models/{a.digest}.onnx", "weight_bytes": weight_bytes,
          "architecture": a.to_json()} for a in CHOSEN

@@ -144,7 +144,7 @@ def test_deeply_nested_and_broken_bodies_are_refused(tmp_path: Path, serve: Serv
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Path:
+def positions(tmp_path: Path) -> Path:
     """A model root with a model, a secret beside it, and links."""
     root = tmp_path / "models"
     (root / "mine").mkdir(parents=True)
@@ -158,11 +158,11 @@ def places(tmp_path: Path) -> Path:
     return root
 
 
-def test_models_and_data_inside_a_model_root_are_taken(places: Path) -> None:
-    roots = ModelRoots.of((places,))
-    for text in ("mine", str(places / "mine"), "inside", "./mine", "mine/../mine"):
-        assert roots.resolve_model(text) == str(places / "mine")
-    assert roots.resolve_data("data.jsonl") == str(places / "data.jsonl")
+def test_models_and_data_inside_a_model_root_are_taken(positions: Path) -> None:
+    roots = ModelRoots.of((positions,))
+    for text in ("mine", str(positions / "mine"), "inside", "./mine", "mine/../mine"):
+        assert roots.resolve_model(text) == str(positions / "mine")
+    assert roots.resolve_data("data.jsonl") == str(positions / "data.jsonl")
     assert roots.resolve_model("python-lm") == "python-lm"
     assert Path(roots.resolve_data("python-lm")).is_dir()
 
@@ -175,12 +175,12 @@ def test_models_and_data_inside_a_model_root_are_taken(places: Path) -> None:
         "owner/name", "../models-too", "%2e%2e/secret", "a" * 999, "//etc//passwd", "/proc/self/environ",
     ],
 )  # fmt: skip
-def test_nothing_outside_the_model_roots_is_taken_and_none_tells_what_is_there(places: Path, text: str) -> None:
-    roots = ModelRoots.of((places,))
+def test_nothing_outside_the_model_roots_is_taken_and_none_tells_what_is_there(positions: Path, text: str) -> None:
+    roots = ModelRoots.of((positions,))
     for take in (roots.resolve_model, roots.resolve_data):
         with pytest.raises(UsageError, match="in no model root"):
             take(text)
-    there, absent = str(places.parent / "secret"), str(places.parent / "nothing")
+    there, absent = str(positions.parent / "secret"), str(positions.parent / "nothing")
     said = []
     for path in (there, absent):
         with pytest.raises(UsageError) as refused:

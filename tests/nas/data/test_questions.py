@@ -42,7 +42,7 @@ WORDS = [
     *["how", "many", "dots", "are", "red", "blue", "?"],
 ]
 WORDS += [str(number) for number in range(96 - len(WORDS))]
-IDS = {word: place for place, word in enumerate(WORDS)}
+IDS = {word: position for position, word in enumerate(WORDS)}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -196,7 +196,7 @@ def test_a_chat_template_is_followed(folder: Path, tmp_path: Path) -> None:
     made.save_pretrained(chatting)
     lines = [line(n, split=name) for n, name in enumerate(("test", "validation", "calibration"))]
     test = load_parent_model(str(chatting), write(tmp_path, lines)).dataset.test
-    words = [WORDS[place] for place in test.inputs["input_ids"][0, 10:]]
+    words = [WORDS[position] for position in test.inputs["input_ids"][0, 10:]]
     assert words == ["are", "how", "many", "dots", "?", "red"]
     assert test.labels.tolist() == [[IDS["3"]]]
 

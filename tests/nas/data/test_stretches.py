@@ -48,10 +48,12 @@ def test_parts_of_one_text_do_not_adjoin_in_two_splits(shape: str, by_line: bool
         "two texts": ["\n".join(rows[:50]), "\n".join(rows[50:])],
     }
     splits = split_documents([Document(text) for text in whole[shape]], by_line=by_line)
-    places = {word: at for at, word in enumerate(said)}  # later ones of equal words: words are nearly all different
+    positions = {word: at for at, word in enumerate(said)}  # later ones of equal words: words are nearly all different
     spans = {}
     for name, members in splits.items():
-        found = sorted(places[word] for document in members for word in document.text.split() if said.count(word) == 1)
+        found = sorted(
+            positions[word] for document in members for word in document.text.split() if said.count(word) == 1
+        )
         spans[name] = found[0], found[-1]
     assert spans["calibration"][1] + 5 < spans["validation"][0]  # words between the splits, in neither
     assert spans["validation"][1] + 5 < spans["test"][0]

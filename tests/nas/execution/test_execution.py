@@ -75,11 +75,11 @@ def test_every_task_gives_what_a_plain_evaluation_gives(executor: Executor) -> N
     plain, asked = bench(), tasks(4)
     found = dict(executor.run(asked))
     assert sorted(found) == list(range(len(asked)))
-    for place, task in enumerate(asked):
+    for position, task in enumerate(asked):
         model = prune(plain.parent, task.architecture)
         if not task.cuts:
-            assert found[place] == (plain.evaluator.evaluate(model, "test"),)
-        for start, end, piece in zip(task.cuts, task.cuts[1:], found[place], strict=False):
+            assert found[position] == (plain.evaluator.evaluate(model, "test"),)
+        for start, end, piece in zip(task.cuts, task.cuts[1:], found[position], strict=False):
             expected = plain.evaluator.evaluate(model, "validation", end, start)
             assert piece.per_item == pytest.approx(expected.per_item, abs=1e-6)
             assert piece.items == end - start
@@ -100,16 +100,16 @@ def test_killed_workers_cost_nothing(on_ray: RayExecutor) -> None:
     asked = tasks(4) * 8
     expected = dict(LocalExecutor(Worker(bench())).run(tasks(4)))
     found, victims = {}, pids(on_ray)
-    for place, pieces in on_ray.run(asked):
-        assert place not in found
-        found[place] = pieces
+    for position, pieces in on_ray.run(asked):
+        assert position not in found
+        found[position] = pieces
         if victims:
             os.kill(victims.pop(), signal.SIGKILL)
     assert not victims
     assert len(found) == len(asked)
-    for place, pieces in found.items():
+    for position, pieces in found.items():
         assert [p.per_item for p in pieces] == [
-            pytest.approx(q.per_item, abs=1e-6) for q in expected[place % len(expected)]
+            pytest.approx(q.per_item, abs=1e-6) for q in expected[position % len(expected)]
         ]
 
 
@@ -136,7 +136,7 @@ def test_more_workers_than_there_is_room_for_are_not_waited_for(cluster: None, m
     finally:
         os.kill(hung, signal.SIGKILL)
         executor.close()
-    assert sorted(place for place, _ in found) == sorted(expected)
+    assert sorted(position for position, _ in found) == sorted(expected)
 
 
 def test_what_is_stopped_in_mid_batch_ends_after_its_executor(cluster: None) -> None:
@@ -205,11 +205,11 @@ def test_shares_give_every_task_once_and_neighbours_to_one_worker(workers: int) 
     given: list[tuple[int, int]] = []
     left = True
     while left:
-        turn = [(worker, place) for worker in range(workers) if (place := shares.take_next(worker)) is not None]
+        turn = [(worker, position) for worker in range(workers) if (position := shares.take_next(worker)) is not None]
         given, left = given + turn, bool(turn)
-    assert sorted(place for _, place in given) == list(range(len(asked)))
+    assert sorted(position for _, position in given) == list(range(len(asked)))
     if workers == 2:  # the first of the validation split drop late parts, the last early ones
-        own = [[asked[place].architecture for worker, place in given if worker == each] for each in range(2)]
+        own = [[asked[position].architecture for worker, position in given if worker == each] for each in range(2)]
         depths = [sorted(min(u.layer for u in a.choices) for a in some[:4]) for some in own]
         assert depths[0] != depths[1]
 
@@ -217,7 +217,7 @@ def test_shares_give_every_task_once_and_neighbours_to_one_worker(workers: int) 
 def test_an_idle_worker_takes_from_the_busiest() -> None:
     shares = Shares(tasks(6), 2)
     taken = [shares.take_next(0) for _ in range(len(tasks(6)))]
-    assert sorted(place for place in taken if place is not None) == list(range(len(tasks(6))))
+    assert sorted(position for position in taken if position is not None) == list(range(len(tasks(6))))
     assert shares.take_next(1) is None
 
 
@@ -251,7 +251,7 @@ def test_what_is_put_back_is_given_again_first() -> None:
     shares.put_back(lost, 0)
     given = [shares.take_next(0)] + [shares.take_next(worker) for worker in [1, 0] * len(tasks(6))]
     assert given[0] == lost
-    assert sorted(place for place in given if place is not None) == list(range(len(tasks(6))))
+    assert sorted(position for position in given if position is not None) == list(range(len(tasks(6))))
 
 
 @pytest.mark.parametrize("text", ["", "2", "[]", "{}", '{"CPU": 0}', '{"CPU": "2"}', '{"CPU": -1}', '{"CPU": true}'])

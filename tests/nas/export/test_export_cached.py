@@ -267,9 +267,9 @@ def test_a_file_that_forgets_what_it_was_given_is_found_out(exported, tmp_path: 
     parent = exported(QUICK)
     proto = onnx.load(str(parent.paths[Phase.DECODE]))
     for node in proto.graph.node:  # layer 3 keeps its past keys but not the new one in their place
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if node.op_type == "Concat" and name == "past.3.key":
-                node.input[place] = "past.3.value"
+                node.input[index] = "past.3.value"
     onnx.save(proto, str(tmp_path / "decode.onnx"))
     with pytest.raises(ExportError, match="differs from the model"):
         check_parity(parent.model, tmp_path / "decode.onnx", Phase.DECODE)

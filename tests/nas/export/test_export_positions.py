@@ -78,8 +78,8 @@ def test_a_file_is_right_on_both_sides_of_the_length_at_which_frequencies_change
         for length in (ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, 40, 5):  # the short one last: nothing is left of others
             ids = torch.randint(3, 96, (2, length), generator=torch.Generator().manual_seed(length))
             expected = first_run(kind, words, ids)
-            places = np.broadcast_to(np.arange(length), (2, length))
-            feed = {"input_ids": ids.numpy(), "attention_mask": np.ones((2, length), np.int64), "position_ids": places}
+            indices = np.broadcast_to(np.arange(length), (2, length))
+            feed = {"input_ids": ids.numpy(), "attention_mask": np.ones((2, length), np.int64), "position_ids": indices}
             found = session.run(None, feed)[0]
             assert np.abs(found - expected).max() < 1e-4 * max(1.0, np.abs(expected).max()), (words, length)
         assert check_parity(prune(model, Architecture.from_words(words), anatomy=anatomy), path) < 1e-4

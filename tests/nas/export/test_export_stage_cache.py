@@ -125,9 +125,9 @@ def test_each_stage_has_a_length_of_its_own() -> None:
     model = reduced("gemma2", stages="1=0.5,2=0.25")
     tracing = build_cached_tracing(model, Phase.DECODE, make_example_inputs(model, 2, 57))
     counted = {
-        name: (tensor.shape[place], axes[place].__name__)
+        name: (tensor.shape[index], axes[index].__name__)
         for (name, tensor), axes in zip(tracing.inputs.items(), tracing.axes, strict=True)
-        if is_past(name) and (place := 1 if name.endswith("mask") else 2)
+        if is_past(name) and (index := 1 if name.endswith("mask") else 2)
     }
     assert [counted[f"past.{block}.key"] for block in range(4)] == [
         (7, "held_8"), (46, "past_1"), (7, "held_8_2"), (41, "past_2")

@@ -66,8 +66,8 @@ def test_padding_counts_neither_in_the_embedding_nor_in_the_stream() -> None:
         ]
     distance = 1 - torch.cosine_similarity(*texts).mean()
     own, its = (streams(model, case.anatomy.stack, inputs) for model in (case.model, case.parent))
-    places = ((1, 2), (2, 3), (3, 4))
-    states = [relative(own[here][real], its[there][real]) for here, there in places]
+    positions = ((1, 2), (2, 3), (3, 4))
+    states = [relative(own[here][real], its[there][real]) for here, there in positions]
     assert case.loss()(case.batch()).item() == pytest.approx(float(distance) + sum(states) / 3, rel=1e-4)
 
 

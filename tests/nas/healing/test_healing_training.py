@@ -40,9 +40,9 @@ def test_output_projections_and_norms_of_kept_parts_are_trained() -> None:
     names = set(choose_trained(case.model, case.anatomy, ARCHITECTURE, PROJECTIONS).parameters)
     # Left are blocks 0, 2 (without its MLP and the norm before it) and 3.
     assert names == {
-        *(f"{LAYER}.{place}.self_attn.o_proj.weight" for place in range(3)),
-        *(f"{LAYER}.{place}.mlp.down_proj.weight" for place in (0, 2)),
-        *(f"{LAYER}.{place}.{norm}" for place in (0, 2) for norm in NORMS), f"{LAYER}.1.{NORMS[0]}",
+        *(f"{LAYER}.{position}.self_attn.o_proj.weight" for position in range(3)),
+        *(f"{LAYER}.{position}.mlp.down_proj.weight" for position in (0, 2)),
+        *(f"{LAYER}.{position}.{norm}" for position in (0, 2) for norm in NORMS), f"{LAYER}.1.{NORMS[0]}",
     }  # fmt: skip
     assert {name for name, each in case.model.named_parameters() if each.requires_grad} == names
 

@@ -205,13 +205,13 @@ def test_every_answer_about_a_grid_is_what_it_shows():
 def test_no_digit_of_a_shipped_grid_is_in_a_training_grid(monkeypatch):
     made = script(HOME / "digits-vlm" / "grids.py", monkeypatch)
     split = made.load_splits()
-    places = [place for digits in split.values() for place in digits.places.tolist()]
-    assert sorted(places) == list(range(1797))
+    positions = [position for digits in split.values() for position in digits.positions.tolist()]
+    assert sorted(positions) == list(range(1797))
     shown = made.make(split["train"], 64, np.random.default_rng(0), made.Distortion()).digits
-    assert set(shown[shown >= 0]) <= set(split["train"].places)
+    assert set(shown[shown >= 0]) <= set(split["train"].positions)
     for name in SPLITS:
         images = {line["image"] for line in grid_questions() if line["split"] == name}
-        assert {at for image in images for at in cells_of(image) if at >= 0} <= set(split[name].places)
+        assert {at for image in images for at in cells_of(image) if at >= 0} <= set(split[name].positions)
 
 
 def test_digits_vlm_answers_questions_about_grids_it_was_not_trained_on():

@@ -132,18 +132,18 @@ def test_entries_of_versions_without_a_digest_are_read(opened: Open, caplog) -> 
 
 
 def test_no_flipped_bit_is_taken_for_a_value(tmp_path: Path, caplog) -> None:
-    place = tmp_path / "e.jsonl"
+    position = tmp_path / "e.jsonl"
     truth = {number: quality(0.1 * number) for number in (1, 2)}
-    first = FileEvaluations(place, "a")
+    first = FileEvaluations(position, "a")
     for number, found in truth.items():
         first.add(key(number), found)
-    whole = place.read_bytes()
+    whole = position.read_bytes()
     for bit in range(0, 8 * (len(whole) - 1), 7):  # every byte, every bit of a byte
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
-        place.write_bytes(flipped)
+        position.write_bytes(flipped)
         caplog.clear()
-        known = FileEvaluations(place, "a")
+        known = FileEvaluations(position, "a")
         read = {number for number in truth if key(number) in known}
         assert len(known) == len(read)
         assert all(known[key(number)] == truth[number] for number in read), bytes(flipped)
@@ -211,11 +211,11 @@ for number in range(first, last):
 """
 
 
-def writer(place: Path, first: int, last: int, storage: str = "") -> "subprocess.Popen[str]":
+def writer(position: Path, first: int, last: int, storage: str = "") -> "subprocess.Popen[str]":
     """Another process that waits for a line and then adds evaluations, and says which it has added."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(place), str(first), str(last), storage],
+        [sys.executable, "-c", WRITER, str(position), str(first), str(last), storage],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert process.stdout is not None
@@ -225,83 +225,83 @@ def writer(place: Path, first: int, last: int, storage: str = "") -> "subprocess
 
 @pytest.mark.parametrize("kind", ["file", "log"])
 def test_processes_that_write_at_once_lose_nothing_and_write_nothing_twice(kind: str, tmp_path: Path) -> None:
-    place, storage = tmp_path / "e.jsonl", f"journal://{tmp_path}/study.log" if kind == "log" else ""
-    processes = [writer(place, first, first + 40, storage) for first in (0, 20)]
+    position, storage = tmp_path / "e.jsonl", f"journal://{tmp_path}/study.log" if kind == "log" else ""
+    processes = [writer(position, first, first + 40, storage) for first in (0, 20)]
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
     assert [process.wait(60) for process in processes] == [0, 0]
-    known = open_evaluations(place, "a", storage or None)
+    known = open_evaluations(position, "a", storage or None)
     assert len(known) == 60
     assert all(key(number) in known for number in range(60))
     if kind == "file":
-        lines = place.read_text().splitlines()
+        lines = position.read_text().splitlines()
         assert len(lines) == 61
         assert all(json.loads(line) for line in lines)
 
 
 def test_a_writer_that_is_killed_loses_nothing_that_it_had_finished(tmp_path: Path) -> None:
-    place = tmp_path / "e.jsonl"
-    process = writer(place, 0, 10_000)
+    position = tmp_path / "e.jsonl"
+    process = writer(position, 0, 10_000)
     process.stdin.write("go\n")
     process.stdin.flush()
     said = [int(process.stdout.readline()) for _ in range(20)]
     process.send_signal(signal.SIGKILL)
     said += [int(line) for line in process.stdout if line.endswith("\n")]
     process.wait()
-    known = FileEvaluations(place, "a")
+    known = FileEvaluations(position, "a")
     assert all(key(number) in known for number in said[:256])
     known.add(key(255, 9), quality(0.5, 9))
-    assert key(255, 9) in FileEvaluations(place, "a")
+    assert key(255, 9) in FileEvaluations(position, "a")
 
 
 @settings(deadline=None, max_examples=60)
 @given(share=st.floats(0, 1))
 def test_a_file_that_was_cut_off_anywhere_costs_what_was_cut_off(share: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "e.jsonl"
-        first = FileEvaluations(place, "a")
+        position = Path(folder) / "e.jsonl"
+        first = FileEvaluations(position, "a")
         for number in range(3):
             first.add(key(number), quality(0.5))
-        whole = place.read_bytes()
+        whole = position.read_bytes()
         left = whole[: round(share * len(whole))]
-        place.write_bytes(left)
-        second = FileEvaluations(place, "a")
+        position.write_bytes(left)
+        second = FileEvaluations(position, "a")
         assert len(second) == max(0, left.count(b"\n") - 1)
         second.add(key(9), quality(0.25))
-        assert len(FileEvaluations(place, "a")) == len(second) == max(0, left.count(b"\n") - 1) + 1
-        assert all(json.loads(line) for line in place.read_text().splitlines())
+        assert len(FileEvaluations(position, "a")) == len(second) == max(0, left.count(b"\n") - 1) + 1
+        assert all(json.loads(line) for line in position.read_text().splitlines())
 
 
 def test_a_search_goes_on_when_its_file_is_removed(tmp_path: Path) -> None:
-    place = tmp_path / "e.jsonl"
-    known = FileEvaluations(place, "a")
+    position = tmp_path / "e.jsonl"
+    known = FileEvaluations(position, "a")
     known.add(key(1), quality(0.5))
-    place.unlink()
+    position.unlink()
     known.add(key(2), quality(0.25))
     assert key(1) in known
-    assert len(FileEvaluations(place, "a")) == 1
+    assert len(FileEvaluations(position, "a")) == 1
 
 
 def test_a_full_disk_is_said_once_and_what_it_took_no_room_for_is_written_later(tmp_path: Path, caplog) -> None:
-    place, soft_hard = tmp_path / "e.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
-    known = FileEvaluations(place, "a")
+    position, soft_hard = tmp_path / "e.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    known = FileEvaluations(position, "a")
     known.add(key(0), quality(0.5))
-    before = place.read_bytes()
+    before = position.read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, soft_hard[1]))  # a line has more than 100 bytes
     try:
         for number in range(1, 4):
             known.add(key(number), quality(0.25))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, soft_hard)
-    assert place.read_bytes() == before
+    assert position.read_bytes() == before
     assert len(known) == 4
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "evaluations stay in memory until it can" in caplog.text
     known.add(key(4), quality(0.125))
-    again = FileEvaluations(place, "a")
+    again = FileEvaluations(position, "a")
     assert len(again) == 5
-    assert place.read_bytes().startswith(before)
+    assert position.read_bytes().startswith(before)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
@@ -329,9 +329,9 @@ def test_a_cache_that_cannot_be_made_costs_no_search(tmp_path: Path, caplog) -> 
 
 
 def test_evaluations_are_kept_where_machines_share_them(tmp_path: Path) -> None:
-    place, log = tmp_path / "e.jsonl", f"journal://{tmp_path}/study.log"
-    assert isinstance(open_evaluations(place, "a", None), FileEvaluations)
-    assert isinstance(open_evaluations(place, "a", f"sqlite:///{tmp_path}/study.db"), FileEvaluations)
-    open_evaluations(place, "a", log).add(key(1), quality(0.5))
+    position, log = tmp_path / "e.jsonl", f"journal://{tmp_path}/study.log"
+    assert isinstance(open_evaluations(position, "a", None), FileEvaluations)
+    assert isinstance(open_evaluations(position, "a", f"sqlite:///{tmp_path}/study.db"), FileEvaluations)
+    open_evaluations(position, "a", log).add(key(1), quality(0.5))
     assert key(1) in open_evaluations(tmp_path / "elsewhere", "a", log)
-    assert not place.exists()
+    assert not position.exists()

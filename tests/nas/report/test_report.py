@@ -234,13 +234,13 @@ def test_the_strip_shows_the_parts_that_are_kept(finished: Callable[..., Path]) 
 
 
 def inside(chart: Chart) -> bool:
-    places = [(mark.x, mark.y) for mark in chart.marks] + [(place, chart.bottom) for place, _ in chart.x_ticks]
-    places += [(chart.left, place) for place, _ in chart.y_ticks]
+    positions = [(mark.x, mark.y) for mark in chart.marks] + [(position, chart.bottom) for position, _ in chart.x_ticks]
+    positions += [(chart.left, position) for position, _ in chart.y_ticks]
     across, down = chart.left - 1 <= chart.right, chart.top <= chart.bottom
     return (
         across
         and down
-        and all(chart.left - 1 <= x <= chart.right + 1 and chart.top - 1 <= y <= chart.bottom + 1 for x, y in places)
+        and all(chart.left - 1 <= x <= chart.right + 1 and chart.top - 1 <= y <= chart.bottom + 1 for x, y in positions)
     )
 
 

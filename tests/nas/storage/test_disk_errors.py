@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from nas.cli.app import app
 from nas.execution.cluster import _shorten_paths
-from nas.pipeline.run import _check_places
+from nas.pipeline.run import _check_locations
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
-from nas.storage.disk_errors import check_folder, check_room, write_failure
+from nas.storage.disk_errors import check_folder, check_free_space, write_failure
 from nas.storage.open_storage import check_storage, open_storage
 from nas.storage.redact import build_sqlite_url
 from nas.tracking.address import find_artifact_location, get_tracking_uri
@@ -202,24 +202,24 @@ def test_a_long_temporary_folder_is_not_where_a_cluster_keeps_its_sockets(monkey
 def test_places_are_looked_at_before_the_work_begins(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     request = SearchRequest("jetson-orin", Budget.parse("0.7x"), tmp_path / "new" / "out")
-    _check_places(request)
+    _check_locations(request)
     assert os.listdir(tmp_path) == ["file"]
     with pytest.raises(UsageError, match="--out"):
-        _check_places(replace(request, out=tmp_path / "file"))
+        _check_locations(replace(request, out=tmp_path / "file"))
     with pytest.raises(UsageError, match="does not exist; create it first"):
-        _check_places(replace(request, storage=f"sqlite:///{tmp_path}/nowhere/study.db"))
+        _check_locations(replace(request, storage=f"sqlite:///{tmp_path}/nowhere/study.db"))
     (tmp_path / "study.db").write_text("no database" * 100)
     with pytest.raises(StorageUnavailable, match="not a database"):
-        _check_places(replace(request, out=tmp_path))
+        _check_locations(replace(request, out=tmp_path))
 
 
 def test_a_disk_without_room_for_the_winner_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "new" / "out"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 100_000_000))
-    assert check_room(out, 10_000_000) == ""
-    assert check_room(out, 90_000_000).endswith("has 100.0 MB free, and the winner's files may take 540.0 MB")
+    assert check_free_space(out, 10_000_000) == ""
+    assert check_free_space(out, 90_000_000).endswith("has 100.0 MB free, and the winner's files may take 540.0 MB")
     with pytest.raises(UsageError, match=r"has 100\.0 MB free.*make room there"):
-        check_room(out, 110_000_000)
+        check_free_space(out, 110_000_000)
 
 
 @pytest.mark.parametrize(

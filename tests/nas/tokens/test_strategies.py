@@ -172,7 +172,7 @@ def test_ways_that_few_items_do_not_tell_apart_are_compared_on_all(vit) -> None:
         way = architecture.reduction
         asked.append((way.scorer, items))
         plainly = 1.0 if way.scorer not in heavy or way.reducer is Reducer.MERGE else 0.01
-        every = [plainly + 6.0 * (place in heavy.get(way.scorer, ())) for place in range(240)][:items]
+        every = [plainly + 6.0 * (position in heavy.get(way.scorer, ())) for position in range(240)][:items]
         mean = sum(every) / len(every)
         return Quality("kl", mean, False, "validation", mean, items=len(every), per_item=tuple(every))
 

@@ -165,10 +165,10 @@ def test_prompts_are_judged_by_the_token_that_follows(llama, data) -> None:
     candidate = prune(llama.model, Architecture(4).drop(Unit(2, Kind.MLP)), anatomy=llama.anatomy)
     evaluator = PromptEvaluator(llama.model, data)
     quality = evaluator.evaluate(candidate, "test")
-    for place, ids in enumerate(data.test.inputs["input_ids"]):
+    for position, ids in enumerate(data.test.inputs["input_ids"]):
         with torch.no_grad():
             p, q = (model(input_ids=ids[None]).logits[0, -1].log_softmax(-1) for model in (llama.model, candidate))
-        assert quality.per_item[place] == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-5)
+        assert quality.per_item[position] == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-5)
     assert quality.loss == pytest.approx(sum(quality.per_item) / 6)
     parts = evaluator.evaluate(candidate, "test", 2).join(evaluator.evaluate(candidate, "test", 6, start=2))
     assert parts.per_item == pytest.approx(quality.per_item, abs=1e-5)

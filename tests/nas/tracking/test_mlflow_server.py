@@ -104,10 +104,10 @@ def search(out: Path, model: str, number: int = 0, candidates: int = 4, loss: fl
     (out / "winner" / "model.onnx").write_text(f"graph of {number}")
     runs = [
         CandidateRun(
-            f"trial {place:03d} · evolution", "evolution", "attn+mlp mlp", f"{number:04x}{place:08x}", {"depth": 2},
-            {"n_mlp": number}, {"quality.kl": number + place / 100}, True, False,
+            f"trial {step:03d} · evolution", "evolution", "attn+mlp mlp", f"{number:04x}{step:08x}", {"depth": 2},
+            {"n_mlp": number}, {"quality.kl": number + step / 100}, True, False,
         )
-        for place in range(candidates)
+        for step in range(candidates)
     ]  # fmt: skip
     first = None if loss is None else Winner(f"{model}_host_0.6x_0", loss, 5.0, True, True)
     return SearchRun(

@@ -29,13 +29,13 @@ def batches_of(family: str, model) -> list[dict]:
 
 
 def groups_by_hand(family: str, batch: dict, row: int, tokens: int) -> dict[str, list[int]]:
-    """The places of the tokens of one item."""
+    """The indices of the tokens of one item."""
     valid = batch.get("attention_mask", torch.ones(row + 1, tokens))[row].nonzero().flatten().tolist()
     if family in VISION_LANGUAGE:
         image = (batch["input_ids"][row] == IMAGE_ID).tolist()
         return {
-            "image tokens": [place for place in valid if image[place]],
-            "text tokens": [place for place in valid if not image[place]],
+            "image tokens": [index for index in valid if image[index]],
+            "text tokens": [index for index in valid if not image[index]],
         }
     if family in DECODERS:
         return {"prompt tokens": valid[SINKS:-RECENT]}
@@ -44,19 +44,19 @@ def groups_by_hand(family: str, batch: dict, row: int, tokens: int) -> dict[str,
     return {"patches": valid[-9:]}  # 3 x 3 of them, behind what else there is
 
 
-def measures_by_hand(states: torch.Tensor, weights: torch.Tensor, places: list[int]) -> dict[str, list[float]]:
+def measures_by_hand(states: torch.Tensor, weights: torch.Tensor, indices: list[int]) -> dict[str, list[float]]:
     """Of one item and one group; states (N, H), weights (N,)."""
 
     def cosine(one: int, other: int) -> float:
         return float(cosine_similarity(states[one], states[other], dim=0))
 
-    given = sorted((float(weights[place]) for place in places), reverse=True)
+    given = sorted((float(weights[index]) for index in indices), reverse=True)
     count = 0
     while sum(given[:count]) < 0.9 * sum(given) * (1 - 1e-7):
         count += 1
     return {
-        "neighbour": [cosine(one, one + 1) for one in places if one + 1 in places],
-        "nearest": [max(cosine(one, other) for other in places if other != one) for one in places],
+        "neighbour": [cosine(one, one + 1) for one in indices if one + 1 in indices],
+        "nearest": [max(cosine(one, other) for other in indices if other != one) for one in indices],
         "mass": [sum(given)],
         "holding": [float(count)],
     }
@@ -75,8 +75,8 @@ def slow(family: str, model, batches: list[dict]) -> dict[str, dict[str, list[fl
                 groups = groups_by_hand(family, batch, row, len(item))
                 valid = batch["attention_mask"][row].nonzero().flatten() if "attention_mask" in batch else [0]
                 asks = int(valid[-1]) if family in DECODERS + VISION_LANGUAGE else 0
-                for group, places in groups.items():
-                    for measure, values in measures_by_hand(item, weights[asks], places).items():
+                for group, indices in groups.items():
+                    for measure, values in measures_by_hand(item, weights[asks], indices).items():
                         found.setdefault(group, {}).setdefault(measure, [[], [], [], []])[layer] += values
     return {
         group: {measure: [sum(values) / len(values) for values in layers] for measure, layers in measures.items()}

@@ -23,13 +23,13 @@ def states_and_group() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_cosines_against_loops() -> None:
     states, group = states_and_group()
-    places = [1, 2, 3, 5, 6, 8]
+    indices = [1, 2, 3, 5, 6, 8]
 
     def cosine(one: int, other: int) -> float:
         return float(cosine_similarity(states[0, one], states[0, other], dim=0))
 
     neighbours = [cosine(1, 2), cosine(2, 3), cosine(5, 6)]
-    nearest = [max(cosine(one, other) for other in places if other != one) for one in places]
+    nearest = [max(cosine(one, other) for other in indices if other != one) for one in indices]
     units = normalize(states, dim=-1)
     assert compute_neighbour_cosine(units, group) == (pytest.approx(sum(neighbours), abs=1e-5), 3)
     assert compute_nearest_cosine(units, group) == (pytest.approx(sum(nearest), abs=1e-5), 6)

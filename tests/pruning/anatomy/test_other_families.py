@@ -101,8 +101,8 @@ def test_a_hybrid_decodes_without_the_attentions_that_count_its_tokens(family: s
 def step_by_step(model: Any, prompt: int = 6) -> torch.Tensor:
     given = model(input_ids=IDS[:, :prompt], use_cache=True)
     found, past = [given.logits], given.past_key_values
-    for place in range(prompt, IDS.shape[1]):
-        given = model(input_ids=IDS[:, place : place + 1], past_key_values=past, use_cache=True)
+    for index in range(prompt, IDS.shape[1]):
+        given = model(input_ids=IDS[:, index : index + 1], past_key_values=past, use_cache=True)
         found.append(given.logits)
         past = given.past_key_values
     return torch.cat(found, dim=1)

@@ -66,12 +66,12 @@ def test_an_index_that_names_pickles_is_refused_and_nothing_runs(name: str, mode
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("place", ["../other/{}", "/{}", "sub/../../other/{}"])
-def test_an_index_that_leads_out_of_the_folder_is_refused(place: str, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("location", ["../other/{}", "/{}", "sub/../../other/{}"])
+def test_an_index_that_leads_out_of_the_folder_is_refused(location: str, model: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     first = name_instead(model, "x.safetensors")
     shutil.move(model / first, tmp_path / "other" / first)
-    name = place.format(first)
+    name = location.format(first)
     name_instead(model, str(tmp_path / "other" / first) if name.startswith("/") else name)
     with pytest.raises(UnsafeCheckpoint, match="outside of the folder"):
         load_parent(model)

@@ -61,8 +61,8 @@ def test_candidates_with_fewer_tokens_resume_before_their_first_stage(family: st
         before = store.skipped
         again = resumed(model, anatomy, architecture, store, batches)
         assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True)), architecture.words
-        places = [stage.block for stage in architecture.tokens.stages]
-        assert store.skipped - before <= 2 * min(places, default=4)
+        indices = [stage.block for stage in architecture.tokens.stages]
+        assert store.skipped - before <= 2 * min(indices, default=4)
     assert store.skipped > 0
 
 

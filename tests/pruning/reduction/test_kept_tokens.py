@@ -78,7 +78,7 @@ def test_what_is_not_among_them_does_not_matter_any_more(family: str) -> None:
     inputs = example(model, batch=1)
     less = reduced(model, "3=0.5", Scorer.NORM)
     kept = find_survivors(less, inputs)[0].kept[0]
-    places = (inputs["input_ids"][0] == IMAGE_ID).nonzero().flatten() if family == "llava" else torch.arange(1, 10)
+    indices = (inputs["input_ids"][0] == IMAGE_ID).nonzero().flatten() if family == "llava" else torch.arange(1, 10)
     block = less.get_submodule(read_anatomy(model).stack)[2]
 
     def last(noisy: int | None) -> torch.Tensor:
@@ -95,6 +95,6 @@ def test_what_is_not_among_them_does_not_matter_any_more(family: str) -> None:
         return logits if logits.ndim == 2 else logits[:, -1]
 
     usual = last(None)
-    changes = torch.tensor([float((last(int(place)) - usual).abs().max()) for place in places])
+    changes = torch.tensor([float((last(int(index)) - usual).abs().max()) for index in indices])
     assert (changes[~kept] < 1e-6).all()
     assert (changes[kept] > 1e-4).all()

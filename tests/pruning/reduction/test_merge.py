@@ -32,8 +32,8 @@ def merged_by_hand(
     """One row, no padding: bipartite soft matching, edge by edge."""
     sizes = sizes or [1.0] * len(hidden)
     tokens = [
-        {"state": state, "metric": key, "size": sizes[place], "members": [place], "first": place}
-        for place, (state, key) in enumerate(zip(hidden, metric, strict=True))
+        {"state": state, "metric": key, "size": sizes[index], "members": [index], "first": index}
+        for index, (state, key) in enumerate(zip(hidden, metric, strict=True))
     ]
     while len(tokens) - leading > keep:
         free = tokens[leading:]
@@ -51,7 +51,7 @@ def merged_by_hand(
             whole = sum(t["size"] for t in group)
             state = sum(t["state"] * t["size"] for t in group) / whole
             key = sum(t["metric"] * t["size"] for t in group) / whole
-            members = [place for t in group for place in t["members"]]
+            members = [index for t in group for index in t["members"]]
             group[0].update(state=state, metric=key, size=whole, members=members)
     return tokens
 
@@ -68,8 +68,8 @@ def test_as_the_paper_says(leading: int, tokens: int, share: float, seed: int) -
         torch.testing.assert_close(merged.hidden[row], torch.stack([t["state"] for t in expected]), atol=1e-5, rtol=0)
         assert merged.sizes[row].tolist() == [t["size"] for t in expected]
         assert merged.kept[row].tolist() == [t["first"] for t in expected]
-        for place, token in enumerate(expected):
-            assert (merged.source[row] == place).nonzero().flatten().tolist() == sorted(token["members"])
+        for index, token in enumerate(expected):
+            assert (merged.source[row] == index).nonzero().flatten().tolist() == sorted(token["members"])
 
 
 @settings(deadline=None, max_examples=40)
@@ -115,7 +115,7 @@ def test_a_mask_says_who_may_go() -> None:
     merged = merge_tokens(hidden, metric, sizes, mask, 2, tokens=6)
     assert merged.hidden.shape[1] == 4
     for row, protected in ((0, [2, 5]), (1, [0, 7])):
-        free = [place for place in range(8) if place not in protected]
+        free = [index for index in range(8) if index not in protected]
         expected = merged_by_hand(hidden[row][free], metric[row][free], 0, 2)
         states = {token["first"]: token["state"] for token in expected}
         where = [free[first] for first in states]

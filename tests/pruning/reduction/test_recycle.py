@@ -15,13 +15,13 @@ torch.set_num_threads(1)
 def recycled_by_hand(
     hidden: torch.Tensor, metric: torch.Tensor, kept: list[int], contextual: int
 ) -> dict[int, list[int]]:
-    """Place of every token that is left -> the places of its group (one row, no padding)."""
-    others = [place for place in range(len(hidden)) if place not in kept]
+    """Index of every token that is left -> the indices of its group (one row, no padding)."""
+    others = [index for index in range(len(hidden)) if index not in kept]
     targets = others[:: max(1, len(others) // contextual)][:contextual]
-    groups = {place: [place] for place in kept + targets}
-    for place in others:
-        if place not in targets:
-            groups[max(targets, key=lambda t: cosine(metric[place], metric[t]))].append(place)
+    groups = {index: [index] for index in kept + targets}
+    for index in others:
+        if index not in targets:
+            groups[max(targets, key=lambda t: cosine(metric[index], metric[t]))].append(index)
     return dict(sorted(groups.items()))
 
 
@@ -36,10 +36,10 @@ def test_as_the_paper_says(length: int, data: st.DataObject) -> None:
     for row in range(2):
         groups = recycled_by_hand(hidden[row], metric[row], kept[row].tolist(), contextual)
         assert recycled.kept[row].tolist() == list(groups)
-        for place, group in enumerate(groups.values()):
-            torch.testing.assert_close(recycled.hidden[row, place], hidden[row, group].mean(0), atol=1e-5, rtol=0)
-            assert recycled.sizes[row, place] == len(group)
-            assert (recycled.source[row] == place).nonzero().flatten().tolist() == sorted(group)
+        for index, group in enumerate(groups.values()):
+            torch.testing.assert_close(recycled.hidden[row, index], hidden[row, group].mean(0), atol=1e-5, rtol=0)
+            assert recycled.sizes[row, index] == len(group)
+            assert (recycled.source[row] == index).nonzero().flatten().tolist() == sorted(group)
 
 
 def test_a_padded_row_is_recycled_as_the_row_alone() -> None:

@@ -152,7 +152,7 @@ def test_an_encoder_is_trained_on_all_its_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "places"),
+    ("labels", "indices"),
     [
         ([-100, -100, 5, 6, -100, 7], [1, 4]),
         ([5, 6, -100, -100], []),
@@ -160,5 +160,5 @@ def test_an_encoder_is_trained_on_all_its_tokens() -> None:
         ([-100, -100, -100], []),
     ],
 )
-def test_answers_begin_where_labels_do(labels: list[int], places: list[int]) -> None:
-    assert mark_before_answers(torch.tensor([labels]))[0].nonzero().flatten().tolist() == places
+def test_answers_begin_where_labels_do(labels: list[int], indices: list[int]) -> None:
+    assert mark_before_answers(torch.tensor([labels]))[0].nonzero().flatten().tolist() == indices

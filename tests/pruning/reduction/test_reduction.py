@@ -49,15 +49,15 @@ def llama_by_hand(model: Any, ids: Tensor, compacted: bool, stages: dict[int, fl
     trunk = model.model
     states, positions = trunk.embed_tokens(ids), torch.arange(len(ids))
     droppable = torch.arange(4, len(ids) - 32)
-    places = torch.arange(len(ids))
+    indices = torch.arange(len(ids))
     for index, block in enumerate(trunk.layers):
         if index in stages:
             keep = int(stages[index] * (len(ids) - 36))
             score = attention_of_last(block, states, positions)
-            may_go = torch.isin(places, droppable)
+            may_go = torch.isin(indices, droppable)
             order = sorted(torch.nonzero(may_go).flatten().tolist(), key=lambda token: -float(score[token]))
             chosen = torch.tensor(sorted(order[:keep] + torch.nonzero(~may_go).flatten().tolist()))
-            states, places = states[chosen], places[chosen]
+            states, indices = states[chosen], indices[chosen]
             positions = torch.arange(len(chosen)) if compacted else positions[chosen]
         rotary = trunk.rotary_emb(states[None], positions[None])
         causal = torch.ones(len(states), len(states), dtype=torch.bool).tril()[None, None]
@@ -140,11 +140,11 @@ def test_decoders_keep_what_they_must(family: str, scorer: Scorer) -> None:
     whole = model(ids, output_hidden_states=True).hidden_states[0]
     for row, states in enumerate(heard[0]):
         distance = (whole[row][None] - states[:, None]).abs().amax(-1)
-        places = distance.argmin(1)
+        indices = distance.argmin(1)
         assert float(distance.amin(1).max()) < 1e-6
-        assert places.diff().min() > 0
-        assert places[:4].tolist() == [0, 1, 2, 3]
-        assert places[-32:].tolist() == list(range(TOKENS - 32, TOKENS))
+        assert indices.diff().min() > 0
+        assert indices[:4].tolist() == [0, 1, 2, 3]
+        assert indices[-32:].tolist() == list(range(TOKENS - 32, TOKENS))
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, *VISION])

@@ -29,15 +29,15 @@ def reduced(model: Any, *dropped: Unit, **choices: Any) -> Any:
 
 
 def watch(model: Any, stack: str) -> dict[int, Tensor]:
-    """Filled by the next pass: for every stage the places (batch, tokens) of those that reach it."""
+    """Filled by the next pass: for every stage the indices (batch, tokens) of those that reach it."""
     found: dict[int, Tensor] = {}
-    for place, block in enumerate(model.get_submodule(stack)):
+    for index, block in enumerate(model.get_submodule(stack)):
         entry = next((hook for hook in block._forward_pre_hooks.values() if isinstance(hook, BlockEntry)), None)
-        if place in STAGES and entry is not None:
+        if index in STAGES and entry is not None:
 
-            def note(_: Any, __: Any, ___: Any, place: int = place, entry: BlockEntry = entry) -> None:
+            def note(_: Any, __: Any, ___: Any, index: int = index, entry: BlockEntry = entry) -> None:
                 if entry.hooks.now is not None:
-                    found[place] = entry.hooks.now.places
+                    found[index] = entry.hooks.now.indices
 
             block.register_forward_hook(note)
     return found
@@ -61,8 +61,8 @@ def windows(model: Any) -> list[int | None]:
 
 
 @torch.no_grad()
-def truth(model: Any, stack: str, ids: Tensor, valid: Tensor, places: dict[int, Tensor], compacted: bool) -> Tensor:
-    """Logits of the last token of sequences that begin with a prompt whose tokens `places` tells."""
+def truth(model: Any, stack: str, ids: Tensor, valid: Tensor, indices: dict[int, Tensor], compacted: bool) -> Tensor:
+    """Logits of the last token of sequences that begin with a prompt whose tokens `indices` tells."""
     numbers = (valid.long().cumsum(1) - 1).clamp(min=0)
     blocks, sizes = model.get_submodule(stack), windows(model)
     kept = torch.ones_like(valid)
@@ -70,9 +70,9 @@ def truth(model: Any, stack: str, ids: Tensor, valid: Tensor, places: dict[int, 
     kinds = getattr(model.config, "layer_types", None) or [None] * 4
     handles = []
     for index, block in enumerate(blocks):
-        if index in places:
+        if index in indices:
             kept = torch.ones_like(valid)
-            kept[:, :PROMPT] = torch.zeros_like(valid[:, :PROMPT]).scatter(1, places[index], True)
+            kept[:, :PROMPT] = torch.zeros_like(valid[:, :PROMPT]).scatter(1, indices[index], True)
         mask = seen_by(sizes[index], kept, valid)
         if model.config._attn_implementation == "eager":
             mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
@@ -100,11 +100,11 @@ def truth(model: Any, stack: str, ids: Tensor, valid: Tensor, places: dict[int, 
     return logits
 
 
-def greedy(model: Any, stack: str, ids: Tensor, valid: Tensor, places: dict[int, Tensor], compacted: bool) -> Any:
+def greedy(model: Any, stack: str, ids: Tensor, valid: Tensor, indices: dict[int, Tensor], compacted: bool) -> Any:
     """Tokens and logits of greedy decoding, everything computed at every step."""
     steps = []
     for _ in range(STEPS):
-        logits = truth(model, stack, ids, valid, places, compacted)
+        logits = truth(model, stack, ids, valid, indices, compacted)
         ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
         valid = torch.cat((valid, torch.ones_like(valid[:, :1])), 1)
         steps.append(logits)
@@ -121,13 +121,13 @@ def test_a_reduced_prompt_decodes_as_its_parent_looking_past_the_dropped(family:
     small = reduced(model, positions=positions)
     ids, valid = example(model, 2, PROMPT)["input_ids"], torch.ones(2, PROMPT, dtype=torch.bool)
     valid[1, :7] = False
-    places = watch(small, stack)
+    indices = watch(small, stack)
     settings = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     out = small.generate(
         input_ids=ids, attention_mask=valid.long(), output_logits=True, return_dict_in_generate=True, **settings
     )
-    assert [tuple(places[stage].shape) for stage in (1, 3)] == [(2, 42), (2, 39)]
-    tokens, logits = greedy(model, stack, ids, valid, places, positions is Positions.COMPACTED)
+    assert [tuple(indices[stage].shape) for stage in (1, 3)] == [(2, 42), (2, 39)]
+    tokens, logits = greedy(model, stack, ids, valid, indices, positions is Positions.COMPACTED)
     assert torch.equal(out.sequences, tokens)
     torch.testing.assert_close(torch.stack(out.logits, 1), logits, rtol=1e-4, atol=2e-5)
     lengths = [layer.keys.shape[2] for layer in out.past_key_values.layers]
@@ -146,11 +146,11 @@ def test_chunks_after_the_prompt_are_not_reduced(family: str) -> None:
     stack = read_anatomy(model).stack
     small = reduced(model)
     ids, valid = example(model, 2, PROMPT + STEPS)["input_ids"], torch.ones(2, PROMPT + STEPS, dtype=torch.bool)
-    places = watch(small, stack)
+    indices = watch(small, stack)
     first = small(ids[:, :PROMPT], use_cache=True)
     second = small(ids[:, PROMPT:], past_key_values=first.past_key_values, use_cache=True)
     assert second.logits.shape[1] == STEPS
-    expected = truth(model, stack, ids, valid, places, compacted=False)
+    expected = truth(model, stack, ids, valid, indices, compacted=False)
     torch.testing.assert_close(second.logits[:, -1], expected, rtol=1e-4, atol=2e-5)
 
 
@@ -171,9 +171,9 @@ def test_fewer_tokens_and_fewer_parts_decode_together(words: str) -> None:
         if architecture.drops(Unit(index, Kind.MLP)):
             layer.mlp.down_proj.weight.zero_()
     whole = reduced(silent)
-    places = watch(whole, "model.layers")
+    indices = watch(whole, "model.layers")
     whole(ids[:, :PROMPT])
-    expected = truth(silent, "model.layers", ids, torch.ones_like(ids).bool(), places, compacted=False)
+    expected = truth(silent, "model.layers", ids, torch.ones_like(ids).bool(), indices, compacted=False)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
 
 

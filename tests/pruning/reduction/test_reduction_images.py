@@ -21,30 +21,30 @@ def reduced(model: Any, text: str = "1=0.5,3=0.25", **choices: Any) -> Any:
 
 
 def places_of(model: Any, stack: str) -> dict[int, Tensor]:
-    """Filled by the next pass that drops: for every block the places of the tokens that it works on."""
+    """Filled by the next pass that drops: for every block the indices of the tokens that it works on."""
     found: dict[int, Tensor] = {}
-    for place, block in enumerate(model.get_submodule(stack)):
+    for index, block in enumerate(model.get_submodule(stack)):
         entry = next((hook for hook in block._forward_pre_hooks.values() if isinstance(hook, BlockEntry)), None)
         if entry is not None:
 
-            def note(_: Any, __: Any, ___: Any, place: int = place, entry: BlockEntry = entry) -> None:
+            def note(_: Any, __: Any, ___: Any, index: int = index, entry: BlockEntry = entry) -> None:
                 if entry.hooks.now is not None:
-                    found[place] = entry.hooks.now.places
+                    found[index] = entry.hooks.now.indices
 
             block.register_forward_hook(note)
     return found
 
 
 @torch.no_grad()
-def looking_past(model: Any, stack: str, places: dict[int, Tensor], given: dict[str, Tensor]) -> Tensor:
+def looking_past(model: Any, stack: str, indices: dict[int, Tensor], given: dict[str, Tensor]) -> Tensor:
     """Last logits of the parent, whose blocks are told not to look at the image tokens that are gone there."""
     ids, valid = given["input_ids"], given["attention_mask"].bool()
     handles = []
     for index, block in enumerate(model.get_submodule(stack)):
         kept = torch.ones_like(valid)
-        if index in places:
+        if index in indices:
             width = given["prompt"]
-            kept[:, :width] = torch.zeros_like(kept[:, :width]).scatter(1, places[index], True)
+            kept[:, :width] = torch.zeros_like(kept[:, :width]).scatter(1, indices[index], True)
         seen = (kept & valid)[:, None, None, :] & torch.ones(2, 1, *2 * ids.shape[1:], dtype=torch.bool).tril()
         seen = seen | torch.eye(ids.shape[1], dtype=torch.bool)
 
@@ -74,18 +74,18 @@ def test_generation_is_that_of_the_parent_looking_past_the_dropped(family: str, 
     given["attention_mask"] = mask
     if "mm_token_type_ids" in given:
         given["mm_token_type_ids"] = (given["input_ids"] == IMAGE_ID).int()
-    places = places_of(small, stack)
+    indices = places_of(small, stack)
     settings = {"max_new_tokens": 4, "do_sample": False, "suppress_tokens": [*range(8)], "pad_token_id": 0}
     out = small.generate(**given, output_logits=True, return_dict_in_generate=True, **settings)
     count, prompt = 9 * images, mask.shape[1]
-    assert [places[block].shape[1] for block in (1, 2, 3)] == [
+    assert [indices[block].shape[1] for block in (1, 2, 3)] == [
         prompt - count + kept for kept in (count // 2, count // 2, count // 4)
     ]
     given["prompt"] = prompt
     for step, logits in enumerate(out.logits):
         if family == "llava":  # as generate numbers them; Qwen2-VL does so by itself
             given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        expected = looking_past(model, stack, places, given)
+        expected = looking_past(model, stack, indices, given)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-5)
         new = out.sequences[:, prompt + step : prompt + step + 1]
         given["input_ids"] = torch.cat((given["input_ids"], new), 1)
@@ -105,12 +105,12 @@ def test_text_and_padding_on_the_right_always_stay() -> None:
         name: torch.cat((given[name], torch.zeros(2, 4, dtype=torch.long)), 1)
         for name in ("input_ids", "attention_mask")
     }
-    places = places_of(small, stack)
+    indices = places_of(small, stack)
     logits = small(**{**given, **padded}).logits
     assert logits.shape[1] == alone.shape[1] + 4
     torch.testing.assert_close(logits[0, :-4], alone[0], rtol=1e-4, atol=2e-5)
     text = (padded["input_ids"][0] != IMAGE_ID).nonzero().flatten()
-    assert set(text.tolist()) <= set(places[3][0].tolist())
+    assert set(text.tolist()) <= set(indices[3][0].tolist())
 
 
 def test_what_cannot_be_is_refused() -> None:
