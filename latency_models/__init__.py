@@ -16,7 +16,7 @@ __getattr__, __all__ = export_lazily(
         "model": ["LatencyModel", "Prediction"],
         "profile": ["Profile", "Record"],
         "rates": ["Rate", "compute_rates"],
-        "run_plan": ["LEAST_ROUNDS", "Measured", "PORTABLE", "SESSIONS", "measure_files", "run_folder", "write_folder"],
+        "run_plan": ["MIN_ROUNDS", "Measured", "PORTABLE", "SESSIONS", "measure_files", "run_folder", "write_folder"],
         "runner.failure": ["MeasuringFailed"],
         "runner.measure": ["SENTINEL_EVERY", "measure"],
         "runner.plan": ["ENTRY", "MODELS", "PLAN", "PROFILE"],

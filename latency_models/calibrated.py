@@ -27,7 +27,7 @@ from search_spaces.rules import get_parts
 from search_spaces.schedule import Reduction
 from search_spaces.unit import Choice, Unit
 
-LEAST_RECORDS = 4
+MIN_RECORDS = 4
 TAIL_SAMPLES = 64  # fewer bound no 90th percentile (MLPerf's early stopping): the tail of all records is used
 
 
@@ -46,9 +46,9 @@ class CalibratedModel:
             MeasurementError: with fewer than four records, or without the parent among them.
         """
         parent = profile.find_measurement(Architecture.parent(profile.shape.depth))
-        if parent is None or len(profile.records) < LEAST_RECORDS:
+        if parent is None or len(profile.records) < MIN_RECORDS:
             raise MeasurementError(
-                f"the profile has {len(profile.records)} records; at least {LEAST_RECORDS} with the parent among them "
+                f"the profile has {len(profile.records)} records; at least {MIN_RECORDS} with the parent among them "
                 "are needed, so measure again"
             )
         self.profile, self.workload, self._parent = profile, profile.workload, parent

@@ -13,7 +13,7 @@ from latency_models.terms import Terms
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
 
-LEAST_RECORDS = 4
+MIN_RECORDS = 4
 _INFERENCES = 1000
 _JOULES_PER_WH = 3600
 
@@ -21,7 +21,7 @@ _JOULES_PER_WH = 3600
 def has_energy(profile: Profile) -> bool:
     """Whether every record was measured with its energy, above zero."""
     joules = [record.measurement.joules for record in profile.records]
-    return len(joules) >= LEAST_RECORDS and all(values and float(np.median(values)) > 0 for values in joules)
+    return len(joules) >= MIN_RECORDS and all(values and float(np.median(values)) > 0 for values in joules)
 
 
 def convert_to_wh_per_1000(joules: float) -> float:
@@ -41,7 +41,7 @@ class EnergyModel:
         if not has_energy(profile):
             raise MeasurementError(
                 f"not each of the profile's {len(profile.records)} records has an energy, or they are fewer than "
-                f"{LEAST_RECORDS}; measure again where the device's energy can be read"
+                f"{MIN_RECORDS}; measure again where the device's energy can be read"
             )
         self.terms = Terms.over(profile.shape, profile.workload, (r.architecture for r in profile.records))
         self._known = {r.architecture: float(np.median(r.measurement.joules)) for r in profile.records}

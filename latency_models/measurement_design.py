@@ -24,7 +24,7 @@ from search_spaces.unit import Unit
 COUNT = 30
 SCHEDULES = 8
 _POOL = 400
-_MOST_STAGES = 4  # of a random schedule
+_MAX_STAGES = 4  # of a random schedule
 _SWEEPS = 20  # of exchanges; a few settle it
 _RIDGE = 1e-6  # keeps the determinant above zero while terms are still confounded
 Array = NDArray[np.float64]
@@ -74,7 +74,7 @@ def choose_schedules(
     if not steps:
         return [] if space.fixed is None else [space.fixed]
     rng = random.Random(seed)
-    drawn = (rng.sample(steps, rng.randint(1, min(_MOST_STAGES, len(steps)))) for _ in range(_POOL))
+    drawn = (rng.sample(steps, rng.randint(1, min(_MAX_STAGES, len(steps)))) for _ in range(_POOL))
     sets = [steps, *([step] for step in steps), *drawn]
     reduced = list(dict.fromkeys(Architecture(space.depth, frozenset(each), space.reduction) for each in sets))
     fixed = [space.parent, reduced[0]]

@@ -23,7 +23,7 @@ from latency_models.workload import Workload
 from search_spaces.errors import MeasurementError, ProfileMismatch
 
 SESSIONS = 2
-LEAST_ROUNDS = 10  # of all sessions together
+MIN_ROUNDS = 10  # of all sessions together
 _RUNNER = Path(__file__).parent / "runner"
 PORTABLE = tuple(sorted(path.name for path in _RUNNER.glob("*.py")))  # what a kit carries as `runner/`
 _ENTRY_TEXT = '''"""Measure by plan.json and write profile.json beside it; see --help."""
@@ -106,7 +106,7 @@ def measure_files(
     seconds: float,
     sessions: int = SESSIONS,
     threads: int | None = None,
-    least_rounds: int = LEAST_ROUNDS,
+    min_rounds: int = MIN_ROUNDS,
     limit_s: float | None = None,
     weight_bytes: int | None = None,
     on_round: Callable[[float], None] = lambda share: None,
@@ -118,7 +118,7 @@ def measure_files(
     Args:
         files: name to ONNX file; the `sentinel` is one of them, run every few others.
         inputs: input name to array; each file is given those it asks for.
-        seconds: time to spend after warm-up, all sessions together; at least `least_rounds` rounds are made.
+        seconds: time to spend after warm-up, all sessions together; at least `min_rounds` rounds are made.
         limit_s: after so long no further round is begun, all sessions together; None for no limit.
         threads: intra-op threads; the cores of this process by default. Inter-op is 1.
         weight_bytes: what each file holds when loaded, where that is not its size; bounds how many are loaded at once.
@@ -138,7 +138,7 @@ def measure_files(
     plan = {
         "target": HOST, "precision": precision, "model": "", "shape": None, "workload": str(workload),
         "sentinel": sentinel, "seconds": seconds, "sittings": sessions, "threads": threads,
-        "least_rounds": least_rounds, "limit_s": limit_s,
+        "least_rounds": min_rounds, "limit_s": limit_s,
         "candidates": [{"name": name, "file": file.as_posix(), **held} for name, file in stored.items()],
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nas-") as folder:

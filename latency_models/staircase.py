@@ -13,7 +13,7 @@ from search_spaces.level import THOUSAND
 from search_spaces.schedule import Stage
 
 CPU_TILE, ACCELERATOR_TILE = 8, 64  # tokens: a vector register of a CPU, a tile of tensor cores
-NOISE, MOST_NOISE = 0.01, 0.05  # relative, of a median: what is at least taken for noise, and with what nothing is seen
+NOISE, MAX_NOISE = 0.01, 0.05  # relative, of a median: what is at least taken for noise, and with what nothing is seen
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Staircase:
         """Whether every measured count is a step of its own: fewer tokens always take less time."""
         return bool(self.tops) and self.tops == self.lows
 
-    def count(self, tokens: int, most: int) -> int:
-        """The largest number of tokens, at most `most`, that takes no longer than `tokens`.
+    def count(self, tokens: int, maximum: int) -> int:
+        """The largest number of tokens, at most `maximum`, that takes no longer than `tokens`.
 
         Between two steps it is not known where the second begins: such a count is rounded up to a tile first.
         """
         whole = -(-tokens // self.tile) * self.tile
         steps = list(zip(self.lows, self.tops, strict=True))
         tops = (top for count in (tokens, whole) for low, top in steps if low <= count <= top)
-        return min(most, next(tops, whole))
+        return min(maximum, next(tops, whole))
 
     def snap(self, ratio: float, droppable: int, others: int = 0) -> float:
         """The largest ratio that costs what this one costs, to a thousandth.
@@ -99,7 +99,7 @@ def build_measured_staircase(measured: Mapping[int, Measurement], tile: int = CP
     """
     noises = sorted(_measure_noise(one) for one in measured.values())
     noise = max([NOISE, *noises[len(noises) // 2 :][:1]])
-    if noise > MOST_NOISE:
+    if noise > MAX_NOISE:
         return Staircase(tile=tile)
     return build_staircase(
         {count: one.compute_ratio() if one.sentinel_ms else one.p50 for count, one in measured.items()}, noise, tile

@@ -96,9 +96,14 @@ class Predictor:
             )
             if self._tokenizer.pad_token is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token
-        most = getattr(find_language_config(self._model), "max_position_embeddings", None)
+        max_length = getattr(find_language_config(self._model), "max_position_embeddings", None)
         encoded = self._tokenizer(
-            texts, padding=True, padding_side="right", truncation=most is not None, max_length=most, return_tensors="pt"
+            texts,
+            padding=True,
+            padding_side="right",
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_tensors="pt",
         )
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 

@@ -39,8 +39,8 @@ def open_timed_stage(progress: Progress, title: str, limit_s: float | None = Non
         def on_share(share: float) -> None:
             nonlocal done
             elapsed = time.monotonic() - began
-            most = "" if limit_s is None else f"{max(0.0, limit_s - elapsed):.0f} s at most"
-            stage.advance(100 * (share - done), most)
+            note = "" if limit_s is None else f"{max(0.0, limit_s - elapsed):.0f} s at most"
+            stage.advance(100 * (share - done), note)
             done = share
 
         yield on_share

@@ -108,8 +108,8 @@ class Stage:
 
     def count_kept(self, tokens: Any) -> Any:
         """How many of `tokens` droppable ones stay, at least one; whole numbers, so that it can be traced."""
-        least = tokens * self.permille // THOUSAND
-        return max(1, least) if isinstance(least, int) else least
+        kept = tokens * self.permille // THOUSAND
+        return max(1, kept) if isinstance(kept, int) else kept
 
 
 @dataclass(frozen=True)

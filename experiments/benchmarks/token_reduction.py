@@ -98,8 +98,10 @@ def search_ours(bench: Bench, problem: Problem, predicted: bool) -> dict[str, An
         predicted: take what the study ranks first instead, as for a target that cannot be measured.
     """
     began, space = time.perf_counter(), problem.space
-    least = 0.0 if space.structure else problem.predict_ms(space.decode(set(space.choices)))  # fewest tokens, all parts
-    levels = {share: share * bench.parent_ms for share in BUDGETS if share * bench.parent_ms >= least}
+    min_ms = (
+        0.0 if space.structure else problem.predict_ms(space.decode(set(space.choices)))
+    )  # fewest tokens, all parts
+    levels = {share: share * bench.parent_ms for share in BUDGETS if share * bench.parent_ms >= min_ms}
     cells = {}
     with tempfile.TemporaryDirectory() as folder:
         items = len(bench.evaluator.dataset.validation)
@@ -168,7 +170,7 @@ def measure(bench: Bench, document: dict[str, Any]) -> None:
             print(f"file {len(files) - 1} of {len(chosen)}", file=sys.stderr, flush=True)
         measured = measure_files(
             files, make_workload_inputs(bench.parent.model, case.workload), case.workload,
-            sentinel="parent", seconds=SECONDS, least_rounds=ROUNDS,
+            sentinel="parent", seconds=SECONDS, min_rounds=ROUNDS,
         )  # fmt: skip
     document["parent_ms"] = measured.of["parent"].p50
     document["measured"] = {digest: measured.of[digest].compute_ratio() for digest in chosen if digest in files}
@@ -212,7 +214,7 @@ def measure_halved(bench: Bench, document: dict[str, Any]) -> None:
             workload = replace(bench.case.workload, batch=batch)
             measured = measure_files(
                 files, make_workload_inputs(model, workload), workload,
-                sentinel="parent", seconds=SECONDS / 3, least_rounds=2 * ROUNDS,
+                sentinel="parent", seconds=SECONDS / 3, min_rounds=2 * ROUNDS,
             )  # fmt: skip
             medians = {name: one.compute_percentile(50) for name, one in measured.of.items()}
             document["halved"][f"batch {batch}"] = {"faster": medians["parent"] / medians["halved"], **medians}

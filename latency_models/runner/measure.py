@@ -11,15 +11,15 @@ from statistics import median
 from .failure import MeasuringFailed, get_first_line
 
 SENTINEL_EVERY = 5  # candidates between two runs of the sentinel, at most
-LEAST_WARM_UPS = 10
-MOST_WARM_UPS = 20  # of a candidate that never gets flat; a fast one is given three times its warm-up time
+MIN_WARM_UPS = 10
+MAX_WARM_UPS = 20  # of a candidate that never gets flat; a fast one is given three times its warm-up time
 WARM_UP_S = 1.0
 WARM_UP_SHARE = 0.1  # of a short measurement, all candidates together
 FLAT = 0.02  # two medians of `_WINDOW` runs that differ by less
 FEWEST_ROUNDS = 3  # whatever the time limit is
 VOID_ROUNDS = 5  # one after another, then the clock is given up
 _WINDOW = 5
-_LEAST_NS = 1_000
+_MIN_NS = 1_000
 _JUMP_NS, _JUMP_SHARE = 250_000_000, 0.01  # wall clocks are slewed by less than this
 
 Call = Callable[[], object]
@@ -46,7 +46,7 @@ def measure(
     *,
     sentinel: str,
     seconds: float,
-    least_rounds: int,
+    min_rounds: int,
     limit_s: float | None = None,
     seed: int = 0,
     clock: Clock = Clock(),
@@ -57,8 +57,8 @@ def measure(
     Args:
         calls: name to one complete, synchronised inference.
         sentinel: the name of the one that is run before and after every few others. Every run of it is a sample.
-        seconds: time to spend after warm-up; at least `least_rounds` rounds are made.
-        limit_s: after so long no further round is begun, but for the first three: on a busy machine `least_rounds`
+        seconds: time to spend after warm-up; at least `min_rounds` rounds are made.
+        limit_s: after so long no further round is begun, but for the first three: on a busy machine `min_rounds`
             may take many times as long as they should. None: no limit.
         seed: of the order.
         on_round: called after each round with the share that is done.
@@ -66,7 +66,7 @@ def measure(
     Raises:
         MeasuringFailed: a candidate fails, or the clock jumps in round after round.
     """
-    if sentinel not in calls or least_rounds < 1:
+    if sentinel not in calls or min_rounds < 1:
         raise MeasuringFailed(f"measuring needs the sentinel {sentinel!r} among {sorted(calls)} and at least one round")
     for name, call in calls.items():
         warm_up(name, call, min(WARM_UP_S, WARM_UP_SHARE * seconds / len(calls)), clock)
@@ -74,7 +74,7 @@ def measure(
     taken = {name: Samples() for name in calls}
     spent_s, rounds, voided = 0.0, 0, 0
     first = clock.ticks()
-    while rounds < least_rounds or spent_s < seconds:
+    while rounds < min_rounds or spent_s < seconds:
         began = clock.ticks()
         if limit_s is not None and rounds >= FEWEST_ROUNDS and (began - first) / 1e9 >= limit_s:
             break
@@ -92,7 +92,7 @@ def measure(
             taken[name].sentinel_ms.append(around)
         spent_s, rounds, voided = spent_s + (clock.ticks() - began) / 1e9, rounds + 1, 0
         limited = 0.0 if limit_s is None else spent_s / limit_s
-        on_round(min(max(min(rounds / least_rounds, spent_s / seconds if seconds else 1.0), limited), 1.0))
+        on_round(min(max(min(rounds / min_rounds, spent_s / seconds if seconds else 1.0), limited), 1.0))
     return taken
 
 
@@ -104,11 +104,11 @@ def warm_up(name: str, call: Call, seconds: float, clock: Clock) -> int:
     """
     runs: list[int] = []
     spent_s, flat = 0.0, False
-    while len(runs) < LEAST_WARM_UPS or spent_s < seconds or not flat:
+    while len(runs) < MIN_WARM_UPS or spent_s < seconds or not flat:
         runs.append(_time_ns(name, call, clock))
-        spent_s += max(runs[-1], _LEAST_NS) / 1e9  # a clock that stands still must not keep it here
+        spent_s += max(runs[-1], _MIN_NS) / 1e9  # a clock that stands still must not keep it here
         before, now = median(runs[-2 * _WINDOW : -_WINDOW] or [0]), median(runs[-_WINDOW:])
-        overdue = len(runs) >= MOST_WARM_UPS and spent_s >= 3 * seconds
+        overdue = len(runs) >= MAX_WARM_UPS and spent_s >= 3 * seconds
         flat = abs(now - before) <= FLAT * before or overdue
     return len(runs)
 

@@ -35,7 +35,7 @@ class Plan:
 
     Attributes:
         digest: of the plan's text; a session belongs to exactly one plan.
-        seconds, least_rounds: for all sessions together, warm-up not counted.
+        seconds, min_rounds: for all sessions together, warm-up not counted.
         limit_s: after so long no further round is begun, all sessions together; None for no limit.
         threads: intra-op threads; None for the cores of the process that measures.
         document: the whole of it: target, model, shape and workload are handed on to the profile unread.
@@ -48,7 +48,7 @@ class Plan:
     seconds: float
     sessions: int
     threads: int | None
-    least_rounds: int
+    min_rounds: int
     candidates: tuple[Candidate, ...]
     document: Mapping[str, Any]
     limit_s: float | None = None

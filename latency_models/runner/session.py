@@ -128,7 +128,7 @@ def _measure_group(
         calls,
         sentinel=plan.sentinel,
         seconds=seconds,
-        least_rounds=math.ceil(plan.least_rounds / plan.sessions),
+        min_rounds=math.ceil(plan.min_rounds / plan.sessions),
         limit_s=None if plan.limit_s is None else share * plan.limit_s,
         seed=seed,
         on_round=lambda done: report(_LOADED + (_TIMED - _LOADED) * done, "measuring"),

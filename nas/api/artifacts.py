@@ -8,7 +8,7 @@ from nas.api.errors import make_unknown
 from nas.api.schemas import ArtifactView
 from nas.storage.result_folder import REQUEST
 
-_MOST = 5000  # files that are listed
+_MAX_FILES = 5000  # files that are listed
 
 
 def list_artifacts(folder: Path) -> list[ArtifactView]:
@@ -28,9 +28,9 @@ def list_artifacts(folder: Path) -> list[ArtifactView]:
             views.append(
                 ArtifactView(name=path.relative_to(folder).as_posix(), bytes=stat.st_size, modified=modified)
             )  # fmt: skip
-        if len(views) >= _MOST:
+        if len(views) >= _MAX_FILES:
             break
-    return views[:_MOST]
+    return views[:_MAX_FILES]
 
 
 def find_artifact(folder: Path, name: str) -> Path:

@@ -102,8 +102,8 @@ class GuardedRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             request.state.token = request.app.state.access.admit(request.headers.get("authorization"), role)
-            most = _UNREAD if limit is None else getattr(request.app.state.settings.limits, limit)
-            return await handler(Request(request.scope, _limit_body(request, most)))
+            max_bytes = _UNREAD if limit is None else getattr(request.app.state.settings.limits, limit)
+            return await handler(Request(request.scope, _limit_body(request, max_bytes)))
 
         return handle
 

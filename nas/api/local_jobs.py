@@ -63,7 +63,7 @@ class LocalJobs:
         self, folder: Path, command: Sequence[str], running: int = 1, queued: int = 100, grace_s: float = 30.0
     ) -> None:
         self._folder, self._command, self._grace_s = folder, tuple(command), grace_s
-        self._most_running, self._most_queued = running, queued
+        self._max_running, self._max_queued = running, queued
         self._lock, self._closing = threading.RLock(), False
         self._records: dict[str, _Record] = {}
         self._keepers: dict[str, threading.Thread] = {}
@@ -83,7 +83,7 @@ class LocalJobs:
             if id in self._records:
                 raise Refusal(409, "exists", f"job {id} is there already; choose another id")
             waiting = self._count(State.QUEUED)
-            if waiting >= self._most_queued:
+            if waiting >= self._max_queued:
                 raise Refusal(
                     429, "queue_full", f"{waiting} searches wait already; try again later", {"Retry-After": "60"}
                 )
@@ -152,7 +152,7 @@ class LocalJobs:
         """Start what waits, first come, first served."""
         waiting = [record for record in self._records.values() if record.state is State.QUEUED]
         for record in sorted(waiting, key=lambda r: r.submitted):
-            if self._closing or self._count(State.RUNNING) >= self._most_running:
+            if self._closing or self._count(State.RUNNING) >= self._max_running:
                 return
             self._start(record)
 

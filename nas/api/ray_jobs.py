@@ -16,7 +16,7 @@ from nas.api.jobs import Job, LogPart, State, cut, read_last_words
 from search_spaces.errors import MissingExtra
 
 _FRESH_S = 1.0  # an answer of the cluster serves everybody who asks within this time
-_MOST_LOGS = 64  # that are kept so
+_MAX_LOGS = 64  # that are kept so
 _MARK = "nas.job"  # in the metadata of the jobs that are ours
 _STATES = {
     "PENDING": State.QUEUED, "RUNNING": State.RUNNING, "SUCCEEDED": State.SUCCEEDED, "FAILED": State.FAILED,
@@ -91,7 +91,7 @@ class RayJobs:
         if known is not None and time.monotonic() - known[0] < _FRESH_S:
             return known[1]  # type: ignore[no-any-return]
         answer = self._ask(question)
-        if len(self._kept) >= _MOST_LOGS:
+        if len(self._kept) >= _MAX_LOGS:
             self._kept.clear()
         self._kept[name] = time.monotonic(), answer
         return answer

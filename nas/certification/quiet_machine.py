@@ -35,24 +35,26 @@ def find_noise(parent: Measurement, percentile: int | None) -> str | None:
     return None
 
 
-def find_slower_than_parent(measured: Mapping[Architecture, Measurement], most: float = SLOWER) -> list[Architecture]:
+def find_slower_than_parent(
+    measured: Mapping[Architecture, Measurement], max_excess: float = SLOWER
+) -> list[Architecture]:
     """Those that measured significantly slower than the parent that they only lack parts of: noise, if once."""
     return [
         architecture
         for architecture, its in measured.items()
-        if architecture.choices and not architecture.tokens.stages and _is_slower(its, most)
+        if architecture.choices and not architecture.tokens.stages and _is_slower(its, max_excess)
     ]
 
 
-def _is_slower(candidate: Measurement, most: float) -> bool:
+def _is_slower(candidate: Measurement, max_excess: float) -> bool:
     low, _ = candidate.compute_ratio_bounds()
-    return candidate.compute_ratio() > most and low is not None and low > 1
+    return candidate.compute_ratio() > max_excess and low is not None and low > 1
 
 
-def check_parent_moved(then: Measurement, now: Measurement, most: float = MOVED) -> str | None:
+def check_parent_moved(then: Measurement, now: Measurement, max_change: float = MOVED) -> str | None:
     """Whether the parent's median changed by more than a factor since it was profiled, in words."""
     change = now.p50 / then.p50
-    if 1 / most <= change <= most:
+    if 1 / max_change <= change <= max_change:
         return None
     return f"the parent took {then.p50:.3g} ms (p50) when it was profiled and takes {now.p50:.3g} ms now"
 

@@ -31,7 +31,7 @@ CONTENDER_SECONDS = 8.0
 CONFIRM_SECONDS = 8.0
 HERE = (3.0, 20)  # seconds and rounds of a comparison on this machine that decides nothing
 LOOKS = 4  # at a winner's samples, each after as much measuring as all before it together
-LEAST_LIMIT_S = 60.0  # one measurement may take so long,
+MIN_LIMIT_S = 60.0  # one measurement may take so long,
 SLOWED = 3.0  # and so many times what it takes when the machine is as it was profiled
 _CERTAIN = 90  # the percentile that a fraction is measured long enough for
 _SMALL = 256  # tokens of a prompt or of a past, where only this machine compares
@@ -184,7 +184,7 @@ class CertificationRun:
         rounds = compute_min_samples(self._tail or min(_CERTAIN, self.context.request.percentile))
         runs = 2 * (2 + others + others // SENTINEL_EVERY)  # each after one that is not timed
         usual_s = rounds * runs * problem.latency.predict(problem.space.parent, 50).ms / 1e3
-        return Effort(seconds, rounds, max(LEAST_LIMIT_S, SLOWED * max(seconds, usual_s)))
+        return Effort(seconds, rounds, max(MIN_LIMIT_S, SLOWED * max(seconds, usual_s)))
 
     def _choose_small_workload(self) -> Workload:
         """A workload of the same phase that suits this machine."""

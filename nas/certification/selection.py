@@ -39,7 +39,7 @@ WIDE = 0.02  # half of a certificate's interval over its middle: if it is undeci
 FAST = 0.9  # of the budget: a winner below it is not delivered without saying so, where better ones might fit
 HOPELESS = 10.0  # the least time that a profile predicts, over the budget: no noise explains so much
 _MARGIN = 0.995  # a refusal narrows by its overshoot and as much,
-_MOST = 0.9  # and at most to this share
+_MAX_SHARE = 0.9  # and at most to this share
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _refuse(callbacks: SelectionCallbacks, state: SelectionState, certificate: C
             return _profile(callbacks, state, reason)
         callbacks.say(f"{certificate.reason}; {reason}: measuring again")
         return replace(state, slow=True)
-    state = state.exclude(certificate).narrow(max(_MOST, _MARGIN / overshoot))
+    state = state.exclude(certificate).narrow(max(_MAX_SHARE, _MARGIN / overshoot))
     callbacks.say(f"{certificate.reason}: choosing again within {state.budget.accepted_ms:.2f} ms")
     return _aim_lower(callbacks, state, min(state.budget.aim_ms, AIM * state.budget.accepted_ms))
 
@@ -228,12 +228,12 @@ def _profile(callbacks: SelectionCallbacks, state: SelectionState, reason: str) 
 
 
 def _find_noise_in(
-    callbacks: SelectionCallbacks, state: SelectionState, profile: Profile, most: float = SLOWER
+    callbacks: SelectionCallbacks, state: SelectionState, profile: Profile, max_excess: float = SLOWER
 ) -> tuple[SelectionState, str | None]:
     """`_find_noise` of all that was measured together; nothing where the parent was not."""
     beside = profile.find_measurement(state.problem.space.parent)
     others = {r.architecture: r.measurement for r in profile.records if r.architecture != state.problem.space.parent}
-    return (state, None) if beside is None else _find_noise(callbacks, state, beside, others, most)
+    return (state, None) if beside is None else _find_noise(callbacks, state, beside, others, max_excess)
 
 
 def _find_noise(
@@ -241,7 +241,7 @@ def _find_noise(
     state: SelectionState,
     parent: Measurement,
     others: Mapping[Architecture, Measurement],
-    most: float = SLOWER,
+    max_excess: float = SLOWER,
 ) -> tuple[SelectionState, str | None]:
     """What proves that the machine was busy while these were measured, if anything does.
 
@@ -250,7 +250,7 @@ def _find_noise(
     noisy = find_noise(parent, _choose_tail(callbacks, state.problem))
     if noisy is not None:
         return state, noisy
-    slower = [a for a in find_slower_than_parent(others, most) if a not in state.slower]
+    slower = [a for a in find_slower_than_parent(others, max_excess) if a not in state.slower]
     if not slower:
         return state, None
     reason = f"{slower[0].words} measured slower than the parent, of which it only lacks parts"

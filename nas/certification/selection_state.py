@@ -14,7 +14,7 @@ from search_spaces.architecture import Architecture
 
 MEASURED = 4  # candidates measured together in a round
 MATTERS = 0.01  # of the best measured loss: what a candidate has to be better by to be worth measuring,
-LEAST = 0.001  # and in the loss's own units (nats of divergence, mostly), where the best loses next to nothing
+MIN_GAIN = 0.001  # and in the loss's own units (nats of divergence, mostly), where the best loses next to nothing
 NARROW = 0.03  # half of a candidate's interval over its middle: one across the limit is measured again until then
 _TAIL = 90  # the percentile that a measurement must have samples for to be one, where a fraction is asked for
 
@@ -125,7 +125,7 @@ def list_candidates_to_measure(state: SelectionState, best: Candidate | None) ->
     problem = state.problem
     may = sorted((c for c in state.outcome.candidates if state.can_meet(c.architecture)), key=get_loss)
     judged = evaluate_in_full(problem, find_statistically_tied(problem, may, MEASURED))
-    enough = float("inf") if best is None else get_loss(best) - max(MATTERS * get_loss(best), LEAST)
+    enough = float("inf") if best is None else get_loss(best) - max(MATTERS * get_loss(best), MIN_GAIN)
     return [c.architecture for c in sorted(judged, key=get_loss) if get_loss(c) < enough][:MEASURED]
 
 
@@ -146,7 +146,7 @@ def find_best_measured(state: SelectionState) -> Candidate | None:
 
 def list_better(state: SelectionState, winner: Candidate) -> list[Candidate]:
     """Candidates that lose less than the winner and may be inside the budget that was asked for, best first."""
-    enough = get_loss(winner) - max(MATTERS * get_loss(winner), LEAST)
+    enough = get_loss(winner) - max(MATTERS * get_loss(winner), MIN_GAIN)
     problem = state.problem
     better = [
         candidate

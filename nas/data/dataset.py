@@ -31,8 +31,8 @@ TEXT_LENGTH = 128  # tokens at most of one text for an encoder
 MIN_LENGTH = 16
 _LONGEST_TOKEN = 200  # characters
 _CHARACTERS = 16  # of a token, and of what is dropped as a copy
-MOST = {"calibration": 16, "validation": 24, "test": 32}  # language-model items
-MOST_TEXTS = {"calibration": 192, "validation": 320, "test": 400}  # encoder items, images and questions
+MAX_ITEMS = {"calibration": 16, "validation": 24, "test": 32}  # language-model items
+MAX_TEXTS = {"calibration": 192, "validation": 320, "test": 400}  # encoder items, images and questions
 
 
 @dataclass(frozen=True)
@@ -112,42 +112,44 @@ def load_dataset(
         return _read_images(model, data)
     if tokenizer is None:
         raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
-    most = find_longest_sequence(model) or count_trained_positions(model) or sys.maxsize
+    max_length = find_longest_sequence(model) or count_trained_positions(model) or sys.maxsize
     own = read_sentence_embedding(model)
     if own is not None:
-        most = min(most, own.max_length or tokenizer.model_max_length)
-    if length is not None and not MIN_LENGTH <= length <= most:
-        raise BadData(f"length {length}: the model reads up to {most} tokens, and at least {MIN_LENGTH} are needed")
+        max_length = min(max_length, own.max_length or tokenizer.model_max_length)
+    if length is not None and not MIN_LENGTH <= length <= max_length:
+        raise BadData(
+            f"length {length}: the model reads up to {max_length} tokens, and at least {MIN_LENGTH} are needed"
+        )
     if _predicts_next(model):
         return _read_windows(
-            model, tokenizer, data, most, length, MOST | {"calibration": windows or MOST["calibration"]}
+            model, tokenizer, data, max_length, length, MAX_ITEMS | {"calibration": windows or MAX_ITEMS["calibration"]}
         )
-    return _read_texts(model, tokenizer, data, most, length)
+    return _read_texts(model, tokenizer, data, max_length, length)
 
 
 def _read_images(model: Any, data: Path) -> Dataset:
     """Images and their classes."""
     read = read_arrays if any((data / f"{name}.npz").exists() for name in SPLITS) else read_class_folders
-    images = read(data, model, MOST_TEXTS)
+    images = read(data, model, MAX_TEXTS)
     return Dataset(**{name: Split(name, {"pixel_values": pixels}, labels) for name, (pixels, labels) in images.items()})
 
 
 def _read_windows(
-    model: Any, tokenizer: Any, data: Path, most: int, length: int | None, counts: dict[str, int]
+    model: Any, tokenizer: Any, data: Path, max_length: int, length: int | None, counts: dict[str, int]
 ) -> Dataset:
     """At most so many windows of `length` tokens, else of the usual number, at most what the model reads."""
     used = {name: count * (length or WINDOW) * _CHARACTERS for name, count in counts.items()}
     documents = _read_documents_by_split(data, used, by_line=False)
-    usual = min(WINDOW, most)
+    usual = min(WINDOW, max_length)
     windows = {
         name: _cut_windows(model, tokenizer, documents[name], name, usual, length, counts[name]) for name in SPLITS
     }
     return _separate(windows)
 
 
-def _read_texts(model: Any, tokenizer: Any, data: Path, most: int, length: int | None) -> Dataset:
+def _read_texts(model: Any, tokenizer: Any, data: Path, max_length: int, length: int | None) -> Dataset:
     """Texts by themselves, or put together until they have `length` tokens."""
-    used = {name: count * (length or TEXT_LENGTH) * _CHARACTERS for name, count in MOST_TEXTS.items()}
+    used = {name: count * (length or TEXT_LENGTH) * _CHARACTERS for name, count in MAX_TEXTS.items()}
     documents = _read_documents_by_split(data, used, by_line=True)
     if length is not None:
         documents = {name: _put_together(tokenizer, documents[name], name, length) for name in SPLITS}
@@ -156,7 +158,7 @@ def _read_texts(model: Any, tokenizer: Any, data: Path, most: int, length: int |
         documents = {
             name: [replace(each, text=own.prepare_text(each.text)) for each in documents[name]] for name in SPLITS
         }
-    longest = length or min(TEXT_LENGTH, most)
+    longest = length or min(TEXT_LENGTH, max_length)
     return _separate({name: _pad(model, tokenizer, documents[name], name, longest) for name in SPLITS})
 
 
@@ -185,13 +187,13 @@ def _separate(inputs: dict[str, dict[str, Tensor]]) -> Dataset:
 def _read_questions(model: Any, data: Path, trust_remote_code: bool) -> Dataset:
     """Questions, evenly spaced where there are more than are used."""
     processor, splits = load_processor(model, trust_remote_code), split_questions(read_questions(data))
-    chosen: dict[str, list[Question]] = {name: _spread(splits[name], MOST_TEXTS[name]) for name in SPLITS}
+    chosen: dict[str, list[Question]] = {name: _spread(splits[name], MAX_TEXTS[name]) for name in SPLITS}
     return Dataset(**{name: Split(name, *encode_questions(model, processor, chosen[name])) for name in SPLITS})
 
 
-def _spread(items: list[Any], most: int) -> list[Any]:
+def _spread(items: list[Any], count: int) -> list[Any]:
     """At most so many, evenly spaced: what belongs together (a project, an image) comes together."""
-    positions = torch.linspace(0, len(items) - 1, min(len(items), most)).round().long().tolist()
+    positions = torch.linspace(0, len(items) - 1, min(len(items), count)).round().long().tolist()
     return [items[position] for position in positions]
 
 
@@ -220,7 +222,7 @@ def _read_documents_by_split(data: Path, used: dict[str, int], by_line: bool) ->
 
 
 def _cut_windows(
-    model: Any, tokenizer: Any, documents: list[Document], name: str, most: int, length: int | None, wanted: int
+    model: Any, tokenizer: Any, documents: list[Document], name: str, max_length: int, length: int | None, wanted: int
 ) -> dict[str, Tensor]:
     """(n, window): documents joined by the end token, packed, the remainder discarded."""
     end = [tokenizer.eos_token_id] if is_readable(tokenizer.eos_token_id, model) else []
@@ -229,12 +231,12 @@ def _cut_windows(
         ids = encode(tokenizer, document.text, add_special_tokens=False, verbose=False)
         check_ids([ids], tokenizer, model)
         stream += ids + (end if document.ends else [])
-    window = length or min(most, len(stream))
-    least = length or MIN_LENGTH
-    if len(stream) < least:
+    window = length or min(max_length, len(stream))
+    min_length = length or MIN_LENGTH
+    if len(stream) < min_length:
         raise BadData(
-            f"the {name} split has {len(stream)} tokens; at least {least} are needed, so give more text, about "
-            f"{math.ceil(least / SHARES[name])} tokens in all"
+            f"the {name} split has {len(stream)} tokens; at least {min_length} are needed, so give more text, about "
+            f"{math.ceil(min_length / SHARES[name])} tokens in all"
         )
     count = len(stream) // window
     # Evenly spaced over the whole text, so that few windows still see every project.
@@ -247,7 +249,7 @@ def _pad(model: Any, tokenizer: Any, documents: list[Document], name: str, lengt
 
     Texts that the tokenizer makes no token of are left out.
     """
-    texts = [document.text for document in _spread(documents, MOST_TEXTS[name])]
+    texts = [document.text for document in _spread(documents, MAX_TEXTS[name])]
     rows = [row for row in _shorten(tokenizer, texts, length) if row]
     if not rows:
         raise BadData(f"the tokenizer makes no tokens of the {len(texts)} texts of the {name} split; give others")

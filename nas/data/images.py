@@ -19,8 +19,8 @@ from nas.data.text_file import is_hidden, read_bytes
 from search_spaces.errors import BadData
 
 
-def read_arrays(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
-    """(pixels, labels) per split from `calibration.npz`, `validation.npz`, `test.npz`, the first `most` of each.
+def read_arrays(folder: Path, model: Any, max_items: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """(pixels, labels) per split from `calibration.npz`, `validation.npz`, `test.npz`, the first `max_items` of each.
 
     Each holds `pixels` uint8 (n, height, width[, 3]) and `labels` int (n,).
 
@@ -33,7 +33,7 @@ def read_arrays(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, 
         rule = f"data {path} must hold pixels uint8 (n, height, width[, 3]) and labels int (n,)"
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                pixels, labels = arrays["pixels"][: most[name]], arrays["labels"][: most[name]]
+                pixels, labels = arrays["pixels"][: max_items[name]], arrays["labels"][: max_items[name]]
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadData(f"{rule} ({error}); write it again") from None
         if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or len(pixels) != len(labels) or not len(labels):
@@ -44,8 +44,8 @@ def read_arrays(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, 
     return splits
 
 
-def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
-    """(pixels, labels) per split from a folder with one folder of images per class, at most `most` of each.
+def read_class_folders(folder: Path, model: Any, max_items: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """(pixels, labels) per split from a folder with one folder of images per class, at most `max_items` of each.
 
     Folders named as the model's classes (`label2id`) are those classes; folders with other names are the classes in
     the order of their names, and then there must be as many as the model has. Where the model chooses no class
@@ -67,7 +67,7 @@ def read_class_folders(folder: Path, model: Any, most: Mapping[str, int]) -> dic
     splits = {}
     for name, files in members.items():
         # The digest's end, as its beginning decided the split.
-        chosen = [files[digest] for digest in sorted(files, key=lambda digest: digest[::-1])[: most[name]]]
+        chosen = [files[digest] for digest in sorted(files, key=lambda digest: digest[::-1])[: max_items[name]]]
         pixels = np.stack([_read_pixels(path, model) for path, _ in chosen])
         splits[name] = (normalise(pixels, model), torch.tensor([label for _, label in chosen]))
     return splits

@@ -86,9 +86,11 @@ def encode_questions(model: Any, processor: Any, questions: Sequence[Question]) 
 
 def _check(model: Any, inputs: dict[str, Tensor], items: int) -> None:
     length = inputs["input_ids"].shape[1]
-    most = getattr(find_language_config(model), "max_position_embeddings", None) or length
-    if length > most:
-        raise BadData(f"a question with its images has {length} tokens and the model reads {most}; give smaller images")
+    max_length = getattr(find_language_config(model), "max_position_embeddings", None) or length
+    if length > max_length:
+        raise BadData(
+            f"a question with its images has {length} tokens and the model reads {max_length}; give smaller images"
+        )
     grid = inputs.get("image_grid_thw")
     unlike = grid is not None and bool((grid.reshape(items, -1) != grid.reshape(items, -1)[0]).any())
     if unlike or any(len(tensor) % items for tensor in inputs.values()):

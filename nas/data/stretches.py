@@ -13,12 +13,12 @@ _WANTED = 60  # stretches of a short text
 _FEWEST = 12  # two of which are left out
 
 
-def spread(items: list[Document], most: int) -> list[Document]:
+def spread(items: list[Document], count: int) -> list[Document]:
     """At most so many, evenly spaced: what belongs together (a project) comes together."""
-    if len(items) <= most:
+    if len(items) <= count:
         return items
     last = len(items) - 1
-    return [items[round(position * last / max(1, most - 1))] for position in range(most)]
+    return [items[round(position * last / max(1, count - 1))] for position in range(count)]
 
 
 def thin(documents: list[Document], used: int) -> list[Document]:
@@ -30,12 +30,12 @@ def thin(documents: list[Document], used: int) -> list[Document]:
     return spread(stretches, max(1, min(used, MANY) * len(stretches) // total))
 
 
-def cut(document: Document, most: int) -> list[Document]:
-    """A document in stretches of at most `most` characters: at line ends, else before spaces, else anywhere."""
+def cut(document: Document, max_length: int) -> list[Document]:
+    """A document in stretches of at most `max_length` characters: at line ends, else before spaces, else anywhere."""
     text, start, ends = document.text, 0, [0]
-    while len(text) - start > most:
-        line, space = text.rfind("\n", start, start + most) + 1, text.rfind(" ", start + 1, start + most)
-        start = line if line > start + most // 2 else space if space > start else start + most
+    while len(text) - start > max_length:
+        line, space = text.rfind("\n", start, start + max_length) + 1, text.rfind(" ", start + 1, start + max_length)
+        start = line if line > start + max_length // 2 else space if space > start else start + max_length
         ends.append(start)
     parts = [text[one:other] for one, other in zip(ends, [*ends[1:], len(text)], strict=True)]
     last = len(parts) - 1

@@ -312,9 +312,9 @@ class _Batch:
         """Fill up who has started, one task each at a time."""
         away = self._homeless.union(self._starting.values())
         loads = Counter(worker for _, worker in self._running.values())
-        for most in range(1, IN_FLIGHT + 1):
+        for max_in_flight in range(1, IN_FLIGHT + 1):
             for worker in range(len(self._actors)):
-                if worker not in away and loads[worker] < most:
+                if worker not in away and loads[worker] < max_in_flight:
                     position = self._shares.take_next(worker)
                     if position is None:
                         return

@@ -202,8 +202,8 @@ def export_for_onnx_runtime(
 def _build_tracing(model: Any, phase: Phase) -> Tracing:
     batches, words = TRACE_SHAPE
     others = count_image_tokens(model) + count_always_kept(model)
-    most = getattr(find_language_config(model), "max_position_embeddings", None) or 1 << 20
-    words = max(words, min(count_words_to_trace(model), most - others - _OFFSET))
+    max_length = getattr(find_language_config(model), "max_position_embeddings", None) or 1 << 20
+    words = max(words, min(count_words_to_trace(model), max_length - others - _OFFSET))
     inputs = make_example_inputs(model, batches, words + others)
     if phase is not Phase.FORWARD:
         return build_cached_tracing(model, phase, inputs)

@@ -62,8 +62,10 @@ def list_trials(model: Any) -> list[Trial]:
     trials += [Trial(1, window + STEPS - more) for window in windows]
     if find_longest_sequence(model) is not None:
         trials.append(Trial(1, longest - more))
-    most = min(longest, LONGEST) - more
-    return list(dict.fromkeys(Trial(t.batch, min(t.words, most), t.first) for t in trials if 0 < t.words <= LONGEST))
+    max_length = min(longest, LONGEST) - more
+    return list(
+        dict.fromkeys(Trial(t.batch, min(t.words, max_length), t.first) for t in trials if 0 < t.words <= LONGEST)
+    )
 
 
 @torch.no_grad()
@@ -84,20 +86,20 @@ def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance
     worst = 0.0
     for trial in list_trials(model):
         measured = (differences(model, file, trial, seed) for seed in seeds)
-        worst = max(worst, _find_least(measured, tolerance))
+        worst = max(worst, _find_smallest(measured, tolerance))
     if not worst <= tolerance:
         raise ExportError(f"{path.name} differs from the model by {worst:.1e}, above {tolerance:.0e}; do not deploy it")
     return worst
 
 
-def _find_least(differences: Iterable[float], tolerance: float) -> float:
-    """The first that is tolerable, else the least; infinite where none is a number."""
-    least = float("inf")
+def _find_smallest(differences: Iterable[float], tolerance: float) -> float:
+    """The first that is tolerable, else the smallest; infinite where none is a number."""
+    smallest = float("inf")
     for difference in differences:
-        least = min(least, difference)
-        if least <= tolerance:
+        smallest = min(smallest, difference)
+        if smallest <= tolerance:
             break
-    return least
+    return smallest
 
 
 class _File:

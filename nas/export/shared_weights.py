@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = 4096  # bytes; runtimes map tensors that begin on a page
-_LEAST = 1024  # smaller tensors stay in the graph
+_MIN_BYTES = 1024  # smaller tensors stay in the graph
 _PARENT = "parent"  # in place of a file: the tensor of this name of the parent
 
 
@@ -17,14 +17,14 @@ class SharedWeights:
 
     Attributes:
         file: what it is called there.
-        least: bytes from which on a tensor goes into it.
+        min_bytes: size from which on a tensor goes into it.
         folder: where it is written; None where its content will be drawn elsewhere.
         fits: which tensors go into it, beside their size.
         size: bytes so far.
     """
 
     file: str
-    least: int = _LEAST
+    min_bytes: int = _MIN_BYTES
     folder: Path | None = None
     fits: Callable[[Any], bool] = field(default=lambda tensor: True)
     size: int = 0
@@ -38,7 +38,7 @@ class SharedWeights:
         copy.CopyFrom(proto)
         for tensor in copy.graph.initializer:
             content = tensor.raw_data
-            if len(content) >= self.least and self.fits(tensor):
+            if len(content) >= self.min_bytes and self.fits(tensor):
                 set_external_data(tensor, self.file, offset=self._store(content), length=len(content))
                 tensor.ClearField("raw_data")
         return copy
@@ -64,7 +64,7 @@ def remove_parent_weights(proto: Any, parent: Any) -> Any:
     copy.CopyFrom(proto)
     for tensor in copy.graph.initializer:
         name = known.get(hashlib.sha256(tensor.raw_data).digest())
-        if name is not None and len(tensor.raw_data) >= _LEAST:
+        if name is not None and len(tensor.raw_data) >= _MIN_BYTES:
             set_external_data(tensor, _PARENT, checksum=name)
             tensor.ClearField("raw_data")
     return copy

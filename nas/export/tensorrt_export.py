@@ -20,9 +20,9 @@ from search_spaces.errors import ExportError, MissingExtra
 class InputRange:
     """Smallest, usual and largest (batch, sequence) an engine is built for; of `decode` (batch, past)."""
 
-    least: tuple[int, int] = (1, 1)
+    minimum: tuple[int, int] = (1, 1)
     usual: tuple[int, int] = (1, 128)
-    most: tuple[int, int] = (8, 512)
+    maximum: tuple[int, int] = (8, 512)
 
 
 def export_tensorrt_onnx(
@@ -90,4 +90,4 @@ def _resolve_shapes(
         named = [(given.get_dimension_name(axis), size) for axis, size in enumerate(given.shape)]
         return tuple(compute_axis_size(name, batch, length, phase) if size == -1 else size for name, size in named)
 
-    return resolve_at(*ranges.least), resolve_at(*ranges.usual), resolve_at(*ranges.most)
+    return resolve_at(*ranges.minimum), resolve_at(*ranges.usual), resolve_at(*ranges.maximum)

@@ -80,9 +80,9 @@ def find_image_survivors(
     return ImageSurvivors(pixels, (whole, *remains), _list_captions(model, inputs, tokenizer))
 
 
-def spread(split: Split, most: int) -> Split:
+def spread(split: Split, count: int) -> Split:
     """At most so many items, evenly spaced: neighbours may be about one image."""
-    items = torch.linspace(0, len(split) - 1, min(most, len(split))).round().long()
+    items = torch.linspace(0, len(split) - 1, min(count, len(split))).round().long()
     inputs = {
         name: tensor.reshape(len(split), -1, *tensor.shape[1:])[items].flatten(0, 1)
         for name, tensor in split.inputs.items()

@@ -16,7 +16,7 @@ _KINDS = {Kind.ATTENTION: (BLUE, "o"), Kind.MLP: (ORANGE, "s"), Kind.BLOCK: (_GR
 
 
 _TICKS = 6
-_LEAST_CHANGE = 1e-5  # what is drawn for a part that changes nothing
+_MIN_CHANGE = 1e-5  # what is drawn for a part that changes nothing
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def draw_redundancy(redundancy: Redundancy, path: Path, title: str) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     layers = range(redundancy.depth)
     for kind, (colour, marker) in _KINDS.items():
-        changes = [max(1 - score, _LEAST_CHANGE) for score in redundancy.get_scores(kind)]
+        changes = [max(1 - score, _MIN_CHANGE) for score in redundancy.get_scores(kind)]
         axes.plot(layers, changes, color=colour, marker=marker, linewidth=2, label=kind.value)
     axes.set_xlabel("depth (block)")
     axes.set_yscale("log")  # most parts change little: on a linear axis they would be one line

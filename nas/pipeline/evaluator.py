@@ -57,7 +57,7 @@ def load_evaluations(
 
 def list_rungs(items: int) -> tuple[int, ...]:
     """How many of the validation items a trial is judged on, growing; all of them are for the last few."""
-    return tuple(sorted({*(min(items, max(least, round(share * items))) for share, least in RUNGS), items}))
+    return tuple(sorted({*(min(items, max(min_items, round(share * items))) for share, min_items in RUNGS), items}))
 
 
 def open_cluster(request: SearchRequest) -> Cluster | None:

@@ -40,16 +40,16 @@ def judge_held_out(
     leaders = dict.fromkeys(candidate.architecture for candidate in [outcome.parent, *outcome.ranked[:2]])
     baselines = dict.fromkeys(candidate.architecture for candidate in outcome.baselines.values())
     others = [each for each in baselines if each not in leaders]
-    most = every * (len(leaders) + len(others))
-    on_items(0, most)
+    max_evaluations = every * (len(leaders) + len(others))
+    on_items(0, max_evaluations)
     qualities = judge.evaluate(leaders, every)
-    on_items(every * len(leaders), most)
+    on_items(every * len(leaders), max_evaluations)
     winner = qualities[outcome.winner.architecture]
     glimpsed = judge.evaluate(others, few)
-    on_items(every * len(leaders) + few * len(others), most)
+    on_items(every * len(leaders) + few * len(others), max_evaluations)
     close = [each for each, quality in glimpsed.items() if compare(winner, quality, "").verdict != "better"]
     qualities |= glimpsed | judge.evaluate(close, every)
-    on_items(most, most)
+    on_items(max_evaluations, max_evaluations)
     return {architecture.digest: quality for architecture, quality in qualities.items()}
 
 

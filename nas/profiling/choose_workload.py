@@ -39,10 +39,10 @@ def choose_workload(parent: ParentModel, target: Target, asked: Workload | None)
     tokens = parent.shape.tokens
     if tokens is not None and workload.phase is Phase.FORWARD and workload.sequence != tokens:
         raise BadWorkload(f"workload {workload}: {parent.id} makes {tokens} tokens of an image; write seq={tokens}")
-    most, length = find_longest_sequence(parent.model), workload.past + workload.sequence
-    if most is not None and length > most:
+    max_length, length = find_longest_sequence(parent.model), workload.past + workload.sequence
+    if max_length is not None and length > max_length:
         raise BadWorkload(
-            f"workload {workload}: it takes {length} positions and {parent.id} has {most}; "
+            f"workload {workload}: it takes {length} positions and {parent.id} has {max_length}; "
             f"write for example {fit_workload(parent.model, workload)}"
         )
     if workload.phase is not Phase.FORWARD:

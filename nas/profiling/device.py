@@ -35,7 +35,7 @@ class Effort:
     """How long is measured: seconds, rounds at least, and seconds at most, of all sessions together."""
 
     seconds: float
-    least_rounds: int
+    min_rounds: int
     limit_s: float | None = None
 
 
@@ -93,7 +93,7 @@ class ThisMachine:
         with open_timed_stage(self.progress, "measuring candidates", effort.limit_s) as on_share:
             records = measure_architectures(
                 self.parent.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
-                least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
+                min_rounds=effort.min_rounds, limit_s=effort.limit_s, on_round=on_share,
             )  # fmt: skip
         key = read_environment(count_default_threads())
         return Profile(key, self.parent.digest, self.parent.shape, self.workload, records)
@@ -113,7 +113,7 @@ class ThisMachine:
             return measure_files(
                 {"parent": self.export_of_parent.path, "winner": file},
                 make_workload_inputs(self.parent.model, self.workload), self.workload, sentinel="parent",
-                seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s, on_round=on_share,
+                seconds=effort.seconds, min_rounds=effort.min_rounds, limit_s=effort.limit_s, on_round=on_share,
             )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ class RemoteDevice:
         """A kit of these architectures."""
         parent = Architecture.parent(self.kit.parent.anatomy.depth)
         kit = replace(
-            self.kit, seconds=effort.seconds, least_rounds=effort.least_rounds, limit_s=effort.limit_s,
+            self.kit, seconds=effort.seconds, min_rounds=effort.min_rounds, limit_s=effort.limit_s,
             architectures=tuple(dict.fromkeys([parent, *architectures])),
         )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="nas-") as name:
@@ -174,7 +174,7 @@ class RemoteDevice:
             inputs = make_inputs(self._graphs.parent, make_workload_inputs(kit.parent.model, kit.workload))
             return measure_files(
                 {"parent": parent, "winner": file}, inputs, kit.workload, sentinel="parent", seconds=effort.seconds,
-                least_rounds=effort.least_rounds, limit_s=effort.limit_s, precision=kit.target.precision,
+                min_rounds=effort.min_rounds, limit_s=effort.limit_s, precision=kit.target.precision,
                 run=self._run,
             )  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from latency_models.measurement_design import choose_schedules, design_measurements
 from latency_models.profile import Profile, Record
-from latency_models.run_plan import LEAST_ROUNDS, SESSIONS, measure_files, run_folder, write_folder
+from latency_models.run_plan import MIN_ROUNDS, SESSIONS, measure_files, run_folder, write_folder
 from latency_models.runner.plan import MODELS
 from latency_models.runtime_ort import PRECISION
 from latency_models.shape import ModelShape
@@ -70,7 +70,7 @@ def measure_architectures(
     workload: Workload,
     *,
     seconds: float,
-    least_rounds: int = LEAST_ROUNDS,
+    min_rounds: int = MIN_ROUNDS,
     limit_s: float | None = None,
     seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
@@ -79,7 +79,7 @@ def measure_architectures(
 
     Args:
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
-        seconds, least_rounds, limit_s: for all sessions together, warm-up not counted.
+        seconds, min_rounds, limit_s: for all sessions together, warm-up not counted.
         on_round: called with the share that is done.
 
     Returns:
@@ -93,7 +93,7 @@ def measure_architectures(
         files = derive_files(graph, chosen, Path(name))
         inputs = make_workload_inputs(model, workload, seed)
         measured = measure_files(
-            files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, least_rounds=least_rounds,
+            files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, min_rounds=min_rounds,
             limit_s=limit_s, weight_bytes=graph.weight_bytes, on_round=on_round,
         )  # fmt: skip
     return tuple(Record(architecture, measured.of[architecture.digest]) for architecture in chosen)
@@ -113,7 +113,7 @@ def write_plan(
     seconds: float,
     sessions: int = SESSIONS,
     threads: int | None = None,
-    least_rounds: int = LEAST_ROUNDS,
+    min_rounds: int = MIN_ROUNDS,
     limit_s: float | None = None,
 ) -> None:
     """Write the folder that a device is measured with: plan, inputs, a graph for each architecture, the runner.
@@ -124,7 +124,7 @@ def write_plan(
         digest: names the parent's weights.
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
         inputs: input name to array, for the workload.
-        seconds, least_rounds, limit_s: for all sessions together, warm-up not counted.
+        seconds, min_rounds, limit_s: for all sessions together, warm-up not counted.
         threads: intra-op threads; None for the cores that the runner finds.
     """
     chosen = _put_parent_first(graph, architectures)
@@ -141,7 +141,7 @@ def write_plan(
     plan = {
         "target": target, "precision": precision, "model": digest, "shape": shape.to_json(),
         "workload": str(workload), "sentinel": chosen[0].digest, "seconds": seconds, "sittings": sessions,
-        "threads": threads, "least_rounds": least_rounds, "limit_s": limit_s, "candidates": candidates,
+        "threads": threads, "least_rounds": min_rounds, "limit_s": limit_s, "candidates": candidates,
     }  # fmt: skip
     write_folder(folder, plan, inputs)
 

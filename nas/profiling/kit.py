@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from latency_models.run_plan import LEAST_ROUNDS, PORTABLE
+from latency_models.run_plan import MIN_ROUNDS, PORTABLE
 from latency_models.runner import random_weights
 from latency_models.runner.plan import MODELS, PLAN
 from latency_models.targets import Target
@@ -80,7 +80,7 @@ class Kit:
     """What a kit measures.
 
     Attributes:
-        seconds, least_rounds, limit_s: of all sessions together.
+        seconds, min_rounds, limit_s: of all sessions together.
         architectures: the parent and others; the design over the latency terms where there are none.
         space: whose token schedules the design is to cover.
 
@@ -92,7 +92,7 @@ class Kit:
     target: Target
     workload: Workload
     seconds: float = SECONDS
-    least_rounds: int = LEAST_ROUNDS
+    min_rounds: int = MIN_ROUNDS
     architectures: tuple[Architecture, ...] = ()
     space: Space | None = None
     limit_s: float | None = None
@@ -126,7 +126,7 @@ class Kit:
             shape=parent.shape, workload=self.workload, graph=graph,
             architectures=self.architectures or plan_measurements(parent.shape, self.workload, self.space),
             inputs=make_inputs(graph.parent, make_workload_inputs(parent.model, self.workload)), seconds=self.seconds,
-            least_rounds=self.least_rounds, limit_s=self.limit_s,
+            min_rounds=self.min_rounds, limit_s=self.limit_s,
         )  # fmt: skip
         drawn = Drawn(shared.size // np.dtype(dtype).itemsize, dtype)
         plan = json.loads((folder / PLAN).read_text())
@@ -156,7 +156,7 @@ class Kit:
         """Differs where the content would."""
         runner = Path(random_weights.__file__).parent
         chosen = " ".join(a.digest for a in self.architectures) + name_measured(self.space)
-        effort = f"{self.seconds} {self.least_rounds} {self.limit_s}"
+        effort = f"{self.seconds} {self.min_rounds} {self.limit_s}"
         content = hashlib.sha256(f"{self.target.name} {self.workload} {effort} {chosen} {_README}".encode())
         for name in PORTABLE:
             content.update((runner / name).read_bytes())

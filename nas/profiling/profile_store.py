@@ -15,7 +15,7 @@ from latency_models.workload import Workload
 from nas.storage.cache_folder import format_for_file, get_cache_folder
 from search_spaces.errors import MeasurementError, ProfileMismatch
 
-MOST_RECORDS, MOST_SAMPLES, MOST_BLOCKS = 500, 1_000_000, 1000  # of a profile that is taken from elsewhere
+MAX_RECORDS, MAX_SAMPLES, MAX_BLOCKS = 500, 1_000_000, 1000  # of a profile that is taken from elsewhere
 
 if TYPE_CHECKING:
     from nas.parent.parent import ParentModel  # which loads models; a profile is checked without
@@ -62,13 +62,15 @@ def _check_size(path: Path, profile: Profile) -> None:
         MeasurementError: the profile holds more.
     """
     samples = sum(len(record.measurement.samples_ms) for record in profile.records)
-    for count, most, name in (
-        (len(profile.records), MOST_RECORDS, "records"),
-        (samples, MOST_SAMPLES, "samples"),
-        (profile.shape.depth, MOST_BLOCKS, "blocks"),
+    for count, maximum, name in (
+        (len(profile.records), MAX_RECORDS, "records"),
+        (samples, MAX_SAMPLES, "samples"),
+        (profile.shape.depth, MAX_BLOCKS, "blocks"),
     ):
-        if count > most:
-            raise MeasurementError(f"{path} holds {count} {name}, more than {most}; make it again with nas profile kit")
+        if count > maximum:
+            raise MeasurementError(
+                f"{path} holds {count} {name}, more than {maximum}; make it again with nas profile kit"
+            )
 
 
 def check_profile(

@@ -28,9 +28,9 @@ from search_spaces.level import THOUSAND
 from search_spaces.schedule import Reduction, Schedule, Scorer, Stage
 
 SECONDS = 20.0
-LEAST_ROUNDS = 20
+MIN_ROUNDS = 20
 TILES = 3  # a sequence of fewer tiles than this is not rounded to them
-MOST_COUNTS = 24  # of tokens, that are measured of a text
+MAX_COUNTS = 24  # of tokens, that are measured of a text
 _COUNTS = 8  # of images, where each needs an export
 _SCHEMA = 1
 
@@ -93,7 +93,7 @@ def measure_counts(
         feed = {name: array for name, array in make_workload_inputs(model, load).items() if name in wanted}
         calls[str(count)] = lambda feed=feed: session.run(None, feed)
     try:
-        taken = measure(calls, sentinel=str(workload.sequence), seconds=seconds, least_rounds=LEAST_ROUNDS)
+        taken = measure(calls, sentinel=str(workload.sequence), seconds=seconds, min_rounds=MIN_ROUNDS)
     except MeasuringFailed as error:
         raise MeasurementError(str(error)) from error
     return {
@@ -140,7 +140,7 @@ def describe_steps(steps: Staircase) -> str:
 def _list_tiles(workload: Workload, tile: int) -> list[int]:
     """Multiples of the tile up to the whole sequence, evenly spaced, not more than are measured."""
     every = workload.sequence // tile
-    apart = -(-every // MOST_COUNTS) * tile
+    apart = -(-every // MAX_COUNTS) * tile
     return list(range(apart, workload.sequence + 1, apart))
 
 

@@ -15,7 +15,7 @@ from search_spaces.errors import ModelError
 
 _BATCH = 32
 _VECTORS = 2  # axes of a batch of them; states of tokens have one more
-_LEAST = 1e-12  # of a squared length
+_MIN_SQUARE = 1e-12  # of a squared length
 DEFAULT = SentenceEmbedding()
 
 
@@ -75,7 +75,7 @@ class EmbeddingEvaluator:
                 f"the model's embeddings have {own.shape[1]} numbers and its parent's {parent.shape[1]}; compare it "
                 "with the parent that it was made from"
             )
-        per_item = (own - parent).square().sum(-1) / (2 * parent.square().sum(-1)).clamp(min=_LEAST)
+        per_item = (own - parent).square().sum(-1) / (2 * parent.square().sum(-1)).clamp(min=_MIN_SQUARE)
         loss, others = float(per_item.mean()), {"spearman": _compute_spearman(own, parent)}
         if len(own) == len(self._stored[split]):
             others |= compute_retrieval(own, parent, self._embedding.similarity)

@@ -11,7 +11,7 @@ from nas.quality.distribution import StoredDistribution, compute_log_normaliser
 from nas.quality.quality import Quality
 
 _BATCH = 4  # windows
-_MOST = 700.0  # nats of a perplexity that a float holds
+_MAX_NATS = 700.0  # nats of a perplexity that a float holds
 
 
 class LanguageEvaluator:
@@ -40,7 +40,7 @@ class LanguageEvaluator:
                 surprises.append(_compute_surprise(logits, normaliser, window))
         per_item = torch.stack(losses)
         loss, surprise = float(per_item.mean()), float(torch.stack(surprises).mean())
-        others = {"perplexity": math.exp(min(surprise, _MOST))}
+        others = {"perplexity": math.exp(min(surprise, _MAX_NATS))}
         return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))
 
     def _evaluate_parent(self, split: str) -> list[StoredDistribution]:

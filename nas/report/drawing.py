@@ -14,7 +14,7 @@ from search_spaces.level import DROP
 
 WIDTH, HEIGHT = 440, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
-_LEAST_CHANGE = 1e-5  # what is drawn for a part that changes nothing
+_MIN_CHANGE = 1e-5  # what is drawn for a part that changes nothing
 _CLOSE = 14  # marks so near in height would write over one another
 _TICKS = 5
 
@@ -78,7 +78,7 @@ def strip(architecture: Architecture) -> tuple[Block, ...]:
 
 def draw_redundancy(similarity: dict[str, list[float]], blocks: Sequence[Block]) -> Chart:
     """How much every part changes what flows through it, by depth; what the winner dropped is hollow."""
-    change = {kind: [max(1 - score, _LEAST_CHANGE) for score in scores] for kind, scores in similarity.items()}
+    change = {kind: [max(1 - score, _MIN_CHANGE) for score in scores] for kind, scores in similarity.items()}
     everything = [value for values in change.values() for value in values]
     x = _build_scale(0, max(1, max(map(len, change.values())) - 1), _LEFT + 8, WIDTH - _RIGHT - 8)
     y = _build_scale(math.log(min(everything) * 0.8), math.log(max(everything) * 1.25), HEIGHT - _BOTTOM, _TOP)

@@ -182,9 +182,9 @@ class Engine:
         limit = self.problem.time_limit_s
         return limit is not None and time.monotonic() - self.began > limit
 
-    def _run_trials(self, budget_ms: float, most: int = 1, given: Given = propose_nothing) -> None:
+    def _run_trials(self, budget_ms: float, max_trials: int = 1, given: Given = propose_nothing) -> None:
         """A batch: proposed together, judged against the same threshold, told in order."""
-        asked = self.journal.ask(budget_ms, most, given)
+        asked = self.journal.ask(budget_ms, max_trials, given)
         models = [architecture for _, architecture in asked if not is_empty(architecture)]
         qualities = dict(zip(models, judge_all(self.problem, models, self._get_threshold(budget_ms)), strict=True))
         for trial, architecture in asked:

@@ -101,8 +101,8 @@ class GreedyRemoval:
 
     @property
     def _width(self) -> int:
-        share, least = WIDTH
-        return max(least, round(share * len(self.problem.space.structure)))
+        share, min_width = WIDTH
+        return max(min_width, round(share * len(self.problem.space.structure)))
 
     def _restore(self, path: list[Architecture], budget_ms: float) -> Architecture:
         space = self.problem.space

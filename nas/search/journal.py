@@ -90,13 +90,13 @@ class Journal:
         """Whether the next trial is one that was queued."""
         return bool(self._queue)
 
-    def ask(self, budget_ms: float, most: int, given: Given = propose_nothing) -> list[tuple[int, Architecture]]:
+    def ask(self, budget_ms: float, max_count: int, given: Given = propose_nothing) -> list[tuple[int, Architecture]]:
         """The next batch, at most so many: of what was queued; else what is given, and then who proposes decides.
 
         Args:
             given: the first places of a batch for somebody else; asked only where the queue does not fill them.
         """
-        size, batch = self._find_next_batch(min(self.problem.batch, most))
+        size, batch = self._find_next_batch(min(self.problem.batch, max_count))
         marks = {BATCH: batch, SIZE: size, BUDGET: self._name_budget(budget_ms)}
         chosen, self._queue = self._queue[:size], self._queue[size:]
         if len(chosen) < size:
@@ -211,7 +211,7 @@ class Journal:
         """By how much it is above the budget and every limit, as thought now; at most 0 where it keeps to them."""
         problem = self.problem
         over = {"latency_ms": problem.predict_ms(architecture) - problem.budget_ms}
-        return over | {limit.name: limit.count(architecture) - limit.most for limit in problem.limits}
+        return over | {limit.name: limit.count(architecture) - limit.maximum for limit in problem.limits}
 
     def _choose_state(self, architecture: Architecture) -> TrialState:
         """How Optuna's trial ends that was judged: pruned where it breaks the budget or a limit.

@@ -14,12 +14,12 @@ class Limit:
         name: of what, in the plural.
         parent: how much the parent has.
         saves: how much less there is with a choice; what is not listed changes nothing.
-        most: how much there may be.
+        maximum: how much there may be.
     """
 
     name: str
     parent: float
-    most: float
+    maximum: float
     saves: dict[Choice, float] = field(repr=False)
 
     def count(self, architecture: Architecture) -> float:
@@ -32,9 +32,9 @@ class Limit:
 
     def is_met(self, architecture: Architecture) -> bool:
         """Whether an architecture keeps to it."""
-        return self.count(architecture) <= self.most
+        return self.count(architecture) <= self.maximum
 
     @property
     def excess(self) -> float:
         """How much the parent has to lose."""
-        return self.parent - self.most
+        return self.parent - self.maximum

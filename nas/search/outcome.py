@@ -85,7 +85,7 @@ def build_infeasible_error(problem: Problem, candidates: Sequence[Candidate], me
 
 
 def _describe_closest(problem: Problem, candidates: Sequence[Candidate]) -> str:
-    limits = "".join(f" with at most {limit.most:,.0f} {limit.name}" for limit in problem.limits)
+    limits = "".join(f" with at most {limit.maximum:,.0f} {limit.name}" for limit in problem.limits)
     message = f"no candidate meets {problem.budget_ms:.2f} ms (p{problem.percentile}){limits}"
     if not candidates:
         return f"{message}; raise the budget"

@@ -27,7 +27,7 @@ BAND = 0.90  # proposals use at least this share of the budget
 NEARLY = 1.25  # times the budget
 STEPS = 3
 SPAN = 2  # times the ratios there are: steps that one switch changes at most
-MOST = 1000  # neighbours looked at in a step
+MAX_NEIGHBOURS = 1000  # neighbours looked at in a step
 KEPT = 16  # neighbours of every step that may be proposed
 ELITE = 3
 SOLVED = 1  # solutions of the surrogate among the proposals
@@ -140,7 +140,7 @@ class LevelSwitch:
         ms = dropped[order].tolist()
         slack_ms = self._budget_ms + ROUNDING - self._predict_latency(architecture)
         band = (1 - BAND) * self._budget_ms if not self._problem.limits else self._budget_ms  # another row may bind
-        share, neighbours = max(1, MOST // len(restored)), [row[None][:0]]
+        share, neighbours = max(1, MAX_NEIGHBOURS // len(restored)), [row[None][:0]]
         for position, added in enumerate(restored.tolist()):
             first, last = bisect_left(ms, added - slack_ms), bisect_right(ms, added - slack_ms + band)
             positions = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
@@ -169,8 +169,8 @@ class LevelSwitch:
 
     def _list_switches(self, positions: list[int], changes: Rows, clears: Rows | None = None) -> "_Switches":
         """All pairs of those that do not change too many steps at once, every single one, and none."""
-        columns, most = self._encoding.columns, max(1, SPAN * self._encoding.level_count)
-        chosen = _list_at_most_two([n for n, change in enumerate(changes) if change.sum() <= most])
+        columns, max_span = self._encoding.columns, max(1, SPAN * self._encoding.level_count)
+        chosen = _list_at_most_two([n for n, change in enumerate(changes) if change.sum() <= max_span])
         sets, cleared = (np.zeros((len(chosen), len(columns)), dtype=bool) for _ in range(2))
         for at, which in enumerate(chosen):
             sets[at] = changes[list(which)].any(0)

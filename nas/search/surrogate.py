@@ -34,7 +34,7 @@ ALIKE = 0.3  # how much neighbours share beyond their pairs
 REACH = 4.0  # choices; how far neighbourhood goes
 STRONGEST = 60  # pairs that the exact solve is given: with all of 276 it takes seconds, with these hundredths
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-LEAST_SEEN = 5
+MIN_SEEN = 5
 TINY = 1e-9
 Array = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ class Surrogate:
         design = surrogate._design
         several = design.encoding.decode(design.encoding.encode_rows([a for a, _ in seen]))
         known = [pair for pair, dropped in zip(seen, several, strict=True) if len(dropped) > 1 and pair[1] > 0]
-        if len(known) < LEAST_SEEN:
+        if len(known) < MIN_SEEN:
             return surrogate
         dropped = design.encode_dropped([a for a, _ in known])
         losses, sums = np.array([loss for _, loss in known]), design.compute_sums(dropped)

@@ -92,9 +92,9 @@ def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
             lines.append(f"{_NAMES[kind]} saves {span} ms ({share:.1f} %)")
     steps = [each for each in units if not is_structural(each.choice) and each.effective]
     if steps:
-        most = max(steps, key=lambda each: each.saves_ms)
+        largest = max(steps, key=lambda each: each.saves_ms)
         half = min(steps, key=lambda each: (abs(_get_share(each.choice) - 0.5), each.choice.layer))
-        lines.append(" and ".join(_describe_step(each, parent_ms) for each in dict.fromkeys((half, most))))
+        lines.append(" and ".join(_describe_step(each, parent_ms) for each in dict.fromkeys((half, largest))))
     without = list_ineffective_units(units)
     if without:
         lines.append(f"dropping {', '.join(without)} will not make the model faster here")

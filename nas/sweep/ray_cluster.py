@@ -96,11 +96,11 @@ def find_place(target: str, cpus: int, nodes: Sequence[Mapping[str, float]], own
 
 
 def _select_fitting(bundle: dict[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-    if bundle["CPU"] > most:
+    max_cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+    if bundle["CPU"] > max_cpus:
         which = "this one" if len(nodes) == 1 else "none"
         raise UsageError(
-            f"a trial asks for {bundle['CPU']:g} CPUs of a node and {which} has more than {most:g}; "
+            f"a trial asks for {bundle['CPU']:g} CPUs of a node and {which} has more than {max_cpus:g}; "
             "ask for fewer with --cpus, or start a node with more"
         )
     return bundle

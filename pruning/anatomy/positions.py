@@ -42,21 +42,25 @@ def forget_lengths(model: nn.Module) -> None:
 
 def count_trained_positions(model: Any) -> int | None:
     """How many positions the config says the model has; None where it says nothing."""
-    most = getattr(find_language_config(model), "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else None
+    count = getattr(find_language_config(model), "max_position_embeddings", None)
+    return count if isinstance(count, int) and count > 0 else None
 
 
 def find_longest_sequence(model: Any) -> int | None:
     """How many tokens a table of learned positions has rows for; None where there is no such table."""
-    most = count_trained_positions(model)
-    if model.main_input_name == "pixel_values" or most is None:
+    longest = count_trained_positions(model)
+    if model.main_input_name == "pixel_values" or longest is None:
         return None
     words = model.get_input_embeddings()
     for table in model.modules():
-        if isinstance(table, nn.Embedding) and table is not words and most <= table.num_embeddings <= most + _MORE_ROWS:
+        if (
+            isinstance(table, nn.Embedding)
+            and table is not words
+            and longest <= table.num_embeddings <= longest + _MORE_ROWS
+        ):
             # RoBERTa counts from the row behind that of the padding on.
             skipped = 0 if table.padding_idx is None else table.padding_idx + 1
-            return most - skipped
+            return longest - skipped
     return None
 
 
@@ -69,8 +73,8 @@ def find_lengths_of_change(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]
         if depends_on_length(settings.get("rope_type")):
             rotary.add(count_trained_positions(model) or 0)
     windows = {getattr(config, name, None) for name in _WINDOWS}
-    most = count_trained_positions(model) or max(windows, key=lambda w: w if isinstance(w, int) else 0) or 0
-    seen = {window for window in windows if isinstance(window, int) and 0 < window <= most}
+    longest = count_trained_positions(model) or max(windows, key=lambda w: w if isinstance(w, int) else 0) or 0
+    seen = {window for window in windows if isinstance(window, int) and 0 < window <= longest}
     return tuple(sorted(rotary - {0})), tuple(sorted(seen))
 
 

@@ -263,8 +263,8 @@ def _count_kept(stage: Stage, tokens: Sequence) -> Any:
     """How many droppable tokens a stage leaves: at least one, and no more than there are. May be a traced size."""
     if isinstance(tokens.count, int):
         return min(tokens.left, stage.count_kept(tokens.count)) if tokens.count > 1 else tokens.left
-    least = torch.sym_max(1, stage.count_kept(tokens.count))  # type: ignore[no-untyped-call]
-    return torch.sym_min(tokens.left, least)  # type: ignore[no-untyped-call]
+    min_count = torch.sym_max(1, stage.count_kept(tokens.count))  # type: ignore[no-untyped-call]
+    return torch.sym_min(tokens.left, min_count)  # type: ignore[no-untyped-call]
 
 
 class BlockEntry:

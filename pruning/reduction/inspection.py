@@ -56,10 +56,10 @@ def _count_words_to_merge(stages: Sequence[Stage]) -> int:
         left = [words, *(stage.count_kept(words) for stage in stages)]
         return [len(plan_rounds(before, after)) for before, after in itertools.pairwise(left)]
 
-    most = [max(each) for each in zip(*map(list_numbers, range(1, LENGTHS)), strict=True)]
+    max_numbers = [max(each) for each in zip(*map(list_numbers, range(1, LENGTHS)), strict=True)]
     return next(
         words
         for words in count(1)
         if words * stages[-1].permille >= 2 * THOUSAND
-        and all(here + 1 >= need for here, need in zip(list_numbers(words), most, strict=True))
+        and all(here + 1 >= need for here, need in zip(list_numbers(words), max_numbers, strict=True))
     )

@@ -33,7 +33,7 @@ def select_queries(asking: Tensor, tokens: Sequence) -> tuple[Tensor, Tensor]:
     last = torch.full_like(left[:, :1], left.shape[1] - 1, dtype=torch.long) if last is None else last
     silent = ~left.any(1, keepdim=True)
     left = left | (silent & (torch.arange(left.shape[1], device=left.device) == last))
-    most = int(left.sum(1).max())
-    indices = left.float().topk(most, dim=1).indices
+    max_queries = int(left.sum(1).max())
+    indices = left.float().topk(max_queries, dim=1).indices
     weights = left.float().gather(1, indices)
     return indices, weights / weights.sum(1, keepdim=True)

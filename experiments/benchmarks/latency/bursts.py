@@ -160,7 +160,7 @@ class Device:
             parts.append(
                 measure(
                     calls, sentinel=sentinel, seconds=effort.seconds / SESSIONS,
-                    least_rounds=math.ceil(effort.least_rounds / SESSIONS), seed=self.machine.rng.randrange(1 << 30),
+                    min_rounds=math.ceil(effort.min_rounds / SESSIONS), seed=self.machine.rng.randrange(1 << 30),
                     clock=Clock(self._draw_ns, self._draw_ns),
                     **({} if limit is None else {"limit_s": limit / SESSIONS}),
                 )
@@ -251,11 +251,11 @@ def run_search(seed: int, load: str, fraction: bool = True) -> Found:
         except NasError as error:
             end = "nothing" if isinstance(error, NoFeasibleCandidate) else "busy, nothing"
             return Found(load, end, math.nan, math.nan, (device.machine.s - began_s) / 60)
-    least = min(device.loss[a] for a in EVERY if true[a] <= AIM * asked_ms)
+    min_loss = min(device.loss[a] for a in EVERY if true[a] <= AIM * asked_ms)
     winner = certificate.architecture
     return Found(
         load, "certified" if certificate.certified else "predicted", true[winner] / asked_ms,
-        device.loss[winner] / least, (device.machine.s - began_s) / 60,
+        device.loss[winner] / min_loss, (device.machine.s - began_s) / 60,
     )  # fmt: skip
 
 

@@ -46,11 +46,11 @@ def draw_scatters(pairs: Mapping[str, Sequence[Sequence[float]]], path: Path) ->
     for axes in panels.flat[len(pairs) :]:
         axes.set_visible(False)
     for axes, (name, values) in zip(panels.flat, pairs.items(), strict=False):
-        most = 1.05 * max(max(pair) for pair in values)
-        axes.fill_between([0, most], [0, 0.9 * most], [0, 1.1 * most], color="#E8E8E8", linewidth=0)
-        axes.plot([0, most], [0, most], color="#8A8A8A", linewidth=0.8)
+        upper = 1.05 * max(max(pair) for pair in values)
+        axes.fill_between([0, upper], [0, 0.9 * upper], [0, 1.1 * upper], color="#E8E8E8", linewidth=0)
+        axes.plot([0, upper], [0, upper], color="#8A8A8A", linewidth=0.8)
         axes.scatter([p for p, _ in values], [m for _, m in values], s=12, color=_COLOURS[0])
-        axes.set(xlim=(0, most), ylim=(0, most), xlabel="predicted, ms", ylabel="measured, ms")
+        axes.set(xlim=(0, upper), ylim=(0, upper), xlabel="predicted, ms", ylabel="measured, ms")
         axes.set_title(name, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)

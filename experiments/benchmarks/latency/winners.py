@@ -63,7 +63,7 @@ def measure_again(model: str, out: Path) -> dict[str, float]:
              "winner": out / "winner" / "model.onnx"}  # fmt: skip
     measured = measure_files(
         files, make_workload_inputs(parent.model, certificate.workload), certificate.workload,
-        sentinel="parent", seconds=SECONDS, least_rounds=100,
+        sentinel="parent", seconds=SECONDS, min_rounds=100,
     )  # fmt: skip
     p, sentinel = certificate.percentile, measured.of["parent"]
     p_parent = certificate.parent.compute_percentile(p)

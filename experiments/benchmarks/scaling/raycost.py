@@ -117,11 +117,11 @@ def dispatch(depth: int) -> Costs:
     with start_ray_executor(None, 1, Idle) as executor:
         run_all(executor, [[task] * LONE])
         lone, alone = _run_timed(executor, [[task]] * LONE)
-        for most in IN_FLIGHT:
-            tasks = [task] * max(200, 3 * most)
-            with patch.object(ray_side, "IN_FLIGHT", most):
+        for max_in_flight in IN_FLIGHT:
+            tasks = [task] * max(200, 3 * max_in_flight)
+            with patch.object(ray_side, "IN_FLIGHT", max_in_flight):
                 serial.append(_run_timed(executor, [tasks])[1] / len(tasks))
-            say(f"{most} tasks on their way: {1e3 * serial[-1]:.2f} ms of the driver per task")
+            say(f"{max_in_flight} tasks on their way: {1e3 * serial[-1]:.2f} ms of the driver per task")
     return Costs((1, *IN_FLIGHT), (alone / LONE, *serial), max(0.0, lone - alone) / LONE)
 
 

@@ -26,8 +26,8 @@ def simulate(
     durations = Durations.open(case.bench, recorded)
     searches, runs = [], []
     for batch in batches:
-        most = max(case.base.trials, batch) if trials is None else trials
-        search, calls = record(case, durations, batch, most)
+        max_trials = max(case.base.trials, batch) if trials is None else trials
+        search, calls = record(case, durations, batch, max_trials)
         searches.append(search)
         runs += [run | {"batch": batch} for run in (_play(play(calls, each, costs)) for each in workers)]
     one = next((run["seconds"] for run in runs if run["workers"] == 1 and run["batch"] == 1), runs[0]["seconds"])

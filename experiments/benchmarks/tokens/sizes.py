@@ -33,7 +33,7 @@ def main() -> None:
     export = ParentExport(parent, Silent(), workload.phase)
     chosen = [build_leaving(size) for size in sizes]
     records = measure_architectures(
-        parent.model, export.graphs, chosen, workload, seconds=SECONDS, least_rounds=ROUNDS
+        parent.model, export.graphs, chosen, workload, seconds=SECONDS, min_rounds=ROUNDS
     )  # fmt: skip
     ratios = {record.architecture: record.measurement.compute_ratio() for record in records}
     for size, architecture in zip(sizes, chosen, strict=True):

@@ -72,8 +72,8 @@ def convert_to_input(pixels: np.ndarray) -> torch.Tensor:
 def distort(images: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
     """Turn, shift and stretch each image a little; the outside is background."""
 
-    def draw_uniform(most: float) -> torch.Tensor:
-        return (torch.rand(len(images), generator=generator) * 2 - 1) * most
+    def draw_uniform(maximum: float) -> torch.Tensor:
+        return (torch.rand(len(images), generator=generator) * 2 - 1) * maximum
 
     angle, scale = draw_uniform(math.radians(recipe.turn)), 1 + draw_uniform(recipe.stretch)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale

@@ -16,7 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 SIDE, DIGIT = 4, 8  # cells per side, pixels per side of a cell
 CELLS, SIZE = SIDE * SIDE, SIDE * DIGIT
 BLANK = 10
-MOST = 6  # of one digit in a grid
+MAX_COPIES = 6  # of one digit in a grid
 FILLED = (6, 14)
 PALETTE = (3, 6)
 SHARES = {"calibration": 0.05, "validation": 0.05, "test": 0.15}
@@ -65,11 +65,11 @@ def load_splits() -> dict[str, Digits]:
 
 
 def lay(rng: np.random.Generator) -> np.ndarray:
-    """The cells of one grid, (16,) int64: 6 to 14 digits of a palette of 3 to 6, none more than MOST times."""
+    """The cells of one grid, (16,) int64: 6 to 14 digits of a palette of 3 to 6, none more than MAX_COPIES times."""
     palette = rng.permutation(10)[: rng.integers(PALETTE[0], PALETTE[1] + 1)]
     filled = rng.integers(FILLED[0], FILLED[1] + 1)
     cells = np.full(CELLS, BLANK)
-    cells[rng.permutation(CELLS)[:filled]] = rng.permutation(np.repeat(palette, MOST))[:filled]
+    cells[rng.permutation(CELLS)[:filled]] = rng.permutation(np.repeat(palette, MAX_COPIES))[:filled]
     return cells
 
 
@@ -90,18 +90,20 @@ def make(digits: Digits, count: int, rng: np.random.Generator, distortion: Disto
     return Grids(board, cells, np.where(shown >= 0, digits.positions[shown], -1))
 
 
-def distort(images: torch.Tensor, most: Distortion, rng: np.random.Generator) -> torch.Tensor:
+def distort(images: torch.Tensor, maximum: Distortion, rng: np.random.Generator) -> torch.Tensor:
     """Turn, shift, stretch and dim each of (n, 8, 8); the outside is black."""
 
     def draw_uniform(bound: float) -> torch.Tensor:
         return torch.from_numpy(rng.uniform(-bound, bound, len(images))).float()
 
-    angle, scale = draw_uniform(math.radians(most.turn)), 1 + draw_uniform(most.stretch)
+    angle, scale = draw_uniform(math.radians(maximum.turn)), 1 + draw_uniform(maximum.stretch)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    rows = torch.stack([cosine, -sine, draw_uniform(2 * most.shift), sine, cosine, draw_uniform(2 * most.shift)], dim=1)
+    rows = torch.stack(
+        [cosine, -sine, draw_uniform(2 * maximum.shift), sine, cosine, draw_uniform(2 * maximum.shift)], dim=1
+    )
     field = affine_grid(rows.view(-1, 2, 3), [len(images), 1, DIGIT, DIGIT], align_corners=False)
     turned = grid_sample(images[:, None], field, align_corners=False)[:, 0]
-    return (turned * (1 - most.dim / 2 + draw_uniform(most.dim / 2 + 0.1))[:, None, None]).clamp(0, 1)
+    return (turned * (1 - maximum.dim / 2 + draw_uniform(maximum.dim / 2 + 0.1))[:, None, None]).clamp(0, 1)
 
 
 def convert_to_input(images: torch.Tensor) -> torch.Tensor:

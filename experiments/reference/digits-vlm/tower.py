@@ -6,7 +6,7 @@ is in the grid, so that its attention means something. The heads that predict ar
 
 import numpy as np
 import torch
-from grids import BLANK, CELLS, MOST, SIDE, SIZE, Digits, Distortion, Grids, convert_to_input, make
+from grids import BLANK, CELLS, MAX_COPIES, SIDE, SIZE, Digits, Distortion, Grids, convert_to_input, make
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -65,12 +65,12 @@ class Reader(nn.Module):
         hidden = tower.config.hidden_size
         self.tower = tower
         self.cell = nn.Linear(hidden, BLANK + 1 + 2 * SIDE)
-        self.counts = nn.Linear(hidden, 10 * (MOST + 1))
+        self.counts = nn.Linear(hidden, 10 * (MAX_COPIES + 1))
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, 3, 32, 32) to (n, 256, 19) of digit, row, column, and (n, 10, 7) of counts."""
         seen = self.tower(pixel_values=pixels, output_hidden_states=True)
-        return self.cell(seen.hidden_states[-1][:, 1:]), self.counts(seen.pooler_output).view(-1, 10, MOST + 1)
+        return self.cell(seen.hidden_states[-1][:, 1:]), self.counts(seen.pooler_output).view(-1, 10, MAX_COPIES + 1)
 
 
 def count_digits(cells: np.ndarray) -> np.ndarray:

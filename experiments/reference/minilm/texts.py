@@ -18,7 +18,7 @@ from nas.data.splitting import split_documents
 
 HERE = Path(__file__).parent
 SHORTEST, LONGEST = 60, 400  # characters
-MOST = {"calibration": 192, "validation": 320, "test": 400}
+MAX_TEXTS = {"calibration": 192, "validation": 320, "test": 400}
 
 
 def read_docstrings() -> Iterator[Document]:
@@ -42,8 +42,8 @@ def read_docstrings() -> Iterator[Document]:
 def main() -> None:
     (HERE / "data").mkdir(exist_ok=True)
     for name, documents in split_documents(list(read_docstrings())).items():
-        step = max(1, len(documents) // MOST[name])
-        chosen = documents[::step][: MOST[name]]
+        step = max(1, len(documents) // MAX_TEXTS[name])
+        chosen = documents[::step][: MAX_TEXTS[name]]
         lines = [json.dumps({"text": document.text, "project": document.project}) for document in chosen]
         (HERE / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
         print(f"{name}: {len(chosen)} texts of {len({document.project for document in chosen})} modules")

@@ -2,7 +2,7 @@
 
 // The page of `nas serve`. Whatever the server says is shown as text, never as markup.
 
-const KEY = "nas-token", POLL_MS = 5000, PAGE = 25, MOST_LINES = 5000;
+const KEY = "nas-token", POLL_MS = 5000, PAGE = 25, MAX_LINES = 5000;
 const COPIES = "mlartifacts/"; // of files that are there already, where a search logged into its own folder
 const RESUMABLE = ["interrupted", "lost", "cancelled", "failed"];
 const $ = (id) => document.getElementById(id);
@@ -264,7 +264,7 @@ function told(event) {
 function write(line) {
   const log = $("log"), atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   log.append(`${line}\n`);
-  while (log.childNodes.length > MOST_LINES) log.firstChild.remove();
+  while (log.childNodes.length > MAX_LINES) log.firstChild.remove();
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 

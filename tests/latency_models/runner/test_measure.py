@@ -11,8 +11,8 @@ import pytest
 from latency_models.runner.failure import MeasuringFailed
 from latency_models.runner.measure import (
     FEWEST_ROUNDS,
-    LEAST_WARM_UPS,
-    MOST_WARM_UPS,
+    MAX_WARM_UPS,
+    MIN_WARM_UPS,
     Clock,
     Samples,
     measure,
@@ -43,13 +43,13 @@ class Machine:
         self.ticks_ns += took
         self.wall_ns += took
 
-    def measured(self, seconds: float = 5.0, least_rounds: int = 3, seed: int = 0, **options) -> dict[str, Samples]:
+    def measured(self, seconds: float = 5.0, min_rounds: int = 3, seed: int = 0, **options) -> dict[str, Samples]:
         clock = Clock(lambda: self.ticks_ns, lambda: self.wall_ns)
         return measure(
             self.calls(),
             sentinel="parent",
             seconds=seconds,
-            least_rounds=least_rounds,
+            min_rounds=min_rounds,
             seed=seed,
             clock=clock,
             **options,
@@ -85,7 +85,7 @@ def test_known_ratios_are_recovered_under_drift() -> None:
 
 def test_a_sentinel_starts_and_ends_every_round_and_at_most_five_run_between() -> None:
     machine = Machine(LATENCIES)
-    taken = machine.measured(seconds=0.0, least_rounds=6)
+    taken = machine.measured(seconds=0.0, min_rounds=6)
     rounds = rounds_of(machine)
     assert len(rounds) == 6
     for run in rounds:
@@ -108,7 +108,7 @@ def test_the_order_is_that_of_the_seed() -> None:
 
 def test_time_is_spent_and_reported() -> None:
     machine, shares = Machine({"parent": 10.0, "a": 20.0}), []
-    taken = machine.measured(seconds=4.0, least_rounds=1, on_round=shares.append)
+    taken = machine.measured(seconds=4.0, min_rounds=1, on_round=shares.append)
     assert len(taken["a"].samples_ms) == 50  # a round: twice 10 + 20 + 10 ms
     assert shares == sorted(shares)
     assert shares[0] == pytest.approx(0.02)
@@ -118,15 +118,15 @@ def test_time_is_spent_and_reported() -> None:
 def test_a_busy_machine_costs_no_more_than_the_time_limit() -> None:
     """Two hundred rounds are wanted, and each takes ten times as long as usual: 0.8 s."""
     machine, shares = Machine({"parent": 10.0, "a": 20.0}, lambda seconds: 10.0), []
-    taken = machine.measured(seconds=4.0, least_rounds=200, limit_s=8.0, on_round=shares.append)
+    taken = machine.measured(seconds=4.0, min_rounds=200, limit_s=8.0, on_round=shares.append)
     assert len(taken["a"].samples_ms) == 10
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)
-    assert len(machine.measured(seconds=4.0, least_rounds=200, limit_s=0.1)["a"].samples_ms) == FEWEST_ROUNDS
+    assert len(machine.measured(seconds=4.0, min_rounds=200, limit_s=0.1)["a"].samples_ms) == FEWEST_ROUNDS
 
 
 def test_one_candidate_alone_is_its_own_sentinel() -> None:
-    assert Machine({"parent": 10.0}).measured(seconds=0.0, least_rounds=7)["parent"].samples_ms == [10.0] * 7
+    assert Machine({"parent": 10.0}).measured(seconds=0.0, min_rounds=7)["parent"].samples_ms == [10.0] * 7
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2])
@@ -141,8 +141,8 @@ def test_warm_up_ends_where_the_latency_is_flat(share: float) -> None:
 
     clock = Clock(lambda: machine.ticks_ns, lambda: machine.wall_ns)
     assert warm_up("parent", cooling, 0.0, clock) == count
-    assert LEAST_WARM_UPS < count <= MOST_WARM_UPS
-    if count < MOST_WARM_UPS:
+    assert MIN_WARM_UPS < count <= MAX_WARM_UPS
+    if count < MAX_WARM_UPS:
         assert machine.latencies["parent"] < 1.1
 
 
@@ -152,7 +152,7 @@ def test_warm_up_lasts_its_seconds_and_ends_whatever_the_clock_or_the_candidate_
     assert warm_up("parent", steady.calls()["parent"], 0.5, clock) == 500
     doubling = Machine({"parent": 1.0}, drift=lambda seconds: max(1.0, (seconds - 1000) * 1000))
     clock = Clock(lambda: doubling.ticks_ns, lambda: doubling.wall_ns)
-    assert warm_up("parent", doubling.calls()["parent"], 0.0, clock) == MOST_WARM_UPS
+    assert warm_up("parent", doubling.calls()["parent"], 0.0, clock) == MAX_WARM_UPS
     still = Clock(lambda: 5, lambda: 5)
     assert warm_up("parent", lambda: None, 0.001, still) == 1000
 
@@ -172,9 +172,9 @@ def fall_back(machine: Machine) -> None:
 @pytest.mark.parametrize("jump", [sleep, leap, fall_back])
 def test_a_round_in_which_a_clock_jumps_is_repeated(jump: Callable[[Machine], None]) -> None:
     latencies = {"parent": 10.0, "a": 20.0}
-    warm = 2 * LEAST_WARM_UPS
+    warm = 2 * MIN_WARM_UPS
     machine = Machine(latencies, events={warm + 6 * 2 + 3: jump})  # in the third round, in the timed run of `a`
-    taken = machine.measured(seconds=0.0, least_rounds=5)
+    taken = machine.measured(seconds=0.0, min_rounds=5)
     assert taken["a"].samples_ms == [20.0] * 5
     assert taken["a"].sentinel_ms == taken["parent"].samples_ms[::2] == [10.0] * 5
     assert len(machine.runs) == warm + 6 * 6  # one round more
@@ -193,10 +193,10 @@ def test_a_candidate_that_fails_is_named(number: int) -> None:
 
     machine = Machine({"parent": 10.0}, events={number: vanish})
     with pytest.raises(MeasuringFailed, match=r"^parent cannot be run \(CUDA error 719\)$"):
-        machine.measured(least_rounds=40)
+        machine.measured(min_rounds=40)
 
 
 def test_nothing_that_could_give_no_samples_is_measured() -> None:
     for calls, rounds in (({}, 3), ({"other": lambda: None}, 3), ({"parent": lambda: None}, 0)):
         with pytest.raises(MeasuringFailed, match="at least one round"):
-            measure(calls, sentinel="parent", seconds=0.0, least_rounds=rounds)
+            measure(calls, sentinel="parent", seconds=0.0, min_rounds=rounds)

@@ -240,7 +240,7 @@ def test_files_are_measured_in_two_processes_and_only_the_answer_is_left(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     shares: list[float] = []
     taken = measure_files(
-        files, INPUTS, HERE, sentinel="long", seconds=0.2, threads=1, least_rounds=20, on_round=shares.append
+        files, INPUTS, HERE, sentinel="long", seconds=0.2, threads=1, min_rounds=20, on_round=shares.append
     ).of
     assert isinstance(taken["short"], Measurement)
     assert taken["short"].compute_ratio() < 0.5 < taken["long"].compute_ratio() == 1.0

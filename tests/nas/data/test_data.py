@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas.data.dataset import MOST_TEXTS, load_dataset
+from nas.data.dataset import MAX_TEXTS, load_dataset
 from nas.data.documents import SPLITS, Document, read_documents
 from nas.data.images import normalise, read_class_folders
 from nas.data.splitting import remove_near_duplicates, split_documents
@@ -164,13 +164,13 @@ def test_class_folders_of_images(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
     model = build("vit")
     model.config.num_labels = 2
-    splits = read_class_folders(tmp_path, model, MOST_TEXTS)
+    splits = read_class_folders(tmp_path, model, MAX_TEXTS)
     assert sum(len(labels) for _, labels in splits.values()) == 40
     assert splits["test"][0].shape[1:] == (3, 12, 12)
     assert {int(label) for _, labels in splits.values() for label in labels} == {0, 1}
     (tmp_path / "cat" / "broken.png").write_bytes(b"no image")
     with pytest.raises(BadData, match=r"broken\.png is no readable image"):
-        read_class_folders(tmp_path, model, MOST_TEXTS)
+        read_class_folders(tmp_path, model, MAX_TEXTS)
 
 
 def test_a_line_ends_at_a_newline_only(tmp_path: Path) -> None:
@@ -281,11 +281,11 @@ def test_every_split_sees_every_class_under_the_name_the_model_gives_it(tmp_path
     white = Image.new("RGB", (6, 6), "white")
     white.save(tmp_path / "zebra" / "white.png")
     white.save(tmp_path / "apple" / "white.png")
-    everything = read_class_folders(tmp_path, model, MOST_TEXTS)
+    everything = read_class_folders(tmp_path, model, MAX_TEXTS)
     assert sum(int((pixels == 1).all((1, 2, 3)).sum()) for pixels, _ in everything.values()) == 1
     (tmp_path / "unknown").mkdir()
     with pytest.raises(BadData, match="name the folders as the model's classes"):
-        read_class_folders(tmp_path, model, MOST_TEXTS)
+        read_class_folders(tmp_path, model, MAX_TEXTS)
 
 
 @pytest.mark.parametrize(("outputs", "problem"), [(1, None), (5, "multi_label_classification")])
@@ -293,7 +293,7 @@ def test_a_model_that_chooses_no_class_takes_any_folders(tmp_path: Path, outputs
     save_images(tmp_path, 20, ("a", "b", "c"))
     model = build("vit")
     model.config.num_labels, model.config.problem_type = outputs, problem
-    assert sum(len(labels) for _, labels in read_class_folders(tmp_path, model, MOST_TEXTS).values()) == 60
+    assert sum(len(labels) for _, labels in read_class_folders(tmp_path, model, MAX_TEXTS).values()) == 60
 
 
 def test_pixels_are_normalised_as_the_model_was_trained(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_one_channel_models_get_grey_images(tmp_path: Path) -> None:
     save_images(tmp_path, 20, ("a", "b"))
     model = build("vit")
     model.config.num_channels, model.config.label2id = 1, {"a": 0, "b": 1}
-    splits = read_class_folders(tmp_path, model, MOST_TEXTS)
+    splits = read_class_folders(tmp_path, model, MAX_TEXTS)
     assert splits["test"][0].shape[1:] == (1, 12, 12)
 
 

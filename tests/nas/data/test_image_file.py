@@ -8,7 +8,7 @@ import pytest
 from families import build
 from PIL import Image
 
-from nas.data.dataset import MOST_TEXTS, load_dataset
+from nas.data.dataset import MAX_TEXTS, load_dataset
 from nas.data.documents import SPLITS
 from nas.data.image_file import open_image
 from nas.data.images import read_class_folders
@@ -89,12 +89,12 @@ def test_what_systems_leave_beside_images_is_no_data(tmp_path: Path) -> None:
     save_images(tmp_path)
     model = build("vit")
     model.config.num_labels = 2
-    before = read_class_folders(tmp_path, model, MOST_TEXTS)
+    before = read_class_folders(tmp_path, model, MAX_TEXTS)
     for name in ("cat/._1.png", ".ipynb_checkpoints/1.png", "__MACOSX/cat/1.png", "dog/.thumbs/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
     (tmp_path / "cat" / "folder.png").mkdir()
-    after = read_class_folders(tmp_path, model, MOST_TEXTS)
+    after = read_class_folders(tmp_path, model, MAX_TEXTS)
     for name in SPLITS:
         assert bool((before[name][0] == after[name][0]).all())
 
@@ -103,7 +103,7 @@ def test_models_of_oblong_images(tmp_path: Path) -> None:
     save_images(tmp_path)
     model = build("vit")
     model.config.num_labels, model.config.image_size = 2, [8, 12]
-    assert read_class_folders(tmp_path, model, MOST_TEXTS)["test"][0].shape[1:] == (3, 8, 12)
+    assert read_class_folders(tmp_path, model, MAX_TEXTS)["test"][0].shape[1:] == (3, 8, 12)
 
 
 def test_a_flipped_bit_in_arrays_is_named(tmp_path: Path) -> None:
