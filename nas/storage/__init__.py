@@ -7,7 +7,7 @@ __getattr__, __all__ = export_lazily(
     {
         "append_log": ["append"],
         "cache_folder": ["format_for_file", "get_cache_folder"],
-        "disk_errors": ["check_folder", "check_room", "write_failure"],
+        "disk_errors": ["check_folder", "check_free_space", "write_failure"],
         "open_storage": ["check_storage"],
         "private_files": ["make_private", "write_private"],
         "redact": ["build_sqlite_url", "remove_password", "remove_passwords", "remove_secrets"],
