@@ -19,7 +19,8 @@ from nas.certification.search_context import SearchContext
 from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
 from nas.certification.selection_state import get_profile
 from nas.profiling.choose_workload import fit_workload
-from nas.profiling.device import Device, Effort, ThisMachine
+from nas.profiling.device import Device, ThisMachine
+from nas.profiling.effort import Effort
 from nas.progress import Phases, Progress
 from nas.results.certificate import Certificate, Verdict, compute_confidence, judge, mark_too_busy
 from nas.results.result import list_versions

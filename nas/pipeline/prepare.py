@@ -70,7 +70,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     export = ParentExport(parent, progress, workload.phase)
     if request.tokens == SEARCH:
         fraction = request.budget.fraction
-        space = choose_best_reduction(space, parent, target, export, workload, cached_evaluator, fraction, progress)
+        space = choose_best_reduction(space, export, target, workload, cached_evaluator, fraction)
     device = _find_device(parent, target, workload, export, transport or _find_node(request, target), progress, space)
     latency = load_latency_model(parent, target, workload, export, progress, space)
     if device is not None and not latency.measured:

@@ -6,7 +6,8 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "choose_workload": ["choose_default_workload", "choose_workload", "fit_workload"],
-        "device": ["Device", "Effort", "RemoteDevice", "ThisMachine"],
+        "device": ["Device", "RemoteDevice", "ThisMachine"],
+        "effort": ["Effort"],
         "host": ["SECONDS"],
         "host_profile": ["load_host_profile", "measure_ms"],
         "kit": ["Kit", "SECONDS", "check_target"],

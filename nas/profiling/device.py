@@ -17,6 +17,7 @@ from nas.export.onnx_export import build_file_name, make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.export.parity import check_parity
 from nas.parent.parent import ParentModel
+from nas.profiling.effort import Effort
 from nas.profiling.host import measure_architectures
 from nas.profiling.host_profile import load_host_profile
 from nas.profiling.kit import Kit, export_for_target, make_inputs, pack
@@ -28,15 +29,6 @@ from pruning.surgery.prune import read_architecture
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
 from search_spaces.space import Space
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long is measured: seconds, rounds at least, and seconds at most, of all sessions together."""
-
-    seconds: float
-    min_rounds: int
-    limit_s: float | None = None
 
 
 class Device(Protocol):
@@ -92,9 +84,8 @@ class ThisMachine:
         graphs = self.export_of_parent.graphs
         with open_timed_stage(self.progress, "measuring candidates", effort.limit_s) as on_share:
             records = measure_architectures(
-                self.parent.model, graphs, list(architectures), self.workload, seconds=effort.seconds,
-                min_rounds=effort.min_rounds, limit_s=effort.limit_s, on_round=on_share,
-            )  # fmt: skip
+                self.parent.model, graphs, list(architectures), self.workload, effort, on_round=on_share
+            )
         key = read_environment(count_default_threads())
         return Profile(key, self.parent.digest, self.parent.shape, self.workload, records)
 

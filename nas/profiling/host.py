@@ -10,7 +10,7 @@ import numpy as np
 
 from latency_models.measurement_design import choose_schedules, design_measurements
 from latency_models.profile import Profile, Record
-from latency_models.run_plan import MIN_ROUNDS, SESSIONS, measure_files, run_folder, write_folder
+from latency_models.run_plan import SESSIONS, measure_files, run_folder, write_folder
 from latency_models.runner.plan import MODELS
 from latency_models.runtime_ort import PRECISION
 from latency_models.shape import ModelShape
@@ -20,6 +20,8 @@ from latency_models.workload import Workload
 from nas.export.exported_graphs import Graphs
 from nas.export.onnx_export import make_workload_inputs
 from nas.export.shared_weights import SharedWeights
+from nas.parent.parent import ParentModel
+from nas.profiling.effort import Effort
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
 
@@ -28,25 +30,18 @@ WEIGHTS = "weights.data"  # of all variants of a parent, once, beside their grap
 
 
 def profile_host(
-    model: Any,
-    digest: str,
-    shape: ModelShape,
-    graph: Graphs,
+    parent: ParentModel,
+    graphs: Graphs,
     workload: Workload,
+    effort: Effort,
     *,
-    seconds: float = SECONDS,
-    limit_s: float | None = None,
-    seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
     space: Space | None = None,
 ) -> Profile:
     """Measure the design of a parent in ONNX Runtime on this machine.
 
     Args:
-        model: the parent, for the inputs.
-        digest: names the parent's weights.
-        graph: the parent's exported file for the workload's phase, or its file for each token schedule.
-        seconds, limit_s: to spend, and at most, warm-up not counted; None for no limit.
+        graphs: the parent's exported file for the workload's phase, or its file for each token schedule.
         on_round: called with the share that is done.
         space: whose token schedules are measured too.
 
@@ -56,9 +51,9 @@ def profile_host(
     """
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
         write_plan(
-            Path(name), target=HOST, precision=PRECISION, digest=digest, shape=shape, workload=workload, graph=graph,
-            architectures=plan_measurements(shape, workload, space, seed),
-            inputs=make_workload_inputs(model, workload, seed), seconds=seconds, limit_s=limit_s,
+            Path(name), target=HOST, precision=PRECISION, digest=parent.digest, shape=parent.shape, workload=workload,
+            graph=graphs, architectures=plan_measurements(parent.shape, workload, space),
+            inputs=make_workload_inputs(parent.model, workload), effort=effort,
         )  # fmt: skip
         return Profile.load(run_folder(Path(name), on_round))
 
@@ -68,10 +63,8 @@ def measure_architectures(
     graph: Graphs,
     architectures: list[Architecture],
     workload: Workload,
+    effort: Effort,
     *,
-    seconds: float,
-    min_rounds: int = MIN_ROUNDS,
-    limit_s: float | None = None,
     seed: int = 0,
     on_round: Callable[[float], None] = lambda share: None,
 ) -> tuple[Record, ...]:
@@ -79,7 +72,6 @@ def measure_architectures(
 
     Args:
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
-        seconds, min_rounds, limit_s: for all sessions together, warm-up not counted.
         on_round: called with the share that is done.
 
     Returns:
@@ -93,8 +85,8 @@ def measure_architectures(
         files = derive_files(graph, chosen, Path(name))
         inputs = make_workload_inputs(model, workload, seed)
         measured = measure_files(
-            files, inputs, workload, sentinel=chosen[0].digest, seconds=seconds, min_rounds=min_rounds,
-            limit_s=limit_s, weight_bytes=graph.weight_bytes, on_round=on_round,
+            files, inputs, workload, sentinel=chosen[0].digest, seconds=effort.seconds, min_rounds=effort.min_rounds,
+            limit_s=effort.limit_s, weight_bytes=graph.weight_bytes, on_round=on_round,
         )  # fmt: skip
     return tuple(Record(architecture, measured.of[architecture.digest]) for architecture in chosen)
 
@@ -110,11 +102,9 @@ def write_plan(
     graph: Graphs,
     architectures: Sequence[Architecture],
     inputs: Mapping[str, np.ndarray],
-    seconds: float,
+    effort: Effort,
     sessions: int = SESSIONS,
     threads: int | None = None,
-    min_rounds: int = MIN_ROUNDS,
-    limit_s: float | None = None,
 ) -> None:
     """Write the folder that a device is measured with: plan, inputs, a graph for each architecture, the runner.
 
@@ -124,7 +114,6 @@ def write_plan(
         digest: names the parent's weights.
         graph: the parent's exported file for the workload's phase, or its file for each token schedule.
         inputs: input name to array, for the workload.
-        seconds, min_rounds, limit_s: for all sessions together, warm-up not counted.
         threads: intra-op threads; None for the cores that the runner finds.
     """
     chosen = _put_parent_first(graph, architectures)
@@ -140,8 +129,8 @@ def write_plan(
     ]
     plan = {
         "target": target, "precision": precision, "model": digest, "shape": shape.to_json(),
-        "workload": str(workload), "sentinel": chosen[0].digest, "seconds": seconds, "sittings": sessions,
-        "threads": threads, "least_rounds": min_rounds, "limit_s": limit_s, "candidates": candidates,
+        "workload": str(workload), "sentinel": chosen[0].digest, "seconds": effort.seconds, "sittings": sessions,
+        "threads": threads, "least_rounds": effort.min_rounds, "limit_s": effort.limit_s, "candidates": candidates,
     }  # fmt: skip
     write_folder(folder, plan, inputs)
 

@@ -10,6 +10,7 @@ from latency_models.targets import HOST
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
+from nas.profiling.effort import Effort
 from nas.profiling.host import SECONDS, measure_architectures, profile_host
 from nas.progress import Progress, open_timed_stage
 from nas.storage.cache_folder import format_for_file
@@ -20,9 +21,7 @@ from search_spaces.schedule import TOKENS_REVISION
 from search_spaces.space import Space
 
 LIMIT = 9.0  # times the seconds that were asked for, at most, whatever a machine does besides
-
-
-LOOK_SECONDS = 6.0  # to tell ways apart that differ by much
+LOOK_SECONDS = 6.0  # to tell strategies apart that differ by much
 
 
 def get_profile_path(parent: ParentModel, workload: Workload, space: Space | None = None) -> Path:
@@ -67,13 +66,11 @@ def load_host_profile(
     if known is not None:
         progress.show_message(f"using the profile measured before ({path})")
         return known
-    graphs = export.graphs
     limit_s = LIMIT * seconds
     with open_timed_stage(progress, "measuring this machine", limit_s) as on_share:
         profile = profile_host(
-            parent.model, parent.digest, parent.shape, graphs, workload, seconds=seconds, limit_s=limit_s,
-            on_round=on_share, space=space,
-        )  # fmt: skip
+            parent, export.graphs, workload, Effort(seconds, limit_s=limit_s), on_round=on_share, space=space
+        )
     profile.save(path)
     return profile
 
@@ -92,8 +89,8 @@ def measure_ms(
     profile = _read_cached(path, parent, workload)
     if profile is None:
         records = measure_architectures(
-            parent.model, export.graphs, list(architectures), workload, seconds=LOOK_SECONDS
-        )  # fmt: skip
+            parent.model, export.graphs, list(architectures), workload, Effort(LOOK_SECONDS)
+        )
         profile = Profile(read_environment(count_default_threads()), parent.digest, parent.shape, workload, records)
         profile.save(path)
     sentinel = profile.find_measurement(Architecture(parent.anatomy.depth))

@@ -30,6 +30,7 @@ from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import export_onnx, make_workload_inputs
 from nas.export.shared_weights import SharedWeights
 from nas.parent.parent import ParentModel
+from nas.profiling.effort import Effort
 from nas.profiling.host import plan_measurements, write_plan
 from nas.profiling.host_profile import name_measured
 from nas.progress import Progress
@@ -125,8 +126,8 @@ class Kit:
             folder, target=self.target.name, precision=self.target.precision, digest=parent.digest,
             shape=parent.shape, workload=self.workload, graph=graph,
             architectures=self.architectures or plan_measurements(parent.shape, self.workload, self.space),
-            inputs=make_inputs(graph.parent, make_workload_inputs(parent.model, self.workload)), seconds=self.seconds,
-            min_rounds=self.min_rounds, limit_s=self.limit_s,
+            inputs=make_inputs(graph.parent, make_workload_inputs(parent.model, self.workload)),
+            effort=Effort(self.seconds, self.min_rounds, self.limit_s),
         )  # fmt: skip
         drawn = Drawn(shared.size // np.dtype(dtype).itemsize, dtype)
         plan = json.loads((folder / PLAN).read_text())

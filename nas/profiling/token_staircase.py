@@ -18,6 +18,7 @@ from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import make_workload_inputs
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
+from nas.profiling.effort import Effort
 from nas.profiling.host import measure_architectures
 from nas.progress import Progress
 from nas.storage.cache_folder import format_for_file
@@ -121,8 +122,8 @@ def measure_image_counts(export: ParentExport, workload: Workload, seconds: floa
         for stage in stages
     }
     records = measure_architectures(
-        export.parent.model, export.graphs, list(reduced.values()), workload, seconds=seconds
-    )  # fmt: skip
+        export.parent.model, export.graphs, list(reduced.values()), workload, Effort(seconds)
+    )
     measured = {record.architecture: record.measurement for record in records}
     counted = {count: measured[architecture] for count, architecture in reduced.items()}
     return counted | {workload.sequence: measured[parent]}

@@ -58,10 +58,15 @@ def choose_profiled(
 
 
 def choose_best_reduction(
-    space: Space, parent: ParentModel, target: Target, export: ParentExport, workload: Workload, judge: Judge,
-    fraction: float | None, progress: Progress,
-) -> Space:  # fmt: skip
-    """The space with the way to choose tokens that loses least (`find_best_reduction`), timed if the target is here."""
+    space: Space, export: ParentExport, target: Target, workload: Workload, judge: Judge, fraction: float | None
+) -> Space:
+    """The space with the token selection strategy that loses least (`find_best_reduction`).
+
+    Args:
+        export: of the parent; strategies are timed by it if the target is this machine.
+        judge, fraction: as `find_best_reduction` takes them.
+    """
+    parent, progress = export.parent, export.progress
     with progress.open_stage("comparing token selection strategies"):
         measure = partial(measure_ms, parent, export, workload) if target.is_host else None
         chosen = find_best_reduction(parent, judge, workload, fraction, measure)
@@ -83,4 +88,4 @@ def _build_searched_space(
         return evaluator.evaluate(candidate, items=items)
 
     export = ParentExport(parent, progress, workload.phase)
-    return choose_best_reduction(space, parent, target, export, workload, judge, None, progress)
+    return choose_best_reduction(space, export, target, workload, judge, None)

@@ -30,7 +30,7 @@ from latency_models.workload import Workload
 from nas.certification import run as finalists
 from nas.certification.run import CertificationRun
 from nas.certification.selection import AIM
-from nas.profiling.device import Effort
+from nas.profiling.effort import Effort
 from nas.progress import Silent
 from nas.quality import Quality
 from nas.request.quantities import Budget

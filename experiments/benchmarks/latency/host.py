@@ -22,6 +22,7 @@ from latency_models.work import count_flops
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
+from nas.profiling.effort import Effort
 from nas.profiling.host import measure_architectures, profile_host
 from nas.progress import Silent
 from search_spaces import Architecture, Kind, Unit
@@ -52,9 +53,9 @@ def run_case(model: str, text: str, seconds: float) -> dict[str, Any]:
     if parent.shape.tokens is not None:
         workload = Workload(workload.phase, workload.batch, parent.shape.tokens)
     graph = ParentExport(parent, Silent(), workload.phase).graph
-    profile = profile_host(parent.model, parent.digest, parent.shape, graph, workload, seconds=seconds)
+    profile = profile_host(parent, graph, workload, Effort(seconds))
     unseen = draw_held_out(profile)
-    records = measure_architectures(parent.model, graph, unseen, workload, seconds=seconds, seed=1)
+    records = measure_architectures(parent.model, graph, unseen, workload, Effort(seconds), seed=1)
     return {
         "records": len(profile.records),
         "held_out": len(unseen),

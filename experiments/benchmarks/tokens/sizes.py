@@ -9,6 +9,7 @@ from cases import CASES
 
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import load_parent_model
+from nas.profiling.effort import Effort
 from nas.profiling.host import measure_architectures
 from nas.progress import Silent
 from search_spaces.architecture import Architecture
@@ -32,9 +33,7 @@ def main() -> None:
 
     export = ParentExport(parent, Silent(), workload.phase)
     chosen = [build_leaving(size) for size in sizes]
-    records = measure_architectures(
-        parent.model, export.graphs, chosen, workload, seconds=SECONDS, min_rounds=ROUNDS
-    )  # fmt: skip
+    records = measure_architectures(parent.model, export.graphs, chosen, workload, Effort(SECONDS, ROUNDS))
     ratios = {record.architecture: record.measurement.compute_ratio() for record in records}
     for size, architecture in zip(sizes, chosen, strict=True):
         print(f"{size} tokens ({architecture.tokens}): {ratios[architecture]:.3f} of the parent")

@@ -11,7 +11,8 @@ from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.export.parity import check_parity
 from nas.parent.shape import read_shape
-from nas.profiling.device import Effort, RemoteDevice
+from nas.profiling.device import RemoteDevice
+from nas.profiling.effort import Effort
 from nas.profiling.kit import Kit
 from nas.progress import Silent
 from pruning.surgery.prune import prune

@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from latency_models.workload import Workload
 from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import make_workload_inputs
 from nas.parent.shape import read_shape
+from nas.profiling.effort import Effort
 from nas.profiling.host import derive_files, measure_architectures, plan_measurements, profile_host, write_plan
 from nas.profiling.host_profile import name_measured
 from search_spaces import Architecture, Level, Space
@@ -81,7 +83,8 @@ def test_a_space_with_widths_measures_some_under_a_name_of_its_own() -> None:
 
 def test_a_profile_holds_the_whole_design_and_can_be_fitted(parent: Parent, tmp_path: Path) -> None:
     shape, shares = read_shape(parent.model, parent.graph.anatomy), []
-    profile = profile_host(parent.model, "digest", shape, parent.graph, HERE, seconds=0.3, on_round=shares.append)
+    model = SimpleNamespace(model=parent.model, digest="digest", shape=shape)
+    profile = profile_host(model, parent.graph, HERE, Effort(0.3), on_round=shares.append)
     assert [record.architecture for record in profile.records] == design_measurements(
         4, row=Terms(shape, HERE).compute_row
     )
@@ -107,7 +110,7 @@ def test_architectures_are_measured_beside_the_parent_and_leave_no_files(
     whole, others, shares = Architecture.parent(4), design_measurements(4)[1:4], []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     records = measure_architectures(
-        parent.model, parent.graph, [*others, whole, others[0]], HERE, seconds=0.0, on_round=shares.append
+        parent.model, parent.graph, [*others, whole, others[0]], HERE, Effort(0.0), on_round=shares.append
     )
     assert [record.architecture for record in records] == [whole, *others]
     assert records[0].measurement.compute_ratio() == 1.0
@@ -138,7 +141,8 @@ def test_a_plan_says_what_is_measured_and_the_parent_is_its_sentinel(parent: Par
     shape, others = read_shape(parent.model, parent.graph.anatomy), design_measurements(4)[1:3]
     write_plan(
         tmp_path, target="jetson", precision="fp16", digest="d", shape=shape, workload=HERE, graph=parent.graph,
-        architectures=others, inputs=make_workload_inputs(parent.model, HERE), seconds=9.0, sessions=3, threads=2,
+        architectures=others, inputs=make_workload_inputs(parent.model, HERE), effort=Effort(9.0),
+        sessions=3, threads=2,
     )  # fmt: skip
     plan = Plan.read(tmp_path)
     assert (plan.precision, plan.seconds, plan.sessions, plan.threads) == ("fp16", 9.0, 3, 2)
@@ -155,7 +159,7 @@ def test_models_that_do_not_fit_side_by_side_are_measured_in_groups_with_the_par
     shape, chosen = read_shape(parent.model, parent.graph.anatomy), design_measurements(4)
     write_plan(
         tmp_path, target="host", precision="fp32", digest="d", shape=shape, workload=HERE, graph=parent.graph,
-        architectures=chosen, inputs={}, seconds=1.0,
+        architectures=chosen, inputs={}, effort=Effort(1.0),
     )  # fmt: skip
     plan, whole = Plan.read(tmp_path), chosen[0].digest
     heavy = replace(plan, candidates=tuple(replace(c, weight_bytes=LOADED_BYTES // 3) for c in plan.candidates))

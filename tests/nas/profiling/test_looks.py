@@ -8,6 +8,7 @@ from latency_models.measurement import Measurement
 from latency_models.profile import Record
 from latency_models.shape import ModelShape
 from latency_models.workload import Workload
+from nas.profiling.effort import Effort
 from nas.profiling.host_profile import measure_ms
 from search_spaces import Architecture, Kind, Unit
 
@@ -28,7 +29,7 @@ def test_a_machine_that_slows_down_between_two_does_not_count_against_the_later(
     times = {PARENT: ((10.0, 10.0, 30.0), (10.0, 10.0, 30.0)), EARLY: ((8.0,) * 3, (10.0,) * 3),
              LATE: ((21.0,) * 3, (30.0,) * 3)}  # fmt: skip
 
-    def look(model: object, graphs: object, chosen: list[Architecture], workload: Workload, **more: float):
+    def look(model: object, graphs: object, chosen: list[Architecture], workload: Workload, effort: Effort):
         looks.append(chosen)
         return tuple(Record(a, Measurement(times[a][0], workload, times[a][1])) for a in chosen)
 

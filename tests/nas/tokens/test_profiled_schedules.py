@@ -38,16 +38,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Spaces of the profiles that are measured: in no time, each as long as its row of work. By norm is quickest."""
     asked: list[Any] = []
 
-    def profile(
-        model: Any, digest: str, shape: Any, graph: Any, workload: Workload, *, space: Any, **more: Any
-    ) -> Profile:
+    def profile(parent: Any, graphs: Any, workload: Workload, effort: Any, *, space: Any, **more: Any) -> Profile:
         asked.append(space)
-        chosen = plan_measurements(shape, workload, space)
+        chosen = plan_measurements(parent.shape, workload, space)
         times = [4.0 - 0.3 * len(a.structure.choices) - 0.1 * len(a.tokens.stages) for a in chosen]
         records = tuple(
             Record(a, Measurement((ms,) * 20, workload, (4.0,) * 20)) for a, ms in zip(chosen, times, strict=True)
         )
-        return Profile(read_environment(count_default_threads()), digest, shape, workload, records)
+        return Profile(read_environment(count_default_threads()), parent.digest, parent.shape, workload, records)
 
     def looked(parent: Any, export: Any, workload: Workload, architectures: list[Architecture]) -> list[float]:
         return [
