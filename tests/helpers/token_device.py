@@ -3,10 +3,10 @@
 import random
 from dataclasses import dataclass, replace
 
-from latency_models.measurement import Measurement
-from latency_models.profile import Profile, Record
+from latency_models.profile import Profile
 from latency_models.shape import ModelShape
 from latency_models.workload import Phase, Workload
+from nas.testing import SyntheticDevice
 from search_spaces import Architecture, Kind, Reduction, Space, Unit
 from search_spaces.architecture import drop_from_parent
 
@@ -30,7 +30,10 @@ class TokenDevice:
     noise: float = 0.005
     seed: int = 0
 
-    def ms(self, architecture: Architecture) -> float:
+    depth = DEPTH
+    workload = HERE
+
+    def compute_ms(self, architecture: Architecture) -> float:
         """The truth, block by block."""
         ratios = {stage.block: stage.permille for stage in architecture.tokens.stages}
         total, share, left, waiting = self.constant, 1.0, 1.0, False
@@ -46,15 +49,8 @@ class TokenDevice:
         return total
 
     def profile(self, architectures: list[Architecture]) -> Profile:
-        """Fifteen noisy samples of each, the parent first."""
-        rng, parent = random.Random(self.seed), Architecture.parent(DEPTH)
-        chosen = list(dict.fromkeys([parent, *architectures]))
-
-        def samples(architecture: Architecture) -> tuple[float, ...]:
-            return tuple(self.ms(architecture) * rng.lognormvariate(0, self.noise) for _ in range(15))
-
-        records = (Record(each, Measurement(samples(each), HERE, samples(parent))) for each in chosen)
-        return Profile(KEY, "digest", SHAPE, HERE, tuple(records))
+        """Noisy samples of each, the parent first."""
+        return SyntheticDevice(self, self.noise, seed=self.seed, key=KEY).profile(architectures, SHAPE)
 
 
 def random_architectures(seed: int, count: int) -> list[Architecture]:

@@ -104,10 +104,12 @@ def test_the_fit_recovers_a_known_device() -> None:
 def test_schedules_and_structures_that_were_not_measured_are_predicted() -> None:
     device = TokenDevice()
     model = calibrated(device)
-    errors = [abs(model.predict(a).ms / device.ms(a) - 1) for a in random_architectures(5, 200)]
+    errors = [abs(model.predict(a).ms / device.compute_ms(a) - 1) for a in random_architectures(5, 200)]
     assert max(errors) < 0.03
     assert float(np.median(errors)) < 0.008
-    assert max(abs(device.ms(a.structure) / device.ms(a) - 1) for a in random_architectures(5, 200)) > 0.5
+    assert (
+        max(abs(device.compute_ms(a.structure) / device.compute_ms(a) - 1) for a in random_architectures(5, 200)) > 0.5
+    )
 
 
 def test_few_exports_are_needed_and_every_term_is_identifiable() -> None:
@@ -139,7 +141,7 @@ def test_a_profile_without_schedules_says_that_it_knows_nothing_of_them() -> Non
     model = CalibratedModel(TokenDevice().profile(design_measurements(DEPTH)))
     reduced = alone(make_stage_choice(Stage(3, 500)))
     assert model.predict(reduced).extrapolated
-    assert model.predict(reduced).ms == pytest.approx(TokenDevice().ms(reduced.structure), rel=0.02)
+    assert model.predict(reduced).ms == pytest.approx(TokenDevice().compute_ms(reduced.structure), rel=0.02)
     assert model.predict_unit_ms(make_stage_choice(Stage(3, 500))) == 0
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import optuna
 import pytest
 
-from latency_models.model import Prediction
-from latency_models.workload import Phase, Workload
 from nas.quality.evaluations.file import FileEvaluations
 from nas.quality.precision import Precision
 from nas.report import write_report
@@ -17,8 +15,9 @@ from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate, Verdict
 from nas.search import Problem
 from nas.search.journal import Journal
+from nas.testing import SyntheticLatency
 from pruning.analysis.redundancy import Redundancy
-from search_spaces import STRUCTURE, Architecture, Choice, Kind, Space, Unit
+from search_spaces import STRUCTURE, Architecture, Kind, Space, Unit
 from search_spaces.architecture import drop_from_parent, make_stage_choice
 from search_spaces.schedule import Positions, Reducer, Reduction, Scorer, Source, Stage
 
@@ -80,18 +79,6 @@ def test_a_result_folder_is_shown(tmp_path: Path) -> None:
     assert finished.certificate.reason in page
 
 
-class _AsMeasured:
-    """A latency model that the study's own milliseconds do not come from."""
-
-    workload, measured, label = Workload(Phase.FORWARD), True, "synthetic"
-
-    def predict_savings(self, units: object, reduction: object = None) -> dict[Choice, float]:
-        return {}
-
-    def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        return Prediction(1.0, 1.0, 1.0, percentile)
-
-
 def test_a_study_is_continued(tmp_path: Path) -> None:
     shutil.copy(FROZEN / "study.sqlite", tmp_path / "study.db")
     storage = f"sqlite:///{tmp_path}/study.db"
@@ -101,7 +88,8 @@ def test_a_study_is_continued(tmp_path: Path) -> None:
     space = Space.dropping(4, tuple(Unit(layer, kind) for layer in range(4) for kind in kinds))
     ones = (1.0,) * 4
     problem = Problem(
-        space=space, evaluate=lambda architecture, items: pytest.fail("it was judged"), latency=_AsMeasured(),
+        space=space, evaluate=lambda architecture, items: pytest.fail("it was judged"),
+        latency=SyntheticLatency(4),  # not what the study's own milliseconds come from
         budget_ms=2.0, percentile=90, redundancy=Redundancy("made", "pre_norm", 1, ones, ones, ones, ((1.0,) * 5,) * 5),
         storage=storage, study=name,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """What a result folder is given: the files of the phases that its model has."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
 from nas.results.certificate import compute_sha256
 from nas.search import Candidate, SearchOutcome
+from nas.testing import SyntheticLatency
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Architecture, Kind, Reduction, Schedule, Unit
 from search_spaces.architecture import drop_from_parent
@@ -113,14 +115,11 @@ def test_where_a_target_is_far_away_this_machine_compares_prompts_with_room_for_
         assert images == parent.shape.droppable <= small.sequence - 2
 
 
-class Corrected:
-    """A latency model whose milliseconds are twice those that candidates were found with; the parent was measured."""
-
-    measured, label = True, "measured on this machine"
+class ParentMeasured(SyntheticLatency):
+    """A latency model of a profile that has the parent."""
 
     def predict(self, architecture: Architecture, percentile: int = 50) -> Prediction:
-        ms = 20.0 - 4 * len(architecture.choices)
-        return Prediction(ms, ms, ms, percentile, exact=not architecture.choices)
+        return replace(super().predict(architecture, percentile), exact=not architecture.choices)
 
 
 def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
@@ -136,7 +135,9 @@ def test_the_picture_has_one_scale_of_milliseconds(tmp_path: Path) -> None:
         request=SearchRequest("host", Budget.parse("0.5x"), tmp_path), parent=SimpleNamespace(id="model"),
         target=SimpleNamespace(name="host"), workload=STEP,
     )  # fmt: skip
-    delivered = Delivery(context, Corrected(), outcome, SimpleNamespace(budget_ms=31.0), {}, 0, ())
+    costs = {Kind.ATTENTION: 0.0, Kind.MLP: 4.0}  # twice what candidates were found with
+    latency = ParentMeasured(4, costs, stem=4.0, label="measured on this machine")
+    delivered = Delivery(context, latency, outcome, SimpleNamespace(budget_ms=31.0), {}, 0, ())
     _draw_pictures(delivered)
     drawn = json.loads((tmp_path / "candidates.json").read_text())
     assert [point["ms"] for point in drawn["candidates"]] == [20.0, 16.0, 12.0, 8.0]
