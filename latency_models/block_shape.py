@@ -55,6 +55,10 @@ class AttentionShape:
         extra: multiply-adds of a token beyond one for each weight, such as those with the state.
         past: multiply-adds of each token of the past, where its keys and values are made again from what was kept.
         precision: of its weights, its arithmetic and what it moves; None: the target's.
+
+    Example:
+        >>> AttentionShape(weights=4 * 64 * 64, heads=4, pair=2 * 64, cached=2 * 64).mixes_tokens
+        True
     """
 
     mixes_tokens: ClassVar[bool] = True
@@ -122,6 +126,10 @@ class MlpShape:
         active: how many of them run for a token; where all run and most are weighted with zero, all.
         extra: multiply-adds of a token beyond one for each of those weights.
         precision: of its weights, its arithmetic and what it moves; None: the target's.
+
+    Example:
+        >>> MlpShape(dense=2 * 64 * 256, inner=256).find_width(hidden=64)
+        (256, False)
     """
 
     mixes_tokens: ClassVar[bool] = False
@@ -224,7 +232,12 @@ Part = AttentionShape | MlpShape | LinearShape
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One block: of each kind of part its shape; None where that part is gone."""
+    """One block: of each kind of part its shape; None where that part is gone.
+
+    Example:
+        >>> BlockShape(None, MlpShape(dense=2 * 64 * 256, inner=256)).mlp.weights
+        32768
+    """
 
     attention: AttentionShape | LinearShape | None
     mlp: MlpShape | LinearShape | None

@@ -32,7 +32,12 @@ TAIL_SAMPLES = 64  # fewer bound no 90th percentile (MLPerf's early stopping): t
 
 
 class CalibratedModel:
-    """Predicts from a profile; an architecture that was measured is answered with its measurement."""
+    """Predicts from a profile; an architecture that was measured is answered with its measurement.
+
+    Example:
+        >>> model = CalibratedModel(Profile.load(Path("profile.json")))
+        >>> ms = model.predict(architecture, percentile=90).ms
+    """
 
     measured = True
 
@@ -158,6 +163,10 @@ class PairedModel(CalibratedModel):
 
     What an architecture takes of the parent is then its median ratio in the same rounds at every percentile, so that
     nothing but the ratio decides who meets the fraction.
+
+    Example:
+        >>> model = PairedModel(profile)
+        >>> fraction = model.predict(architecture, 90).ms / model.predict(parent, 90).ms
     """
 
     def _estimate_tail(self, percentile: int) -> float:

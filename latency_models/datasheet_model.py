@@ -39,7 +39,12 @@ def compute_roof_seconds(work: Work, sheet: DataSheet) -> dict[str, float]:
 
 
 class DataSheetModel:
-    """Predicts from the data sheet of a target."""
+    """Predicts from the data sheet of a target.
+
+    Example:
+        >>> model = DataSheetModel(find_target("jetson-orin"), shape, Workload(Phase.FORWARD))
+        >>> ms = model.predict(architecture).ms
+    """
 
     measured = False
     profile = None

@@ -30,7 +30,11 @@ def convert_to_wh_per_1000(joules: float) -> float:
 
 
 class EnergyModel:
-    """Predicts from a profile whose records have energies; what was measured is answered with its median."""
+    """Predicts from a profile whose records have energies; what was measured is answered with its median.
+
+    Example:
+        >>> joules = EnergyModel(profile).predict_joules(architecture)
+    """
 
     def __init__(self, profile: Profile) -> None:
         """Fit the profile.

@@ -22,6 +22,10 @@ class Memory:
         weights: every parameter, of a mixture all experts; small vectors (norms, biases) are left out.
         cache: keys and values at the end of the workload, within each attention's window, and recurrent states.
         activations: the largest set that is alive at once, attention scores included.
+
+    Example:
+        >>> Memory(weights=4000, cache=500, activations=100).total
+        4600
     """
 
     weights: int

@@ -21,6 +21,10 @@ class Measurement:
             machine was doing meanwhile.
         sessions: how many of the samples each process took, in order; empty where one took all.
         joules: energy of one inference, one value for each window in which it was read; empty where none was.
+
+    Example:
+        >>> Measurement((2.0, 4.0), Workload(Phase.FORWARD), sentinel_ms=(4.0, 8.0)).compute_ratio()
+        0.5
     """
 
     samples_ms: tuple[float, ...]

@@ -18,6 +18,10 @@ class Prediction:
     A fit to fewer than nine records gives the widest interval they allow, which holds less often.
     `exact`: this very architecture was measured and `ms` is that measurement. `extrapolated`: outside of what the
     model was calibrated on.
+
+    Example:
+        >>> Prediction(ms=10.0, low_ms=9.5, high_ms=10.7, percentile=90).exact
+        False
     """
 
     ms: float
@@ -29,7 +33,12 @@ class Prediction:
 
 
 class LatencyModel(Protocol):
-    """Predicts the latency of architectures of one parent under one workload on one target."""
+    """Predicts the latency of architectures of one parent under one workload on one target.
+
+    Example:
+        >>> latency: LatencyModel = CalibratedModel(profile)
+        >>> saved_ms = latency.predict_unit_ms(Unit(3, Kind.MLP))
+    """
 
     workload: Workload
     measured: bool  # whether it rests on measurements of the target

@@ -19,7 +19,11 @@ _READABLE = (1, 2)  # 1 had neither target nor conditions
 
 @dataclass(frozen=True)
 class Record:
-    """One architecture of the parent, measured. An architecture without any unit is the bare stem."""
+    """One architecture of the parent, measured. An architecture without any unit is the bare stem.
+
+    Example:
+        >>> record = Record(Architecture.parent(6), Measurement((10.1, 10.3), Workload(Phase.FORWARD)))
+    """
 
     architecture: Architecture
     measurement: Measurement
@@ -34,6 +38,10 @@ class Profile:
         model: digest of the parent's weights.
         target: the name of the target that was measured.
         conditions: for each session what the device said of itself (clocks, temperatures, load), as it said it.
+
+    Example:
+        >>> profile = Profile.load(Path("profile.json"))
+        >>> parent = profile.find_measurement(Architecture.parent(profile.shape.depth))
     """
 
     key: dict[str, str]

@@ -19,6 +19,10 @@ class Rate:
         units: how many of them the parent has; `ms` is of one (p50).
         tflops, gb_s: achieved; None where the term has no work of its own that is known, or costs nothing.
         roof: what bounds it: arithmetic, memory or launches.
+
+    Example:
+        >>> Rate("mlp", units=12, ms=0.4, tflops=2.1, gb_s=60.0, roof="arithmetic").to_json()["ms"]
+        0.4
     """
 
     term: str

@@ -79,7 +79,12 @@ Run = Callable[[Path, Callable[[float], None]], Path]  # runs a kit folder, says
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements by the name of their file, and the key they were made under."""
+    """Measurements by the name of their file, and the key they were made under.
+
+    Example:
+        >>> measured = measure_files(files, inputs, workload, sentinel="parent", seconds=2.0)
+        >>> ratio = measured.of["winner"].compute_ratio()
+    """
 
     key: dict[str, str]
     of: dict[str, Measurement]

@@ -30,6 +30,14 @@ class ModelShape:
             prompt's image tokens; None: all but the first, in a decoder all but the first four and the last 32.
         blocks: of each block what it is made of; None where the numbers above say it. Where it is given they are
             those of the first block that attends to pairs of tokens.
+
+    Example:
+        >>> minilm = ModelShape(
+        ...     depth=6, hidden=384, heads=12, kv_heads=12, head_dim=32, intermediate=1536, gated=False, outputs=0,
+        ...     head_per_token=False, window=(None,) * 6, causal=False, stem=11_918_208,
+        ... )
+        >>> minilm.attention_weights
+        589824
     """
 
     depth: int

@@ -24,6 +24,10 @@ class Staircase:
         tops: measured largest counts, rising; empty where nothing was measured.
         lows: the smallest measured count of each step.
         tile: counts go in multiples of this many where nothing was measured.
+
+    Example:
+        >>> Staircase(tops=(16, 32, 64), lows=(1, 17, 33)).count(20, maximum=64)
+        32
     """
 
     tops: tuple[int, ...] = ()

@@ -21,7 +21,12 @@ BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of one element
 
 @dataclass(frozen=True)
 class Target:
-    """A named device. `sheet` is None for this machine, which is measured instead."""
+    """A named device. `sheet` is None for this machine, which is measured instead.
+
+    Example:
+        >>> find_target("jetson-orin").precision
+        'fp16'
+    """
 
     name: str
     runtime: str

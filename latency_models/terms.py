@@ -53,6 +53,10 @@ class Terms:
 
     Hints, which may cost or save: how often two attentions, or two MLPs, follow each other with nothing between (a
     runtime fuses other things there), and the square of the number of units kept (what no longer fits a cache).
+
+    Example:
+        >>> terms = Terms(shape, Workload(Phase.FORWARD))
+        >>> row = terms.compute_row(Architecture.parent(shape.depth))
     """
 
     shape: ModelShape

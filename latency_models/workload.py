@@ -8,7 +8,12 @@ from search_spaces.errors import BadWorkload
 
 
 class Phase(StrEnum):
-    """`forward`: all outputs of all tokens. `prefill`: a prompt, logits of its last token. `decode`: one more token."""
+    """`forward`: all outputs of all tokens. `prefill`: a prompt, logits of its last token. `decode`: one more token.
+
+    Example:
+        >>> str(Workload(Phase.DECODE, sequence=1, past=1024))
+        'decode:batch=1,past=1024'
+    """
 
     FORWARD = "forward"
     PREFILL = "prefill"
@@ -24,6 +29,10 @@ class Workload:
     """`batch` sequences of `sequence` new tokens each, after `past` tokens that are cached.
 
     For images `sequence` is the number of tokens the model makes of one image.
+
+    Example:
+        >>> Workload.parse("prefill:batch=2,seq=512").tokens
+        1024
     """
 
     phase: Phase

@@ -15,6 +15,10 @@ class Scorer(StrEnum):
     """What ranks tokens: attention they receive from the last token, the class token or all; keys; norm; chance.
 
     `keys` ranks by how unlike a token's key is to the mean key; `random` is the control, drawn once per schedule.
+
+    Example:
+        >>> Reduction(Scorer.MEAN).to_json()["scorer"]
+        'mean'
     """
 
     LAST = "last"
@@ -26,7 +30,11 @@ class Scorer(StrEnum):
 
 
 class Source(StrEnum):
-    """Whose queries and keys rank: the next block's, those of the block that just ran, or the vision tower's."""
+    """Whose queries and keys rank: the next block's, those of the block that just ran, or the vision tower's.
+
+    Example:
+        >>> fastv = Reduction(Scorer.LAST, source=Source.PREVIOUS)
+    """
 
     NEXT = "next"
     PREVIOUS = "previous"
@@ -39,6 +47,9 @@ class Reducer(StrEnum):
     - drop: nothing (FastV, PyramidDrop).
     - merge: each goes into its most similar neighbour, weighted by size (ToMe); not where attention is causal.
     - recycle: they are gathered into a few contextual tokens, 10 of 64 of what stays (VisionZip, SparseVLM).
+
+    Example:
+        >>> tome = Reduction(Scorer.KEYS, Reducer.MERGE)
     """
 
     DROP = "drop"
@@ -47,7 +58,11 @@ class Reducer(StrEnum):
 
 
 class Positions(StrEnum):
-    """Whether the tokens that stay keep their position numbers (FastV) or are numbered anew (PyramidDrop)."""
+    """Whether the tokens that stay keep their position numbers (FastV) or are numbered anew (PyramidDrop).
+
+    Example:
+        >>> pyramiddrop = Reduction(Scorer.LAST, positions=Positions.COMPACTED)
+    """
 
     KEPT = "kept"
     COMPACTED = "compacted"
@@ -55,7 +70,12 @@ class Positions(StrEnum):
 
 @dataclass(frozen=True)
 class Reduction:
-    """How tokens are chosen and what becomes of the others: the same at every stage of a schedule."""
+    """How tokens are chosen and what becomes of the others: the same at every stage of a schedule.
+
+    Example:
+        >>> Reduction.from_json({"scorer": "mean"}) == Reduction(Scorer.MEAN)
+        True
+    """
 
     scorer: Scorer = Scorer.LAST
     reducer: Reducer = Reducer.DROP
@@ -88,7 +108,12 @@ class Reduction:
 
 @dataclass(frozen=True, order=True)
 class Stage:
-    """From block `block` on, `permille` of a thousand droppable tokens are left. Block 0: from the start."""
+    """From block `block` on, `permille` of a thousand droppable tokens are left. Block 0: from the start.
+
+    Example:
+        >>> int(Stage(3, 500).count_kept(64))
+        32
+    """
 
     block: int
     permille: int
@@ -114,7 +139,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages in order of depth, each leaving fewer tokens than the one before it, and how they choose."""
+    """Stages in order of depth, each leaving fewer tokens than the one before it, and how they choose.
+
+    Example:
+        >>> Schedule.parse("2=0.5").compute_shares(4)
+        (1.0, 1.0, 0.5, 0.5)
+    """
 
     stages: tuple[Stage, ...] = ()
     reduction: Reduction = Reduction()

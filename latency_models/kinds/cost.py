@@ -10,6 +10,9 @@ class Cost:
 
     One is registered for every kind of `search_spaces.kinds.KINDS`, under the same name. It decides no milliseconds:
     those follow from the shape of what is left and from what that works on.
+
+    Example:
+        >>> narrower = COSTS["mlp-width"].resolve(shape, block, 500)  # half of the neurons
     """
 
     def resolve(self, shape: ModelShape, block: BlockShape, value: int) -> BlockShape:

@@ -23,7 +23,11 @@ _HEADER = (
 
 
 class Role(StrEnum):
-    """`read` may look, `submit` also start and cancel searches, `device` only upload profiles and certificates."""
+    """`read` may look, `submit` also start and cancel searches, `device` only upload profiles and certificates.
+
+    Example:
+        >>> secret = TokenFile(Path("tokens.toml")).add("ci", [Role.SUBMIT])
+    """
 
     READ = "read"
     SUBMIT = "submit"
@@ -78,7 +82,13 @@ def find(secret: str, tokens: Iterable[Token]) -> Token | None:
 
 
 class TokenFile:
-    """A TOML file of tokens, read again when it changes: a token that is taken out is refused at once."""
+    """A TOML file of tokens, read again when it changes: a token that is taken out is refused at once.
+
+    Example:
+        >>> tokens = TokenFile(Path("tokens.toml"))
+        >>> secret = tokens.add("ci", [Role.SUBMIT])
+        >>> tokens.remove("ci")
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

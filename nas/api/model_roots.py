@@ -12,7 +12,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]
 
 @dataclass(frozen=True)
 class ModelRoots:
-    """Folders in which models and data may lie, symbolic links resolved; `hub` allows ids of the model hub too."""
+    """Folders in which models and data may lie, symbolic links resolved; `hub` allows ids of the model hub too.
+
+    Example:
+        >>> ModelRoots(hub=True).folders  # ids of the hub and reference models alone
+        ()
+    """
 
     folders: tuple[Path, ...] = ()
     hub: bool = False

@@ -18,6 +18,10 @@ class Limits:
         connections: at a time; a new one then takes the place of the one that has waited longest for a request.
         head_s, body_s: for the head of a request, and for its body.
         unread_s: until a client that does not read its answer is let go.
+
+    Example:
+        >>> Limits(per_minute=60).followers
+        1000
     """
 
     request_bytes: int = 64 << 10
@@ -33,11 +37,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """Attributes:
-    root: where everything is kept.
-    mlflow: the tracking server: searches log there, and the page links to it.
-    search_arguments: what is added to every search.
-    mlflow_link: where a browser finds that server, if not under the address that searches use.
+    """How a server is set up.
+
+    Attributes:
+        root: where everything is kept.
+        mlflow: the tracking server: searches log there, and the page links to it.
+        search_arguments: what is added to every search.
+        mlflow_link: where a browser finds that server, if not under the address that searches use.
+
+    Example:
+        >>> Settings(Path("/srv/nas"), limits=Limits(per_minute=60)).searches
+        PosixPath('/srv/nas/searches')
     """
 
     root: Path

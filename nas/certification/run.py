@@ -41,7 +41,12 @@ _WORDS = 16
 
 @dataclass(frozen=True)
 class CertificationRun:
-    """A search, and the certificate of its winner: by measurement where the context has a device, else predicted."""
+    """A search, and the certificate of its winner: by measurement where the context has a device, else predicted.
+
+    Example:
+        >>> context = prepare(request, progress)
+        >>> outcome, problem, certificate = CertificationRun(context, progress).run(build_problem(context))
+    """
 
     context: SearchContext
     progress: Progress

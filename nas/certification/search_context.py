@@ -27,6 +27,10 @@ class SearchContext:
         budget_ms: the budget by that latency model.
         cached_evaluator: evaluates candidates.
         builder: of candidates as they are delivered.
+
+    Example:
+        >>> context = prepare(SearchRequest("host", Budget.parse("0.6x"), Path("out")), progress)
+        >>> ms = context.latency.predict(context.space.parent).ms
     """
 
     request: SearchRequest

@@ -41,6 +41,11 @@ class Split:
 
     The first tensor has a row for each item, others may have several (the images of a question).
     `labels` are (n,) for classifiers, and the tokens of the answers (n, longest), ended by -100, for questions.
+
+    Example:
+        >>> split = Split("test", {"input_ids": torch.zeros(4, 8, dtype=torch.long)})
+        >>> [len(batch["input_ids"]) for batch in split.iterate_batches(3)]
+        [3, 1]
     """
 
     name: str
@@ -70,7 +75,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits; the search sees calibration and validation only."""
+    """The three splits; the search sees calibration and validation only.
+
+    Example:
+        >>> split = Split("test", {"input_ids": torch.zeros(4, 8, dtype=torch.long)})
+        >>> len(Dataset(split, split, split).get_split("test"))
+        4
+    """
 
     calibration: Split
     validation: Split

@@ -39,6 +39,9 @@ class Cluster:
     Attributes:
         workers: actors; None for as many as the cluster has room for.
         resources: of one actor: `CPU`, `GPU`, or any name that nodes were started with.
+
+    Example:
+        >>> executor = Cluster(workers=8, resources={"GPU": 1.0}).open_executor(bench)
     """
 
     workers: int | None = None

@@ -22,6 +22,9 @@ class Node:
     """Any node with a resource, as of `ray start --resources '{"jetson-orin": 1}'`: a unit measures one kit at a time.
 
     The node needs this package without its models: NumPy and a runtime.
+
+    Example:
+        >>> profile = Node("jetson-orin").run(Path("kit.zip"), progress)
     """
 
     resource: str

@@ -16,6 +16,11 @@ class CachedEvaluator:
     Attributes:
         evaluations: how many were computed; one that is known on fewer items is continued, and counts again.
         items: how many items those saw together.
+
+    Example:
+        >>> known = FileEvaluations(Path("evaluations.jsonl"), "digest of weights and data")
+        >>> evaluate = CachedEvaluator(evaluator, known, LocalExecutor(Worker(bench)))
+        >>> loss = evaluate(architecture, items=8).loss
     """
 
     def __init__(

@@ -27,6 +27,10 @@ class Bench:
         capacity: of the prefix cache, in bytes; 0 runs every pass in full.
         verify: repeat a sample of the evaluations without the cache.
         compensation: how candidates are adjusted; None leaves them as pruned.
+
+    Example:
+        >>> bench = Bench(parent.model, parent.anatomy, choose_evaluator(parent.model, parent.dataset))
+        >>> worker = Worker(bench)
     """
 
     parent: Any
@@ -47,6 +51,9 @@ class Worker:
         final_store: that of candidates that are adjusted with all calibration items.
         builder: of candidates.
         pieces: how many were judged.
+
+    Example:
+        >>> (quality,) = Worker(bench).run(Task(architecture, (0, 8)))
     """
 
     bench: Bench
@@ -102,7 +109,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """This process, one task after another."""
+    """This process, one task after another.
+
+    Example:
+        >>> ((position, (quality,)),) = LocalExecutor(Worker(bench)).run([Task(architecture, (0, 8))])
+    """
 
     worker: Worker
 

@@ -17,7 +17,12 @@ from search_spaces.architecture import Architecture
 
 
 class Graphs(Protocol):
-    """What files of a parent's architectures are derived from."""
+    """What files of a parent's architectures are derived from.
+
+    Example:
+        >>> graphs: Graphs = ParentGraph.read(Path("parent.onnx"), anatomy, model)
+        >>> path = graphs.get_graph(architecture).derive(architecture, Path("pruned.onnx"))
+    """
 
     @property
     def anatomy(self) -> Anatomy:
@@ -44,6 +49,10 @@ class ExportedGraphs:
 
     Attributes:
         make: the graph of the architecture that is a key.
+
+    Example:
+        >>> graphs = ParentExport(parent, progress).graphs
+        >>> path = graphs.derive(architecture, Path("pruned.onnx"))
     """
 
     parent: ParentGraph

@@ -33,6 +33,10 @@ class ParentGraph:
         model: the parent.
         exported: what the model that was exported differs from the parent in, and no edit makes.
         finished: gives the form in which an edited graph is kept or written.
+
+    Example:
+        >>> graph = ParentGraph.read(Path("parent.onnx"), anatomy, model)
+        >>> path = graph.derive(Architecture.parent(anatomy.depth).drop(Unit(1, Kind.MLP)), Path("pruned.onnx"))
     """
 
     proto: Any

@@ -26,7 +26,12 @@ REVISION = 2  # of how files are written: those of another one are made anew
 
 @dataclass(frozen=True)
 class ParentExport:
-    """The parent's ONNX file for one phase, made once per weights and exporter and kept in the cache, and its graph."""
+    """The parent's ONNX file for one phase, made once per weights and exporter and kept in the cache, and its graph.
+
+    Example:
+        >>> export = ParentExport(load_parent_model("python-lm"), progress, Phase.PREFILL)
+        >>> reason = export.derive(architecture, Path("pruned.onnx"))
+    """
 
     parent: ParentModel
     progress: Progress

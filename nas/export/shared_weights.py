@@ -21,6 +21,10 @@ class SharedWeights:
         folder: where it is written; None where its content will be drawn elsewhere.
         fits: which tensors go into it, beside their size.
         size: bytes so far.
+
+    Example:
+        >>> shared = SharedWeights("weights.data", folder=Path("models"))
+        >>> sharing = graph.rewrite(shared.move)  # what is derived from it reads that file
     """
 
     file: str

@@ -21,7 +21,11 @@ _MIN_CHANGE = 1e-5  # what is drawn for a part that changes nothing
 
 @dataclass(frozen=True)
 class Point:
-    """One architecture in the quality-latency plane; `measured` on the target, or predicted for it."""
+    """One architecture in the quality-latency plane; `measured` on the target, or predicted for it.
+
+    Example:
+        >>> point = Point(ms=8.2, loss=0.03, label="winner", words="attn+mlp mlp", feasible=True)
+    """
 
     ms: float
     loss: float

@@ -32,6 +32,10 @@ class Healed:
         parent, winner: digests of their weights.
         files: of every exported file the largest difference to the model.
         versions: of the packages.
+
+    Example:
+        >>> healed = Healed.load(Path("out/healed"))
+        >>> loss = None if healed is None else healed.healed.loss
     """
 
     as_dropped: Quality | None

@@ -29,6 +29,11 @@ class ParentModel:
         data: the data that belongs to it or that was given; None where there is none.
         digest: names its weights.
         trust_remote_code: whether code that the model, its tokenizer or its processor carries may run.
+
+    Example:
+        >>> parent = load_parent_model("python-lm")
+        >>> parent.is_language_model
+        True
     """
 
     id: str

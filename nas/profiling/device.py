@@ -32,7 +32,12 @@ from search_spaces.space import Space
 
 
 class Device(Protocol):
-    """Measures architectures and files of one parent under one workload."""
+    """Measures architectures and files of one parent under one workload.
+
+    Example:
+        >>> device: Device = ThisMachine(parent, ParentExport(parent, progress), workload, progress)
+        >>> profile = device.measure([architecture], Effort(20.0))
+    """
 
     def profile(self) -> Profile:
         """The target, profiled anew and kept.
@@ -65,7 +70,12 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class ThisMachine:
-    """This machine's CPU in ONNX Runtime."""
+    """This machine's CPU in ONNX Runtime.
+
+    Example:
+        >>> machine = ThisMachine(parent, ParentExport(parent, progress), workload, progress)
+        >>> profile = machine.measure([architecture], Effort(20.0))
+    """
 
     parent: ParentModel
     export_of_parent: ParentExport
@@ -110,7 +120,12 @@ class ThisMachine:
 
 @dataclass(frozen=True)
 class RemoteDevice:
-    """A device that kits are carried to. Contenders go without their weights, the winner as it will be deployed."""
+    """A device that kits are carried to. Contenders go without their weights, the winner as it will be deployed.
+
+    Example:
+        >>> device = RemoteDevice(Kit(parent, target, workload), SshTarget("user@orin"), progress)
+        >>> profile = device.profile()
+    """
 
     kit: Kit
     transport: Transport

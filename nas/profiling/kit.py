@@ -87,6 +87,10 @@ class Kit:
 
     Raises:
         UsageError: for a target that a kit cannot be made for.
+
+    Example:
+        >>> kit = Kit(parent, find_target("jetson-orin"), Workload(Phase.PREFILL))
+        >>> path = kit.build(progress)  # to be unpacked and run there
     """
 
     parent: ParentModel

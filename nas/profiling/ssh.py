@@ -37,6 +37,9 @@ class SshTarget:
         python: the interpreter there that has numpy and a runtime.
         port: where it is not what the configuration says.
         config: an ssh configuration file in place of the person's own.
+
+    Example:
+        >>> profile = SshTarget("user@orin", python="/opt/python").run(Path("kit.zip"), progress)
     """
 
     host: str
@@ -71,7 +74,12 @@ class SshTarget:
 
 
 class Transport(Protocol):
-    """Takes kits to a device, and brings back what they measured."""
+    """Takes kits to a device, and brings back what they measured.
+
+    Example:
+        >>> transport: Transport = SshTarget("user@orin")
+        >>> profile = transport.run(Path("kit.zip"), progress)
+    """
 
     def run(self, kit: Path, progress: Progress) -> bytes:
         """The content of `profile.json`.

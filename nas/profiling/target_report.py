@@ -32,6 +32,10 @@ class TargetReport:
         rates: of each term of the model.
         parent_ms: the parent's latency (p50); `joules` of one inference where energy was measured.
         model: the fit, None where only a data sheet speaks; `validation` of it.
+
+    Example:
+        >>> report = report_target(find_target("jetson-orin"), None, Workload(Phase.PREFILL))
+        >>> lines = report.list_lines()
     """
 
     target: Target

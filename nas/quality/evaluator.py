@@ -18,6 +18,10 @@ class Evaluator(Protocol):
     """Compares models with the parent it was made for. The parent's outputs are computed once per split.
 
     `words` is what is compared, for people.
+
+    Example:
+        >>> evaluator: Evaluator = choose_evaluator(parent.model, parent.dataset)
+        >>> loss = evaluator.evaluate(candidate, "validation", items=8).loss
     """
 
     metric: str

@@ -16,6 +16,12 @@ class Quality:
         loss: what the search minimises; 0 for the parent itself.
         others: more metrics by name.
         per_item: the loss of every item, for paired comparisons; not part of the JSON form.
+
+    Example:
+        >>> first = Quality("kl", 0.1, False, "test", 0.1, items=1, per_item=(0.1,))
+        >>> later = Quality("kl", 0.3, False, "test", 0.3, items=1, per_item=(0.3,))
+        >>> first.join(later).loss
+        0.2
     """
 
     metric: str

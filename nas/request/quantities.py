@@ -13,7 +13,12 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Budget:
-    """A latency budget: milliseconds, or a fraction of the parent's latency on the same target."""
+    """A latency budget: milliseconds, or a fraction of the parent's latency on the same target.
+
+    Example:
+        >>> Budget.parse("0.6x").resolve(parent_ms=20.0)
+        12.0
+    """
 
     text: str
     milliseconds: float | None = None
@@ -53,7 +58,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class ParameterLimit:
-    """How many parameters a winner may have: a number, or a fraction of the parent's."""
+    """How many parameters a winner may have: a number, or a fraction of the parent's.
+
+    Example:
+        >>> ParameterLimit.parse("1.5M").resolve(parent=4_000_000)
+        1500000.0
+    """
 
     text: str
     count: float | None = None

@@ -23,7 +23,13 @@ EXECUTORS = ("local", "ray")
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """One search, as asked. `workload` None means the default of model and target."""
+    """One search, as asked. `workload` None means the default of model and target.
+
+    Example:
+        >>> request = SearchRequest("jetson-orin", Budget.parse("20ms"), Path("out"), trials=12)
+        >>> request.to_json()["trials"]
+        12
+    """
 
     target: str
     budget: Budget

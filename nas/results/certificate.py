@@ -27,7 +27,12 @@ _ROUNDING = 1e-6  # ms; samples are written with six decimals
 
 
 class Verdict(StrEnum):
-    """What a certificate says."""
+    """What a certificate says.
+
+    Example:
+        >>> Verdict("predicted, not certified") is Verdict.PREDICTED
+        True
+    """
 
     CERTIFIED = "certified"
     REFUSED = "not within the budget"
@@ -53,6 +58,10 @@ class Certificate:
         profiled_parent_ms: the parent's median when the target was profiled, where it was.
         looks: how often the samples were judged, more of them each time.
         busy: what proved that the machine was too busy to measure; empty where nothing did.
+
+    Example:
+        >>> certificate = Certificate.load(Path("out/winner/certificate.json"))
+        >>> certified, bound_ms = certificate.certified, certificate.bound_ms
     """
 
     target: str

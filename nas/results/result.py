@@ -18,7 +18,13 @@ _PACKAGES = ("nas", "torch", "transformers", "optuna", "mlflow", "onnx", "onnxru
 
 @dataclass(frozen=True)
 class Entry:
-    """One architecture in a result: held-out or validation quality, predicted ms, and measured ms if there are any."""
+    """One architecture in a result: held-out or validation quality, predicted ms, and measured ms if there are any.
+
+    Example:
+        >>> entry = Entry(architecture, quality, predicted_ms=8.2, interval_ms=(7.9, 8.6), method="nas")
+        >>> entry.to_json()["measured_ms"] is None
+        True
+    """
 
     architecture: Architecture
     quality: Quality
@@ -42,7 +48,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything a search reports. Qualities of parent, winner and baselines are of the test split, comparisons too."""
+    """Everything a search reports. Qualities of parent, winner and baselines are of the test split, comparisons too.
+
+    Example:
+        >>> result = run(SearchRequest("jetson-orin", Budget.parse("20ms"), Path("out")), progress)
+        >>> words, certified = result.winner.architecture.words, result.certified
+    """
 
     model: dict[str, Any]
     target: dict[str, Any]

@@ -14,6 +14,9 @@ class Candidate:
     """An architecture that was evaluated: its quality on validation data and its predicted latency.
 
     `full` says that all validation items were used; the final comparisons are only made among those.
+
+    Example:
+        >>> candidate = Candidate(architecture, quality, predicted_ms=8.2, origin="evolution", trial=12)
     """
 
     architecture: Architecture
@@ -26,7 +29,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """Every candidate, the order of the feasible ones, and how much work it took."""
+    """Every candidate, the order of the feasible ones, and how much work it took.
+
+    Example:
+        >>> outcome = run_search(problem)
+        >>> winner = outcome.winner.architecture
+    """
 
     parent: Candidate
     ranked: tuple[Candidate, ...]  # feasible, judged on all items, best first

@@ -67,6 +67,10 @@ class Problem:
             budgets, which learn from each other.
         on_trial: told how many trials ended since the last call, and the best so far.
         on_phase: told, of the work before and after the trials, its name, how much of it is done and how much there is.
+
+    Example:
+        >>> problem = Problem(space, evaluate, latency, budget_ms, 90, redundancy, "sqlite:///study.db", rungs=(8, 32))
+        >>> winner = run_search(problem).winner
     """
 
     space: Space

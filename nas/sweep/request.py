@@ -35,6 +35,11 @@ class Sweep:
         tracking_uri: MLflow, as given; None is MLFLOW_TRACKING_URI, else a database in its folder.
         cpus: that each trial asks Ray for.
         concurrent: the most trials at once; None for as many as the cluster has room for.
+
+    Example:
+        >>> sweep = create_sweep(Path("sweep"), ["python-lm"], ["host"], [Budget.parse("0.6x")], seeds=[0])
+        >>> len(sweep.cells)
+        1
     """
 
     out: Path

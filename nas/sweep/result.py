@@ -19,7 +19,12 @@ FILE, FIGURE = "sweep.json", "sweep.png"
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The rows of a sweep, in the order of its cells; `mlflow` is where it was logged."""
+    """The rows of a sweep, in the order of its cells; `mlflow` is where it was logged.
+
+    Example:
+        >>> result = run_sweep(sweep, progress)
+        >>> winners = [row.winner for row in result.rows]
+    """
 
     sweep: Sweep
     rows: tuple[Row, ...]

@@ -31,7 +31,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Model:
-    """One model on the target: the parent, or what was cut out of it. `ms` is measured where it was, else predicted."""
+    """One model on the target: the parent, or what was cut out of it. `ms` is measured where it was, else predicted.
+
+    Example:
+        >>> parent = Model(20.0, 19.5, 20.0, 4_000_000, Score("perplexity", 3.1, False, True, 48))
+    """
 
     ms: float
     predicted_ms: float
@@ -48,6 +52,9 @@ class Row:
         target: the full name; the cell has it as the person gave it.
         data: the digest of the test split; empty where the result does not tell.
         pilot: whether it was the first of its model, which the others waited for.
+
+    Example:
+        >>> reasons = {row.cell.name: row.outcome.reason for row in run_sweep(sweep, progress).rows}
     """
 
     cell: Cell

@@ -10,7 +10,12 @@ FEASIBLE = "feasible"  # 1 or 0: whether a candidate meets the budget
 
 @dataclass(frozen=True)
 class CandidateRun:
-    """What is logged of one candidate: flat numbers under the same keys for all, and words to find it by."""
+    """What is logged of one candidate: flat numbers under the same keys for all, and words to find it by.
+
+    Example:
+        >>> metrics = {"quality.kl": 0.03, "latency.p90": 8.2}
+        >>> run = CandidateRun("trial 012", "evolution", "attn+mlp mlp", "0123abcd", {}, {}, metrics, True, False)
+    """
 
     name: str
     method: str
@@ -35,6 +40,9 @@ class Winner:
         feasible: certified, or predicted inside the budget; else it never becomes champion.
         tags: what else is worth knowing of the version.
         formerly: the name that an earlier nas gave to the same model; its versions are compared too.
+
+    Example:
+        >>> winner = Winner("python-lm-host-0.6x-0", loss=0.03, ms=8.2, certified=True, feasible=True)
     """
 
     model: str
@@ -48,7 +56,11 @@ class Winner:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the experiment's page shows its runs: by which metric they are sorted, and which metrics are columns."""
+    """How the experiment's page shows its runs: by which metric they are sorted, and which metrics are columns.
+
+    Example:
+        >>> layout = Layout("quality.kl", higher_is_better=False, columns=("latency.p90",))
+    """
 
     metric: str
     higher_is_better: bool
@@ -65,6 +77,10 @@ class SearchRun:
         winner: None is not registered.
         tags: what is known of the search and of no candidate.
         layout: of the experiment's page; None leaves it as it is.
+
+    Example:
+        >>> run = SearchRun("python-lm", "host", "0.6x", "", {"seed": 0}, {"winner.kl": 0.03}, candidates=())
+        >>> where = log_search(run, "sqlite:///mlflow.db", Path("out"))
     """
 
     model: str

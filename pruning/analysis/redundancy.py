@@ -34,6 +34,10 @@ class Redundancy:
     """Mean cosine similarities: of each layer's attention, MLP and block, and between the inputs of any two blocks.
 
     `between[i][j]` compares the stream entering block i with that entering block j (j = depth: leaving the last).
+
+    Example:
+        >>> redundancy = measure_redundancy(model, batches)
+        >>> most_redundant = redundancy.rank(Kind.ATTENTION)[0]
     """
 
     family: str

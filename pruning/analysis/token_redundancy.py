@@ -55,7 +55,12 @@ class TokenCurves:
 
 @dataclass(frozen=True)
 class TokenRedundancy:
-    """The tokens that may be dropped (the first of `groups`) and those beside them, over `items` items."""
+    """The tokens that may be dropped (the first of `groups`) and those beside them, over `items` items.
+
+    Example:
+        >>> redundancy = measure_token_redundancy(model, batches, scorer=Scorer.LAST)
+        >>> droppable = redundancy.groups[0]
+    """
 
     family: str
     scorer: Scorer

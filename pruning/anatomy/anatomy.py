@@ -27,7 +27,12 @@ from search_spaces.unit import Choice, Unit, list_kinds
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The readable structure of one model. Paths are dotted module names."""
+    """The readable structure of one model. Paths are dotted module names.
+
+    Example:
+        >>> anatomy = read_anatomy(model)
+        >>> space = anatomy.build_space(["attention", "mlp"])
+    """
 
     family: str
     depth: int

@@ -27,7 +27,12 @@ STREAM_DIMENSIONS = 3  # (batch, tokens, hidden)
 
 
 class Layout(StrEnum):
-    """Where the norms stand relative to the residual stream."""
+    """Where the norms stand relative to the residual stream.
+
+    Example:
+        >>> read_anatomy(model).layout is Layout.PRE_NORM
+        True
+    """
 
     PRE_NORM = "pre_norm"
     SANDWICH = "sandwich"
@@ -51,6 +56,10 @@ class Contribution:
         reads: the module whose first input is the residual stream that the unit reads; empty for the block itself.
         projection: the linear module within `writes` whose output is the contribution; None where there is none, as
             in a mixture of experts.
+
+    Example:
+        >>> read_anatomy(model).blocks[0].attention.before
+        'input_layernorm'
     """
 
     writes: str
@@ -76,6 +85,11 @@ class BlockAnatomy:
         hidden_size: of the residual stream.
         saves: every choice that a search may make, and how many parameters are gone with it alone (a norm that both
             parts read stays with the other).
+
+    Example:
+        >>> block = read_anatomy(model).blocks[3]
+        >>> block.get_contribution(Kind.MLP).projection
+        'mlp.down_proj'
     """
 
     index: int

@@ -18,6 +18,10 @@ class TokenAlignment:
     Attributes:
         hooks: of the candidate's token schedule; None where it has none.
         mask: (batch, tokens) of the inputs, 1 for what is no padding; None where nothing is padded.
+
+    Example:
+        >>> TokenAlignment(None, torch.tensor([[1, 1, 0]])).mark_real_rows(1, 3).tolist()
+        [True, True, False]
     """
 
     hooks: TokenHooks | None

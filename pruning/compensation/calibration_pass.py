@@ -40,6 +40,10 @@ class Adjusted:
         path: within the block.
         module: it.
         adjustment: by how much its weights differ from the parent's.
+
+    Example:
+        >>> adjusted = Compensator(model, anatomy, inputs, METHODS["refit"]).adjust(architecture)
+        >>> left = [each.adjustment.unexplained for each in adjusted]
     """
 
     layer: int

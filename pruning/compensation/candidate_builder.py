@@ -29,6 +29,10 @@ class CompensationPlan:
         method: a name in `METHODS`.
         draft: keyword inputs of the model: the calibration items for candidates while they are many.
         final: the calibration items for those that are left.
+
+    Example:
+        >>> plan = CompensationPlan("auto", draft=few, final=inputs)
+        >>> candidate = CandidateBuilder(model, anatomy, plan).build(architecture)
     """
 
     method: str
@@ -62,6 +66,11 @@ class CompensationRecord:
     Attributes:
         items, tokens: of the calibration split.
         data: digest of those items.
+
+    Example:
+        >>> candidate = CandidateBuilder(model, anatomy, plan).build(architecture)
+        >>> get_compensation(candidate).method
+        'auto'
     """
 
     method: str

@@ -14,6 +14,11 @@ class Point:
     """A point of the residual stream: before the attention of a block, or before its MLP.
 
     `layer` = depth and `kind` = attention is the stream that leaves the last block.
+
+    Example:
+        >>> site = find_sites(anatomy, Architecture.parent(anatomy.depth))[0]
+        >>> site.target == Point(0, Kind.MLP)  # where the part after the first attention reads
+        True
     """
 
     layer: int

@@ -22,7 +22,12 @@ class BlockStandIn(nn.Module):
 
 
 class HandedStates(BlockStandIn):
-    """Does not run the block: always returns the same states."""
+    """Does not run the block: always returns the same states.
+
+    Example:
+        >>> HandedStates(nn.Identity(), torch.ones(1, 2, 4), arity=0)(torch.zeros(1, 2, 4)).sum().item()
+        8.0
+    """
 
     def __init__(self, block: nn.Module, states: Tensor, arity: int) -> None:
         """The block that is not run.

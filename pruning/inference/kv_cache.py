@@ -29,6 +29,10 @@ class Left:
         valid: (B, length) bool, those that are no padding; None where all are.
         shift: (B, 1) int64, by how much their positions are lower than without the stage; None where they are not.
         held: by window, how many of them a cache within it holds, where that is no number (in a trace).
+
+    Example:
+        >>> Left(10, None, None).extend(1, None).length
+        11
     """
 
     length: int
@@ -77,6 +81,12 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
     """The key-value cache of a decoder with fewer attentions than blocks, or fewer tokens in some of them.
 
     `seen` counts the tokens that passed; `left` has, by the index of a stage's block, what the stage left.
+
+    Example:
+        >>> pruned = prune(model, Architecture.parent(4).drop(Unit(0, Kind.ATTENTION)))
+        >>> cache = pruned(input_ids).past_key_values
+        >>> isinstance(cache, PrunedCache), int(cache.seen) == input_ids.shape[1]
+        (True, True)
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -156,6 +166,10 @@ class CacheKeeper:
     """Gives the trunk of a pruned decoder the cache that fits it, and counts the tokens that pass.
 
     Registered as a forward pre-hook and a forward hook of the module that owns the blocks.
+
+    Example:
+        >>> keeper = CacheKeeper(config, kept=[0, 2])  # of three blocks the second has no attention
+        >>> handle = trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
     """
 
     def __init__(self, config: Any, kept: list[int]) -> None:

@@ -42,6 +42,10 @@ class PrefixStore:
     A hit on any state of a run keeps all of it, so the parent and the best candidates, which others branch off
     from, stay. What the last two candidates used is never given up for what the current one leaves: a model whose
     states do not fit keeps those of some batches instead of turning all of them over.
+
+    Example:
+        >>> store = PrefixStore(capacity=1 << 30)
+        >>> make_resumable(candidate, anatomy, list_prefixes(architecture), store)
     """
 
     def __init__(self, capacity: int = GIB) -> None:

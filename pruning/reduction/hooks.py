@@ -45,7 +45,18 @@ class Step:
 
 
 class TokenHooks:
-    """The hooks of one model and the state of its current pass."""
+    """The hooks of one model and the state of its current pass.
+
+    Example:
+        >>> schedule = Schedule.parse("2=0.5", Reduction(Scorer.NORM))
+        >>> reduced = prune(model, Architecture.parent(4).replace_tokens(schedule))
+        >>> hooks = next(
+        ...     hook.hooks
+        ...     for module in reduced.modules()
+        ...     for hook in module._forward_pre_hooks.values()
+        ...     if isinstance(hook, BlockEntry)
+        ... )
+    """
 
     def __init__(
         self,
@@ -268,7 +279,11 @@ def _count_kept(stage: Stage, tokens: Sequence) -> Any:
 
 
 class BlockEntry:
-    """The hook of one block; a function would not survive a copy of the model."""
+    """The hook of one block; a function would not survive a copy of the model.
+
+    Example:
+        >>> handle = block.register_forward_pre_hook(BlockEntry(hooks, index=3), with_kwargs=True)
+    """
 
     def __init__(self, hooks: TokenHooks, index: int) -> None:
         self.hooks, self.index = hooks, index

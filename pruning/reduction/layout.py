@@ -17,7 +17,12 @@ RECENT = 32  # the last tokens of a prompt
 
 
 class Group(StrEnum):
-    """What the droppable tokens are."""
+    """What the droppable tokens are.
+
+    Example:
+        >>> TokenLayout(Group.PROMPT).group.value
+        'prompt'
+    """
 
     PATCHES = "patches"  # of an image: all but the leading class and register tokens
     TEXT = "text"  # of an encoder: all but the first
@@ -48,6 +53,10 @@ class TokenLayout:
         patch: (height, width) of an image patch; of PATCHES only.
         image_token: its id in `input_ids`; of IMAGES only.
         tokens_per_image: a fixed number, where the model has one; of IMAGES only.
+
+    Example:
+        >>> TokenLayout(Group.PROMPT, sinks=4, recent=32).image_token
+        -1
     """
 
     group: Group

@@ -68,6 +68,10 @@ class Projections:
         softcap: bound of those products, if there is one.
         query_norm, key_norm: of each head, where there are any.
         rotate: the family's own function of (q, k, cos, sin), where it has rotary positions.
+
+    Example:
+        >>> projections = read_projections(block, anatomy.blocks[0])
+        >>> queries = projections.project_queries(projections.normalise(states))
     """
 
     norm: nn.Module | None

@@ -25,6 +25,10 @@ class Sequence:
         shift: (B, 1) int64, by how much later numbers are lower; of renumbered sequences only.
         sizes: (B, T) float32, how many of the N each one stands for, 0 for padding; where tokens were joined only.
         source: (B, N) int64, the index among the T that each of the N went into; where tokens were joined only.
+
+    Example:
+        >>> sequence = Sequence.start(hidden, layout.read(inputs, hidden))
+        >>> shorter = sequence.select(torch.tensor([[0, 1, 5]]), left=1)
     """
 
     total: Any

@@ -15,6 +15,10 @@ class BlockLibrary:
 
     Each candidate gets copies that share their weights, so a narrower matrix takes memory once, however many
     candidates have it; it is kept as long as the library.
+
+    Example:
+        >>> library = BlockLibrary(model, anatomy)
+        >>> candidates = [prune(model, each, anatomy=anatomy, library=library) for each in architectures]
     """
 
     def __init__(self, model: Any, anatomy: Anatomy) -> None:

@@ -16,6 +16,10 @@ class Form:
         stream: which argument (position or name) holds the residual stream, where the part adds itself to it;
             None where the block does the addition.
         full: whether the block needs a zero of the input's shape, because it reshapes it or adds to it in place.
+
+    Example:
+        >>> Form(arity=2).wrap(1.0)
+        (1.0, None)
     """
 
     arity: int = 0
@@ -39,6 +43,10 @@ class Dropped(nn.Module):
     Where the block adds the contribution, it returns a zero: one of no dimensions if the block can do with it, since
     `residual + 0` is exact, costs nothing that matters and is folded away when the model is exported. A part that
     added itself to the residual stream hands the stream on as it is.
+
+    Example:
+        >>> Dropped(Form(arity=2))(torch.ones(1, 3, 8))
+        (tensor(0.), None)
     """
 
     def __init__(self, form: Form) -> None:

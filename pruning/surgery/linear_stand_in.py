@@ -36,7 +36,12 @@ class LinearStandIn(nn.Module):
 
 
 class PassedOn(nn.Module):
-    """Hands on what it is given: a member of a part, beside the one that has the stand-in."""
+    """Hands on what it is given: a member of a part, beside the one that has the stand-in.
+
+    Example:
+        >>> PassedOn(Form())(torch.ones(1, 3, 8)).shape
+        torch.Size([1, 3, 8])
+    """
 
     def __init__(self, form: Form) -> None:
         """`form` is that of the member whose place it takes."""

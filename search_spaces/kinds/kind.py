@@ -7,7 +7,12 @@ from search_spaces.level import KEEP
 
 
 class Kind(StrEnum):
-    """What a unit is: the attention of a block, its MLP, the whole block with its norms, or the tokens it is given."""
+    """What a unit is: the attention of a block, its MLP, the whole block with its norms, or the tokens it is given.
+
+    Example:
+        >>> str(Unit(3, Kind.MLP))
+        'mlp.3'
+    """
 
     ATTENTION = "attention"
     MLP = "mlp"
@@ -31,6 +36,10 @@ class UnitKind:
         default: whether a search has it without being asked.
         stands_in: whether nothing of the unit is left at its levels: a module takes the unit's place whose weights
             compensation fits.
+
+    Example:
+        >>> UnitKind("mlp", Kind.MLP).describe(0)
+        'drop'
     """
 
     name: str

@@ -11,6 +11,10 @@ class Edit(Protocol):
     """One is registered for every kind of `search_spaces.kinds.KINDS`, under the same name.
 
     A level that no edit makes is part of the export: the parent is exported anew with it.
+
+    Example:
+        >>> edit: Edit = EDITS["mlp"]
+        >>> edit.apply(draft, Unit(1, Kind.MLP).dropped)
     """
 
     def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:

@@ -31,6 +31,10 @@ class Evaluations(ABC):
 
     What was found once stays as it is: where two searches judge the same at once, each goes on with its own quality,
     and all later ones read the one that was kept first.
+
+    Example:
+        >>> known: Evaluations = FileEvaluations(Path("evaluations.jsonl"), "digest of weights and data")
+        >>> known.add((architecture, 8, Precision.FP32), quality)
     """
 
     def __init__(self) -> None:

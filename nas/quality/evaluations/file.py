@@ -22,7 +22,13 @@ _logger = logging.getLogger(__name__)
 
 
 class FileEvaluations(Evaluations):
-    """A file of evaluations. Where it cannot be written they stay in memory, which is said once."""
+    """A file of evaluations. Where it cannot be written they stay in memory, which is said once.
+
+    Example:
+        >>> known = FileEvaluations(Path("evaluations.jsonl"), "digest of weights and data")
+        >>> (architecture, 8, Precision.FP32) in known
+        False
+    """
 
     def __init__(self, path: Path, content: str) -> None:
         """Read what is there.

@@ -12,7 +12,11 @@ RemovalOrder = tuple[Unit, ...]  # what a method drops, first dropped first
 
 
 class Method(Protocol):
-    """A drop method from the literature, run to a latency budget."""
+    """A drop method from the literature, run to a latency budget.
+
+    Example:
+        >>> order = METHODS["cosine-block"].find_removal_order(problem)
+    """
 
     @property
     def name(self) -> str:
@@ -26,7 +30,11 @@ class Method(Protocol):
 
 
 class TokenMethod(Protocol):
-    """A method from the literature that drops tokens, run to a latency budget."""
+    """A method from the literature that drops tokens, run to a latency budget.
+
+    Example:
+        >>> architecture = TOKEN_METHODS["pyramiddrop"].choose_architecture(problem)
+    """
 
     @property
     def name(self) -> str:
