@@ -171,7 +171,7 @@ class Architecture:
 
     @classmethod
     def from_words(cls, text: str) -> "Architecture":
-        """Read what `words` writes; tokens are chosen in the usual way, which the words do not tell.
+        """Read what `words` writes; tokens are selected by the usual strategy, which the words do not tell.
 
         Raises:
             ArchitectureError: on a word that is none of them.

@@ -184,7 +184,7 @@ class RayExecutor:
 
     def _start(self, worker: int) -> Any:
         """Answered once the actor runs and has the parent; one that was restarted is given it again."""
-        return self._actors[worker].ready.remote(self._packed)
+        return self._actors[worker].prepare.remote(self._packed)
 
     def close(self) -> None:
         """End the actors."""
@@ -365,7 +365,7 @@ class Evaluating:
         torch.set_num_threads(threads)
         self._worker: Worker | None = None
 
-    def ready(self, packed: Packed) -> None:
+    def prepare(self, packed: Packed) -> None:
         """Returns once it can evaluate."""
         self._worker = self._worker or Worker(unpack(packed))
 

@@ -157,10 +157,10 @@ class _Healing:
                         self._files[name] = check_parity(model, self.out / name, phase)
 
     def _record(self, recipe: Recipe, state: TrainingState, before: Quality, after: Quality) -> Healed:
-        said = self.winner.result["winner"]
-        adjusted = said.get("as_dropped") is not None
+        searched = self.winner.result["winner"]
+        adjusted = searched.get("as_dropped") is not None
         return Healed(
-            as_dropped=Quality.from_json(said["as_dropped"]) if adjusted else before,
+            as_dropped=Quality.from_json(searched["as_dropped"]) if adjusted else before,
             compensated=before if adjusted else None,
             healed=after,
             comparison=compare(after, before, "compensated" if adjusted else "as dropped").to_json(),

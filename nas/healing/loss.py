@@ -88,7 +88,7 @@ class HealingLoss:
             return see
 
         layers = list_watched_layers(self.anatomy, self.architecture)
-        return {place: compare_at(layer) for place, layer in enumerate(layers, start=1)}
+        return {position: compare_at(layer) for position, layer in enumerate(layers, start=1)}
 
 
 def compute_relative_error(own: Tensor, wanted: Tensor) -> Tensor:

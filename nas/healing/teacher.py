@@ -139,8 +139,10 @@ def _keep_likeliest(logits: Tensor, streams: dict[int, Tensor]) -> Lesson:
 def watch_streams(blocks: nn.ModuleList, seen: Mapping[int, Callable[[Tensor], None]]) -> Iterator[None]:
     """Show the residual stream that enters blocks, by their number, and by their count what leaves the last one."""
     with ExitStack() as stack:
-        for place, see in seen.items():
-            stack.callback(_watch_end(blocks[-1], see) if place == len(blocks) else watch_input(blocks[place], see))
+        for position, see in seen.items():
+            stack.callback(
+                _watch_end(blocks[-1], see) if position == len(blocks) else watch_input(blocks[position], see)
+            )
         yield
 
 

@@ -131,12 +131,12 @@ class Training:
 
     def _evaluate(self) -> float:
         """The held-out loss that the first process finds, for all of them: they must agree whether to go on."""
-        found = [self.evaluate() if self.accelerator.is_main_process else math.nan]
+        losses = [self.evaluate() if self.accelerator.is_main_process else math.nan]
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
-            broadcast_object_list(found)
-        return found[0]
+            broadcast_object_list(losses)
+        return losses[0]
 
     def _has_settled(self, state: TrainingState) -> bool:
         """Whether the last evaluations found no improvement."""

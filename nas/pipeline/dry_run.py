@@ -124,7 +124,7 @@ def _time_item(parent: ParentModel, dataset: Dataset) -> float:
 
 
 def _count_evaluated_items(request: SearchRequest, space: Space, dataset: Dataset) -> float:
-    """Items that are computed, about: of parts alone, on the way down, of all trials, of the last few, of the test."""
+    """Items that are computed, about: of parts alone, greedy removal, all trials, the last few, the test."""
     few, *_, every = list_rungs(len(dataset.validation))
     usual = list_rungs(len(dataset.validation))[-2:][0]
     units = len(space.choices)

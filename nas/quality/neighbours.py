@@ -28,9 +28,9 @@ def compute_retrieval(own: Tensor, parent: Tensor, similarity: str = COSINE) -> 
     """
     if len(parent) <= FOUND:
         return {}
-    found, wanted = (_find_nearest(vectors, similarity) for vectors in (own, parent))
-    hits = (found[:, :, None] == wanted[:, None, :]).any(1).float()
-    same = (found[:, 0] == wanted[:, 0]).float()
+    retrieved, wanted = (_find_nearest(vectors, similarity) for vectors in (own, parent))
+    hits = (retrieved[:, :, None] == wanted[:, None, :]).any(1).float()
+    same = (retrieved[:, 0] == wanted[:, 0]).float()
     return {RECALL: float(hits.mean()), SAME_NEAREST: float(same.mean())}
 
 

@@ -1,6 +1,6 @@
 """Conditional re-scoring: down from the parent one unit at a time, each time scored given what is gone already.
 
-Greedy removal by added loss per millisecond is the strongest of the published ways. Here every round scores only the
+Greedy removal by added loss per millisecond is the strongest published method. Here every round scores only the
 units that the surrogate expects to be cheapest, and on few items: all candidates see the same ones, so differences are
 paired. One descent passes all budgets; its architectures seed the study, and its scores teach the surrogate what
 units do together where it matters. A token unit takes those that it implies along; of these steps only those are tried
@@ -25,7 +25,7 @@ STEP = (0.03, 0.12)  # what one saves, of where the search starts
 
 @dataclass
 class GreedyRemoval:
-    """The way down, and everything that was scored on it: architecture to loss on the first rung's items."""
+    """The greedy removal path, and everything that was scored on it: architecture to loss on the first rung's items."""
 
     problem: Problem
     library: dict[Choice, float]

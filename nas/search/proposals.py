@@ -38,7 +38,7 @@ class LevelSwitch:
     """Proposes neighbours of the best feasible architectures; deterministic for (seed, trial number)."""
 
     def __init__(self, problem: Problem, descent: GreedyRemoval, budget_ms: float) -> None:
-        """`descent` has the library and what was scored on the way down; proposals stay just under `budget_ms`."""
+        """`descent` has the library and what was scored on its path; proposals stay just under `budget_ms`."""
         self._problem, self._descent, self._budget_ms = problem, descent, budget_ms
         self._savings = problem.estimate_savings()
         self._encoding = self._savings.encoding

@@ -35,8 +35,8 @@ def choose_profiled(
     """The workload that is measured, and the space whose schedules are in the design; None where no tokens go.
 
     Where stages are searched, it is measured first which numbers of tokens take as long, and tokens are chosen as a
-    search chooses them, which takes data; without any in the usual way, and a search that finds a better one measures
-    again.
+    search chooses them, which takes data; without any the usual strategy is taken, and a search that finds a better one
+    measures again.
 
     Args:
         asked: the workload, if any; else the usual one, of a decoder that drops tokens a prompt.

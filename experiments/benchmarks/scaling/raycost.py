@@ -41,7 +41,7 @@ class Idle:
     def __init__(self, threads: int) -> None:
         self.answer = (Quality("kl", 0.5, False, "validation", 0.5, {}, ITEMS, (0.5,) * ITEMS),)
 
-    def ready(self, packed: object) -> None:
+    def prepare(self, packed: object) -> None:
         """It is."""
 
     def run(self, task: Task) -> Pieces:

@@ -63,7 +63,7 @@ def find_max_tokens(
 
 
 def list_published_schedules(problem: Problem, structure: Architecture) -> list[tuple[str, Architecture]]:
-    """The published schedules on some structure, chosen in the space's own way; as many tokens as meet the budget.
+    """The published schedules on some structure, with the space's own strategy; as many tokens as meet the budget.
 
     Their ratios need not be among the space's; they are at the ends of the target's steps.
     """

@@ -224,12 +224,12 @@ def test_sums_are_never_negative_however_the_stages_were_scored() -> None:
 
 def test_the_way_down_takes_steps_and_parts_and_meets_every_budget() -> None:
     asked = problem(JOINT, Landscape(1), 4.0)
-    way = GreedyRemoval(asked, score_library(asked, None))
-    way.run(4.0)
-    assert any(a.tokens.stages for a in way.path)
-    assert any(a.structure.choices for a in way.path)
+    removal = GreedyRemoval(asked, score_library(asked, None))
+    removal.run(4.0)
+    assert any(a.tokens.stages for a in removal.path)
+    assert any(a.structure.choices for a in removal.path)
     for budget in (12.0, 9.0, 7.5, 6.0, 4.0):
-        found = way.find_first_within_budget(budget)
+        found = removal.find_first_within_budget(budget)
         assert found is not None
         assert asked.predict_ms(found) <= budget
         outer = [unit for unit in found.choices if unit.kind is Kind.TOKENS]

@@ -88,7 +88,7 @@ def test_a_search_with_the_same_words_finds_its_profile(
         assert document["schedules"] == ["2=0.5"]
 
 
-def test_without_data_the_usual_way_is_measured_and_it_is_said(measured: list[Any], tiny: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_without_data_the_usual_strategy_is_measured(measured: list[Any], tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     done = profile(tiny, tmp_path / "out", "--tokens", "search")
     assert done.exit_code == 0, done.output
     assert "no data to compare strategies by" in done.stderr

@@ -1,4 +1,4 @@
-"""Which way of choosing tokens suits a model: by its loss for the time it saves, with the schedule that suits it."""
+"""Which token selection strategy suits a model: by its loss for the time it saves, with the schedule that suits it."""
 
 from types import SimpleNamespace
 
@@ -61,7 +61,7 @@ def test_where_no_form_gets_there_one_is_tried_all_the_same(vit) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.8, 0.5, None])
-def test_the_way_that_loses_least_is_taken(fraction: float | None, vit) -> None:
+def test_the_strategy_that_loses_least_is_taken(fraction: float | None, vit) -> None:
     asked: list[Architecture] = []
     losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5, Scorer.RANDOM: 0.6}
 
@@ -77,27 +77,29 @@ def test_the_way_that_loses_least_is_taken(fraction: float | None, vit) -> None:
     assert len(asked) == len(schedules) * (len(list_reductions(vit)) + LEFT)  # the best two on all items, too
 
 
-def test_a_way_that_saves_little_time_is_not_taken(vit) -> None:
+def test_a_strategy_that_saves_little_time_is_not_taken(vit) -> None:
     """Merging loses nothing here and takes as long as it saves; keys save less than chance, but nearly as much."""
     slow = {Reducer.MERGE: 9.5}
     ms = {Scorer.CLASS: 6.2, Scorer.MEAN: 6.2, Scorer.KEYS: 6.4, Scorer.NORM: 6.1, Scorer.RANDOM: 6.0}
     losses = {Scorer.CLASS: 0.3, Scorer.MEAN: 0.4, Scorer.KEYS: 0.2, Scorer.NORM: 0.5, Scorer.RANDOM: 0.6}
 
     def measure(architectures: list[Architecture]) -> list[float]:
-        ways = [architecture.reduction for architecture in architectures]
-        return [10.0 if way is None else slow.get(way.reducer, ms[way.scorer]) for way in ways]
+        strategies = [architecture.reduction for architecture in architectures]
+        return [
+            10.0 if strategy is None else slow.get(strategy.reducer, ms[strategy.scorer]) for strategy in strategies
+        ]
 
     def judge(architecture: Architecture, items: int | None) -> Quality:
-        way = architecture.reduction
-        loss = 0.0 if way.reducer is Reducer.MERGE else losses[way.scorer]
+        strategy = architecture.reduction
+        loss = 0.0 if strategy.reducer is Reducer.MERGE else losses[strategy.scorer]
         return quality(loss)
 
     assert find_best_reduction(vit, judge, IMAGES, 0.6).reducer is Reducer.MERGE
     assert find_best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
 
 
-def test_a_way_that_saves_more_may_lose_more(vit) -> None:
-    """At equal time the slower way needs the stronger schedule: 0.17 for 3.5 ms is more than 0.20 for 4 ms.
+def test_a_strategy_that_saves_more_may_lose_more(vit) -> None:
+    """At equal time the slower strategy needs the stronger schedule: 0.17 for 3.5 ms is more than 0.20 for 4 ms.
 
     All at once, both lose everything.
     """
@@ -105,8 +107,11 @@ def test_a_way_that_saves_more_may_lose_more(vit) -> None:
     losses = {Scorer.CLASS: 0.17, Scorer.KEYS: 0.2}
 
     def measure(architectures: list[Architecture]) -> list[float]:
-        ways = [architecture.reduction for architecture in architectures]
-        return [10.0 if way is None or way.reducer is Reducer.MERGE else ms.get(way.scorer, 9.0) for way in ways]
+        strategies = [architecture.reduction for architecture in architectures]
+        return [
+            10.0 if strategy is None or strategy.reducer is Reducer.MERGE else ms.get(strategy.scorer, 9.0)
+            for strategy in strategies
+        ]
 
     def judge(architecture: Architecture, items: int | None) -> Quality:
         return quality(losses[architecture.reduction.scorer] if len(architecture.tokens.stages) > 1 else 9.0)
@@ -114,7 +119,7 @@ def test_a_way_that_saves_more_may_lose_more(vit) -> None:
     assert find_best_reduction(vit, judge, IMAGES, 0.6, measure) == Reduction(Scorer.KEYS)
 
 
-def test_a_way_is_judged_with_the_schedule_that_suits_it(vit) -> None:
+def test_a_strategy_is_judged_with_the_schedule_that_suits_it(vit) -> None:
     """Norms are best of all little by little; keys lose still less all at once."""
     several, once = {Scorer.NORM: 0.2, Scorer.KEYS: 0.3}, {Scorer.KEYS: 0.1}
 
@@ -127,7 +132,7 @@ def test_a_way_is_judged_with_the_schedule_that_suits_it(vit) -> None:
 
 
 @pytest.mark.parametrize(("loss", "chosen"), [(0.198, Scorer.NORM), (0.202, Scorer.KEYS)])
-def test_what_a_way_takes_of_its_own_it_takes_at_every_stage(loss: float, chosen: Scorer, vit) -> None:
+def test_what_a_strategy_takes_of_its_own_it_takes_at_every_stage(loss: float, chosen: Scorer, vit) -> None:
     """Chance saves 4.0 ms with three stages, keys 3.7: a tenth less at each, so 3.9 with one stage.
 
     Keys lose 0.19 with one, norms `loss` with three in 4.0 ms less: 0.19 / 3.9^2 = 0.01249 and 0.01249 x 4^2 = 0.1999;
@@ -136,8 +141,11 @@ def test_what_a_way_takes_of_its_own_it_takes_at_every_stage(loss: float, chosen
     ms = {Scorer.KEYS: 6.3, Scorer.NORM: 6.0, Scorer.RANDOM: 6.0}
 
     def measure(architectures: list[Architecture]) -> list[float]:
-        ways = [architecture.reduction for architecture in architectures]
-        return [10.0 if way is None or way.reducer is Reducer.MERGE else ms.get(way.scorer, 9.0) for way in ways]
+        strategies = [architecture.reduction for architecture in architectures]
+        return [
+            10.0 if strategy is None or strategy.reducer is Reducer.MERGE else ms.get(strategy.scorer, 9.0)
+            for strategy in strategies
+        ]
 
     def judge(architecture: Architecture, items: int | None) -> Quality:
         one = len(architecture.tokens.stages) == 1
@@ -147,20 +155,20 @@ def test_what_a_way_takes_of_its_own_it_takes_at_every_stage(loss: float, chosen
     assert find_best_reduction(vit, judge, IMAGES, 0.6, measure).scorer is chosen
 
 
-def test_where_no_way_saves_time_the_quickest_is_taken(vit) -> None:
+def test_where_no_strategy_saves_time_the_quickest_is_taken(vit) -> None:
     """A model so small that a stage costs more than fewer tokens save."""
     ms = {Scorer.NORM: 1.1}
 
     def measure(architectures: list[Architecture]) -> list[float]:
-        ways = [architecture.reduction for architecture in architectures]
-        return [1.0 if way is None else ms.get(way.scorer, 1.5) for way in ways]
+        strategies = [architecture.reduction for architecture in architectures]
+        return [1.0 if strategy is None else ms.get(strategy.scorer, 1.5) for strategy in strategies]
 
     assert (
         find_best_reduction(vit, lambda architecture, items: quality(0.1), IMAGES, 0.6, measure).scorer is Scorer.NORM
     )
 
 
-def test_ways_that_few_items_do_not_tell_apart_are_compared_on_all(vit) -> None:
+def test_strategies_that_few_items_do_not_tell_apart_are_compared_on_all(vit) -> None:
     """Of the first 32 items one more is heavy for norms than for keys; of all 240 keys lose twice as much.
 
     Chance loses plainly more on every item: nobody asks for more of them.
@@ -169,10 +177,10 @@ def test_ways_that_few_items_do_not_tell_apart_are_compared_on_all(vit) -> None:
     heavy = {Scorer.KEYS: {3, 40, 50, 60, 70, 80, 90, 100}, Scorer.NORM: {3, 5, 40, 41}}
 
     def judge(architecture: Architecture, items: int | None) -> Quality:
-        way = architecture.reduction
-        asked.append((way.scorer, items))
-        plainly = 1.0 if way.scorer not in heavy or way.reducer is Reducer.MERGE else 0.01
-        every = [plainly + 6.0 * (position in heavy.get(way.scorer, ())) for position in range(240)][:items]
+        strategy = architecture.reduction
+        asked.append((strategy.scorer, items))
+        plainly = 1.0 if strategy.scorer not in heavy or strategy.reducer is Reducer.MERGE else 0.01
+        every = [plainly + 6.0 * (position in heavy.get(strategy.scorer, ())) for position in range(240)][:items]
         mean = sum(every) / len(every)
         return Quality("kl", mean, False, "validation", mean, items=len(every), per_item=tuple(every))
 
