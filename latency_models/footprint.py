@@ -9,7 +9,7 @@ from latency_models.resolved_blocks import find_parts
 from latency_models.shape import ModelShape
 from latency_models.targets import BYTES
 from latency_models.token_workloads import list_block_workloads
-from latency_models.work import get_element_bytes
+from latency_models.work import get_element_bytes, get_weight_bytes
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
 
@@ -45,7 +45,7 @@ def compute_memory(shape: ModelShape, architecture: Architecture, workload: Work
     alive = [size * 2 * workload.tokens * shape.hidden, size * _count_head_activations(shape, workload, seen[-1])]
     for unit, part in find_parts(shape, architecture):
         load, own = shape.compute_load(unit.layer, seen[unit.layer]), get_element_bytes(part, precision)
-        weights += own * part.weights
+        weights += round(get_weight_bytes(part, precision) * part.weights)
         cache += own * workload.batch * part.count_cached(load)
         alive.append(size * 2 * load.tokens * shape.hidden + own * part.count_alive(load))  # with the residual stream
     return Memory(weights, cache, max(alive))

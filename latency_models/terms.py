@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.block_shape import Part
-from latency_models.resolved_blocks import find_parts
+from latency_models.resolved_blocks import find_parts, resolve_block
 from latency_models.shape import ModelShape
 from latency_models.token_workloads import list_block_workloads, list_steps
 from latency_models.workload import Phase, Workload
@@ -47,6 +47,9 @@ class Terms:
     With `levels`, kinds of which architectures at several levels were measured: of their classes such a one counts 1
     like any other, and the shares have a column of their own.
 
+    With `formats`, kinds and precisions other than the parent's that were measured: a unit in such a precision counts
+    in a column of its class and precision, on the tokens that it is given, and in no other.
+
     With `tokens`, for architectures with token schedules: per class also the sum over its units of the share of the
     parent's tokens that they work on, for attention that of the pairs of tokens too (about the square of the share),
     how many stages there are and the sum of the shares that they choose from. A parent's unit counts 1 in each.
@@ -63,14 +66,14 @@ class Terms:
     workload: Workload
     tokens: bool = False
     levels: frozenset[Kind] = frozenset()
+    formats: frozenset[tuple[Kind, str]] = frozenset()
 
     @classmethod
     def over(cls, shape: ModelShape, workload: Workload, architectures: Iterable[Architecture]) -> "Terms":
         """The columns that these architectures need."""
         choices = set().union(*(architecture.choices for architecture in architectures))
-        return cls(
-            shape, workload, any(not is_structural(choice) for choice in choices), _find_kinds_with_levels(choices)
-        )
+        reduces = any(not is_structural(choice) for choice in choices)
+        return cls(shape, workload, reduces, *_find_levels(shape, choices))
 
     @classmethod
     def of_space(cls, shape: ModelShape, workload: Workload, space: Space | None) -> "Terms":
@@ -78,12 +81,13 @@ class Terms:
         if space is None:
             return cls(shape, workload)
         reduces = space.fixed is not None or space.reduction is not None
-        return cls(shape, workload, reduces, _find_kinds_with_levels(space.choices))
+        return cls(shape, workload, reduces, *_find_levels(shape, space.choices))
 
     def covers(self, architecture: Architecture) -> bool:
         """Whether they were made for architectures with such levels as this one has."""
         reduces = architecture.reduction is not None
-        return (self.tokens or not reduces) and _find_kinds_with_levels(architecture.choices) <= self.levels
+        levels, formats = _find_levels(self.shape, architecture.choices)
+        return (self.tokens or not reduces) and levels <= self.levels and formats <= self.formats
 
     @cached_property
     def classes(self) -> dict[str, list[Unit]]:
@@ -97,11 +101,17 @@ class Terms:
     def names(self) -> tuple[str, ...]:
         """Of the physical terms."""
         first = {name: units[0] for name, units in self.classes.items()}
-        shares = (_name_work(name) for name, unit in first.items() if unit.kind in self.levels)
+        others = [_name_work(name) for name, unit in first.items() if unit.kind in self.levels]
+        others += [
+            _name_format(name, precision)
+            for name, unit in first.items()
+            for kind, precision in sorted(self.formats)
+            if unit.kind is kind
+        ]
         if not self.tokens:
-            return (*SHARED, *first, *shares)
+            return (*SHARED, *first, *others)
         pairs = (_name_pairs(name) for name, unit in first.items() if self._get_parent_part(unit).mixes_tokens)
-        return (*SHARED, *first, *shares, *map(_name_tokens, first), *pairs, *STAGES)
+        return (*SHARED, *first, *others, *map(_name_tokens, first), *pairs, *STAGES)
 
     def compute_row(self, architecture: Architecture) -> NDArray[np.float64]:
         """The physical terms of an architecture, then its hints."""
@@ -134,6 +144,9 @@ class Terms:
     def _add(self, amounts: dict[str, float], unit: Unit, part: Part, seen: Workload) -> None:
         """Count one part that is left, which works on what is `seen`."""
         name, share = self._names[unit], self._compute_share(unit, part)
+        if (unit.kind, part.precision) in self.formats:
+            amounts[_name_format(name, str(part.precision))] += share * seen.sequence / self.workload.sequence
+            return
         amounts[name] += 1 if unit.kind in self.levels else share
         if unit.kind in self.levels:
             amounts[_name_work(name)] += share
@@ -146,7 +159,7 @@ class Terms:
     def _compute_share(self, unit: Unit, part: Part) -> float:
         """Of the arithmetic of the parent's part."""
         own, load = self._get_parent_part(unit), self.shape.compute_load(unit.layer, self.workload)
-        return 1.0 if part == own else part.count_flops(load) / own.count_flops(load)
+        return 1.0 if part == own else part.count_flops(load) / own.count_flops(load)  # whatever the precision
 
     def _get_parent_part(self, unit: Unit) -> Part:
         return self.shape.get_block(unit.layer).parts[unit.kind]
@@ -173,10 +186,20 @@ def _group_like_blocks(depth: int) -> Terms:
     return Terms(shape, Workload(Phase.FORWARD))
 
 
-def _find_kinds_with_levels(choices: Iterable[Choice]) -> frozenset[Kind]:
-    """Kinds of parts for which these choices have other levels than dropped."""
-    leveled = (choice for choice in choices if is_structural(choice) and choice.level != DROP)
-    return frozenset(kind for choice in leveled for kind in get_parts(choice.kind))
+def _find_levels(shape: ModelShape, choices: Iterable[Choice]) -> tuple[frozenset[Kind], frozenset[tuple[Kind, str]]]:
+    """Kinds of parts of which these choices leave less than all and more than nothing, and in which precisions."""
+    kinds, formats = set(), set()
+    for choice in choices:
+        if not is_structural(choice) or choice.level == DROP:
+            continue
+        left = resolve_block(shape, choice.layer, [choice]).parts
+        for kind in get_parts(choice.kind):
+            own, part = shape.get_block(choice.layer).parts[kind], left.get(kind)
+            if part is not None and part.precision != own.precision:
+                formats.add((kind, str(part.precision)))
+            if part is not None and replace(part, precision=own.precision) != own:
+                kinds.add(kind)
+    return frozenset(kinds), frozenset(formats)
 
 
 def _label_parts(parts: Iterable[Part]) -> dict[Part, str]:
@@ -188,6 +211,10 @@ def _label_parts(parts: Iterable[Part]) -> dict[Part, str]:
     return {
         part: part.words if words.count(part.words) == 1 else f"{part.words}, {part.weights} weights" for part in unlike
     }
+
+
+def _name_format(name: str, precision: str) -> str:
+    return f"{name}, {precision}"
 
 
 def _name_work(name: str) -> str:

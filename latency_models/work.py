@@ -12,8 +12,10 @@ from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Reducer, Reduction, Scorer, Source
 from search_spaces.unit import Choice, Unit
+from search_spaces.weight_formats import FORMATS
 
 STEM_KERNELS, STAGE_KERNELS = 4, 10  # fused operators that a runtime launches
+INTEGERS = "int8"  # in which products with weights of fewer bits are computed
 _ANY = "fp32"  # where only arithmetic is counted, which is the same in every precision
 
 
@@ -57,15 +59,22 @@ NOTHING = Work({}, 0.0, 0.0, 0)
 
 
 def get_element_bytes(part: Part, precision: str) -> int:
-    """Bytes of one element of a part, on a target of this precision."""
-    return BYTES[part.precision or precision]
+    """Bytes of one element that a part moves or keeps, on a target of this precision."""
+    return BYTES[part.precision] if part.precision in BYTES else BYTES[precision]
+
+
+def get_weight_bytes(part: Part, precision: str) -> float:
+    """Bytes of one weight of a part, with its part of a scale, on a target of this precision."""
+    own = part.precision or precision
+    return BYTES[own] if own in BYTES else FORMATS[own].weight_bytes
 
 
 def compute_part_work(part: Part, load: Load, precision: str) -> Work:
     """One part of a block with its norm, on a target of this precision."""
-    size = get_element_bytes(part, precision)
-    arithmetic = {part.precision or precision: part.count_flops(load)}
-    return Work(arithmetic, size * part.count_read(load), size * part.count_moved(load), part.kernels)
+    size, weight = get_element_bytes(part, precision), get_weight_bytes(part, precision)
+    own = part.precision or precision
+    arithmetic = {own if own in BYTES else INTEGERS: part.count_flops(load)}
+    return Work(arithmetic, weight * part.count_read(load), size * part.count_moved(load), part.kernels)
 
 
 def compute_stem_work(shape: ModelShape, workload: Workload, precision: str, last: Workload | None = None) -> Work:

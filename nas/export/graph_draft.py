@@ -51,6 +51,7 @@ class GraphDraft:
         blocks: the parent's modules.
         additions: by block and part.
         origins: by module, the nodes that came from it, each by its first output.
+        adjusted: by block and path, modules with other weights than the parent's.
     """
 
     proto: Any
@@ -58,6 +59,7 @@ class GraphDraft:
     blocks: nn.ModuleList
     additions: dict[tuple[int, Kind], Addition]
     origins: dict[str, tuple[str, ...]]
+    adjusted: dict[tuple[int, str], Any] = field(default_factory=dict)
     _dropped: set[str] = field(default_factory=set)
     _renamed: dict[str, str] = field(default_factory=dict)
     _without: set[str] = field(default_factory=set)
@@ -115,19 +117,53 @@ class GraphDraft:
         dtype = helper.tensor_dtype_to_np_dtype(self.weights[node_input.name].data_type)
         name = f"{node_input.node.output[0]}.{node_input.index}"
         self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
+        self.weights[name] = self.proto.graph.initializer[-1]
         node_input.node.input[node_input.index] = name
+
+    def get_module(self, layer: int, path: str) -> Any:
+        """A module of a block, with the weights that the file is to have."""
+        return self.adjusted.get((layer, path)) or self.blocks[layer].get_submodule(path)
+
+    def find_product(self, layer: int, path: str, shape: Iterable[int]) -> NodeInput | None:
+        """Where the weights of a linear module of a block are read; None where the graph does not show one place."""
+        products = [NodeInput(node, 1) for node in self.find_nodes(layer, path) if node.op_type in ("MatMul", "Gemm")]
+        found = [each for each in products if each.name in self.weights]
+        fits = len(found) == 1 and sorted(self.weights[found[0].name].dims) == sorted(shape)
+        return found[0] if fits else None
 
     def put_projection(self, layer: int, path: str, module: Any) -> bool:
         """Let a linear module of a block have other weights of the same shapes; whether the graph shows where."""
         matrix = get_weight_matrix(module).detach().float().numpy()
-        products = [NodeInput(node, 1) for node in self.find_nodes(layer, path) if node.op_type in ("MatMul", "Gemm")]
-        readers = [each for each in products if each.name in self.weights]
-        if len(readers) != 1 or sorted(self.weights[readers[0].name].dims) != sorted(matrix.shape):
+        reader = self.find_product(layer, path, matrix.shape)
+        if reader is None:
             return False
-        self.put_weights(readers[0], matrix if is_turned(readers[0]) else matrix.T)
-        return module.bias is None or self._put_bias(layer, path, module.bias.detach().float().numpy())
+        self.put_weights(reader, matrix if is_turned(reader) else matrix.T)
+        return module.bias is None or self.put_bias(layer, path, module.bias.detach().float().numpy())
 
-    def _put_bias(self, layer: int, path: str, bias: "np.ndarray") -> bool:
+    def replace_product(self, reader: NodeInput, nodes: list[Any], weights: list[Any]) -> None:
+        """Let nodes compute what the product that reads certain weights does; the last of them gives its value.
+
+        Args:
+            reader: where the product reads its weights.
+            weights: initializers that they read.
+        """
+        from onnx import helper
+
+        old, graph = reader.node, self.proto.graph
+        graph.initializer.extend(weights)
+        if old.op_type == "Gemm" and len(old.input) > 2:
+            value = nodes[-1].output[0]
+            nodes = [*nodes, helper.make_node("Add", [value, old.input[2]], [f"{value}.biased"])]
+        position = next(n for n, node in enumerate(graph.node) if old.output[0] in node.output)
+        for node in reversed(nodes):
+            graph.node.insert(position, node)
+        self.rename(old.output[0], nodes[-1].output[0])
+        known = {each.domain for each in self.proto.opset_import}
+        for domain in sorted({node.domain for node in nodes} - known):
+            self.proto.opset_import.append(helper.make_opsetid(domain, 1))
+
+    def put_bias(self, layer: int, path: str, bias: "np.ndarray") -> bool:
+        """Let a linear module of a block have another bias; whether the graph shows where."""
         nodes = self.find_nodes(layer, path)
         node_inputs = [NodeInput(node, index) for node in nodes for index in range(len(node.input))]
         additions = [

@@ -116,13 +116,19 @@ class ParentGraph:
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
         graph = self._build_draft(proto)
-        for choice in sorted(architecture.choices - self.exported.choices):
-            for kind in sorted(list_kinds(choice)):
-                EDITS[kind].apply(graph, choice)
+        graph.adjusted |= {(each.layer, each.path): each.module for each in adjusted}
+        steps = [
+            (kind, choice) for choice in architecture.choices - self.exported.choices for kind in list_kinds(choice)
+        ]
+        last = {kind for kind, edit in EDITS.items() if edit.places_weights}
+        for kind, choice in sorted(step for step in steps if step[0] not in last):
+            EDITS[kind].apply(graph, choice)
         for each in adjusted:
             if not graph.put_projection(each.layer, each.path, each.module):
                 name = name_module(self.anatomy, each.layer, each.path)
                 raise ExportError(f"the exported graph does not show the weights of {name}; export the model anew")
+        for kind, choice in sorted(step for step in steps if step[0] in last):
+            EDITS[kind].apply(graph, choice)
         graph.finish()
         return self.finished(proto)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from search_spaces.level import DROP
-from search_spaces.unit import Choice, Unit, is_cumulative
+from search_spaces.unit import Choice, Unit, find_kind, is_cumulative
 
 MEASURED = 3  # levels of a unit: the mildest, one in the middle, and the one that leaves least
 
@@ -17,8 +17,8 @@ MEASURED = 3  # levels of a unit: the mildest, one in the middle, and the one th
 def split_levels(choices: Iterable[Choice]) -> tuple[list[Choice], list[Choice]]:
     """The choices to measure, and those between them that can be interpolated.
 
-    A unit can be interpolated whose levels lie on one axis, on which dropping it is 0; of all others every level is
-    measured, as are steps of token reduction.
+    A unit can be interpolated whose levels lie on one axis of shares, on which dropping it is 0; of all others every
+    level is measured, as are steps of token reduction and formats of weights.
     """
     measured, between = list[Choice](), list[Choice]()
     for own in _group_by_unit(choices).values():
@@ -26,6 +26,7 @@ def split_levels(choices: Iterable[Choice]) -> tuple[list[Choice], list[Choice]]
             len(own) <= MEASURED
             or len({axis for each in own for axis in _list_axes(each)}) != 1
             or is_cumulative(own[0])
+            or not all(find_kind(each.kind, axis).graded for each in own for axis in _list_axes(each))
         ):
             measured += own
             continue

@@ -36,6 +36,7 @@ class UnitKind:
         default: whether a search has it without being asked.
         stands_in: whether nothing of the unit is left at its levels: a module takes the unit's place whose weights
             compensation fits.
+        graded: whether values on the axis are how much is left, so that losses between two of them can be interpolated.
 
     Example:
         >>> UnitKind("mlp", Kind.MLP).describe(0)
@@ -49,6 +50,7 @@ class UnitKind:
     swallows: tuple[Kind, ...] = ()
     default: bool = True
     stands_in: bool = False
+    graded: bool = True
 
     def describe(self, value: int) -> str:
         """A value in words, as part of a level's: `drop`."""

@@ -2,7 +2,7 @@
 
 from unit_cost import UnitCostContract
 
-from search_spaces import KINDS, Level
+from search_spaces import KINDS, Choice, Level
 from search_spaces.level import DROP, KEEP
 
 
@@ -34,6 +34,24 @@ class TestMlpLinear(UnitCostContract):
     name, levels = "mlp-linear", (DROP, Level.on("form", 1))
 
 
+class TestAttentionBits(UnitCostContract):
+    name, levels = "attention-bits", (DROP, Choice.parse("attention.0:bits=w4").level)
+
+
+class TestMlpBits(UnitCostContract):
+    name, levels = "mlp-bits", (DROP, Choice.parse("mlp.0:bits=w4").level)
+
+
 def test_every_kind_is_tested() -> None:
-    tested = (TestAttention, TestMlp, TestBlock, TestTokens, TestMlpWidth, TestAttentionLinear, TestMlpLinear)
+    tested = (
+        TestAttention,
+        TestMlp,
+        TestBlock,
+        TestTokens,
+        TestMlpWidth,
+        TestAttentionLinear,
+        TestMlpLinear,
+        TestAttentionBits,
+        TestMlpBits,
+    )
     assert {each.name for each in tested} == KINDS.keys()

@@ -2,15 +2,12 @@
 
 from nas.export.graph_draft import GraphDraft
 from nas.export.kinds import attention, mlp
-from search_spaces.architecture import Architecture
+from nas.export.kinds.edit import Edit
 from search_spaces.kinds import Kind
 from search_spaces.unit import Choice, Unit
 
 
-class _RemovedBlock:
-    def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:
-        return frozenset()
-
+class _RemovedBlock(Edit):
     def apply(self, graph: GraphDraft, choice: Choice) -> None:
         """Both parts go; in post-norm also the norms that close them, so that the block's output is its input."""
         attention.EDIT.apply(graph, Unit(choice.layer, Kind.ATTENTION).dropped)

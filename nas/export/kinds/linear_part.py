@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from nas.export.graph_draft import GraphDraft
+from nas.export.kinds.edit import Edit
 from pruning.anatomy.contribution import Contribution
 from pruning.kinds.linear_part import AXIS, describe_stand_in, has_bias
 from search_spaces.architecture import Architecture
@@ -26,7 +27,7 @@ class _Site:
 
 
 @dataclass(frozen=True)
-class LinearPartEdit:
+class LinearPartEdit(Edit):
     """The part `kind` is cut off where its matrices read, and a product is put in; what nothing reads goes."""
 
     kind: Kind

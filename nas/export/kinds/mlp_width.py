@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nas.export.graph_draft import GraphDraft, NodeInput, is_turned
+from nas.export.kinds.edit import Edit
 from pruning.kinds.mlp_width import SURGERY, find_matrices
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.architecture import Architecture
@@ -42,7 +43,7 @@ class _Site:
         return self.neurons, 2 * self.neurons
 
 
-class _NarrowedMlp:
+class _NarrowedMlp(Edit):
     def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:
         """Those of blocks in which the graph does not show all inputs that the width has."""
         asked = [choice for choice in architecture.choices if KIND.name in list_kinds(choice)]

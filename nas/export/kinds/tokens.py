@@ -1,12 +1,13 @@
 """Graphs with fewer tokens: they are exported so, since what ranks tokens runs within the graph."""
 
 from nas.export.graph_draft import GraphDraft
+from nas.export.kinds.edit import Edit
 from pruning.reduction.install import list_acting_stages
 from search_spaces.architecture import Architecture, make_stage_choice
 from search_spaces.unit import Choice
 
 
-class _ReducedTokens:
+class _ReducedTokens(Edit):
     def find_exported(self, graph: GraphDraft, architecture: Architecture) -> frozenset[Choice]:
         """The stages that are left where blocks are removed: none after the last block.
 
@@ -14,9 +15,6 @@ class _ReducedTokens:
         """
         merged = architecture.merge_blocks() if graph.anatomy.merges_blocks else architecture
         return frozenset(make_stage_choice(stage) for _, stage in list_acting_stages(merged))
-
-    def apply(self, graph: GraphDraft, choice: Choice) -> None:
-        """Nothing: a stage that the graph was not exported with does not act."""
 
 
 EDIT = _ReducedTokens()

@@ -1,0 +1,39 @@
+"""A part with weights of fewer bits: products that a runtime computes with them as they are."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nas.export.graph_draft import GraphDraft
+from nas.export.kinds.edit import Edit
+from nas.export.quantised_product import build_product
+from pruning.kinds.quantised_part import QuantisedPart
+from pruning.surgery.linear import get_weight_matrix
+from search_spaces.errors import ExportError
+from search_spaces.kinds import Kind
+from search_spaces.unit import Choice
+
+
+@dataclass(frozen=True)
+class QuantisedPartEdit(Edit):
+    """The products of the part `kind` become those of ONNX Runtime with packed weights."""
+
+    kind: Kind
+    places_weights: ClassVar[bool] = True
+
+    def apply(self, graph: GraphDraft, choice: Choice) -> None:
+        """Replace every product of the part.
+
+        Raises:
+            ExportError: the graph does not show one of them.
+        """
+        surgery, layer = QuantisedPart(self.kind), choice.layer
+        for path in surgery.find_matrices(graph.blocks[layer], graph.anatomy.blocks[layer]):
+            matrix = get_weight_matrix(graph.get_module(layer, path)).detach().float()
+            reader = graph.find_product(layer, path, matrix.shape)
+            if reader is None:
+                raise ExportError(
+                    f"the exported graph does not show the product of {path} in block {layer}; leave {self.kind}-bits "
+                    "out of --units"
+                )
+            format = surgery.get_format(choice.level)
+            graph.replace_product(reader, *build_product(reader.node.output[0], reader.node.input[0], matrix, format))

@@ -1,0 +1,73 @@
+"""Products with weights of fewer bits, as ONNX Runtime computes them on a processor."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pruning.surgery.quantised_linear import quantise_weights
+from search_spaces.weight_formats import WeightFormat
+
+INT8_COMPUTE = 4  # accuracy level of MatMulNBits: inputs are rounded to 8 bits by block
+
+
+def build_product(output: str, given: str, matrix: torch.Tensor, format: WeightFormat) -> tuple[list[Any], list[Any]]:
+    """The nodes of a product and the weights that they read; the last node gives its value.
+
+    Args:
+        output: the value that it replaces, from which names are made.
+        given: the value (…, in) that is multiplied.
+        matrix: (out, in), float32.
+    """
+    build = _build_dynamic_product if format.block is None else _build_blocked_product
+    return build(f"{output}.{format.name}", given, matrix, format)
+
+
+def _build_blocked_product(name: str, given: str, matrix: torch.Tensor, format: WeightFormat) -> tuple[list[Any], list[Any]]:
+    """ONNX Runtime's MatMulNBits, and its packed weights (out, blocks, bytes) and scales (out, blocks)."""
+    from onnx import helper, numpy_helper
+
+    codes, scales = quantise_weights(matrix, format)
+    weights = [
+        numpy_helper.from_array(_pack(codes, format.bits), f"{name}.weight"),
+        numpy_helper.from_array(scales.numpy(), f"{name}.scale"),
+    ]
+    outputs, inputs = matrix.shape
+    node = helper.make_node(
+        "MatMulNBits", [given, *(each.name for each in weights)], [name], domain="com.microsoft",
+        K=inputs, N=outputs, bits=format.bits, block_size=format.block, accuracy_level=INT8_COMPUTE,
+    )  # fmt: skip
+    return [node], weights
+
+
+def _pack(codes: torch.Tensor, bits: int) -> np.ndarray:
+    """Whole numbers (out, blocks, block) counted from the lowest, as bytes; of two in a byte the first is low."""
+    counted = (codes + 2 ** (bits - 1)).numpy().astype(np.uint8)
+    per_byte = 8 // bits
+    pieces = counted.reshape(*counted.shape[:2], -1, per_byte)
+    packed = np.zeros(pieces.shape[:-1], np.uint8)
+    for n in range(per_byte):
+        packed |= pieces[..., n] << (bits * n)
+    return packed
+
+
+def _build_dynamic_product(name: str, given: str, matrix: torch.Tensor, format: WeightFormat) -> tuple[list[Any], list[Any]]:
+    """Inputs rounded with one scale, a product of whole numbers, and the scales: what ONNX Runtime fuses to one."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    codes, scales = quantise_weights(matrix, format)
+    columns = codes.flatten(1).T.contiguous().numpy().astype(np.int8)
+    weights = [
+        numpy_helper.from_array(columns, f"{name}.weight"),
+        numpy_helper.from_array(scales[:, 0].numpy(), f"{name}.scale"),
+        numpy_helper.from_array(np.zeros(len(matrix), np.int8), f"{name}.zero"),
+    ]
+    rounded = [f"{name}.given", f"{name}.given scale", f"{name}.given zero"]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", [given], rounded),
+        helper.make_node("MatMulInteger", [rounded[0], weights[0].name, rounded[2], weights[2].name], [f"{name}.sum"]),
+        helper.make_node("Cast", [f"{name}.sum"], [f"{name}.float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [rounded[1], weights[1].name], [f"{name}.scales"]),
+        helper.make_node("Mul", [f"{name}.float", f"{name}.scales"], [name]),
+    ]
+    return nodes, weights

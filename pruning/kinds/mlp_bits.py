@@ -1,0 +1,6 @@
+"""MLPs with weights of fewer bits."""
+
+from pruning.kinds.quantised_part import QuantisedPart
+from search_spaces.kinds import Kind
+
+SURGERY = QuantisedPart(Kind.MLP)

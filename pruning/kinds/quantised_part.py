@@ -1,0 +1,92 @@
+"""A part whose matrices have weights of fewer bits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning.anatomy.agreement import describe_difference, get_first_output
+from pruning.anatomy.contribution import BlockAnatomy
+from pruning.anatomy.copying import copy_module
+from pruning.anatomy.probe import Call
+from pruning.kinds.surgery import Surgery
+from pruning.surgery.linear import get_weight_matrix, is_linear
+from pruning.surgery.quantised_linear import QuantisedLinear, round_inputs, round_weights
+from pruning.surgery.replacement import replace_modules
+from search_spaces.kinds import Kind
+from search_spaces.level import Level
+from search_spaces.unit import Choice, find_kind
+from search_spaces.weight_formats import FORMATS, WeightFormat
+
+AXIS = "bits"
+
+
+@dataclass(frozen=True)
+class QuantisedPart(Surgery):
+    """The matrices of the part `kind`; norms, softmax and the residual stream stay as they are."""
+
+    kind: Kind
+
+    def find_levels(self, call: Call, anatomy: BlockAnatomy) -> tuple[Level, ...]:
+        """Every format, where all matrices are modules that are called, so that what stands in for them is, too."""
+        kind = find_kind(self.kind, AXIS)
+        levels = tuple(Level.on(AXIS, kind.parse(name)) for name in FORMATS)
+        possible = self.find_matrices(call.module, anatomy) and self._agrees(call, anatomy, levels[-1])
+        return levels if possible else ()
+
+    def build_modules(
+        self, block: nn.Module, anatomy: BlockAnatomy, level: Level, chosen: tuple[Choice, ...]
+    ) -> dict[str, nn.Module]:
+        """The matrices in the level's format."""
+        format = self.get_format(level)
+        paths = self.find_matrices(block, anatomy)
+        return {path: QuantisedLinear.of(block.get_submodule(path), format) for path in paths}
+
+    def get_format(self, level: Level) -> WeightFormat:
+        """The format of a level."""
+        value = level.get_value(AXIS)
+        assert value is not None, "a level of this kind has a format"
+        return FORMATS[find_kind(self.kind, AXIS).describe(value)]
+
+    def find_matrices(self, block: nn.Module, anatomy: BlockAnatomy) -> tuple[str, ...]:
+        """Paths of the part's linear modules; none where other modules of it have matrices, as a mixture's experts."""
+        owners = {
+            f"{member}.{path}".rstrip("."): module
+            for member in anatomy.get_contribution(self.kind).members
+            for path, module in block.get_submodule(member).named_modules()
+            if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+        }
+        return tuple(owners) if all(is_linear(module) for module in owners.values()) else ()
+
+    @torch.no_grad()
+    def _agrees(self, call: Call, anatomy: BlockAnatomy, level: Level) -> bool:
+        """Whether the block computes what it does where the inputs and weights of its matrices are rounded."""
+        quantised = copy_module(call.module, share_tensors=True)
+        replace_modules(quantised, self.build_modules(call.module, anatomy, level, ()))
+        rounded = copy_module(call.module)
+        paths = self.find_matrices(call.module, anatomy)
+        with _round_everything(rounded, paths, self.get_format(level)):
+            expected = get_first_output(rounded(*call.args, **call.kwargs))
+        return describe_difference(lambda: quantised(*call.args, **call.kwargs), expected) is None
+
+
+@contextmanager
+def _round_everything(block: nn.Module, paths: tuple[str, ...], format: WeightFormat) -> Iterator[None]:
+    """A block, changed, whose matrices are given rounded inputs and have rounded weights."""
+
+    def round_given(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (round_inputs(args[0], format), *args[1:])
+
+    modules = [block.get_submodule(path) for path in paths]
+    for module in modules:
+        matrix = get_weight_matrix(module)
+        matrix.copy_(round_weights(matrix, format))
+    handles = [module.register_forward_pre_hook(round_given) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

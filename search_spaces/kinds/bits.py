@@ -1,0 +1,30 @@
+"""Fewer bits: the weights of a part in a format that a runtime multiplies in directly."""
+
+from dataclasses import dataclass
+
+from search_spaces.kinds.kind import UnitKind
+from search_spaces.weight_formats import FORMATS
+
+_NAMES = dict(enumerate(FORMATS, 1))  # values of the axis; only names are written
+
+
+@dataclass(frozen=True)
+class BitsKind(UnitKind):
+    """Its levels are formats: `attention.3:bits=w4` has all matrices of block 3's attention in 4 bits."""
+
+    axis: str = "bits"
+    default: bool = False
+    graded: bool = False
+
+    def describe(self, value: int) -> str:
+        """The name of a format: `int8`."""
+        if value not in _NAMES:
+            raise ValueError(value)
+        return _NAMES[value]
+
+    def parse(self, text: str) -> int:
+        """Read the name of a format."""
+        values = {name: value for value, name in _NAMES.items()}
+        if text not in values:
+            raise ValueError(text)
+        return values[text]

@@ -1,0 +1,116 @@
+"""Rounded weights and inputs are those of ONNX Runtime: its quantisers, and its operators on the same numbers."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from pruning.surgery.quantised_linear import QuantisedLinear, quantise_weights, round_weights
+from search_spaces.weight_formats import FORMATS
+
+BLOCKED = [FORMATS["w8"], FORMATS["w4"]]
+
+
+def draw(*sizes: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("format", BLOCKED, ids=lambda each: each.name)
+@pytest.mark.parametrize("inputs", [64, 80, 16])
+def test_blocks_are_what_the_quantiser_of_the_runtime_makes(format, inputs: int) -> None:
+    matrix = draw(24, inputs)
+    matrix[3, :32] = 0  # a block of zeros has a scale, too
+    config = DefaultWeightOnlyQuantConfig(format.block, True, 4, bits=format.bits)
+    packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(matrix.T.contiguous().numpy())
+    codes = packed if format.bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
+    mine, my_scales = quantise_weights(matrix, format)
+    expected = (codes.astype(int) - 2 ** (format.bits - 1)) * scales[..., None]
+    expected = expected.reshape(24, -1)[:, :inputs]  # what fills up the last block meets no input
+    np.testing.assert_allclose((mine * my_scales[..., None]).flatten(1)[:, :inputs], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", BLOCKED, ids=lambda each: each.name)
+@pytest.mark.parametrize("inputs", [64, 80])
+def test_a_module_computes_what_the_operator_does(format, inputs: int) -> None:
+    matrix, given = draw(24, inputs), draw(2, 5, inputs, seed=1) * 3
+    config = DefaultWeightOnlyQuantConfig(format.block, True, 4, bits=format.bits)
+    packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(matrix.T.contiguous().numpy())
+    sizes = {"K": inputs, "N": 24, "bits": format.bits, "block_size": format.block, "accuracy_level": 4}
+    node = helper.make_node("MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", **sizes)
+    weights = [numpy_helper.from_array(packed, "b"), numpy_helper.from_array(scales, "s")]
+    expected = run([node], weights, given)
+    module = nn.Linear(inputs, 24, bias=False)
+    module.weight.data = matrix
+    with torch.no_grad():
+        found = QuantisedLinear.of(module, format)(given)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_dynamic_product_is_what_the_operators_compute() -> None:
+    matrix, given = draw(24, 64), draw(2, 5, 64, seed=1) * 3
+    codes, scales = quantise_weights(matrix, FORMATS["int8"])
+    weights = [
+        numpy_helper.from_array(codes[:, 0].T.contiguous().numpy().astype(np.int8), "b"),
+        numpy_helper.from_array(scales[:, 0].numpy(), "s"),
+    ]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "qs", "qz"]),
+        helper.make_node("MatMulInteger", ["q", "b", "qz"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["qs", "s"], ["ss"]),
+        helper.make_node("Mul", ["f", "ss"], ["y"]),
+    ]
+    expected = run(nodes, weights, given)
+    module = nn.Linear(64, 24, bias=False)
+    module.weight.data = matrix
+    with torch.no_grad():
+        found = QuantisedLinear.of(module, FORMATS["int8"])(given)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def run(nodes, weights, given: torch.Tensor) -> np.ndarray:
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(given.shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5, 24])],
+        weights,
+    )
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    onnx.checker.check_model(proto)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": given.numpy()})[0]
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda each: each.name)
+def test_fewer_bits_are_further_off(format) -> None:
+    matrix = draw(64, 256)
+    error = float((round_weights(matrix, format) - matrix).norm() / matrix.norm())
+    assert error < {"int8": 0.01, "w8": 0.008, "w4": 0.12}[format.name]
+
+
+def test_new_weights_are_rounded_anew_and_kept_as_they_were_given() -> None:
+    module = QuantisedLinear.of(nn.Linear(64, 8), FORMATS["w4"])
+    first = module.get_rounded_weights()
+    assert module.get_rounded_weights() is first
+    module.weight = nn.Parameter(module.weight * 2)
+    torch.testing.assert_close(module.get_rounded_weights(), first * 2)
+    with torch.no_grad():
+        module.weight.mul_(2)
+    torch.testing.assert_close(module.get_rounded_weights(), first * 4)
+
+
+def test_a_turned_module_is_read_as_it_computes() -> None:
+    turned = Conv1D(8, 64)
+    turned.bias.data.normal_()
+    straight = nn.Linear(64, 8)
+    straight.weight.data, straight.bias.data = turned.weight.data.T, turned.bias.data
+    given = draw(2, 64)
+    one, other = (QuantisedLinear.of(each, FORMATS["w8"])(given) for each in (turned, straight))
+    torch.testing.assert_close(one, other)
