@@ -160,12 +160,21 @@ VerifyCache = Annotated[
     bool,
     typer.Option("--verify-cache", help="Repeat every eighth evaluation without the cache; fail on a difference."),
 ]
-TrialPrecision = Annotated[
+Arithmetic = Annotated[
+    str,
+    typer.Option(
+        "--evaluate-in",
+        metavar="NAME",
+        help="Precision of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
+    ),
+]
+Precision = Annotated[
     str,
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="Precision of the trials' evaluations: auto, fp32 or bf16. The final choice is made in fp32.",
+        help="Bits of the winner's weights: fp32 leaves them; search lets every attention and MLP have int8, w8 or w4 "
+        "where this machine multiplies faster in it; int8, w8 or w4 allows one of them.",
     ),
 ]
 Compensate = Annotated[

@@ -56,7 +56,8 @@ def search(
     seed: options.Seed = 0,
     prefix_cache: options.PrefixCache = 1024,
     verify_cache: options.VerifyCache = False,
-    precision: options.TrialPrecision = "auto",
+    precision: options.Precision = "fp32",
+    evaluate_in: options.Arithmetic = "auto",
     compensate: options.Compensate = "auto",
     batch: options.Batch = 4,
     executor: options.Executor = "local",
@@ -79,7 +80,13 @@ def search(
     from nas.cli import console
 
     progress = console.begin("search")
-    from nas.request.choices import check_compensation, check_method, check_precision, check_tokens
+    from nas.request.choices import (
+        check_arithmetic,
+        check_compensation,
+        check_method,
+        check_precision,
+        check_tokens,
+    )
     from nas.request.quantities import Budget, ParameterLimit, parse_duration
     from nas.request.search_request import SearchRequest, check_executor, parse_resources, parse_units
     from search_spaces.servable import parse_servable
@@ -115,6 +122,7 @@ def search(
         prefix_cache_bytes=prefix_cache << 20,
         verify_cache=verify_cache,
         precision=check_precision(precision),
+        arithmetic=check_arithmetic(evaluate_in),
         compensate=check_compensation(compensate),
         max_parameters=None if max_parameters is None else ParameterLimit.parse(max_parameters),
         batch=batch,

@@ -23,7 +23,9 @@ def build_product(output: str, given: str, matrix: torch.Tensor, format: WeightF
     return build(f"{output}.{format.name}", given, matrix, format)
 
 
-def _build_blocked_product(name: str, given: str, matrix: torch.Tensor, format: WeightFormat) -> tuple[list[Any], list[Any]]:
+def _build_blocked_product(
+    name: str, given: str, matrix: torch.Tensor, format: WeightFormat
+) -> tuple[list[Any], list[Any]]:
     """ONNX Runtime's MatMulNBits, and its packed weights (out, blocks, bytes) and scales (out, blocks)."""
     from onnx import helper, numpy_helper
 
@@ -51,7 +53,9 @@ def _pack(codes: torch.Tensor, bits: int) -> np.ndarray:
     return packed
 
 
-def _build_dynamic_product(name: str, given: str, matrix: torch.Tensor, format: WeightFormat) -> tuple[list[Any], list[Any]]:
+def _build_dynamic_product(
+    name: str, given: str, matrix: torch.Tensor, format: WeightFormat
+) -> tuple[list[Any], list[Any]]:
     """Inputs rounded with one scale, a product of whole numbers, and the scales: what ONNX Runtime fuses to one."""
     from onnx import TensorProto, helper, numpy_helper
 

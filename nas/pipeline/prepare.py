@@ -10,6 +10,14 @@ from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.pipeline.compensation import plan_compensation
 from nas.pipeline.evaluator import build_evaluator, open_cluster
+from nas.pipeline.precision import (
+    check_precision_runs,
+    describe_speeds,
+    list_precision_units,
+    measure_parts,
+    restrict_to_fast_formats,
+    searches_formats,
+)
 from nas.pipeline.savable import restrict_to_savable
 from nas.profiling.choose_workload import choose_default_workload, choose_workload
 from nas.profiling.device import Device, RemoteDevice, ThisMachine
@@ -53,11 +61,13 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         parent = load_parent_model(request.model, request.data, request.trust_remote_code)
     workload, space = resolve_space(request, parent, target)
     say_what_fits(request, parent, target, workload, progress)
+    for line in describe_speeds(measure_parts(parent, workload), workload) if searches_formats(space) else ():
+        progress.show_message(line)
     with progress.open_stage("reading the data"):
         evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
         compensation = plan_compensation(parent, evaluator, request.compensate)
     cached_evaluator = build_evaluator(
-        parent, evaluator, request.prefix_cache_bytes, request.verify_cache, request.precision,
+        parent, evaluator, request.prefix_cache_bytes, request.verify_cache, request.arithmetic,
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
     )  # fmt: skip
     progress.show_message(f"quality: {evaluator.words}")
@@ -101,7 +111,10 @@ def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -
     usual = choose_workload_with_tokens(parent, choose_default_workload(parent, target), request.tokens)
     workload = choose_workload(parent, target, request.workload or usual)
     check_workload(parent, workload, request.tokens)
-    structure = restrict(parent.anatomy.build_space(request.units or DEFAULT_UNITS), request.servable)
+    names = tuple(dict.fromkeys((*(request.units or DEFAULT_UNITS), *list_precision_units(request.precision))))
+    check_precision_runs(names, target)
+    structure = restrict(parent.anatomy.build_space(names), request.servable)
+    structure = restrict_to_fast_formats(structure, parent, workload, request.precision)
     structure = restrict_to_savable(structure, parent, request.servable)
     space = add_tokens(structure, parent, target, workload, request.tokens, request.servable)
     return workload, space if request.units else keep_tokens_only(space)

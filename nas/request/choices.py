@@ -2,6 +2,7 @@
 
 from search_spaces.errors import UsageError
 from search_spaces.presets import PRESETS
+from search_spaces.weight_formats import FORMATS
 
 OFF, SEARCH = "off", "search"  # of --tokens, beside the presets
 ENGINE = "nas"  # the method that is none of the published ones
@@ -14,7 +15,8 @@ METHODS = (
     "sleb", "sleb-per-ms", "finercut", "finercut-per-ms", "evopress",
 )  # fmt: skip
 COMPENSATIONS = ("bias", "refit", "merge")  # of pruning.compensation
-PRECISIONS = ("fp32", "bf16")  # of nas.quality.precision
+ARITHMETIC = ("fp32", "bf16")  # of evaluations, as in nas.quality.precision
+FULL = "fp32"  # the precision of a model whose matrices keep theirs
 PROJECTIONS, LORA, ALL = "projections+norms", "lora", "all"  # what is trained when a model is healed
 TRAINED = (PROJECTIONS, LORA, ALL)
 TOKEN_METHODS = ("pyramiddrop", "random-tokens", "fastv", "tome", "equal-steps", "dop")
@@ -68,12 +70,23 @@ def check_trained(asked: str) -> str:
     return asked
 
 
-def check_precision(asked: str) -> str:
-    """`auto` or the name of a precision.
+def check_arithmetic(asked: str) -> str:
+    """`auto`, or the precision in which trials are evaluated.
 
     Raises:
         UsageError: it is neither.
     """
-    if asked not in (AUTO, *PRECISIONS):
-        raise UsageError(f"precision {asked!r} is none of {AUTO}, {', '.join(PRECISIONS)}")
+    if asked not in (AUTO, *ARITHMETIC):
+        raise UsageError(f"evaluate-in {asked!r} is none of {AUTO}, {', '.join(ARITHMETIC)}")
+    return asked
+
+
+def check_precision(asked: str) -> str:
+    """`fp32`, `search`, or the name of a format of weights.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if asked not in (FULL, SEARCH, *FORMATS):
+        raise UsageError(f"precision {asked!r} is none of {FULL}, {SEARCH}, {', '.join(FORMATS)}")
     return asked

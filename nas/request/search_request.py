@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Workload
-from nas.request.choices import AUTO, OFF
+from nas.request.choices import AUTO, FULL, OFF
 from nas.request.quantities import Budget, ParameterLimit
 from nas.storage.private_files import write_private
 from nas.storage.result_folder import resume_command
@@ -50,7 +50,8 @@ class SearchRequest:
     servable: Servable = Servable.ANY
     prefix_cache_bytes: int = 1 << 30
     verify_cache: bool = False
-    precision: str = "auto"
+    arithmetic: str = AUTO
+    precision: str = FULL
     max_parameters: ParameterLimit | None = None
     tokens: str = OFF
     compensate: str = AUTO
@@ -107,6 +108,8 @@ class SearchRequest:
             document["units"] = tuple(KINDS[name].name for name in document["units"])
             document["data"] = document["data"] and Path(document["data"])
             document.setdefault("compensate", OFF)  # searches of earlier versions had none
+            if "arithmetic" not in document:  # which earlier versions called precision
+                document["arithmetic"], document["precision"] = document.pop("precision", AUTO), FULL
             return cls(**{**document, "out": folder})
         except FileNotFoundError:
             raise UsageError(f"{folder} holds no {FILE}; give the result folder of a search") from None

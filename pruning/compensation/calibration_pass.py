@@ -25,6 +25,7 @@ from pruning.compensation.sites import Site
 from pruning.compensation.streams import Streams, reshape_by_item, run_trunk, watch_input
 from pruning.inference.block_stand_in import HandedStates
 from pruning.surgery.linear import get_weight_matrix
+from pruning.surgery.quantised_linear import read_product
 from search_spaces.kinds import Kind
 
 HELD = 8  # every so manieth item is held out, to choose penalties on
@@ -100,7 +101,7 @@ class CalibrationPass:
         )
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            observed = self._observe(site, route, module, args[0], output)
+            observed = self._observe(site, route, module, *read_product(module, args[0], output))
             adjustment = None if observed is None else self.method.adjust(observed)
             if adjustment is not None:
                 _add(self.candidate, module, adjustment)

@@ -9,7 +9,7 @@ __getattr__, __all__ = export_lazily(
         "dropped": ["Dropped", "Form"],
         "linear": ["get_weight_matrix", "is_linear", "keep_inputs", "keep_outputs"],
         "linear_stand_in": ["LINEAR", "LinearStandIn", "PassedOn", "find_given"],
-        "quantised_linear": ["QuantisedLinear", "quantise_weights", "round_inputs", "round_weights"],
+        "quantised_linear": ["QuantisedLinear", "quantise_weights", "read_product", "round_inputs", "round_weights"],
         "prune": ["PARENT_CONFIG", "RECORD", "apply", "check_fits", "read_architecture"],
         "replacement": ["replace_modules"],
     },

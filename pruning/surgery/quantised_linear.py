@@ -42,9 +42,16 @@ class QuantisedLinear(nn.Linear):
         return made.train(module.training)
 
     def forward(self, given: Tensor) -> Tensor:
-        """The product of rounded inputs (…, in) and rounded weights."""
-        rounded = round_inputs(given.float(), self.format).to(given.dtype)
-        return nn.functional.linear(rounded, self.get_rounded_weights(), self.bias)
+        """The product of rounded inputs (…, in) and rounded weights; gradients pass through the rounding."""
+        weights = self.get_rounded_weights()
+        if torch.is_grad_enabled():
+            weights = self.weight + (weights - self.weight).detach()
+        return nn.functional.linear(self.round_given(given), weights, self.bias)
+
+    def round_given(self, given: Tensor) -> Tensor:
+        """Inputs (…, in) as the product has them."""
+        rounded = round_inputs(given.detach().float(), self.format).to(given.dtype)
+        return given + (rounded - given).detach() if torch.is_grad_enabled() else rounded
 
     def get_rounded_weights(self) -> Tensor:
         """(out, in), of the module's dtype; rounded once, as long as the weights are the same."""
@@ -57,6 +64,14 @@ class QuantisedLinear(nn.Linear):
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
         return f"{super().extra_repr()}, format={self.format.name}"
+
+
+def read_product(module: nn.Module, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """(inputs, outputs) of a linear module's call, for those who change its weights before they are rounded."""
+    if not isinstance(module, QuantisedLinear):
+        return given, output
+    rounded = module.round_given(given)
+    return rounded, nn.functional.linear(rounded, module.weight, module.bias)
 
 
 def round_weights(matrix: Tensor, format: WeightFormat) -> Tensor:

@@ -40,7 +40,7 @@ def tiny(tmp_path_factory) -> Path:
         (["search", "--resume", "./nowhere"], 2, "holds no request.json"),
         (["search", "--target", "host", "--budget", "20ms", "--method", "magic"], 2, "method 'magic' is none of nas"),
         (["search", "--target", "host", "--budget", "20ms", "--servable", "vllm"], 2, "none of any, decilm, vanilla"),
-        (["search", "--target", "host", "--budget", "20ms", "--precision", "int8"], 2, "none of auto, fp32, bf16"),
+        (["search", "--target", "host", "--budget", "20ms", "--evaluate-in", "int8"], 2, "none of auto, fp32, bf16"),
         (["profile", "--target", "jetson-orin"], 2, "cannot be measured from here"),
         (["evaluate", "./nowhere"], 2, "no folder"),
         (["analyze", "--model", "digits-vit", "--data", "./nothing"], 2, "./nothing"),

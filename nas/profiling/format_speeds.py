@@ -1,0 +1,107 @@
+"""How fast this machine multiplies with weights of each format: single products, measured side by side.
+
+Which format is fast depends on the processor and on how many rows are multiplied: with one row reading the weights
+takes the time, with many the arithmetic does. Nothing of that is in a data sheet.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latency_models.runtime_ort import count_default_threads, open_session, read_environment
+from nas.export.quantised_product import build_product
+from nas.storage.cache_folder import get_cache_folder
+from search_spaces.weight_formats import FORMATS
+
+FILE = "formats.json"
+ROUNDS = 15
+_MINIMUM_SECONDS = 2e-3  # that one reading takes; short products are repeated within it
+_OPSET, _IR = 21, 10
+
+
+@dataclass(frozen=True)
+class Product:
+    """Inputs (rows, inputs) times weights (inputs, outputs)."""
+
+    rows: int
+    inputs: int
+    outputs: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.inputs}x{self.outputs}"
+
+
+Speeds = dict[Product, dict[str, float]]  # milliseconds by format; "" is the product in float32
+
+
+def load_speeds(products: Iterable[Product]) -> Speeds:
+    """The milliseconds of products in every format on this machine, measured where they are not known yet.
+
+    They are kept in the cache folder, by processor, runtime and number of threads.
+    """
+    environment = json.dumps(read_environment(count_default_threads()), sort_keys=True)
+    path = get_cache_folder() / FILE
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    own, wanted = kept.setdefault(environment, {}), sorted(set(products), key=str)
+    new = [product for product in wanted if str(product) not in own]
+    own |= {str(product): measure_product(product) for product in new}
+    if new:
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(kept, indent=1) + "\n")
+        draft.replace(path)
+    return {product: own[str(product)] for product in wanted}
+
+
+def measure_product(product: Product) -> dict[str, float]:
+    """Milliseconds of a product by format, medians of interleaved rounds; `""` is float32."""
+    given = np.random.default_rng(0).standard_normal((product.rows, product.inputs)).astype(np.float32)
+    readings: dict[str, list[float]] = {name: [] for name in ("", *FORMATS)}
+    with tempfile.TemporaryDirectory(prefix="nas-") as folder:
+        sessions = {name: _open(product, name, Path(folder) / f"{name}.onnx") for name in readings}
+        repeats = {name: _count_repeats(session, given) for name, session in sessions.items()}
+        for _ in range(ROUNDS):
+            for name, session in sessions.items():
+                readings[name].append(_time(session, given, repeats[name]))
+    return {name: statistics.median(values) for name, values in readings.items()}
+
+
+def _open(product: Product, name: str, path: Path) -> Any:
+    """A session of one product, written to `path` first."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    matrix = torch.randn(product.outputs, product.inputs, generator=torch.Generator().manual_seed(0))
+    if name:
+        nodes, weights = build_product("product", "given", matrix, FORMATS[name])
+    else:
+        weights = [numpy_helper.from_array(np.ascontiguousarray(matrix.numpy().T), "weight")]
+        nodes = [helper.make_node("MatMul", ["given", "weight"], ["product"])]
+    nodes.append(helper.make_node("Identity", [nodes[-1].output[0]], ["result"]))
+    sizes = (("given", product.inputs), ("result", product.outputs))
+    given, result = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [product.rows, size]) for n, size in sizes)
+    graph = helper.make_graph(nodes, "product", [given], [result], weights)
+    imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=_IR), str(path))
+    return open_session(path, count_default_threads())
+
+
+def _count_repeats(session: Any, given: np.ndarray) -> int:
+    once = min(_time(session, given, 1) for _ in range(3)) / 1e3
+    return max(1, round(_MINIMUM_SECONDS / max(once, 1e-7)))
+
+
+def _time(session: Any, given: np.ndarray, repeats: int) -> float:
+    """Milliseconds of one run, the mean of `repeats`."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        session.run(None, {"given": given})
+    return 1e3 * (time.perf_counter() - began) / repeats
