@@ -5,6 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
+        "quantised_product": ["build_product"],
         "cached_export": ["read_cache_layers"],
         "companions": ["carry_companions"],
         "exported_graphs": ["ExportedGraphs", "Graphs"],

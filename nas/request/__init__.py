@@ -22,6 +22,8 @@ __getattr__, __all__ = export_lazily(
             "check_precision",
             "check_tokens",
             "check_trained",
+            "check_arithmetic",
+            "FULL",
         ],
         "quantities": ["Budget", "ParameterLimit", "parse_duration"],
         "search_request": ["FILE", "SearchRequest", "check_executor", "parse_resources", "parse_units"],

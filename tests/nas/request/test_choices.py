@@ -13,7 +13,7 @@ def test_the_names_of_methods_are_those_of_the_registries() -> None:
     assert tuple(METHODS) == choices.METHODS
     assert tuple(TOKEN_METHODS) == choices.TOKEN_METHODS
     assert choices.ENGINE == ENGINE
-    assert tuple(Precision) == choices.PRECISIONS
+    assert tuple(Precision) == choices.ARITHMETIC
 
 
 def test_it_is_read_without_torch() -> None:
