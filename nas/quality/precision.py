@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from nas.request.choices import AUTO, check_precision
+from nas.request.choices import AUTO, check_arithmetic
 
 
 class Precision(StrEnum):
@@ -41,7 +41,7 @@ def choose_precision(asked: str) -> Precision:
     Raises:
         UsageError: another word.
     """
-    if check_precision(asked) != AUTO:
+    if check_arithmetic(asked) != AUTO:
         return Precision(asked)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
