@@ -1,5 +1,8 @@
 """The text `python-lm` is trained and judged on: Python source of packages installed from `constraints.txt`.
 
+The same files hold another text, for decoders that are to differ in more than their shape: the English of their
+docstrings.
+
 The files are pinned in `files.json` (path inside site-packages and SHA-256), so the same corpus is found
 wherever the constraints are installed. Whole projects belong to one split; no project is in two.
 
@@ -13,6 +16,7 @@ import json
 import random
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -28,6 +32,7 @@ TRAIN = (
 HELD_OUT = {"calibration": ("networkx",), "validation": ("optuna",), "test": ("_pytest", "rich", "fastapi")}
 SMALLEST, LARGEST = 800, 60_000  # bytes: neither empty packages nor tables of data
 PER_PROJECT = 6_000_000  # bytes: no project dominates the training text
+EXAMPLE = ">>>"  # marks the paragraphs of a docstring that are code
 
 
 def read_if_usable(path: Path) -> str | None:
@@ -69,8 +74,20 @@ def pin() -> None:
     PINNED.write_text(json.dumps(pinned, indent=0, sort_keys=True) + "\n")
 
 
-def load(split: str) -> list[str]:
-    """The texts of a split, in the pinned order.
+def read_docstrings(source: str) -> str:
+    """The paragraphs of all docstrings of a module, outer ones first, without examples."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    docstrings = [ast.get_docstring(node) or "" for node in nodes]
+    paragraphs = [part for docstring in docstrings for part in docstring.split("\n\n") if part.strip()]
+    return "\n\n".join(part for part in paragraphs if EXAMPLE not in part)
+
+
+TEXTS: dict[str, Callable[[str], str]] = {"source": str, "docstrings": read_docstrings}
+
+
+def load(split: str, text: str = "source") -> list[str]:
+    """The texts of a split, one a file in the pinned order: the source, or its docstrings, which may be empty.
 
     Raises SystemExit when a pinned file is missing or differs, naming how many and the repair.
     """
@@ -81,7 +98,7 @@ def load(split: str) -> list[str]:
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             wrong.append(name)
         else:
-            texts.append(path.read_text(encoding="ascii"))
+            texts.append(TEXTS[text](path.read_text(encoding="ascii")))
     if wrong:
         raise SystemExit(
             f"{len(wrong)} of {len(pinned)} pinned files differ from those installed here (first: {wrong[0]}). "

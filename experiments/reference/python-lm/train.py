@@ -1,7 +1,7 @@
 """Train `python-lm`: a 12-layer Llama-type decoder on Python source, on a CPU or a GPU.
 
     python train.py --out /tmp/python-lm          # the whole recipe; interrupted, it goes on where it stopped
-    python train.py --out /tmp/gpt2 --family gpt2 # the smaller decoders of the benchmarks: gpt2, gpt_neox
+    python train.py --out /tmp/gpt2 --family gpt2 # the smaller decoders of the benchmarks: gpt2, gpt_neox, qwen3, olmo2
 
 The recipe is fixed in steps, not in minutes: the same corpus, seed and steps give the card's figure
 within its tolerance on any machine. Weights are saved in bfloat16, safetensors only.
@@ -23,9 +23,11 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    Olmo2Config,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
 )
 
 END = "<|end|>"
@@ -37,6 +39,7 @@ class Recipe:
     """Everything that decides the result."""
 
     family: str = "llama"
+    text: str = "source"  # of the corpus, or its "docstrings"
     vocabulary: int = 4096
     hidden: int = 192
     layers: int = 12
@@ -126,8 +129,57 @@ def build_gpt_neox_config(recipe: Recipe) -> PreTrainedConfig:
     )
 
 
-CONFIGS = {"llama": build_llama_config, "gpt2": build_gpt2_config, "gpt_neox": build_gpt_neox_config}
-SMALLER = {"hidden": 128, "heads": 4, "intermediate": 512, "steps": 800}  # within 20 minutes on two cores
+def build_qwen3_config(recipe: Recipe) -> PreTrainedConfig:
+    """As Llama, with normalised queries and keys, and heads that do not divide the hidden size."""
+    return Qwen3Config(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        head_dim=HEAD,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        **END_TOKEN,
+    )
+
+
+def build_olmo2_config(recipe: Recipe) -> PreTrainedConfig:
+    """Rotary positions, gated MLP; what a part adds to the stream is normalised, not what it reads."""
+    return Olmo2Config(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.hidden,
+        initializer_range=recipe.hidden**-0.5,  # with the usual 0.02 what parts add would drown the embeddings
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        **END_TOKEN,
+    )
+
+
+CONFIGS = {
+    "llama": build_llama_config,
+    "gpt2": build_gpt2_config,
+    "gpt_neox": build_gpt_neox_config,
+    "qwen3": build_qwen3_config,
+    "olmo2": build_olmo2_config,
+}
+HEAD = 32  # size of a head where it is no share of the hidden size
+SMALLER = Recipe(hidden=128, heads=4, intermediate=512, steps=800, long_steps=80)  # within 20 minutes on two cores
+PROSE = replace(  # within 15 minutes on one
+    SMALLER, text="docstrings", context=1024, short_context=256, tokens_per_step=2048, steps=1000, long_steps=100
+)
+RECIPES = {
+    "llama": Recipe(),
+    "gpt2": replace(SMALLER, family="gpt2"),
+    "gpt_neox": replace(SMALLER, family="gpt_neox"),
+    "qwen3": replace(PROSE, family="qwen3", hidden=160, intermediate=480),
+    "olmo2": replace(PROSE, family="olmo2", layers=16, kv_heads=4, intermediate=320),
+}
 
 
 def draw_batch(stream: torch.Tensor, step: int, recipe: Recipe) -> torch.Tensor:
@@ -198,21 +250,22 @@ def train(model: PreTrainedModel, stream: torch.Tensor, recipe: Recipe, state: P
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and the training state")
-    parser.add_argument("--family", choices=CONFIGS, default="llama")
+    parser.add_argument("--family", choices=RECIPES, default="llama")
     parser.add_argument("--steps", type=int, help="fewer, to try it")
     arguments = parser.parse_args()
-    recipe = Recipe() if arguments.family == "llama" else Recipe(family=arguments.family, **SMALLER)
-    steps = arguments.steps or recipe.steps
-    recipe = replace(recipe, steps=steps, long_steps=steps // 10)
+    recipe = RECIPES[arguments.family]
+    if arguments.steps is not None:
+        recipe = replace(recipe, steps=arguments.steps, long_steps=arguments.steps // 10)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    texts = corpus.load("train")
+    texts = corpus.load("train", recipe.text)
     tokenizer = train_tokenizer(texts, recipe)
     stream = tokenize(tokenizer, texts)
     model = build(recipe).to("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(stream) / 1e6:.1f} M training tokens", flush=True)
     train(model, stream, recipe, arguments.out / "state.pt")
     figures = {
-        s: measure_perplexity(model, tokenize(tokenizer, corpus.load(s)), recipe) for s in ("validation", "test")
+        s: measure_perplexity(model, tokenize(tokenizer, corpus.load(s, recipe.text)), recipe)
+        for s in ("validation", "test")
     }
     model.to(torch.bfloat16).save_pretrained(arguments.out / "model")
     tokenizer.save_pretrained(arguments.out / "model")
