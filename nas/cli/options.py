@@ -91,6 +91,14 @@ MaxParameters = Annotated[
         "this limits the memory of the weights.",
     ),
 ]
+MaxBytes = Annotated[
+    str | None,
+    typer.Option(
+        "--max-bytes",
+        metavar="AMOUNT",
+        help="Limit the bytes of the weights in the file too: 400MB, or 0.3x of the parent's.",
+    ),
+]
 Batch = Annotated[
     int,
     typer.Option(

@@ -48,6 +48,7 @@ def search(
     tokens: options.Tokens = "off",
     percentile: options.Percentile = 90,
     max_parameters: options.MaxParameters = None,
+    max_bytes: options.MaxBytes = None,
     trials: options.Trials = 48,
     time_limit: options.TimeLimit = None,
     method: options.Method = "nas",
@@ -87,7 +88,7 @@ def search(
         check_precision,
         check_tokens,
     )
-    from nas.request.quantities import Budget, ParameterLimit, parse_duration
+    from nas.request.quantities import Budget, ByteLimit, ParameterLimit, parse_duration
     from nas.request.search_request import SearchRequest, check_executor, parse_resources, parse_units
     from search_spaces.servable import parse_servable
 
@@ -125,6 +126,7 @@ def search(
         arithmetic=check_arithmetic(evaluate_in),
         compensate=check_compensation(compensate),
         max_parameters=None if max_parameters is None else ParameterLimit.parse(max_parameters),
+        max_bytes=None if max_bytes is None else ByteLimit.parse(max_bytes),
         batch=batch,
         executor=check_executor(executor),
         workers=workers,

@@ -92,6 +92,7 @@ def _describe_request(
         "workload": str(workload),
         "budget": request.budget.text,
         "max_parameters": request.max_parameters and request.max_parameters.text,
+        "max_bytes": request.max_bytes and request.max_bytes.text,
         "percentile": request.percentile,
         "method": request.method,
         "servable": str(request.servable),

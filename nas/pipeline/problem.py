@@ -2,6 +2,7 @@
 
 from latency_models.work import count_flops
 from nas.certification.search_context import SearchContext
+from nas.parent.parent import ParentModel
 from nas.pipeline.evaluator import list_rungs, open_cluster
 from nas.request.choices import OFF
 from nas.search import Problem
@@ -13,6 +14,8 @@ from nas.tokens.space import (
     choose_default_reduction,
 )  # fmt: skip
 from pruning.analysis.redundancy import Redundancy
+from pruning.kinds import SURGERIES
+from search_spaces.unit import Choice, list_kinds
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 
@@ -57,13 +60,24 @@ def _name_study(context: SearchContext) -> str:
 
 
 def _list_limits(context: SearchContext) -> tuple[Limit, ...]:
-    """The bound on parameters, where one was asked for."""
-    maximum, parent = context.request.max_parameters, context.parent
-    if maximum is None:
-        return ()
-    parameters = parent.model.num_parameters()
-    saves = {choice: float(parent.anatomy.count_parameters(choice)) for choice in parent.anatomy.choices}
-    return (Limit("parameters", parameters, maximum.resolve(parameters), saves),)
+    """The bounds on parameters and on bytes of weights, where they were asked for."""
+    request, parent = context.request, context.parent
+    parameters, limits = parent.model.num_parameters(), []
+    if request.max_parameters is not None:
+        saves = {choice: float(parent.anatomy.count_parameters(choice)) for choice in parent.anatomy.choices}
+        limits.append(Limit("parameters", parameters, request.max_parameters.resolve(parameters), saves))
+    if request.max_bytes is not None:
+        size = context.target.bytes_per_element
+        saves = {choice: _count_saved_bytes(parent, choice, size) for choice in parent.anatomy.choices}
+        limits.append(Limit("bytes", size * parameters, request.max_bytes.resolve(size * parameters), saves))
+    return tuple(limits)
+
+
+def _count_saved_bytes(parent: ParentModel, choice: Choice, size: int) -> float:
+    """How many bytes fewer the weights take with a choice; `size` of one of the parent's."""
+    block = parent.model.get_submodule(parent.anatomy.stack)[choice.layer]
+    anatomy, (name,) = parent.anatomy.blocks[choice.layer], list_kinds(choice)
+    return SURGERIES[name].count_saved_bytes(block, anatomy, choice.level, size)
 
 
 def _list_front_budgets(context: SearchContext) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ __getattr__, __all__ = export_lazily(
             "check_arithmetic",
             "FULL",
         ],
-        "quantities": ["Budget", "ParameterLimit", "parse_duration"],
+        "quantities": ["Budget", "ByteLimit", "ParameterLimit", "parse_duration"],
         "search_request": ["FILE", "SearchRequest", "check_executor", "parse_resources", "parse_units"],
     },
 )

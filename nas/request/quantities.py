@@ -8,6 +8,7 @@ from search_spaces.errors import BadBudget, UsageError
 _AMOUNT = re.compile(r"(?P<number>\d+(\.\d+)?|\.\d+)\s*(?P<unit>[a-zµ]*)", re.IGNORECASE)
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _COUNTS = {"k": 1e3, "m": 1e6, "b": 1e9}
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9}
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -88,6 +89,42 @@ class ParameterLimit:
         return cls(text.strip(), fraction=number)
 
     def resolve(self, parent: int) -> float:
+        """The number, given the parent's."""
+        return self.count if self.count is not None else (self.fraction or 0.0) * parent
+
+
+@dataclass(frozen=True)
+class ByteLimit:
+    """How many bytes the weights in a winner's file may take: a number, or a fraction of the parent's.
+
+    Example:
+        >>> ByteLimit.parse("400MB").resolve(parent=1_000_000_000)
+        400000000.0
+    """
+
+    text: str
+    count: float | None = None
+    fraction: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "ByteLimit":
+        """Read `400MB`, `500kB`, `1.2GB` or `0.3x`.
+
+        Raises:
+            UsageError: on anything else.
+        """
+        match = _AMOUNT.fullmatch(text.strip())
+        unit = match["unit"].lower() if match else ""
+        if not match or unit not in {"x", *_BYTES} or float(match["number"]) <= 0:
+            raise UsageError(f"bytes {text!r} is no number of them; write for example 400MB, 500kB or 0.3x")
+        number = float(match["number"])
+        if unit != "x":
+            return cls(text.strip(), count=number * _BYTES[unit])
+        if number > 1:
+            raise UsageError(f"bytes {text!r} is above the parent's own; a fraction lies in (0, 1]")
+        return cls(text.strip(), fraction=number)
+
+    def resolve(self, parent: float) -> float:
         """The number, given the parent's."""
         return self.count if self.count is not None else (self.fraction or 0.0) * parent
 

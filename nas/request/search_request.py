@@ -8,7 +8,7 @@ from typing import Any
 
 from latency_models.workload import Workload
 from nas.request.choices import AUTO, FULL, OFF
-from nas.request.quantities import Budget, ParameterLimit
+from nas.request.quantities import Budget, ByteLimit, ParameterLimit
 from nas.storage.private_files import write_private
 from nas.storage.result_folder import resume_command
 from search_spaces.errors import UsageError
@@ -53,6 +53,7 @@ class SearchRequest:
     arithmetic: str = AUTO
     precision: str = FULL
     max_parameters: ParameterLimit | None = None
+    max_bytes: ByteLimit | None = None
     tokens: str = OFF
     compensate: str = AUTO
     batch: int = BATCH
@@ -83,6 +84,7 @@ class SearchRequest:
         document = dataclasses.asdict(self)
         document["budget"] = self.budget.text
         document["max_parameters"] = self.max_parameters and self.max_parameters.text
+        document["max_bytes"] = self.max_bytes and self.max_bytes.text
         document["workload"] = None if self.workload is None else str(self.workload)
         document["units"] = list(self.units)
         document["out"], document["data"] = str(self.out), None if self.data is None else str(self.data)
@@ -104,6 +106,8 @@ class SearchRequest:
             document["workload"] = document["workload"] and Workload.parse(document["workload"])
             max_parameters = document.get("max_parameters")
             document["max_parameters"] = max_parameters and ParameterLimit.parse(max_parameters)
+            max_bytes = document.get("max_bytes")
+            document["max_bytes"] = max_bytes and ByteLimit.parse(max_bytes)
             document["servable"] = Servable(document.get("servable", Servable.ANY))
             document["units"] = tuple(KINDS[name].name for name in document["units"])
             document["data"] = document["data"] and Path(document["data"])

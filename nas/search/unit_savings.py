@@ -3,6 +3,7 @@
 Fewer operations are not always fewer milliseconds: what a runtime overlaps, pads or waits for does not get faster.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -12,7 +13,7 @@ from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import PARTS, Kind
 from search_spaces.level import DROP, KEEP, THOUSAND
-from search_spaces.unit import Choice, is_structural
+from search_spaces.unit import Choice, describe_level, is_structural
 
 _NAMES = {Kind.ATTENTION: "an attention", Kind.MLP: "an MLP"}
 NOTHING = 0.1  # of what a unit of its kind or another saves on average
@@ -98,15 +99,26 @@ def describe_savings(units: Sequence[UnitSavings], parent_ms: float) -> str:
     without = list_ineffective_units(units)
     if without:
         lines.append(f"dropping {', '.join(without)} will not make the model faster here")
+    levels = _count_ineffective_levels(units)
+    if levels:
+        words = ", ".join(f"{level} of {count} units" for level, count in levels.items())
+        lines.append(f"{words} will not make the model faster here")
     return "; ".join(lines)
 
 
 def list_ineffective_units(units: Sequence[UnitSavings]) -> list[str]:
     """What saves next to nothing: parts, and tokens from blocks on where no stage saves anything."""
-    parts = [str(each.choice) for each in units if not each.effective and is_structural(each.choice)]
+    parts = [str(each.choice) for each in units if not each.effective and each.choice.level == DROP]
     steps = [each for each in units if not is_structural(each.choice)]
     useful = {each.choice.layer for each in steps if each.effective}
     return parts + [f"tokens.{block}" for block in sorted({each.choice.layer for each in steps} - useful)]
+
+
+def _count_ineffective_levels(units: Sequence[UnitSavings]) -> dict[str, int]:
+    """Levels other than dropped that save next to nothing, as `attention:bits=w8`, and of how many units."""
+    idle = (each.choice for each in units if not each.effective and is_structural(each.choice))
+    names = (f"{each.kind}:{describe_level(each.kind, each.level)}" for each in idle if each.level != DROP)
+    return dict(Counter(names))
 
 
 def _describe_step(each: UnitSavings, parent_ms: float) -> str:

@@ -22,6 +22,7 @@ from search_spaces.unit import Choice, find_kind
 from search_spaces.weight_formats import FORMATS, WeightFormat
 
 AXIS = "bits"
+_CHANNEL_BYTES = 5  # the scale and the zero point of an output whose weights share one
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,15 @@ class QuantisedPart(Surgery):
         format = self.get_format(level)
         paths = self.find_matrices(block, anatomy)
         return {path: QuantisedLinear.of(block.get_submodule(path), format) for path in paths}
+
+    def count_saved_bytes(self, block: nn.Module, anatomy: BlockAnatomy, level: Level, size: int) -> float:
+        """Those of the matrices, whose last blocks are filled up."""
+        format, saved = self.get_format(level), 0.0
+        for path in self.find_matrices(block, anatomy):
+            outputs, inputs = get_weight_matrix(block.get_submodule(path)).shape
+            held = inputs if format.block is None else -(-inputs // format.block) * format.block
+            saved += outputs * (size * inputs - held * format.weight_bytes - (format.block is None) * _CHANNEL_BYTES)
+        return saved
 
     def get_format(self, level: Level) -> WeightFormat:
         """The format of a level."""

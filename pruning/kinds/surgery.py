@@ -42,3 +42,11 @@ class Surgery:
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
         """How many parameters of the parent's block are gone at a level, were it the only one chosen."""
         return 0
+
+    def count_saved_bytes(self, block: nn.Module, anatomy: BlockAnatomy, level: Level, size: int) -> float:
+        """How many bytes fewer the weights of the block take in a file at a level, were it the only one chosen.
+
+        Args:
+            size: bytes of one of the parent's.
+        """
+        return size * self.count_saved(block, anatomy, level)

@@ -2,11 +2,15 @@
 
 from types import SimpleNamespace
 
+import onnx
 import pytest
+from exported_parents import export_parent
 from families import build
+from onnx import numpy_helper
 
 from latency_models.targets import find_target
 from latency_models.workload import Workload
+from nas.export.exported_graphs import ExportedGraphs
 from nas.pipeline import precision
 from nas.pipeline.precision import (
     check_precision_runs,
@@ -15,11 +19,13 @@ from nas.pipeline.precision import (
     measure_parts,
     restrict_to_fast_formats,
 )
+from nas.pipeline.problem import _count_saved_bytes
 from pruning.anatomy.anatomy import read_anatomy
-from search_spaces import Choice
+from search_spaces import Architecture, Choice
 from search_spaces.errors import UsageError
 from search_spaces.weight_formats import FORMATS
 
+__all__ = ["export_parent"]
 WORKLOAD = Workload.parse("forward:batch=1,seq=8")
 
 
@@ -70,6 +76,28 @@ def test_only_faster_formats_are_searched(parent, speeds, asked, attention, mlp)
         offered = {name for name in FORMATS if Choice.parse(f"{kind}.1:bits={name}") in found.choices}
         assert offered == names
     assert Choice.parse("attention.1") in found.choices
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    "text", ["mlp.1:bits=w4", "mlp.1:bits=w8", "attention.1:bits=int8", "mlp.1:form=linear", "mlp.1"]
+)
+def test_files_have_as_many_bytes_as_predicted(family: str, text: str, export_parent, tmp_path) -> None:
+    parent, choice = export_parent(family), Choice.parse(text)
+    graphs = ExportedGraphs(parent.graph, None)
+    if graphs.find_exported(Architecture(4).drop(choice)).choices:
+        pytest.skip("exported anew; the bytes are the same")
+    whole, edited = (
+        count_weight_bytes(graphs.derive(Architecture(4).drop(*chosen), tmp_path / f"{len(chosen)}.onnx"))
+        for chosen in ((), (choice,))
+    )
+    saved = _count_saved_bytes(SimpleNamespace(model=parent.model, anatomy=parent.anatomy), choice, 4)
+    assert whole - edited == pytest.approx(saved, rel=0.02)
+
+
+def count_weight_bytes(path) -> int:
+    """Bytes of everything that is a matrix or goes with one."""
+    return sum(numpy_helper.to_array(each).nbytes for each in onnx.load(str(path)).graph.initializer)
 
 
 def test_advice_has_a_line_for_each_format(parent, speeds) -> None:

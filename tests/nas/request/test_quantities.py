@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.request.quantities import Budget, ParameterLimit, parse_duration
+from nas.request.quantities import Budget, ByteLimit, ParameterLimit, parse_duration
 from search_spaces.errors import BadBudget, UsageError
 
 
@@ -53,3 +53,14 @@ def test_durations() -> None:
     for wrong in ("90", "0s", "ten", "5ms"):
         with pytest.raises(UsageError, match="is not a positive number with a unit"):
             parse_duration(wrong)
+
+
+def test_limits_of_bytes_are_read() -> None:
+    assert ByteLimit.parse("400MB").resolve(1e9) == 4e8
+    assert ByteLimit.parse("1.5 kB").resolve(1e9) == 1500
+    assert ByteLimit.parse("0.3x").resolve(1000) == 300
+    for wrong in ("400", "4M", "0MB", "many"):
+        with pytest.raises(UsageError, match="400MB"):
+            ByteLimit.parse(wrong)
+    with pytest.raises(UsageError, match="above the parent's own"):
+        ByteLimit.parse("1.2x")
