@@ -96,7 +96,7 @@ def test_what_the_service_hands_on_is_what_nas_search_takes() -> None:
         ({"tokens": "some"}, "tokens 'some'"),
         ({"method": "magic"}, "method 'magic'"),
         ({"method": "dop"}, "add tokens: search"),
-        ({"time_limit": "5"}, "time limit '5'"),
+        ({"time_limit": "5"}, "time '5'"),
         ({"max_parameters": "many"}, "parameters 'many'"),
         ({"servable": "vllm"}, "none of any, decilm"),
         ({"percentile": 100}, "percentile"),
