@@ -47,14 +47,14 @@ class TestMlpWidth(UnitKindContract):
     def mask(self, model, family, choice) -> None:
         block = block_of(model, family, choice)
         kept, count = find_largest(block, family, dict(choice.level.axes)["width"] / 1000)
-        gone = sorted(set(range(count)) - set(kept))
+        dropped = sorted(set(range(count)) - set(kept))
         for path in MATRICES[family][2]:
             module = block.get_submodule(path)
             for half in range(len(rows_of(module)) // count):
-                rows_of(module)[[half * count + neuron for neuron in gone]] = 0
+                rows_of(module)[[half * count + neuron for neuron in dropped]] = 0
                 if module.bias is not None:
-                    module.bias.data[[half * count + neuron for neuron in gone]] = 0
-        rows_of(block.get_submodule(MATRICES[family][3]))[:, gone] = 0
+                    module.bias.data[[half * count + neuron for neuron in dropped]] = 0
+        rows_of(block.get_submodule(MATRICES[family][3]))[:, dropped] = 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])

@@ -72,8 +72,8 @@ def test_the_tower_is_what_clip_counts() -> None:
 def test_a_decode_step_sees_the_shorter_caches() -> None:
     """One step by hand: the saving is two products with what is no longer in the caches."""
     off, on = (accounting.decode(LLAVA, s, 60, 2) for s in (Schedule(), accounting.PUBLISHED))
-    gone = 8 * (288 + 432 + 504)
-    assert off - on == 2 * gone * 4096
+    dropped = 8 * (288 + 432 + 504)
+    assert off - on == 2 * dropped * 4096
     assert accounting.decode(LLAVA, Schedule(), 60, 1) == 0
 
 

@@ -47,9 +47,9 @@ def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture
     ],
 )
 def test_the_time_left_follows_the_pace_or_is_not_said(
-    gone: float, done: float, total: float | None, said: str
+    dropped: float, done: float, total: float | None, message: str
 ) -> None:
-    assert estimate_time_left(gone, done, total) == said
+    assert estimate_time_left(dropped, done, total) == message
 
 
 def test_the_service_s_page_reads_the_lines_of_the_log(
@@ -125,7 +125,7 @@ def test_a_search_says_what_it_does_before_its_trials(tmp_path: Path) -> None:
     noted = Noted()
     certification = CertificationRun(None, noted)
     certification.search(problem(tmp_path, Landscape(0), 9.0, trials=20))
-    begun = [said.partition(" of ")[0] for said in noted.said if said.startswith("searching: ")]
+    begun = [message.partition(" of ")[0] for message in noted.said if message.startswith("searching: ")]
     assert begun == [
         "searching: scoring each part alone", "searching: dropping one part after another",
         "searching: evaluating candidates", "searching: evaluating the best on all items",

@@ -39,9 +39,9 @@ JETSON = {
 def test_a_jetson(tmp_path: Path) -> None:
     root = tree(tmp_path, JETSON)
     assert read_processor(root) == read_board(root) == "NVIDIA Jetson AGX Orin Developer Kit"
-    said = read_conditions(root)
-    assert said.pop("time").endswith("Z")
-    assert said == {
+    message = read_conditions(root)
+    assert message.pop("time").endswith("Z")
+    assert message == {
         "power_mode": "MODE_30W",
         "load": 0.52,
         "cpu_mhz": [729.6, 1728.0],
@@ -103,8 +103,8 @@ def test_a_gpu_tells_its_clock_temperature_and_limit(tmp_path: Path) -> None:
         nvmlDeviceGetTemperature=61, nvmlDeviceGetClockInfo=1410, nvmlDeviceGetEnforcedPowerLimit=300_000,
         nvmlDeviceGetTotalEnergyConsumption=2**40,
     ))  # fmt: skip
-    said = read_conditions(tmp_path, gpu)
-    assert (said["power_mode"], said["gpu_mhz"], said["gpu_celsius"]) == ("300 W", 1410, 61)
+    message = read_conditions(tmp_path, gpu)
+    assert (message["power_mode"], message["gpu_mhz"], message["gpu_celsius"]) == ("300 W", 1410, 61)
     assert gpu.read_millijoules() == 2**40  # more than 32 bits
     assert isinstance(gpu._handle, ctypes.c_void_p)
     silent = Nvml(Driver())

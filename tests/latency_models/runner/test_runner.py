@@ -151,15 +151,15 @@ def test_a_session_that_is_not_planned_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_libraries_print_between_the_lines_does_no_harm(tmp_path: Path) -> None:
-    said: list[dict] = []
+    message: list[dict] = []
     text = "print('[W] a library'); print('{\"share\": 1.0}'); print(5)"
-    run_tied([sys.executable, "-c", text], tmp_path, tmp_path / "log", said.append)
-    assert said == [{"share": 1.0}]
+    run_tied([sys.executable, "-c", text], tmp_path, tmp_path / "log", message.append)
+    assert message == [{"share": 1.0}]
     with pytest.raises(MeasuringFailed, match="ended by signal 9 without a reason; what was measured is kept"):
-        run_tied(["sh", "-c", "kill -9 $$"], tmp_path, tmp_path / "log", said.append)
+        run_tied(["sh", "-c", "kill -9 $$"], tmp_path, tmp_path / "log", message.append)
     with pytest.raises(MeasuringFailed, match=r"^no room$"):
         run_tied(["sh", "-c", "echo noise >&2; echo error: no room >&2; echo more >&2; exit 1"], tmp_path,
-                 tmp_path / "log", said.append)  # fmt: skip
+                 tmp_path / "log", message.append)  # fmt: skip
 
 
 def test_a_damaged_session_is_measured_again_and_the_others_are_not(tmp_path: Path) -> None:

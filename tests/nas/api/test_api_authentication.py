@@ -199,12 +199,12 @@ def test_log_lines_say_who_asked_what_and_hold_no_secret(served: Service, caplog
         client.get("/v1/searches", headers={"Authorization": "Bearer nas_wrong-secret", "X-Request-ID": "forged"})
         client.get("/v1/%0aforged")
     lines = [JsonLines().format(record) for record in caplog.records if record.name == "nas.api"]
-    told = [json.loads(line) for line in lines]
+    reported = [json.loads(line) for line in lines]
     assert all("\n" not in line for line in lines)
-    assert [(t["method"], t["route"], t["status"], t["token"]) for t in told] == [
+    assert [(t["method"], t["route"], t["status"], t["token"]) for t in reported] == [
         ("GET", "/v1/searches/{id}", 404, "read"), ("GET", "/v1/searches", 401, None), ("GET", "unmatched", 404, None),
     ]  # fmt: skip
-    assert all(t["ms"] >= 0 and re.fullmatch("[0-9a-f]{32}", t["id"]) and t["time"] for t in told)
+    assert all(t["ms"] >= 0 and re.fullmatch("[0-9a-f]{32}", t["id"]) and t["time"] for t in reported)
     for secret in (served.secrets["read"], "nas_wrong-secret", "in-the-query", "forged"):
         assert secret not in "".join(lines)
 

@@ -40,15 +40,15 @@ def test_a_search_is_told_from_its_beginning_to_its_end(tmp_path: Path, serve: S
     id = submit(client)
     answer = client.get(f"/v1/searches/{id}/events")
     assert answer.headers["Content-Type"].startswith("text/event-stream")
-    told = events(answer.text)
-    assert [data["line"] for event, _, data in told if event == "log"] == LINES
-    assert json.loads(next(data["line"] for event, _, data in told if event == "document"))["budget"] == "20ms"
-    states = [data["state"] for event, _, data in told if event == "state"]
+    reported = events(answer.text)
+    assert [data["line"] for event, _, data in reported if event == "log"] == LINES
+    assert json.loads(next(data["line"] for event, _, data in reported if event == "document"))["budget"] == "20ms"
+    states = [data["state"] for event, _, data in reported if event == "state"]
     assert states[-1] == "succeeded"
     assert states == sorted(states, key=["queued", "running", "succeeded"].index)
-    assert [event for event, _, _ in told if event == "end"] == ["end"]
-    assert told[-1][0] == "end"
-    assert told[-1][2]["id"] == id
+    assert [event for event, _, _ in reported if event == "end"] == ["end"]
+    assert reported[-1][0] == "end"
+    assert reported[-1][2]["id"] == id
 
 
 def test_it_is_taken_up_after_any_event(tmp_path: Path, serve: Serve) -> None:
@@ -57,8 +57,8 @@ def test_it_is_taken_up_after_any_event(tmp_path: Path, serve: Serve) -> None:
     await_state(client, id, State.FAILED)
     whole = events(client.get(f"/v1/searches/{id}/events").text)
 
-    def lines(told: list) -> list:
-        return [entry for entry in told if entry[0] in ("log", "document")]
+    def lines(reported: list) -> list:
+        return [entry for entry in reported if entry[0] in ("log", "document")]
 
     for position, (_, last, _) in enumerate(whole):
         rest = events(client.get(f"/v1/searches/{id}/events", headers={"Last-Event-ID": last}).text)
@@ -77,11 +77,11 @@ def test_a_search_that_went_on_is_told_run_after_run(tmp_path: Path, serve: Serv
     await_state(client, id, State.FAILED)
     client.post(f"/v1/searches/{id}/resume")
     until(lambda: client.get(f"/v1/searches/{id}").json()["state"] == "failed")
-    told = events(client.get(f"/v1/searches/{id}/events").text)
-    logged = [(last.split("-")[0], data["line"]) for event, last, data in told if event == "log"]
+    reported = events(client.get(f"/v1/searches/{id}/events").text)
+    logged = [(last.split("-")[0], data["line"]) for event, last, data in reported if event == "log"]
     assert logged == [("1", LINES[0]), ("2", LINES[0])]
-    assert [event for event, _, _ in told].count("end") == 1
-    last = next(last for event, last, _ in told if event == "log")
+    assert [event for event, _, _ in reported].count("end") == 1
+    last = next(last for event, last, _ in reported if event == "log")
     rest = events(client.get(f"/v1/searches/{id}/events", headers={"Last-Event-ID": last}).text)
     assert [data["line"] for event, _, data in rest if event == "log"] == [LINES[0]]
 
@@ -120,9 +120,9 @@ def test_lines_come_while_the_search_runs_and_a_client_that_leaves_is_forgotten(
             assert followers(served) == 1
         until(lambda: followers(served) == 0)
         client.post(f"/v1/searches/{id}/cancel")
-        told = events(client.get(f"/v1/searches/{id}/events").text)
-        assert told[-1][0] == "end"
-        assert told[-1][2]["state"] == "cancelled"
+        reported = events(client.get(f"/v1/searches/{id}/events").text)
+        assert reported[-1][0] == "end"
+        assert reported[-1][2]["state"] == "cancelled"
 
 
 def test_sixty_follow_at_once_with_no_thread_for_each(live: tuple[Service, str]) -> None:

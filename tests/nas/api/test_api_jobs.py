@@ -101,9 +101,9 @@ def test_a_job_runs_and_tells_what_it_wrote(jobs: Jobs, name: str, tmp_path: Pat
     assert job.ended is not None
     assert abs(time.time() - job.ended) < 60
     assert job.started <= job.ended
-    told = lines(jobs, name)
-    assert "searching for it's 'quoted' $HOME ä" in told
-    assert [line for line in told if line.startswith("trial")] == ["trial 0", "trial 1", "trial 2"]
+    reported = lines(jobs, name)
+    assert "searching for it's 'quoted' $HOME ä" in reported
+    assert [line for line in reported if line.startswith("trial")] == ["trial 0", "trial 1", "trial 2"]
     assert (tmp_path / "out dir" / "result.json").exists()
     assert name in {known.id for known in jobs.list_all()}
 

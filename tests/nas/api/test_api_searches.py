@@ -181,12 +181,12 @@ def test_nothing_outside_the_model_roots_is_taken_and_none_tells_what_is_there(p
         with pytest.raises(UsageError, match="in no model root"):
             take(text)
     there, absent = str(positions.parent / "secret"), str(positions.parent / "nothing")
-    said = []
+    message = []
     for path in (there, absent):
         with pytest.raises(UsageError) as refused:
             roots.resolve_data(path)
-        said.append(str(refused.value).replace(path, "PATH"))
-    assert said[0] == said[1]
+        message.append(str(refused.value).replace(path, "PATH"))
+    assert message[0] == message[1]
 
 
 def test_the_hub_is_asked_only_where_that_is_allowed() -> None:
@@ -448,10 +448,10 @@ def test_a_damaged_file_of_one_search_keeps_no_server_from_starting(
 
 
 def test_a_password_in_a_mistyped_url_is_in_no_answer(tmp_path: Path, serve: Serve) -> None:
-    said = "storage 'postgresql:/me:secret@db/x' is of no known kind"
-    log = json.dumps({"schema_version": 1, "error": {"message": said}})
-    assert read_last_words(log) == read_last_words(said) == "storage 'postgresql:/***@db/x' is of no known kind"
-    assert [line for line, _ in cut(f"{said}\n".encode(), 0, ended=True).lines] == [read_last_words(said)]
+    message = "storage 'postgresql:/me:secret@db/x' is of no known kind"
+    log = json.dumps({"schema_version": 1, "error": {"message": message}})
+    assert read_last_words(log) == read_last_words(message) == "storage 'postgresql:/***@db/x' is of no known kind"
+    assert [line for line, _ in cut(f"{message}\n".encode(), 0, ended=True).lines] == [read_last_words(message)]
     answer = serve(tmp_path / "root").client().post("/v1/searches", json=ASKED | {"data": "http:/me:secret@h/x"})
     assert answer.status_code == 422
     assert "secret" not in answer.text

@@ -60,12 +60,12 @@ def test_a_model_is_searched_and_certified_over_http(tmp_path: Path) -> None:
 def search_and_certify(client: httpx.Client) -> None:
     asked = {"model": "model", "data": "data", "target": "jetson-orin", "budget": "0.6x", "trials": 6}
     base = f"/v1/searches/{client.post('/v1/searches', json=asked).json()['id']}"
-    told = events(client.get(f"{base}/events").text)
-    assert (told[-1][0], told[-1][2]["state"]) == ("end", "succeeded"), told
-    assert any("budget" in data["line"] for event, _, data in told if event == "log")
+    reported = events(client.get(f"{base}/events").text)
+    assert (reported[-1][0], reported[-1][2]["state"]) == ("end", "succeeded"), reported
+    assert any("budget" in data["line"] for event, _, data in reported if event == "log")
     result = client.get(f"{base}/result").json()
     assert result["winner"]["predicted_ms"] <= result["budget_ms"]
-    assert json.loads(next(data["line"] for event, _, data in told if event == "document")) == result
+    assert json.loads(next(data["line"] for event, _, data in reported if event == "document")) == result
     names = {entry["name"] for entry in client.get(f"{base}/artifacts").json()["artifacts"]}
     assert {"winner/model.onnx", "winner/model.safetensors", "pareto.png", "result.json"} <= names
     certificate = client.get(f"{base}/artifacts/winner/certificate.json")

@@ -18,19 +18,19 @@ def test_a_parent_whose_latency_ranges_widely_is_noise() -> None:
     calm = Measurement(tuple(10.0 + 0.02 * turn for turn in range(100)), HERE)  # 10.2 to 11.8 ms
     bursts = Measurement((10.0,) * 85 + (25.0,) * 15, HERE)
     assert find_noise(calm, 90) is None
-    said = find_noise(bursts, None)
-    assert said is not None
-    assert "ranges over 150 % of its median" in said
-    assert "stays below 50 %" in said
+    message = find_noise(bursts, None)
+    assert message is not None
+    assert "ranges over 150 % of its median" in message
+    assert "stays below 50 %" in message
 
 
 def test_a_tail_counts_where_milliseconds_are_judged_by_it() -> None:
     rare = Measurement((10.0,) * 95 + (45.0,) * 5, HERE)
     assert find_noise(rare, None) is None
     assert find_noise(rare, 90) is None
-    said = find_noise(rare, 99)
-    assert said is not None
-    assert "p99 of the parent is 4.5 x its median" in said
+    message = find_noise(rare, 99)
+    assert message is not None
+    assert "p99 of the parent is 4.5 x its median" in message
 
 
 def test_a_pruned_candidate_slower_than_its_parent_is_noise_unless_it_drops_tokens() -> None:
@@ -44,16 +44,16 @@ def test_a_pruned_candidate_slower_than_its_parent_is_noise_unless_it_drops_toke
 
 @pytest.mark.parametrize(("now", "moved"), [(10.0, False), (12.4, False), (8.1, False), (12.6, True), (7.9, True)])
 def test_a_parent_moved_when_its_median_changed_by_more_than_a_quarter(now: float, moved: bool) -> None:
-    said = check_parent_moved(Measurement((10.0,) * 9, HERE), Measurement((now,) * 9, HERE))
-    assert (said is not None) is moved
+    message = check_parent_moved(Measurement((10.0,) * 9, HERE), Measurement((now,) * 9, HERE))
+    assert (message is not None) is moved
 
 
 def test_a_quiet_machine_is_waited_for_longer_each_time_and_not_for_ever() -> None:
-    passed, said = [0.0], []
+    passed, message = [0.0], []
 
     class Messages(Silent):
         def show_message(self, text: str) -> None:
-            said.append(text)
+            message.append(text)
 
     wait = QuietWait(Messages(), 100.0, lambda: sum(passed), passed.append)
 
@@ -66,5 +66,5 @@ def test_a_quiet_machine_is_waited_for_longer_each_time_and_not_for_ever() -> No
         measure_and_wait()
     assert refused.value.reason == "the parent ranges"
     assert 100 <= sum(passed) <= 108
-    assert "this machine is busy: the parent ranges; measuring again in 5 s, for another 100 s at most" in said
-    assert len(said) == 4  # after 5, 10, 20 and 33 s
+    assert "this machine is busy: the parent ranges; measuring again in 5 s, for another 100 s at most" in message
+    assert len(message) == 4  # after 5, 10, 20 and 33 s

@@ -243,8 +243,8 @@ def test_a_schedule_that_measures_no_faster_than_a_milder_one_is_refused() -> No
     """PyramidDrop's published case: fewer tokens, fewer operations, more milliseconds."""
     parent = Measurement((10.0,) * 20, HERE, (10.0,) * 20)
 
-    def reduced(text: str, *gone: Unit) -> Architecture:
-        return PARENT.replace_tokens(Schedule.parse(text)).drop(*gone)
+    def reduced(text: str, *dropped: Unit) -> Architecture:
+        return PARENT.replace_tokens(Schedule.parse(text)).drop(*dropped)
 
     def took(ms: float) -> Measurement:
         return Measurement((ms,) * 20, HERE, (10.0,) * 20)
@@ -378,7 +378,7 @@ def test_a_bound_that_is_missed_by_spread_never_makes_the_winner_smaller(tmp_pat
 
 
 def test_a_parent_that_moved_since_the_profile_is_profiled_again(tmp_path: Path) -> None:
-    device, said, profiled = Device(6), [], []
+    device, message, profiled = Device(6), [], []
     problem, budget = half(device)
     device.median = {a: 1.6 * ms for a, ms in device.median.items()}  # another clock, say
 
@@ -386,11 +386,11 @@ def test_a_parent_that_moved_since_the_profile_is_profiled_again(tmp_path: Path)
         profiled.append(device.profile())
         return profiled[-1]
 
-    callbacks = callbacks_of(device, budget, tmp_path, profile=profile, say=said.append)
+    callbacks = callbacks_of(device, budget, tmp_path, profile=profile, say=message.append)
     _, end, certificate = choose_winner(callbacks, problem)
     assert certificate.certified
     assert len(profiled) == 1
-    assert any("when it was profiled and takes" in line and "profiling again" in line for line in said)
+    assert any("when it was profiled and takes" in line and "profiling again" in line for line in message)
     assert end.latency.predict(PARENT, 50).ms == profiled[0].find_measurement(PARENT).p50
 
 

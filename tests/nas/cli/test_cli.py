@@ -307,10 +307,10 @@ def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
     assert document["judging_seconds"] >= 0
     assert document["memory_mib"]["states_here_at_most"] == 1024
     assert None not in document.values()
-    said = nas(*arguments)
-    assert "None" not in said.stdout
-    assert "items              calibration " in said.stdout
-    assert "to evaluate candidates here" in said.stdout
+    message = nas(*arguments)
+    assert "None" not in message.stdout
+    assert "items              calibration " in message.stdout
+    assert "to evaluate candidates here" in message.stdout
     assert not (tmp_path / "out").exists()
 
 

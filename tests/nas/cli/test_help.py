@@ -59,8 +59,8 @@ def given(line: str) -> tuple[str, dict[str, object]]:
 
 
 def test_there_are_examples_of_every_verb() -> None:
-    said = {shlex.split(line.partition("nas ")[2])[0] for line in shown()}
-    assert said == {path[0] for path in VERBS if path}
+    message = {shlex.split(line.partition("nas ")[2])[0] for line in shown()}
+    assert message == {path[0] for path in VERBS if path}
 
 
 @pytest.mark.parametrize("line", shown())

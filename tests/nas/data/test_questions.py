@@ -104,8 +104,8 @@ def test_questions_that_share_one_of_their_images_stay_together(tmp_path: Path) 
 
 
 def test_a_split_that_is_told_is_kept(tmp_path: Path) -> None:
-    told = ("test", "validation", "calibration", "test")
-    write(tmp_path, [line(number, split=name) for number, name in enumerate(told)])
+    reported = ("test", "validation", "calibration", "test")
+    write(tmp_path, [line(number, split=name) for number, name in enumerate(reported)])
     splits = split_questions(read_questions(tmp_path))
     assert [q.images[0].name for q in splits["test"]] == ["0.png", "3.png"]
     write(tmp_path, [line(0, split="test"), line(0, split="validation"), line(1, split="calibration")])
@@ -259,7 +259,7 @@ def questions(model, answers: torch.Tensor, items: int = 6) -> Dataset:
 
 
 @torch.no_grad()
-def said(model, dataset: Dataset, words: int) -> torch.Tensor:
+def message(model, dataset: Dataset, words: int) -> torch.Tensor:
     """What the model generates, with its cache: (items, words)."""
     inputs = {name: v for name, v in dataset.test.inputs.items() if name != "position_ids"}
     settings = {"max_new_tokens": words, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -271,7 +271,7 @@ def test_exact_answers_are_those_that_generating_gives(family: str) -> None:
     model = build(family)
     model.lm_head.weight.data[:8] = 0  # never a special token
     candidate = prune(model, Architecture.from_words("attn+mlp mlp attn+mlp attn+mlp"))
-    answers = said(candidate, questions(model, torch.zeros(6, 3)), 3)
+    answers = message(candidate, questions(model, torch.zeros(6, 3)), 3)
     answers[0, 1] += 1  # wrong at the second word
     answers[1, 0] += 1
     answers[2, 1:] = IGNORED  # a short one, right
@@ -291,7 +291,7 @@ def test_what_stays_is_decided_once_by_the_question(family: str, scorer: Scorer,
     model.lm_head.weight.data[:8] = 0
     architecture = Architecture(4).replace_tokens(Schedule.parse("2=0.12", Reduction(scorer)))
     candidate = prune(model, architecture)
-    answers = said(candidate, questions(model, torch.zeros(6, 5)), 5)
+    answers = message(candidate, questions(model, torch.zeros(6, 5)), 5)
     answers[0, 4] += 1
     answers[1, 2:] = IGNORED
     dataset = questions(model, answers)
@@ -311,7 +311,7 @@ def test_what_a_model_would_rather_say_does_not_count() -> None:
     """A penalty for words that were said already is not the likeliest word; afterwards it is as it was."""
     model = build("llava")
     model.lm_head.weight.data[:8] = 0
-    answers = said(model, questions(model, torch.zeros(6, 4)), 4)
+    answers = message(model, questions(model, torch.zeros(6, 4)), 4)
     model.generation_config.repetition_penalty = 50.0
     model.generation_config.eos_token_id = int(answers[0, 1])
     dataset = questions(model, answers)

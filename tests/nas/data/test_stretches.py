@@ -40,19 +40,21 @@ def test_cuts_are_made_between_lines_and_words() -> None:
 @pytest.mark.parametrize("shape", ["one line", "lines", "two texts"])
 @pytest.mark.parametrize("by_line", [True, False])
 def test_parts_of_one_text_do_not_adjoin_in_two_splits(shape: str, by_line: bool) -> None:
-    said = words(3000)
-    rows = [" ".join(said[at : at + 10]) for at in range(0, 3000, 10)]
+    message = words(3000)
+    rows = [" ".join(message[at : at + 10]) for at in range(0, 3000, 10)]
     whole = {
         "one line": [" ".join(rows)],
         "lines": ["\n".join(rows)],
         "two texts": ["\n".join(rows[:50]), "\n".join(rows[50:])],
     }
     splits = split_documents([Document(text) for text in whole[shape]], by_line=by_line)
-    positions = {word: at for at, word in enumerate(said)}  # later ones of equal words: words are nearly all different
+    positions = {
+        word: at for at, word in enumerate(message)
+    }  # later ones of equal words: words are nearly all different
     spans = {}
     for name, members in splits.items():
         found = sorted(
-            positions[word] for document in members for word in document.text.split() if said.count(word) == 1
+            positions[word] for document in members for word in document.text.split() if message.count(word) == 1
         )
         spans[name] = found[0], found[-1]
     assert spans["calibration"][1] + 5 < spans["validation"][0]  # words between the splits, in neither
@@ -64,8 +66,8 @@ def test_parts_of_one_text_do_not_adjoin_in_two_splits(shape: str, by_line: bool
 
 
 def test_lines_of_one_text_are_items_of_an_encoder(tmp_path: Path) -> None:
-    said = words(3000)
-    rows = [" ".join(said[at : at + 10]) for at in range(0, 3000, 10)]
+    message = words(3000)
+    rows = [" ".join(message[at : at + 10]) for at in range(0, 3000, 10)]
     (tmp_path / "a.txt").write_text("\n".join([*rows, rows[0], rows[299]]))  # two copies, far from their originals
     splits = split_documents(read_documents(tmp_path / "a.txt"))
     found = [document.text for members in splits.values() for document in members]
@@ -121,8 +123,8 @@ def test_of_a_long_text_only_what_is_used_is_tokenised(end: str, tmp_path: Path)
             read.extend([texts] if isinstance(texts, str) else texts)
             return super().__call__(texts, **options)
 
-    said = random.Random(0).choices(words(3_000), k=540_000)
-    text = end.join(" ".join(said[at : at + 60]) for at in range(0, len(said), 60))
+    message = random.Random(0).choices(words(3_000), k=540_000)
+    text = end.join(" ".join(message[at : at + 60]) for at in range(0, len(message), 60))
     (tmp_path / "a.txt").write_text(text)
     model = build("llama")
     model.config.max_position_embeddings = 512

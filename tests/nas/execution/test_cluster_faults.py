@@ -46,7 +46,9 @@ def similarities() -> Redundancy:
     return Redundancy("made", "pre_norm", 1, attention, mlp, block, between)
 
 
-def search(executor: Executor, equipment: Bench, folder: Path, meanwhile: Callable[[int], None] = lambda told: None):
+def search(
+    executor: Executor, equipment: Bench, folder: Path, meanwhile: Callable[[int], None] = lambda reported: None
+):
     """A search over the tiny model, and its cached evaluator; `meanwhile` is called after every trial that ended."""
     folder.mkdir(exist_ok=True)
     known = FileEvaluations(folder / "evaluations.jsonl", "test")
@@ -113,7 +115,7 @@ def test_kill_9_of_workers_in_mid_search_changes_nothing(
     executor = Cluster(workers=2).open_executor(equipment)
     victims = workers_of(executor)
 
-    def kill(told: int) -> None:
+    def kill(reported: int) -> None:
         if victims:
             os.kill(victims.pop(), signal.SIGKILL)
 
@@ -156,7 +158,7 @@ def lose_a_node(folder: Path) -> None:
     executor, left = Cluster(workers=2).open_executor(equipment), [first]
     workers_of(executor)  # they run
 
-    def lose(told: int) -> None:
+    def lose(reported: int) -> None:
         if left:
             nodes.remove_node(left.pop(), allow_graceful=False)
 
@@ -178,19 +180,19 @@ def lose_a_node(folder: Path) -> None:
 def search_here(folder: Path, pause_s: float = 0.05) -> SearchOutcome:
     """The search of the driver that is killed, slow enough to be hit."""
     equipment = bench()
-    return search(LocalExecutor(Worker(equipment)), equipment, folder, lambda told: time.sleep(pause_s))[0]
+    return search(LocalExecutor(Worker(equipment)), equipment, folder, lambda reported: time.sleep(pause_s))[0]
 
 
 @pytest.mark.parametrize("told", [pytest.param(2, marks=pytest.mark.slow), 9])
 def test_kill_9_of_the_driver_and_its_next_start_change_nothing(
-    told: int, alone: tuple[SearchOutcome, int], tmp_path: Path
+    reported: int, alone: tuple[SearchOutcome, int], tmp_path: Path
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     code = f"import test_cluster_faults as t; from pathlib import Path; t.search_here(Path({str(tmp_path)!r}))"
     command = [sys.executable, "-c", code]
     victim = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and told_in(tmp_path) < told:
+    while time.monotonic() < deadline and told_in(tmp_path) < reported:
         time.sleep(0.01)
     victim.kill()
     assert victim.wait() == -signal.SIGKILL

@@ -112,9 +112,9 @@ def test_a_schedule_is_exported_once_and_kept_without_its_weights(
 def test_the_parent_s_own_graph_refuses_a_schedule_that_it_does_not_have(export: ParentExport, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"tokens\.1=0\.5, tokens\.3=0\.25: the graph was exported with nothing"):
         export.graph.derive(scheduled(FEWER), tmp_path / "model.onnx")
-    gone = scheduled("attn+mlp removed removed removed")  # no block is left for any stage
-    assert_equal(export, gone, tmp_path / "model.onnx")
-    assert export.graphs.get_graph(gone) is export.graph
+    dropped = scheduled("attn+mlp removed removed removed")  # no block is left for any stage
+    assert_equal(export, dropped, tmp_path / "model.onnx")
+    assert export.graphs.get_graph(dropped) is export.graph
 
 
 def test_all_files_read_one_file_of_weights(export: ParentExport, tmp_path: Path) -> None:

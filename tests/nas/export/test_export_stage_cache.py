@@ -67,7 +67,7 @@ def files(folder: Path) -> Run:
     return run
 
 
-def said(run: Run, prompt: dict[str, Tensor]) -> list[list[int]]:
+def message(run: Run, prompt: dict[str, Tensor]) -> list[list[int]]:
     """Greedy answers: what one call hands over is what the next is given, under another name."""
     feed, tokens = {name: tensor.numpy() for name, tensor in prompt.items()}, []
     mask, positions = feed["attention_mask"], feed["position_ids"][:, -1:]
@@ -107,7 +107,7 @@ def test_what_is_handed_over_is_enough_to_decode(family: str, positions: Positio
     model = reduced(family, positions)
     for length in LENGTHS:
         prompt = prompt_of(model, length)
-        assert said(eager(model), prompt) == expected(model, prompt)
+        assert message(eager(model), prompt) == expected(model, prompt)
 
 
 @pytest.mark.parametrize("words", PARTS[1:])
@@ -115,7 +115,7 @@ def test_fewer_parts_and_fewer_tokens_decode_together(words: str) -> None:
     """Names are those of the schedule, also where a block is gone and its stage acts at the next."""
     model = reduced("llama", Positions.COMPACTED, words)
     prompt = prompt_of(model, 57)
-    assert said(eager(model), prompt) == expected(model, prompt)
+    assert message(eager(model), prompt) == expected(model, prompt)
     names = [name for stage in list_cache_stages(model) for name in stage.name_tensors("past")]
     assert names == ["past.1.mask", "past.1.shift", "past.3.mask", "past.3.shift"]
 
@@ -163,4 +163,4 @@ def test_files_generate_what_the_model_does(family: str, positions: Positions, t
     assert [node.name for node in prefill.output] == [node.name for node in decode.output]
     for batch, length in ((1, LENGTHS[0]), (3, LENGTHS[1])):
         prompt = prompt_of(model, length, batch)
-        assert said(files(tmp_path), prompt) == expected(model, prompt)
+        assert message(files(tmp_path), prompt) == expected(model, prompt)

@@ -61,16 +61,16 @@ def run(path: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def generate(files: dict[Phase, Path], prompt: dict[str, np.ndarray]) -> np.ndarray:
     """Greedy answers from the files alone: (batch, STEPS)."""
-    mask, said = prompt["attention_mask"], []
+    mask, message = prompt["attention_mask"], []
     positions = (mask.cumsum(-1) - 1).clip(min=0)
     given = run(files[Phase.PREFILL], {**prompt, "position_ids": positions})
     for _ in range(STEPS):
-        said.append(given["logits"][:, -1].argmax(-1)[:, None])
+        message.append(given["logits"][:, -1].argmax(-1)[:, None])
         mask, positions = np.concatenate([mask, mask[:, :1] * 0 + 1], 1), positions[:, -1:] + 1
         past = {name.replace("present", "past"): value for name, value in given.items() if name != "logits"}
-        new = {"input_ids": said[-1], "attention_mask": mask, "position_ids": positions}
+        new = {"input_ids": message[-1], "attention_mask": mask, "position_ids": positions}
         given = run(files[Phase.DECODE], new | past)
-    return np.concatenate(said, 1)
+    return np.concatenate(message, 1)
 
 
 def test_files_agree_with_the_model_at_other_shapes(parent) -> None:

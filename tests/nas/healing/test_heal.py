@@ -120,9 +120,9 @@ def test_a_healing_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> 
 def test_what_is_healed_already_is_said_and_not_done_again(tmp_path: Path) -> None:
     folder = classifier(tmp_path)
     first = heal(folder, FEW, Silent())
-    told = Stops(0)  # which ends the process at the first step
-    assert heal(folder, None, told) == heal(folder, FEW, told) == first
-    assert any("is healed already; delete it to heal again" in line for line in told.told)
+    reported = Stops(0)  # which ends the process at the first step
+    assert heal(folder, None, reported) == heal(folder, FEW, reported) == first
+    assert any("is healed already; delete it to heal again" in line for line in reported.told)
     with pytest.raises(UsageError, match="healed already by another recipe"):
         heal(folder, Recipe(steps=5), Silent())
 

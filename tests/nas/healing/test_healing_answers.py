@@ -35,18 +35,18 @@ def test_the_loss_is_the_divergence_at_each_word_of_an_answer_and_behind_a_short
     expected = []
     rows = len(split.inputs["pixel_values"]) // 3
     for item, answer in enumerate(ANSWERS):
-        said = answer[answer != IGNORED][:2]  # the third is predicted, and nothing from it
+        message = answer[answer != IGNORED][:2]  # the third is predicted, and nothing from it
         inputs = {name: tensor[item : item + 1] for name, tensor in split.inputs.items() if name != "pixel_values"}
         inputs["pixel_values"] = split.inputs["pixel_values"][item * rows : (item + 1) * rows]
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], said[None]], 1)
-        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(1, len(said))], 1).long()
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], message[None]], 1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(1, len(message))], 1).long()
         if "position_ids" in inputs:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         if "mm_token_type_ids" in inputs:
             kinds = inputs["mm_token_type_ids"]
-            inputs["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros(1, len(said))], 1)
+            inputs["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros(1, len(message))], 1)
         with torch.no_grad():
-            logits = [each(**inputs).logits[0, -1 - len(said) :] for each in (model, candidate)]
+            logits = [each(**inputs).logits[0, -1 - len(message) :] for each in (model, candidate)]
         p, q = (each.double().log_softmax(-1) for each in logits)
         expected += (p.exp() * (p - q)).sum(-1).tolist()
     assert len(expected) == 3 + 2 + 3

@@ -43,7 +43,7 @@ def counted(model: Any, tokens: int, **more: Any) -> int:
     return counter.get_total_flops()
 
 
-def said(shape: ModelShape, workload: Workload) -> float:
+def message(shape: ModelShape, workload: Workload) -> float:
     everything = dataclasses.replace(shape, causal=False, window=(None,) * shape.depth)
     return count_flops(everything, PARENT, workload)
 
@@ -52,7 +52,7 @@ def said(shape: ModelShape, workload: Workload) -> float:
 def test_arithmetic_is_what_torch_counts(family: str) -> None:
     model = build_other(family)
     shape = sized(model)
-    ratio = said(shape, Workload(Phase.FORWARD, 1, TOKENS)) / counted(model, TOKENS, use_cache=False)
+    ratio = message(shape, Workload(Phase.FORWARD, 1, TOKENS)) / counted(model, TOKENS, use_cache=False)
     assert ratio == pytest.approx(1, rel=0.1 if family in RECURRENT else 0.005)
 
 
@@ -62,7 +62,7 @@ def test_latent_attention_makes_the_keys_of_the_past_again_for_every_new_token()
     with torch.no_grad():
         cache = model(input_ids=torch.randint(3, 96, (1, TOKENS)), use_cache=True).past_key_values
     step = counted(model, 1, past_key_values=cache, use_cache=True)
-    assert said(shape, Workload(Phase.DECODE, 1, 1, TOKENS)) == pytest.approx(step, rel=0.005)
+    assert message(shape, Workload(Phase.DECODE, 1, 1, TOKENS)) == pytest.approx(step, rel=0.005)
     assert shape.get_block(0).attention.cached == 16 + 8  # latent and rotated part, not 4 heads' keys and values
 
 

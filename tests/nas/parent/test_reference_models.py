@@ -223,8 +223,10 @@ def test_digits_vlm_answers_questions_about_grids_it_was_not_trained_on():
     texts = [f"<image> {line['question']}" for line in asked]
     inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
     assert (inputs["input_ids"] == model.config.image_token_id).sum(1).eq(256).all()
-    said = model.generate(**inputs, max_new_tokens=2, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-    right = [word == f"{line['answer']} <eos>" for line, word in zip(asked, processor.batch_decode(said), strict=True)]
+    message = model.generate(**inputs, max_new_tokens=2, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    right = [
+        word == f"{line['answer']} <eos>" for line, word in zip(asked, processor.batch_decode(message), strict=True)
+    ]
     assert {line["kind"] for line in asked} == {"corner", "cell", "count", "total"}
     assert sum(right) >= 36
 

@@ -67,7 +67,7 @@ class Losses:
 
 def test_a_baseline_that_is_clearly_worse_on_a_quarter_of_the_items_stays_there(tmp_path: Path) -> None:
     parent, winner, runner_up, worse, close = (
-        drop_from_parent(6, (Unit(layer, Kind.MLP) for layer in range(gone))) for gone in range(5)
+        drop_from_parent(6, (Unit(layer, Kind.MLP) for layer in range(dropped))) for dropped in range(5)
     )
     wave = [0.01 * (number % 5) for number in range(32)]
     losses = Losses(

@@ -38,15 +38,15 @@ def test_a_default_workload_fits_the_positions(family: str, target: str) -> None
 
 
 @pytest.mark.parametrize(("family", "said"), [("gpt2", ["more than the 64 positions of gpt2"]), ("vit", [])])
-def test_a_default_that_had_to_be_shortened_is_said(family: str, said: list[str]) -> None:
-    parent, target, told = build_parent(family), find_target("jetson-orin"), []
-    progress = SimpleNamespace(show_message=told.append)
+def test_a_default_that_had_to_be_shortened_is_said(family: str, message: list[str]) -> None:
+    parent, target, reported = build_parent(family), find_target("jetson-orin"), []
+    progress = SimpleNamespace(show_message=reported.append)
     workload = choose_default_workload(parent, target)
     say_what_fits(SimpleNamespace(workload=None), parent, target, workload, progress)
-    assert len(told) == len(said)
-    assert all(part in line for part, line in zip(said, told, strict=True))
+    assert len(reported) == len(message)
+    assert all(part in line for part, line in zip(message, reported, strict=True))
     say_what_fits(SimpleNamespace(workload=workload), parent, target, workload, progress)
-    assert len(told) == len(said)  # what was asked for needs no word
+    assert len(reported) == len(message)  # what was asked for needs no word
 
 
 def test_roberta_loses_a_position_to_its_padding() -> None:

@@ -245,12 +245,12 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_had_finished(tmp_path: Pa
     process = writer(position, 0, 10_000)
     process.stdin.write("go\n")
     process.stdin.flush()
-    said = [int(process.stdout.readline()) for _ in range(20)]
+    message = [int(process.stdout.readline()) for _ in range(20)]
     process.send_signal(signal.SIGKILL)
-    said += [int(line) for line in process.stdout if line.endswith("\n")]
+    message += [int(line) for line in process.stdout if line.endswith("\n")]
     process.wait()
     known = FileEvaluations(position, "a")
-    assert all(key(number) in known for number in said[:256])
+    assert all(key(number) in known for number in message[:256])
     known.add(key(255, 9), quality(0.5, 9))
     assert key(255, 9) in FileEvaluations(position, "a")
 

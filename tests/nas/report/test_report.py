@@ -118,8 +118,8 @@ def test_baselines_that_are_equal_are_one_row_with_both_names(tmp_path: Path) ->
     assert build_card(found, False).count("cosine-joint+add-back") == 1
     lines = [words for words, _, _ in _build_rows(found)]
     assert lines == ["parent", "winner", both, "cosine-mlp"]
-    said = "\n".join(_build_lines(found, tmp_path))
-    assert "http://127.0.0.1:5000/#/experiments/1" in said
+    message = "\n".join(_build_lines(found, tmp_path))
+    assert "http://127.0.0.1:5000/#/experiments/1" in message
     for meanings in (words, " ".join("\n".join(_list_meanings(found)).split())):
         for word in ("p90", "accuracy", "cosine-joint", "cosine-mlp", "+add-back", "runner-up"):
             assert f"{word} {explain_percentile(90) if word == 'p90' else explain_words([word])[word]}" in meanings
@@ -166,14 +166,14 @@ def page_of(*folders: Path) -> Page:
 def test_the_page_says_what_was_found(finished: Callable[..., Path]) -> None:
     out = finished()
     words = " ".join(page_of(out).words.split())
-    for said in (
+    for message in (
         "digits-vit on host", "certified", "budget 0.6x = 12.00 ms at p90", "11.50 ms", "0.57 × the parent's 20.00 ms",
         "0.0432", "0.61 M", "0.40 M", "3 MiB 1.5 MiB 0.50 ×", "500 mJ 250 mJ 0.50 ×", "80, p50 11.50 ms, p90 11.50 ms",
         "cosine-joint -0.6568 -0.7100 … -0.6100 4.8e-15 360 better", "mlp.2 1.00 ms 0.0010 1e+03 dropped",
         "attention.0 1.25 ms 0.5000 2.5 kept", "nas search --target host --budget 0.6x --model digits-vit --trials 4",
         f"nas search --resume {out}", "as found",
     ):  # fmt: skip
-        assert said in words, said
+        assert message in words, message
     import hashlib
 
     assert words.count(hashlib.sha256(b"graph").hexdigest()) == 2  # of the certificate, and of the file beside it

@@ -78,8 +78,8 @@ def test_a_fraction_is_judged_by_the_ratio_in_the_same_rounds(tmp_path: Path) ->
     low, high = 0.48 + 0.0002 * (below - 1), 0.48 + 0.0002 * (200 - below)
     given = halves(tmp_path, 200, 0.51)
     assert given.certified
-    said = f"measured 0.500 x the parent in the same rounds (median), {low:.3f} to {high:.3f} (99 % each)"
-    assert said in given.reason
+    message = f"measured 0.500 x the parent in the same rounds (median), {low:.3f} to {high:.3f} (99 % each)"
+    assert message in given.reason
     assert given.judged_ms == pytest.approx(0.5 * given.parent.p90, rel=1e-3)
     assert given.floor_ms == pytest.approx(low * given.parent.p90)
     assert given.bound_ms == pytest.approx(high * given.parent.p90)

@@ -26,18 +26,18 @@ def test_every_knob_does_what_it_says() -> None:
 
 def test_proposals_meet_the_budget_are_new_and_the_same_again() -> None:
     asked, surrogate = problem(6.5), Surrogate(SPACE.choices, LIBRARY)
-    told, known = [], {SPACE.parent}
+    reported, known = [], {SPACE.parent}
     for _ in range(6):
-        found = propose(asked, surrogate, 6.5, told, known)
+        found = propose(asked, surrogate, 6.5, reported, known)
         if found is None:
             break
-        assert found == propose(asked, surrogate, 6.5, told, known)
+        assert found == propose(asked, surrogate, 6.5, reported, known)
         knobs, architecture = found
         assert asked.is_feasible(architecture)
         assert architecture not in known
         known.add(architecture)
-        told.append((knobs, asked.evaluate(architecture, None).loss))
-    assert len(told) >= 2
+        reported.append((knobs, asked.evaluate(architecture, None).loss))
+    assert len(reported) >= 2
     assert any(architecture.drops(M1) or architecture.drops(M2) for architecture in known)
 
 

@@ -31,8 +31,8 @@ REDUNDANCY = Redundancy(
 
 
 def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
-    gone = {unit for unit in LOSS if architecture.drops(unit)}
-    loss = sum(LOSS[unit] for unit in gone) + sum(more for pair, more in TOGETHER.items() if pair <= gone)
+    dropped = {unit for unit in LOSS if architecture.drops(unit)}
+    loss = sum(LOSS[unit] for unit in dropped) + sum(more for pair, more in TOGETHER.items() if pair <= dropped)
     return Quality("kl", loss, False, "validation", loss, items=items or 4)
 
 

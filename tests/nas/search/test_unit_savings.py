@@ -43,10 +43,10 @@ def test_milliseconds_are_of_the_asked_percentile_and_idle_units_are_named() -> 
     found = {each.choice: each for each in predict_savings(PROBLEM)}
     assert found[Unit(0, Kind.MLP).dropped].saves_ms == pytest.approx(3.0)  # 2 ms at the median
     assert [unit for unit, each in found.items() if not each.effective] == [Unit(1, Kind.ATTENTION).dropped]
-    said = describe_savings(tuple(found.values()), 15.0)
-    assert "an attention saves 1.500 ms (10.0 %)" in said
-    assert "an MLP saves 3.000 ms (20.0 %)" in said
-    assert "dropping attention.1 will not make the model faster here" in said
+    message = describe_savings(tuple(found.values()), 15.0)
+    assert "an attention saves 1.500 ms (10.0 %)" in message
+    assert "an MLP saves 3.000 ms (20.0 %)" in message
+    assert "dropping attention.1 will not make the model faster here" in message
 
 
 def test_worth_is_milliseconds_per_loss() -> None:
@@ -70,7 +70,7 @@ def test_stages_are_worth_what_they_save_with_all_that_they_imply() -> None:
     found = {each.choice: each for each in predict_savings(asked)}
     assert found[make_stage_choice(Stage(0, 250))].saves_ms == pytest.approx(4.5)
     assert found[make_stage_choice(Stage(0, 500))].saves_ms == pytest.approx(3.0)
-    said = describe_savings(tuple(found.values()), 15.0)
-    assert "keeping 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in said
-    assert "keeping 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in said
-    assert "dropping attention.1, tokens.1 will not make the model faster here" in said
+    message = describe_savings(tuple(found.values()), 15.0)
+    assert "keeping 50 % of the tokens from block 0 on saves 3.000 ms (20.0 %)" in message
+    assert "keeping 25 % of the tokens from block 0 on saves 4.500 ms (30.0 %)" in message
+    assert "dropping attention.1, tokens.1 will not make the model faster here" in message

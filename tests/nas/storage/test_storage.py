@@ -39,7 +39,7 @@ def search(storage: str, landscape: Landscape | None = None, **more) -> SearchOu
     return run_search(problem(Path(), landscape or Landscape(SEED), BUDGET_MS, trials=TRIALS, storage=storage, **more))
 
 
-def told(outcome: SearchOutcome) -> Told:
+def reported(outcome: SearchOutcome) -> Told:
     return [(candidate.architecture, candidate.quality.loss) for candidate in (outcome.winner, *outcome.candidates)]
 
 
@@ -55,7 +55,7 @@ def check_trials(storage: str, study: str = "nas") -> None:
 @pytest.fixture(scope="module")
 def expected() -> Told:
     """What the search finds where nothing happens to it."""
-    return told(search("sqlite://"))
+    return reported(search("sqlite://"))
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_every_storage_leads_to_the_same_search(url: str, expected: Told) -> None:
-    assert told(search(url)) == expected
+    assert reported(search(url)) == expected
     check_trials(url)
     again = Landscape(SEED)
-    assert told(search(url, again)) == expected  # continued, not begun anew
+    assert reported(search(url, again)) == expected  # continued, not begun anew
     check_trials(url)
 
 
@@ -84,7 +84,7 @@ def test_two_searches_at_once_never_mix(postgres: Postgres) -> None:
     url, seeds = postgres.database(), (1, 2, 3)
 
     def run(seed: int, storage: str) -> Told:
-        return told(search(storage, Landscape(seed), seed=seed, study=f"seed {seed}"))
+        return reported(search(storage, Landscape(seed), seed=seed, study=f"seed {seed}"))
 
     with ThreadPoolExecutor(len(seeds)) as pool:
         together = list(pool.map(run, seeds, itertools.repeat(url)))
@@ -149,7 +149,7 @@ def test_a_server_that_is_killed_between_operations_costs_nothing(postgres: Post
     for start in starts:
         start.join()
     assert len(starts) == 3
-    assert told(outcome) == expected
+    assert reported(outcome) == expected
     check_trials(url)
 
 
@@ -171,7 +171,7 @@ def test_a_server_that_is_killed_at_any_time_costs_nothing(postgres: Postgres, e
         finally:
             ended.set()
         assert kills.result() >= 2
-    assert told(outcome) == expected
+    assert reported(outcome) == expected
     check_trials(url)
 
 
@@ -206,12 +206,12 @@ def test_an_operation_whose_answer_is_lost_is_carried_out_once(
 
     url = f"sqlite:///{tmp_path}/study.db"
     long = {"trials": 5 * TRIALS, "patience": 5 * TRIALS}
-    expected = told(run_search(problem(Path(), Landscape(SEED), BUDGET_MS, storage="sqlite://", **long)))
+    expected = reported(run_search(problem(Path(), Landscape(SEED), BUDGET_MS, storage="sqlite://", **long)))
     breaking = Disturbed(lambda: monkeypatch.setattr(dialect, "do_commit", commit), at=(1,))
     outcome = run_search(problem(Path(), breaking, BUDGET_MS, storage=url, **long))
     monkeypatch.setattr(dialect, "do_commit", real)
     assert next(lost) > 50
-    assert told(outcome) == expected
+    assert reported(outcome) == expected
     check_trials(url)
 
 
@@ -261,7 +261,7 @@ def test_a_full_disk_is_waited_for(kind: str, expected: Told, tmp_path: Path, ca
         outcome = search(url, Disturbed(fill, at=(20,)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert told(outcome) == expected
+    assert reported(outcome) == expected
     check_trials(url)
     assert [record.message.split()[2:4] for record in caplog.records] == [["does", "not"], ["is", "back"]]
 
@@ -273,7 +273,7 @@ def test_a_disk_that_stays_full_stops_the_search_which_can_be_continued(expected
         with largest_file(12_000), pytest.raises(StorageUnavailable, match="No space left"):
             search(url)
     assert (tmp_path / "study.log").stat().st_size > 8_000
-    assert told(search(url)) == expected
+    assert reported(search(url)) == expected
     check_trials(url)
 
 
@@ -323,7 +323,7 @@ def test_a_clock_that_is_set_changes_nothing(url: str, expected: Told, monkeypat
     outcome = search(url, time_limit_s=600.0)
     assert next(Jumping.looks) > before + TRIALS
     monkeypatch.undo()
-    assert told(outcome) == expected
+    assert reported(outcome) == expected
     check_trials(url)
 
 

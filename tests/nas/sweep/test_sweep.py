@@ -191,11 +191,11 @@ def test_it_asks_and_tells_as_optuna_alone_does_constraints_included() -> None:
     ],
 )
 def test_what_has_no_value_has_failed_and_keeps_its_constraints(
-    told: tuple, state: TrialState, constraints: dict, tmp_path: Path
+    reported: tuple, state: TrialState, constraints: dict, tmp_path: Path
 ) -> None:
     searcher = StudySearcher(f"sqlite:///{tmp_path / 's.db'}", "s", SPACE, "loss", constraints=["over"])
     searcher.suggest("ray")
-    searcher.on_trial_complete("ray", *told)
+    searcher.on_trial_complete("ray", *reported)
     (trial,) = searcher.study.trials
     assert (trial.state, trial.constraints) == (state, constraints)
 

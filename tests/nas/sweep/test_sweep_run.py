@@ -79,7 +79,7 @@ def spans(sweep: Sweep) -> list[tuple[str, str, float, float]]:
     return [(c.model, c.target, *json.loads(path.read_text())) for c, path in found if path.exists()]
 
 
-def told(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
+def reported(sweep: Sweep) -> list[optuna.trial.FrozenTrial]:
     storage, name = sweep.study
     return optuna.load_study(study_name=name, storage=storage).trials
 
@@ -108,14 +108,14 @@ def test_pilots_go_ahead_and_failures_stop_nothing(cluster: None, play, tmp_path
     for model in ("digits-vit", "python-lm"):
         (pilot_ended,) = [end for m, target, _, end in spans(sweep) if (m, target) == (model, "jetson-orin")]
         assert all(begin >= pilot_ended for m, target, begin, _ in spans(sweep) if (m, target) == (model, "l4"))
-    trials = {trial.user_attrs["cell"]: trial for trial in told(sweep)}
+    trials = {trial.user_attrs["cell"]: trial for trial in reported(sweep)}
     assert set(trials) == {cell.name for cell in sweep.cells}
     assert {trial.state for trial in trials.values()} == {TrialState.FAIL}
     assert [trials[cell.name].constraints for cell in sweep.cells] == [{"latency_ms": 2.0}, {}] * 2
     assert [trials[cell.name].params for cell in sweep.cells] == [cell.params for cell in sweep.cells]
     rerun = run_sweep(Sweep.load(sweep.out), Silent())
     assert [row.outcome for row in rerun.rows] == [row.outcome for row in result.rows]
-    assert len(told(sweep)) == len(sweep.cells)
+    assert len(reported(sweep)) == len(sweep.cells)
 
 
 def test_nothing_runs_beside_a_search_that_measures_this_machine(cluster: None, play, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(how: signal.Signals, tiny:
         sweep = _begun(out)
         second = next(folder for folder in map(sweep.get_folder, sweep.cells[1:]) if (folder / "study.db").exists())
         driver.send_signal(how)
-        said = driver.communicate()[1]
+        message = driver.communicate()[1]
     assert driver.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130)
-    assert how is signal.SIGKILL or f"nas sweep --resume {out}" in said
+    assert how is signal.SIGKILL or f"nas sweep --resume {out}" in message
     first = (sweep.get_folder(sweep.cells[0]) / "result.json").stat()
     study = (second / "study.db").stat().st_ino
     done = nas("sweep", "--resume", str(out), "--json", env=own)
@@ -225,7 +225,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(how: signal.Signals, tiny:
     assert [cell["state"] for cell in json.loads(done.stdout)["cells"]] == ["winner"] * 4
     assert (sweep.get_folder(sweep.cells[0]) / "result.json").stat() == first
     assert (second / "study.db").stat().st_ino == study
-    completed = [trial.params for trial in told(sweep) if trial.state is TrialState.COMPLETE]
+    completed = [trial.params for trial in reported(sweep) if trial.state is TrialState.COMPLETE]
     assert sorted(map(str, completed)) == sorted(str(cell.params) for cell in sweep.cells)
 
 

@@ -194,8 +194,8 @@ def test_prompts_overlap_so_that_there_are_enough(data) -> None:
 
 
 def test_a_schedule_in_words() -> None:
-    said = describe_schedule(Schedule.parse("4=0.5,8=0.125", Reduction(Scorer.LAST)), 256, "image tokens")
-    assert said == (
+    message = describe_schedule(Schedule.parse("4=0.5,8=0.125", Reduction(Scorer.LAST)), 256, "image tokens")
+    assert message == (
         "from block 4 on half (128) of the 256 image tokens, from block 8 on an eighth (32); selected by attention of "
         "the last token, the others are dropped"
     )

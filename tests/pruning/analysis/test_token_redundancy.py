@@ -68,9 +68,9 @@ def slow(family: str, model, batches: list[dict]) -> dict[str, dict[str, list[fl
     model.set_attn_implementation("eager")
     found: dict[str, dict[str, list[list[float]]]] = {}
     for batch in batches:
-        told = model(**batch, output_attentions=True, output_hidden_states=True)
+        reported = model(**batch, output_attentions=True, output_hidden_states=True)
         for layer in range(4):
-            states, attention = told.hidden_states[layer], told.attentions[layer].mean(1)
+            states, attention = reported.hidden_states[layer], reported.attentions[layer].mean(1)
             for row, (item, weights) in enumerate(zip(states, attention, strict=True)):
                 groups = groups_by_hand(family, batch, row, len(item))
                 valid = batch["attention_mask"][row].nonzero().flatten() if "attention_mask" in batch else [0]

@@ -39,8 +39,8 @@ def test_round_trip_is_exact_and_only_as_large_as_what_is_left(family: str, tmp_
     save(pruned, tmp_path / "pruned")
     again = load(tmp_path / "pruned")
     assert torch.equal(outputs(pruned, inputs), outputs(again, inputs))
-    gone = 4 * (parent.num_parameters() - pruned.num_parameters())
-    assert tensor_bytes(tmp_path / "parent") - tensor_bytes(tmp_path / "pruned") == gone
+    dropped = 4 * (parent.num_parameters() - pruned.num_parameters())
+    assert tensor_bytes(tmp_path / "parent") - tensor_bytes(tmp_path / "pruned") == dropped
     save(again, tmp_path / "again")
     assert torch.equal(outputs(load(tmp_path / "again"), inputs), outputs(pruned, inputs))
 

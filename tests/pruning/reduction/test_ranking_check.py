@@ -90,9 +90,9 @@ def test_the_row_that_ranks_is_the_attention_that_the_model_tells(
     monkeypatch.setattr(hooks, "rank", heard)
     reduced(model, f"{stage}=0.5", scorer=Scorer.LAST if decodes else Scorer.CLASS)(**inputs)
     model.set_attn_implementation("eager")
-    told = model(**inputs, output_attentions=True).attentions[stage].mean(1)[:, -1 if decodes else 0]
-    torch.testing.assert_close(ranked[0], told, rtol=0, atol=1e-5)
-    assert told.std(-1).min() > 1e-4  # not all alike
+    reported = model(**inputs, output_attentions=True).attentions[stage].mean(1)[:, -1 if decodes else 0]
+    torch.testing.assert_close(ranked[0], reported, rtol=0, atol=1e-5)
+    assert reported.std(-1).min() > 1e-4  # not all alike
 
 
 @pytest.mark.parametrize("family", REFUSED)
@@ -111,8 +111,8 @@ def test_where_a_model_does_more_with_queries_and_keys_it_is_refused_before_it_r
 def test_only_the_blocks_that_rank_are_asked_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cohere 2 has positions in its sliding blocks alone: those rank, the others do not."""
     model, asked = model_of("cohere2"), []
-    told = agreement._read_attention_weights
-    monkeypatch.setattr(agreement, "_read_attention_weights", lambda *given: asked.append(given) or told(*given))
+    reported = agreement._read_attention_weights
+    monkeypatch.setattr(agreement, "_read_attention_weights", lambda *given: asked.append(given) or reported(*given))
     for _ in range(2):
         reduced(model, "2=0.5")
     assert len(asked) == 1
