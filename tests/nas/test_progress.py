@@ -35,7 +35,7 @@ def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("gone", "done", "total", "said"),
+    ("dropped", "done", "total", "message"),
     [
         (60.0, 5, 10, "about 60 s left"),
         (300.0, 9, 10, "about 33 s left"),

@@ -183,7 +183,7 @@ def search_here(folder: Path, pause_s: float = 0.05) -> SearchOutcome:
     return search(LocalExecutor(Worker(equipment)), equipment, folder, lambda reported: time.sleep(pause_s))[0]
 
 
-@pytest.mark.parametrize("told", [pytest.param(2, marks=pytest.mark.slow), 9])
+@pytest.mark.parametrize("reported", [pytest.param(2, marks=pytest.mark.slow), 9])
 def test_kill_9_of_the_driver_and_its_next_start_change_nothing(
     reported: int, alone: tuple[SearchOutcome, int], tmp_path: Path
 ) -> None:

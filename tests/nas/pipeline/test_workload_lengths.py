@@ -37,7 +37,7 @@ def test_a_default_workload_fits_the_positions(family: str, target: str) -> None
     assert all(len(array) == 1 for array in inputs.values())
 
 
-@pytest.mark.parametrize(("family", "said"), [("gpt2", ["more than the 64 positions of gpt2"]), ("vit", [])])
+@pytest.mark.parametrize(("family", "message"), [("gpt2", ["more than the 64 positions of gpt2"]), ("vit", [])])
 def test_a_default_that_had_to_be_shortened_is_said(family: str, message: list[str]) -> None:
     parent, target, reported = build_parent(family), find_target("jetson-orin"), []
     progress = SimpleNamespace(show_message=reported.append)

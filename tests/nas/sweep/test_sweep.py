@@ -180,7 +180,7 @@ def test_it_asks_and_tells_as_optuna_alone_does_constraints_included() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "state", "constraints"),
+    ("reported", "state", "constraints"),
     [
         (({"loss": 1.0, "over": -2.0}, False), TrialState.COMPLETE, {"over": -2.0}),
         (({"loss": 1.0, "over": float("nan")}, False), TrialState.COMPLETE, {}),
