@@ -35,7 +35,7 @@ def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("dropped", "done", "total", "message"),
+    ("elapsed", "done", "total", "message"),
     [
         (60.0, 5, 10, "about 60 s left"),
         (300.0, 9, 10, "about 33 s left"),
@@ -47,9 +47,9 @@ def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture
     ],
 )
 def test_the_time_left_follows_the_pace_or_is_not_said(
-    dropped: float, done: float, total: float | None, message: str
+    elapsed: float, done: float, total: float | None, message: str
 ) -> None:
-    assert estimate_time_left(dropped, done, total) == message
+    assert estimate_time_left(elapsed, done, total) == message
 
 
 def test_the_service_s_page_reads_the_lines_of_the_log(
