@@ -127,11 +127,11 @@ def test_where_there_is_no_room_the_one_that_waited_longest_makes_it(address: Ad
 
 
 def test_who_does_not_read_the_answer_is_let_go() -> None:
-    dropped = threading.Event()
+    disconnected = threading.Event()
 
     async def endless(scope: dict, receive: Callable, send: Callable) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        while (await asyncio.wait_for(_sent(send), RETRY_TIMEOUT_S)) and not dropped.is_set():
+        while (await asyncio.wait_for(_sent(send), RETRY_TIMEOUT_S)) and not disconnected.is_set():
             pass
 
     async def _sent(send: Callable) -> bool:
@@ -142,7 +142,7 @@ def test_who_does_not_read_the_answer_is_let_go() -> None:
         client.sendall(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
         until(lambda: len(server.server_state.connections) == 1)
         until(lambda: not server.server_state.connections)
-        dropped.set()
+        disconnected.set()
 
 
 def test_there_are_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
