@@ -21,7 +21,8 @@ NAS = (
     ("execution", "export", "mlflow_model", "search"),
     ("profiling", "results", "testing"),
     ("api", "certification", "report", "tokens"),
-    ("healing", "pipeline"),
+    ("healing",),
+    ("pipeline",),
     ("sweep",),
     ("cli",),
 )

@@ -9,7 +9,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.api.model_roots import ModelRoots
-from nas.request.choices import SEARCH, TOKEN_METHODS, check_compensation, check_method, check_tokens
+from nas.request.choices import (
+    PROJECTIONS,
+    SEARCH,
+    TOKEN_METHODS,
+    check_compensation,
+    check_method,
+    check_tokens,
+    check_trained,
+)
 from nas.request.quantities import Budget, ParameterLimit, parse_duration
 from nas.request.search_request import parse_units
 from search_spaces.errors import NasError
@@ -53,6 +61,8 @@ class Submission(BaseModel):
     units: Annotated[str, _Words, _build_validator(parse_units)] = "attention,mlp,block"
     tokens: Annotated[str, _Words, _build_validator(check_tokens)] = "off"
     compensate: Annotated[str, _Words, _build_validator(check_compensation)] = "auto"
+    heal: Annotated[str, _Amount, _build_validator(parse_duration)] | None = None
+    heal_train: Annotated[str, _Words, _build_validator(check_trained)] = PROJECTIONS
     percentile: Annotated[int, Field(ge=50, le=99)] = 90
     trials: Annotated[int, Field(ge=1, le=10_000)] = 48
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

@@ -4,10 +4,12 @@ Where the target cannot be measured the search's winner stands, its file is comp
 and the certificate says that the budget was predicted.
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from latency_models.measurement import Measurement, compute_min_samples
 from latency_models.profile import Profile
@@ -18,11 +20,12 @@ from nas.certification.quiet_machine import WAIT_S, QuietWait, find_noise
 from nas.certification.search_context import SearchContext
 from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
 from nas.certification.selection_state import get_profile
+from nas.certification.trained import TrainedCallbacks, TrainedCandidate, certify_first
 from nas.profiling.choose_workload import fit_workload
 from nas.profiling.device import Device, ThisMachine
 from nas.profiling.effort import Effort
 from nas.progress import Phases, Progress
-from nas.results.certificate import Certificate, Verdict, compute_confidence, judge, mark_too_busy
+from nas.results.certificate import Certificate, Verdict, compute_confidence, count_looks, judge, mark_too_busy
 from nas.results.result import list_versions
 from nas.search import Problem, SearchOutcome, run_search
 from search_spaces.architecture import Architecture
@@ -39,9 +42,15 @@ _SMALL = 256  # tokens of a prompt or of a past, where only this machine compare
 _WORDS = 16
 
 
+Train = Callable[[Problem, SearchOutcome], Sequence[TrainedCandidate]]
+
+
 @dataclass(frozen=True)
 class CertificationRun:
     """A search, and the certificate of its winner: by measurement where the context has a device, else predicted.
+
+    Attributes:
+        trained: models in place of those that the context's builder builds, by architecture.
 
     Example:
         >>> context = prepare(request, progress)
@@ -50,9 +59,14 @@ class CertificationRun:
 
     context: SearchContext
     progress: Progress
+    trained: Mapping[Architecture, Callable[[], Any]] = field(default_factory=dict)
 
-    def run(self, problem: Problem) -> tuple[SearchOutcome, Problem, Certificate]:
+    def run(self, problem: Problem, train: Train | None = None) -> tuple[SearchOutcome, Problem, Certificate]:
         """The outcome, the problem with its latency model corrected by what was measured, and the certificate.
+
+        Args:
+            train: trains candidates of the outcome; gives them best first, or none where there is nothing to train.
+                The first that is certified becomes the winner.
 
         Raises:
             NoFeasibleCandidate: nothing meets the budget, by prediction or as measured.
@@ -67,9 +81,35 @@ class CertificationRun:
                 self.context.request.budget, self.search, self.measure, self.certify, self.predict,
                 self.context.device.profile, self.wait, self.progress.show_message,
             )  # fmt: skip
-            return choose_winner(callbacks, problem)
-        outcome = self.search(problem)
-        return outcome, problem, self.compare_here(problem, outcome.winner.architecture)
+            outcome, problem, certificate = choose_winner(callbacks, problem)
+        else:
+            outcome, certificate = self.search(problem), None
+        trained = [] if train is None else train(problem, outcome)
+        if trained:
+            outcome, certificate = self._certify_trained(problem, outcome, trained, certificate)
+        return outcome, problem, certificate or self.compare_here(problem, outcome.winner.architecture)
+
+    def _certify_trained(
+        self, problem: Problem, outcome: SearchOutcome, trained: Sequence[TrainedCandidate], before: Certificate | None
+    ) -> tuple[SearchOutcome, Certificate]:
+        """The outcome with the trained winner, and its certificate.
+
+        Args:
+            before: the certificate of the winner before it was trained, where it was measured.
+        """
+        own = replace(self, trained={each.candidate.architecture: each.build for each in trained})
+        if before is None:
+            winner = trained[0].candidate
+            return outcome.lead_with(winner), own.compare_here(problem, winner.architecture)
+        callbacks = TrainedCallbacks(
+            partial(own.certify, problem),
+            partial(own.predict, problem),
+            own.wait,
+            self.progress.show_message,
+            own._tail,
+        )
+        winner, certificate = certify_first(callbacks, trained, count_looks(before))
+        return outcome.lead_with(winner), certificate
 
     def search(self, problem: Problem) -> SearchOutcome:
         """Run the search with its phases shown."""
@@ -148,7 +188,8 @@ class CertificationRun:
         return QuietWait(self.progress, min(WAIT_S, self.context.request.time_limit_s or WAIT_S))
 
     def _export(self, device: Device, winner: Architecture) -> Path:
-        return device.export(self.context.builder.build(winner), self.context.request.out / "winner")
+        build = self.trained.get(winner, partial(self.context.builder.build, winner))
+        return device.export(build(), self.context.request.out / "winner")
 
     def _judge(
         self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int

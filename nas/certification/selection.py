@@ -22,6 +22,7 @@ from nas.certification.quiet_machine import MOVED, SLOWER, check_parent_moved, f
 from nas.certification.selection_state import (
     SelectionState,
     find_best_measured,
+    get_loss,
     get_profile,
     list_better,
     list_candidates_to_measure,
@@ -287,9 +288,9 @@ def _mark(
 def _lead_with(state: SelectionState, winner: Candidate) -> SearchOutcome:
     """The outcome with this one first and those that were only predicted to be as good behind it."""
     outcome, winner = state.outcome, replace(winner, predicted_ms=state.problem.predict_ms(winner.architecture))
-    others = tuple(c for c in outcome.ranked if c.architecture != winner.architecture)
     candidates = tuple(winner if c.architecture == winner.architecture else c for c in outcome.candidates)
-    return replace(outcome, ranked=(winner, *others), candidates=candidates)
+    measured = tuple(sorted((c for c in candidates if state.is_inside(c.architecture)), key=get_loss))
+    return replace(outcome.lead_with(winner), candidates=candidates, measured=measured)
 
 
 def _choose_again(callbacks: SelectionCallbacks, state: SelectionState) -> SelectionState:

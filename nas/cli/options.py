@@ -194,6 +194,25 @@ Compensate = Annotated[
         "auto (refit, of very wide projections merge), off, bias, refit or merge. No file gets slower by it.",
     ),
 ]
+Heal = Annotated[
+    str | None,
+    typer.Option(
+        "--heal",
+        metavar="TIME",
+        help="Train the best candidates for so long together, as 10min, to give what their parent gives: all of them "
+        "for a short time, the better half longer, one for the rest. The best after that is the winner. Off by "
+        "default.",
+    ),
+]
+HealTrain = Annotated[
+    str,
+    typer.Option(
+        "--heal-train",
+        metavar="WHAT",
+        help="With --heal, what is trained: projections+norms, lora (adapters of all matrices, merged at the end; "
+        "needs nas[heal]) or all weights.",
+    ),
+]
 Storage = Annotated[
     str | None, typer.Option("--storage", metavar="URL", help="The study's database. Default: OUT/study.db.")
 ]

@@ -21,6 +21,8 @@ Examples:
 
   nas search --target host --budget 12ms --workload forward:batch=1,seq=256 --units attention --json
 
+  nas search --target jetson-orin --budget 20ms --heal 10min
+
   nas search --target host --budget 0.6x --method finercut-per-ms+add-back
 
   nas search --model digits-vit --target host --budget 0.5x --tokens search
@@ -60,6 +62,8 @@ def search(
     precision: options.Precision = "fp32",
     evaluate_in: options.Arithmetic = "auto",
     compensate: options.Compensate = "auto",
+    heal: options.Heal = None,
+    heal_train: options.HealTrain = "projections+norms",
     batch: options.Batch = 4,
     executor: options.Executor = "local",
     workers: options.Workers = None,
@@ -87,6 +91,7 @@ def search(
         check_method,
         check_precision,
         check_tokens,
+        check_trained,
     )
     from nas.request.quantities import Budget, ByteLimit, ParameterLimit, parse_duration
     from nas.request.search_request import SearchRequest, check_executor, parse_resources, parse_units
@@ -125,6 +130,8 @@ def search(
         precision=check_precision(precision),
         arithmetic=check_arithmetic(evaluate_in),
         compensate=check_compensation(compensate),
+        heal_s=None if heal is None else parse_duration(heal),
+        heal_train=check_trained(heal_train),
         max_parameters=None if max_parameters is None else ParameterLimit.parse(max_parameters),
         max_bytes=None if max_bytes is None else ByteLimit.parse(max_bytes),
         batch=batch,

@@ -11,7 +11,8 @@ from nas.cli.console import emit_table, emit_text
 from nas.export.onnx_export import build_file_name
 from nas.quality.comparison import Comparison
 from nas.report import REPORT
-from nas.results.glossary import AS_DROPPED, add_item_count, explain_percentile, explain_words, join_names
+from nas.results.finalists import describe_order, list_rung_steps, tabulate_finalists
+from nas.results.glossary import AS_DROPPED, COMPENSATED, add_item_count, explain_percentile, explain_words, join_names
 from nas.results.result import Entry, Result
 from nas.search.unit_savings import list_ineffective_units
 
@@ -38,7 +39,33 @@ def print_summary(result: Result, out: Path) -> None:
     for name, entry, style in _build_rows(result):
         table.add_row(name, *_format_cells(entry, list(winner.quality.others)), style=style)
     emit_table(table)
+    if len(result.finalists) > 1:
+        emit_table(_build_finalists(result))
     emit_text("\n".join([*_list_meanings(result), *_build_lines(result, out)]))
+
+
+def _build_finalists(result: Result) -> Table:
+    """The best candidates at every stage."""
+    finalists = [each.to_json() for each in result.finalists]
+    head, *rows = tabulate_finalists(finalists, list_rung_steps(result.healing))
+    table = Table(title="finalists: loss on the validation split, and its rank", title_justify="left")
+    for name in head:
+        table.add_column(name, justify="right")
+    for finalist, row in zip(result.finalists, rows, strict=True):
+        table.add_row(*row, style="bold" if finalist.architecture == result.winner.architecture else "")
+    return table
+
+
+def _describe_healing(result: Result) -> list[str]:
+    """What training and compensation did to the finalists."""
+    steps, healing = list_rung_steps(result.healing), result.healing
+    lines = [f"order       {said}" for said in describe_order([each.to_json() for each in result.finalists], steps)]
+    if healing is not None:
+        lines.append(
+            f"healed      {healing['steps']} steps, {healing['tokens_seen']:,} tokens or images; "
+            f"{healing['minutes']:.1f} minutes of training of {healing['finalists']} finalists"
+        )
+    return lines
 
 
 def _describe_against(comparison: Comparison) -> str:
@@ -57,20 +84,20 @@ def _build_rows(result: Result) -> list[tuple[str, Entry, str]]:
         (add_item_count(names[e.method], e.quality.items, every), e) for e in result.baselines if e.method in names
     ]
     baselines = [(name, entry, "dim") for name, entry in shown]
-    return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *_list_as_dropped(result), *baselines]
+    return [("parent", result.parent, ""), ("winner", result.winner, "bold"), *_list_before(result), *baselines]
 
 
-def _list_as_dropped(result: Result) -> list[tuple[str, Entry, str]]:
-    """The winner before what is left of it was adjusted."""
-    quality = result.as_dropped
-    return [] if quality is None else [(AS_DROPPED, replace(result.winner, quality=quality), "")]
+def _list_before(result: Result) -> list[tuple[str, Entry, str]]:
+    """The winner before it was trained, and before what is left of it was adjusted."""
+    known = ((COMPENSATED, result.compensated), (AS_DROPPED, result.as_dropped))
+    return [(name, replace(result.winner, quality=quality), "") for name, quality in known if quality is not None]
 
 
 def _list_meanings(result: Result) -> list[str]:
     """A line for every word of the table and of the lines after it."""
     quality = result.winner.quality
     words = [quality.metric, *quality.others, *(entry.method for entry in result.baselines)]
-    words += [AS_DROPPED] if result.as_dropped is not None else []
+    words += [name for name, _, _ in _list_before(result)]
     words += [comparison.against for comparison in result.comparisons if comparison.against in _SHOWN]
     meanings = {f"p{result.percentile}": explain_percentile(result.percentile), **explain_words(words)}
     return [f"{word:<22} {meaning}" for word, meaning in meanings.items()] + [""]
@@ -92,6 +119,7 @@ def _build_lines(result: Result, out: Path) -> list[str]:
         f"verdict     {result.verdict}",
     ]
     lines += [_describe_against(comparison) for comparison in result.comparisons if comparison.against in _SHOWN]
+    lines += _describe_healing(result)
     lines += _describe_worth(result)
     if host is not None:
         lines.append(

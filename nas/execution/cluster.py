@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from nas.execution.calls import AGAIN_S, DEATHS, call_on_actors
 from nas.execution.packing import Packed, pack, unpack
 from nas.execution.task import Pieces, Task
 from nas.execution.task_scheduling import Shares
@@ -22,10 +23,8 @@ from nas.execution.worker import Bench, Worker
 from search_spaces.errors import ExecutionError, MissingExtra, NasError
 
 IN_FLIGHT = 2  # tasks an actor has at a time, so that it never waits for the driver
-DEATHS = 3  # of actors, over one task: then it is the task
 START_S = 600.0  # until the first worker has started: nodes may have to be bought first
 STALLED_S = 30.0  # without anything that ended, until idle workers take over
-AGAIN_S = 1.0  # between questions whether a worker whose node is gone has found another
 _LONGEST_SOCKET = 107  # bytes of a path: sockaddr_un of Linux
 _SOCKET = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # folders for sockets where TMPDIR is too long
@@ -181,6 +180,17 @@ class RayExecutor:
         while batch.left:
             yield from batch.wait_for_ended()
         batch.leave()
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """The place of some arguments and what `function(worker, *arguments)` gave on a worker, as they end.
+
+        Each worker has one call at a time. What a worker had that died is done again.
+
+        Raises:
+            NasError: what the function raised there.
+            ExecutionError: a call whose workers die again and again.
+        """
+        return call_on_actors(self._actors, (self._packed, function), arguments)
 
     def _start(self, worker: int) -> Any:
         """Answered once the actor runs and has the parent; one that was restarted is given it again."""
@@ -368,6 +378,11 @@ class Evaluating:
     def prepare(self, packed: Packed) -> None:
         """Returns once it can evaluate."""
         self._worker = self._worker or Worker(unpack(packed))
+
+    def call(self, packed: Packed, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Run a function with the worker before its other arguments."""
+        self.prepare(packed)
+        return function(self._worker, *arguments)
 
     def run(self, task: Task) -> Pieces:
         """Judge a task.

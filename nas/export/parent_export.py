@@ -17,6 +17,7 @@ from nas.parent.parent import ParentModel
 from nas.progress import Progress
 from pruning.compensation.candidate_builder import list_adjusted
 from pruning.surgery.prune import prune, read_architecture
+from pruning.surgery.trained_weights import was_trained
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
 from search_spaces.schedule import TOKENS_REVISION
@@ -83,7 +84,8 @@ class ParentExport:
     def write_pruned(self, pruned: Any, path: Path) -> str:
         """Write the file of a model that was pruned from the parent: the parent's, edited, and compared with the model.
 
-        It is exported anew where an edit is impossible or does not compute what the model does.
+        It is exported anew where the model was trained since, and where an edit is impossible or does not compute what
+        the model does.
 
         Returns:
             What a person should know of it; mostly nothing.
@@ -92,6 +94,8 @@ class ParentExport:
             ExportError: no file of the model can be made.
         """
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier file there
+        if was_trained(pruned):
+            return self._write(pruned, path)
         try:
             architecture = read_architecture(pruned, self.parent.anatomy.depth)
             check_parity(pruned, self.graphs.derive(architecture, path, list_adjusted(pruned)), self.phase)

@@ -6,7 +6,16 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "card": ["list_qualities"],
+        "curves": ["build_curves"],
+        "devices": ["check_installed"],
+        "local_trainer": ["LocalTrainer"],
+        "outputs": ["find_output_loss"],
+        "patient": ["Lessons", "Patient", "choose_lessons"],
+        "ray_trainer": ["RayTrainer"],
         "recipe": ["Recipe"],
         "record": ["Healed"],
+        "state_files": ["StateFiles"],
+        "tournament": ["Standing", "Tournament", "Trainer"],
+        "tournament_record": ["TournamentRecord"],
     },
 )

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from search_spaces.errors import MissingExtra
-
 RANK = 16
 _NAME = "default"
 
@@ -29,14 +27,9 @@ def inject_adapters(model: Any, paths: Sequence[str], seed: int) -> None:
         model: changed.
         paths: of its linear modules.
         seed: of A.
-
-    Raises:
-        MissingExtra: PEFT is not installed.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise MissingExtra("--train lora needs PEFT; install it with: pip install 'nas[heal]'") from None
+    from peft import LoraConfig, inject_adapter_in_model
+
     turned = not isinstance(model.get_submodule(paths[0]), nn.Linear)  # a block has modules of one kind
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(paths), fan_in_fan_out=turned)
     with torch.random.fork_rng(devices=[]):

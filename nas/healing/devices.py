@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from nas.quality.precision import Precision, choose_precision
-from nas.request.choices import AUTO
+from nas.request.choices import AUTO, LORA
 from pruning.anatomy.copying import copy_module
 from search_spaces.errors import MissingExtra
 
@@ -21,19 +22,29 @@ def open_accelerator(accumulation: int) -> "Accelerator":
 
     Args:
         accumulation: batches of one step.
-
-    Raises:
-        MissingExtra: Accelerate is not installed.
     """
-    try:
-        from accelerate import Accelerator
-    except ImportError:
-        raise MissingExtra("healing needs Accelerate; install it with: pip install 'nas[heal]'") from None
+    from accelerate import Accelerator
+
     on_gpu = torch.cuda.is_available()
     has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else choose_precision(AUTO) is Precision.BF16
     return Accelerator(
         cpu=not on_gpu, mixed_precision="bf16" if has_bf16 else "no", gradient_accumulation_steps=accumulation
     )
+
+
+def check_installed(trained: str) -> None:
+    """Find out before the work begins whether the packages that training takes are there.
+
+    Args:
+        trained: what is to be trained.
+
+    Raises:
+        MissingExtra: one is not.
+    """
+    needed = ["accelerate", *(["peft"] if trained == LORA else [])]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(f"healing needs {' and '.join(missing)}; install with: pip install 'nas[heal]'")
 
 
 def place_copy(model: Any, device: torch.device) -> Any:

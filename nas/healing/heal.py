@@ -1,7 +1,7 @@
 """Healing the winner of a search: trained on the calibration split to give what its parent gives, then delivered."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from nas.export.exporters import EXPORTERS
 from nas.export.onnx_export import build_file_name
 from nas.export.parity import check_parity
 from nas.healing.card import write_card
+from nas.healing.mlflow_run import build_healing_run
 from nas.healing.patient import Patient
+from nas.healing.processes import run_on_every_device
 from nas.healing.recipe import Recipe
 from nas.healing.record import Healed
 from nas.healing.state import TrainingState, load_state
@@ -21,9 +23,11 @@ from nas.mlflow_model import write_mlmodel
 from nas.progress import Progress
 from nas.quality.comparison import compare
 from nas.quality.quality import Quality
+from nas.request.search_request import SearchRequest
 from nas.results.result import list_versions
 from nas.storage.disk_errors import check_folder
 from nas.storage.result_folder import lock_exclusively, read_result
+from nas.tracking import get_tracking_uri, log_search
 from pruning.checkpoint import save
 from search_spaces.errors import UsageError
 
@@ -92,7 +96,7 @@ class _Healing:
         training = self.patient.build_training(recipe, self.out / STATE, self._build_identity(recipe))
         with self.progress.open_stage("evaluating on the test split"):
             before = evaluator.evaluate(self.winner.model, _TEST)
-        state = training.run(self._begin(training, begun), self.progress)
+        state = run_on_every_device(self.patient, training, self._begin(training, begun), self.progress)
         model = training.weights.finish()
         with self.progress.open_stage("evaluating on the test split"):
             after = evaluator.evaluate(model, _TEST)
@@ -101,8 +105,20 @@ class _Healing:
         unit = "images" if "pixel_values" in self.patient.lessons.items.inputs else "text tokens"
         write_card(self.out, self.winner.parent.id, healed, unit)
         healed.save(self.out)
+        healed = replace(healed, mlflow=self._log(healed, state))
+        healed.save(self.out)
         (self.out / STATE).unlink(missing_ok=True)
         return healed
+
+    def _log(self, healed: Healed, state: TrainingState) -> dict[str, Any]:
+        """Log the curves where the search was logged; what cannot be sent is kept in the folder for `nas track`."""
+        folder = self.out.parent
+        uri = get_tracking_uri(SearchRequest.load(folder).tracking_uri, folder)
+        with self.progress.open_stage("recording in MLflow"):
+            logged = log_search(build_healing_run(healed, state, self.winner.result, self.out), uri, self.out)
+        if "problem" in logged:
+            self.progress.show_message(logged["problem"])
+        return logged
 
     def _build_identity(self, recipe: Recipe) -> dict[str, Any]:
         winner, parent = self.winner.digest, self.winner.parent.digest
@@ -157,13 +173,12 @@ class _Healing:
                         self._files[name] = check_parity(model, self.out / name, phase)
 
     def _record(self, recipe: Recipe, state: TrainingState, before: Quality, after: Quality) -> Healed:
-        searched = self.winner.result["winner"]
-        adjusted = searched.get("as_dropped") is not None
+        as_dropped, compensated, name = _read_before(self.winner.result["winner"], before)
         return Healed(
-            as_dropped=Quality.from_json(searched["as_dropped"]) if adjusted else before,
-            compensated=before if adjusted else None,
+            as_dropped=as_dropped,
+            compensated=compensated,
             healed=after,
-            comparison=compare(after, before, "compensated" if adjusted else "as dropped").to_json(),
+            comparison=compare(after, before, name).to_json(),
             history=tuple(state.history),
             best_step=state.best_step,
             steps=state.done,
@@ -177,3 +192,18 @@ class _Healing:
             files=self._files,
             versions=list_versions(),
         )
+
+
+def _read_before(winner: dict[str, Any], now: Quality) -> tuple[Quality, Quality | None, str]:
+    """The winner as dropped and compensated, and a name for what it is now.
+
+    Args:
+        winner: of the search's result.
+        now: its quality before this healing.
+    """
+    dropped, compensated = (
+        None if winner.get(name) is None else Quality.from_json(winner[name]) for name in ("as_dropped", "compensated")
+    )
+    if winner.get("healing"):
+        return dropped or now, compensated, "healed by the search"
+    return (now, None, "as dropped") if dropped is None else (dropped, now, "compensated")

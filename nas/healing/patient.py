@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.data.dataset import Split
 from nas.healing.answers import append_answers, count_answer_tokens
-from nas.healing.devices import open_accelerator, place_copy, take_cpu_inputs
+from nas.healing.devices import check_installed, open_accelerator, place_copy, take_cpu_inputs
 from nas.healing.items import Items
 from nas.healing.loss import HealingLoss, list_watched_layers
 from nas.healing.outputs import find_output_loss
@@ -105,6 +105,7 @@ class Patient:
             ModelError: as `build_teacher`.
             MissingExtra: a package that training takes is not installed.
         """
+        check_installed(recipe.trained)
         accelerator = open_accelerator(recipe.accumulation)
         teacher = self.build_teacher(accelerator) if teacher is None else teacher
         model = place_copy(self.model, accelerator.device)

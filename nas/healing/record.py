@@ -1,7 +1,7 @@
 """What a healing left: how good the model was and is, and all that it depends on."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Healed:
         parent, winner: digests of their weights.
         files: of every exported file the largest difference to the model.
         versions: of the packages.
+        mlflow: where it was logged, as `log_search` says it; empty before.
 
     Example:
         >>> healed = Healed.load(Path("out/healed"))
@@ -54,13 +55,14 @@ class Healed:
     winner: str
     files: dict[str, float]
     versions: dict[str, str]
+    mlflow: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The document that is written and printed."""
         named = {"as_dropped": self.as_dropped, "compensated": self.compensated, "healed": self.healed}
         plain = (
             "comparison", "best_step", "steps", "planned_steps", "tokens_seen", "seconds", "data", "parent", "winner",
-            "files", "versions",
+            "files", "versions", "mlflow",
         )  # fmt: skip
         return {
             "schema_version": SCHEMA_VERSION,

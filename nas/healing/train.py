@@ -77,6 +77,9 @@ class Training:
                 if judged or state.done % self.recipe.save_every == 0:
                     self._save(state, optimiser)
                 self._report(stage, state, rate)
+        if state.history[-1][0] < state.done:  # the time was up between two evaluations
+            self._judge(state)
+            self._save(state, optimiser)
         self.weights.set(state.best)
         return state
 

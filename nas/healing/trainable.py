@@ -11,6 +11,7 @@ from nas.request.choices import ALL, LORA, PROJECTIONS
 from pruning.anatomy.anatomy import Anatomy
 from pruning.checkpoint.stored_precision import round_as_stored
 from pruning.compensation.sites import find_kept_layers, find_sites
+from pruning.surgery.trained_weights import mark_trained
 from search_spaces.architecture import Architecture
 
 
@@ -49,6 +50,7 @@ class TrainedWeights:
         before and nothing is lost when it is written.
         """
         merge_adapters(self.model, self.adapters)
+        mark_trained(self.model)
         self.model.requires_grad_(False).to("cpu")
         for name, original in self.originals.items():
             parameter = self.model.get_parameter(name)
@@ -71,9 +73,6 @@ def choose_trained(
             is one number for each feature (norms, biases, scales); `lora` for low-rank adapters of all linear modules
             in the blocks, and the same numbers; `all` for every parameter.
         seed: of the adapters' first values.
-
-    Raises:
-        MissingExtra: `lora` without PEFT.
     """
     names = _list_names(model, anatomy, architecture, what)
     originals: dict[str, Tensor] = {name: model.get_parameter(name).detach() for name in names}

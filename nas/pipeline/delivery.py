@@ -9,9 +9,11 @@ from latency_models.energy_model import EnergyModel, has_energy
 from latency_models.footprint import Memory, compute_memory
 from latency_models.model import LatencyModel
 from nas.certification.search_context import SearchContext
+from nas.pipeline.healed_winner import HealedWinner
 from nas.quality import Quality
 from nas.results.certificate import Certificate
-from nas.search import SearchOutcome
+from nas.results.finalists import Finalist
+from nas.search import Candidate, SearchOutcome
 from nas.search.unit_savings import UnitSavings
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
@@ -22,7 +24,8 @@ from search_spaces.architecture import Architecture
 class Delivery:
     """Everything that goes into a result folder.
 
-    `held_out` is test quality by architecture digest, `data` the digest of every split by its name.
+    `held_out` is test quality by architecture digest, of candidates as the search judged them; `data` is the digest of
+    every split by its name. `finalists` are the best candidates, `healed` is the winner where it was trained.
     """
 
     context: SearchContext
@@ -33,6 +36,8 @@ class Delivery:
     evaluations: int  # computed in this run, others were known
     unit_savings: tuple[UnitSavings, ...]
     data: dict[str, str] = field(default_factory=dict)
+    finalists: tuple[Finalist, ...] = ()
+    healed: HealedWinner | None = None
 
     @property
     def winner_folder(self) -> Path:
@@ -47,8 +52,16 @@ class Delivery:
 
     @cached_property
     def winner(self) -> Any:
-        """The winner as it is delivered, adjusted."""
-        return self.context.builder.build(self.outcome.winner.architecture)
+        """The winner as it is delivered: adjusted, trained where that was asked for."""
+        return (
+            self.context.builder.build(self.outcome.winner.architecture) if self.healed is None else self.healed.model
+        )
+
+    def get_tested(self, candidate: Candidate) -> Quality:
+        """The test quality of the parent, the winner as it is delivered, the runner-up or a baseline."""
+        if self.healed is not None and candidate is self.outcome.winner:
+            return self.healed.tested
+        return self.held_out[candidate.architecture.digest]
 
     @cached_property
     def _library(self) -> BlockLibrary:

@@ -30,12 +30,15 @@ def build_search_run(result: Result, delivery: Delivery) -> SearchRun:
     front = {c.architecture for c in outcome.pareto}
     asked = {"budget_ms": round(delivery.certificate.budget_ms, 4), "percentile": result.percentile,
              "workload": result.workload, "seed": delivery.context.request.seed, "trials": outcome.trials}  # fmt: skip
-    named = [*((f"baseline {name}", c) for name, c in outcome.baselines.items())]
-    named += [(f"trial {c.trial:03d} · {c.origin}", c) for c in outcome.candidates]
-    named.append(("winner", outcome.winner))
-    runs = _select_comparable(
-        [_build_candidate_run(delivery, candidate, name, asked, front) for name, candidate in named]
-    )
+
+    def build(candidate: Candidate, name: str) -> CandidateRun:
+        return _build_candidate_run(delivery, candidate, name, asked, front)
+
+    curves = {} if delivery.healed is None else delivery.healed.curves
+    named = [*((f"trial {c.trial:03d} · {c.origin}", c) for c in outcome.candidates), ("winner", outcome.winner)]
+    runs = [build(candidate, f"baseline {name}") for name, candidate in outcome.baselines.items()]
+    runs += [replace(build(each, name), curves=curves.get(each.architecture, {})) for name, each in named]
+    runs = _select_comparable(runs)
     winner = runs[-1]
     return SearchRun(
         result.model["id"], result.target["name"], delivery.context.request.budget.text, _write_note(result),
@@ -43,7 +46,7 @@ def build_search_run(result: Result, delivery: Delivery) -> SearchRun:
         {**winner.metrics, FEASIBLE: float(winner.feasible)}, runs, [out / name for name in _FILES],
         {"winner": delivery.winner_folder}, delivery.data, _describe_winner(result, delivery),
         _describe_search(result, delivery),
-        _build_layout(result),
+        _build_layout(result), curves.get(outcome.winner.architecture, {}),
     )  # fmt: skip
 
 

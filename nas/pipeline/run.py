@@ -10,6 +10,9 @@ from nas.data.documents import SPLITS
 from nas.figures.search import save_redundancy
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.evaluator import load_evaluations
+from nas.pipeline.finalists import choose_finalists, describe_finalists
+from nas.pipeline.healed_winner import HealedWinner, judge_healed
+from nas.pipeline.healing import FinalistHealing, check_healing
 from nas.pipeline.held_out import judge_held_out
 from nas.pipeline.prepare import prepare
 from nas.pipeline.problem import build_problem
@@ -18,7 +21,9 @@ from nas.profiling.ssh import Transport
 from nas.progress import Phases, Progress, Timed, track_items
 from nas.request.search_request import FILE as REQUEST
 from nas.request.search_request import SearchRequest
+from nas.results.finalists import Finalist
 from nas.results.result import Result
+from nas.search import Problem, SearchOutcome
 from nas.search.outcome import evaluate_whole_front
 from nas.search.unit_savings import describe_savings, predict_savings, predict_savings_with_loss
 from nas.storage.cache_folder import get_cache_folder
@@ -42,6 +47,7 @@ def run(request: SearchRequest, progress: Progress, transport: Transport | None 
     """
     request, timed = _restore_request(request), Timed(progress)
     _check_locations(request)
+    check_healing(request)
     context = prepare(request, timed, transport)
     weights = sum(each.numel() * each.element_size() for each in context.parent.model.parameters())
     scarce = check_free_space(request.out, weights)
@@ -77,7 +83,11 @@ def _search(context: SearchContext, progress: Timed) -> Result:
     evaluator = cached_evaluator.evaluator
     problem = build_problem(context, redundancy)
     progress.show_message(describe_savings(predict_savings(problem), problem.predict_ms(problem.space.parent)))
-    outcome, problem, certificate = CertificationRun(context, progress).run(problem)
+    healing = None if request.heal_s is None else FinalistHealing(context, request.heal_s, progress)
+    if healing is not None:
+        healing.check()
+    certification = CertificationRun(context, progress)
+    outcome, problem, certificate = certification.run(problem, None if healing is None else healing.train)
     if request.pareto:
         with progress.open_stage("evaluating the Pareto front on all items"):
             outcome = evaluate_whole_front(problem, outcome)
@@ -89,9 +99,13 @@ def _search(context: SearchContext, progress: Timed) -> Result:
         held_out = judge_held_out(
             outcome, cached_evaluator, known, partial(phases.report, "evaluating on the test split")
         )
+    with progress.open_stage("evaluating the finalists"):
+        finalists, healed = _judge_finalists(context, problem, outcome, healing)
+    outcome = outcome if healed is None else healed.lead(outcome)
     delivery = Delivery(
         context, problem.latency, outcome, certificate, held_out, cached_evaluator.evaluations,
         predict_savings_with_loss(problem), {name: evaluator.dataset.get_split(name).digest for name in SPLITS},
+        finalists, healed,
     )  # fmt: skip
     with progress.open_stage("exporting the winner's files"):
         result = deliver(delivery)
@@ -102,6 +116,16 @@ def _search(context: SearchContext, progress: Timed) -> Result:
         kept = f"; the winner is kept as a prediction in {request.out} (nas certify {request.out} measures it again)"
         raise MachineTooBusy(certificate.busy, kept)
     return result
+
+
+def _judge_finalists(
+    context: SearchContext, problem: Problem, outcome: SearchOutcome, healing: FinalistHealing | None
+) -> tuple[tuple[Finalist, ...], HealedWinner | None]:
+    """The best candidates side by side, and the winner as it was trained."""
+    if healing is None or healing.standing is None:
+        return describe_finalists(context, choose_finalists(problem, outcome), None), None
+    finalists = describe_finalists(context, healing.finalists, healing.standing)
+    return finalists, judge_healed(healing, outcome.winner.architecture)
 
 
 def _restore_request(request: SearchRequest) -> SearchRequest:

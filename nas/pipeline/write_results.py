@@ -28,7 +28,7 @@ from pruning.checkpoint import is_pruned, save
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.compensation.candidate_builder import CompensationRecord, get_compensation
 
-COMPENSATION = "compensation.json"  # in the winner's folder: how its weights were made
+COMPENSATION, HEALING = "compensation.json", "healing.json"  # in the winner's folder: how its weights were made
 
 
 def deliver(delivery: Delivery) -> Result:
@@ -43,10 +43,13 @@ def deliver(delivery: Delivery) -> Result:
     (folder / COMPENSATION).unlink(missing_ok=True)
     if compensation is not None:
         _write_json(folder / COMPENSATION, compensation.to_json())
+    (folder / HEALING).unlink(missing_ok=True)
+    if delivery.healed is not None:
+        _write_json(folder / HEALING, delivery.healed.summary)
     profile = delivery.latency.profile
     if profile is not None:
         profile.save(delivery.context.request.out / "profile.json")
-    result = replace(_build_result(delivery, winner.num_parameters()), **_build_as_dropped(delivery, compensation))
+    result = replace(_build_result(delivery, winner.num_parameters()), **_build_before(delivery, compensation))
     embedding = read_sentence_embedding(winner)
     write_card(result, folder, not is_pruned(folder), "" if embedding is None else embedding.words)
     write_mlmodel(folder)
@@ -54,12 +57,16 @@ def deliver(delivery: Delivery) -> Result:
     return result
 
 
-def _build_as_dropped(delivery: Delivery, compensation: CompensationRecord | None) -> dict[str, Any]:
-    """What the winner would be without its adjustment, on the test split, and how it was adjusted."""
+def _build_before(delivery: Delivery, compensation: CompensationRecord | None) -> dict[str, Any]:
+    """What the winner would be without its adjustment and its training, on the test split, and how these were done."""
+    judged = delivery.held_out[delivery.outcome.winner.architecture.digest]
     if compensation is None:
-        return {}
+        return {} if delivery.healed is None else {"as_dropped": judged, "healing": delivery.healed.summary}
     model, evaluator = delivery.prune(delivery.outcome.winner.architecture), delivery.context.cached_evaluator.evaluator
-    return {"as_dropped": evaluator.evaluate(model, TEST), "compensation": compensation.summary}
+    before = {"as_dropped": evaluator.evaluate(model, TEST), "compensation": compensation.summary}
+    if delivery.healed is not None:
+        before |= {"compensated": judged, "healing": delivery.healed.summary}
+    return before
 
 
 def _export(delivery: Delivery, winner: Any) -> None:
@@ -97,7 +104,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 def _build_entry(delivery: Delivery, candidate: Candidate, method: str, measured: float | None = None) -> Entry:
     """With the quality on the test split."""
-    quality = delivery.held_out[candidate.architecture.digest]
+    quality = delivery.get_tested(candidate)
     return replace(_build_validated_entry(delivery, candidate, measured), method=method, quality=quality)
 
 
@@ -133,6 +140,7 @@ def _build_result(delivery: Delivery, parameters: int) -> Result:
         baselines=tuple(_build_entry(delivery, candidate, name) for name, candidate in outcome.baselines.items()),
         comparisons=_build_comparisons(delivery),
         units=delivery.unit_savings,
+        finalists=delivery.finalists,
         search={
             "trials": outcome.trials, "evaluations": delivery.evaluations, "seconds": round(outcome.seconds, 1),
             "seed": request.seed, "storage": remove_password(request.storage or "study.db"),
@@ -177,7 +185,7 @@ def _build_comparisons(delivery: Delivery) -> tuple[Comparison, ...]:
     others = dict(outcome.baselines)
     if len(outcome.ranked) > 1:
         others = {"runner-up": outcome.ranked[1]} | others
-    winner = held_out[outcome.winner.architecture.digest]
+    winner = delivery.get_tested(outcome.winner)
     return tuple(
         compare(winner, held_out[candidate.architecture.digest], name)
         for name, candidate in others.items()

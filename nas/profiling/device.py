@@ -26,6 +26,7 @@ from nas.profiling.ssh import Transport, profile_there
 from nas.progress import Progress, open_timed_stage
 from pruning.compensation.candidate_builder import list_adjusted
 from pruning.surgery.prune import read_architecture
+from pruning.surgery.trained_weights import was_trained
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError, MeasurementError
 from search_spaces.space import Space
@@ -153,14 +154,20 @@ class RemoteDevice:
         target, phase = self.kit.target, self.kit.workload.phase
         path = folder / f"device-{build_file_name(phase)}"
         with self.progress.open_stage("writing the winner's file"):
-            try:
-                architecture = read_architecture(model, self._graphs.anatomy.depth)
-                self._graphs.derive(architecture, path, list_adjusted(model))
-                self._check(model, path)
-            except (ExportError, MeasurementError):
+            if was_trained(model) or not self._derive(model, path):
                 export_for_target(model, path, target, phase)
                 self._check(model, path)
         return path
+
+    def _derive(self, model: Any, path: Path) -> bool:
+        """Write the file by editing the parent's; whether that is possible and computes what the model does."""
+        try:
+            architecture = read_architecture(model, self._graphs.anatomy.depth)
+            self._graphs.derive(architecture, path, list_adjusted(model))
+            self._check(model, path)
+        except (ExportError, MeasurementError):
+            return False
+        return True
 
     def _check(self, model: Any, path: Path) -> None:
         if self.kit.target.precision == "fp32":

@@ -10,7 +10,12 @@ from nas.request.search_request import SearchRequest
 
 # Where things are kept, and the name that a search was given, say nothing of what it asked; and URLs hold passwords.
 _LOCATIONS = ("out", "storage", "tracking_uri", "id")
-_FLAGS = {"time_limit_s": "time-limit", "prefix_cache_bytes": "prefix-cache"}
+_FLAGS = {
+    "time_limit_s": "time-limit",
+    "heal_s": "heal",
+    "arithmetic": "evaluate-in",
+    "prefix_cache_bytes": "prefix-cache",
+}
 
 
 def build_command(request: SearchRequest) -> str:
@@ -31,7 +36,7 @@ def _format_flag(name: str, value: Any) -> list[str]:
     """The value as the flag takes it; a switch takes none."""
     if value is True:
         return []
-    if name == "time_limit_s":
+    if name in ("time_limit_s", "heal_s"):
         return [f"{Decimal(repr(value)).normalize():f}s"]
     if name == "prefix_cache_bytes":
         return [str(value >> 20)]

@@ -39,10 +39,11 @@ def build_parent_rows(result: dict[str, Any], certificate: Certificate | None) -
         *_build_latency_rows(result, certificate),
         *_build_quality_rows(parent["quality"], winner["quality"]),
     ]
-    dropped = winner.get("as_dropped")  # results of earlier versions have none
-    if dropped is not None:
-        name = f"{name_metric(dropped['metric'])} as dropped, before the rest was adjusted"
-        rows.append((name, MISSING, format_figure(dropped["value"]), ""))
+    before = (("compensated", "compensated, before it was trained"), ("as_dropped", "as dropped, nothing adjusted"))
+    for key, words in before:
+        quality = winner.get(key)  # results of earlier versions have none
+        if quality is not None:
+            rows.append((f"{name_metric(quality['metric'])} {words}", MISSING, format_figure(quality["value"]), ""))
     before, after = result["model"]["parameters"], winner["parameters"]
     rows.append(("parameters", format_parameters(before), format_parameters(after), format_ratio(after, before)))
     held = [None if (each := entry.get("memory_bytes")) is None else sum(each.values()) for entry in (parent, winner)]

@@ -26,6 +26,7 @@ from nas.report.words import (
     format_size,
     name_metric,
 )
+from nas.results.finalists import describe_order, list_rung_steps, tabulate_finalists
 from nas.results.glossary import RUNNER_UP, explain_percentile, explain_words
 from nas.storage.result_folder import resume_command
 from search_spaces.architecture import Architecture
@@ -37,6 +38,8 @@ _PICTURE = "data:image/png;base64,"
 @dataclass(frozen=True)
 class View:
     """One search on the page. Rows are tuples of cells, the first names the row; tiles are name, value, beside.
+
+    The first of the `finalists` is the head of their table; `order` says what changed it.
 
     `look` is certified, predicted or refused; `files` are name, size, digest and whether the certificate is of it;
     `picture` is a data: URI, for folders that do not hold the numbers of the chart.
@@ -64,6 +67,8 @@ class View:
     resume: str
     versions: tuple[Row, ...]
     overview: Row
+    finalists: tuple[Row, ...]
+    order: tuple[str, ...]
 
 
 def build_view(finished: Finished) -> View:
@@ -135,7 +140,16 @@ def _build_view(finished: Finished) -> View:
         resume=resume_command(finished.folder),
         versions=tuple(sorted(result["versions"].items())) + _describe_search(result),
         overview=_build_overview(finished, verdict),
+        **_build_finalists(result),
     )
+
+
+def _build_finalists(result: dict[str, Any]) -> dict[str, Any]:
+    """The table of finalists, its head first, and what changed their order; nothing of a single one."""
+    finalists = result.get("finalists", [])  # results of earlier versions have none
+    steps = list_rung_steps(result["winner"].get("healing"))
+    rows = tabulate_finalists(finalists, steps) if len(finalists) > 1 else []
+    return {"finalists": tuple(map(tuple, rows)), "order": tuple(describe_order(finalists, steps))}
 
 
 def _list_meanings(result: dict[str, Any]) -> tuple[Row, ...]:

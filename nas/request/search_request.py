@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Workload
-from nas.request.choices import AUTO, FULL, OFF
+from nas.request.choices import AUTO, FULL, OFF, PROJECTIONS
 from nas.request.quantities import Budget, ByteLimit, ParameterLimit
 from nas.storage.private_files import write_private
 from nas.storage.result_folder import resume_command
@@ -24,6 +24,8 @@ EXECUTORS = ("local", "ray")
 @dataclass(frozen=True)
 class SearchRequest:
     """One search, as asked. `workload` None means the default of model and target.
+
+    `heal_s` is how long finalists are trained, all of them together, in seconds; None for not at all.
 
     Example:
         >>> request = SearchRequest("jetson-orin", Budget.parse("20ms"), Path("out"), trials=12)
@@ -56,6 +58,8 @@ class SearchRequest:
     max_bytes: ByteLimit | None = None
     tokens: str = OFF
     compensate: str = AUTO
+    heal_s: float | None = None
+    heal_train: str = PROJECTIONS
     batch: int = BATCH
     executor: str = "local"
     workers: int | None = None

@@ -223,6 +223,12 @@ def compute_confidence(look: int) -> float:
     return 1 - ERROR / (look * (look + 1))
 
 
+def count_looks(certificate: Certificate) -> int:
+    """How many looks a search has had when it gave a certificate: the one that has its confidence."""
+    left = ERROR / max(1 - certificate.confidence, 1e-12)  # look * (look + 1)
+    return round((math.sqrt(1 + 4 * left) - 1) / 2)
+
+
 def judge(
     *,
     target: str,

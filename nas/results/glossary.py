@@ -4,11 +4,13 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from nas.quality.metrics import METRICS
 
-RUNNER_UP, ADD_BACK, AS_DROPPED = "runner-up", "+add-back", "winner as dropped"
+RUNNER_UP, ADD_BACK = "runner-up", "+add-back"
+AS_DROPPED, COMPENSATED = "winner as dropped", "winner compensated"
 _MEANINGS = {
     **{metric.name: metric.meaning for metric in METRICS.values()},
     "winner": "what this search chose",
     AS_DROPPED: "the winner without the adjustment of what is left of it (--compensate)",
+    COMPENSATED: "the winner adjusted in closed form, before it was trained (--heal)",
     RUNNER_UP: "the second best that this search found within the budget",
     "cosine-joint": "one-shot baseline: attentions and MLPs dropped by cosine similarity, in one ranking",
     "cosine-attention": "one-shot baseline: attentions only, dropped by cosine similarity",

@@ -6,6 +6,7 @@ from typing import Any
 
 from latency_models.workload import Phase
 from nas.export.onnx_export import build_file_name
+from nas.results.finalists import describe_order, list_rung_steps, tabulate_finalists
 from nas.results.glossary import add_item_count, join_names
 from nas.results.result import Entry, Result
 from search_spaces.architecture import Architecture
@@ -34,16 +35,20 @@ def build_card(result: Result, plain: bool, embedding: str = "") -> str:
     shown = [entry for entry in result.baselines if entry.method in names]
     every = winner.quality.items
     baselines = [_format_row(add_item_count(names[entry.method], entry.quality.items, every), entry) for entry in shown]
-    dropped = (
-        [] if result.as_dropped is None else [_format_row("as dropped", replace(winner, quality=result.as_dropped))]
-    )
-    rows = [_format_row("parent", parent), _format_row("**this model**", winner), *dropped, *baselines]
+    before = [
+        _format_row(name, replace(winner, quality=quality))
+        for name, quality in (("compensated, before training", result.compensated), ("as dropped", result.as_dropped))
+        if quality is not None
+    ]
+    rows = [_format_row("parent", parent), _format_row("**this model**", winner), *before, *baselines]
     loader = 'nas.load("winner")  # parts of blocks are dropped; the plain classes refuse the folder'
     if plain:
         loader = 'nas.load("winner")  # or AutoModel.from_pretrained: only whole blocks are removed'
     files = sorted(name for name in result.files if name.endswith(".onnx"))
     tokens = f"\nTokens: {result.tokens}.\n" if result.tokens else ""
     tokens += _describe_adjustment(result.compensation) if result.compensation else ""
+    tokens += _describe_healing(result.healing) if result.healing else ""
+    tokens += _describe_finalists(result) if len(result.finalists) > 1 else ""
     own = _describe_embedding_use(plain, embedding) if embedding else ""
     metric = f"{winner.quality.metric} ({'higher' if winner.quality.higher_is_better else 'lower'} is better)"
     return f"""---
@@ -97,6 +102,33 @@ def _describe_adjustment(compensation: dict[str, Any]) -> str:
         f"\nOutput projections were adjusted ({compensation['method']}) on {compensation['tokens']:,} calibration "
         "tokens or images, so that they stand in for what was dropped; `compensation.json` says how.\n"
     )
+
+
+def _describe_healing(healing: dict[str, Any]) -> str:
+    """How long it was trained, on what."""
+    return (
+        f"\nThen it was trained ({healing['train']}) for {healing['steps']} steps on {healing['tokens_seen']:,} "
+        "calibration tokens or images, repeated ones included, to give what its parent gives (`healing.json`).\n"
+    )
+
+
+def _describe_finalists(result: Result) -> str:
+    """The best candidates at every stage, as a table, and what changed their order."""
+    finalists, steps = [each.to_json() for each in result.finalists], list_rung_steps(result.healing)
+    head, *rows = tabulate_finalists(finalists, steps)
+    number = next((each.number for each in result.finalists if each.architecture == result.winner.architecture), None)
+    listed = [head, ["---:"] * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in listed)
+    order = "".join(f"- {said}\n" for said in describe_order(finalists, steps))
+    which = "" if number is None else f" This model is finalist {number}."
+    return f"""
+## Finalists
+
+Losses on the validation split, with ranks.{which}
+
+{table}
+
+{order}"""
 
 
 def _pick_file(files: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from latency_models.footprint import Memory
 from nas.quality.comparison import Comparison
 from nas.quality.quality import Quality
+from nas.results.finalists import Finalist
 from nas.search.unit_savings import UnitSavings
 from nas.storage.result_folder import RESULT, SCHEMA_VERSION
 from search_spaces.architecture import Architecture
@@ -81,6 +82,9 @@ class Result:
     parent_joules: float | None = None
     as_dropped: Quality | None = None  # the winner's, before what is left was adjusted; None where nothing was
     compensation: dict[str, Any] | None = None  # how it was
+    compensated: Quality | None = None  # the winner's, before it was trained; None where it was not, or not adjusted
+    healing: dict[str, Any] | None = None  # how it was trained
+    finalists: tuple[Finalist, ...] = ()
     phases: dict[str, float] = field(default_factory=dict)  # seconds of each, named as they were announced
 
     def to_json(self) -> dict[str, Any]:
@@ -109,10 +113,13 @@ class Result:
                 "tokens": self.tokens,
                 "as_dropped": None if self.as_dropped is None else self.as_dropped.to_json(),
                 "compensation": self.compensation,
+                "compensated": None if self.compensated is None else self.compensated.to_json(),
+                "healing": self.healing,
                 "files": self.files,
             },
             "pareto": [entry.to_json() for entry in self.pareto],
             "baselines": [entry.to_json() for entry in self.baselines],
+            "finalists": [finalist.to_json() for finalist in self.finalists],
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "units": [unit.to_json() for unit in self.units],
             "search": self.search,

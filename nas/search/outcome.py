@@ -42,6 +42,12 @@ class SearchOutcome:
     baselines: dict[str, Candidate]
     trials: int
     seconds: float
+    measured: tuple[Candidate, ...] = ()  # inside the budget on the target, where that was measured; best first
+
+    def lead_with(self, winner: Candidate) -> "SearchOutcome":
+        """The outcome with this winner, and those that were as good before behind it."""
+        others = tuple(each for each in self.ranked if each.architecture != winner.architecture)
+        return replace(self, ranked=(winner, *others))
 
     @property
     def winner(self) -> Candidate:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 FEASIBLE = "feasible"  # 1 or 0: whether a candidate meets the budget
+Curves = dict[str, list[tuple[int, float]]]  # by the name of a metric, its value at steps of a training
 
 
 @dataclass(frozen=True)
 class CandidateRun:
     """What is logged of one candidate: flat numbers under the same keys for all, and words to find it by.
+
+    `curves` has one that was trained.
 
     Example:
         >>> metrics = {"quality.kl": 0.03, "latency.p90": 8.2}
@@ -26,6 +29,7 @@ class CandidateRun:
     metrics: dict[str, float]
     feasible: bool
     pareto: bool
+    curves: Curves = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class SearchRun:
         winner: None is not registered.
         tags: what is known of the search and of no candidate.
         layout: of the experiment's page; None leaves it as it is.
+        curves: of the winner's training, where it was trained.
+        verb: the command whose run it is.
 
     Example:
         >>> run = SearchRun("python-lm", "host", "0.6x", "", {"seed": 0}, {"winner.kl": 0.03}, candidates=())
@@ -96,6 +102,8 @@ class SearchRun:
     winner: Winner | None = None
     tags: dict[str, str] = field(default_factory=dict)
     layout: Layout | None = None
+    curves: Curves = field(default_factory=dict)
+    verb: str = "search"
 
 
 @dataclass(frozen=True)
@@ -124,13 +132,19 @@ class Record:
     def from_json(cls, document: dict[str, Any], out: Path) -> "Record":
         """Read what `to_json` writes; KeyError, TypeError or AttributeError where it is something else."""
         run = dict(document["run"])
-        run["candidates"] = [CandidateRun(**candidate) for candidate in run["candidates"]]
+        run["candidates"] = [CandidateRun(**_read_curves(candidate)) for candidate in run["candidates"]]
         run["files"] = [out / path for path in run["files"]]
         run["folders"] = {name: out / path for name, path in run["folders"].items()}
         run["winner"] = run["winner"] and Winner(**run["winner"])
         layout = run.get("layout")
         run["layout"] = layout and Layout(**{**layout, "columns": tuple(layout["columns"])})
-        return cls(document["id"], document["created_ms"], document["tracking_uri"], SearchRun(**run))
+        return cls(document["id"], document["created_ms"], document["tracking_uri"], SearchRun(**_read_curves(run)))
+
+
+def _read_curves(document: dict[str, Any]) -> dict[str, Any]:
+    """A run's document with points as tuples; earlier versions had no curves."""
+    curves = document.get("curves", {})
+    return {**document, "curves": {name: [(step, value) for step, value in curves[name]] for name in curves}}
 
 
 def _make_relative(path: Path, out: Path) -> str:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from nas.tracking.record import FEASIBLE, CandidateRun, Record, SearchRun
+from nas.tracking.record import FEASIBLE, CandidateRun, Curves, Record, SearchRun
 from nas.tracking.server import list_runs
 
 RECORD = "nas.record"
 FINISHED = "FINISHED"
 _LONGEST_TAG = 7900  # MLflow refuses tags above 8000 characters
+_MOST_POINTS = 1000  # of metrics that MLflow takes at once
 _PARENT, _NAME, _HASH, _TYPE = "mlflow.parentRunId", "mlflow.runName", "nas.arch_hash", "mlflow.runType"
 
 
@@ -25,7 +26,7 @@ def open_run(client: Any, experiment_id: str, record: Record) -> str:
         **{key: value[:_LONGEST_TAG] for key, value in record.run.tags.items()},
         RECORD: record.id,
         "mlflow.note.content": record.run.note[:_LONGEST_TAG],
-        _NAME: f"search · {record.run.model} · {record.run.target} · {record.run.budget}",
+        _NAME: f"{record.run.verb} · {record.run.model} · {record.run.target} · {record.run.budget}",
     }
     return str(client.create_run(experiment_id, start_time=record.created_ms, tags=tags).info.run_id)
 
@@ -36,6 +37,7 @@ def fill(client: Any, experiment_id: str, run_id: str, record: Record) -> None:
     if client.get_run(run_id).info.status == FINISHED:
         return
     _log_values(client, run_id, run.params, run.metrics, record.created_ms)
+    _log_curves(client, run_id, run.curves, record.created_ms)
     _log_data(client, run_id, run)
     _log_candidates(client, experiment_id, run_id, record)
     # Artifacts come last: where only they fail, the candidates can still be compared.
@@ -64,7 +66,7 @@ def _build_identity(run: SearchRun) -> dict[str, str]:
         "nas.budget": run.budget,
         "nas.base_model": run.model,
         **{f"nas.data.{split}": digest for split, digest in run.data.items()},
-        "mlflow.source.name": "nas search",
+        "mlflow.source.name": f"nas {run.verb}",
     }
 
 
@@ -103,6 +105,7 @@ def _log_candidate(
         run_id = client.create_run(experiment_id, start_time=record.created_ms, tags=tags).info.run_id
     metrics = {**candidate.metrics, FEASIBLE: float(candidate.feasible)}
     _log_values(client, run_id, candidate.params, metrics, record.created_ms)
+    _log_curves(client, run_id, candidate.curves, record.created_ms)
     client.set_terminated(run_id)
 
 
@@ -115,6 +118,15 @@ def _log_values(client: Any, run_id: str, params: dict[str, Any], metrics: dict[
         metrics=[Metric(key, float(value), at_ms, 0) for key, value in metrics.items()],
         params=[Param(key, str(value)) for key, value in params.items()],
     )
+
+
+def _log_curves(client: Any, run_id: str, curves: Curves, at_ms: int) -> None:
+    """Metrics by step, of the record's time as the others."""
+    from mlflow.entities import Metric
+
+    points = [Metric(key, float(value), at_ms, step) for key, curve in curves.items() for step, value in curve]
+    for begin in range(0, len(points), _MOST_POINTS):
+        client.log_batch(run_id, metrics=points[begin : begin + _MOST_POINTS])
 
 
 def _log_data(client: Any, run_id: str, run: SearchRun) -> None:

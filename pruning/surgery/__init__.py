@@ -12,5 +12,6 @@ __getattr__, __all__ = export_lazily(
         "quantised_linear": ["QuantisedLinear", "quantise_weights", "read_product", "round_inputs", "round_weights"],
         "prune": ["PARENT_CONFIG", "RECORD", "apply", "check_fits", "read_architecture"],
         "replacement": ["replace_modules"],
+        "trained_weights": ["mark_trained", "was_trained"],
     },
 )

@@ -38,7 +38,7 @@ def test_a_search_from_its_submission_to_its_result(tmp_path: Path, serve: Serve
     assert search["owner"] == "submit"
     assert search["request"] == ASKED | {
         "units": "attention,mlp,block", "tokens": "off", "percentile": 90, "trials": 7, "seed": 0, "method": "nas",
-        "pareto": True, "servable": "any", "compensate": "auto",
+        "pareto": True, "servable": "any", "compensate": "auto", "heal_train": "projections+norms",
     }  # fmt: skip
     done = await_state(client, search["id"], State.SUCCEEDED)
     assert done["exit_code"] == 0
@@ -58,7 +58,7 @@ def test_the_search_is_given_what_was_asked_and_what_the_operator_set(tmp_path: 
     asked = ASKED | {
         "model": "mine", "data": "digits-vit", "workload": "prefill:batch=1,seq=64", "units": "none",
         "tokens": "search", "percentile": 95, "trials": 3, "seed": 5, "time_limit": "10min", "max_parameters": "0.7x",
-        "method": "dop", "servable": "decilm",
+        "method": "dop", "servable": "decilm", "heal": "5min", "heal_train": "lora",
     }  # fmt: skip
     served = serve(tmp_path / "root", roots=ModelRoots.of((tmp_path / "models",)))
     id = submit(served.client(), **asked)
@@ -68,8 +68,8 @@ def test_the_search_is_given_what_was_asked_and_what_the_operator_set(tmp_path: 
     assert kept["arguments"] == [
         "search", "--json", f"--out={out}", f"--model={tmp_path}/models/mine", f"--data={data}",
         "--target=jetson-orin", "--budget=20ms", "--workload=prefill:batch=1,seq=64", "--units=none",
-        "--tokens=search", "--percentile=95", "--trials=3", "--seed=5", "--time-limit=10min",
-        "--max-parameters=0.7x", "--method=dop", "--servable=decilm", "--tracking-uri=http://mlflow.example:5000",
+        "--tokens=search", "--heal=5min", "--heal-train=lora", "--percentile=95", "--trials=3", "--seed=5",
+        "--time-limit=10min", "--max-parameters=0.7x", "--method=dop", "--servable=decilm", "--tracking-uri=http://mlflow.example:5000",
     ]  # fmt: skip
 
 
@@ -97,6 +97,8 @@ def test_what_the_service_hands_on_is_what_nas_search_takes() -> None:
         ({"method": "magic"}, "method 'magic'"),
         ({"method": "dop"}, "add tokens: search"),
         ({"time_limit": "5"}, "time '5'"),
+        ({"heal": "5"}, "time '5'"),
+        ({"heal": "5min", "heal_train": "head"}, "train 'head' is none of"),
         ({"max_parameters": "many"}, "parameters 'many'"),
         ({"servable": "vllm"}, "none of any, decilm"),
         ({"percentile": 100}, "percentile"),

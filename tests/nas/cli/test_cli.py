@@ -154,7 +154,7 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
     assert document == json.loads((out / "result.json").read_text())
     assert set(document) == {
         "schema_version", "model", "target", "workload", "percentile", "budget_ms", "parent", "winner", "pareto",
-        "baselines", "comparisons", "units", "search", "phases", "mlflow", "versions", "resume_command",
+        "baselines", "comparisons", "finalists", "units", "search", "phases", "mlflow", "versions", "resume_command",
     }  # fmt: skip
     announced = {line.partition(": done in ")[0] for line in done.stderr.splitlines() if ": done in " in line}
     assert announced == set(document["phases"])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from latency_models.workload import Workload
 from nas.cli.app import app
 from nas.report.command import build_command
-from nas.request.quantities import Budget, ParameterLimit
+from nas.request.quantities import Budget, ByteLimit, ParameterLimit
 from nas.request.search_request import SearchRequest
 from nas.storage.result_folder import read_result, resume_command
 from nas.tracking import log_page
@@ -29,8 +29,8 @@ ANYTHING = SearchRequest(
     workload=Workload.parse("decode:batch=1,past=64"), units=(Kind.MLP,), percentile=95, trials=7,
     time_limit_s=1234567.5, seed=3, storage="postgresql://me:secret@db/x", tracking_uri="http://me:secret@server",
     trust_remote_code=True, method="sleb", pareto=True, servable=Servable.VANILLA, prefix_cache_bytes=5 << 20,
-    verify_cache=True, precision="fp32", compensate="bias", max_parameters=ParameterLimit.parse("4M"),
-    tokens="keys", batch=2,
+    verify_cache=True, precision="w8", arithmetic="fp32", compensate="bias", heal_s=90.5, heal_train="lora",
+    max_parameters=ParameterLimit.parse("4M"), max_bytes=ByteLimit.parse("3MB"), tokens="keys", batch=2,
     executor="ray", workers=3, worker_resources={"CPU": 2.0, "big one": 1.0}, id="0123456789ab",
 )  # fmt: skip
 

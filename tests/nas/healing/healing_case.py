@@ -107,7 +107,10 @@ def result_of(folder: Path, model: Path, data: Path, words: str = WORDS, **winne
     (folder / "winner" / "architecture.json").write_text(json.dumps(architecture.to_json()))
     document = {
         "schema_version": 1,
-        "model": {"hash": compute_weights_digest(parent)},
+        "model": {"hash": compute_weights_digest(parent), "id": "a-model"},
+        "target": {"name": "host"},
+        "budget_ms": 8.0,
+        "mlflow": {"run_id": "of the search"},
         "winner": {"as_dropped": None, **winner},
     }
     (folder / "result.json").write_text(json.dumps(document))

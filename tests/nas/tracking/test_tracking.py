@@ -24,7 +24,7 @@ from nas.tracking import (
 )
 from nas.tracking.layout import view_path
 from nas.tracking.new_database import create_database
-from nas.tracking.outbox import FILE, find_pending
+from nas.tracking.outbox import FILE, create_record, find_pending, keep
 from nas.tracking.registry import build_former_name, build_model_name, find_best_version
 from search_spaces.errors import UsageError
 
@@ -72,6 +72,31 @@ def test_children_hang_under_the_search_with_the_same_keys(run: SearchRun, tmp_p
     written = Path(client.download_artifacts(where["run_id"], "architectures.json", str(tmp_path)))
     assert set(json.loads(written.read_text())) == {r.data.tags["nas.arch_hash"] for r in children}
     assert not list(elsewhere.iterdir())  # nothing lands in the current folder
+
+
+def test_curves_of_a_training_are_there_once_however_often_they_are_sent(run: SearchRun, tmp_path: Path) -> None:
+    curve = [(step, 1 / (step + 1)) for step in range(1500)]  # more points than MLflow takes at once
+    trained = replace(candidate(1), curves={"heal.validation_loss": [(0, 0.5), (4, 0.25)]})
+    run = replace(run, candidates=[candidate(0), trained], curves={"heal.training_loss": curve})
+    uri = get_tracking_uri(None, tmp_path)
+    record = create_record(run, uri, tmp_path)
+    for _ in range(2):
+        keep(record, tmp_path)
+        pending = find_pending(tmp_path)
+        assert pending is not None
+        assert pending.run == run
+        where = send_pending(tmp_path, uri)
+        assert where is not None
+        client = MlflowClient(where["tracking_uri"])
+        client.set_terminated(where["run_id"], status="FAILED")  # as if it had broken off at the end
+    history = client.get_metric_history(where["run_id"], "heal.training_loss")
+    assert sorted((point.step, point.value) for point in history) == curve
+    (child,) = (
+        each for each in client.search_runs([client.get_run(where["run_id"]).info.experiment_id])
+        if each.data.tags["mlflow.runName"] == trained.name
+    )  # fmt: skip
+    points = client.get_metric_history(child.info.run_id, "heal.validation_loss")
+    assert [(point.step, point.value) for point in points] == trained.curves["heal.validation_loss"]
 
 
 def test_a_second_search_joins_the_experiment(run: SearchRun, tmp_path: Path) -> None:
