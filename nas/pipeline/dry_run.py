@@ -99,6 +99,7 @@ def _describe_request(
         "trials": request.trials,
         "batch": request.batch,
         "executor": request.executor,
+        "heal_minutes": request.heal_s and round(request.heal_s / 60, 2),
     }
 
 

@@ -25,6 +25,7 @@ from nas.report.drawing import Chart, draw_pareto, draw_redundancy, strip
 from nas.request.quantities import Budget, ParameterLimit
 from nas.request.search_request import SearchRequest
 from nas.results.certificate import Certificate, judge
+from nas.results.finalists import Finalist
 from nas.results.glossary import add_item_count, explain_percentile, explain_words
 from nas.results.model_card import build_card
 from nas.results.result import Entry, Result
@@ -124,6 +125,47 @@ def test_baselines_that_are_equal_are_one_row_with_both_names(tmp_path: Path) ->
         for word in ("p90", "accuracy", "cosine-joint", "cosine-mlp", "+add-back", "runner-up"):
             assert f"{word} {explain_percentile(90) if word == 'p90' else explain_words([word])[word]}" in meanings
     assert explain_words([*ONE_SHOT, "kl"]).keys() == {*ONE_SHOT, "kl"}
+
+
+HEALING = {
+    "train": "lora", "asked_minutes": 10.0, "minutes": 9.5, "finalists": 2, "rungs": [20, 300], "steps": 300,
+    "best_step": 270, "tokens_seen": 1_234_567, "tokens_seen_by_all": 2_000_000, "data": {},
+}  # fmt: skip
+
+
+def test_finalists_are_shown_at_every_stage_with_what_changed_their_order(tmp_path: Path) -> None:
+    """On the page, in the card and on the screen; the winner also as dropped and compensated."""
+    (tmp_path / "winner").mkdir()
+    other = drop_from_parent(4, {Unit(0, Kind.BLOCK)})
+    found = replace(
+        result(certificate(tmp_path / "winner", True), "digits-vit"), as_dropped=quality(0.9), compensated=quality(0.5),
+        healing=HEALING, finalists=(
+            Finalist(1, other, 10.5, 0.8111, 0.3111, (0.2111,), 0.2111),
+            Finalist(2, WINNER, 11.0, 0.9222, 0.3222, (0.1222, 0.0222), 0.0221),
+        ),
+    )  # fmt: skip
+    found.save(tmp_path)
+    page, card = " ".join(page_of(tmp_path).words.split()), build_card(found, False)
+    cells = ["0.9222 (2)", "0.3222 (2)", "0.1222 (1)", "0.0221 (1)"]
+    assert " ".join(cells) in page
+    assert f"| 2 | {' | '.join(cells)} |" in card
+    for text in (page, card, "\n".join(_build_lines(found, tmp_path))):
+        assert "compensation left the order: 1, 2" in text
+        assert "healing for 20 steps changed the order: 2, 1 (best first), compensated 1, 2" in text
+    assert "This model is finalist 2." in card
+    assert "for 300 steps on 1,234,567 calibration tokens" in card
+    assert "compensated, before it was trained – 0.5000" in page
+    assert [words for words, _, _ in _build_rows(found)][:4] == [
+        "parent", "winner", "winner compensated", "winner as dropped",
+    ]  # fmt: skip
+    assert "300 steps, 1,234,567 tokens or images; 9.5 minutes" in "\n".join(_build_lines(found, tmp_path))
+
+
+def test_a_single_finalist_is_not_a_table(tmp_path: Path) -> None:
+    (tmp_path / "winner").mkdir()
+    found = result(certificate(tmp_path / "winner", True), "digits-vit")
+    replace(found, finalists=(Finalist(1, WINNER, 11.0, 0.9, 0.3),)).save(tmp_path)
+    assert "Finalists" not in page_of(tmp_path).words
 
 
 def drawn() -> dict[str, Any]:
