@@ -7,6 +7,6 @@ __getattr__, __all__ = export_lazily(
     {
         "run": ["CertificationRun"],
         "search_context": ["SearchContext"],
-        "trained": ["TrainedCandidate"],
+        "trained": ["FINALISTS", "TrainedCandidate"],
     },
 )

@@ -20,7 +20,7 @@ from nas.certification.quiet_machine import WAIT_S, QuietWait, find_noise
 from nas.certification.search_context import SearchContext
 from nas.certification.selection import WIDE, SelectionCallbacks, choose_winner
 from nas.certification.selection_state import get_profile
-from nas.certification.trained import TrainedCallbacks, TrainedCandidate, certify_first
+from nas.certification.trained import FINALISTS, TrainedCallbacks, TrainedCandidate, certify_first
 from nas.profiling.choose_workload import fit_workload
 from nas.profiling.device import Device, ThisMachine
 from nas.profiling.effort import Effort
@@ -79,7 +79,7 @@ class CertificationRun:
         if self.context.device is not None:
             callbacks = SelectionCallbacks(
                 self.context.request.budget, self.search, self.measure, self.certify, self.predict,
-                self.context.device.profile, self.wait, self.progress.show_message,
+                self.context.device.profile, self.wait, self.progress.show_message, 1 if train is None else FINALISTS,
             )  # fmt: skip
             outcome, problem, certificate = choose_winner(callbacks, problem)
         else:

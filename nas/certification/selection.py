@@ -20,6 +20,7 @@ from latency_models.profile import Profile
 from nas.certification.latency_budget import AIM, LatencyBudget
 from nas.certification.quiet_machine import MOVED, SLOWER, check_parent_moved, find_noise, find_slower_than_parent
 from nas.certification.selection_state import (
+    MEASURED,
     SelectionState,
     find_best_measured,
     get_loss,
@@ -36,6 +37,7 @@ from search_spaces.errors import MachineTooBusy, NoFeasibleCandidate
 ROUNDS = 12  # of measuring candidates or certifying one
 LAST = 4  # of them, that are left for certifying what was measured inside the budget, whoever else might be better
 MORE_TRIALS = 12
+FINALIST_ROUNDS = 2  # of measuring candidates beside the winner, where several are asked for
 WIDE = 0.02  # half of a certificate's interval over its middle: if it is undecided and wider, the machine is noisy
 FAST = 0.9  # of the budget: a winner below it is not delivered without saying so, where better ones might fit
 HOPELESS = 10.0  # the least time that a profile predicts, over the budget: no noise explains so much
@@ -56,6 +58,7 @@ class SelectionCallbacks:
         profile: the target, measured again.
         wait: for a quiet machine, told what proves that it is none; raises MachineTooBusy in the end.
         say: tells the person.
+        finalists: how many candidates are to be measured inside the budget, the certified one among them.
     """
 
     budget: Budget
@@ -66,6 +69,7 @@ class SelectionCallbacks:
     profile: Callable[[], Profile]
     wait: Callable[[str], None]
     say: Callable[[str], None]
+    finalists: int = 1
 
     @property
     def relative(self) -> bool:
@@ -99,6 +103,7 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
             else:
                 state, certificate = _certify(callbacks, state, best)
                 if certificate is not None:
+                    state = _measure_finalists(callbacks, state)
                     outcome = _lead_with(state, best)
                     return outcome, state.problem, _mark(callbacks, state, outcome.winner, certificate)
     except MachineTooBusy as busy:
@@ -268,6 +273,25 @@ def _check_parent_moved(problem: Problem, parent: Measurement | None) -> str | N
 def _choose_tail(callbacks: SelectionCallbacks, problem: Problem) -> int | None:
     """The percentile whose tail has to be calm: none where ratios are judged."""
     return None if callbacks.relative else problem.percentile
+
+
+def _measure_finalists(callbacks: SelectionCallbacks, state: SelectionState) -> SelectionState:
+    """With the next best candidates measured that may be inside the budget, until so many are as are asked for.
+
+    They do not change who is certified. On a busy machine there are fewer.
+    """
+    for _ in range(FINALIST_ROUNDS):
+        ranked = sorted(state.outcome.candidates, key=get_loss)
+        inside = [each for each in ranked if state.is_inside(each.architecture)]
+        open_to = [c.architecture for c in ranked if c not in inside and state.can_meet(c.architecture)]
+        wanted = min(MEASURED, callbacks.finalists - len(inside))
+        if wanted <= 0 or not open_to:
+            break
+        measured = callbacks.measure(state.problem, open_to[:wanted])
+        if _find_noise_in(callbacks, state, measured)[1] is not None:
+            break
+        state = state.add_measured(measured)
+    return state
 
 
 def _mark(

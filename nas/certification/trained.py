@@ -11,6 +11,8 @@ from nas.search import Candidate
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MachineTooBusy
 
+FINALISTS = 4  # candidates of a search that are trained, or shown side by side
+
 
 @dataclass(frozen=True)
 class TrainedCandidate:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from nas.certification.search_context import SearchContext
+from nas.certification.trained import FINALISTS
 from nas.healing.tournament import Standing
 from nas.results.finalists import Finalist
 from nas.search import Candidate, Problem, SearchOutcome
 from nas.search.outcome import evaluate_in_full
 from pruning.surgery.prune import prune
-
-MOST = 4
 
 
 def choose_finalists(problem: Problem, outcome: SearchOutcome) -> tuple[Candidate, ...]:
@@ -18,7 +17,7 @@ def choose_finalists(problem: Problem, outcome: SearchOutcome) -> tuple[Candidat
     Where the target was measured, they are those that were measured within the budget.
     """
     ranked = [each for each in outcome.measured or outcome.ranked if each.architecture.choices]
-    judged = evaluate_in_full(problem, ranked[:MOST])
+    judged = evaluate_in_full(problem, ranked[:FINALISTS])
     return tuple(sorted(judged, key=lambda each: each.quality.loss))
 
 

@@ -132,7 +132,7 @@ def callbacks_of(device: Device, budget: Budget, folder: Path, **others: Any) ->
         measure=others.pop("measure", lambda problem, architectures: device.measure(architectures)),
         certify=others.pop("certify", partial(device.certify, budget=budget, file=file)),
         predict=partial(device.predict, budget=budget, file=file), profile=others.pop("profile", device.profile),
-        wait=others.pop("wait", Waits()), say=others.pop("say", lambda text: None),
+        wait=others.pop("wait", Waits()), say=others.pop("say", lambda text: None), **others,
     )  # fmt: skip
 
 
@@ -186,6 +186,47 @@ def test_certified_winners_keep_the_budget_on_many_devices(tmp_path: Path) -> No
     assert broken == 0
     assert naive_broken >= 15  # a quarter and more
     assert regrets[30] <= 0.10
+
+
+def test_as_many_finalists_are_measured_inside_the_budget_as_are_asked_for(tmp_path: Path) -> None:
+    """The certified one stays who it would have been; the others are the next best that turned out to be inside."""
+    counts = []
+    for seed in range(8):
+        alone, several = Device(seed), Device(seed)
+        model = CalibratedModel(alone.profile())
+        several.profile()
+        budget = BUDGET_SHARE * model.predict(PARENT, 50).ms
+        outcomes = [
+            choose_winner(callbacks_of(device, milliseconds(budget), tmp_path, finalists=count), problem_of(
+                device, model, budget))
+            for device, count in ((alone, 1), (several, 4))
+        ]  # fmt: skip
+        (one, _, _), (outcome, end, certificate) = outcomes
+        assert certificate.architecture == outcome.winner.architecture == one.winner.architecture
+        assert outcome.winner.architecture in [each.architecture for each in outcome.measured]
+        losses = [each.quality.loss for each in outcome.measured]
+        assert losses == sorted(losses)
+        limit = budget * several.median[PARENT] / end.latency.predict(PARENT, 50).ms
+        assert all(several.true_p90(each.architecture) <= limit * 1.01 for each in outcome.measured)
+        assert len(one.measured) <= len(outcome.measured)
+        counts.append(len(outcome.measured))
+    assert sum(count >= 3 for count in counts) >= 6
+
+
+def test_a_busy_machine_measures_no_more_finalists(tmp_path: Path) -> None:
+    device = Device(1)
+    model = CalibratedModel(device.profile())
+    budget = BUDGET_SHARE * model.predict(PARENT, 50).ms
+
+    def certify(*given: Any) -> Certificate:
+        certificate = device.certify(*given, budget=milliseconds(budget), file=tmp_path / "model.onnx")
+        device.noise = 1.0  # from now on
+        return certificate
+
+    callbacks = callbacks_of(device, milliseconds(budget), tmp_path, finalists=4, certify=certify)
+    outcome, _, certificate = choose_winner(callbacks, problem_of(device, model, budget))
+    assert certificate.certified
+    assert outcome.winner.architecture in [each.architecture for each in outcome.measured]
 
 
 def test_contenders_without_end_do_not_keep_a_measured_one_from_being_certified(
