@@ -84,24 +84,42 @@ class _Healing:
     _files: dict[str, float] = field(default_factory=dict)
 
     @cached_property
+    def begun(self) -> tuple[dict[str, Any], TrainingState] | None:
+        """What an earlier process left, and of what."""
+        return load_state(self.out / STATE)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What was asked for, else what was begun, else the usual one."""
+        return self.asked or (Recipe() if self.begun is None else Recipe(**self.begun[0]["recipe"]))
+
+    @cached_property
     def patient(self) -> Patient:
         with self.progress.open_stage("reading the data"):
-            return self.winner.build_patient()
+            return self.winner.build_patient(self.recipe)
 
     def run(self) -> Healed:
-        """Train, judge, deliver."""
-        evaluator, begun = self.patient.evaluator, load_state(self.out / STATE)
+        """Train, judge, deliver.
+
+        Raises:
+            UsageError: something else was begun.
+        """
+        evaluator, identity = self.patient.evaluator, self._build_identity()
         self.progress.show_message(f"quality: {evaluator.words}")
-        recipe = self._choose_recipe(begun)
-        training = self.patient.build_training(recipe, self.out / STATE, self._build_identity(recipe))
+        if self.begun is not None and self.begun[0] != identity:
+            raise UsageError(
+                f"{self.out / STATE} is of another recipe, winner or data; continue it as it was begun, without "
+                "options, or delete it"
+            )
+        training = self.patient.build_training(self.recipe, self.out / STATE, identity)
         with self.progress.open_stage("evaluating on the test split"):
             before = evaluator.evaluate(self.winner.model, _TEST)
-        state = run_on_every_device(self.patient, training, self._begin(training, begun), self.progress)
+        state = run_on_every_device(self.patient, training, self._begin(training), self.progress)
         model = training.weights.finish()
         with self.progress.open_stage("evaluating on the test split"):
             after = evaluator.evaluate(model, _TEST)
         self._deliver(model)
-        healed = self._record(recipe, state, before, after)
+        healed = self._record(state, before, after)
         unit = "images" if "pixel_values" in self.patient.lessons.items.inputs else "text tokens"
         write_card(self.out, self.winner.parent.id, healed, unit)
         healed.save(self.out)
@@ -120,32 +138,17 @@ class _Healing:
             self.progress.show_message(logged["problem"])
         return logged
 
-    def _build_identity(self, recipe: Recipe) -> dict[str, Any]:
+    def _build_identity(self) -> dict[str, Any]:
         winner, parent = self.winner.digest, self.winner.parent.digest
-        return {"recipe": recipe.to_json(), "winner": winner, "parent": parent, "data": self.patient.lessons.data}
+        return {"recipe": self.recipe.to_json(), "winner": winner, "parent": parent, "data": self.patient.lessons.data}
 
-    def _choose_recipe(self, begun: tuple[dict[str, Any], TrainingState] | None) -> Recipe:
-        """What was asked for, else what was begun.
-
-        Raises:
-            UsageError: something else was begun.
-        """
-        if begun is None:
-            return self.asked or Recipe()
-        recipe = self.asked or Recipe(**begun[0]["recipe"])
-        if begun[0] != self._build_identity(recipe):
-            raise UsageError(
-                f"{self.out / STATE} is of another recipe, winner or data; continue it as it was begun, without "
-                "options, or delete it"
-            )
-        return recipe
-
-    def _begin(self, training: Training, begun: tuple[dict[str, Any], TrainingState] | None) -> TrainingState:
+    def _begin(self, training: Training) -> TrainingState:
         """Where training begins or goes on."""
-        recipe = training.recipe
-        if begun is not None:
-            self.progress.show_message(f"healing goes on at step {begun[1].done} of {begun[1].steps}")
-            return begun[1]
+        recipe = self.recipe
+        if self.begun is not None:
+            state = self.begun[1]
+            self.progress.show_message(f"healing goes on at step {state.done} of {state.steps}")
+            return state
         if recipe.steps is not None:
             return TrainingState(recipe.steps)
         assert recipe.minutes is not None, "a recipe has the one or the other"
@@ -172,7 +175,7 @@ class _Healing:
                         exporter.export(model, self.out / name, phase)
                         self._files[name] = check_parity(model, self.out / name, phase)
 
-    def _record(self, recipe: Recipe, state: TrainingState, before: Quality, after: Quality) -> Healed:
+    def _record(self, state: TrainingState, before: Quality, after: Quality) -> Healed:
         as_dropped, compensated, name = _read_before(self.winner.result["winner"], before)
         return Healed(
             as_dropped=as_dropped,
@@ -185,7 +188,7 @@ class _Healing:
             planned_steps=state.steps,
             tokens_seen=state.tokens,
             seconds=round(state.seconds, 1),
-            recipe=recipe,
+            recipe=self.recipe,
             data=self.patient.lessons.data,
             parent=self.winner.parent.digest,
             winner=self.winner.digest,

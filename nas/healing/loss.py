@@ -67,7 +67,8 @@ class HealingLoss:
     def _compare_outputs(self, own: Tensor, lesson: Lesson, inputs: Mapping[str, Tensor]) -> Tensor:
         rows = own.flatten(0, 1)
         if self.teacher.outputs.distributions:
-            losses = lesson.read_distribution().compute_divergence(rows)
+            own_logs = rows.log_softmax(-1, dtype=torch.float32)  # one pass each way, unlike a normaliser taken apart
+            losses = lesson.read_distribution().compute_divergence(own_logs, own_logs.new_zeros(len(own_logs)))
         else:
             losses = self.teacher.outputs.compare(rows, lesson.rows.flatten(0, 1).float())
         if self.teacher.outputs.mark_real is not None:

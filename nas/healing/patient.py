@@ -10,6 +10,7 @@ from nas.healing.answers import append_answers, count_answer_tokens
 from nas.healing.devices import check_installed, open_accelerator, place_copy, take_cpu_inputs
 from nas.healing.items import Items
 from nas.healing.loss import HealingLoss, list_watched_layers
+from nas.healing.noisy_copies import add_noisy_copies
 from nas.healing.outputs import find_output_loss
 from nas.healing.recipe import Recipe
 from nas.healing.teacher import Teacher
@@ -18,6 +19,7 @@ from nas.healing.trainable import choose_trained
 from nas.parent.parent import ParentModel
 from nas.quality.answers import AnswerEvaluator
 from nas.quality.evaluator import Evaluator
+from nas.quality.language import LanguageEvaluator
 from pruning.anatomy.anatomy import Anatomy
 from search_spaces.architecture import Architecture
 
@@ -42,11 +44,14 @@ class Lessons:
     data: dict[str, Any]
 
 
-def choose_lessons(parent: ParentModel, evaluator: Evaluator, architectures: Sequence[Architecture]) -> Lessons:
+def choose_lessons(
+    parent: ParentModel, evaluator: Evaluator, architectures: Sequence[Architecture], recipe: Recipe
+) -> Lessons:
     """What the candidates of a parent are trained on: the calibration split that they are judged like.
 
-    Of a language model's plain text it is as much of it as is read. Questions have their answers behind them, unless a
-    candidate drops tokens: which ones, the end of the question decides.
+    Of a language model's plain text it is as much of it as is read, with noisy copies where every token is judged.
+    Questions have their answers behind them, unless a candidate drops tokens: which ones, the end of the question
+    decides.
     """
     dataset = evaluator.dataset
     plain = dataset is parent.dataset and parent.is_language_model and set(dataset.calibration.inputs) == {"input_ids"}
@@ -54,6 +59,8 @@ def choose_lessons(parent: ParentModel, evaluator: Evaluator, architectures: Seq
     data = {"digest": split.digest, "items": len(split)}
     if isinstance(evaluator, AnswerEvaluator) and not any(each.tokens.stages for each in architectures):
         return Lessons(append_answers(split), count_answer_tokens(split), data)
+    if isinstance(evaluator, LanguageEvaluator):
+        split = add_noisy_copies(parent.model, split, recipe.copies, recipe.noise, recipe.seed)
     return Lessons(split, 1, data)
 
 

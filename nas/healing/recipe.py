@@ -26,8 +26,10 @@ class Recipe:
         trained: which weights; a name in `TRAINED`.
         seed: of the order of the items.
         evaluate_every: steps between two evaluations on the validation split; None for a tenth of all.
-        patience: so many evaluations in a row without an improvement end it.
+        patience: so many evaluations in a row without an improvement end it, from half of the steps on.
         save_every: steps after which all that a run needs to go on is written.
+        copies: of each window of text, with noise, that are trained on too.
+        noise: share of their tokens that the parent has put there.
 
     Example:
         >>> Recipe(steps=100).minutes is None
@@ -47,6 +49,8 @@ class Recipe:
     evaluate_every: int | None = None
     patience: int = 3
     save_every: int = 50
+    copies: int = 3
+    noise: float = 0.3
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.steps is not None:

@@ -142,8 +142,9 @@ class Training:
         return losses[0]
 
     def _has_settled(self, state: TrainingState) -> bool:
-        """Whether the last evaluations found no improvement."""
-        return sum(step > state.best_step for step, _ in state.history) >= self.recipe.patience
+        """Whether the last evaluations found no improvement, in the half in which the learning rate is low."""
+        worse = sum(step > state.best_step for step, _ in state.history)
+        return worse >= self.recipe.patience and 2 * state.done >= state.steps
 
     def _save(self, state: TrainingState, optimiser: Any) -> None:
         state.weights, state.optimiser = self.weights.copy(), optimiser.state_dict()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from nas.healing.patient import Patient, choose_lessons
+from nas.healing.recipe import Recipe
 from nas.parent.parent import ParentModel, compute_weights_digest, load_parent_model
 from nas.request.search_request import SearchRequest
 from nas.tokens.space import build_candidate_evaluator
@@ -40,10 +41,10 @@ class Winner:
     result: dict[str, Any]
     folder: Path
 
-    def build_patient(self) -> Patient:
+    def build_patient(self, recipe: Recipe) -> Patient:
         """The winner with what judges it and what it is trained on."""
         evaluator = build_candidate_evaluator(self.parent, self.model, self.folder)
-        lessons = choose_lessons(self.parent, evaluator, [self.architecture])
+        lessons = choose_lessons(self.parent, evaluator, [self.architecture], recipe)
         return Patient(self.parent.model, self.parent.anatomy, self.model, self.architecture, evaluator, lessons)
 
 

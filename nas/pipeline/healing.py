@@ -105,7 +105,8 @@ class FinalistHealing:
     def lessons(self) -> Lessons:
         """What finalists are trained on."""
         architectures = [each.architecture for each in self.finalists]
-        return choose_lessons(self.context.parent, self.context.cached_evaluator.evaluator, architectures)
+        evaluator = self.context.cached_evaluator.evaluator
+        return choose_lessons(self.context.parent, evaluator, architectures, self.recipe)
 
     @property
     def _folder(self) -> Any:

@@ -168,11 +168,11 @@ def test_the_best_weights_are_kept_and_a_run_that_gets_worse_ends(tmp_path: Path
 
 
 def test_a_model_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
-    case, losses = Case("llama"), iter([1.0, 2.0, 3.0, 4.0])
+    case, losses = Case("llama"), iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     before = copied(case.model)
     recipe = Recipe(steps=9, evaluate_every=1, batch_items=2)
     state = case.training(recipe, tmp_path / "s.pt", evaluate=lambda: next(losses)).run(TrainingState(9), Silent())
-    assert (state.best_step, state.done) == (0, 3)
+    assert (state.best_step, state.done) == (0, 5)  # of 9: at a high learning rate it may well get worse first
     assert not changed(before, copied(case.model))
 
 
