@@ -37,7 +37,7 @@ def compare_runs(document: dict) -> list[tuple[str, str, int, Comparison]]:
         for key, done in runs.items()
         for name, seed in [key.split("/")]
         for other in ([seed] if f"{name}/{seeds[-1]}" in runs else seeds)
-        if name != "nas"
+        if name != "nas" and other in seeds
     ]
     for name, done, seed in pairs:
         pool = runs[f"nas/{seed}"]["pool"] + document["reached"]["pool"]
