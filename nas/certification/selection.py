@@ -103,7 +103,7 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
             else:
                 state, certificate = _certify(callbacks, state, best)
                 if certificate is not None:
-                    state = _measure_finalists(callbacks, state)
+                    state = _measure_finalists(callbacks, state) if callbacks.finalists > 1 else state
                     outcome = _lead_with(state, best)
                     return outcome, state.problem, _mark(callbacks, state, outcome.winner, certificate)
     except MachineTooBusy as busy:

@@ -94,7 +94,9 @@ def has_bias(block: nn.Module, part: Contribution) -> bool:
 def _make_map(block: nn.Module, part: Contribution, anatomy: BlockAnatomy) -> nn.Linear:
     hidden = anatomy.hidden_size
     like = next(parameter for path in part.members for parameter in block.get_submodule(path).parameters())
-    linear = nn.Linear(hidden, hidden, has_bias(block, part), device=like.device, dtype=like.dtype)
+    with torch.device("meta"):  # which draws no random numbers
+        linear = nn.Linear(hidden, hidden, has_bias(block, part), dtype=like.dtype)
+    linear = linear.to_empty(device=like.device)
     for parameter in linear.parameters():
         parameter.requires_grad_(like.requires_grad).data.zero_()
     return linear.train(block.training)

@@ -141,5 +141,5 @@ def test_bf16_ranks_as_fp32_and_the_choice_is_made_in_fp32(parts, tmp_path: Path
 def test_a_precision_is_one_of_three_words() -> None:
     assert choose_precision("fp32") is Precision.FP32
     assert choose_precision("auto") in set(Precision)
-    with pytest.raises(UsageError, match="precision 'int8' is none of auto, fp32, bf16"):
+    with pytest.raises(UsageError, match="evaluate-in 'int8' is none of auto, fp32, bf16"):
         choose_precision("int8")
