@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from unit_kind import MATRICES, UnitKindContract, architecture_of, block_of, read_parent, run, silence
+from unit_kind import (
+    EXPORTS,
+    MATRICES,
+    MORE_EXPORTS,
+    UnitKindContract,
+    architecture_of,
+    block_of,
+    read_parent,
+    run,
+    silence,
+)
 
 from nas.export.exported_graphs import ExportedGraphs
 from nas.export.parity import check_parity
@@ -30,6 +40,7 @@ class TestAttentionLinear(UnitKindContract):
     name = "attention-linear"
     choices = (WORDS[0],)
     exported = choices
+    exports, more_exports = EXPORTS[:1], (*EXPORTS[1:], *MORE_EXPORTS)  # GPT-2's takes an export of its own
 
     def mask(self, model, family, choice) -> None:
         silence(block_of(model, family, choice).get_submodule(MATRICES[family][1]))
@@ -39,6 +50,7 @@ class TestMlpLinear(UnitKindContract):
     name = "mlp-linear"
     choices = (WORDS[1],)
     exported = choices
+    exports, more_exports = EXPORTS[:1], (*EXPORTS[1:], *MORE_EXPORTS)
 
     def mask(self, model, family, choice) -> None:
         silence(block_of(model, family, choice).get_submodule(MATRICES[family][3]))

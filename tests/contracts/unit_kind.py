@@ -175,4 +175,15 @@ def silence(module: nn.Module) -> None:
         parameter.zero_()
 
 
-__all__ = ["DEPTH", "MATRICES", "Kind", "UnitKindContract", "architecture_of", "block_of", "read_parent", "silence"]
+__all__ = [
+    "DEPTH",
+    "EXPORTS",
+    "MATRICES",
+    "MORE_EXPORTS",
+    "Kind",
+    "UnitKindContract",
+    "architecture_of",
+    "block_of",
+    "read_parent",
+    "silence",
+]

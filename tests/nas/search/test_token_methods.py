@@ -249,8 +249,8 @@ def undisturbed() -> Callable[[float], SearchOutcome]:
     return cache(lambda budget: run_search(problem(budget, trials=FEW)))
 
 
-@pytest.mark.parametrize("died_after", [1, 12, 99])
-@pytest.mark.parametrize("budget", [9.0, 16.0])
+@pytest.mark.parametrize("died_after", [pytest.param(1, marks=pytest.mark.slow), 12, 99])
+@pytest.mark.parametrize("budget", [pytest.param(9.0, marks=pytest.mark.slow), 16.0])
 def test_a_search_that_died_while_it_polished_ends_as_if_it_had_not(
     budget, died_after, undisturbed, tmp_path, monkeypatch
 ) -> None:
