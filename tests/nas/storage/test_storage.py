@@ -154,9 +154,10 @@ def test_a_server_that_is_killed_between_operations_costs_nothing(postgres: Post
 
 
 def test_a_server_that_is_killed_at_any_time_costs_nothing(postgres: Postgres, expected: Told) -> None:
-    url, ended = postgres.database(), threading.Event()
+    url, opened, ended = postgres.database(), threading.Event(), threading.Event()
 
     def kill_again_and_again() -> int:
+        opened.wait()  # a server that is not there when a study is opened is an error
         for kills in itertools.count():
             if kills == 6 or ended.wait(0.05 + 0.13 * kills):
                 return kills
@@ -167,8 +168,9 @@ def test_a_server_that_is_killed_at_any_time_costs_nothing(postgres: Postgres, e
     with ThreadPoolExecutor(1) as pool:
         kills = pool.submit(kill_again_and_again)
         try:
-            outcome = search(url)
+            outcome = search(url, Disturbed(opened.set, at=(1,)))
         finally:
+            opened.set()
             ended.set()
         assert kills.result() >= 2
     assert reported(outcome) == expected
