@@ -11,7 +11,7 @@ from latency_models.workload import Phase
 from nas.export.exported_graphs import ExportedGraphs
 from nas.export.exporters import ONNX_RUNTIME, Exporter
 from nas.export.graph_editing import ParentGraph, describe_choices
-from nas.export.parity import check_parity
+from nas.export.parity import check_parity, choose_tolerance
 from nas.export.shared_weights import remove_parent_weights, restore_parent_weights
 from nas.parent.parent import ParentModel
 from nas.progress import Progress
@@ -98,7 +98,8 @@ class ParentExport:
             return self._write(pruned, path)
         try:
             architecture = read_architecture(pruned, self.parent.anatomy.depth)
-            check_parity(pruned, self.graphs.derive(architecture, path, list_adjusted(pruned)), self.phase)
+            file = self.graphs.derive(architecture, path, list_adjusted(pruned))
+            check_parity(pruned, file, self.phase, choose_tolerance(pruned))
         except (ExportError, MeasurementError) as error:  # the second where the runtime refuses the file
             return self._write(pruned, path) or f"the parent's file could not be edited, so exported anew: {error}"
         return ""

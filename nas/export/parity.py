@@ -31,9 +31,11 @@ from pruning.anatomy.positions import (
 )
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.reduction.inspection import count_always_kept, find_token_hooks
+from pruning.surgery.quantised_linear import QuantisedLinear
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 3e-2  # with weights of fewer bits: the last bit of an input may round its value up or down
 SHAPES = ((1, 5), (3, 12))  # batch and words, other than the traced ones, batch 1 among them
 TRIES = 3  # with other inputs, where tokens are ranked
 STEPS = 3  # tokens decoded one after another, each from what the one before handed over
@@ -66,6 +68,12 @@ def list_trials(model: Any) -> list[Trial]:
     return list(
         dict.fromkeys(Trial(t.batch, min(t.words, max_length), t.first) for t in trials if 0 < t.words <= LONGEST)
     )
+
+
+def choose_tolerance(model: Any) -> float:
+    """How far a file may be from its model: further where inputs are rounded to eight bits."""
+    rounds = any(isinstance(module, QuantisedLinear) for module in model.modules())
+    return ROUNDED_TOLERANCE if rounds else TOLERANCE
 
 
 @torch.no_grad()
