@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from latency_models.workload import Phase, Workload
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import BEHIND, PARTS, Kind
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class MlpShape:
 
 @dataclass(frozen=True)
 class LinearShape:
-    """One matrix in the place of a part.
+    """One matrix: in the place of a part, or the head.
 
     Attributes:
         weights: parameters; a token is multiplied with each once.
@@ -232,7 +232,7 @@ Part = AttentionShape | MlpShape | LinearShape
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One block: of each kind of part its shape; None where that part is gone.
+    """One block: of each kind of part its shape; None where that part is gone. Or what follows the blocks: a head.
 
     Example:
         >>> BlockShape(None, MlpShape(dense=2 * 64 * 256, inner=256)).mlp.weights
@@ -241,11 +241,12 @@ class BlockShape:
 
     attention: AttentionShape | LinearShape | None
     mlp: MlpShape | LinearShape | None
+    head: LinearShape | None = None
 
     @cached_property
     def parts(self) -> dict[Kind, Part]:
         """The parts that there are, in the order in which they run; the fields are called as the kinds are."""
-        shapes: dict[Kind, Part | None] = {kind: getattr(self, kind) for kind in PARTS}
+        shapes: dict[Kind, Part | None] = {kind: getattr(self, kind) for kind in (*PARTS, *BEHIND)}
         return {kind: part for kind, part in shapes.items() if part is not None}
 
     def to_json(self) -> dict[str, Any]:

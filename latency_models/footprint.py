@@ -5,7 +5,7 @@ Arithmetic from the model's sizes. A runtime adds its own: code, workspaces, wha
 
 from dataclasses import dataclass
 
-from latency_models.resolved_blocks import find_parts
+from latency_models.resolved_blocks import find_parts, resolve_head
 from latency_models.shape import ModelShape
 from latency_models.targets import BYTES
 from latency_models.token_workloads import list_block_workloads
@@ -41,7 +41,7 @@ class Memory:
 def compute_memory(shape: ModelShape, architecture: Architecture, workload: Workload, precision: str) -> Memory:
     """The memory of an architecture under a workload, on a target of this precision."""
     seen, size = list_block_workloads(shape, architecture, workload), BYTES[precision]
-    weights, cache = size * shape.stem, 0
+    weights, cache = size * shape.stem + _count_head_bytes(shape, architecture, precision), 0
     alive = [size * 2 * workload.tokens * shape.hidden, size * _count_head_activations(shape, workload, seen[-1])]
     for unit, part in find_parts(shape, architecture):
         load, own = shape.compute_load(unit.layer, seen[unit.layer]), get_element_bytes(part, precision)
@@ -55,6 +55,15 @@ def count_cached_bytes_per_token(shape: ModelShape, architecture: Architecture, 
     """Bytes that each token of a sequence adds to the cache; 0 for a model that does not decode."""
     parts = [part for _, part in find_parts(shape, architecture)] if shape.causal else []
     return sum(part.cached * get_element_bytes(part, precision) for part in parts)
+
+
+def _count_head_bytes(shape: ModelShape, architecture: Architecture, precision: str) -> int:
+    """Bytes that the weights of a head take beyond those of the parent's, which an embedding may have as well."""
+    head = resolve_head(shape, architecture)
+    if head is None or head.precision is None:
+        return 0
+    freed = 0 if shape.ties_head else BYTES[precision]
+    return round((get_weight_bytes(head, precision) - freed) * head.weights)
 
 
 def _count_head_activations(shape: ModelShape, workload: Workload, last: Workload) -> int:

@@ -128,7 +128,7 @@ def _add_levels(pool: Sequence[Architecture], levels: Mapping[Unit, Sequence[Lev
     for structure in pool:
         rate = rng.random()
         chosen = [unit.choose(rng.choice(own)) for unit, own in levels.items() if rng.random() < rate]
-        extended[structure.drop(*(choice for choice in chosen if structure.keeps(choice.layer, choice.kind)))] = None
+        extended[structure.drop(*(choice for choice in chosen if structure.runs(choice.layer, choice.kind)))] = None
     return list(extended)
 
 

@@ -6,6 +6,7 @@ from latency_models.block_shape import BlockShape, Part
 from latency_models.kinds import find_costs
 from latency_models.shape import ModelShape
 from search_spaces.architecture import Architecture
+from search_spaces.kinds import AFTER_BLOCKS
 from search_spaces.unit import Choice, Unit
 
 
@@ -29,7 +30,13 @@ def resolve_blocks(shape: ModelShape, architecture: Architecture) -> tuple[Block
     )
 
 
+def resolve_head(shape: ModelShape, architecture: Architecture) -> Part | None:
+    """The head of an architecture; None where the parent has none."""
+    head = resolve_block(shape, AFTER_BLOCKS, architecture.list_block_choices(AFTER_BLOCKS)).head
+    return head if head is not None and head.weights else None
+
+
 def find_parts(shape: ModelShape, architecture: Architecture) -> list[tuple[Unit, Part]]:
-    """Every part that is left, in the order in which they run, with the unit that it is in the parent."""
+    """Every part of the blocks that is left, in the order in which they run, with the unit that it is in the parent."""
     blocks = resolve_blocks(shape, architecture)
     return [(Unit(layer, kind), part) for layer, block in enumerate(blocks) for kind, part in block.parts.items()]

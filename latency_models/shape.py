@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from latency_models.block_shape import AttentionShape, BlockShape, Load, MlpShape
+from latency_models.block_shape import AttentionShape, BlockShape, LinearShape, Load, MlpShape
 from latency_models.workload import Phase, Workload
+from search_spaces.kinds import AFTER_BLOCKS
 
 SPECIAL = 1  # class token or start of a text, which an encoder keeps
 SINKS, RECENT = 4, 32  # first and last tokens of a prompt, which a decoder keeps
@@ -66,6 +67,12 @@ class ModelShape:
             raise ValueError(f"a model shape has {self.depth} blocks and describes {len(self.blocks)}")
 
     @property
+    def ties_head(self) -> bool:
+        """Whether the weights of the head are those of the embedding: the stem has room for one of them only."""
+        head = self.hidden * self.outputs
+        return self.head_per_token and head <= self.stem < 2 * head
+
+    @property
     def attention_weights(self) -> int:
         """Matrix parameters of one attention: Q, K, V and output."""
         return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
@@ -76,7 +83,9 @@ class ModelShape:
         return (3 if self.gated else 2) * self.hidden * self.intermediate
 
     def get_block(self, layer: int) -> BlockShape:
-        """The block of this index."""
+        """The block of this index, or what follows the blocks."""
+        if layer == AFTER_BLOCKS:
+            return BlockShape(None, None, LinearShape(self.hidden * self.outputs))
         return self.alike if self.blocks is None else self.blocks[layer]
 
     def compute_load(self, layer: int, workload: Workload) -> Load:

@@ -14,7 +14,7 @@ from latency_models.shape import ModelShape
 from latency_models.token_workloads import list_block_workloads, list_steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import AFTER_BLOCKS, BEHIND, PARTS, Kind
 from search_spaces.level import DROP
 from search_spaces.rules import get_parts
 from search_spaces.space import Space
@@ -48,7 +48,8 @@ class Terms:
     like any other, and the shares have a column of their own.
 
     With `formats`, kinds and precisions other than the parent's that were measured: a unit in such a precision counts
-    in a column of its class and precision, on the tokens that it is given, and in no other.
+    in a column of its class and precision, on the tokens that it is given, and in no other. The head, which is part of
+    the constant otherwise, has a column for each of its precisions then.
 
     With `tokens`, for architectures with token schedules: per class also the sum over its units of the share of the
     parent's tokens that they work on, for attention that of the pairs of tokens too (about the square of the share),
@@ -102,6 +103,7 @@ class Terms:
         """Of the physical terms."""
         first = {name: units[0] for name, units in self.classes.items()}
         others = [_name_work(name) for name, unit in first.items() if unit.kind in self.levels]
+        others += self._behind
         others += [
             _name_format(name, precision)
             for name, unit in first.items()
@@ -121,6 +123,8 @@ class Terms:
         seen = list_block_workloads(self.shape, architecture, self.workload)
         for unit, part in kept:
             self._add(amounts, unit, part, seen[unit.layer])
+        if self._behind:
+            amounts |= self._count_behind(architecture)
         if self.tokens:
             acting = list_steps(self.shape, architecture, self.workload)
             shares = sum(step.before.sequence for step in acting) / self.workload.sequence
@@ -155,6 +159,19 @@ class Terms:
             if part.mixes_tokens:
                 everything = self.shape.compute_load(unit.layer, self.workload).pairs
                 amounts[_name_pairs(name)] += share * self.shape.compute_load(unit.layer, seen).pairs / everything
+
+    def _count_behind(self, architecture: Architecture) -> dict[str, float]:
+        """What follows the blocks, once in the column of its precision."""
+        left = resolve_block(self.shape, AFTER_BLOCKS, architecture.list_block_choices(AFTER_BLOCKS))
+        names = (_name_behind(kind, part.precision) for kind, part in left.parts.items())
+        return {name: 1.0 for name in names if name in self._behind}
+
+    @cached_property
+    def _behind(self) -> list[str]:
+        """The columns of what follows the blocks, where it was measured in several precisions."""
+        formats = sorted(each for each in self.formats if each[0] in BEHIND)
+        kinds = dict.fromkeys(kind for kind, _ in formats)
+        return [_name_behind(kind, None) for kind in kinds] + [_name_behind(*each) for each in formats]
 
     def _compute_share(self, unit: Unit, part: Part) -> float:
         """Of the arithmetic of the parent's part."""
@@ -211,6 +228,10 @@ def _label_parts(parts: Iterable[Part]) -> dict[Part, str]:
     return {
         part: part.words if words.count(part.words) == 1 else f"{part.words}, {part.weights} weights" for part in unlike
     }
+
+
+def _name_behind(kind: Kind, precision: str | None) -> str:
+    return str(kind) if precision is None else _name_format(str(kind), precision)
 
 
 def _name_format(name: str, precision: str) -> str:

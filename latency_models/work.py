@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from latency_models.block_shape import Load, Part
-from latency_models.resolved_blocks import find_parts, resolve_block
+from latency_models.resolved_blocks import find_parts, resolve_block, resolve_head
 from latency_models.shape import ModelShape
 from latency_models.targets import BYTES
 from latency_models.token_workloads import Step, list_block_workloads, list_steps
@@ -77,17 +77,23 @@ def compute_part_work(part: Part, load: Load, precision: str) -> Work:
     return Work(arithmetic, weight * part.count_read(load), size * part.count_moved(load), part.kernels)
 
 
-def compute_stem_work(shape: ModelShape, workload: Workload, precision: str, last: Workload | None = None) -> Work:
+def compute_stem_work(
+    shape: ModelShape, workload: Workload, precision: str, last: Workload | None = None, head: Part | None = None
+) -> Work:
     """Everything outside the blocks: embedding, final norm, head. Prefill needs the last token's logits only.
 
-    `last` is what the last block works on, where it is less: a decoder's head sees those tokens; an encoder's output
-    has its full length again.
+    Args:
+        last: what the last block works on, where it is less: a decoder's head sees those tokens; an encoder's output
+            has its full length again.
+        head: where it is another than the parent's.
     """
     per_token = shape.head_per_token and workload.phase is not Phase.PREFILL
     ends = last if last is not None and shape.causal else workload
     rows = ends.tokens if per_token else workload.batch
-    head, moved = shape.hidden * shape.outputs, 2 * workload.tokens * shape.hidden + rows * shape.outputs
-    return Work({precision: 2 * rows * head}, BYTES[precision] * head, BYTES[precision] * moved, STEM_KERNELS)
+    weights, moved = shape.hidden * shape.outputs, 2 * workload.tokens * shape.hidden + rows * shape.outputs
+    own = precision if head is None or head.precision is None else INTEGERS
+    read = (BYTES[precision] if head is None else get_weight_bytes(head, precision)) * weights
+    return Work({own: 2 * rows * weights}, read, BYTES[precision] * moved, STEM_KERNELS)
 
 
 def compute_stage_work(shape: ModelShape, step: Step, reduction: Reduction, precision: str) -> Work:
@@ -116,6 +122,10 @@ def compute_changed_work(
     shape: ModelShape, choice: Choice, workload: Workload, precision: str
 ) -> list[tuple[Work, Work]]:
     """Of every part of the parent that a choice changes, what it does before and after; nothing where it is gone."""
+    if not choice.kind.in_blocks:
+        head = resolve_block(shape, choice.layer, [choice]).head
+        before = compute_stem_work(shape, workload, precision)
+        return [(before, compute_stem_work(shape, workload, precision, head=head))]
     load, left = shape.compute_load(choice.layer, workload), resolve_block(shape, choice.layer, [choice]).parts
     changed = ((part, left.get(kind)) for kind, part in shape.get_block(choice.layer).parts.items())
     return [
@@ -145,4 +155,5 @@ def list_works(shape: ModelShape, architecture: Architecture, workload: Workload
     stages = (
         compute_stage_work(shape, step, reduction, precision) for step in list_steps(shape, architecture, workload)
     )
-    return [compute_stem_work(shape, workload, precision, seen[-1]), *parts, *stages]
+    stem = compute_stem_work(shape, workload, precision, seen[-1], resolve_head(shape, architecture))
+    return [stem, *parts, *stages]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from search_spaces.errors import ArchitectureError
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import AFTER_BLOCKS, BEHIND, PARTS, Kind
 from search_spaces.level import DROP, KEEP, THOUSAND, Level
 from search_spaces.rules import SWALLOWS, implies, is_below, remove_hidden
 from search_spaces.schedule import Reduction, Schedule, Stage
@@ -42,7 +42,9 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise ArchitectureError(f"depth {self.depth} is below 1; a parent has at least one block")
-        beyond = sorted(choice for choice in self.choices if not 0 <= choice.layer < self.depth)
+        beyond = sorted(
+            choice for choice in self.choices if choice.kind.in_blocks and not 0 <= choice.layer < self.depth
+        )
         if beyond:
             raise ArchitectureError(
                 f"{beyond[0]} is out of range: the parent has {self.depth} blocks, numbered 0 to {self.depth - 1}"
@@ -126,7 +128,10 @@ class Architecture:
         return Architecture(self.depth, frozenset(choice for choice in self.choices if is_structural(choice)))
 
     def list_block_choices(self, layer: int) -> tuple[Choice, ...]:
-        """What is chosen for the parts of a block, in order: two architectures that agree there compute the same."""
+        """What is chosen for the parts of a block, in order: two architectures that agree there compute the same.
+
+        With `AFTER_BLOCKS` what is chosen for what follows the blocks.
+        """
         return tuple(sorted(choice for choice in self.choices if choice.layer == layer and is_structural(choice)))
 
     def replace_tokens(self, schedule: Schedule) -> "Architecture":
@@ -156,10 +161,11 @@ class Architecture:
         """One word per block, as EvoPress writes patterns: `attn+mlp attn mlp none removed`.
 
         A level other than dropped follows its part, `attn+mlp:width=0.5`, and where a stage of the token schedule
-        begins, its ratio follows the block: `attn+mlp@0.5`.
+        begins, its ratio follows the block: `attn+mlp@0.5`. What is chosen for the head comes last: `head:bits=w8`.
         """
         begins = {stage.block: f"@{stage.ratio:g}" for stage in self.tokens.stages}
-        return " ".join(self._describe_block(layer) + begins.get(layer, "") for layer in range(self.depth))
+        blocks = [self._describe_block(layer) + begins.get(layer, "") for layer in range(self.depth)]
+        return " ".join([*blocks, *map(str, self.list_block_choices(AFTER_BLOCKS))])
 
     def _describe_block(self, layer: int) -> str:
         if layer in self._swallowed:
@@ -176,13 +182,14 @@ class Architecture:
         Raises:
             ArchitectureError: on a word that is none of them.
         """
-        choices: set[Choice] = set()
         words = text.split()
-        for layer, (word, at, ratio) in enumerate(word.partition("@") for word in words):
+        choices = {Choice.parse(word) for word in words if word.startswith(BEHIND)}
+        blocks = [word for word in words if not word.startswith(BEHIND)]
+        for layer, (word, at, ratio) in enumerate(word.partition("@") for word in blocks):
             if at:
                 choices.add(Choice.parse(f"{Kind.TOKENS}.{layer}={ratio}"))
             choices |= _read_word(layer, word)
-        return cls(len(words), frozenset(choices))
+        return cls(len(blocks), frozenset(choices))
 
     @property
     def digest(self) -> str:

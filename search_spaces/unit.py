@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from search_spaces.errors import ArchitectureError
-from search_spaces.kinds import KINDS, Kind, UnitKind
+from search_spaces.kinds import AFTER_BLOCKS, KINDS, Kind, UnitKind
 from search_spaces.level import DROP, KEEP, Level
 
 _EXAMPLES = "attention.3 or tokens.3=0.5"
@@ -12,7 +12,9 @@ _EXAMPLES = "attention.3 or tokens.3=0.5"
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """What one decision is about: a part of block `layer` (counted from 0), or the tokens from there on.
+    """What one decision is about: a part of block `layer` (counted from 0), the tokens from there on, or the head.
+
+    What a model has once has the layer `AFTER_BLOCKS`, and is written without one.
 
     Example:
         >>> str(Unit(3, Kind.MLP))
@@ -23,7 +25,7 @@ class Unit:
     kind: Kind
 
     def __str__(self) -> str:
-        return f"{self.kind}.{self.layer}"
+        return f"{self.kind}.{self.layer}" if self.kind.in_blocks else str(self.kind)
 
     def choose(self, level: Level) -> "Choice":
         """This unit at a level other than the parent's."""
@@ -36,15 +38,15 @@ class Unit:
 
     @classmethod
     def parse(cls, text: str) -> "Unit":
-        """Read `mlp.3`.
+        """Read `mlp.3` or `head`.
 
         Raises:
-            ArchitectureError: when `text` is not kind.layer.
+            ArchitectureError: when `text` is not kind.layer, or the kind alone of what a model has once.
         """
-        kind, _, layer = text.partition(".")
-        if kind not in set(Kind) or not layer.isdecimal():
+        kind, dot, layer = text.partition(".")
+        if kind not in set(Kind) or not (layer.isdecimal() if Kind(kind).in_blocks else not dot):
             raise ArchitectureError(_describe_wrong_unit(text))
-        return cls(int(layer), Kind(kind))
+        return cls(int(layer) if dot else AFTER_BLOCKS, Kind(kind))
 
 
 @dataclass(frozen=True, order=True)
@@ -164,4 +166,5 @@ def parse_level(kind: Kind, text: str) -> Level:
 
 
 def _describe_wrong_unit(text: str) -> str:
-    return f"unit {text!r} is not KIND.LAYER with KIND one of {', '.join(Kind)}; write for example {_EXAMPLES}"
+    known = ", ".join(kind for kind in Kind if kind.in_blocks)
+    return f"unit {text!r} is not KIND.LAYER with KIND one of {known}, or a head's level; write for example {_EXAMPLES}"

@@ -29,6 +29,7 @@ ALLOWED = {  # file: (the kinds that it names, why)
     "nas/testing.py": ("attention mlp", "the costs of the synthetic device"),
     "pruning/analysis/redundancy.py": ("attention block mlp", "reads the stream around attention, MLP and block"),
     "pruning/anatomy/contribution.py": ("attention mlp", "reads which modules are the attention and the MLP"),
+    "pruning/anatomy/head.py": ("head", "reads which module is the head"),
     "pruning/compensation/sites.py": (
         "attention mlp",
         "which part reads the stream next",

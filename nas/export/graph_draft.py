@@ -48,7 +48,7 @@ class GraphDraft:
     Attributes:
         proto: changed, unless nothing but reading is asked for.
         anatomy: of the parent.
-        blocks: the parent's modules.
+        model: the parent.
         additions: by block and part.
         origins: by module, the nodes that came from it, each by its first output.
         adjusted: by block and path, modules with other weights than the parent's.
@@ -56,7 +56,7 @@ class GraphDraft:
 
     proto: Any
     anatomy: Anatomy
-    blocks: nn.ModuleList
+    model: Any
     additions: dict[tuple[int, Kind], Addition]
     origins: dict[str, tuple[str, ...]]
     adjusted: dict[tuple[int, str], Any] = field(default_factory=dict)
@@ -121,8 +121,14 @@ class GraphDraft:
         node_input.node.input[node_input.index] = name
 
     def get_module(self, layer: int, path: str) -> Any:
-        """A module of a block, with the weights that the file is to have."""
-        return self.adjusted.get((layer, path)) or self.blocks[layer].get_submodule(path)
+        """A module of a block, or behind the blocks, with the weights that the file is to have."""
+        return self.adjusted.get((layer, path)) or self.anatomy.get_place(self.model, layer)[0].get_submodule(path)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The parent's."""
+        blocks: nn.ModuleList = self.model.get_submodule(self.anatomy.stack)
+        return blocks
 
     def find_product(self, layer: int, path: str, shape: Iterable[int]) -> NodeInput | None:
         """Where the weights of a linear module of a block are read; None where the graph does not show one place."""
@@ -220,8 +226,8 @@ def is_turned(node_input: NodeInput) -> bool:
 
 
 def name_module(anatomy: Anatomy, layer: int, path: str) -> str:
-    """What the exported graph calls a module of a block."""
-    return f"{_ROOT}{anatomy.stack}.{layer}.{path}"
+    """What the exported graph calls a module of a block, or behind the blocks."""
+    return f"{_ROOT}{anatomy.stack}.{layer}.{path}" if layer < anatomy.depth else f"{_ROOT}{path}"
 
 
 def _pass_through(graph: Any, dropped: set[str]) -> dict[str, str]:

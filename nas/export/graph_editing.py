@@ -154,8 +154,7 @@ class ParentGraph:
         return replace(self, proto=finished(self.proto), finished=lambda proto: finished(self.finished(proto)))
 
     def _build_draft(self, proto: Any) -> GraphDraft:
-        blocks = self.model.get_submodule(self.anatomy.stack)
-        return GraphDraft(proto, self.anatomy, blocks, self._additions, self._origins)
+        return GraphDraft(proto, self.anatomy, self.model, self._additions, self._origins)
 
 
 def _find_last(block: BlockAnatomy, kind: Kind, exported: Architecture) -> str:

@@ -16,6 +16,7 @@ from nas.pipeline.precision import (
     list_precision_units,
     measure_parts,
     restrict_to_fast_formats,
+    restrict_to_sound_formats,
     searches_formats,
 )
 from nas.pipeline.savable import restrict_to_savable
@@ -26,6 +27,7 @@ from nas.profiling.latency_model import load_latency_model
 from nas.profiling.profile_store import fit_device_model
 from nas.profiling.ssh import Transport
 from nas.progress import Progress
+from nas.quality import Evaluator
 from nas.request.choices import OFF, SEARCH
 from nas.request.search_request import SearchRequest
 from nas.search.methods import TOKEN_METHODS
@@ -44,6 +46,8 @@ from search_spaces.kinds import DEFAULT_UNITS, KINDS
 from search_spaces.servable import restrict
 from search_spaces.space import Space
 
+_TRIED = 4  # calibration items on which formats are tried
+
 
 def prepare(request: SearchRequest, progress: Progress, transport: Transport | None = None) -> SearchContext:
     """Load the parent, get the latency model, resolve the budget.
@@ -61,11 +65,11 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         parent = load_parent_model(request.model, request.data, request.trust_remote_code)
     workload, space = resolve_space(request, parent, target)
     say_what_fits(request, parent, target, workload, progress)
-    for line in describe_speeds(measure_parts(parent, workload), workload) if searches_formats(space) else ():
-        progress.show_message(line)
     with progress.open_stage("reading the data"):
         evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
         compensation = plan_compensation(parent, evaluator, request.compensate)
+    if searches_formats(space):
+        space = _restrict_formats(space, parent, workload, evaluator, progress)
     cached_evaluator = build_evaluator(
         parent, evaluator, request.prefix_cache_bytes, request.verify_cache, request.arithmetic,
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
@@ -95,6 +99,17 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     return SearchContext(
         request, parent, target, workload, export, device, latency, budget, space, cached_evaluator, builder
     )
+
+
+def _restrict_formats(
+    space: Space, parent: ParentModel, workload: Workload, evaluator: Evaluator, progress: Progress
+) -> Space:
+    """The space without formats that break a part, with words on what each format buys and which are left out."""
+    inputs = next(evaluator.dataset.calibration.iterate_batches(_TRIED))
+    space, broken = restrict_to_sound_formats(space, parent, inputs)
+    for line in (*describe_speeds(parent, measure_parts(parent, workload), workload), *broken):
+        progress.show_message(line)
+    return space
 
 
 def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -> tuple[Workload, Space]:

@@ -68,16 +68,21 @@ def _list_limits(context: SearchContext) -> tuple[Limit, ...]:
         limits.append(Limit("parameters", parameters, request.max_parameters.resolve(parameters), saves))
     if request.max_bytes is not None:
         size = context.target.bytes_per_element
+        whole = size * (parameters + _count_tied(parent))
         saves = {choice: _count_saved_bytes(parent, choice, size) for choice in parent.anatomy.choices}
-        limits.append(Limit("bytes", size * parameters, request.max_bytes.resolve(size * parameters), saves))
+        limits.append(Limit("bytes", whole, request.max_bytes.resolve(whole), saves))
     return tuple(limits)
+
+
+def _count_tied(parent: ParentModel) -> int:
+    """Weights that a file has twice: a head multiplies with a matrix of its own, also where an embedding has it too."""
+    return parent.shape.hidden * parent.shape.outputs if parent.shape.ties_head else 0
 
 
 def _count_saved_bytes(parent: ParentModel, choice: Choice, size: int) -> float:
     """How many bytes fewer the weights take with a choice; `size` of one of the parent's."""
-    block = parent.model.get_submodule(parent.anatomy.stack)[choice.layer]
-    anatomy, (name,) = parent.anatomy.blocks[choice.layer], list_kinds(choice)
-    return SURGERIES[name].count_saved_bytes(block, anatomy, choice.level, size)
+    (name,), place = list_kinds(choice), parent.anatomy.get_place(parent.model, choice.layer)
+    return SURGERIES[name].count_saved_bytes(*place, choice.level, size)
 
 
 def _list_front_budgets(context: SearchContext) -> tuple[float, ...]:

@@ -189,6 +189,6 @@ def _describe_fate(name: str, winner: Architecture) -> str:
         choice = Choice.parse(name)
     except ArchitectureError:
         return ""
-    if not is_structural(choice) or choice.layer >= winner.depth:
+    if not is_structural(choice) or (choice.kind.in_blocks and choice.layer >= winner.depth):
         return ""
     return ("dropped" if choice.level == DROP else "chosen") if winner.drops(choice) else "kept"

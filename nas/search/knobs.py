@@ -57,7 +57,7 @@ class Knobs:
             if not is_structural(choice):
                 return self.tokens * loss
             kind = self.attention if choice.unit.kind is Kind.ATTENTION else 1.0
-            slope = math.exp(self.depth * (choice.layer / max(1, layers - 1) - 0.5))
+            slope = math.exp(self.depth * (min(choice.layer, layers - 1) / max(1, layers - 1) - 0.5))
             return float(kind * slope * largest * (max(loss, 0.0) / largest) ** self.exponent)
 
         return {choice: reweight_choice(choice, loss) for choice, loss in library.items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import BEHIND, PARTS, Kind
 from search_spaces.level import DROP, KEEP, THOUSAND
 from search_spaces.unit import Choice, describe_level, is_structural
 
@@ -41,9 +41,9 @@ class UnitSavings:
 
 
 def predict_savings(problem: Problem) -> tuple[UnitSavings, ...]:
-    """What every level of an attention or MLP saves, and every stage of a token schedule; nothing is evaluated."""
+    """What every level of an attention, MLP or head saves, and every stage of a token schedule; nothing is evaluated."""
     savings, steps = problem.estimate_savings(), problem.space.steps
-    parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in PARTS}
+    parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in (*PARTS, *BEHIND)}
     dropped = [ms for choice, ms in parts.items() if choice.level == DROP]
     usual = mean(dropped) if dropped else 0.0
     by_choice = [UnitSavings(choice, ms, effective=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]

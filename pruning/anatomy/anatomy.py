@@ -14,8 +14,9 @@ from torch import nn
 
 from pruning.anatomy.contribution import BlockAnatomy, Layout, read_block
 from pruning.anatomy.drop_check import check_drops, settle_forms
+from pruning.anatomy.head import read_head
 from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_language
-from pruning.anatomy.probe import Arguments, record_inputs, trace_block
+from pruning.anatomy.probe import Arguments, Call, record_inputs, trace_block
 from pruning.kinds import find_savings
 from search_spaces.architecture import make_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
@@ -41,11 +42,20 @@ class Anatomy:
     stack: str  # path of the ModuleList of blocks
     blocks: tuple[BlockAnatomy, ...]
     is_decoder: bool
+    head: BlockAnatomy | None = None  # what follows the blocks, where anything may be chosen for it
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """Everything that a search may choose for any of the blocks."""
-        return tuple(sorted(choice for block in self.blocks for choice in block.saves))
+        """Everything that a search may choose for any of the blocks, and for the head."""
+        places = self.blocks if self.head is None else (*self.blocks, self.head)
+        return tuple(sorted(choice for place in places for choice in place.saves))
+
+    def get_place(self, model: Any, layer: int) -> tuple[nn.Module, BlockAnatomy]:
+        """The module of such a model that holds the units of a layer, and its anatomy: a block, or the model itself."""
+        if layer < self.depth:
+            return model.get_submodule(self.stack)[layer], self.blocks[layer]
+        assert self.head is not None, "only what a model can have is chosen for it"
+        return model, self.head
 
     @property
     def merges_blocks(self) -> bool:
@@ -59,13 +69,15 @@ class Anatomy:
             ArchitectureError: no block of this model can have it.
         """
         choice = make_choice(chosen)
-        if not 0 <= choice.layer < self.depth:
+        if choice.kind.in_blocks and not 0 <= choice.layer < self.depth:
             raise ArchitectureError(
                 f"{choice} is out of range: the model has {self.depth} blocks, 0 to {self.depth - 1}"
             )
-        saves = self.blocks[choice.layer].saves
+        place = self.blocks[choice.layer] if choice.kind.in_blocks else self.head
+        saves = {} if place is None else place.saves
         if choice not in saves:
-            raise ArchitectureError(f"{choice} is no choice of this model; its block has {', '.join(map(str, saves))}")
+            known = ", ".join(map(str, saves)) or "nothing to choose"
+            raise ArchitectureError(f"{choice} is no choice of this model; its block has {known}")
         return saves[choice]
 
     def build_space(self, names: Collection[str]) -> Space:
@@ -106,7 +118,10 @@ def read_anatomy(model: Any) -> Anatomy:
             f"{type(model).__name__} mixes the residual layouts {', '.join(sorted(layouts))}; one is expected"
         )
     check_drops(model, stack, read, **settings)
-    return Anatomy(model.config.model_type, depth, width, layouts.pop(), stack, read, _has_cache(model))
+    layout = layouts.pop()
+    head = read_head(model, layout, width, **settings)
+    head = head and replace(head, saves=find_savings(_hold(model), head))
+    return Anatomy(model.config.model_type, depth, width, layout, stack, read, _has_cache(model), head)
 
 
 def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:
@@ -122,6 +137,11 @@ def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> Blo
             f"block {index} ({type(block).__name__}): looked for one attention and one MLP that add to the residual "
             f"stream and found parts that cannot be compared ({reason})"
         ) from error
+
+
+def _hold(model: Any) -> Call:
+    """The model as what holds the head; it is not run."""
+    return Call("", model, (), {}, [], [], [], None, 0)
 
 
 def _refuse(model: Any) -> None:

@@ -10,6 +10,7 @@ Everything is decided by comparing the tensors that were seen in one forward pas
 A part may also do the addition itself: it is given the stream beside its input, and returns their sum (BLOOM, MPT).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -79,10 +80,12 @@ class Contribution:
 
 @dataclass(frozen=True)
 class BlockAnatomy:
-    """One block: its layout, its two contributions, and what may be chosen for it.
+    """One block: its layout, its two contributions, and what may be chosen for it; or likewise what follows the blocks.
 
     Attributes:
+        index: of the block; of what follows them, the layer of its units.
         hidden_size: of the residual stream.
+        parts: the units by kind. Their paths are relative to the block; of what follows the blocks, to the model.
         saves: every choice that a search may make, and how many parameters are gone with it alone (a norm that both
             parts read stays with the other).
 
@@ -95,13 +98,22 @@ class BlockAnatomy:
     index: int
     layout: Layout
     hidden_size: int
-    attention: Contribution
-    mlp: Contribution
+    parts: Mapping[Kind, Contribution]
     saves: dict[Choice, int] = field(default_factory=dict)
 
     def get_contribution(self, kind: Kind) -> Contribution:
         """The contribution of the attention or of the MLP."""
-        return {Kind.ATTENTION: self.attention, Kind.MLP: self.mlp}[kind]
+        return self.parts[kind]
+
+    @property
+    def attention(self) -> Contribution:
+        """The contribution of a block's attention."""
+        return self.parts[Kind.ATTENTION]
+
+    @property
+    def mlp(self) -> Contribution:
+        """The contribution of a block's MLP."""
+        return self.parts[Kind.MLP]
 
     @property
     def shared_norm(self) -> str | None:
@@ -119,7 +131,7 @@ def read_block(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
     attention = reader.read_attention()
     residual = reader.read_after_attention(attention)
     mlp, layout = reader.read_mlp(attention, residual)
-    return BlockAnatomy(index, layout, width, attention, mlp)
+    return BlockAnatomy(index, layout, width, {Kind.ATTENTION: attention, Kind.MLP: mlp})
 
 
 class _Reader:

@@ -131,8 +131,8 @@ def _replace_by_zeros(module: nn.Module, block: BlockAnatomy, kinds: Collection[
 
 def _ask_for_full_zeros(block: BlockAnatomy, kind: Kind) -> BlockAnatomy:
     unit = block.get_contribution(kind)
-    changed: dict[str, Any] = {kind.value: replace(unit, forms=tuple(replace(form, full=True) for form in unit.forms))}
-    return replace(block, **changed)
+    changed = replace(unit, forms=tuple(replace(form, full=True) for form in unit.forms))
+    return replace(block, parts={**block.parts, kind: changed})
 
 
 def _drop_parts(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> None:

@@ -15,6 +15,7 @@ from pruning.checkpoint.model_class import find_class
 from pruning.surgery.prune import RECORD, apply, check_fits
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ModelError
+from search_spaces.kinds import AFTER_BLOCKS
 from search_spaces.unit import Unit
 
 PREFIX = "nas_"  # before the model type of such a folder
@@ -53,12 +54,12 @@ def rebuild(
 
 
 def _renumber_remaining(architecture: Architecture) -> Architecture:
-    """What is chosen for the parts of the blocks that are left, counted among those."""
+    """What is chosen for the parts of the blocks that are left, counted among those, and for what follows them."""
     removed = architecture.list_removed_blocks()
     position = {layer: at for at, layer in enumerate(x for x in range(architecture.depth) if x not in removed)}
     parts = [choice for layer in position for choice in architecture.list_block_choices(layer)]
     moved = (Unit(position[choice.layer], choice.unit.kind).choose(choice.level) for choice in parts)
-    return Architecture(len(position), frozenset(moved))
+    return Architecture(len(position), frozenset((*moved, *architecture.list_block_choices(AFTER_BLOCKS))))
 
 
 def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, trust_remote_code: bool) -> Any:

@@ -5,14 +5,14 @@ from torch import nn
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.probe import Call
 from pruning.kinds.surgery import Surgery
-from search_spaces.kinds import KINDS, discover
+from search_spaces.kinds import AFTER_BLOCKS, KINDS, discover
 from search_spaces.unit import Choice, Unit, list_kinds
 
 SURGERIES: dict[str, Surgery] = discover(__path__, __name__, "SURGERY")
 
 
 def find_savings(call: Call, anatomy: BlockAnatomy) -> dict[Choice, int]:
-    """Everything that a search may choose for a block, and how many parameters are gone with each choice alone.
+    """Everything that a search may choose for a block or a head, and how many parameters are gone with each alone.
 
     Args:
         call: of the block with random weights in float32 on a tiny input.
@@ -21,6 +21,7 @@ def find_savings(call: Call, anatomy: BlockAnatomy) -> dict[Choice, int]:
     return {
         Unit(anatomy.index, KINDS[name].slot).choose(level): surgery.count_saved(call.module, anatomy, level)
         for name, surgery in SURGERIES.items()
+        if KINDS[name].slot.in_blocks == (anatomy.index < AFTER_BLOCKS)
         for level in surgery.find_levels(call, anatomy)
     }
 

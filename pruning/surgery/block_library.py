@@ -23,12 +23,14 @@ class BlockLibrary:
 
     def __init__(self, model: Any, anatomy: Anatomy) -> None:
         """`model` is the parent, `anatomy` its own."""
-        self._blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
-        self._anatomy = anatomy
+        self._model, self._anatomy = model, anatomy
         self._built: dict[tuple[int, tuple[Choice, ...]], dict[str, nn.Module]] = {}
 
     def take(self, layer: int, chosen: tuple[Choice, ...]) -> dict[str, nn.Module]:
-        """The modules that stand in a block at these choices (`Architecture.list_block_choices`), by path in it."""
+        """The modules that stand in a block at these choices (`Architecture.list_block_choices`), by path in it.
+
+        For the layer `AFTER_BLOCKS` those that stand behind the blocks, by path in the model.
+        """
         if (layer, chosen) not in self._built:
-            self._built[layer, chosen] = build_modules(self._blocks[layer], self._anatomy.blocks[layer], chosen)
+            self._built[layer, chosen] = build_modules(*self._anatomy.get_place(self._model, layer), chosen)
         return {path: copy_module(module, share_tensors=True) for path, module in self._built[layer, chosen].items()}

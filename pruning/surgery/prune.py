@@ -16,6 +16,7 @@ from pruning.surgery.config_blocks import keep_blocks
 from pruning.surgery.replacement import replace_modules
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
+from search_spaces.kinds import AFTER_BLOCKS
 from search_spaces.space import is_empty
 from search_spaces.unit import list_kinds
 
@@ -73,7 +74,8 @@ def check_fits(anatomy: Anatomy, architecture: Architecture) -> None:
     offered = {(known.unit, kind) for known in anatomy.choices for kind in list_kinds(known)}
     for choice in sorted(architecture.structure.choices):
         if any((choice.unit, kind) not in offered for kind in list_kinds(choice)):
-            raise ArchitectureError(f"{choice}: block {choice.layer} of {anatomy.family} cannot have it; leave it out")
+            place = f"block {choice.layer} of {anatomy.family}" if choice.kind.in_blocks else anatomy.family
+            raise ArchitectureError(f"{choice}: {place} cannot have it; leave it out")
     if is_empty(architecture):
         raise ArchitectureError(f"the architecture drops all {anatomy.depth} blocks; keep at least one unit")
     check_reduction(anatomy, architecture)
@@ -107,6 +109,9 @@ def apply(
     for layer in range(anatomy.depth):
         if layer not in removed:
             replace_modules(blocks[layer], library.take(layer, architecture.list_block_choices(layer)))
+    behind = architecture.list_block_choices(AFTER_BLOCKS)
+    if behind:
+        replace_modules(model, library.take(AFTER_BLOCKS, behind))
     _remove_blocks(model, anatomy, removed)
     setattr(model.config, RECORD, whole.to_json())
     if anatomy.is_decoder:

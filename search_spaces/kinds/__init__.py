@@ -1,12 +1,15 @@
 """The kinds of units there are: every module of this package that has a `KIND` is one."""
 
-from search_spaces.kinds.kind import Kind, UnitKind
+from search_spaces.kinds.kind import AFTER_BLOCKS, Kind, UnitKind
 from search_spaces.kinds.registry import discover
 from search_spaces.level import KEEP
 
 KINDS: dict[str, UnitKind] = {kind.name: kind for kind in discover(__path__, __name__, "KIND").values()}
 PARTS = (Kind.ATTENTION, Kind.MLP)  # what a block is made of, in the order in which they run
-STRUCTURE = tuple(kind for kind in Kind if all(k.structural for k in KINDS.values() if k.slot is kind))
+BEHIND = tuple(kind for kind in Kind if not kind.in_blocks)  # what a model has once, behind its blocks
+STRUCTURE = tuple(
+    kind for kind in Kind if kind.in_blocks and all(k.structural for k in KINDS.values() if k.slot is kind)
+)
 
 
 def _rank_kind(kind: UnitKind) -> tuple[int, bool, str]:
@@ -19,4 +22,15 @@ UNIT_NAMES = tuple(
 )  # that `--units` takes
 DEFAULT_UNITS = tuple(name for name in UNIT_NAMES if KINDS[name].default)
 
-__all__ = ["DEFAULT_UNITS", "KINDS", "PARTS", "STRUCTURE", "UNIT_NAMES", "Kind", "UnitKind", "discover"]
+__all__ = [
+    "AFTER_BLOCKS",
+    "BEHIND",
+    "DEFAULT_UNITS",
+    "KINDS",
+    "PARTS",
+    "STRUCTURE",
+    "UNIT_NAMES",
+    "Kind",
+    "UnitKind",
+    "discover",
+]

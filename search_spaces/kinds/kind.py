@@ -5,9 +5,12 @@ from enum import StrEnum
 
 from search_spaces.level import KEEP
 
+AFTER_BLOCKS = 1 << 20  # the `layer` of what a model has once, behind its blocks: no parent has as many
+
 
 class Kind(StrEnum):
-    """What a unit is: the attention of a block, its MLP, the whole block with its norms, or the tokens it is given.
+    """What a unit is: the attention of a block, its MLP, the whole block with its norms, the tokens it is given, or the
+    head of the model.
 
     Example:
         >>> str(Unit(3, Kind.MLP))
@@ -18,6 +21,12 @@ class Kind(StrEnum):
     MLP = "mlp"
     BLOCK = "block"
     TOKENS = "tokens"
+    HEAD = "head"
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether every block has such a unit; of others a model has one, behind its blocks."""
+        return self is not Kind.HEAD
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,36 @@ class TestMlpBits(_BitsContract):
         )
 
 
+class TestHeadBits(_BitsContract):
+    name = "head-bits"
+    choices = ("head:bits=w8", "head:bits=w4", "head:bits=int8")
+
+    def mask(self, model, family, choice) -> None:
+        """An embedding with the same weights keeps its own."""
+        head = self.list_matrices(model, family)[0]
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        super().mask(model, family, choice)
+
+    def list_matrices(self, block, family):
+        return [block.get_submodule({"vit": "classifier", "bert": "cls.predictions.decoder"}.get(family, "lm_head"))]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_quantised_head_stays_tied_to_the_embedding(family: str) -> None:
+    parent, anatomy = read_parent(family)
+    pruned = prune(parent, architecture_of("head:bits=w8"), anatomy=anatomy)
+    assert pruned.get_output_embeddings().weight is pruned.get_input_embeddings().weight
+    assert pruned.num_parameters() == parent.num_parameters()
+
+
+@pytest.mark.parametrize("family", ["roberta", "dinov2"])
+def test_without_a_head_there_is_nothing_to_choose(family: str) -> None:
+    parent, anatomy = read_parent(family)
+    assert anatomy.head is None
+    with pytest.raises(ArchitectureError, match=rf"head:bits=w8: {family} cannot have it; leave it out"):
+        prune(parent, architecture_of("head:bits=w8"), anatomy=anatomy)
+
+
 def test_experts_of_a_mixture_keep_their_bits() -> None:
     parent, anatomy = read_parent("mixtral")
     assert not any(str(choice).startswith("mlp") and "bits" in str(choice) for choice in anatomy.choices)

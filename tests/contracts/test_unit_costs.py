@@ -42,6 +42,10 @@ class TestMlpBits(UnitCostContract):
     name, levels = "mlp-bits", (DROP, Choice.parse("mlp.0:bits=w4").level)
 
 
+class TestHeadBits(UnitCostContract):
+    name, levels = "head-bits", (Choice.parse("head:bits=w4").level,)
+
+
 def test_every_kind_is_tested() -> None:
     tested = (
         TestAttention,
@@ -53,5 +57,6 @@ def test_every_kind_is_tested() -> None:
         TestMlpLinear,
         TestAttentionBits,
         TestMlpBits,
+        TestHeadBits,
     )
     assert {each.name for each in tested} == KINDS.keys()

@@ -19,6 +19,7 @@ from latency_models.terms import Terms
 from latency_models.work import count_flops, list_works
 from latency_models.workload import Workload
 from search_spaces import KINDS, PARTS, Architecture, Level, Reduction, Space, Unit
+from search_spaces.kinds import AFTER_BLOCKS
 
 DEPTH = 4
 DECODER = ModelShape(DEPTH, 1024, 16, 4, 64, 4096, True, 4096, True, True, 99, (None,) * DEPTH)
@@ -45,7 +46,8 @@ class UnitCostContract:
 
     def rising(self) -> list[Architecture]:
         """Block 1's unit at each level, the parent last."""
-        unit, parent = Unit(1, KINDS[self.name].slot), Architecture.parent(DEPTH)
+        slot, parent = KINDS[self.name].slot, Architecture.parent(DEPTH)
+        unit = Unit(1 if slot.in_blocks else AFTER_BLOCKS, slot)
         return [*(parent.drop(unit.choose(level)) for level in self.levels), parent]
 
     def test_the_kind_has_a_cost(self) -> None:
@@ -64,7 +66,8 @@ class UnitCostContract:
             assert_rises(flops)
             for part in ("weights", "cache", "activations", "total"):
                 assert_rises([getattr(each, part) for each in held])
-            assert flops[0] < flops[-1] or held[0].cache < held[-1].cache
+            least, parent = held[0], held[-1]
+            assert flops[0] < flops[-1] or least.cache < parent.cache or least.weights < parent.weights
 
     def test_less_of_a_unit_takes_no_longer_by_the_data_sheet(self) -> None:
         for shape, workload in CASES:
@@ -90,7 +93,8 @@ class UnitCostContract:
 
     def _space(self) -> Space:
         slot = KINDS[self.name].slot
-        choices = {Unit(layer, slot).choose(level) for layer in range(DEPTH) for level in self.levels}
+        layers = range(DEPTH) if slot.in_blocks else (AFTER_BLOCKS,)
+        choices = {Unit(layer, slot).choose(level) for layer in layers for level in self.levels}
         reduction = None if KINDS[self.name].structural else Reduction()
         return Space(DEPTH, (*PLAIN.choices, *choices), reduction=reduction)
 

@@ -164,7 +164,9 @@ def run(model: Any) -> Tensor:
 
 
 def block_of(model: Any, family: str, choice: Choice) -> nn.Module:
-    """The block that a choice is about."""
+    """The block that a choice is about; for what follows the blocks, the model."""
+    if not choice.kind.in_blocks:
+        return model
     return model.get_submodule(f"{MATRICES[family][0]}.{choice.layer}")
 
 

@@ -27,13 +27,13 @@ class QuantisedPartEdit(Edit):
             ExportError: the graph does not show one of them.
         """
         surgery, layer = QuantisedPart(self.kind), choice.layer
-        for path in surgery.find_matrices(graph.blocks[layer], graph.anatomy.blocks[layer]):
+        for path in surgery.find_matrices(*graph.anatomy.get_place(graph.model, layer)):
             matrix = get_weight_matrix(graph.get_module(layer, path)).detach().float()
             reader = graph.find_product(layer, path, matrix.shape)
             if reader is None:
                 raise ExportError(
-                    f"the exported graph does not show the product of {path} in block {layer}; leave {self.kind}-bits "
-                    "out of --units"
+                    f"{choice}: the exported graph does not show the product of {path}; leave {self.kind}-bits out of "
+                    "--units"
                 )
             format = surgery.get_format(choice.level)
             graph.replace_product(reader, *build_product(reader.node.output[0], reader.node.input[0], matrix, format))

@@ -4,13 +4,15 @@ from types import SimpleNamespace
 
 import onnx
 import pytest
+import torch
 from exported_parents import export_parent
-from families import build
+from families import build, example
 from onnx import numpy_helper
 
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.export.exported_graphs import ExportedGraphs
+from nas.parent.shape import read_shape
 from nas.pipeline import precision
 from nas.pipeline.precision import (
     check_precision_runs,
@@ -18,8 +20,9 @@ from nas.pipeline.precision import (
     list_precision_units,
     measure_parts,
     restrict_to_fast_formats,
+    restrict_to_sound_formats,
 )
-from nas.pipeline.problem import _count_saved_bytes
+from nas.pipeline.problem import _count_saved_bytes, _count_tied
 from pruning.anatomy.anatomy import read_anatomy
 from search_spaces import Architecture, Choice
 from search_spaces.errors import UsageError
@@ -32,7 +35,8 @@ WORKLOAD = Workload.parse("forward:batch=1,seq=8")
 @pytest.fixture
 def parent():
     model = build("llama")
-    return SimpleNamespace(model=model, anatomy=read_anatomy(model))
+    anatomy = read_anatomy(model)
+    return SimpleNamespace(model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
 
 
 @pytest.fixture
@@ -48,7 +52,8 @@ def speeds(monkeypatch):
 
 def test_units_are_added_where_a_precision_allows_fewer_bits() -> None:
     assert list_precision_units("fp32") == ()
-    assert set(list_precision_units("search")) == set(list_precision_units("w4")) == {"attention-bits", "mlp-bits"}
+    allowed = {"attention-bits", "mlp-bits", "head-bits"}
+    assert set(list_precision_units("search")) == set(list_precision_units("w4")) == allowed
 
 
 def test_targets_of_other_runtimes_have_no_formats() -> None:
@@ -80,7 +85,8 @@ def test_only_faster_formats_are_searched(parent, speeds, asked, attention, mlp)
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize(
-    "text", ["mlp.1:bits=w4", "mlp.1:bits=w8", "attention.1:bits=int8", "mlp.1:form=linear", "mlp.1"]
+    "text",
+    ["mlp.1:bits=w4", "mlp.1:bits=w8", "attention.1:bits=int8", "head:bits=w8", "mlp.1:form=linear", "mlp.1"],
 )
 def test_files_have_as_many_bytes_as_predicted(family: str, text: str, export_parent, tmp_path) -> None:
     parent, choice = export_parent(family), Choice.parse(text)
@@ -101,8 +107,46 @@ def count_weight_bytes(path) -> int:
 
 
 def test_advice_has_a_line_for_each_format(parent, speeds) -> None:
-    lines = describe_speeds(measure_parts(parent, WORKLOAD), WORKLOAD)
+    lines = describe_speeds(parent, measure_parts(parent, WORKLOAD), WORKLOAD)
     assert [line.partition(":")[0] for line in lines] == list(FORMATS)
-    assert "attention 3.00 x, mlp 3.00 x" in lines[0]
+    assert lines[0].endswith("with 8 rows attention 3.00 x, mlp 3.00 x, head 3.00 x")
     assert lines[1].endswith("not searched")
-    assert "attention 0.86 x, mlp 3.00 x" in lines[2]
+    assert "attention 0.86 x, mlp 3.00 x, head 3.00 x" in lines[2]
+
+
+def test_formats_that_break_a_part_are_left_out_with_the_reason(parent) -> None:
+    mlp = parent.model.model.layers[2].mlp
+    with torch.no_grad():
+        mlp.up_proj.weight[5] *= 400  # one neuron takes the scale of all
+        mlp.down_proj.weight[:, 5] /= 4000
+    space = parent.anatomy.build_space(("mlp", "mlp-bits", "head-bits"))
+    found, lines = restrict_to_sound_formats(space, parent, example(parent.model))
+    left_out = sorted(set(space.choices) - set(found.choices))
+    assert Choice.parse("mlp.2:bits=int8") in left_out
+    assert {choice.unit for choice in left_out} == {Choice.parse("mlp.2").unit}
+    assert len(lines) == len(left_out)
+    assert lines[0].startswith("mlp.2:bits=int8 is not searched: rounding loses")
+
+
+@pytest.mark.parametrize(
+    ("workload", "words"),
+    [
+        ("decode:batch=1,past=16", "with one row attention 3.00 x, mlp 3.00 x, head 3.00 x"),
+        ("decode:batch=4,past=16", "with 4 rows attention 3.00 x, mlp 3.00 x, head 3.00 x"),
+        ("prefill:batch=2,seq=8", "with 16 rows attention 3.00 x, mlp 3.00 x; with 2 rows head 3.00 x"),
+    ],
+)
+def test_advice_is_of_as_many_rows_as_a_workload_multiplies(parent, speeds, workload, words) -> None:
+    asked = Workload.parse(workload)
+    assert describe_speeds(parent, measure_parts(parent, asked), asked)[0].endswith(words)
+
+
+@pytest.mark.parametrize(("family", "tied"), [("gpt2", 96 * 32), ("llama", 0)])
+def test_bytes_of_a_file_count_the_head_beside_an_embedding_with_its_weights(
+    family: str, tied: int, export_parent, tmp_path
+) -> None:
+    parent = export_parent(family)
+    shape = read_shape(parent.model, parent.anatomy)
+    assert _count_tied(SimpleNamespace(shape=shape)) == tied
+    whole = count_weight_bytes(ExportedGraphs(parent.graph, None).derive(Architecture(4), tmp_path / "parent.onnx"))
+    assert whole == pytest.approx(4 * (parent.model.num_parameters() + tied), rel=0.02)
