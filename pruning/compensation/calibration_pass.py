@@ -3,14 +3,15 @@
 A candidate runs once on all calibration items together. When it comes to a projection that writes to its residual
 stream, the stream that the parent had where the next kept part reads it is compared with the candidate's; what the
 projection lacks is explained from its inputs, and it is adjusted before the pass goes on. So every part is fitted on
-the stream that the parts before it leave once they are adjusted.
+the stream that the parts before it leave once they are adjusted. Weights of few bits are rounded by the inputs that
+they meet there, those of a projection once it is adjusted.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +24,26 @@ from pruning.compensation.lacking import Route
 from pruning.compensation.method import Adjustment, Method, Observed
 from pruning.compensation.sites import Site
 from pruning.compensation.streams import Streams, reshape_by_item, run_trunk, watch_input
+from pruning.compensation.weight_rounding import factorise, makes_up_for_errors, round_by_products
 from pruning.inference.block_stand_in import HandedStates
 from pruning.surgery.linear import get_weight_matrix
-from pruning.surgery.quantised_linear import read_product
+from pruning.surgery.quantised_linear import QuantisedLinear, read_product
 from search_spaces.kinds import Kind
 
 HELD = 8  # every so manieth item is held out, to choose penalties on
+_UNCHANGED = Adjustment(None, None, 0.0, 1.0)  # of what is only rounded
 _NEGLIGIBLE = 1e-10  # of the contribution's squares: where nothing was dropped nothing is lacking
 
 
 @dataclass(frozen=True)
 class Adjusted:
-    """A projection with new weights.
+    """A projection, or another module with weights of few bits, with new weights.
 
     Attributes:
         layer: of its block in the parent.
         path: within the block.
         module: it.
-        adjustment: by how much its weights differ from the parent's.
+        adjustment: by how much its weights differ from the parent's, before they were rounded.
 
     Example:
         >>> adjusted = Compensator(model, anatomy, inputs, METHODS["refit"]).adjust(architecture)
@@ -71,12 +74,13 @@ class CalibrationPass:
     _adjusted: list[Adjusted] = field(default_factory=list)
     _stream: dict[Site, Tensor] = field(default_factory=dict)  # by who reads it
     _written: dict[tuple[int, Kind], Tensor] = field(default_factory=dict)  # contributions, in parallel blocks
+    _factor: tuple[Tensor, Tensor] | None = None  # the inputs of the last module that was rounded, and their factor
 
     @torch.no_grad()
     def run(self, anatomy: Anatomy, sites: tuple[Site, ...], inputs: Mapping[str, Tensor]) -> tuple[Adjusted, ...]:
         """Adjust what can be adjusted; a projection whose weights are also another's is left as it is."""
         self.batch = len(next(iter(inputs.values())))
-        shared = _find_shared(self.candidate)
+        shared, projections = _find_shared(self.candidate), set[nn.Module]()
         with ExitStack() as stack:
             for site in sites:
                 block = self.blocks[site.layer]
@@ -85,11 +89,40 @@ class CalibrationPass:
                 projection = block.get_submodule(site.contribution.projection)
                 if id(projection.weight) in shared:
                     continue
+                projections.add(projection)
                 reader = block.get_submodule(site.contribution.reads)
                 stack.callback(watch_input(reader, self._keep_stream(site)))
                 stack.callback(projection.register_forward_hook(self._adjust_at(site)).remove)
+            for layer, path, module in self._find_rounded(shared):
+                if module not in projections:
+                    stack.callback(module.register_forward_pre_hook(self._round_at(layer, path)).remove)
             run_trunk(self.candidate, anatomy, inputs)
         return tuple(self._adjusted)
+
+    def _find_rounded(self, shared: set[int]) -> Iterator[tuple[int, str, QuantisedLinear]]:
+        """The modules of blocks whose weights have few bits and are nobody else's, with layer and path."""
+        for layer, block in self.blocks.items():
+            for path, module in block.named_modules():
+                if _is_rounded(module) and id(module.weight) not in shared:
+                    yield layer, path, module
+
+    def _round_at(self, layer: int, path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            assert _is_rounded(module), "only such are watched"
+            self._round(module, args[0])
+            self._adjusted.append(Adjusted(layer, path, module, _UNCHANGED))
+
+        return hook
+
+    def _round(self, module: QuantisedLinear, given: Tensor) -> None:
+        """Give a module the weights that lose least of its products with these inputs (…, in)."""
+        if self._factor is None or self._factor[0] is not given:
+            rows = _flatten_rows(module.round_given(given))
+            real = self.tokens.mark_real_rows(self.batch, len(rows) // self.batch)
+            self._factor = given, factorise(rows[real] if len(real) == len(rows) else rows)
+        new = round_by_products(module.weight.detach(), module.format, self._factor[1])
+        stored = round_as_stored(self.candidate, new, module.weight)
+        module.weight = nn.Parameter(stored, requires_grad=module.weight.requires_grad)
 
     def _keep_stream(self, site: Site) -> Callable[[Tensor], None]:
         return lambda value: self._stream.update({site: value})
@@ -105,7 +138,10 @@ class CalibrationPass:
             adjustment = None if observed is None else self.method.adjust(observed)
             if adjustment is not None:
                 _add(self.candidate, module, adjustment)
-                self._adjusted.append(Adjusted(site.layer, _get_path(site), module, adjustment))
+            if _is_rounded(module):
+                self._round(module, args[0])
+            if adjustment is not None or _is_rounded(module):
+                self._adjusted.append(Adjusted(site.layer, _get_path(site), module, adjustment or _UNCHANGED))
                 output = module.forward(args[0])
             if site.partner is not None:
                 self._written[site.layer, site.kind] = route.compute_contribution(_flatten_rows(output))
@@ -133,6 +169,11 @@ class CalibrationPass:
         """What a part of a parallel block adds to the stream: where it has not run yet, what it added in the parent."""
         written = self._written.get((layer, kind))
         return self.tokens.align_rows(self.streams.written[layer, kind]) if written is None else written
+
+
+def _is_rounded(module: nn.Module) -> TypeGuard[QuantisedLinear]:
+    """Whether the weights of a module are rounded by its inputs."""
+    return isinstance(module, QuantisedLinear) and makes_up_for_errors(module.format, module.in_features)
 
 
 def _get_path(site: Site) -> str:

@@ -17,7 +17,7 @@ from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 
 BIAS = "bias"
-REVISION = 1  # of how weights are adjusted: evaluations of another one are not used
+REVISION = 2  # of how weights are adjusted: evaluations of another one are not used
 _NAME = "nas_compensation"  # on a candidate
 
 

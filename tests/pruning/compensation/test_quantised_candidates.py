@@ -36,7 +36,7 @@ def test_a_projection_is_fitted_to_rounded_inputs_as_if_its_own_weights_were_not
     """Else its rounding would be taken back and made again."""
     parent, penalty = build("llama"), 0.05
     anatomy, inputs = read_anatomy(parent), example(parent, batch=ITEMS)
-    architecture = choose("mlp.1:bits=w4")
+    architecture = choose("mlp.1:bits=w8")
     adjusted = Compensator(parent, anatomy, inputs, Refit((penalty,))).adjust(architecture)
     first = next(each for each in adjusted if each.layer == 1)
     assert first.path == "mlp.down_proj"
