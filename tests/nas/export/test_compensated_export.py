@@ -1,6 +1,7 @@
 """Edited graphs of adjusted models: what the model computes, with the nodes of the graph that was only cut."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from nas.export.graph_editing import ParentGraph
 from nas.export.parity import check_parity
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, list_adjusted
-from search_spaces import Architecture, Kind, Unit
+from search_spaces import Architecture, Choice, Kind, Unit
 
 
 @pytest.mark.parametrize("runtime", EXPORTERS)
@@ -32,6 +33,19 @@ def test_an_edited_graph_has_the_adjusted_weights_and_no_other_node(family: str,
     check_parity(candidate, edited, Phase.FORWARD)
     assert kinds_of_nodes(edited) == kinds_of_nodes(plain)
     assert bytes_of_weights(edited) == bytes_of_weights(plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_edited_graph_has_weights_that_were_rounded_by_their_products(
+    family: str, export_parent: Any, tmp_path: Path
+) -> None:
+    exported = export_parent(family)
+    parent, anatomy, inputs = exported.model, exported.anatomy, example(exported.model, batch=16)
+    texts = ("attention.0", "mlp.1:bits=w4", "attention.2:bits=w4", "mlp.3:bits=int8", "head:bits=w4")
+    architecture = Architecture(4).drop(*map(Choice.parse, texts))
+    candidate = CandidateBuilder(parent, anatomy, CompensationPlan("refit", inputs, inputs)).build(architecture)
+    edited = exported.graph.derive(architecture, tmp_path / "edited.onnx", list_adjusted(candidate))
+    assert check_parity(candidate, edited, Phase.FORWARD) < 0.05  # int8 has one scale for all
 
 
 def kinds_of_nodes(path: Path) -> list[str]:
