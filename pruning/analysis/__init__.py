@@ -6,6 +6,7 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "redundancy": ["Redundancy", "measure_redundancy"],
+        "rounding": ["RoundingLoss", "measure_rounding"],
         "token_redundancy": ["TokenRedundancy", "measure_token_redundancy"],
     },
 )

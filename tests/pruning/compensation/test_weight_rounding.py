@@ -46,7 +46,9 @@ def test_two_weights_are_rounded_as_the_best_of_all_roundings() -> None:
     matrix, given = torch.tensor([[0.41, 1.0, 0.44, 0.43]]), draw_inputs(400, 1).repeat(1, 4)
     given = given + 0.1 * torch.randn(given.shape, generator=torch.Generator().manual_seed(2))
     step = -1.0 / 8
-    codes = [torch.tensor([[a, -8, b, c]], dtype=torch.float32) for a, b, c in itertools.product(range(-8, 8), repeat=3)]
+    codes = [
+        torch.tensor([[a, -8, b, c]], dtype=torch.float32) for a, b, c in itertools.product(range(-8, 8), repeat=3)
+    ]
     best = min(codes, key=lambda code: float((given @ (code * step - matrix).T).square().sum()))
     found = round_by_products(matrix, format, factorise(given))
     losses = [float((given @ (each - matrix).T).square().sum()) for each in (found, best * step)]
