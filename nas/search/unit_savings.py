@@ -41,7 +41,7 @@ class UnitSavings:
 
 
 def predict_savings(problem: Problem) -> tuple[UnitSavings, ...]:
-    """What every level of an attention, MLP or head saves, and every stage of a token schedule; nothing is evaluated."""
+    """What every level of a part or of the head saves, and every stage of a token schedule; nothing is evaluated."""
     savings, steps = problem.estimate_savings(), problem.space.steps
     parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in (*PARTS, *BEHIND)}
     dropped = [ms for choice, ms in parts.items() if choice.level == DROP]

@@ -10,7 +10,12 @@ _NAMES = dict(enumerate(FORMATS, 1))  # values of the axis; only names are writt
 
 @dataclass(frozen=True)
 class BitsKind(UnitKind):
-    """Its levels are formats: `attention.3:bits=w4` has all matrices of block 3's attention in 4 bits, `head:bits=w8` the head's in 8."""
+    """Its levels are formats: `attention.3:bits=w4` has all matrices of block 3's attention in 4 bits.
+
+    Example:
+        >>> KINDS["head-bits"].describe(2)
+        'w8'
+    """
 
     axis: str = "bits"
     default: bool = False
