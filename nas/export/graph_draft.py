@@ -132,10 +132,21 @@ class GraphDraft:
 
     def find_product(self, layer: int, path: str, shape: Iterable[int]) -> NodeInput | None:
         """Where the weights of a linear module of a block are read; None where the graph does not show one place."""
+        reader = self.find_multiplication(layer, path, shape)
+        return reader if reader is not None and reader.name in self.weights else None
+
+    def find_multiplication(self, layer: int, path: str, shape: Iterable[int]) -> NodeInput | None:
+        """The same where the weights may also be turned by a node, as large ones are that something else reads, too."""
         products = [NodeInput(node, 1) for node in self.find_nodes(layer, path) if node.op_type in ("MatMul", "Gemm")]
-        found = [each for each in products if each.name in self.weights]
-        fits = len(found) == 1 and sorted(self.weights[found[0].name].dims) == sorted(shape)
-        return found[0] if fits else None
+        found = [(each, weights) for each in products if (weights := self._find_weights(each)) is not None]
+        fits = len(found) == 1 and sorted(found[0][1].dims) == sorted(shape)
+        return found[0][0] if fits else None
+
+    def _find_weights(self, node_input: NodeInput) -> Any | None:
+        """The initializer that is read, as it is or turned."""
+        node = self.producers.get(node_input.name)
+        turned = node is not None and node.op_type == "Transpose"
+        return self.weights.get(node.input[0] if turned else node_input.name)
 
     def put_projection(self, layer: int, path: str, module: Any) -> bool:
         """Let a linear module of a block have other weights of the same shapes; whether the graph shows where."""

@@ -37,6 +37,7 @@ TENSORRT_OPSET = 18  # TensorRT takes attention as plain operators
 _OFFSET = 2  # of learned positions, which some count from two on
 TRACE_SHAPE = (2, 7)  # every dynamic axis is traced at 2 or more: a size of 1 would be baked in
 EMBEDDING = "sentence_embedding"  # the output's name, as other exporters have it
+LARGEST_FOLDED = 512 * 512  # weights; of more that are read in two places, no turned copy is stored
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note on a node: the modules it came from
 LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
 

@@ -2,6 +2,7 @@
 
 from latency_models.work import count_flops
 from nas.certification.search_context import SearchContext
+from nas.export.onnx_export import LARGEST_FOLDED
 from nas.parent.parent import ParentModel
 from nas.pipeline.evaluator import list_rungs, open_cluster
 from nas.request.choices import OFF
@@ -68,21 +69,31 @@ def _list_limits(context: SearchContext) -> tuple[Limit, ...]:
         limits.append(Limit("parameters", parameters, request.max_parameters.resolve(parameters), saves))
     if request.max_bytes is not None:
         size = context.target.bytes_per_element
-        whole = size * (parameters + _count_tied(parent))
+        whole = size * (parameters + _count_copied(parent))
         saves = {choice: _count_saved_bytes(parent, choice, size) for choice in parent.anatomy.choices}
         limits.append(Limit("bytes", whole, request.max_bytes.resolve(whole), saves))
     return tuple(limits)
 
 
+def _count_copied(parent: ParentModel) -> int:
+    """Weights that a file has twice: of a head that an embedding has, too, and that are few enough to be copied."""
+    tied = _count_tied(parent)
+    return tied if tied <= LARGEST_FOLDED else 0
+
+
 def _count_tied(parent: ParentModel) -> int:
-    """Weights that a file has twice: a head multiplies with a matrix of its own, also where an embedding has it too."""
+    """Weights that head and embedding have in common."""
     return parent.shape.hidden * parent.shape.outputs if parent.shape.ties_head else 0
 
 
 def _count_saved_bytes(parent: ParentModel, choice: Choice, size: int) -> float:
-    """How many bytes fewer the weights take with a choice; `size` of one of the parent's."""
+    """How many bytes fewer the weights take with a choice; `size` of one of the parent's.
+
+    A head of fewer bits is written beside the weights of an embedding that it had in common with it.
+    """
     (name,), place = list_kinds(choice), parent.anatomy.get_place(parent.model, choice.layer)
-    return SURGERIES[name].count_saved_bytes(*place, choice.level, size)
+    stays = 0 if choice.kind.in_blocks else _count_tied(parent) - _count_copied(parent)
+    return SURGERIES[name].count_saved_bytes(*place, choice.level, size) - size * stays
 
 
 def _list_front_budgets(context: SearchContext) -> tuple[float, ...]:

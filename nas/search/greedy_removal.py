@@ -54,26 +54,28 @@ class GreedyRemoval:
         return None
 
     def _list_below(self, current: Architecture) -> tuple[list[Architecture], list[Architecture]]:
-        """What is faster with one part less, and with one token step more."""
+        """What is faster with one part at a lower level, and with one token step more."""
         space, ms = self.problem.space, self.problem.predict_ms(current)
-        parts: list[Architecture] = []
-        steps: list[Architecture] = []
-        for choice in self._list_next_levels(current):
-            architecture = space.make_canonical(current.drop(choice))
-            if (
-                not is_empty(architecture)
-                and space.contains(architecture)
-                and self.problem.predict_ms(architecture) < ms
-            ):
-                (parts if is_structural(choice) else steps).append(architecture)
+        faster = self._list_faster(current)
+        mildest = [one for one in faster if is_cumulative(one) or not any(is_below(one, other) for other in faster)]
+        parts = [faster[choice] for choice in mildest if is_structural(choice)]
+        steps = [faster[choice] for choice in mildest if not is_structural(choice)]
         whole = self.problem.predict_ms(space.start)
         handy = [a for a in steps if STEP[0] * whole <= ms - self.problem.predict_ms(a) <= STEP[1] * whole]
         return parts, handy or steps
 
-    def _list_next_levels(self, current: Architecture) -> list[Choice]:
-        """What may be chosen next: of the levels of a part only the one that leaves most of it."""
-        left = [choice for choice in self.problem.space.choices if not current.drops(choice)]
-        return [one for one in left if is_cumulative(one) or not any(is_below(one, other) for other in left)]
+    def _list_faster(self, current: Architecture) -> dict[Choice, Architecture]:
+        """What may be chosen next, with what it makes of an architecture, where that is predicted to be faster."""
+        space, ms = self.problem.space, self.problem.predict_ms(current)
+        left = (choice for choice in space.choices if not current.drops(choice))
+        found = {choice: space.make_canonical(current.drop(choice)) for choice in left}
+        return {
+            choice: architecture
+            for choice, architecture in found.items()
+            if not is_empty(architecture)
+            and space.contains(architecture)
+            and self.problem.predict_ms(architecture) < ms
+        }
 
     def _choose_cheapest(
         self, current: Architecture, parts: list[Architecture], steps: list[Architecture]

@@ -3,9 +3,16 @@
 from dataclasses import dataclass
 
 from search_spaces.kinds.kind import UnitKind
-from search_spaces.weight_formats import FORMATS
+from search_spaces.weight_formats import FORMATS, WeightFormat
 
-_NAMES = dict(enumerate(FORMATS, 1))  # values of the axis; only names are written
+
+def _rank(format: WeightFormat) -> tuple[int, bool]:
+    """What loses most comes first: fewer bits, then a scale for more weights."""
+    return format.bits, format.block is not None
+
+
+# Values of the axis, which rise with what is left; only names are written.
+_NAMES = {value: format.name for value, format in enumerate(sorted(FORMATS.values(), key=_rank), 1)}
 
 
 @dataclass(frozen=True)
@@ -13,7 +20,7 @@ class BitsKind(UnitKind):
     """Its levels are formats: `attention.3:bits=w4` has all matrices of block 3's attention in 4 bits.
 
     Example:
-        >>> KINDS["head-bits"].describe(2)
+        >>> KINDS["head-bits"].describe(3)
         'w8'
     """
 

@@ -29,7 +29,7 @@ class QuantisedPartEdit(Edit):
         surgery, layer = QuantisedPart(self.kind), choice.layer
         for path in surgery.find_matrices(*graph.anatomy.get_place(graph.model, layer)):
             matrix = get_weight_matrix(graph.get_module(layer, path)).detach().float()
-            reader = graph.find_product(layer, path, matrix.shape)
+            reader = graph.find_multiplication(layer, path, matrix.shape)
             if reader is None:
                 raise ExportError(
                     f"{choice}: the exported graph does not show the product of {path}; leave {self.kind}-bits out of "

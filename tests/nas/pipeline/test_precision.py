@@ -6,12 +6,16 @@ import onnx
 import pytest
 import torch
 from exported_parents import export_parent
-from families import build, example
+from families import build, example, filled
 from onnx import numpy_helper
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from latency_models.targets import find_target
 from latency_models.workload import Workload
 from nas.export.exported_graphs import ExportedGraphs
+from nas.export.graph_editing import ParentGraph
+from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_onnx
+from nas.export.parity import check_parity
 from nas.parent.shape import read_shape
 from nas.pipeline import precision
 from nas.pipeline.precision import (
@@ -22,8 +26,9 @@ from nas.pipeline.precision import (
     restrict_to_fast_formats,
     restrict_to_sound_formats,
 )
-from nas.pipeline.problem import _count_saved_bytes, _count_tied
+from nas.pipeline.problem import _count_copied, _count_saved_bytes
 from pruning.anatomy.anatomy import read_anatomy
+from pruning.surgery.prune import prune
 from search_spaces import Architecture, Choice
 from search_spaces.errors import UsageError
 from search_spaces.weight_formats import FORMATS
@@ -97,7 +102,8 @@ def test_files_have_as_many_bytes_as_predicted(family: str, text: str, export_pa
         count_weight_bytes(graphs.derive(Architecture(4).drop(*chosen), tmp_path / f"{len(chosen)}.onnx"))
         for chosen in ((), (choice,))
     )
-    saved = _count_saved_bytes(SimpleNamespace(model=parent.model, anatomy=parent.anatomy), choice, 4)
+    shape = read_shape(parent.model, parent.anatomy)
+    saved = _count_saved_bytes(SimpleNamespace(model=parent.model, anatomy=parent.anatomy, shape=shape), choice, 4)
     assert whole - edited == pytest.approx(saved, rel=0.02)
 
 
@@ -141,12 +147,20 @@ def test_advice_is_of_as_many_rows_as_a_workload_multiplies(parent, speeds, work
     assert describe_speeds(parent, measure_parts(parent, asked), asked)[0].endswith(words)
 
 
-@pytest.mark.parametrize(("family", "tied"), [("gpt2", 96 * 32), ("llama", 0)])
-def test_bytes_of_a_file_count_the_head_beside_an_embedding_with_its_weights(
-    family: str, tied: int, export_parent, tmp_path
-) -> None:
-    parent = export_parent(family)
-    shape = read_shape(parent.model, parent.anatomy)
-    assert _count_tied(SimpleNamespace(shape=shape)) == tied
-    whole = count_weight_bytes(ExportedGraphs(parent.graph, None).derive(Architecture(4), tmp_path / "parent.onnx"))
-    assert whole == pytest.approx(4 * (parent.model.num_parameters() + tied), rel=0.02)
+@pytest.mark.parametrize("words", [96, 9000])
+def test_bytes_of_a_file_count_a_head_that_an_embedding_has_too(words: int, tmp_path) -> None:
+    """Few weights are copied, and the copy shrinks; many are stored once, and a quantised head comes on top."""
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=words, n_positions=64)
+    model = filled(lambda: GPT2LMHeadModel(config))
+    anatomy = read_anatomy(model)
+    parent = SimpleNamespace(model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
+    graph = ParentGraph.read(export_onnx(model, tmp_path / "parent.onnx", ONNX_RUNTIME_OPSET), anatomy, model)
+    choice = Choice.parse("head:bits=w8")
+    whole, edited = (
+        count_weight_bytes(graph.derive(Architecture(1).drop(*chosen), tmp_path / f"{len(chosen)}.onnx"))
+        for chosen in ((), (choice,))
+    )
+    assert whole == pytest.approx(4 * (model.num_parameters() + _count_copied(parent)), rel=0.02)
+    assert whole - edited == pytest.approx(_count_saved_bytes(parent, choice, 4), rel=0.02)
+    pruned = prune(model, Architecture(1).drop(choice), anatomy=anatomy)
+    assert check_parity(pruned, tmp_path / "1.onnx") < 1e-4
