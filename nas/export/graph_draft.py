@@ -145,8 +145,8 @@ class GraphDraft:
     def _find_weights(self, node_input: NodeInput) -> Any | None:
         """The initializer that is read, as it is or turned."""
         node = self.producers.get(node_input.name)
-        turned = node is not None and node.op_type == "Transpose"
-        return self.weights.get(node.input[0] if turned else node_input.name)
+        name = node.input[0] if node is not None and node.op_type == "Transpose" else node_input.name
+        return self.weights.get(name)
 
     def put_projection(self, layer: int, path: str, module: Any) -> bool:
         """Let a linear module of a block have other weights of the same shapes; whether the graph shows where."""
