@@ -62,6 +62,7 @@ def analyze(
 
     progress = console.begin("analyze")
     from nas.figures.search import save_redundancy
+    from nas.parent.analysis_batches import list_analysis_batches
     from nas.parent.parent import load_parent_model
     from nas.progress import track_items
     from nas.storage.disk_errors import check_folder
@@ -72,7 +73,7 @@ def analyze(
     parent = load_parent_model(model, data, trust_remote_code)
     if tokens is not None:
         _refuse(parent, tokens)
-    batches = list(parent.dataset.calibration.iterate_batches(4))
+    batches = list_analysis_batches(parent)
     redundancy = measure_redundancy(
         parent.model, track_items(progress, "analysing redundancy", batches), parent.anatomy
     )

@@ -38,22 +38,20 @@ def evaluate(
     from nas.cli import console
 
     progress = console.begin("evaluate")
-    import torch
-
     from nas.data.documents import SPLITS
     from nas.parent.parent import load_parent_model
     from nas.parent.reference_models import find_reference
     from nas.quality.comparable import check_comparable
     from nas.quality.embedding import describe_other_embedding
     from nas.tokens.space import build_candidate_evaluator
-    from pruning.checkpoint import load
+    from pruning.checkpoint import load_to_compute
     from search_spaces.errors import UsageError
 
     if split not in SPLITS:
         raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}")
     reference = find_reference(candidate)
     source = reference.folder if reference else Path(candidate)
-    model = load(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model = load_to_compute(source, trust_remote_code)
     parent_model = load_parent_model(parent, data, trust_remote_code)
     with progress.open_stage("evaluating"):
         evaluator = build_candidate_evaluator(parent_model, model, Path(candidate))

@@ -5,6 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
+        "analysis_batches": ["list_analysis_batches"],
         "parent": ["ParentModel", "compute_weights_digest", "load_parent_model"],
         "reference_models": ["find_reference", "list_reference_names"],
     },

@@ -16,7 +16,10 @@ from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load_parent
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import load_tokenizer
+from pruning.inference.widening import widen_tensor
 from search_spaces.errors import BadData
+
+_PIECE = 1 << 22  # numbers of a tensor that are hashed at a time
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,16 @@ def load_parent_model(source: str | None, data: Path | None = None, trust_remote
 
 
 def compute_weights_digest(model: Any) -> str:
-    """Sixteen hexadecimal digits that name the weights and their names, and what embeddings are made of them."""
+    """Sixteen hexadecimal digits that name the weights and their names, and what embeddings are made of them.
+
+    Narrow weights are counted as the float32 numbers that they are, piece by piece.
+    """
     hashed = hashlib.sha256(type(model).__name__.encode())
     embedding = read_sentence_embedding(model)
     if embedding is not None:
         hashed.update(embedding.digest.encode())
     for name, tensor in model.state_dict().items():
         hashed.update(name.encode() + str(tuple(tensor.shape)).encode())
-        hashed.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        for piece in tensor.detach().reshape(-1).split(_PIECE):
+            hashed.update(widen_tensor(piece).cpu().numpy().data)
     return hashed.hexdigest()[:16]

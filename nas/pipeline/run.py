@@ -8,6 +8,7 @@ from nas.certification.run import CertificationRun
 from nas.certification.search_context import SearchContext
 from nas.data.documents import SPLITS
 from nas.figures.search import save_redundancy
+from nas.parent.analysis_batches import list_analysis_batches
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.evaluator import load_evaluations
 from nas.pipeline.finalists import choose_finalists, describe_finalists
@@ -76,7 +77,7 @@ def _check_locations(request: SearchRequest) -> None:
 
 def _search(context: SearchContext, progress: Timed) -> Result:
     request, parent = context.request, context.parent
-    batches = track_items(progress, "analysing redundancy", list(parent.dataset.calibration.iterate_batches(4)))
+    batches = track_items(progress, "analysing redundancy", list_analysis_batches(parent))
     redundancy = measure_redundancy(parent.model, batches, parent.anatomy)
     save_redundancy(redundancy, request.out, parent.id)
     cached_evaluator = context.cached_evaluator

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.probe import flatten_to_rows
+from pruning.inference.residency import release_weights
 from search_spaces.errors import BadData
 from search_spaces.kinds import STRUCTURE, Kind
 from search_spaces.unit import Unit
@@ -110,6 +111,7 @@ def measure_redundancy(model: Any, batches: Iterable[dict[str, Tensor]], anatomy
         BadData: when there is no token to compare.
     """
     anatomy = anatomy or read_anatomy(model)
+    release_weights(model)  # of a head, for one, which is not run
     sums = _Sums(anatomy.depth)
     watchers = [
         _Watcher(block, model.get_submodule(anatomy.stack)[block.index], anatomy.hidden_size, sums)
@@ -139,12 +141,13 @@ class _Sums:
         self.units = {kind: torch.zeros(depth, dtype=torch.float64) for kind in (Kind.ATTENTION, Kind.MLP)}
         self.between = torch.zeros(depth + 1, depth + 1, dtype=torch.float64)
         self.keep: Tensor | None = None
-        self.streams: list[Tensor] = []
+        self.streams = torch.empty(0)  # (depth + 1, tokens, hidden) of the batch
+        self.seen = 0  # of them
 
     def begin(self, mask: Tensor | None) -> None:
         """A new batch: forget the last one's streams."""
         self.keep = None if mask is None or bool(mask.all()) else mask.flatten().bool()
-        self.streams = []
+        self.seen = 0
 
     def select_rows(self, value: Tensor) -> Tensor:
         """The tokens that count, fp32."""
@@ -153,7 +156,11 @@ class _Sums:
 
     def add_stream(self, value: Tensor) -> None:
         """The normalised stream entering a block, or leaving the last."""
-        self.streams.append(nn.functional.normalize(self.select_rows(value), dim=-1))
+        rows = self.select_rows(value)
+        if not self.seen:
+            self.streams = rows.new_empty(self.depth + 1, *rows.shape)
+        self.streams[self.seen] = nn.functional.normalize(rows, dim=-1)
+        self.seen += 1
 
     def add_unit(self, kind: Kind, layer: int, before: Tensor, after: Tensor) -> None:
         """A unit's stream before and after."""
@@ -162,9 +169,9 @@ class _Sums:
 
     def end(self) -> None:
         """All pairs of block inputs in one product: sum over tokens of unit vectors' dot products."""
-        stacked = torch.stack([stream.flatten() for stream in self.streams])
+        stacked = self.streams.flatten(1)
         self.between += (stacked @ stacked.T).double()
-        self.tokens += len(self.streams[0])
+        self.tokens += self.streams.shape[1]
 
     def average(self, anatomy: Anatomy) -> Redundancy:
         """Means over tokens."""

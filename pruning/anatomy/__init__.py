@@ -9,6 +9,7 @@ __getattr__, __all__ = export_lazily(
         "anatomy": ["Anatomy", "read_anatomy"],
         "contribution": ["BlockAnatomy", "Contribution", "Layout"],
         "copying": ["copy_module"],
+        "likeness": ["collect_constants", "describe_form"],
         "language_model": [
             "find_block_config",
             "is_vision_language",

@@ -6,7 +6,7 @@ Inside a block, one tiny forward pass tells the rest: attention is what mixes to
 what it reads, and a contribution is what is added to the residual stream.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from pruning.anatomy.contribution import BlockAnatomy, Layout, read_block
 from pruning.anatomy.drop_check import check_drops, settle_forms
 from pruning.anatomy.head import read_head
 from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_language
+from pruning.anatomy.likeness import describe_form
 from pruning.anatomy.probe import Arguments, Call, record_inputs, trace_block
+from pruning.inference.residency import release_weights
 from pruning.kinds import find_savings
 from search_spaces.architecture import make_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
@@ -95,9 +97,9 @@ class Anatomy:
 def read_anatomy(model: Any) -> Anatomy:
     """Read the structure of a Hugging Face transformer, running it on a tiny random input.
 
-    Each block is then run by itself, as a float32 copy with random weights, so neither the precision nor the
-    values of the weights matter; the memory of one such copy is needed. Last, every part is dropped once, and the
-    outcome compared with that of a zero in its place. `model` is left as it was.
+    One of each kind of block is then run by itself, as a float32 copy with random weights, so neither the precision
+    nor the values of the weights matter; the memory of a few such copies is needed. Last, every part is dropped once,
+    and the outcome compared with that of a zero in its place. `model` is left as it was.
 
     Raises:
         UnreadableModel: encoder-decoder models, models in which no block structure is found, and those that do not
@@ -109,9 +111,8 @@ def read_anatomy(model: Any) -> Anatomy:
     blocks = model.get_submodule(stack)
     settings = {"use_cache": False} if _has_cache(model) else {}
     arguments = record_inputs(model, blocks, **settings)
-    read = tuple(
-        _read(index, block, given, width) for index, (block, given) in enumerate(zip(blocks, arguments, strict=True))
-    )
+    release_weights(model)  # what follows runs copies of single blocks
+    read = _read_blocks(blocks, arguments, width)
     layouts = {block.layout for block in read}
     if len(layouts) != 1:
         raise UnreadableModel(
@@ -122,6 +123,18 @@ def read_anatomy(model: Any) -> Anatomy:
     head = read_head(model, layout, width, **settings)
     head = head and replace(head, saves=find_savings(_hold(model), head))
     return Anatomy(model.config.model_type, depth, width, layout, stack, read, _has_cache(model), head)
+
+
+def _read_blocks(blocks: nn.ModuleList, arguments: Sequence[Arguments], width: int) -> tuple[BlockAnatomy, ...]:
+    """The anatomy of every block; of those that are alike, one is read."""
+    known: dict[str, BlockAnatomy] = {}
+    read = []
+    for index, (block, given) in enumerate(zip(blocks, arguments, strict=True)):
+        form = describe_form(block, given, width)
+        if form not in known:
+            known[form] = _read(index, block, given, width)
+        read.append(known[form].move(index))
+    return tuple(read)
 
 
 def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:

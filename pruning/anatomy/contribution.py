@@ -11,7 +11,7 @@ A part may also do the addition itself: it is given the stream beside its input,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
@@ -100,6 +100,11 @@ class BlockAnatomy:
     hidden_size: int
     parts: Mapping[Kind, Contribution]
     saves: dict[Choice, int] = field(default_factory=dict)
+
+    def move(self, index: int) -> "BlockAnatomy":
+        """The anatomy of a block like this one that has another index."""
+        saves = {replace(choice.unit, layer=index).choose(choice.level): count for choice, count in self.saves.items()}
+        return replace(self, index=index, saves=saves)
 
     def get_contribution(self, kind: Kind) -> Contribution:
         """The contribution of the attention or of the MLP."""

@@ -6,23 +6,25 @@ again one by one. Candidates are copies of their parent, and reading an anatomy 
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
-def copy_module(module: _Model, share_tensors: bool = False) -> _Model:
+def copy_module(module: _Model, share_tensors: bool = False, instead: Mapping[int, Tensor] | None = None) -> _Model:
     """A copy of a module, of any size.
 
     Args:
         share_tensors: let the copy's parameters and buffers be the original's, so that it costs no memory.
+        instead: what the copy has in the places of some of the original's tensors, by their identity.
     """
     parts = [part for part in module.modules() if _is_copied_by_attribute(type(part))]
     tensors = (*module.parameters(), *module.buffers()) if share_tensors else ()
     copies: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
+    copies |= instead or {}
     copies |= {id(part): type(part).__new__(type(part)) for part in parts}
     copies |= {id(value): type(value)() for value in _find_empty_containers(parts)}
     for part in parts:

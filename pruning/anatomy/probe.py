@@ -135,9 +135,7 @@ def trace_block(block: nn.Module, arguments: Arguments, width: int) -> BlockTrac
     larger part, a norm whose weights are all one looks like its neighbour, and a residual stream with massive
     activations swallows what is added to it.
     """
-    double = copy_module(block).eval().float()
-    for seed, parameter in enumerate(double.parameters()):
-        _scatter(parameter, seed)
+    double = _copy_with_random_weights(block)
     args, kwargs = _convert_to_float32(arguments)
     args, kwargs = _fill_first(args, kwargs, width)
     tape = BlockTrace()
@@ -147,6 +145,20 @@ def trace_block(block: nn.Module, arguments: Arguments, width: int) -> BlockTrac
     for module in double.modules():
         module._forward_hooks.clear()
     return tape
+
+
+def _copy_with_random_weights(block: nn.Module) -> nn.Module:
+    """In eval mode; the block's own weights, which may be on disk still, are not read."""
+    drawn = {id(parameter): _draw(parameter, seed) for seed, parameter in enumerate(block.parameters())}
+    return copy_module(block, instead=drawn).eval().float()
+
+
+def _draw(parameter: Tensor, seed: int) -> nn.Parameter:
+    """A parameter of the same form in float32 with random values; a copy where it has whole numbers."""
+    dtype = torch.float32 if parameter.is_floating_point() else parameter.dtype
+    drawn = torch.empty_like(parameter, dtype=dtype) if parameter.is_floating_point() else parameter.detach().clone()
+    _scatter(drawn, seed)
+    return nn.Parameter(drawn, parameter.requires_grad)
 
 
 def _scatter(parameter: Tensor, seed: int) -> None:

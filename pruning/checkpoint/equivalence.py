@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.likeness import collect_constants
 from pruning.anatomy.probe import TOKENS, make_probe_inputs
 from search_spaces.errors import ArchitectureError
 
 _NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")
-_CONSTANTS = (bool, int, float, str)
-_COUNTED = ("training", "layer_idx", "layer_id")  # an index is counted anew, and only finds a layer of the cache
 _TOKENS = 24
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # of the largest output
 _HALF = 2e-2
@@ -35,7 +34,7 @@ def find_first_difference(model: Any, other: Any) -> str | None:
         if type(module) is not type(theirs.get(path)):
             return str(path)
         wrong = next(
-            (key for key, value in _collect_constants(module).items() if getattr(theirs[path], key, None) != value),
+            (key for key, value in collect_constants(module).items() if getattr(theirs[path], key, None) != value),
             None,
         )
         if wrong is not None:
@@ -56,11 +55,6 @@ def check_same(model: Any, again: Any, folder: Path) -> None:
             f"{folder}: a {type(model).__name__} without these parts does not come back from its folder as it was "
             f"({wrong}); drop other units (--units)"
         )
-
-
-def _collect_constants(module: Any) -> dict[str, Any]:
-    constants = {key: value for key, value in vars(module).items() if isinstance(value, _CONSTANTS) and key[0] != "_"}
-    return {key: value for key, value in constants.items() if key not in _COUNTED}
 
 
 def _find_other_value(model: Any, again: Any) -> str | None:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
+from pruning.anatomy.probe import make_probe_inputs
 from pruning.checkpoint.completeness import capture_report, check_complete, find_reported
 from pruning.checkpoint.config import check_safe, get_first_line, read_config, read_document
 from pruning.checkpoint.equivalence import check_same
 from pruning.checkpoint.hub import fetch
 from pruning.checkpoint.model_class import find_class
+from pruning.checkpoint.narrow_weights import holds_plan, load_as_planned, plan_dtypes
 from pruning.checkpoint.quantised import find_quantisation
 from pruning.checkpoint.rebuilding import rebuild
 from pruning.checkpoint.remote_code import prevent_asking
@@ -25,6 +27,7 @@ from pruning.checkpoint.sentence_files import list_sentence_files, read_sentence
 from pruning.checkpoint.stored_precision import remember_precision
 from pruning.checkpoint.weight_files import find_weights, read_headers, read_stored_dtypes
 from pruning.checkpoint.writing import write
+from pruning.inference.widening import is_widened, widen
 from pruning.surgery.prune import RECORD
 from search_spaces.errors import ModelError, NasError, UnreadableModel
 
@@ -47,8 +50,9 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
 
     Args:
         source: a folder, or `organisation/name`. What looks like a path is never looked up at a hub.
-        dtype: the weights are converted to it. None computes in float32 and keeps in mind what is stored, so that
-            what is cut from the model is saved as its parent was.
+        dtype: the weights are converted to it. None computes in float32, with weights in half precision where that
+            is what is stored (`pruning.inference.widening`), and keeps in mind what is stored, so that what is cut
+            from the model is saved as its parent was. The weights then are the files themselves, mapped into memory.
         trust_remote_code: run the Python code that the checkpoint carries.
 
     Raises:
@@ -79,7 +83,12 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
     embedding = read_sentence_embedding(local or source, trust_remote_code)
     loader = find_class(source, config, headers, trust_remote_code) if embedding is None else AutoModel
     options = {"local_files_only": local is not None, "trust_remote_code": trust_remote_code}
-    model, info = _read(source, loader, folder, config=config, dtype=dtype or torch.float32, **options)
+    options |= {"config": config, "dtype": dtype or torch.float32}
+    plan = plan_dtypes(headers) if dtype is None else {}
+    with load_as_planned(plan):
+        model, info = _read(source, loader, folder, **options)
+    if plan and not (holds_plan(model, plan) and _computes(widen(model))):
+        model, info = _read(source, loader, folder, **options)
     if embedding is not None:
         info["missing_keys"] = settle_unused(model, set(info["missing_keys"]))
         attach(model, embedding)
@@ -87,6 +96,17 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
     if dtype is None:
         remember_precision(model, read_stored_dtypes(headers))
     return model.eval()
+
+
+def load_to_compute(folder: str | Path, trust_remote_code: bool = False) -> Any:
+    """As `load`, to be computed with in float32: of a plain folder, narrow weights stay narrow.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    local = _find_local_folder(folder)
+    plain = local is not None and not is_pruned(local)
+    return load_parent(folder, None, trust_remote_code) if plain else load(folder, torch.float32, trust_remote_code)
 
 
 def save(model: Any, folder: Path, companions: Path | None = None) -> None:
@@ -104,7 +124,8 @@ def save(model: Any, folder: Path, companions: Path | None = None) -> None:
     write(model, folder)
     own_code = model.is_remote_code()  # which runs already
     try:
-        check_same(model, load(folder, model.dtype, trust_remote_code=own_code), folder)
+        again = load_to_compute(folder, own_code) if is_widened(model) else load(folder, model.dtype, own_code)
+        check_same(model, again, folder)
     except NasError:
         (folder / "config.json").unlink()  # nobody is to take what is there for the model
         raise
@@ -165,6 +186,16 @@ def _read(source: str | Path, loader: Any, folder: Path, **options: Any) -> tupl
             reason = get_first_line(error) if wrong is None else f"{wrong} is not what the model makes of its files"
             raise ModelError(f"{source} cannot be loaded: {reason}; check that the download is complete") from error
     return model, info
+
+
+@torch.no_grad()
+def _computes(model: Any) -> bool:
+    """Whether a model runs with narrow weights; not where it takes weights of modules that it does not call."""
+    try:
+        model.eval()(**make_probe_inputs(model))
+    except Exception:  # a family's own code
+        return False
+    return True
 
 
 def _refuse_adapter(source: str | Path, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -93,13 +93,19 @@ def read_headers(files: Iterable[Path]) -> dict[str, Header]:
     return headers
 
 
-def read_stored_dtypes(headers: dict[str, Header]) -> tuple[torch.dtype, ...]:
+def read_stored_dtypes(headers: Mapping[str, Header]) -> tuple[torch.dtype, ...]:
     """The floating-point dtypes of the tensors, that of the most values first."""
     values: Counter[torch.dtype] = Counter()
     for header in headers.values():
-        if header.dtype in _FLOATS:
-            values[_FLOATS[header.dtype]] += prod(header.shape)
+        dtype = get_dtype(header)
+        if dtype is not None:
+            values[dtype] += prod(header.shape)
     return tuple(dtype for dtype, _ in values.most_common())
+
+
+def get_dtype(header: Header) -> torch.dtype | None:
+    """The floating-point dtype of a tensor; None where it is no such tensor."""
+    return _FLOATS.get(header.dtype)
 
 
 def _resolve_inside(folder: Path, name: str, suffix: str = _SUFFIX) -> Path:

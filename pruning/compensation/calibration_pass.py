@@ -210,5 +210,5 @@ def _add(model: Any, module: Any, adjustment: Adjustment) -> None:
 
 
 def _build_changed(model: Any, old: Tensor, change: Tensor) -> nn.Parameter:
-    new = (old.double() + change).to(old.dtype).contiguous()
+    new = (old.double() + change).to(torch.promote_types(old.dtype, torch.float32)).contiguous()
     return nn.Parameter(round_as_stored(model, new, old), requires_grad=old.requires_grad)

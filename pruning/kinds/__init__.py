@@ -4,6 +4,7 @@ from torch import nn
 
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.probe import Call
+from pruning.inference.widening import is_widened, widen
 from pruning.kinds.surgery import Surgery
 from search_spaces.kinds import AFTER_BLOCKS, KINDS, discover
 from search_spaces.unit import Choice, Unit, list_kinds
@@ -38,7 +39,7 @@ def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice,
     for choice in chosen:
         for name in sorted(list_kinds(choice)):
             modules |= SURGERIES[name].build_modules(block, anatomy, choice.level, chosen)
-    return modules
+    return {path: widen(module) for path, module in modules.items()} if is_widened(block) else modules
 
 
 __all__ = ["SURGERIES", "Surgery", "build_modules", "find_savings"]

@@ -15,6 +15,7 @@ from torch import Tensor, cat, nn
 from torch.nn import functional
 
 from pruning.anatomy.contribution import BlockAnatomy
+from pruning.inference.widening import widen_tensor
 from search_spaces.errors import UnreadableModel
 
 _SEPARATE = (("q_proj", "k_proj"), ("query", "key"), ("q_lin", "k_lin"))
@@ -54,7 +55,8 @@ class Rows:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(B, N, in) -> (B, N, rows)."""
-        return functional.linear(hidden, *self.cut())
+        weight, bias = self.cut()
+        return functional.linear(hidden, widen_tensor(weight), None if bias is None else widen_tensor(bias))
 
 
 @dataclass(frozen=True)

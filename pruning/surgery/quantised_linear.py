@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.inference.widening import widen_tensor
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.weight_formats import WeightFormat
 
@@ -46,7 +47,7 @@ class QuantisedLinear(nn.Linear):
         weights = self.get_rounded_weights()
         if torch.is_grad_enabled():
             weights = self.weight + (weights - self.weight).detach()
-        return nn.functional.linear(self.round_given(given), weights, self.bias)
+        return nn.functional.linear(self.round_given(given), weights, _widen(self.bias))
 
     def round_given(self, given: Tensor) -> Tensor:
         """Inputs (…, in) as the product has them."""
@@ -54,10 +55,11 @@ class QuantisedLinear(nn.Linear):
         return given + (rounded - given).detach() if torch.is_grad_enabled() else rounded
 
     def get_rounded_weights(self) -> Tensor:
-        """(out, in), of the module's dtype; rounded once, as long as the weights are the same."""
+        """(out, in), float32 where the module's are narrower; rounded once, as long as the weights are the same."""
         key = (self.weight.data_ptr(), self.weight._version)
         if self._rounded is None or self._rounded[:2] != key:
-            rounded = round_weights(self.weight.detach().float(), self.format).to(self.weight.dtype)
+            wide = torch.promote_types(self.weight.dtype, torch.float32)
+            rounded = round_weights(self.weight.detach().float(), self.format).to(wide)
             self._rounded = (*key, rounded)
         return self._rounded[2]
 
@@ -71,7 +73,11 @@ def read_product(module: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
     if not isinstance(module, QuantisedLinear):
         return given, output
     rounded = module.round_given(given)
-    return rounded, nn.functional.linear(rounded, module.weight, module.bias)
+    return rounded, nn.functional.linear(rounded, widen_tensor(module.weight), _widen(module.bias))
+
+
+def _widen(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else widen_tensor(bias)
 
 
 def round_weights(matrix: Tensor, format: WeightFormat) -> Tensor:

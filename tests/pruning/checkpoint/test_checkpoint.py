@@ -66,7 +66,7 @@ def test_the_plain_classes_refuse_a_partly_pruned_folder(tmp_path: Path) -> None
 
 def test_the_asked_precision_wins_over_the_folder_s(tmp_path: Path) -> None:
     save(build("llama").to(torch.bfloat16), tmp_path)
-    assert load_parent(tmp_path).dtype == torch.float32
+    assert load_parent(tmp_path, torch.float32).dtype == torch.float32
     assert load(tmp_path).dtype == torch.bfloat16
 
 

@@ -1,0 +1,82 @@
+"""Which weights are in memory: those that are mapped from files can be let go of, and are read again when used.
+
+A checkpoint that is mapped costs memory only for what was looked at. A large model is streamed: as soon as a block
+has run, its weights are let go of, so that no more than a block or two is resident, whoever runs the model. What was
+let go of stays in the system's cache of files as long as nobody else needs that memory.
+"""
+
+import ctypes
+import mmap
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+SMALLEST = 1 << 20  # bytes: smaller tensors stay
+_MAPS = Path("/proc/self/maps")
+_WEIGHTS = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r.-p .*\.safetensors$", re.MULTILINE)
+_NOT_NEEDED = 4  # MADV_DONTNEED
+
+Range = tuple[int, int]  # addresses: the first, and the first beyond
+
+
+def release_weights(module: nn.Module) -> int:
+    """Let go of the memory of a module's weights that are mapped from files; gives the bytes.
+
+    Nothing is lost: they are read again when they are used. Weights that are mapped are never written to; who trains
+    a model gives it weights of its own first. Elsewhere than on Linux the system alone decides.
+    """
+    tensors = [tensor for tensor in module.parameters() if tensor.nbytes >= SMALLEST and tensor.device.type == "cpu"]
+    mapped = _find_mapped() if tensors else []
+    return sum(_release(begin, end) for begin, end in _find_pages(tensors, mapped))
+
+
+def stream(model: Any, stack: str) -> None:
+    """Let go of each block's weights as soon as it has run, in this model and in all candidates that are cut from it.
+
+    Args:
+        stack: the path of the list of blocks.
+
+    Example:
+        >>> stream(parent.model, parent.anatomy.stack)
+    """
+    for block in model.get_submodule(stack):
+        block.register_forward_hook(_release_after)
+
+
+def count_mapped(model: nn.Module) -> int:
+    """Bytes of the weights that are mapped from files."""
+    mapped = _find_mapped()
+    return sum(tensor.nbytes for tensor in model.parameters() if _is_mapped(tensor, mapped))
+
+
+def _release_after(module: nn.Module, args: Any, output: Any) -> None:
+    release_weights(module)
+
+
+def _find_mapped() -> list[Range]:
+    """Where files of weights are mapped, privately, now."""
+    if not sys.platform.startswith("linux"):
+        return []
+    return [(int(begin, 16), int(end, 16)) for begin, end in _WEIGHTS.findall(_MAPS.read_text())]
+
+
+def _is_mapped(tensor: Tensor, mapped: list[Range]) -> bool:
+    begin = tensor.data_ptr()
+    return any(first <= begin and begin + tensor.nbytes <= beyond for first, beyond in mapped)
+
+
+def _find_pages(tensors: list[nn.Parameter], mapped: list[Range]) -> Iterator[Range]:
+    """The whole pages of those tensors that are mapped."""
+    for tensor in tensors:
+        if _is_mapped(tensor, mapped):
+            begin, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+            yield -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+def _release(begin: int, end: int) -> int:
+    result = ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _NOT_NEEDED)
+    return end - begin if result == 0 else 0
