@@ -13,7 +13,7 @@ _CONSTANTS = (bool, int, float, str)
 _COUNTED = ("training", "layer_idx", "layer_id")  # an index is counted anew, and only finds a layer of the cache
 
 
-def collect_constants(module: nn.Module) -> dict[str, Any]:
+def collect_constants(module: Any) -> dict[str, Any]:
     """The numbers, truths and words that a module keeps as attributes, but for its own index."""
     constants = {key: value for key, value in vars(module).items() if isinstance(value, _CONSTANTS) and key[0] != "_"}
     return {key: value for key, value in constants.items() if key not in _COUNTED}

@@ -82,7 +82,7 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
         )
     embedding = read_sentence_embedding(local or source, trust_remote_code)
     loader = find_class(source, config, headers, trust_remote_code) if embedding is None else AutoModel
-    options = {"local_files_only": local is not None, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"local_files_only": local is not None, "trust_remote_code": trust_remote_code}
     options |= {"config": config, "dtype": dtype or torch.float32}
     plan = plan_dtypes(headers) if dtype is None else {}
     with load_as_planned(plan):
