@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from latency_models.targets import find_target
-from latency_models.workload import Workload
+from latency_models.workload import Phase, Workload
 from nas.export.exported_graphs import ExportedGraphs
 from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, export_onnx
@@ -164,3 +164,12 @@ def test_bytes_of_a_file_count_a_head_that_an_embedding_has_too(words: int, tmp_
     assert whole - edited == pytest.approx(_count_saved_bytes(parent, choice, 4), rel=0.02)
     pruned = prune(model, Architecture(1).drop(choice), anatomy=anatomy)
     assert check_parity(pruned, tmp_path / "1.onnx") < 1e-4
+
+
+@pytest.mark.parametrize("phase", [Phase.PREFILL, Phase.DECODE])
+def test_files_that_decode_have_formats_too(phase: Phase, export_parent, tmp_path) -> None:
+    parent = export_parent("llama", phase)
+    chosen = map(Choice.parse, ("attention.1:bits=w8", "mlp.2:bits=w4", "head:bits=w4"))
+    architecture = Architecture(4).drop(*chosen)
+    pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
+    assert check_parity(pruned, parent.graph.derive(architecture, tmp_path / "model.onnx"), phase) < 1e-4
