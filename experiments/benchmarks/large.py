@@ -139,7 +139,8 @@ def save_byte_tokenizer(folder: Path) -> None:
 
 def run(model: Path, arguments: list[str]) -> None:
     """Run a command of nas on a model, and print what it took."""
-    given = [arguments[0], "--model", str(model), "--data", str(DATA), *arguments[1:]]
+    data = [] if "--data" in arguments else ["--data", str(DATA)]
+    given = [arguments[0], "--model", str(model), *data, *arguments[1:]]
     began, peak = time.monotonic(), Peak()
     process = subprocess.Popen([sys.executable, "-c", "from nas.cli import main; main()", *given])
     while process.poll() is None:

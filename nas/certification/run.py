@@ -28,6 +28,7 @@ from nas.progress import Phases, Progress
 from nas.results.certificate import Certificate, Verdict, compute_confidence, count_looks, judge, mark_too_busy
 from nas.results.result import list_versions
 from nas.search import Problem, SearchOutcome, run_search
+from pruning.inference.device import CPU, find_device, place
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ProfileMismatch
 
@@ -189,7 +190,7 @@ class CertificationRun:
 
     def _export(self, device: Device, winner: Architecture) -> Path:
         build = self.trained.get(winner, partial(self.context.builder.build, winner))
-        return device.export(build(), self.context.request.out / "winner")
+        return device.export(place(build(), find_device(CPU)), self.context.request.out / "winner")
 
     def _judge(
         self, problem: Problem, winner: Architecture, file: Path, measured: Measured, look: int, looks: int

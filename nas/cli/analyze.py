@@ -53,7 +53,10 @@ def analyze(
     model: options.Model = None,
     data: options.Data = None,
     tokens: Tokens = None,
+    device: options.Device = "auto",
+    stream: options.Stream = "auto",
     out: options.AnalysisOut = None,
+    dry_run: options.DryRun = False,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
@@ -62,20 +65,25 @@ def analyze(
 
     progress = console.begin("analyze")
     from nas.figures.search import save_redundancy
-    from nas.parent.analysis_batches import list_analysis_batches
+    from nas.parent.analysis_batches import STREAM_BYTES, list_analysis_batches
     from nas.parent.parent import load_parent_model
+    from nas.parent.running_cost import check_memory
     from nas.progress import track_items
     from nas.storage.disk_errors import check_folder
     from pruning.analysis.redundancy import measure_redundancy
 
     if out is not None:
         check_folder(out, "--out")
-    parent = load_parent_model(model, data, trust_remote_code)
+    parent = load_parent_model(model, data, trust_remote_code, device, stream)
     if tokens is not None:
         _refuse(parent, tokens)
+    check_memory(parent, STREAM_BYTES)
+    if dry_run:
+        _show_plan(parent, json)
+        return
     batches = list_analysis_batches(parent)
     redundancy = measure_redundancy(
-        parent.model, track_items(progress, "analysing redundancy", batches), parent.anatomy
+        parent.placed, track_items(progress, "analysing redundancy", batches), parent.anatomy
     )
     redundant = _measure_tokens(parent, progress)
     folder = out or Path("nas-results") / f"{Path(parent.id).name}-analysis"
@@ -92,17 +100,41 @@ def analyze(
     console.emit_text("\n".join(f"numbers  {folder / name}.json" for name in written if name != "survivors"))
 
 
+def _show_plan(parent: "ParentModel", json: bool) -> None:
+    """What the analysis would take."""
+    from nas.cli import console
+    from nas.figures.kept_patches import spread
+    from nas.parent.analysis_batches import STREAM_BYTES
+    from nas.parent.running_cost import count_bytes, estimate_peak_bytes, measure_item_seconds
+    from pruning.inference.residency import is_streamed
+
+    split = parent.dataset.calibration
+    items = len(split) + len(spread(split, _ITEMS))
+    facts = {
+        "model": parent.id, "parameters": parent.model.num_parameters(), "device": str(parent.device),
+        "streamed": is_streamed(parent.model, parent.anatomy.stack), "items": items,
+        "seconds": round(measure_item_seconds(parent, split) * items),
+        "weights_mib": count_bytes(parent.model) >> 20,
+        "peak_mib": estimate_peak_bytes(parent, STREAM_BYTES) >> 20,
+    }  # fmt: skip
+    if json:
+        console.emit_json({"schema_version": 1, **facts})
+    else:
+        console.emit_text("\n".join(f"{name.replace('_', ' '):<12} {value}" for name, value in facts.items()))
+
+
 def _measure_tokens(parent: "ParentModel", progress: "Progress") -> "TokenRedundancy | None":
     """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
     from nas.figures.kept_patches import spread
+    from nas.parent.analysis_batches import list_analysis_batches
     from nas.progress import track_items
     from pruning.analysis.token_redundancy import measure_token_redundancy
     from search_spaces.errors import BadData, UnreadableModel
 
     split = spread(parent.dataset.calibration, _ITEMS)
-    batches = track_items(progress, "analysing tokens", list(split.iterate_batches(4)))
+    batches = track_items(progress, "analysing tokens", list_analysis_batches(parent, split))
     try:
-        return measure_token_redundancy(parent.model, batches, parent.anatomy)
+        return measure_token_redundancy(parent.placed, batches, parent.anatomy)
     except (BadData, UnreadableModel) as error:
         progress.show_message(f"tokens are not analysed: {error}")
         return None
@@ -128,7 +160,7 @@ def _save_tokens(
         schedule = _parse_schedule(parent, preset or _USUAL, tokens.scorer)
     except UsageError:  # a few blocks only; a person's own preset was read before
         return ("tokens",)
-    survivors = find_image_survivors(parent.model, parent.anatomy, split, schedule, parent.tokenizer)
+    survivors = find_image_survivors(parent.placed, parent.anatomy, split, schedule, parent.tokenizer)
     if survivors is None:
         progress.show_message(
             f"no picture of {preset or _USUAL}: no tokens are dropped, or they form no grid on the images"

@@ -31,6 +31,8 @@ def evaluate(
     ] = None,
     data: options.Data = None,
     split: Annotated[str, typer.Option("--split", help="calibration, validation or test.")] = "test",
+    device: options.Device = "auto",
+    stream: options.Stream = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
@@ -45,6 +47,7 @@ def evaluate(
     from nas.quality.embedding import describe_other_embedding
     from nas.tokens.space import build_candidate_evaluator
     from pruning.checkpoint import load_to_compute
+    from pruning.inference.device import place
     from search_spaces.errors import UsageError
 
     if split not in SPLITS:
@@ -52,17 +55,18 @@ def evaluate(
     reference = find_reference(candidate)
     source = reference.folder if reference else Path(candidate)
     model = load_to_compute(source, trust_remote_code)
-    parent_model = load_parent_model(parent, data, trust_remote_code)
+    parent_model = load_parent_model(parent, data, trust_remote_code, device, stream)
     with progress.open_stage("evaluating"):
         evaluator = build_candidate_evaluator(parent_model, model, Path(candidate))
-        check_comparable(model, parent_model.model, evaluator, split)
+        model = place(model, parent_model.device)
+        check_comparable(model, parent_model.placed, evaluator, split)
         progress.show_message(f"quality: {evaluator.words}")
-        difference = describe_other_embedding(model, parent_model.model)
+        difference = describe_other_embedding(model, parent_model.placed)
         if difference:
             progress.show_message(f"{candidate} {difference}")
         qualities = {
             "candidate": evaluator.evaluate(model, split),
-            "parent": evaluator.evaluate(parent_model.model, split),
+            "parent": evaluator.evaluate(parent_model.placed, split),
         }
     if json:
         console.emit_json({"schema_version": 1, **{name: q.to_json() for name, q in qualities.items()}})

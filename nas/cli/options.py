@@ -57,6 +57,24 @@ ProfileOut = Annotated[
 ExportOut = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="For the files. Default: MODEL-export in nas-results.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Where models are evaluated: auto (a CUDA device where there is one, else the CPU), cpu, cuda, cuda:N or "
+        "mps.",
+    ),
+]
+Stream = Annotated[
+    str,
+    typer.Option(
+        "--stream",
+        metavar="WHEN",
+        help="Let go of each block's weights as soon as it has run, so that no more than a block or two is in memory: "
+        "auto (where the weights are more than a quarter of the free memory), always or never.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that a checkpoint carries. Off by default.")

@@ -68,6 +68,8 @@ def search(
     executor: options.Executor = "local",
     workers: options.Workers = None,
     worker_resources: options.WorkerResources = None,
+    device: options.Device = "auto",
+    stream: options.Stream = "auto",
     storage: options.Storage = None,
     tracking_uri: options.TrackingUri = None,
     out: options.Out = None,
@@ -88,8 +90,10 @@ def search(
     from nas.request.choices import (
         check_arithmetic,
         check_compensation,
+        check_device,
         check_method,
         check_precision,
+        check_streaming,
         check_tokens,
         check_trained,
     )
@@ -105,11 +109,11 @@ def search(
     from latency_models.targets import find_target
     from latency_models.workload import Workload
 
-    parsed, device = Budget.parse(budget), find_target(target)
+    parsed, found = Budget.parse(budget), find_target(target)
     request = SearchRequest(
         target=target,
         budget=parsed,
-        out=out or _choose_new_folder(model or "python-lm", device.name, parsed.text),
+        out=out or _choose_new_folder(model or "python-lm", found.name, parsed.text),
         model=model,
         data=data,
         workload=None if workload is None else Workload.parse(workload),
@@ -138,6 +142,8 @@ def search(
         executor=check_executor(executor),
         workers=workers,
         worker_resources=None if worker_resources is None else parse_resources(worker_resources),
+        device=check_device(device),
+        stream=check_streaming(stream),
     )
     _run(request, progress, dry_run, json)
 

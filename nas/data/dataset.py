@@ -63,13 +63,18 @@ class Split:
             end = min(at + size, count)
             yield {name: tensor[at * rows[name] : end * rows[name]] for name, tensor in self.inputs.items()}
 
+    def to(self, device: torch.device) -> "Split":
+        """The same items on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return Split(self.name, {name: tensor.to(device) for name, tensor in self.inputs.items()}, labels)
+
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the content."""
         hashed = hashlib.sha256()
         labels = {} if self.labels is None else {"labels": self.labels}
         for name, tensor in sorted((self.inputs | labels).items()):
-            hashed.update(name.encode() + tensor.contiguous().numpy().tobytes())
+            hashed.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
         return hashed.hexdigest()[:16]
 
 
@@ -86,6 +91,10 @@ class Dataset:
     calibration: Split
     validation: Split
     test: Split
+
+    def to(self, device: torch.device) -> "Dataset":
+        """The same data on a device."""
+        return Dataset(self.calibration.to(device), self.validation.to(device), self.test.to(device))
 
     def get_split(self, name: str) -> Split:
         """A split by its name."""

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import torch
+
 from nas.execution.calls import AGAIN_S, DEATHS, call_on_actors
 from nas.execution.packing import Packed, pack, unpack
 from nas.execution.task import Pieces, Task
 from nas.execution.task_scheduling import Shares
 from nas.execution.worker import Bench, Worker
+from pruning.inference.device import AUTO, find_device
 from search_spaces.errors import ExecutionError, MissingExtra, NasError
 
 IN_FLIGHT = 2  # tasks an actor has at a time, so that it never waits for the driver
@@ -366,18 +369,23 @@ class Restarted(Exception):
     """An actor that died since it was last asked, and has no parent yet."""
 
 
+def _find_own_device() -> torch.device | None:
+    """The GPU that this actor was given; None where it was given none."""
+    import ray
+
+    return find_device(AUTO) if ray.get_gpu_ids() else None
+
+
 class Evaluating:
     """The actor: a worker over memory of its node's object store."""
 
     def __init__(self, threads: int) -> None:
-        import torch
-
         torch.set_num_threads(threads)
         self._worker: Worker | None = None
 
     def prepare(self, packed: Packed) -> None:
         """Returns once it can evaluate."""
-        self._worker = self._worker or Worker(unpack(packed))
+        self._worker = self._worker or Worker(unpack(packed, _find_own_device()))
 
     def call(self, packed: Packed, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Run a function with the worker before its other arguments."""

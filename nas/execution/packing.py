@@ -38,9 +38,13 @@ def pack(content: Any) -> Packed:
     return Packed(stream.getvalue(), tuple(packer.arrays))
 
 
-def unpack(packed: Packed) -> Any:
-    """Put it together again, over the arrays' own memory: not to be written to."""
-    return _Unpacker(packed).load()
+def unpack(packed: Packed, device: torch.device | None = None) -> Any:
+    """Put it together again.
+
+    Args:
+        device: where its tensors are then; None leaves them over the arrays' own memory: not to be written to.
+    """
+    return _Unpacker(packed, device).load()
 
 
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
@@ -65,9 +69,9 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, packed: Packed) -> None:
+    def __init__(self, packed: Packed, device: torch.device | None) -> None:
         super().__init__(io.BytesIO(packed.pickled))
-        self._arrays = packed.arrays
+        self._arrays, self._device = packed.arrays, device
         self._made: dict[int, Tensor] = {}
 
     def persistent_load(self, name: tuple[Any, ...]) -> Tensor:
@@ -78,5 +82,6 @@ class _Unpacker(pickle.Unpickler):
                 warnings.simplefilter("ignore", UserWarning)  # that it cannot be written to is the point
                 flat = torch.from_numpy(self._arrays[position])
             tensor = flat.view(dtype).reshape(shape) if flat.numel() else torch.empty(shape, dtype=dtype)
+            tensor = tensor if self._device is None else tensor.to(self._device)
             self._made[identity] = torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
         return self._made[identity]

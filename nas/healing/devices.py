@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from nas.quality.precision import Precision, choose_precision
-from nas.request.choices import AUTO, LORA
-from pruning.anatomy.copying import copy_module
+from nas.request.choices import LORA
+from pruning.inference.device import AUTO, CPU, find_device, has_bf16, place
 from search_spaces.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -25,11 +24,11 @@ def open_accelerator(accumulation: int) -> "Accelerator":
     """
     from accelerate import Accelerator
 
-    on_gpu = torch.cuda.is_available()
-    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else choose_precision(AUTO) is Precision.BF16
+    device = find_device(AUTO)
     return Accelerator(
-        cpu=not on_gpu, mixed_precision="bf16" if has_bf16 else "no", gradient_accumulation_steps=accumulation
-    )
+        cpu=device.type == CPU, mixed_precision="bf16" if has_bf16(device) else "no",
+        gradient_accumulation_steps=accumulation,
+    )  # fmt: skip
 
 
 def check_installed(trained: str) -> None:
@@ -49,7 +48,7 @@ def check_installed(trained: str) -> None:
 
 def place_copy(model: Any, device: torch.device) -> Any:
     """A model on a device: itself where that is the CPU, else a copy, since other models may have its weights."""
-    return model if device.type == "cpu" else copy_module(model).to(device)
+    return place(model, device)
 
 
 def average_gradients(accelerator: "Accelerator", parameters: Iterable[nn.Parameter]) -> None:

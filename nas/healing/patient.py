@@ -21,6 +21,7 @@ from nas.quality.answers import AnswerEvaluator
 from nas.quality.evaluator import Evaluator
 from nas.quality.language import LanguageEvaluator
 from pruning.anatomy.anatomy import Anatomy
+from pruning.inference.widening import copy_in_float32
 from search_spaces.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def choose_lessons(
     if isinstance(evaluator, AnswerEvaluator) and not any(each.tokens.stages for each in architectures):
         return Lessons(append_answers(split), count_answer_tokens(split), data)
     if isinstance(evaluator, LanguageEvaluator):
-        split = add_noisy_copies(parent.model, split, recipe.copies, recipe.noise, recipe.seed)
+        split = add_noisy_copies(parent.placed, split, recipe.copies, recipe.noise, recipe.seed)
     return Lessons(split, 1, data)
 
 
@@ -101,7 +102,7 @@ class Patient:
     def build_training(
         self, recipe: Recipe, file: Path, identity: dict[str, Any], teacher: Teacher | None = None
     ) -> Training:
-        """How the model is trained: in place on the CPU, else as a copy (`Training.weights` has it).
+        """How the model is trained: in place where its weights are float32 on the CPU, else as a copy.
 
         Args:
             file: where the state is kept.
@@ -115,7 +116,7 @@ class Patient:
         check_installed(recipe.trained)
         accelerator = open_accelerator(recipe.accumulation)
         teacher = self.build_teacher(accelerator) if teacher is None else teacher
-        model = place_copy(self.model, accelerator.device)
+        model = place_copy(copy_in_float32(self.model), accelerator.device)
         weights = choose_trained(model, self.anatomy, self.architecture, recipe.trained, recipe.seed)
         loss = HealingLoss(teacher, model, self.anatomy, self.architecture, recipe.hidden_weight, accelerator.autocast)
         items = Items(self.lessons.items, recipe.seed, accelerator.process_index, accelerator.num_processes)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas.execution.packing import Packed, pack, unpack
 from nas.healing.patient import Patient
 from nas.healing.recipe import Recipe
 from nas.healing.state import TrainingState, load_state
 from nas.healing.train import Training
 from nas.progress import Progress, Silent
+from pruning.inference.device import count_gpus
 
 _MEETING, _ENDED = "meeting", "ended.pt"  # files of the processes: where they find each other, what they came to
 
@@ -47,7 +46,7 @@ def run_on_every_device(
         training: of this process; its model has the best weights at the end.
         processes: how many; None for one on each GPU.
     """
-    count = processes or max(1, torch.cuda.device_count())
+    count = processes or max(1, count_gpus())
     if count == 1:
         return training.run(state, progress, until, limit_s)
     from torch.multiprocessing.spawn import spawn
@@ -69,7 +68,7 @@ def _train(rank: int, work: _Work) -> None:
 
     here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # which Accelerate asks for; they meet at a file
     os.environ.update(here, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(work.processes))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "nccl" if count_gpus() else "gloo"
     meeting = f"file://{work.folder / _MEETING}"
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=work.processes)
     try:

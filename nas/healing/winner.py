@@ -45,7 +45,7 @@ class Winner:
         """The winner with what judges it and what it is trained on."""
         evaluator = build_candidate_evaluator(self.parent, self.model, self.folder)
         lessons = choose_lessons(self.parent, evaluator, [self.architecture], recipe)
-        return Patient(self.parent.model, self.parent.anatomy, self.model, self.architecture, evaluator, lessons)
+        return Patient(self.parent.placed, self.parent.anatomy, self.model, self.architecture, evaluator, lessons)
 
 
 def load_winner(folder: Path, result: dict[str, Any]) -> Winner:

@@ -1,21 +1,26 @@
 """The parent model: its weights with everything that is known of it before anything is searched."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from latency_models.shape import ModelShape
 from nas.data.dataset import Dataset, Split, load_dataset
 from nas.data.padding import needs_padding, settle_padding
 from nas.parent.reference_models import DEFAULT, ReferenceModel, find_reference
 from nas.parent.shape import read_shape
+from nas.request.choices import check_device, check_streaming
 from nas.storage.cache_folder import get_cache_folder
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load_parent
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import load_tokenizer
+from pruning.inference.device import CPU, find_device, place
+from pruning.inference.residency import NEVER, decides_to_stream, stream
 from pruning.inference.widening import widen_tensor
 from search_spaces.errors import BadData
 
@@ -32,6 +37,7 @@ class ParentModel:
         data: the data that belongs to it or that was given; None where there is none.
         digest: names its weights.
         trust_remote_code: whether code that the model, its tokenizer or its processor carries may run.
+        device: where it is evaluated; `model` stays on the CPU, from where it is exported.
 
     Example:
         >>> parent = load_parent_model("python-lm")
@@ -48,6 +54,12 @@ class ParentModel:
     digest: str
     reference: ReferenceModel | None
     trust_remote_code: bool = False
+    device: torch.device = field(default_factory=find_device)
+
+    @cached_property
+    def placed(self) -> Any:
+        """The model on the device where it is evaluated; its data are there too."""
+        return place(self.model, self.device)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -67,7 +79,8 @@ class ParentModel:
         if self.data is None:
             raise BadData(f"model {self.id} has no data of its own; give some with --data FILE or DIR")
         if length not in self._datasets:
-            self._datasets[length] = load_dataset(self.model, self.tokenizer, self.data, length, self.trust_remote_code)
+            read = load_dataset(self.model, self.tokenizer, self.data, length, self.trust_remote_code)
+            self._datasets[length] = read.to(self.device)
         return self._datasets[length]
 
     def load_more_calibration(self, windows: int) -> Split:
@@ -77,7 +90,8 @@ class ParentModel:
             BadData: as `dataset`.
         """
         assert self.data is not None, "it was read for the dataset"
-        return load_dataset(self.model, self.tokenizer, self.data, None, self.trust_remote_code, windows).calibration
+        read = load_dataset(self.model, self.tokenizer, self.data, None, self.trust_remote_code, windows)
+        return read.calibration.to(self.device)
 
     @cached_property
     def _datasets(self) -> dict[int | None, Dataset]:
@@ -115,18 +129,27 @@ class ParentModel:
         return get_cache_folder() / self.digest
 
 
-def load_parent_model(source: str | None, data: Path | None = None, trust_remote_code: bool = False) -> ParentModel:
+def load_parent_model(
+    source: str | None,
+    data: Path | None = None,
+    trust_remote_code: bool = False,
+    device: str = CPU,
+    streaming: str = NEVER,
+) -> ParentModel:
     """Load a parent and read its structure.
 
     Args:
         source: a folder, a hub id, the name of a reference model, or None for the default one.
         data: the user's `--data`; else the data of a reference model.
+        device: where it is evaluated, as `find_device` takes it.
+        streaming: whether the weights of a block are let go of when it has run: auto, always or never.
 
     Raises:
+        UsageError: no such device, or one on which nothing is streamed.
         ModelError: it cannot be loaded or read.
         MissingExtra: a reference model needs a package.
     """
-    name = source or DEFAULT
+    place_of_work, name = find_device(check_device(device)), source or DEFAULT
     reference = find_reference(name)
     location = reference.folder if reference else name
     model = load_parent(location, trust_remote_code=trust_remote_code)
@@ -135,9 +158,13 @@ def load_parent_model(source: str | None, data: Path | None = None, trust_remote
     if needs_padding(model) and (tokenizer := load_tokenizer(folder or shown, trust_remote_code)) is not None:
         settle_padding(model, tokenizer)
     anatomy = read_anatomy(model)
+    if decides_to_stream(check_streaming(streaming), model, place_of_work):
+        stream(model, anatomy.stack)
     own = reference.data if reference else None
     shape, digest = read_shape(model, anatomy), compute_weights_digest(model)
-    return ParentModel(shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code)
+    return ParentModel(
+        shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code, place_of_work
+    )
 
 
 def compute_weights_digest(model: Any) -> str:

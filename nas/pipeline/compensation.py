@@ -53,7 +53,7 @@ def _choose_calibration(parent: ParentModel, dataset: Dataset) -> Split:
 
 def _count_tokens(parent: ParentModel, split: Split) -> int:
     """Those of all items that are no padding; how many an item has is seen in the parent's own stream."""
-    stream = record_streams(parent.model, parent.anatomy, pick_items(split, 1), {Point(0)}).at[Point(0)]
+    stream = record_streams(parent.placed, parent.anatomy, pick_items(split, 1), {Point(0)}).at[Point(0)]
     mask = split.inputs.get("attention_mask")
     padded = mask is not None and mask.shape[1] == stream.shape[1]
     return int(mask.sum()) if mask is not None and padded else len(split) * stream.shape[1]

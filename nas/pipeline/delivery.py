@@ -15,6 +15,7 @@ from nas.results.certificate import Certificate
 from nas.results.finalists import Finalist
 from nas.search import Candidate, SearchOutcome
 from nas.search.unit_savings import UnitSavings
+from pruning.inference.device import CPU, find_device, place
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
@@ -53,9 +54,9 @@ class Delivery:
     @cached_property
     def winner(self) -> Any:
         """The winner as it is delivered: adjusted, trained where that was asked for."""
-        return (
-            self.context.builder.build(self.outcome.winner.architecture) if self.healed is None else self.healed.model
-        )
+        if self.healed is not None:
+            return self.healed.model
+        return place(self.context.builder.build(self.outcome.winner.architecture), find_device(CPU))
 
     def get_tested(self, candidate: Candidate) -> Quality:
         """The test quality of the parent, the winner as it is delivered, the runner-up or a baseline."""

@@ -1,11 +1,8 @@
 """What a search would do (`--dry-run`): with the model and the data as it will have them, and nothing measured."""
 
-import time
 from dataclasses import dataclass
 from math import comb
 from typing import Any
-
-import torch
 
 from latency_models.footprint import compute_memory
 from latency_models.targets import Target, find_target
@@ -14,6 +11,7 @@ from nas.data.dataset import Dataset
 from nas.data.documents import SPLITS
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
+from nas.parent.running_cost import check_memory, count_bytes, estimate_peak_bytes, measure_item_seconds
 from nas.pipeline.evaluator import list_rungs
 from nas.pipeline.prepare import resolve_space, say_what_fits
 from nas.profiling.latency_model import load_latency_model
@@ -22,10 +20,10 @@ from nas.request.search_request import SearchRequest
 from nas.search.greedy_removal import WIDTH
 from nas.tokens.describe import describe_schedule
 from nas.tokens.space import build_evaluator_with_tokens, count_droppable
+from pruning.inference.residency import is_streamed
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
 
-_TIMED = 4  # items of one look at the parent
 _SHARED = 0.5  # of an evaluation is computed, as candidates share the states of blocks; docs/search.md
 _MINUTE = 60.0
 
@@ -56,13 +54,16 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     """
     target = find_target(request.target)
     with progress.open_stage("loading the model"):
-        parent = load_parent_model(request.model, request.data, request.trust_remote_code)
+        parent = load_parent_model(
+            request.model, request.data, request.trust_remote_code, request.device, request.stream
+        )
+    check_memory(parent, request.prefix_cache_bytes)
     workload, space = resolve_space(request, parent, target)
     say_what_fits(request, parent, target, workload, progress)
     with progress.open_stage("reading the data"):
         dataset = build_evaluator_with_tokens(parent, workload, request.tokens).dataset
     with progress.open_stage("timing the parent on a few items"):
-        seconds = _time_item(parent, dataset)
+        seconds = measure_item_seconds(parent, dataset.calibration)
     facts = {
         **_describe_request(request, parent, target, workload),
         **_predict(request, parent, target, workload, space, progress),
@@ -99,6 +100,8 @@ def _describe_request(
         "trials": request.trials,
         "batch": request.batch,
         "executor": request.executor,
+        "device": str(parent.device),
+        "streamed": is_streamed(parent.model, parent.anatomy.stack),
         "heal_minutes": request.heal_s and round(request.heal_s / 60, 2),
     }
 
@@ -115,16 +118,6 @@ def _predict(
     return {"parent_ms": round(ms, 3), "budget_ms": round(request.budget.resolve(ms), 3), "latency": latency.label}
 
 
-@torch.inference_mode()
-def _time_item(parent: ParentModel, dataset: Dataset) -> float:
-    """Of the parent here; the second look at the same items, as the first one pays for beginning."""
-    batch = next(dataset.calibration.iterate_batches(_TIMED))
-    for _ in range(2):
-        began = time.monotonic()
-        parent.model(**batch)
-    return (time.monotonic() - began) / min(_TIMED, len(dataset.calibration))
-
-
 def _count_evaluated_items(request: SearchRequest, space: Space, dataset: Dataset) -> float:
     """Items that are computed, about: of parts alone, greedy removal, all trials, the last few, the test."""
     few, *_, every = list_rungs(len(dataset.validation))
@@ -137,10 +130,11 @@ def _count_evaluated_items(request: SearchRequest, space: Space, dataset: Datase
 
 def _estimate_memory(request: SearchRequest, parent: ParentModel, target: Target, workload: Workload) -> dict[str, int]:
     """Bytes by arithmetic: here what is loaded and the most that states may take, and the parent on the target."""
-    weights = sum(each.numel() * each.element_size() for each in parent.model.parameters())
+    states = request.prefix_cache_bytes
     on_target = compute_memory(parent.shape, Architecture.parent(parent.anatomy.depth), workload, target.precision)
     return {
-        "weights_here": weights, "states_here_at_most": request.prefix_cache_bytes, "parent_on_target": on_target.total,
+        "weights_here": count_bytes(parent.model), "states_here_at_most": states,
+        "peak_here_about": estimate_peak_bytes(parent, states), "parent_on_target": on_target.total,
     }  # fmt: skip
 
 

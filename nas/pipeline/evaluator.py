@@ -9,6 +9,7 @@ from nas.quality.evaluations import Evaluations, open_evaluations
 from nas.quality.precision import choose_precision
 from nas.request.search_request import SearchRequest
 from pruning.compensation.candidate_builder import CompensationPlan
+from pruning.inference.device import CPU
 from pruning.inference.prefix_cache import GIB
 
 RUNGS = ((1 / 8, 4), (3 / 8, 8))  # shares of the validation items that a trial is judged on, and how many at least
@@ -36,8 +37,8 @@ def build_evaluator(
     draft, final = ("", "") if compensation is None else (compensation.build_key(False), compensation.build_key(True))
     known = load_evaluations(parent, evaluator, "validation", storage, draft)
     finals = None if compensation is None else load_evaluations(parent, evaluator, "validation", storage, final)
-    chosen, cuts = choose_precision(precision), list_rungs(items or len(evaluator.dataset.validation))
-    bench = Bench(parent.model, parent.anatomy, evaluator, chosen, cache_bytes, verify, compensation)
+    chosen, cuts = choose_precision(precision, parent.device), list_rungs(items or len(evaluator.dataset.validation))
+    bench = Bench(parent.placed, parent.anatomy, evaluator, chosen, cache_bytes, verify, compensation)
     executor = LocalExecutor(Worker(bench)) if cluster is None else cluster.open_executor(bench)
     return CachedEvaluator(evaluator, known, executor, chosen, cuts, finals)
 
@@ -52,6 +53,7 @@ def load_evaluations(
     """
     content = f"{parent.digest}/{evaluator.dataset.get_split(split).digest}/{evaluator.metric}"
     content += f"/{compensation}" if compensation else ""
+    content += "" if parent.device.type == CPU else f"/{parent.device.type}"  # where sums are rounded otherwise
     return open_evaluations(parent.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
 
 

@@ -156,7 +156,7 @@ class FinalistHealing:
         context = self.context
         model = context.builder.build(architecture)
         return Patient(
-            context.parent.model,
+            context.parent.placed,
             context.parent.anatomy,
             model,
             architecture,

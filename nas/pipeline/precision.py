@@ -73,7 +73,7 @@ def restrict_to_sound_formats(
         inputs: keyword inputs of the model, a few calibration items.
     """
     formats = [choice for choice in space.choices if choice.level.get_value(AXIS) is not None]
-    losses = measure_rounding(parent.model, parent.anatomy, formats, inputs)
+    losses = measure_rounding(parent.placed, parent.anatomy, formats, inputs)
     broken = {choice: loss for choice, loss in losses.items() if loss.error > SOUND}
     lines = [
         f"{choice} is not searched: rounding loses {loss.error:.0%} of what its matrices give, with inputs up to "

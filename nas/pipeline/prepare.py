@@ -8,6 +8,7 @@ from nas.execution.device_node import Node
 from nas.execution.worker import LocalExecutor
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
+from nas.parent.running_cost import check_memory
 from nas.pipeline.compensation import plan_compensation
 from nas.pipeline.evaluator import build_evaluator, open_cluster
 from nas.pipeline.precision import (
@@ -62,7 +63,10 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     if target.note:
         progress.show_message(f"target: {target.note}")
     with progress.open_stage("loading the model"):
-        parent = load_parent_model(request.model, request.data, request.trust_remote_code)
+        parent = load_parent_model(
+            request.model, request.data, request.trust_remote_code, request.device, request.stream
+        )
+    check_memory(parent, request.prefix_cache_bytes)
     workload, space = resolve_space(request, parent, target)
     say_what_fits(request, parent, target, workload, progress)
     with progress.open_stage("reading the data"):
@@ -79,7 +83,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     builder = (
         executor.builder
         if isinstance(executor, LocalExecutor)
-        else CandidateBuilder(parent.model, parent.anatomy, compensation)
+        else CandidateBuilder(parent.placed, parent.anatomy, compensation)
     )
     export = ParentExport(parent, progress, workload.phase)
     if request.tokens == SEARCH:

@@ -78,7 +78,7 @@ def _check_locations(request: SearchRequest) -> None:
 def _search(context: SearchContext, progress: Timed) -> Result:
     request, parent = context.request, context.parent
     batches = track_items(progress, "analysing redundancy", list_analysis_batches(parent))
-    redundancy = measure_redundancy(parent.model, batches, parent.anatomy)
+    redundancy = measure_redundancy(parent.placed, batches, parent.anatomy)
     save_redundancy(redundancy, request.out, parent.id)
     cached_evaluator = context.cached_evaluator
     evaluator = cached_evaluator.evaluator

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from nas.request.choices import AUTO, check_arithmetic
+from pruning.inference.device import CPU, find_device, get_device, has_bf16
 
 
 class Precision(StrEnum):
@@ -23,10 +24,10 @@ class _Reduced:
     """A model whose passes run under autocast."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self._model, self._device_type = model, get_device(model).type
 
     def __call__(self, **inputs: Any) -> Any:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self._device_type, dtype=torch.bfloat16):
             return self._model(**inputs)
 
     @property
@@ -35,14 +36,15 @@ class _Reduced:
         return _Reduced(self._model.base_model)
 
 
-def choose_precision(asked: str) -> Precision:
-    """The precision that was asked for; `auto` is bf16 where the processor has it (about twice as fast), else fp32.
+def choose_precision(asked: str, device: torch.device | None = None) -> Precision:
+    """The precision that was asked for; `auto` is bf16 where the device has it (about twice as fast), else fp32.
+
+    Args:
+        device: None for the CPU.
 
     Raises:
         UsageError: another word.
     """
     if check_arithmetic(asked) != AUTO:
         return Precision(asked)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    return Precision.BF16 if native else Precision.FP32
+    return Precision.BF16 if has_bf16(device or find_device(CPU)) else Precision.FP32

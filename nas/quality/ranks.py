@@ -18,5 +18,5 @@ def compute_rank_correlation(own: Tensor, parent: Tensor) -> float:
         return 0.0
     from scipy.stats import rankdata
 
-    ranks = [rankdata(values.numpy()) for values in (own, parent)]
+    ranks = [rankdata(values.cpu().numpy()) for values in (own, parent)]
     return float(np.corrcoef(*ranks)[0, 1])

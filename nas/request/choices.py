@@ -1,5 +1,7 @@
 """The words a request may hold, checked without loading what they stand for: a server reads requests without torch."""
 
+import re
+
 from search_spaces.errors import UsageError
 from search_spaces.presets import PRESETS
 from search_spaces.weight_formats import FORMATS
@@ -19,6 +21,8 @@ ARITHMETIC = ("fp32", "bf16")  # of evaluations, as in nas.quality.precision
 FULL = "fp32"  # the precision of a model whose matrices keep theirs
 PROJECTIONS, LORA, ALL = "projections+norms", "lora", "all"  # what is trained when a model is healed
 TRAINED = (PROJECTIONS, LORA, ALL)
+STREAMING = ("auto", "always", "never")  # as in pruning.inference.residency
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 TOKEN_METHODS = ("pyramiddrop", "random-tokens", "fastv", "tome", "equal-steps", "dop")
 
 
@@ -78,6 +82,28 @@ def check_arithmetic(asked: str) -> str:
     """
     if asked not in (AUTO, *ARITHMETIC):
         raise UsageError(f"evaluate-in {asked!r} is none of {AUTO}, {', '.join(ARITHMETIC)}")
+    return asked
+
+
+def check_device(asked: str) -> str:
+    """The name of a device; whether it is here is found out where it is used.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not _DEVICE.fullmatch(asked):
+        raise UsageError(f"device {asked!r} is none of auto, cpu, cuda, cuda:N and mps; write for example cuda:0")
+    return asked
+
+
+def check_streaming(asked: str) -> str:
+    """When blocks are streamed.
+
+    Raises:
+        UsageError: none of these words.
+    """
+    if asked not in STREAMING:
+        raise UsageError(f"stream {asked!r} is none of {', '.join(STREAMING)}")
     return asked
 
 

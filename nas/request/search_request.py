@@ -64,6 +64,8 @@ class SearchRequest:
     executor: str = "local"
     workers: int | None = None
     worker_resources: dict[str, float] | None = None
+    device: str = AUTO
+    stream: str = AUTO
     id: str = ""  # of this search among all, given when it begins
 
     def is_same_search(self, other: "SearchRequest") -> bool:
@@ -71,7 +73,9 @@ class SearchRequest:
         return self._remove_location() == other._remove_location()
 
     def _remove_location(self) -> "SearchRequest":
-        return dataclasses.replace(self, out=Path(), executor="local", workers=None, worker_resources=None, id="")
+        return dataclasses.replace(
+            self, out=Path(), executor="local", workers=None, worker_resources=None, device=AUTO, stream=AUTO, id=""
+        )
 
     @property
     def resume_command(self) -> str:

@@ -165,12 +165,12 @@ class _Sums:
     def add_unit(self, kind: Kind, layer: int, before: Tensor, after: Tensor) -> None:
         """A unit's stream before and after."""
         cosine = nn.functional.cosine_similarity(self.select_rows(before), self.select_rows(after), dim=-1)
-        self.units[kind][layer] += cosine.sum(dtype=torch.float64)
+        self.units[kind][layer] += cosine.cpu().sum(dtype=torch.float64)
 
     def end(self) -> None:
         """All pairs of block inputs in one product: sum over tokens of unit vectors' dot products."""
         stacked = self.streams.flatten(1)
-        self.between += (stacked @ stacked.T).double()
+        self.between += (stacked @ stacked.T).cpu().double()
         self.tokens += self.streams.shape[1]
 
     def average(self, anatomy: Anatomy) -> Redundancy:

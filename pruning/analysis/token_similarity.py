@@ -22,7 +22,7 @@ def compute_neighbour_cosine(units: Tensor, group: Tensor) -> Sum:
     """
     both = group[:, 1:] & group[:, :-1]
     cosine = (units[:, 1:] * units[:, :-1]).sum(-1)
-    return float(cosine[both].sum(dtype=torch.float64)), int(both.sum())
+    return float(cosine[both].cpu().sum(dtype=torch.float64)), int(both.sum())
 
 
 def compute_nearest_cosine(units: Tensor, group: Tensor, sample: int = SAMPLE) -> Sum:
@@ -41,7 +41,7 @@ def compute_nearest_cosine(units: Tensor, group: Tensor, sample: int = SAMPLE) -
         looking = torch.linspace(0, len(tokens) - 1, min(len(tokens), sample), device=tokens.device).round().long()
         cosine = tokens[looking] @ tokens.T
         cosine.scatter_(1, looking[:, None], -2.0)  # not itself
-        total += float(cosine.amax(1).sum(dtype=torch.float64))
+        total += float(cosine.amax(1).cpu().sum(dtype=torch.float64))
         count += len(looking)
     return total, count
 
@@ -55,7 +55,7 @@ def compute_mass(weights: Tensor, group: Tensor) -> Sum:
     """
     present = group.any(1)
     shares = (weights * group).sum(1)
-    return float(shares[present].sum(dtype=torch.float64)), int(present.sum())
+    return float(shares[present].cpu().sum(dtype=torch.float64)), int(present.sum())
 
 
 def count_holding(weights: Tensor, group: Tensor, share: float = HELD) -> Sum:
@@ -66,8 +66,8 @@ def count_holding(weights: Tensor, group: Tensor, share: float = HELD) -> Sum:
         group: (batch, tokens) of bool.
         share: of what the group receives.
     """
-    present = group.any(1)
-    ordered = (weights.double() * group).sort(1, descending=True).values.cumsum(1)
+    present = group.any(1).cpu()
+    ordered = (weights.cpu().double() * group.cpu()).sort(1, descending=True).values.cumsum(1)
     total = ordered[:, -1:]
     needed = (ordered >= share * total * (1 - 1e-6)).long().argmax(1) + 1
     return float((needed * (total[:, 0] > 0))[present].sum()), int(present.sum())

@@ -26,6 +26,7 @@ from pruning.compensation.sites import Site
 from pruning.compensation.streams import Streams, reshape_by_item, run_trunk, watch_input
 from pruning.compensation.weight_rounding import factorise, makes_up_for_errors, round_by_products
 from pruning.inference.block_stand_in import HandedStates
+from pruning.inference.device import choose_sum_device
 from pruning.surgery.linear import get_weight_matrix
 from pruning.surgery.quantised_linear import QuantisedLinear, read_product
 from search_spaces.kinds import Kind
@@ -158,12 +159,15 @@ class CalibrationPass:
             others = others + self._find_written(site.layer, site.partner)
         written = _flatten_rows(output)
         lacking = route.find_lacking(written, others, self.tokens.align_rows(self.streams.at[site.target]))
-        real = self.tokens.mark_real_rows(batch, tokens)
-        seen = (_flatten_rows(given), written, lacking, hold_out(batch, tokens))
+        real = self.tokens.mark_real_rows(batch, tokens).to(written.device)
+        seen = (_flatten_rows(given), written, lacking, hold_out(batch, tokens).to(written.device))
         inputs, written, lacking, held = seen if bool(real.all()) else [value[real] for value in seen]
         if float(lacking.square().sum()) <= _NEGLIGIBLE * float(written.square().sum()):
             return None
-        return Observed(inputs, get_weight_matrix(module).T, module.bias, written, lacking, held)
+        where = choose_sum_device(written.device)
+        bias = None if module.bias is None else module.bias.to(where)
+        rows = (value.to(where) for value in (written, lacking, held))
+        return Observed(inputs.to(where), get_weight_matrix(module).T.to(where), bias, *rows)
 
     def _find_written(self, layer: int, kind: Kind) -> Tensor:
         """What a part of a parallel block adds to the stream: where it has not run yet, what it added in the parent."""
@@ -210,5 +214,6 @@ def _add(model: Any, module: Any, adjustment: Adjustment) -> None:
 
 
 def _build_changed(model: Any, old: Tensor, change: Tensor) -> nn.Parameter:
-    new = (old.double() + change).to(torch.promote_types(old.dtype, torch.float32)).contiguous()
+    wide = old.to(change.device).double() + change
+    new = wide.to(torch.promote_types(old.dtype, torch.float32)).contiguous().to(old.device)
     return nn.Parameter(round_as_stored(model, new, old), requires_grad=old.requires_grad)

@@ -167,7 +167,7 @@ def compute_digest(inputs: Mapping[str, Tensor]) -> str:
     """Sixteen hexadecimal digits that name some inputs."""
     hashed = hashlib.sha256()
     for name, tensor in sorted(inputs.items()):
-        hashed.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        hashed.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.contiguous().cpu().numpy().tobytes())
     return hashed.hexdigest()[:16]
 
 

@@ -40,18 +40,19 @@ class TokenMap:
 
         def run(value: Tensor) -> Tensor:
             given: Any = module(value)
-            result: Tensor = given[0, 0].double()
+            result: Tensor = given[0, 0].cpu().double()
             return result
 
         plus, minus, twice = run(token), run(-token), run(2 * token)
         shift = (plus + minus) / 2
         direct = plus - shift
         divides = bool(torch.allclose(twice - shift, direct, rtol=1e-2, atol=1e-6 * float(direct.abs().max())))
-        spread = token[0, 0].double().square().mean().sqrt() if divides else 1.0
-        scale = direct / token[0, 0].double() * spread
+        own = token[0, 0].cpu().double()
+        spread = own.square().mean().sqrt() if divides else 1.0
+        scale = direct / own * spread
         lifted = run(token + 3.0)
         centres = divides and bool((lifted - plus).abs().max() < 0.1 * (direct.abs().max() + 1e-12))
-        return cls(scale.float(), shift.float(), divides, centres)
+        return cls(scale.float().to(token.device), shift.float().to(token.device), divides, centres)
 
     def invert(self, wanted: Tensor, given: Tensor, got: Tensor) -> Tensor:
         """What to give the module instead, so that about `wanted` comes out.

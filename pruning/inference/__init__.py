@@ -6,9 +6,18 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "block_stand_in": ["HandedStates"],
+        "device": ["AUTO", "CPU", "choose_sum_device", "count_gpus", "find_device", "get_device", "has_bf16", "place"],
         "kv_cache": ["CacheKeeper", "Left", "PrunedCache", "adapt_decoding", "keeps_own_cache", "list_kept_attentions"],
         "prefix_cache": ["GIB", "Prefix", "PrefixStore", "list_prefixes", "make_resumable"],
-        "residency": ["count_mapped", "release_weights", "stream"],
+        "residency": [
+            "NEVER",
+            "count_mapped",
+            "decides_to_stream",
+            "is_streamed",
+            "read_free_memory",
+            "release_weights",
+            "stream",
+        ],
         "widening": ["NARROW", "copy_in_float32", "is_widened", "widen", "widen_tensor"],
     },
 )

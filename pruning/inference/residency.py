@@ -13,14 +13,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from search_spaces.errors import UsageError
+
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
 SMALLEST = 1 << 20  # bytes: smaller tensors stay
-_MAPS = Path("/proc/self/maps")
+_SHARE = 4  # a model whose weights are more than so manieth a part of the memory is streamed
+_MAPS, _MEMORY = Path("/proc/self/maps"), Path("/proc/meminfo")
 _WEIGHTS = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r.-p .*\.safetensors$", re.MULTILINE)
 _NOT_NEEDED = 4  # MADV_DONTNEED
 
 Range = tuple[int, int]  # addresses: the first, and the first beyond
+
+
+def decides_to_stream(asked: str, model: nn.Module, device: torch.device) -> bool:
+    """Whether a model that is to be evaluated on a device is streamed: where its weights take much of the memory.
+
+    Args:
+        asked: auto, always or never.
+
+    Raises:
+        UsageError: it was asked for where it cannot be.
+    """
+    if asked == NEVER or (asked == AUTO and device.type != "cpu"):
+        return False
+    if device.type != "cpu":
+        raise UsageError(f"--stream {asked}: blocks are streamed on the CPU; take --device cpu, or --stream {AUTO}")
+    mapped = count_mapped(model)
+    if asked == ALWAYS and not mapped:
+        raise UsageError(f"--stream {asked}: this model's weights are not mapped from its files; take --stream {AUTO}")
+    return asked == ALWAYS or mapped > read_free_memory() // _SHARE
+
+
+def read_free_memory() -> int:
+    """Bytes that this machine can still give to programs; a large number where nobody tells."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMORY.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) << 10 if found else 1 << 62
 
 
 def release_weights(module: nn.Module) -> int:
@@ -45,6 +78,11 @@ def stream(model: Any, stack: str) -> None:
     """
     for block in model.get_submodule(stack):
         block.register_forward_hook(_release_after)
+
+
+def is_streamed(model: Any, stack: str) -> bool:
+    """Whether a model lets go of its blocks' weights."""
+    return _release_after in model.get_submodule(stack)[0]._forward_hooks.values()
 
 
 def count_mapped(model: nn.Module) -> int:
