@@ -10,7 +10,7 @@ __getattr__, __all__ = export_lazily(
         "devices": ["check_installed"],
         "local_trainer": ["LocalTrainer"],
         "outputs": ["find_output_loss"],
-        "patient": ["Lessons", "Patient", "choose_lessons"],
+        "student": ["TrainingData", "Student", "choose_training_data"],
         "ray_trainer": ["RayTrainer"],
         "recipe": ["Recipe"],
         "record": ["Healed"],

@@ -12,11 +12,11 @@ from nas.export.onnx_export import build_file_name
 from nas.export.parity import check_parity
 from nas.healing.card import write_card
 from nas.healing.mlflow_run import build_healing_run
-from nas.healing.patient import Patient
 from nas.healing.processes import run_on_every_device
 from nas.healing.recipe import Recipe
 from nas.healing.record import Healed
 from nas.healing.state import TrainingState, load_state
+from nas.healing.student import Student
 from nas.healing.train import Training, measure_pace
 from nas.healing.winner import Winner, load_winner
 from nas.mlflow_model import write_mlmodel
@@ -94,9 +94,9 @@ class _Healing:
         return self.asked or (Recipe() if self.begun is None else Recipe(**self.begun[0]["recipe"]))
 
     @cached_property
-    def patient(self) -> Patient:
+    def student(self) -> Student:
         with self.progress.open_stage("reading the data"):
-            return self.winner.build_patient(self.recipe)
+            return self.winner.build_student(self.recipe)
 
     def run(self) -> Healed:
         """Train, judge, deliver.
@@ -104,23 +104,23 @@ class _Healing:
         Raises:
             UsageError: something else was begun.
         """
-        evaluator, identity = self.patient.evaluator, self._build_identity()
+        evaluator, identity = self.student.evaluator, self._build_identity()
         self.progress.show_message(f"quality: {evaluator.words}")
         if self.begun is not None and self.begun[0] != identity:
             raise UsageError(
                 f"{self.out / STATE} is of another recipe, winner or data; continue it as it was begun, without "
                 "options, or delete it"
             )
-        training = self.patient.build_training(self.recipe, self.out / STATE, identity)
+        training = self.student.build_training(self.recipe, self.out / STATE, identity)
         with self.progress.open_stage("evaluating on the test split"):
             before = evaluator.evaluate(self.winner.model, _TEST)
-        state = run_on_every_device(self.patient, training, self._begin(training), self.progress)
+        state = run_on_every_device(self.student, training, self._begin(training), self.progress)
         model = training.weights.finish()
         with self.progress.open_stage("evaluating on the test split"):
             after = evaluator.evaluate(model, _TEST)
         self._deliver(model)
         healed = self._record(state, before, after)
-        unit = "images" if "pixel_values" in self.patient.lessons.items.inputs else "text tokens"
+        unit = "images" if "pixel_values" in self.student.training_data.items.inputs else "text tokens"
         write_card(self.out, self.winner.parent.id, healed, unit)
         healed.save(self.out)
         healed = replace(healed, mlflow=self._log(healed, state))
@@ -140,7 +140,12 @@ class _Healing:
 
     def _build_identity(self) -> dict[str, Any]:
         winner, parent = self.winner.digest, self.winner.parent.digest
-        return {"recipe": self.recipe.to_json(), "winner": winner, "parent": parent, "data": self.patient.lessons.data}
+        return {
+            "recipe": self.recipe.to_json(),
+            "winner": winner,
+            "parent": parent,
+            "data": self.student.training_data.data,
+        }
 
     def _begin(self, training: Training) -> TrainingState:
         """Where training begins or goes on."""
@@ -189,7 +194,7 @@ class _Healing:
             tokens_seen=state.tokens,
             seconds=round(state.seconds, 1),
             recipe=self.recipe,
-            data=self.patient.lessons.data,
+            data=self.student.training_data.data,
             parent=self.winner.parent.digest,
             winner=self.winner.digest,
             files=self._files,

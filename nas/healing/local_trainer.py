@@ -6,11 +6,11 @@ from functools import cached_property
 
 from nas.healing.devices import open_accelerator
 from nas.healing.loss import list_watched_layers
-from nas.healing.patient import Patient
 from nas.healing.processes import run_on_every_device
 from nas.healing.recipe import Recipe
 from nas.healing.state import TrainingState
 from nas.healing.state_files import StateFiles
+from nas.healing.student import Student
 from nas.healing.teacher import Teacher
 from nas.healing.tournament import Leg
 from nas.healing.train import Training, measure_pace
@@ -23,15 +23,15 @@ class LocalTrainer:
 
     Attributes:
         files: of the states.
-        build_patient: a finalist by its number, as it is before training.
+        build_student: a finalist by its number, as it is before training.
         recipe: of the training.
     """
 
     files: StateFiles
-    build_patient: Callable[[int], Patient]
+    build_student: Callable[[int], Student]
     recipe: Recipe
     progress: Progress
-    _patients: dict[int, Patient] = field(default_factory=dict, init=False)
+    _students: dict[int, Student] = field(default_factory=dict, init=False)
     _trainings: dict[int, Training] = field(default_factory=dict, init=False)
 
     def restore(self, member: int) -> TrainingState:
@@ -49,25 +49,25 @@ class LocalTrainer:
     def run(self, legs: Sequence[Leg]) -> list[TrainingState]:
         """Train each; those that are not among them are forgotten."""
         for member in set(self._trainings) - {leg.member for leg in legs}:
-            del self._trainings[member], self._patients[member]
+            del self._trainings[member], self._students[member]
         return [self._run(leg) for leg in legs]
 
     def _run(self, leg: Leg) -> TrainingState:
         training = self._get_training(leg.member)
         return run_on_every_device(
-            self._patients[leg.member], training, leg.state, self.progress, leg.until, leg.limit_s
+            self._students[leg.member], training, leg.state, self.progress, leg.until, leg.limit_s
         )
 
     def _get_training(self, member: int) -> Training:
         if member not in self._trainings:
-            patient = self._patients[member] = self.build_patient(member)
-            self._trainings[member] = patient.build_training(
+            student = self._students[member] = self.build_student(member)
+            self._trainings[member] = student.build_training(
                 self.recipe, self.files.get_path(member), self.files.build_identity(member), self._teacher
             )
         return self._trainings[member]
 
     @cached_property
     def _teacher(self) -> Teacher:
-        patient = self._patients[min(self._patients)]
-        watched = (list_watched_layers(patient.anatomy, each) for each in self.files.architectures)
-        return patient.build_teacher(open_accelerator(self.recipe.accumulation), frozenset().union(*watched))
+        student = self._students[min(self._students)]
+        watched = (list_watched_layers(student.anatomy, each) for each in self.files.architectures)
+        return student.build_teacher(open_accelerator(self.recipe.accumulation), frozenset().union(*watched))

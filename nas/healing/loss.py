@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.healing.items import Batch
-from nas.healing.teacher import Lesson, Teacher, watch_streams
+from nas.healing.teacher import Teacher, TeacherOutputs, watch_streams
 from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.alignment import TokenAlignment
 from pruning.compensation.sites import find_kept_layers
@@ -53,29 +53,31 @@ class HealingLoss:
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss, a number that gradients can be taken of."""
-        lesson = self.teacher.teach(batch)
+        outputs = self.teacher.compute_outputs(batch)
         blocks: nn.ModuleList = self.model.get_submodule(self.anatomy.stack)
-        seen = self._compare_streams(batch.inputs, lesson) if self.hidden_weight > 0 else {}
+        seen = self._compare_streams(batch.inputs, outputs) if self.hidden_weight > 0 else {}
         with self.arithmetic(), watch_streams(blocks, seen):
             own = self.teacher.outputs.run(self.model, batch.inputs)
-        loss = self._compare_outputs(own, lesson, batch.inputs)
+        loss = self._compare_outputs(own, outputs, batch.inputs)
         if self._errors:
             loss = loss + self.hidden_weight * torch.stack(self._errors).mean()
         self._errors.clear()
         return loss
 
-    def _compare_outputs(self, own: Tensor, lesson: Lesson, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _compare_outputs(self, own: Tensor, outputs: TeacherOutputs, inputs: Mapping[str, Tensor]) -> Tensor:
         rows = own.flatten(0, 1)
         if self.teacher.outputs.distributions:
             own_logs = rows.log_softmax(-1, dtype=torch.float32)  # one pass each way, unlike a normaliser taken apart
-            losses = lesson.read_distribution().compute_divergence(own_logs, own_logs.new_zeros(len(own_logs)))
+            losses = outputs.read_distribution().compute_divergence(own_logs, own_logs.new_zeros(len(own_logs)))
         else:
-            losses = self.teacher.outputs.compare(rows, lesson.rows.flatten(0, 1).float())
+            losses = self.teacher.outputs.compare(rows, outputs.rows.flatten(0, 1).float())
         if self.teacher.outputs.mark_real is not None:
             losses = losses[self.teacher.outputs.mark_real(inputs).flatten()]
         return losses.mean()
 
-    def _compare_streams(self, inputs: Mapping[str, Tensor], lesson: Lesson) -> dict[int, Callable[[Tensor], None]]:
+    def _compare_streams(
+        self, inputs: Mapping[str, Tensor], outputs: TeacherOutputs
+    ) -> dict[int, Callable[[Tensor], None]]:
         """By the number of a block of the model, what compares the stream there with the parent's."""
         items, tokens = len(next(iter(inputs.values()))), TokenAlignment.of(self.model, inputs)
 
@@ -83,7 +85,7 @@ class HealingLoss:
             def see(stream: Tensor) -> None:
                 own = reshape_by_item(stream, items)
                 real = tokens.mark_real_rows(*own.shape[:2])
-                wanted = tokens.align_rows(lesson.streams[layer])[real].float()
+                wanted = tokens.align_rows(outputs.streams[layer])[real].float()
                 self._errors.append(compute_relative_error(own.flatten(0, 1)[real].float(), wanted))
 
             return see

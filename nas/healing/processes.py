@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.execution.packing import Packed, pack, unpack
-from nas.healing.patient import Patient
 from nas.healing.recipe import Recipe
 from nas.healing.state import TrainingState, load_state
+from nas.healing.student import Student
 from nas.healing.train import Training
 from nas.progress import Progress, Silent
 from pruning.inference.device import count_gpus
@@ -22,7 +22,7 @@ _MEETING, _ENDED = "meeting", "ended.pt"  # files of the processes: where they f
 class _Work:
     """What every process is told."""
 
-    patient: Packed
+    student: Packed
     recipe: Recipe
     file: Path
     identity: dict[str, Any]
@@ -34,7 +34,7 @@ class _Work:
 
 
 def run_on_every_device(
-    patient: Patient, training: Training, state: TrainingState, progress: Progress, until: int | None = None,
+    student: Student, training: Training, state: TrainingState, progress: Progress, until: int | None = None,
     limit_s: float = math.inf, processes: int | None = None,
 ) -> TrainingState:  # fmt: skip
     """`Training.run`, in as many processes as there are GPUs, where there are several.
@@ -42,7 +42,7 @@ def run_on_every_device(
     A step then sees as many items on each device as it does on one.
 
     Args:
-        patient: whose training it is.
+        student: whose training it is.
         training: of this process; its model has the best weights at the end.
         processes: how many; None for one on each GPU.
     """
@@ -53,7 +53,7 @@ def run_on_every_device(
 
     with progress.open_stage(f"healing on {count} devices"), tempfile.TemporaryDirectory(prefix="nas-") as name:
         work = _Work(
-            pack(patient), training.recipe, training.file, training.identity, state, until, limit_s, count, Path(name)
+            pack(student), training.recipe, training.file, training.identity, state, until, limit_s, count, Path(name)
         )
         spawn(_train, args=(work,), nprocs=count)  # type: ignore[no-untyped-call]
         ended = load_state(Path(name) / _ENDED)
@@ -72,7 +72,7 @@ def _train(rank: int, work: _Work) -> None:
     meeting = f"file://{work.folder / _MEETING}"
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=work.processes)
     try:
-        training = unpack(work.patient).build_training(work.recipe, work.file, work.identity)
+        training = unpack(work.student).build_training(work.recipe, work.file, work.identity)
         ended = training.run(work.state, Silent(), work.until, work.limit_s)
         if training.accelerator.is_main_process:
             ended.save(work.folder / _ENDED, work.identity)

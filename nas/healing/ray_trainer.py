@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nas.execution.cluster import RayExecutor
 from nas.execution.worker import Worker
-from nas.healing.patient import Lessons, Patient
 from nas.healing.recipe import Recipe
 from nas.healing.state import TrainingState
 from nas.healing.state_files import StateFiles
+from nas.healing.student import Student, TrainingData
 from nas.healing.tournament import Leg
 from nas.healing.train import Training, measure_pace
 from nas.progress import Progress, Silent
@@ -23,13 +23,13 @@ class RayTrainer:
 
     Attributes:
         files: of the states, on this machine.
-        lessons: what finalists are trained on.
+        training_data: what finalists are trained on.
         recipe: of the training.
         executor: of the workers.
     """
 
     files: StateFiles
-    lessons: Lessons
+    training_data: TrainingData
     recipe: Recipe
     executor: RayExecutor
     progress: Progress
@@ -44,12 +44,12 @@ class RayTrainer:
 
     def measure_step(self) -> float:
         """Seconds that a step of the first finalist takes on a worker."""
-        calls = self.executor.call(_measure_step, [(self.files.architectures[0], self.lessons, self.recipe)])
+        calls = self.executor.call(_measure_step, [(self.files.architectures[0], self.training_data, self.recipe)])
         return float(next(seconds for _, seconds in calls))
 
     def run(self, legs: Sequence[Leg]) -> list[TrainingState]:
         """Train each, and keep its state."""
-        given = [(self.files.architectures[leg.member], self.lessons, self.recipe, leg) for leg in legs]
+        given = [(self.files.architectures[leg.member], self.training_data, self.recipe, leg) for leg in legs]
         ended: dict[int, TrainingState] = {}
         with self.progress.open_stage("healing", total=len(legs)) as stage:
             for place, state in self.executor.call(_train, given):
@@ -59,20 +59,22 @@ class RayTrainer:
         return [ended[place] for place in range(len(legs))]
 
 
-def _measure_step(worker: Worker, architecture: Architecture, lessons: Lessons, recipe: Recipe) -> float:
+def _measure_step(worker: Worker, architecture: Architecture, training_data: TrainingData, recipe: Recipe) -> float:
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
-        return measure_pace(_build_training(worker, architecture, lessons, recipe, Path(name))).step
+        return measure_pace(_build_training(worker, architecture, training_data, recipe, Path(name))).step
 
 
-def _train(worker: Worker, architecture: Architecture, lessons: Lessons, recipe: Recipe, leg: Leg) -> TrainingState:
+def _train(
+    worker: Worker, architecture: Architecture, training_data: TrainingData, recipe: Recipe, leg: Leg
+) -> TrainingState:
     with tempfile.TemporaryDirectory(prefix="nas-") as name:
-        training = _build_training(worker, architecture, lessons, recipe, Path(name))
+        training = _build_training(worker, architecture, training_data, recipe, Path(name))
         return training.run(leg.state, Silent(), leg.until, leg.limit_s)
 
 
 def _build_training(
-    worker: Worker, architecture: Architecture, lessons: Lessons, recipe: Recipe, folder: Path
+    worker: Worker, architecture: Architecture, training_data: TrainingData, recipe: Recipe, folder: Path
 ) -> Training:
     bench, model = worker.bench, worker.builder.build(architecture)
-    patient = Patient(bench.parent, bench.anatomy, model, architecture, bench.evaluator, lessons)
-    return patient.build_training(recipe, folder / "state.pt", {})
+    student = Student(bench.parent, bench.anatomy, model, architecture, bench.evaluator, training_data)
+    return student.build_training(recipe, folder / "state.pt", {})

@@ -18,7 +18,7 @@ KEPT_BYTES = 2 << 30  # of all that is kept
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherOutputs:
     """What a parent gives for some items; what is large is in half precision.
 
     Attributes:
@@ -40,12 +40,14 @@ class Lesson:
         every = [self.rows, self.outcomes, self.rest, *self.streams.values()]
         return sum(int(each.nbytes) for each in every if each is not None)
 
-    def apply(self, change: Callable[[Tensor], Tensor]) -> "Lesson":
+    def apply(self, change: Callable[[Tensor], Tensor]) -> "TeacherOutputs":
         """With every tensor changed."""
         outcomes, rest = (None if each is None else change(each) for each in (self.outcomes, self.rest))
-        return Lesson(change(self.rows), outcomes, rest, {layer: change(each) for layer, each in self.streams.items()})
+        return TeacherOutputs(
+            change(self.rows), outcomes, rest, {layer: change(each) for layer, each in self.streams.items()}
+        )
 
-    def take(self, at: int) -> "Lesson":
+    def take(self, at: int) -> "TeacherOutputs":
         """Of one item, on the CPU in memory of its own."""
         return self.apply(lambda tensor: tensor[at : at + 1].to("cpu", copy=True))
 
@@ -59,14 +61,14 @@ class Lesson:
         )
 
 
-def join_lessons(lessons: list[Lesson]) -> Lesson:
+def join_teacher_outputs(outputs: list[TeacherOutputs]) -> TeacherOutputs:
     """Those of several items, in order."""
     outcomes, rest = (
-        None if first is None else torch.cat([getattr(each, name) for each in lessons])
-        for name, first in (("outcomes", lessons[0].outcomes), ("rest", lessons[0].rest))
+        None if first is None else torch.cat([getattr(each, name) for each in outputs])
+        for name, first in (("outcomes", outputs[0].outcomes), ("rest", outputs[0].rest))
     )
-    streams = {layer: torch.cat([each.streams[layer] for each in lessons]) for layer in lessons[0].streams}
-    return Lesson(torch.cat([each.rows for each in lessons]), outcomes, rest, streams)
+    streams = {layer: torch.cat([each.streams[layer] for each in outputs]) for layer in outputs[0].streams}
+    return TeacherOutputs(torch.cat([each.rows for each in outputs]), outcomes, rest, streams)
 
 
 @dataclass
@@ -90,24 +92,26 @@ class Teacher:
     layers: frozenset[int]
     arithmetic: Callable[[], AbstractContextManager[Any]]
     capacity: int = KEPT_BYTES
-    _kept: dict[int, Lesson] = field(default_factory=dict, init=False)
+    _kept: dict[int, TeacherOutputs] = field(default_factory=dict, init=False)
     _nbytes: int = field(default=0, init=False)
 
-    def teach(self, batch: Batch) -> Lesson:
+    def compute_outputs(self, batch: Batch) -> TeacherOutputs:
         """What the parent gives for a batch."""
         positions = batch.positions.tolist()
         if all(position in self._kept for position in positions):
             device = next(iter(batch.inputs.values())).device
-            return join_lessons([self._kept[position] for position in positions]).apply(lambda each: each.to(device))
-        lesson = self._compute(batch.inputs)
+            return join_teacher_outputs([self._kept[position] for position in positions]).apply(
+                lambda each: each.to(device)
+            )
+        outputs = self._compute(batch.inputs)
         for at, position in enumerate(positions):
             if position not in self._kept and self._nbytes < self.capacity:
-                self._kept[position] = lesson.take(at)
+                self._kept[position] = outputs.take(at)
                 self._nbytes += self._kept[position].nbytes
-        return lesson
+        return outputs
 
     @torch.no_grad()
-    def _compute(self, inputs: Mapping[str, Tensor]) -> Lesson:
+    def _compute(self, inputs: Mapping[str, Tensor]) -> TeacherOutputs:
         items = len(next(iter(inputs.values())))
         streams: dict[int, Tensor] = {}
 
@@ -118,18 +122,18 @@ class Teacher:
         with self.arithmetic(), watch_streams(blocks, {layer: keep(layer) for layer in self.layers}):
             rows = self.outputs.run(self.parent, inputs)
         if not self.outputs.distributions:
-            return Lesson(rows.float(), None, None, streams)
+            return TeacherOutputs(rows.float(), None, None, streams)
         return _keep_likeliest(rows, streams)
 
 
-def _keep_likeliest(logits: Tensor, streams: dict[int, Tensor]) -> Lesson:
+def _keep_likeliest(logits: Tensor, streams: dict[int, Tensor]) -> TeacherOutputs:
     """Of distributions (items, rows, outcomes) all outcomes if they are few, else the likeliest."""
     shape, outcomes = logits.shape[:2], logits.shape[-1]
     stored = StoredDistribution.of(logits.flatten(0, 1), min(LIKELIEST, outcomes))
     if stored.indices is None or stored.log_rest is None:
-        return Lesson(stored.log_p.reshape(*shape, -1), None, None, streams)
+        return TeacherOutputs(stored.log_p.reshape(*shape, -1), None, None, streams)
     kind = torch.int16 if outcomes <= torch.iinfo(torch.int16).max else torch.int32
-    return Lesson(
+    return TeacherOutputs(
         stored.log_p.half().reshape(*shape, -1), stored.indices.to(kind).reshape(*shape, -1),
         stored.log_rest.half().reshape(shape), streams,
     )  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from nas.healing.patient import Patient, choose_lessons
 from nas.healing.recipe import Recipe
+from nas.healing.student import Student, choose_training_data
 from nas.parent.parent import ParentModel, compute_weights_digest, load_parent_model
 from nas.request.search_request import SearchRequest
 from nas.tokens.space import build_candidate_evaluator
@@ -41,11 +41,11 @@ class Winner:
     result: dict[str, Any]
     folder: Path
 
-    def build_patient(self, recipe: Recipe) -> Patient:
+    def build_student(self, recipe: Recipe) -> Student:
         """The winner with what judges it and what it is trained on."""
         evaluator = build_candidate_evaluator(self.parent, self.model, self.folder)
-        lessons = choose_lessons(self.parent, evaluator, [self.architecture], recipe)
-        return Patient(self.parent.placed, self.parent.anatomy, self.model, self.architecture, evaluator, lessons)
+        training_data = choose_training_data(self.parent, evaluator, [self.architecture], recipe)
+        return Student(self.parent.placed, self.parent.anatomy, self.model, self.architecture, evaluator, training_data)
 
 
 def load_winner(folder: Path, result: dict[str, Any]) -> Winner:

@@ -67,5 +67,5 @@ def _summarise(healing: FinalistHealing, winner: Architecture) -> dict[str, Any]
         "best_step": state.best_step,
         "tokens_seen": state.tokens,
         "tokens_seen_by_all": sum(each.tokens for each in states),
-        "data": healing.lessons.data,
+        "data": healing.training_data.data,
     }

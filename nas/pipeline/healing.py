@@ -11,10 +11,10 @@ from nas.execution.cluster import RayExecutor
 from nas.healing.devices import check_installed
 from nas.healing.local_trainer import LocalTrainer
 from nas.healing.outputs import find_output_loss
-from nas.healing.patient import Lessons, Patient, choose_lessons
 from nas.healing.ray_trainer import RayTrainer
 from nas.healing.recipe import Recipe
 from nas.healing.state_files import StateFiles
+from nas.healing.student import Student, TrainingData, choose_training_data
 from nas.healing.tournament import Standing, Tournament, Trainer
 from nas.healing.tournament_record import TournamentRecord
 from nas.pipeline.finalists import choose_finalists
@@ -89,8 +89,8 @@ class FinalistHealing:
         if architecture not in self._built:
             assert self.standing is not None, "it was trained"
             member = [each.architecture for each in self.finalists].index(architecture)
-            patient = self._build_patient(architecture)
-            training = patient.build_training(self.recipe, self._folder / "unused", {})
+            student = self._build_student(architecture)
+            training = student.build_training(self.recipe, self._folder / "unused", {})
             training.weights.set(self.standing.states[member].best)
             self._built = {architecture: training.weights.finish()}
         return self._built[architecture]
@@ -102,11 +102,11 @@ class FinalistHealing:
         return Recipe(minutes=self.seconds / 60, trained=request.heal_train, seed=request.seed)
 
     @cached_property
-    def lessons(self) -> Lessons:
+    def training_data(self) -> TrainingData:
         """What finalists are trained on."""
         architectures = [each.architecture for each in self.finalists]
         evaluator = self.context.cached_evaluator.evaluator
-        return choose_lessons(self.context.parent, evaluator, architectures, self.recipe)
+        return choose_training_data(self.context.parent, evaluator, architectures, self.recipe)
 
     @property
     def _folder(self) -> Any:
@@ -135,7 +135,7 @@ class FinalistHealing:
         return {
             "parent": context.parent.digest,
             "recipe": self.recipe.to_json(),
-            "data": self.lessons.data,
+            "data": self.training_data.data,
             "compensation": "" if plan is None else plan.build_key(final=True),
             "measured": context.device is not None,
             "budget": context.request.budget.text,
@@ -145,23 +145,23 @@ class FinalistHealing:
         files = StateFiles(self._folder, self._build_identity(), architectures)
         executor = self.context.cached_evaluator.executor
         if isinstance(executor, RayExecutor):
-            return RayTrainer(files, self.lessons, self.recipe, executor, self.progress)
+            return RayTrainer(files, self.training_data, self.recipe, executor, self.progress)
 
-        def build_patient(member: int) -> Patient:
-            return self._build_patient(architectures[member])
+        def build_student(member: int) -> Student:
+            return self._build_student(architectures[member])
 
-        return LocalTrainer(files, build_patient, self.recipe, self.progress)
+        return LocalTrainer(files, build_student, self.recipe, self.progress)
 
-    def _build_patient(self, architecture: Architecture) -> Patient:
+    def _build_student(self, architecture: Architecture) -> Student:
         context = self.context
         model = context.builder.build(architecture)
-        return Patient(
+        return Student(
             context.parent.placed,
             context.parent.anatomy,
             model,
             architecture,
             context.cached_evaluator.evaluator,
-            self.lessons,
+            self.training_data,
         )
 
     def _build_trained(self, member: int) -> TrainedCandidate:

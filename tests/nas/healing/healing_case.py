@@ -18,8 +18,8 @@ from nas.data.dataset import Dataset, Split
 from nas.healing.items import Batch
 from nas.healing.loss import HealingLoss, list_watched_layers
 from nas.healing.outputs import find_output_loss
-from nas.healing.patient import Lessons, Patient
 from nas.healing.recipe import Recipe
+from nas.healing.student import Student, TrainingData
 from nas.healing.teacher import Teacher
 from nas.healing.train import Training
 from nas.parent.parent import compute_weights_digest
@@ -57,9 +57,9 @@ class Case:
         self.model = prune(self.parent, architecture, anatomy=self.anatomy)
 
     @property
-    def patient(self) -> Patient:
-        lessons = Lessons(self.data.calibration, 1, {})
-        return Patient(self.parent, self.anatomy, self.model, self.architecture, self.evaluator, lessons)
+    def student(self) -> Student:
+        training_data = TrainingData(self.data.calibration, 1, {})
+        return Student(self.parent, self.anatomy, self.model, self.architecture, self.evaluator, training_data)
 
     def loss(self, hidden_weight: float = 1.0) -> HealingLoss:
         """Of the candidate, in fp32."""
@@ -74,7 +74,7 @@ class Case:
 
     def training(self, recipe: Recipe, file: Path, **other: Any) -> Training:
         """How the candidate is trained; `other` replaces what a training is made of."""
-        return replace(self.patient.build_training(recipe, file, {"who": 1}), **other)
+        return replace(self.student.build_training(recipe, file, {"who": 1}), **other)
 
 
 class Stops:

@@ -8,8 +8,8 @@ from test_questions import questions
 from nas.data.prompts import IGNORED
 from nas.healing.answers import append_answers, count_answer_tokens
 from nas.healing.loss import HealingLoss, list_watched_layers
-from nas.healing.patient import Lessons, Patient
 from nas.healing.recipe import Recipe
+from nas.healing.student import Student, TrainingData
 from nas.quality.evaluator import choose_evaluator
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
@@ -26,9 +26,9 @@ def test_the_loss_is_the_divergence_at_each_word_of_an_answer_and_behind_a_short
     data = questions(model, ANSWERS, items=3)
     anatomy, candidate = read_anatomy(model), prune(model, ARCHITECTURE)
     split = data.calibration
-    lessons = Lessons(append_answers(split), count_answer_tokens(split), {})
-    patient = Patient(model, anatomy, candidate, ARCHITECTURE, choose_evaluator(model, data), lessons)
-    training = patient.build_training(Recipe(steps=1, batch_items=3, hidden_weight=0.0), tmp_path / "s.pt", {})
+    training_data = TrainingData(append_answers(split), count_answer_tokens(split), {})
+    student = Student(model, anatomy, candidate, ARCHITECTURE, choose_evaluator(model, data), training_data)
+    training = student.build_training(Recipe(steps=1, batch_items=3, hidden_weight=0.0), tmp_path / "s.pt", {})
     assert isinstance(training.loss, HealingLoss)
     training.loss.arithmetic = training.loss.teacher.arithmetic = torch.no_grad  # in fp32
     batch = next(training.items.iterate_batches(0, 3, 1))
@@ -57,14 +57,14 @@ def test_where_a_stream_is_compared_padding_behind_an_answer_does_not_count(tmp_
     model = build("llava")
     data = questions(model, ANSWERS, items=3)
     anatomy, candidate = read_anatomy(model), prune(model, ARCHITECTURE)
-    lessons = Lessons(append_answers(data.calibration), 3, {})
-    patient = Patient(model, anatomy, candidate, ARCHITECTURE, choose_evaluator(model, data), lessons)
-    training = patient.build_training(Recipe(steps=1, batch_items=3), tmp_path / "s.pt", {})
+    training_data = TrainingData(append_answers(data.calibration), 3, {})
+    student = Student(model, anatomy, candidate, ARCHITECTURE, choose_evaluator(model, data), training_data)
+    training = student.build_training(Recipe(steps=1, batch_items=3), tmp_path / "s.pt", {})
     batch = next(training.items.iterate_batches(0, 3, 1))
     before = training.loss(batch).item()
     padding = batch.inputs["attention_mask"] == 0
     assert padding[:, -2:].sum() == 1
     batch.inputs["input_ids"][padding] = 50
-    training = patient.build_training(Recipe(steps=1, batch_items=3), tmp_path / "s.pt", {})  # nothing is known of it
+    training = student.build_training(Recipe(steps=1, batch_items=3), tmp_path / "s.pt", {})  # nothing is known of it
     assert training.loss(batch).item() == pytest.approx(before, rel=1e-3)
     assert list_watched_layers(anatomy, ARCHITECTURE) == [2, 3, 4]

@@ -11,7 +11,7 @@ from torch import Tensor
 from nas.data.dataset import Dataset, Split
 from nas.healing.items import Batch
 from nas.healing.outputs import LIKELIEST, compute_divergence, compute_relative_distance, find_output_loss
-from nas.healing.teacher import join_lessons
+from nas.healing.teacher import join_teacher_outputs
 from nas.quality.prompt import PromptEvaluator
 from nas.quality.scores import ScoreEvaluator
 from search_spaces import Architecture, Reduction, Schedule
@@ -139,26 +139,28 @@ def test_a_head_without_a_training_loss_is_refused() -> None:
 def test_what_a_parent_gave_once_is_what_it_gives_again_item_by_item() -> None:
     case = Case("llama")
     teacher = case.loss().teacher
-    first, whole = teacher.teach(case.batch(4)), teacher.teach(case.batch(6))
-    kept = teacher.teach(Batch(torch.tensor([5, 0]), {"input_ids": torch.empty(2, 0)}))  # nothing to compute it from
+    first, whole = teacher.compute_outputs(case.batch(4)), teacher.compute_outputs(case.batch(6))
+    kept = teacher.compute_outputs(
+        Batch(torch.tensor([5, 0]), {"input_ids": torch.empty(2, 0)})
+    )  # nothing to compute it from
     assert torch.equal(kept.rows, torch.stack([whole.rows[5], first.rows[0]]))
     assert kept.streams.keys() == {2, 3, 4}
     assert all(
         torch.equal(kept.streams[at], torch.stack([whole.streams[at][5], first.streams[at][0]])) for at in (2, 4)
     )
-    assert torch.equal(join_lessons([first.take(1), first.take(3)]).rows, first.rows[[1, 3]])
+    assert torch.equal(join_teacher_outputs([first.take(1), first.take(3)]).rows, first.rows[[1, 3]])
 
 
 def test_what_does_not_fit_in_memory_is_computed_again() -> None:
     case = Case("llama")
     teacher = case.loss().teacher
-    whole = teacher.teach(case.batch(6))
+    whole = teacher.compute_outputs(case.batch(6))
     teacher.capacity = 2 * whole.take(0).nbytes
     teacher._kept.clear()
     teacher._nbytes = 0
-    assert torch.equal(teacher.teach(case.batch(6)).rows, whole.rows)
+    assert torch.equal(teacher.compute_outputs(case.batch(6)).rows, whole.rows)
     assert sorted(teacher._kept) == [0, 1]
-    assert torch.equal(teacher.teach(case.batch(6)).rows, whole.rows)
+    assert torch.equal(teacher.compute_outputs(case.batch(6)).rows, whole.rows)
 
 
 def test_of_a_large_vocabulary_the_parents_likeliest_outcomes_are_kept() -> None:
@@ -167,12 +169,12 @@ def test_of_a_large_vocabulary_the_parents_likeliest_outcomes_are_kept() -> None
     teacher = case.loss().teacher
     teacher.outputs = replace(teacher.outputs, run=lambda model, inputs: logits)
     teacher.layers = frozenset()
-    lesson = teacher.teach(case.batch(2))
+    outputs = teacher.compute_outputs(case.batch(2))
     p, own = logits.double().softmax(-1).flatten(0, 1), 3 * torch.randn(6, 500, dtype=torch.double)
     top = p.topk(LIKELIEST).indices
     q = own.softmax(-1)
     head, other = p.gather(1, top), q.gather(1, top)
     rest = [1 - each.sum(-1, keepdim=True) for each in (head, other)]
     p, q = torch.cat([head, rest[0]], 1), torch.cat([other, rest[1]], 1)
-    found = lesson.read_distribution().compute_divergence(own.float())
+    found = outputs.read_distribution().compute_divergence(own.float())
     assert found.tolist() == pytest.approx((p * (p / q).log()).sum(-1).tolist(), rel=2e-3)

@@ -28,7 +28,7 @@ def test_processes_are_given_other_items_which_are_together_those_of_one() -> No
 def test_two_processes_end_with_the_weights_of_one_that_sees_as_many_items(tmp_path: Path) -> None:
     together, alone = Case("llama"), Case("llama")
     training = together.training(RECIPE, tmp_path / "two.pt")
-    two = run_on_every_device(together.patient, training, TrainingState(4), Silent(), processes=2)
+    two = run_on_every_device(together.student, training, TrainingState(4), Silent(), processes=2)
     one = alone.training(replace(RECIPE, batch_items=6), tmp_path / "one.pt").run(TrainingState(4), Silent())
     assert (two.done, two.tokens) == (one.done, one.tokens) == (4, 4 * 6 * 16)
     assert [step for step, _ in two.history] == [0, 2, 4]

@@ -12,10 +12,10 @@ from healing_case import dataset
 from nas.execution.cluster import Cluster, RayExecutor
 from nas.execution.worker import Bench
 from nas.healing.local_trainer import LocalTrainer
-from nas.healing.patient import Lessons, Patient
 from nas.healing.ray_trainer import RayTrainer
 from nas.healing.recipe import Recipe
 from nas.healing.state_files import StateFiles
+from nas.healing.student import Student, TrainingData
 from nas.healing.tournament import Standing, Tournament, Trainer
 from nas.healing.tournament_record import TournamentRecord
 from nas.progress import Silent
@@ -48,8 +48,8 @@ def executor(bench: Bench) -> Iterator[RayExecutor]:
     ray.shutdown()
 
 
-def lessons(bench: Bench) -> Lessons:
-    return Lessons(bench.evaluator.dataset.calibration, 1, {})
+def training_data(bench: Bench) -> TrainingData:
+    return TrainingData(bench.evaluator.dataset.calibration, 1, {})
 
 
 def hold(folder: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Standing:
@@ -65,14 +65,14 @@ def test_workers_come_to_what_one_process_comes_to(
 ) -> None:
     builder = CandidateBuilder(bench.parent, bench.anatomy)
 
-    def build_patient(member: int) -> Patient:
+    def build_student(member: int) -> Student:
         model = builder.build(ARCHITECTURES[member])
-        return Patient(bench.parent, bench.anatomy, model, ARCHITECTURES[member], bench.evaluator, lessons(bench))
+        return Student(bench.parent, bench.anatomy, model, ARCHITECTURES[member], bench.evaluator, training_data(bench))
 
     here = StateFiles(tmp_path / "here", {"who": 1}, ARCHITECTURES)
     there = StateFiles(tmp_path / "there", {"who": 1}, ARCHITECTURES)
-    local = hold(here.folder, LocalTrainer(here, build_patient, RECIPE, Silent()), monkeypatch)
-    remote = hold(there.folder, RayTrainer(there, lessons(bench), RECIPE, executor, Silent()), monkeypatch)
+    local = hold(here.folder, LocalTrainer(here, build_student, RECIPE, Silent()), monkeypatch)
+    remote = hold(there.folder, RayTrainer(there, training_data(bench), RECIPE, executor, Silent()), monkeypatch)
     assert [rung.members for rung in remote.rungs] == [rung.members for rung in local.rungs]
     for one, other in zip(remote.states, local.states, strict=True):
         assert (one.done, one.tokens) == (other.done, other.tokens)

@@ -31,7 +31,7 @@ WINDOWS = 4096  # of a language model's calibration text, at most: as much as is
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingData:
     """What is trained on.
 
     Attributes:
@@ -45,9 +45,9 @@ class Lessons:
     data: dict[str, Any]
 
 
-def choose_lessons(
+def choose_training_data(
     parent: ParentModel, evaluator: Evaluator, architectures: Sequence[Architecture], recipe: Recipe
-) -> Lessons:
+) -> TrainingData:
     """What the candidates of a parent are trained on: the calibration split that they are judged like.
 
     Of a language model's plain text it is as much of it as is read, with noisy copies where every token is judged.
@@ -59,14 +59,14 @@ def choose_lessons(
     split = parent.load_more_calibration(WINDOWS) if plain else dataset.calibration
     data = {"digest": split.digest, "items": len(split)}
     if isinstance(evaluator, AnswerEvaluator) and not any(each.tokens.stages for each in architectures):
-        return Lessons(append_answers(split), count_answer_tokens(split), data)
+        return TrainingData(append_answers(split), count_answer_tokens(split), data)
     if isinstance(evaluator, LanguageEvaluator):
         split = add_noisy_copies(parent.placed, split, recipe.copies, recipe.noise, recipe.seed)
-    return Lessons(split, 1, data)
+    return TrainingData(split, 1, data)
 
 
 @dataclass(frozen=True)
-class Patient:
+class Student:
     """A pruned model and its parent.
 
     Attributes:
@@ -75,7 +75,7 @@ class Patient:
         model: pruned from it, in float32.
         architecture: of the model.
         evaluator: of the parent's candidates.
-        lessons: what the model is trained on.
+        training_data: what the model is trained on.
     """
 
     parent: Any
@@ -83,7 +83,7 @@ class Patient:
     model: Any
     architecture: Architecture
     evaluator: Evaluator
-    lessons: Lessons
+    training_data: TrainingData
 
     def build_teacher(self, accelerator: "Accelerator", layers: frozenset[int] | None = None) -> Teacher:
         """The parent as what others learn from.
@@ -95,7 +95,7 @@ class Patient:
             ModelError: a parent whose outputs have no training loss.
         """
         layers = frozenset(list_watched_layers(self.anatomy, self.architecture)) if layers is None else layers
-        outputs = find_output_loss(self.evaluator, self.parent, self.lessons.answer_tokens)
+        outputs = find_output_loss(self.evaluator, self.parent, self.training_data.answer_tokens)
         parent = place_copy(self.parent.requires_grad_(False), accelerator.device)
         return Teacher(parent, self.anatomy, outputs, layers, accelerator.autocast)
 
@@ -107,7 +107,7 @@ class Patient:
         Args:
             file: where the state is kept.
             identity: by which it is known again.
-            teacher: of several patients of one parent, on the same items; None for one of its own.
+            teacher: of several students of one parent, on the same items; None for one of its own.
 
         Raises:
             ModelError: as `build_teacher`.
@@ -119,7 +119,7 @@ class Patient:
         model = place_copy(copy_in_float32(self.model), accelerator.device)
         weights = choose_trained(model, self.anatomy, self.architecture, recipe.trained, recipe.seed)
         loss = HealingLoss(teacher, model, self.anatomy, self.architecture, recipe.hidden_weight, accelerator.autocast)
-        items = Items(self.lessons.items, recipe.seed, accelerator.process_index, accelerator.num_processes)
+        items = Items(self.training_data.items, recipe.seed, accelerator.process_index, accelerator.num_processes)
 
         def evaluate() -> float:
             with take_cpu_inputs(model, accelerator.device):
