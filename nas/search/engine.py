@@ -17,6 +17,7 @@ from nas.search.halving import (
 from nas.search.journal import Given, Journal, Proposal, propose_nothing
 from nas.search.knobs import Knobs, propose
 from nas.search.library import score_library
+from nas.search.local_search import propose_combined_changes
 from nas.search.methods import METHODS, ONE_SHOT, add_back, drop_as_published
 from nas.search.methods.schedules import exchange_parts_for_tokens, fit_to_budget, list_published_schedules
 from nas.search.outcome import Candidate, SearchOutcome, build_infeasible_error, evaluate_in_full
@@ -36,6 +37,9 @@ POLISHED = 3  # of the best of a budget are given other token schedules
 EXCHANGES = 3  # rounds of parts for tokens
 EXCHANGED = 12  # judged in each of them
 EXCHANGE = "exchange"
+NEARBY = "nearby"
+NEARBY_ROUNDS = 3
+NEARBY_TRIED = 6  # judged in each of them
 
 
 class Engine:
@@ -85,6 +89,7 @@ class Engine:
             sampler = LevelSwitch(problem, descent, budget)
             self.journal.sample_with(sampler.propose)
             self._evolve(sampler, budget, problem.trials * number)
+            self._search_nearby(budget, sampler)
             self._polish(budget, sampler)
 
     def _join(self, budget_ms: float) -> None:
@@ -105,6 +110,19 @@ class Engine:
         self._add(budget_ms, [("filled", each) for each in fuller if each is not None], polish=True)
         if problem.space.structure and problem.space.reduction is not None:
             self._exchange(problem, sampler)
+
+    def _search_nearby(self, budget_ms: float, sampler: LevelSwitch) -> None:
+        """Combined changes of the best structure, as long as that leads to a better one."""
+        problem = replace(self.problem, budget_ms=budget_ms)
+        best = next((c for c in self._list_unpolished_within(budget_ms)), None)
+        for _ in range(NEARBY_ROUNDS if problem.space.structure else 0):
+            if best is None or self._is_time_up():
+                return
+            seen = {each.architecture: each.quality.loss for each in self.journal.list_unpolished(budget_ms)}
+            near = propose_combined_changes(problem, best.architecture, sampler.fit_surrogate(seen), NEARBY_TRIED)
+            self._add(budget_ms, [(NEARBY, architecture) for architecture in near], polish=True)
+            better = next((c for c in self.journal.list_feasible(budget_ms) if c.architecture in near), best)
+            best = better if better.quality.loss < best.quality.loss else None
 
     def _exchange(self, problem: Problem, sampler: LevelSwitch) -> None:
         """Parts for tokens, on from the best, as long as that leads to a better one.
@@ -131,11 +149,15 @@ class Engine:
         for (name, architecture), quality in zip(proposed, qualities, strict=True):
             self.journal.add(architecture, quality, name, budget_ms if polish else None)
 
+    def _list_unpolished_within(self, budget_ms: float) -> list[Candidate]:
+        """What the trials found within a budget, best first."""
+        within = [c for c in self.journal.list_unpolished(budget_ms) if self.problem.meets(c.architecture, budget_ms)]
+        return sorted(within, key=lambda c: (c.quality.loss, c.architecture.digest))
+
     def _select_by_structure(self, budget_ms: float) -> list[Architecture]:
         """The best within a budget that differ in their parts, not in their tokens only."""
-        within = [c for c in self.journal.list_unpolished(budget_ms) if self.problem.meets(c.architecture, budget_ms)]
         best: dict[Architecture, Architecture] = {}
-        for candidate in sorted(within, key=lambda c: (c.quality.loss, c.architecture.digest)):
+        for candidate in self._list_unpolished_within(budget_ms):
             best.setdefault(candidate.architecture.structure, candidate.architecture)
         return list(best.values())[:POLISHED]
 

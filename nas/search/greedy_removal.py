@@ -2,13 +2,14 @@
 
 Greedy removal by added loss per millisecond is the strongest published method. Here every round scores only the
 units that the surrogate expects to be cheapest, and on few items: all candidates see the same ones, so differences are
-paired. One descent passes all budgets; its architectures seed the study, and its scores teach the surrogate what
+paired. What was cheaper when it was last scored is scored too, so that the way is seldom another than that of scoring
+everything. One descent passes all budgets; its architectures seed the study, and its scores teach the surrogate what
 units do together where it matters. A token unit takes those that it implies along; of these steps only those are tried
 that save about as much as a part does, and few, since many are nearly the same.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from nas.search.problem import REMOVING, Problem
@@ -25,12 +26,19 @@ STEP = (0.03, 0.12)  # what one saves, of where the search starts
 
 @dataclass
 class GreedyRemoval:
-    """The greedy removal path, and everything that was scored on it: architecture to loss on the first rung's items."""
+    """The greedy removal path, and everything that was scored on it.
+
+    Attributes:
+        path: from the parent down, without it.
+        scored: architecture to loss on the first rung's items.
+        added: choice to what it added to the loss when it was last scored.
+    """
 
     problem: Problem
     library: dict[Choice, float]
     path: list[Architecture] = field(default_factory=list)
     scored: dict[Architecture, float] = field(default_factory=dict)
+    added: dict[Choice, float] = field(default_factory=dict)
 
     def run(self, budget_ms: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Down to a budget, or as far as it goes before `stop` says to."""
@@ -53,15 +61,15 @@ class GreedyRemoval:
                 return self._restore(path[: position + 1], budget_ms)
         return None
 
-    def _list_below(self, current: Architecture) -> tuple[list[Architecture], list[Architecture]]:
-        """What is faster with one part at a lower level, and with one token step more."""
-        space, ms = self.problem.space, self.problem.predict_ms(current)
-        faster = self._list_faster(current)
+    def _list_below(self, current: Architecture) -> tuple[dict[Architecture, Choice], dict[Architecture, Choice]]:
+        """What is faster with one part at a lower level, and with one token step more; each with the choice made."""
+        ms, faster = self.problem.predict_ms(current), self._list_faster(current)
         mildest = [one for one in faster if is_cumulative(one) or not any(is_below(one, other) for other in faster)]
-        parts = [faster[choice] for choice in mildest if is_structural(choice)]
-        steps = [faster[choice] for choice in mildest if not is_structural(choice)]
-        whole = self.problem.predict_ms(space.start)
-        handy = [a for a in steps if STEP[0] * whole <= ms - self.problem.predict_ms(a) <= STEP[1] * whole]
+        parts = {faster[choice]: choice for choice in mildest if is_structural(choice)}
+        steps = {faster[choice]: choice for choice in mildest if not is_structural(choice)}
+        whole = self.problem.predict_ms(self.problem.space.start)
+        saved = {a: ms - self.problem.predict_ms(a) for a in steps}
+        handy = {a: choice for a, choice in steps.items() if STEP[0] * whole <= saved[a] <= STEP[1] * whole}
         return parts, handy or steps
 
     def _list_faster(self, current: Architecture) -> dict[Choice, Architecture]:
@@ -78,28 +86,44 @@ class GreedyRemoval:
         }
 
     def _choose_cheapest(
-        self, current: Architecture, parts: list[Architecture], steps: list[Architecture]
+        self, current: Architecture, parts: dict[Architecture, Choice], steps: dict[Architecture, Choice]
     ) -> Architecture:
-        """The step of least added loss per millisecond, among those that the surrogate expects to be."""
-        problem, below = self.problem, [*parts, *steps]
+        """The step of least added loss per millisecond.
+
+        Scored are those that the surrogate expects to be it, and then the parts that would have been cheaper with what
+        they added when they were last scored: mostly they add more the more is gone (lazy greedy, Minoux, 1978).
+        """
+        problem, below = self.problem, parts | steps
         start = problem.start_loss()
         surrogate = Surrogate.fit(problem.space.choices, self.library, list(self.scored.items()), start)
-        expected = dict(zip(below, surrogate.predict(below), strict=True))
+        expected = dict(zip(below, surrogate.predict(list(below)), strict=True))
         before_ms, before = problem.predict_ms(current), self.scored.get(current, start)
 
         def rate(architecture: Architecture, loss: float) -> tuple[float, str]:
             return (loss - before) / (before_ms - problem.predict_ms(architecture)), architecture.digest
 
-        def select_promising(some: list[Architecture], width: int) -> list[Architecture]:
+        def select_promising(some: Iterable[Architecture], width: int) -> list[Architecture]:
             return sorted(some, key=lambda a: rate(a, expected[a]))[:width]
 
         tried = select_promising(parts, self._width) + select_promising(steps, STEPS if parts else WIDTH[1])
-        # Deepest change first, so that each resumes from the states of the one before it.
-        tried.sort(key=lambda a: _rank_change(current, a), reverse=True)
-        problem.prefetch([(architecture, problem.rungs[0]) for architecture in tried])
+        self._score(current, {a: below[a] for a in tried})
+        best = min(rate(a, self.scored[a]) for a in tried)
+        overlooked = {a: c for a, c in parts.items() if a not in tried and rate(a, before + self._get_added(c)) < best}
+        self._score(current, overlooked)
+        return min([*tried, *overlooked], key=lambda a: rate(a, self.scored[a]))
+
+    def _score(self, current: Architecture, below: dict[Architecture, Choice]) -> None:
+        """Score steps on the first rung; the deepest change first, so that each resumes from the states of the last."""
+        tried = sorted(below, key=lambda a: _rank_change(current, a), reverse=True)
+        self.problem.prefetch([(architecture, self.problem.rungs[0]) for architecture in tried])
+        before = self.scored.get(current, self.problem.start_loss())
         for architecture in tried:
-            self.scored[architecture] = problem.evaluate(architecture, problem.rungs[0]).loss
-        return min(tried, key=lambda a: rate(a, self.scored[a]))
+            self.scored[architecture] = self.problem.evaluate(architecture, self.problem.rungs[0]).loss
+            self.added[below[architecture]] = self.scored[architecture] - before
+
+    def _get_added(self, choice: Choice) -> float:
+        """What a choice added to the loss when it was last scored, on the way here or alone."""
+        return self.added.get(choice, self.library.get(choice, 0.0))
 
     @property
     def _width(self) -> int:
