@@ -73,11 +73,9 @@ def report(file: Path) -> None:
     print("|---|---|---|---|---|---|---|")
     for name, each in document["runs"].items():
         start, steps = name.split("/")
-        best = min(loss for _, loss in each["curve"])
-        print(
-            f"| {start} | {steps} | {int(steps) * each['tokens_per_step']:,} | {best:.4f} | {each['before']['loss']:.4f} "
-            f"| {each['after']['loss']:.4f} | {each['seconds'] / 60:.1f} |"
-        )
+        tokens, best = int(steps) * each["tokens_per_step"], min(loss for _, loss in each["curve"])
+        losses = f"{best:.4f} | {each['before']['loss']:.4f} | {each['after']['loss']:.4f}"
+        print(f"| {start} | {steps} | {tokens:,} | {losses} | {each['seconds'] / 60:.1f} |")
     plain = next(each for name, each in document["runs"].items() if name.startswith(PLAIN))
     wanted = min(loss for _, loss in plain["curve"])
     for name, each in document["runs"].items():

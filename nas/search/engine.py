@@ -30,7 +30,7 @@ from search_spaces.unit import Choice
 
 SOLVED_BUDGETS = (1.0, 0.97, 0.94)  # of the asked one: the additive model may overrate what a drop saves
 SOLUTIONS = 1  # at each of them
-RUNNERS_UP = 1  # judged on all items beside the best, at the budgets of a front
+RUNNERS_UP = 5  # judged on all items beside the best, at the budgets of a front
 ELITE = 4  # a candidate is of interest while it may be among so many, or within CLOSE of the best
 KNOBS_EVERY = 3  # trials of a stretch without a better one
 POLISHED = 3  # of the best of a budget are given other token schedules
@@ -38,8 +38,7 @@ EXCHANGES = 3  # rounds of parts for tokens
 EXCHANGED = 12  # judged in each of them
 EXCHANGE = "exchange"
 NEARBY = "nearby"
-NEARBY_ROUNDS = 3
-NEARBY_TRIED = 6  # judged in each of them
+NEARBY_TRIED = 6  # combined changes of the best of a budget that are judged
 
 
 class Engine:
@@ -89,7 +88,7 @@ class Engine:
             sampler = LevelSwitch(problem, descent, budget)
             self.journal.sample_with(sampler.propose)
             self._evolve(sampler, budget, problem.trials * number)
-            self._search_nearby(budget, sampler)
+            self._search_nearby(sampler, budget, problem.trials * number)
             self._polish(budget, sampler)
 
     def _join(self, budget_ms: float) -> None:
@@ -111,18 +110,15 @@ class Engine:
         if problem.space.structure and problem.space.reduction is not None:
             self._exchange(problem, sampler)
 
-    def _search_nearby(self, budget_ms: float, sampler: LevelSwitch) -> None:
-        """Combined changes of the best structure, as long as that leads to a better one."""
-        problem = replace(self.problem, budget_ms=budget_ms)
-        best = next((c for c in self._list_unpolished_within(budget_ms)), None)
-        for _ in range(NEARBY_ROUNDS if problem.space.structure else 0):
-            if best is None or self._is_time_up():
-                return
-            seen = {each.architecture: each.quality.loss for each in self.journal.list_unpolished(budget_ms)}
-            near = propose_combined_changes(problem, best.architecture, sampler.fit_surrogate(seen), NEARBY_TRIED)
-            self._add(budget_ms, [(NEARBY, architecture) for architecture in near], polish=True)
-            better = next((c for c in self.journal.list_feasible(budget_ms) if c.architecture in near), best)
-            best = better if better.quality.loss < best.quality.loss else None
+    def _search_nearby(self, sampler: LevelSwitch, budget_ms: float, trials: int) -> None:
+        """Combined changes of the best that trials found within a budget, if there are any trials left."""
+        problem, found = replace(self.problem, budget_ms=budget_ms), self.journal.list_unpolished(budget_ms)
+        count, best = min(NEARBY_TRIED, trials - len(found)), self._list_unpolished_within(budget_ms)[:1]
+        if count <= 0 or not best or not problem.space.structure or self._is_time_up():
+            return
+        surrogate = sampler.fit_surrogate({each.architecture: each.quality.loss for each in found})
+        near = propose_combined_changes(problem, best[0].architecture, surrogate, count)
+        self._add(budget_ms, [(NEARBY, architecture) for architecture in near], polish=True)
 
     def _exchange(self, problem: Problem, sampler: LevelSwitch) -> None:
         """Parts for tokens, on from the best, as long as that leads to a better one.
