@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import PARTS
+from search_spaces.kinds import AFTER_BLOCKS, PARTS
 from search_spaces.level import DROP
 
 WIDTH, HEIGHT = 440, 300
@@ -61,7 +61,7 @@ class Block:
     removed: bool
     share: float
     begins: str  # the share in words where a stage of the token schedule begins
-    levels: str = ""  # those of its parts that are neither the parent's nor dropped
+    levels: str = ""  # those of its parts, and behind the last block the head's, that are neither the parent's nor drop
 
 
 def strip(architecture: Architecture) -> tuple[Block, ...]:
@@ -71,7 +71,9 @@ def strip(architecture: Architecture) -> tuple[Block, ...]:
     blocks = []
     for layer in range(architecture.depth):
         attention, mlp = (architecture.runs(layer, kind) for kind in PARTS)
-        levels = ", ".join(str(choice) for choice in architecture.list_block_choices(layer) if choice.level != DROP)
+        chosen = architecture.list_block_choices(layer)
+        chosen += architecture.list_block_choices(AFTER_BLOCKS) if layer == architecture.depth - 1 else ()
+        levels = ", ".join(str(choice) for choice in chosen if choice.level != DROP)
         blocks.append(Block(layer, attention, mlp, layer in removed, shares[layer], begins.get(layer, ""), levels))
     return tuple(blocks)
 
