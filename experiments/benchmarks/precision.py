@@ -5,8 +5,9 @@
     python experiments/benchmarks/precision.py report python-lm.json [...] [--figure docs/images/precision.png]
 
 Every row chooses, for each fraction of the parent's latency, by the validation split and the latency model of this
-machine. What was chosen is then judged on the test split, compensated with all calibration items, and measured, all
-rows interleaved with the parent. A file is written after each step, so that a run can be continued.
+machine. What was chosen is measured, which corrects the latency model, and everybody searches and chooses again. That
+is judged on the test split, compensated with all calibration items, and measured, all rows interleaved with the
+parent. A file is written after each step, so that a run can be continued.
 
     joint               drops and formats in one search
     drops               drops alone
@@ -28,6 +29,8 @@ from typing import Any
 import torch
 from precision_report import draw, report
 
+from latency_models.measurement import Measurement
+from latency_models.profile import Record
 from latency_models.workload import Workload
 from nas.certification.search_context import SearchContext
 from nas.pipeline.prepare import prepare
@@ -52,7 +55,29 @@ SHARES = (0.75, 0.5, 0.35)
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _AXIS = "bits"
 _STEPS = 12  # of a few per cent each, until the exact solve's sum is within the budget by the latency model, too
+FIRST = "first "  # of steps before the latency model was corrected
 Document = dict[str, Any]
+Pools = dict[str, list[Document]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What was done, in a file that is written after each step."""
+
+    path: Path
+    document: Document
+
+    @classmethod
+    def open(cls, path: Path) -> "Steps":
+        return cls(path, json.loads(path.read_text()) if path.exists() else {})
+
+    def keep(self, key: str, make: Callable[[], Any]) -> Any:
+        """What a step made, now or in an earlier run."""
+        if key not in self.document:
+            self.document[key] = make()
+            self.path.write_text(json.dumps(self.document, indent=1) + "\n")
+            print(f"{key}: done", file=sys.stderr, flush=True)
+        return self.document[key]
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,11 @@ class Bench:
         return self.problem.predict_ms(self.problem.space.parent)
 
     @property
+    def formats(self) -> list[str]:
+        """Those that are fast here."""
+        return sorted({name_format(choice) for choice in self.problem.space.choices} - {""})
+
+    @property
     def drops(self) -> Space:
         """Drops alone."""
         space = self.problem.space
@@ -75,6 +105,17 @@ class Bench:
 
     def fits(self, architecture: Architecture, share: float) -> bool:
         return self.problem.predict_ms(architecture) <= share * self.parent_ms + 1e-9
+
+    def learn(self, measured: list[Document]) -> "Bench":
+        """The same with a latency model that knows these measurements, too."""
+        latency = self.problem.latency
+        assert latency.profile is not None, "this machine was measured"
+        records = tuple(
+            Record(Architecture.from_words(each["words"]), Measurement.from_json(each["measurement"]))
+            for each in measured
+        )
+        corrected = latency.refit(latency.profile.add_records(records))
+        return replace(self, problem=replace(self.problem, latency=corrected))
 
     def quantise(self, architecture: Architecture, name: str) -> Architecture:
         """Everything that is left of an architecture in one format."""
@@ -139,51 +180,52 @@ def solve_by_sensitivity(bench: Bench, library: dict[Choice, float], share: floa
     return ""
 
 
-def choose(bench: Bench, document: Document) -> Iterator[tuple[str, str, str]]:
-    """(row, fraction, words) of everything that is judged and measured."""
-    library = {Choice.parse(name): loss for name, loss in document["library"].items()}
-    offered = sorted({name_format(choice) for choice in bench.problem.space.choices} - {""})
+def choose(bench: Bench, pools: Pools, losses: dict[str, float]) -> Iterator[tuple[str, str, str]]:
+    """(row, fraction, words) of everything that is compared; no words where a row has nothing within a fraction."""
+    library = {Choice.parse(name): loss for name, loss in losses.items()}
     for share in bench.shares:
-        yield "joint", str(share), find_best(bench, document["joint"], share, lambda each: each)
-        yield "drops", str(share), find_best(bench, document["drops"], share, lambda each: each)
-        for name in offered:
-            words = find_best(bench, document["drops"], share, lambda each, name=name: bench.quantise(each, name))
+        yield "joint", str(share), find_best(bench, pools["joint"], share, lambda each: each)
+        yield "drops", str(share), find_best(bench, pools["drops"], share, lambda each: each)
+        for name in bench.formats:
+            words = find_best(bench, pools["drops"], share, lambda each, name=name: bench.quantise(each, name))
             yield f"drops, then {name}", str(share), words
         yield "sensitivity", str(share), solve_by_sensitivity(bench, library, share)
     for name in FORMATS:
         yield name, "", bench.quantise(bench.problem.space.parent, name).words
 
 
+def search_and_choose(bench: Bench, steps: Steps, prefix: str) -> list[list[str]]:
+    """What every row chooses, by searches that begin with what earlier ones evaluated."""
+    pools = {
+        row: steps.keep(prefix + row, lambda space=space: [record(each) for each in search(bench, space)])
+        + steps.document[FIRST + row]
+        for row, space in (("joint", bench.problem.space), ("drops", bench.drops))
+    }
+    found = choose(bench, pools, steps.document["library"])
+    chosen: list[list[str]] = steps.keep(f"{prefix}chosen", lambda: [list(each) for each in found if each[2]])
+    return chosen
+
+
 def run(options: argparse.Namespace) -> None:
     """All steps that the file does not have yet."""
-    out: Path = options.out
-    document: Document = json.loads(out.read_text()) if out.exists() else {}
-
-    def keep(key: str, make: Callable[[], Any]) -> None:
-        if key not in document:
-            document[key] = make()
-            out.write_text(json.dumps(document, indent=1) + "\n")
-            print(f"{options.model} {key}: done", file=sys.stderr, flush=True)
-
+    steps = Steps.open(options.out)
     with tempfile.TemporaryDirectory() as folder:
         bench = prepare_bench(options, Path(folder))
-        keep("facts", lambda: describe(bench, options))
-        keep("joint", lambda: [record(each) for each in search(bench, bench.problem.space)])
-        keep("drops", lambda: [record(each) for each in search(bench, bench.drops)])
-        keep("library", lambda: score(bench))
-        keep("chosen", lambda: [list(each) for each in choose(bench, document) if each[2]])
-        chosen = sorted({words for _, _, words in document["chosen"]})
+        steps.keep("facts", lambda: describe(bench, options))
+        steps.keep("library", lambda: score(bench))
+        first = sorted({words for _, share, words in search_and_choose(bench, steps, FIRST) if share})
+        bench = bench.learn(steps.keep(f"{FIRST}measured", lambda: measure(bench, first, options.seconds)))
+        chosen = sorted({words for _, _, words in search_and_choose(bench, steps, "")})
         for words in chosen:
-            keep(f"test {words}", lambda words=words: judge(bench, Architecture.from_words(words)))
-        keep("measured", lambda: measure(bench, [Architecture.from_words(words) for words in chosen], options.seconds))
+            steps.keep(f"test {words}", lambda words=words: judge(bench, Architecture.from_words(words)))
+        steps.keep("measured", lambda: compute_shares(measure(bench, chosen, options.seconds)))
 
 
 def describe(bench: Bench, options: argparse.Namespace) -> Document:
-    formats = sorted({name_format(choice) for choice in bench.problem.space.choices} - {""})
     return {
-        "model": Path(bench.context.parent.id).name, "workload": str(bench.context.workload), "formats": formats,
-        "processor": describe_processor(), "shares": list(bench.shares), "trials": options.trials,
-        "seed": options.seed,
+        "model": Path(bench.context.parent.id).name, "workload": str(bench.context.workload),
+        "formats": bench.formats, "processor": describe_processor(), "shares": list(bench.shares),
+        "trials": options.trials, "seed": options.seed,
     }  # fmt: skip
 
 
@@ -213,21 +255,23 @@ def judge(bench: Bench, architecture: Architecture) -> Document:
     return {"loss": quality.loss, "value": quality.value, "others": dict(quality.others), "per_item": per_item}
 
 
-def measure(bench: Bench, architectures: list[Architecture], seconds: float) -> dict[str, Document]:
-    """Of each the fraction of the parent's latency, in rounds that all of them share."""
+def measure(bench: Bench, words: list[str], seconds: float) -> list[Document]:
+    """Measurements in rounds that all of them and the parent share."""
     device = bench.context.device
     assert device is not None, "this machine is at hand"
-    records = device.measure(architectures, Effort(seconds)).records
-    measured = {each.architecture.words: each.measurement for each in records}
-    parent = measured[bench.problem.space.parent.words]
-    return {
-        words: {
-            "ms": each.compute_ratio() * parent.p50,
-            "share": each.compute_ratio(),
-            "interval": [bound / each.p50 * each.compute_ratio() for bound in each.compute_median_interval()],
-        }
-        for words, each in measured.items()
-    }
+    records = device.measure([Architecture.from_words(each) for each in words], Effort(seconds)).records
+    return [{"words": each.architecture.words, "measurement": each.measurement.to_json()} for each in records]
+
+
+def compute_shares(measured: list[Document]) -> dict[str, Document]:
+    """Of each the fraction of the parent's latency, with an interval."""
+    shares = {}
+    for each in measured:
+        measurement = Measurement.from_json(each["measurement"])
+        share, middle = measurement.compute_ratio(), measurement.p50
+        interval = [bound / middle * share for bound in measurement.compute_median_interval()]
+        shares[each["words"]] = {"ms": middle, "share": share, "interval": interval}
+    return shares
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ __getattr__, __all__ = export_lazily(
         "exporters": ["EXPORTERS", "ONNX_RUNTIME", "find_exporter"],
         "graph_editing": ["ParentGraph"],
         "images": ["PIXELS"],
-        "onnx_export": ["build_file_name", "export_onnx", "make_workload_inputs"],
+        "onnx_export": ["LARGEST_FOLDED", "build_file_name", "export_onnx", "make_workload_inputs"],
         "parent_export": ["ParentExport"],
         "parity": ["check_parity"],
         "shared_weights": ["SharedWeights"],
