@@ -41,7 +41,7 @@ WORKLOAD = Workload.parse("forward:batch=1,seq=8")
 def parent():
     model = build("llama")
     anatomy = read_anatomy(model)
-    return SimpleNamespace(model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
+    return SimpleNamespace(model=model, placed=model, anatomy=anatomy, shape=read_shape(model, anatomy))
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_bytes_of_a_file_count_a_head_that_an_embedding_has_too(words: int, tmp_
     config = GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=words, n_positions=64)
     model = filled(lambda: GPT2LMHeadModel(config))
     anatomy = read_anatomy(model)
-    parent = SimpleNamespace(model=model, anatomy=anatomy, shape=read_shape(model, anatomy))
+    parent = SimpleNamespace(model=model, placed=model, anatomy=anatomy, shape=read_shape(model, anatomy))
     graph = ParentGraph.read(export_onnx(model, tmp_path / "parent.onnx", ONNX_RUNTIME_OPSET), anatomy, model)
     choice = Choice.parse("head:bits=w8")
     whole, edited = (
