@@ -112,7 +112,7 @@ def _show_plan(parent: "ParentModel", json: bool) -> None:
     items = len(split) + len(spread(split, _ITEMS))
     facts = {
         "model": parent.id, "parameters": parent.model.num_parameters(), "device": str(parent.device),
-        "streamed": is_streamed(parent.model, parent.anatomy.stack), "items": items,
+        "streamed": is_streamed(parent.model), "items": items,
         "seconds": round(measure_item_seconds(parent, split) * items),
         "weights_mib": count_bytes(parent.model) >> 20,
         "peak_mib": estimate_peak_bytes(parent, STREAM_BYTES) >> 20,

@@ -20,7 +20,7 @@ from pruning.checkpoint import load_parent
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import load_tokenizer
 from pruning.inference.device import CPU, find_device, place
-from pruning.inference.residency import NEVER, decides_to_stream, stream
+from pruning.inference.residency import NEVER, decides_to_stream, release_tensors, stream, streaming
 from pruning.inference.widening import widen_tensor
 from search_spaces.errors import BadData
 
@@ -134,7 +134,7 @@ def load_parent_model(
     data: Path | None = None,
     trust_remote_code: bool = False,
     device: str = CPU,
-    streaming: str = NEVER,
+    stream_when: str = NEVER,
 ) -> ParentModel:
     """Load a parent and read its structure.
 
@@ -142,7 +142,7 @@ def load_parent_model(
         source: a folder, a hub id, the name of a reference model, or None for the default one.
         data: the user's `--data`; else the data of a reference model.
         device: where it is evaluated, as `find_device` takes it.
-        streaming: whether the weights of a block are let go of when it has run: auto, always or never.
+        stream_when: whether the weights of a block are let go of when it has run: auto, always or never.
 
     Raises:
         UsageError: no such device, or one on which nothing is streamed.
@@ -157,11 +157,12 @@ def load_parent_model(
     shown = reference.name if reference else name
     if needs_padding(model) and (tokenizer := load_tokenizer(folder or shown, trust_remote_code)) is not None:
         settle_padding(model, tokenizer)
-    anatomy = read_anatomy(model)
-    if decides_to_stream(check_streaming(streaming), model, place_of_work):
-        stream(model, anatomy.stack)
+    with streaming(model):
+        anatomy = read_anatomy(model)
+        shape, digest = read_shape(model, anatomy), compute_weights_digest(model)
+    if decides_to_stream(check_streaming(stream_when), model, place_of_work):
+        stream(model)
     own = reference.data if reference else None
-    shape, digest = read_shape(model, anatomy), compute_weights_digest(model)
     return ParentModel(
         shown, folder, data or own, model, anatomy, shape, digest, reference, trust_remote_code, place_of_work
     )
@@ -180,4 +181,5 @@ def compute_weights_digest(model: Any) -> str:
         hashed.update(name.encode() + str(tuple(tensor.shape)).encode())
         for piece in tensor.detach().reshape(-1).split(_PIECE):
             hashed.update(widen_tensor(piece).cpu().numpy().data)
+        release_tensors([tensor])
     return hashed.hexdigest()[:16]

@@ -41,7 +41,7 @@ def estimate_peak_bytes(parent: ParentModel, states: int) -> int:
     """
     blocks = [count_bytes(block) for block in parent.model.get_submodule(parent.anatomy.stack)]
     whole = count_bytes(parent.model)
-    if not is_streamed(parent.model, parent.anatomy.stack):
+    if not is_streamed(parent.model):
         return whole + states + _PROGRAM
     return _BLOCKS * max(blocks) + (whole - sum(blocks)) + states + _PROGRAM
 
@@ -58,7 +58,7 @@ def check_memory(parent: ParentModel, states: int) -> None:
     needed, free = estimate_peak_bytes(parent, states), read_free_memory()
     if parent.device.type != "cpu" or needed <= free:
         return
-    streamed = is_streamed(parent.model, parent.anatomy.stack)
+    streamed = is_streamed(parent.model)
     repair = "take a smaller --prefix-cache, or a machine with more" if streamed else "take --stream always"
     sizes = f"{needed / 2**30:.1f} GiB of memory here, and {free / 2**30:.1f} GiB are free"
     raise UsageError(f"{parent.id} needs about {sizes}; {repair}")

@@ -101,7 +101,7 @@ def _describe_request(
         "batch": request.batch,
         "executor": request.executor,
         "device": str(parent.device),
-        "streamed": is_streamed(parent.model, parent.anatomy.stack),
+        "streamed": is_streamed(parent.model),
         "heal_minutes": request.heal_s and round(request.heal_s / 60, 2),
     }
 

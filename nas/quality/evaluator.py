@@ -1,5 +1,6 @@
 """The contract of every evaluator, and which one fits a model."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -36,12 +37,17 @@ class Evaluator(Protocol):
         """The quality of `model` on a split, or on its first `items` items, without those before `start`."""
 
 
-def choose_evaluator(parent: Any, dataset: Dataset) -> Evaluator:
+def choose_evaluator(parent: Any, dataset: Dataset, folder: Path | None = None) -> Evaluator:
     """The evaluator of a parent, by what its head gives.
 
     Answers for vision-language models, language modelling for causal heads, embedding fidelity for models without a
     head and for masked language models; for one row of outputs per item what the config's `problem_type` and
     `num_labels` say, and for one per token likewise.
+
+    Args:
+        parent: in eval mode.
+        dataset: on the parent's device.
+        folder: where what a parent of a large vocabulary predicts is kept for later; None for nowhere.
 
     Raises:
         ModelError: a head of which nothing is known: any measure of it would be a guess.
@@ -53,7 +59,7 @@ def choose_evaluator(parent: Any, dataset: Dataset) -> Evaluator:
     if is_vision_language(parent):
         return AnswerEvaluator(parent, dataset)
     if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
-        return LanguageEvaluator(parent, dataset)
+        return LanguageEvaluator(parent, dataset, folder)
     given = _read_output_shapes(parent, dataset)
     if parent.get_output_embeddings() is not None:  # a masked language model
         return EmbeddingEvaluator(parent, dataset)

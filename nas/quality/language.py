@@ -1,16 +1,21 @@
 """Language models: KL of the next-token distribution to the parent's, and perplexity."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nas.data.dataset import Dataset
+from nas.data.dataset import Dataset, Split
 from nas.quality.distribution import StoredDistribution, compute_log_normaliser
+from nas.quality.parent_outputs import ParentOutputs
 from nas.quality.quality import Quality
+from pruning.anatomy.language_model import find_language_config
+from pruning.inference.device import get_device
 
-_BATCH = 4  # windows
+_BATCH = 4  # windows at a time, at most
+_LOGITS = 1 << 26  # of a batch; vocabularies of 128 k and more are judged window by window
 _MAX_NATS = 700.0  # nats of a perplexity that a float holds
 
 
@@ -21,9 +26,14 @@ class LanguageEvaluator:
     higher_is_better = False
     words = "KL of the distribution of every next token to the parent's, in nats"
 
-    def __init__(self, parent: Any, dataset: Dataset) -> None:
-        """`parent` is kept; its distributions are computed when a split is first asked for."""
+    def __init__(self, parent: Any, dataset: Dataset, folder: Path | None = None) -> None:
+        """`parent` is kept; its distributions are computed when a split is first asked for.
+
+        Args:
+            folder: where those of a large vocabulary are kept for later searches; None for nowhere.
+        """
         self.dataset, self._parent = dataset, parent
+        self._kept = ParentOutputs(folder, get_device(parent))
         self._stored: dict[str, list[StoredDistribution]] = {}  # one a window
 
     @torch.inference_mode()
@@ -32,7 +42,7 @@ class LanguageEvaluator:
         losses: list[Tensor] = []
         surprises: list[Tensor] = []
         stored = self._evaluate_parent(split)
-        for windows in self.dataset.get_split(split).iterate_batches(_BATCH, items, start):
+        for windows in self.dataset.get_split(split).iterate_batches(self._count_windows(split), items, start):
             ids = windows["input_ids"]
             for window, logits in zip(ids, _compute_logits(model, ids), strict=True):
                 normaliser = compute_log_normaliser(logits)
@@ -45,13 +55,21 @@ class LanguageEvaluator:
 
     def _evaluate_parent(self, split: str) -> list[StoredDistribution]:
         if split not in self._stored:
-            batches = self.dataset.get_split(split).iterate_batches(_BATCH)
-            self._stored[split] = [
-                StoredDistribution.of(logits)
-                for b in batches
-                for logits in _compute_logits(self._parent, b["input_ids"])
-            ]
+            items = self.dataset.get_split(split)
+            self._stored[split] = self._kept.get(items, lambda: self._compute_parent(items))
         return self._stored[split]
+
+    def _compute_parent(self, split: Split) -> list[StoredDistribution]:
+        batches = split.iterate_batches(self._count_windows(split.name))
+        return [
+            StoredDistribution.of(logits) for b in batches for logits in _compute_logits(self._parent, b["input_ids"])
+        ]
+
+    def _count_windows(self, split: str) -> int:
+        """How many windows run together, so that their logits take little memory."""
+        vocabulary: int = find_language_config(self._parent).vocab_size
+        length = int(self.dataset.get_split(split).inputs["input_ids"].shape[1])
+        return max(1, min(_BATCH, _LOGITS // (length * vocabulary)))
 
 
 def _compute_logits(model: Any, ids: Tensor) -> Tensor:

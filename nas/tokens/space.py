@@ -109,7 +109,7 @@ def build_evaluator_with_tokens(parent: ParentModel, workload: Workload, tokens:
     """
     model = parent.placed
     if tokens == OFF or parent.tokenizer is None or is_vision_language(model):
-        return choose_evaluator(model, parent.dataset)
+        return choose_evaluator(model, parent.dataset, parent.cache)
     dataset = parent.read_dataset(workload.sequence)
     if parent.is_language_model:
         return PromptEvaluator(model, build_prompts(dataset))
@@ -128,7 +128,7 @@ def build_candidate_evaluator(parent: ParentModel, candidate: Any, folder: Path)
     if needs_padding(candidate) and parent.tokenizer is not None:
         settle_padding(candidate, parent.tokenizer)
     if find_token_hooks(candidate) is None:
-        return choose_evaluator(parent.placed, parent.dataset)
+        return choose_evaluator(parent.placed, parent.dataset, parent.cache)
     return build_evaluator_with_tokens(parent, Certificate.load(folder / "certificate.json").workload, SEARCH)
 
 

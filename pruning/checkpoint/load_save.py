@@ -27,6 +27,7 @@ from pruning.checkpoint.sentence_files import list_sentence_files, read_sentence
 from pruning.checkpoint.stored_precision import remember_precision
 from pruning.checkpoint.weight_files import find_weights, read_headers, read_stored_dtypes
 from pruning.checkpoint.writing import write
+from pruning.inference.residency import streaming
 from pruning.inference.widening import is_widened, widen
 from pruning.surgery.prune import RECORD
 from search_spaces.errors import ModelError, NasError, UnreadableModel
@@ -192,7 +193,8 @@ def _read(source: str | Path, loader: Any, folder: Path, **options: Any) -> tupl
 def _computes(model: Any) -> bool:
     """Whether a model runs with narrow weights; not where it takes weights of modules that it does not call."""
     try:
-        model.eval()(**make_probe_inputs(model))
+        with streaming(model):
+            model.eval()(**make_probe_inputs(model))
     except Exception:  # a family's own code
         return False
     return True

@@ -9,13 +9,16 @@ import ctypes
 import mmap
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from pruning.inference.device import CPU
 from search_spaces.errors import UsageError
 
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -37,9 +40,9 @@ def decides_to_stream(asked: str, model: nn.Module, device: torch.device) -> boo
     Raises:
         UsageError: it was asked for where it cannot be.
     """
-    if asked == NEVER or (asked == AUTO and device.type != "cpu"):
+    if asked == NEVER or (asked == AUTO and device.type != CPU):
         return False
-    if device.type != "cpu":
+    if device.type != CPU:
         raise UsageError(f"--stream {asked}: blocks are streamed on the CPU; take --device cpu, or --stream {AUTO}")
     mapped = count_mapped(model)
     if asked == ALWAYS and not mapped:
@@ -62,27 +65,48 @@ def release_weights(module: nn.Module) -> int:
     Nothing is lost: they are read again when they are used. Weights that are mapped are never written to; who trains
     a model gives it weights of its own first. Elsewhere than on Linux the system alone decides.
     """
-    tensors = [tensor for tensor in module.parameters() if tensor.nbytes >= SMALLEST and tensor.device.type == "cpu"]
-    mapped = _find_mapped() if tensors else []
-    return sum(_release(begin, end) for begin, end in _find_pages(tensors, mapped))
+    return release_tensors(module.parameters())
 
 
-def stream(model: Any, stack: str) -> None:
-    """Let go of each block's weights as soon as it has run, in this model and in all candidates that are cut from it.
+def release_tensors(tensors: Iterable[Tensor]) -> int:
+    """The same of some tensors."""
+    large = [tensor for tensor in tensors if tensor.nbytes >= SMALLEST and tensor.device.type == CPU]
+    mapped = _find_mapped() if large else []
+    return sum(_release(begin, end) for begin, end in _find_pages(large, mapped))
 
-    Args:
-        stack: the path of the list of blocks.
+
+def stream(model: nn.Module) -> list[RemovableHandle]:
+    """Let go of the weights of each block, and of other large modules, as soon as it has run.
+
+    So it is in all candidates that are cut from the model later. What is returned ends it.
 
     Example:
-        >>> stream(parent.model, parent.anatomy.stack)
+        >>> handles = stream(parent.model)
     """
-    for block in model.get_submodule(stack):
-        block.register_forward_hook(_release_after)
+    blocks = [block for part in model.modules() if isinstance(part, nn.ModuleList) for block in part]
+    inside = {id(part) for block in blocks for part in block.modules()}
+    others = [part for part in model.modules() if id(part) not in inside and _is_large(part)]
+    return [part.register_forward_hook(_release_after) for part in (*blocks, *others)]
 
 
-def is_streamed(model: Any, stack: str) -> bool:
-    """Whether a model lets go of its blocks' weights."""
-    return _release_after in model.get_submodule(stack)[0]._forward_hooks.values()
+@contextmanager
+def streaming(model: nn.Module) -> Iterator[None]:
+    """Stream a model meanwhile."""
+    handles = stream(model)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def is_streamed(model: nn.Module) -> bool:
+    """Whether a model lets go of its weights."""
+    return any(_release_after in part._forward_hooks.values() for part in model.modules())
+
+
+def _is_large(module: nn.Module) -> bool:
+    return any(tensor.nbytes >= SMALLEST for tensor in module.parameters(recurse=False))
 
 
 def count_mapped(model: nn.Module) -> int:
@@ -107,7 +131,7 @@ def _is_mapped(tensor: Tensor, mapped: list[Range]) -> bool:
     return any(first <= begin and begin + tensor.nbytes <= beyond for first, beyond in mapped)
 
 
-def _find_pages(tensors: list[nn.Parameter], mapped: list[Range]) -> Iterator[Range]:
+def _find_pages(tensors: list[Tensor], mapped: list[Range]) -> Iterator[Range]:
     """The whole pages of those tensors that are mapped."""
     for tensor in tensors:
         if _is_mapped(tensor, mapped):

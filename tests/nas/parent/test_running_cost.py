@@ -22,7 +22,7 @@ def parent():
 
 @linux
 def test_a_streamed_model_needs_three_blocks_and_what_is_beside_them(parent):
-    streamed = load_parent_model("python-lm", streaming="always")
+    streamed = load_parent_model("python-lm", stream_when="always")
     blocks = [count_bytes(block) for block in parent.model.get_submodule(parent.anatomy.stack)]
     whole = count_bytes(parent.model)
     assert estimate_peak_bytes(parent, 5) == whole + 5 + GIB
@@ -38,9 +38,9 @@ def test_what_does_not_fit_is_refused_with_the_repair(parent, monkeypatch):
 
 @linux
 def test_a_model_is_streamed_by_itself_where_memory_is_scarce(monkeypatch):
-    assert not residency.is_streamed(load_parent_model("python-lm", streaming="auto").model, "model.layers")
+    assert not residency.is_streamed(load_parent_model("python-lm", stream_when="auto").model)
     monkeypatch.setattr(residency, "read_free_memory", lambda: 1 << 20)
-    assert residency.is_streamed(load_parent_model("python-lm", streaming="auto").model, "model.layers")
+    assert residency.is_streamed(load_parent_model("python-lm", stream_when="auto").model)
 
 
 def test_a_large_model_is_timed_by_one_block(parent, monkeypatch):
@@ -54,7 +54,7 @@ def test_unknown_devices_and_words_are_refused():
     with pytest.raises(UsageError, match="device 'tpu' is none of auto, cpu"):
         load_parent_model("python-lm", device="tpu")
     with pytest.raises(UsageError, match="stream 'sometimes' is none of auto, always, never"):
-        load_parent_model("python-lm", streaming="sometimes")
+        load_parent_model("python-lm", stream_when="sometimes")
 
 
 def test_blocks_are_streamed_on_the_cpu_only(parent):

@@ -68,7 +68,7 @@ def test_weights_of_ones_own_are_never_let_go_of(folder):
 def test_a_streamed_model_and_its_candidates_compute_the_same_bit_for_bit(folder):
     plain, streamed = load_parent(folder), load_parent(folder)
     anatomy = read_anatomy(plain)
-    stream(streamed, anatomy.stack)
+    stream(streamed)
     ids = torch.randint(3, 2000, (2, 32), generator=torch.Generator().manual_seed(0))
     architecture = Architecture.parent(3).drop(Unit(1, Kind.MLP))
     for chosen in (Architecture.parent(3), architecture):
@@ -79,7 +79,7 @@ def test_a_streamed_model_and_its_candidates_compute_the_same_bit_for_bit(folder
 @torch.no_grad()
 def test_no_more_than_a_block_of_a_streamed_model_is_resident(folder):
     model = load_parent(folder)
-    stream(model, "model.layers")
+    stream(model)
     release_weights(model)
     pointer, seen = model.model.layers[1].mlp.up_proj.weight.data_ptr(), []
     for block in model.model.layers:
