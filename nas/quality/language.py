@@ -12,7 +12,6 @@ from nas.quality.distribution import StoredDistribution, compute_log_normaliser
 from nas.quality.parent_outputs import ParentOutputs
 from nas.quality.quality import Quality
 from pruning.anatomy.language_model import find_language_config
-from pruning.inference.device import get_device
 
 _BATCH = 4  # windows at a time, at most
 _LOGITS = 1 << 26  # of a batch; vocabularies of 128 k and more are judged window by window
@@ -33,7 +32,7 @@ class LanguageEvaluator:
             folder: where those of a large vocabulary are kept for later searches; None for nowhere.
         """
         self.dataset, self._parent = dataset, parent
-        self._kept = ParentOutputs(folder, get_device(parent))
+        self._kept = ParentOutputs(folder)
         self._stored: dict[str, list[StoredDistribution]] = {}  # one a window
 
     @torch.inference_mode()

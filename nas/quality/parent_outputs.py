@@ -22,14 +22,12 @@ class ParentOutputs:
 
     Attributes:
         folder: of the parent; None keeps nothing.
-        device: where they are computed and used.
 
     Example:
-        >>> stored = ParentOutputs(folder, torch.device("cpu")).get(split, compute)
+        >>> stored = ParentOutputs(folder).get(split, compute)
     """
 
     folder: Path | None
-    device: torch.device
 
     def get(self, split: Split, compute: Callable[[], list[StoredDistribution]]) -> list[StoredDistribution]:
         """The distributions of a split's items, read, or computed and kept where they are of the likeliest only.
@@ -38,9 +36,10 @@ class ParentOutputs:
         """
         if self.folder is None:
             return compute()
-        file = self.folder / f"outputs-{split.digest}-{self.device.type}.safetensors"
+        device = next(iter(split.inputs.values())).device
+        file = self.folder / f"outputs-{split.digest}-{device.type}.safetensors"
         try:
-            return _take_apart(load_file(file, str(self.device)))
+            return _take_apart(load_file(file, str(device)))
         except (OSError, SafetensorError, KeyError):
             pass
         computed = compute()
@@ -52,12 +51,11 @@ class ParentOutputs:
 
 def _put_together(items: list[StoredDistribution]) -> dict[str, Tensor]:
     """(items, rows, k) and (items, rows); nothing of items that hold all outcomes."""
-    kept = [(item.log_p, item.indices, item.log_rest) for item in items]
-    log_p = torch.stack([each[0] for each in kept])
-    indices = [each[1].int() for each in kept if each[1] is not None]
-    rest = [each[2] for each in kept if each[2] is not None]
-    if len(indices) < len(kept) or len(rest) < len(kept):
+    indices = [item.indices.int() for item in items if item.indices is not None]
+    rest = [item.log_rest for item in items if item.log_rest is not None]
+    if not len(indices) == len(rest) == len(items):
         return {}
+    log_p = torch.stack([item.log_p for item in items])
     return {"log_p": log_p.cpu(), "indices": torch.stack(indices).cpu(), "log_rest": torch.stack(rest).cpu()}
 
 
