@@ -14,6 +14,7 @@ from pruning.surgery.quantised_linear import quantise_weights
 from search_spaces.weight_formats import WeightFormat
 
 _DAMPING = 0.01  # of the mean of the Gram matrix's diagonal, added to it
+_ROWS = 4096  # tokens multiplied at a time; sums are in float64
 _FEW_BITS = 8  # with fewer, the rounding of weights loses more than that of inputs
 
 
@@ -24,8 +25,9 @@ def makes_up_for_errors(format: WeightFormat, inputs: int) -> bool:
 
 def factorise(given: Tensor) -> Tensor:
     """The upper Cholesky factor (k, k) of the inverse of XᵀX, from inputs X (tokens, k); float64."""
-    rows = given.double()
-    gram = rows.T @ rows
+    gram = torch.zeros(given.shape[1], given.shape[1], dtype=torch.float64, device=given.device)
+    for rows in torch.split(given.float(), _ROWS):
+        gram += rows.T @ rows
     mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
     damped = gram + _DAMPING * mean * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor: Tensor = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
