@@ -14,7 +14,7 @@ from pruning.compensation.streams import record_streams
 from search_spaces.kinds import PARTS
 
 WINDOWS = 96  # of a language model's text, for candidates that are left; 49,152 tokens where windows have 512
-DRAFT_TOKENS = 1024  # for candidates while they are many; more do not rank them better (docs/compensation.md)
+DRAFT_TOKENS = 2048  # for candidates while they are many (docs/compensation.md: Drafts)
 STREAM_BYTES = 2 << 30  # that the parent's residual stream over the calibration items may take
 
 

@@ -144,6 +144,6 @@ def _build_adjustment(fit: RidgeFit, weight: Tensor) -> Adjustment:
     return Adjustment(weight, fit.offset, fit.penalty, fit.unexplained)
 
 
-# Ranks candidates nearly as the refit with all items does, from a thousand tokens (docs/compensation.md).
-DRAFT = Merge((0.1,))
+# Ranks candidates nearly as the refit with all items does, from two thousand tokens (docs/compensation.md).
+DRAFT = RefitOrMerge((1.0,))
 METHODS: dict[str, Method] = {each.name: each for each in (Bias(), Refit(), Merge(), RefitOrMerge())}
