@@ -29,7 +29,7 @@ from nas.export.images import PIXELS, count_image_tokens, place_images, put_imag
 from nas.export.positions import trace_frequencies_by_length
 from pruning.anatomy.language_model import find_language_config
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
-from pruning.inference.widening import copy_in_float32
+from pruning.inference.widening import copy_in_float32, is_widened
 from pruning.reduction.inspection import count_always_kept, count_words_to_trace
 from search_spaces.errors import ExportError, MeasurementError
 
@@ -132,7 +132,7 @@ def export_onnx(
     """Write one phase of `model` as an ONNX file with dynamic batch (and sequence or past for text).
 
     Args:
-        model: on the CPU; narrow weights are exported as float32.
+        model: on the CPU; narrow weights that it computes with in float32 are exported as float32.
         path: the file; weights over 1.8 GB go into a second file beside it.
         opset: 23 for ONNX Runtime, 18 for TensorRT.
         traced: of this model, by phase: what an export for another opset traced is not traced again.
@@ -141,7 +141,7 @@ def export_onnx(
         ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a
             file then.
     """
-    model = copy_in_float32(model)
+    model = copy_in_float32(model) if is_widened(model) else model
     tracing, known = _build_tracing(model, phase), {} if traced is None else traced
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)

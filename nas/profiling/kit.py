@@ -35,6 +35,7 @@ from nas.profiling.host import plan_measurements, write_plan
 from nas.profiling.host_profile import name_measured
 from nas.progress import Progress
 from pruning.checkpoint.sentence_embedding import attach, read_sentence_embedding
+from pruning.inference.widening import copy_in_float32
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
@@ -185,7 +186,7 @@ def export_for_target(model: Any, path: Path, target: Target, phase: Phase) -> P
         ExportError: the model cannot be exported.
     """
     if target.precision == "fp16":
-        model = copy.deepcopy(model).half()
+        model = copy.deepcopy(copy_in_float32(model)).half()
     return export_onnx(model, path, find_exporter(target.runtime).opset, phase)
 
 

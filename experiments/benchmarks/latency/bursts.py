@@ -18,6 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from torch import nn
+
 from latency.accuracy import format_markdown
 from latency_models.calibrated import CalibratedModel
 from latency_models.measurement import Measurement
@@ -103,6 +105,14 @@ class Machine:
             self.until_s += self.rng.expovariate(1 / mean_s) if math.isfinite(mean_s) else mean_s
 
 
+class StandIn(nn.Module):
+    """A model without weights that knows which architecture it stands for."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+
+
 @dataclass
 class Device:
     """True medians that units do not wholly explain, measured on such a machine."""
@@ -132,7 +142,8 @@ class Device:
     def measure(self, architectures: Sequence[Architecture], effort: Effort) -> Profile:
         return self._measure_profile(architectures, effort)
 
-    def export(self, architecture: Any, folder: Path) -> Path:
+    def export(self, model: "StandIn", folder: Path) -> Path:
+        architecture = model.architecture
         self.machine.pass_time(EXPORT_S)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{architecture.digest}.onnx"
@@ -236,7 +247,7 @@ def run_search(seed: int, load: str, fraction: bool = True) -> Found:
             target=find_target("host"),
             workload=HERE,
             device=device,
-            builder=SimpleNamespace(build=lambda architecture: architecture),
+            builder=SimpleNamespace(build=StandIn),
         )
         certification = CertificationRun(context, Silent())
         certification.wait.now, certification.wait.sleep = (lambda: device.machine.s), device.machine.pass_time
