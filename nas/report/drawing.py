@@ -61,7 +61,7 @@ class Block:
     removed: bool
     share: float
     begins: str  # the share in words where a stage of the token schedule begins
-    levels: str = ""  # those of its parts, and behind the last block the head's, that are neither the parent's nor drop
+    levels: str = ""  # neither the parent's nor dropped: those of its parts; the last block shows the head's too
 
 
 def strip(architecture: Architecture) -> tuple[Block, ...]:

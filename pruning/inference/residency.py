@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -27,6 +28,8 @@ _SHARE = 4  # a model whose weights are more than so manieth a part of the memor
 _MAPS, _MEMORY = Path("/proc/self/maps"), Path("/proc/meminfo")
 _WEIGHTS = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r.-p .*\.safetensors$", re.MULTILINE)
 _NOT_NEEDED = 4  # MADV_DONTNEED
+_PAGES, _ENTRY = Path("/proc/self/pagemap"), 8  # bytes of what it has of a page
+_PRESENT, _SWAPPED, _OF_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 
 Range = tuple[int, int]  # addresses: the first, and the first beyond
 
@@ -62,8 +65,8 @@ def read_free_memory() -> int:
 def release_weights(module: nn.Module) -> int:
     """Let go of the memory of a module's weights that are mapped from files; gives the bytes.
 
-    Nothing is lost: they are read again when they are used. Weights that are mapped are never written to; who trains
-    a model gives it weights of its own first. Elsewhere than on Linux the system alone decides.
+    Nothing is lost: they are read again when they are used. Weights that somebody wrote to since they were mapped are
+    no longer those of the file, and stay. Elsewhere than on Linux the system alone decides.
     """
     return release_tensors(module.parameters())
 
@@ -139,6 +142,21 @@ def _find_pages(tensors: list[Tensor], mapped: list[Range]) -> Iterator[Range]:
             yield -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
 
 
+def _is_as_in_file(begin: int, end: int) -> bool:
+    """Whether nobody wrote to these pages: one that was written to is anonymous memory; not where nobody tells."""
+    first, count = begin // mmap.PAGESIZE, (end - begin) // mmap.PAGESIZE
+    try:
+        with _PAGES.open("rb", buffering=0) as pages:
+            pages.seek(first * _ENTRY)
+            entries = np.frombuffer(pages.read(count * _ENTRY), dtype=np.uint64)
+    except OSError:
+        return False
+    anonymous = (entries & _PRESENT != 0) & (entries & _OF_FILE == 0)
+    return len(entries) == count and not (anonymous | (entries & _SWAPPED != 0)).any()
+
+
 def _release(begin: int, end: int) -> int:
+    if end <= begin or not _is_as_in_file(begin, end):
+        return 0
     result = ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _NOT_NEEDED)
     return end - begin if result == 0 else 0

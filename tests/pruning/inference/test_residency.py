@@ -88,3 +88,17 @@ def test_no_more_than_a_block_of_a_streamed_model_is_resident(folder):
     block = sum(p.nbytes for p in model.model.layers[0].parameters()) >> 10
     head = model.lm_head.weight.nbytes >> 10
     assert max(seen) < block + 2 * head
+
+
+def test_weights_that_somebody_changed_in_place_stay_as_they_are(folder):
+    """Also what `data` hides from autograd's counter: the pages tell."""
+    model = load_parent(folder)
+    layer = model.model.layers[1].mlp
+    with torch.no_grad():
+        layer.down_proj.weight.mul_(2)
+        layer.up_proj.weight.data[5] = 3.0
+    changed = [weight.detach().clone() for weight in (layer.down_proj.weight, layer.up_proj.weight)]
+    assert release_weights(model) > 0
+    read_anatomy(model)
+    assert torch.equal(layer.down_proj.weight, changed[0])
+    assert torch.equal(layer.up_proj.weight, changed[1])
