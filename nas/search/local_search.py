@@ -7,7 +7,7 @@ these do to each other. The best of those that meet the budget are then judged l
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nas.search.problem import Problem
@@ -46,7 +46,7 @@ def propose_combined_changes(
     slack_ms = problem.budget_ms - problem.predict_ms(architecture)
     proposed: dict[Architecture, None] = {}
     for combined in _list_combinations(changes, slack_ms):
-        changed = _apply(problem.space, architecture, combined)
+        changed = _apply(problem.space, architecture, {each.unit: each.level for each in combined})
         if not is_empty(changed) and problem.is_feasible(changed):
             proposed.setdefault(changed)
         if len(proposed) == count:
@@ -84,7 +84,7 @@ def _list_changed(space: Space, architecture: Architecture) -> Iterator[tuple[tu
     for unit, levels in sorted(_list_parts(space).items(), reverse=True):
         now = architecture.get_level(unit)
         for level in levels:
-            changed = _apply(space, architecture, (Change(unit, level, 0.0, 0.0),))
+            changed = _apply(space, architecture, {unit: level})
             if level != now and not is_empty(changed):
                 yield (unit, level), changed
 
@@ -113,13 +113,12 @@ def _list_combinations(changes: list[Change], slack_ms: float) -> list[tuple[Cha
     )
 
 
-def _apply(space: Space, architecture: Architecture, changes: tuple[Change, ...]) -> Architecture:
+def _apply(space: Space, architecture: Architecture, levels: Mapping[Unit, Level]) -> Architecture:
     """The architecture with other levels; a removed block of which a part returns keeps the other part dropped."""
-    returning = {change.unit.layer for change in changes if change.unit.kind not in SWALLOWS}
+    returning = {unit.layer for unit in levels if unit.kind not in SWALLOWS}
     choices = {part for choice in architecture.choices for part in _split(choice, returning)}
-    units = {change.unit for change in changes}
-    kept = {choice for choice in choices if choice.unit not in units}
-    return space.decode(kept | {change.unit.choose(change.level) for change in changes if change.level.axes})
+    kept = {choice for choice in choices if choice.unit not in levels}
+    return space.decode(kept | {unit.choose(level) for unit, level in levels.items() if level.axes})
 
 
 def _split(choice: Choice, layers: set[int]) -> set[Choice]:
