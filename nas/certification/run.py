@@ -4,7 +4,7 @@ Where the target cannot be measured the search's winner stands, its file is comp
 and the certificate says that the budget was predicted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
@@ -27,7 +27,8 @@ from nas.profiling.effort import Effort
 from nas.progress import Phases, Progress
 from nas.results.certificate import Certificate, Verdict, compute_confidence, count_looks, judge, mark_too_busy
 from nas.results.result import list_versions
-from nas.search import Problem, SearchOutcome, run_search
+from nas.search import Candidate, Problem, SearchOutcome, run_search
+from nas.search.outcome import evaluate_in_full
 from pruning.inference.device import CPU, find_device, place
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ProfileMismatch
@@ -80,7 +81,8 @@ class CertificationRun:
         if self.context.device is not None:
             callbacks = SelectionCallbacks(
                 self.context.request.budget, self.search, self.measure, self.certify, self.predict,
-                self.context.device.profile, self.wait, self.progress.show_message, 1 if train is None else FINALISTS,
+                self.context.device.profile, self.wait, self.progress.show_message, self.judge,
+                1 if train is None else FINALISTS,
             )  # fmt: skip
             outcome, problem, certificate = choose_winner(callbacks, problem)
         else:
@@ -126,6 +128,15 @@ class CertificationRun:
                 phases.report("searching: evaluating candidates", tried, trials, note)
 
             return run_search(replace(problem, on_trial=on_trial, on_phase=on_phase))
+
+    def judge(self, problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Candidates evaluated on all items, which takes a while where each is compensated anew."""
+        with Phases(self.progress) as phases:
+
+            def on_phase(name: str, done: float, total: float) -> None:
+                phases.report(f"choosing: {name}", done, total)
+
+            return evaluate_in_full(replace(problem, on_phase=on_phase), candidates)
 
     def measure(self, problem: Problem, architectures: list[Architecture]) -> Profile:
         """Candidates beside the parent."""

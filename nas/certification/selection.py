@@ -21,6 +21,7 @@ from nas.certification.latency_budget import AIM, LatencyBudget
 from nas.certification.quiet_machine import MOVED, SLOWER, check_parent_moved, find_noise, find_slower_than_parent
 from nas.certification.selection_state import (
     MEASURED,
+    Judge,
     SelectionState,
     find_best_measured,
     get_loss,
@@ -31,6 +32,7 @@ from nas.certification.selection_state import (
 from nas.request.quantities import Budget
 from nas.results.certificate import Certificate, Verdict
 from nas.search import Candidate, Problem, SearchOutcome
+from nas.search.outcome import evaluate_in_full
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MachineTooBusy, NoFeasibleCandidate
 
@@ -58,6 +60,7 @@ class SelectionCallbacks:
         profile: the target, measured again.
         wait: for a quiet machine, told what proves that it is none; raises MachineTooBusy in the end.
         say: tells the person.
+        judge: evaluates candidates on all items.
         finalists: how many candidates are to be measured inside the budget, the certified one among them.
     """
 
@@ -69,6 +72,7 @@ class SelectionCallbacks:
     profile: Callable[[], Profile]
     wait: Callable[[str], None]
     say: Callable[[str], None]
+    judge: Judge = evaluate_in_full
     finalists: int = 1
 
     @property
@@ -92,8 +96,9 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
     try:
         while state.turns < ROUNDS:
             state, noisy = _find_noise_in(callbacks, state, get_profile(state.problem), MOVED)
-            best = _start(state) or find_best_measured(state)
-            unknown = list_candidates_to_measure(state, best) if best is None or state.turns < ROUNDS - LAST else []
+            best = _start(state) or find_best_measured(state, callbacks.judge)
+            searching = best is None or state.turns < ROUNDS - LAST
+            unknown = list_candidates_to_measure(state, best, callbacks.judge) if searching else []
             if noisy is not None:
                 state = _profile(callbacks, state, noisy)
             elif unknown:
@@ -107,7 +112,7 @@ def choose_winner(callbacks: SelectionCallbacks, problem: Problem) -> tuple[Sear
                     outcome = _lead_with(state, best)
                     return outcome, state.problem, _mark(callbacks, state, outcome.winner, certificate)
     except MachineTooBusy as busy:
-        outcome = _lead_with(state, find_best_measured(state) or state.outcome.winner)
+        outcome = _lead_with(state, find_best_measured(state, callbacks.judge) or state.outcome.winner)
         return outcome, state.problem, callbacks.predict(state.problem, outcome.winner.architecture, busy.reason)
     raise _build_nothing_error(state)
 

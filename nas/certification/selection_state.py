@@ -1,6 +1,6 @@
 """How far a choice by measurement has come: what was measured, and what of it is inside the budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from latency_models.measurement import Measurement
@@ -9,13 +9,13 @@ from nas.certification.latency_budget import LatencyBudget
 from nas.results.certificate import Certificate
 from nas.search import Candidate, Problem, SearchOutcome
 from nas.search.halving import find_statistically_tied
-from nas.search.outcome import evaluate_in_full
 from search_spaces.architecture import Architecture
 
 MEASURED = 4  # candidates measured together in a round
 MATTERS = 0.01  # of the best measured loss: what a candidate has to be better by to be worth measuring,
 MIN_GAIN = 0.001  # and in the loss's own units (nats of divergence, mostly), where the best loses next to nothing
 NARROW = 0.03  # half of a candidate's interval over its middle: one across the limit is measured again until then
+Judge = Callable[[Problem, Iterable[Candidate]], list[Candidate]]  # on all items
 _TAIL = 90  # the percentile that a measurement must have samples for to be one, where a fraction is asked for
 
 
@@ -116,7 +116,7 @@ class SelectionState:
         return replace(self, budget=self.budget.narrow(share))
 
 
-def list_candidates_to_measure(state: SelectionState, best: Candidate | None) -> list[Architecture]:
+def list_candidates_to_measure(state: SelectionState, best: Candidate | None, judge: Judge) -> list[Architecture]:
     """The candidates that may meet the budget and are better than the best measured one, best first.
 
     May meet: the lower end of the interval at the asked percentile does. Better: by a difference that is worth an
@@ -124,12 +124,12 @@ def list_candidates_to_measure(state: SelectionState, best: Candidate | None) ->
     """
     problem = state.problem
     may = sorted((c for c in state.outcome.candidates if state.can_meet(c.architecture)), key=get_loss)
-    judged = evaluate_in_full(problem, find_statistically_tied(problem, may, MEASURED))
+    judged = judge(problem, find_statistically_tied(problem, may, MEASURED))
     enough = float("inf") if best is None else get_loss(best) - max(MATTERS * get_loss(best), MIN_GAIN)
     return [c.architecture for c in sorted(judged, key=get_loss) if get_loss(c) < enough][:MEASURED]
 
 
-def find_best_measured(state: SelectionState) -> Candidate | None:
+def find_best_measured(state: SelectionState, judge: Judge) -> Candidate | None:
     """The best candidate that was measured inside the budget, was not set aside, and is worth its pruning."""
     problem, candidates = state.problem, state.outcome.candidates
     among = [c.architecture for c in candidates if is_allowed(problem, c.architecture)]
@@ -140,7 +140,7 @@ def find_best_measured(state: SelectionState) -> Candidate | None:
         if state.is_inside(candidate.architecture)
         and find_faster_less_pruned(profile, candidate.architecture, among) is None
     ]
-    judged = evaluate_in_full(problem, find_statistically_tied(problem, sorted(measured, key=get_loss), MEASURED))
+    judged = judge(problem, find_statistically_tied(problem, sorted(measured, key=get_loss), MEASURED))
     return min(judged, key=get_loss, default=None)
 
 

@@ -18,6 +18,7 @@ from pruning.analysis.redundancy import Redundancy
 from pruning.kinds import SURGERIES
 from search_spaces.unit import Choice, list_kinds
 
+MAX_TIED = 6  # evaluated on all items together where that fits their weights to all calibration items first
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 
 
@@ -48,6 +49,7 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         batch=request.batch,
         prefetch=skip_prefetch if open_cluster(request) is None else cached_evaluator.prefetch,
         time_limit_s=request.time_limit_s,
+        max_tied=Problem.max_tied if context.builder.plan is None else MAX_TIED,
         seed=request.seed,
     )
 

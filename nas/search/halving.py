@@ -19,7 +19,6 @@ from search_spaces.architecture import Architecture
 
 CLEARLY = 1.5  # standard errors beyond the margin
 CLOSE = 0.05  # a difference that matters, relative to the best
-CONTESTED = 16  # at most so many are judged on all items, however little fewer items tell them apart
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,13 @@ def find_statistically_tied(problem: Problem, candidates: Sequence[Candidate], s
     """Who is worth all items: the first `sure`, and those behind them that may well be better than the first.
 
     Where a few items carry most of a loss, the best of many trials is best by luck, and others are not known to be
-    worse: all whose loss may be less by a difference that matters are taken, `CONTESTED` at most.
+    worse: all whose loss may be less by a difference that matters are taken, `problem.max_tied` in all at most.
 
     Args:
         candidates: best first, as trials saw them.
     """
     behind = (c for c in candidates[sure:] if _can_be_better(problem, c, candidates[0]))
-    return [*candidates[:sure], *islice(behind, max(0, CONTESTED - sure))]
+    return [*candidates[:sure], *islice(behind, max(0, problem.max_tied - sure))]
 
 
 def _can_be_better(problem: Problem, candidate: Candidate, first: Candidate) -> bool:

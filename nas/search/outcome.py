@@ -83,13 +83,13 @@ def evaluate_whole_front(problem: Problem, outcome: SearchOutcome) -> SearchOutc
 def evaluate_in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The candidates judged on all items."""
     chosen = list(candidates)
-    problem.prefetch([(c.architecture, None) for c in chosen if not c.full])
-    judged = []
-    for done, candidate in enumerate(chosen):
-        problem.on_phase(IN_FULL, done, len(chosen))
-        quality = candidate.quality if candidate.full else problem.evaluate(candidate.architecture, None)
-        judged.append(replace(candidate, quality=quality, full=True))
-    return judged
+    open_to = [candidate.architecture for candidate in chosen if not candidate.full]
+    problem.prefetch([(architecture, None) for architecture in open_to])
+    qualities = {}
+    for done, architecture in enumerate(open_to):
+        problem.on_phase(IN_FULL, done, len(open_to))
+        qualities[architecture] = problem.evaluate(architecture, None)
+    return [replace(c, quality=qualities.get(c.architecture, c.quality), full=True) for c in chosen]
 
 
 def build_infeasible_error(problem: Problem, candidates: Sequence[Candidate], message: str = "") -> NoFeasibleCandidate:

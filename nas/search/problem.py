@@ -65,6 +65,7 @@ class Problem:
             number of machines: the same batch finds the same winner on any number of them.
         patience: trials without a better one, after which a budget is settled; half as many where there are more
             budgets, which learn from each other.
+        max_tied: candidates that are judged on all items together, at most, where fewer items do not tell them apart.
         on_trial: told how many trials ended since the last call, and the best so far.
         on_phase: told, of the work before and after the trials, its name, how much of it is done and how much there is.
 
@@ -94,6 +95,7 @@ class Problem:
     time_limit_s: float | None = None
     seed: int = 0
     finalists: int = 4
+    max_tied: int = 16
     prefetch: Callable[[Sequence[Asked]], None] = skip_prefetch
     on_trial: Callable[[int, str], None] = _ignore_message
     on_phase: Callable[[str, float, float], None] = _ignore_trial

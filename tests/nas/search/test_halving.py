@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from test_methods import problem
@@ -9,7 +10,7 @@ from test_methods import problem
 from nas.pipeline.evaluator import list_rungs
 from nas.quality.quality import Quality
 from nas.search import Candidate, Problem
-from nas.search.halving import CONTESTED, IncumbentThreshold, find_statistically_tied, judge
+from nas.search.halving import IncumbentThreshold, find_statistically_tied, judge
 from search_spaces import Architecture, Kind, Unit
 
 ITEMS, RUNGS = 60, (10, 30, 60)
@@ -127,10 +128,17 @@ def test_where_few_items_carry_the_loss_more_are_judged_on_all_and_a_better_one_
         candidates = trials.candidates()
         chosen = find_statistically_tied(trials.problem(), candidates, 4)
         assert chosen[:4] == candidates[:4]
-        assert 4 < len(chosen) <= CONTESTED
+        assert 4 < len(chosen) <= trials.problem().max_tied
         few.append(trials.regret(candidates[:4]))
         more.append(trials.regret(chosen))
     assert sum(more) < 0.5 * sum(few)
+
+
+def test_no_more_are_judged_on_all_items_than_the_problem_allows() -> None:
+    trials = Trials(0, heavy=True)
+    chosen = find_statistically_tied(replace(trials.problem(), max_tied=6), trials.candidates(), 4)
+    assert chosen[:4] == trials.candidates()[:4]
+    assert len(chosen) == 6
 
 
 def test_where_items_tell_candidates_apart_no_others_are_judged() -> None:
