@@ -24,9 +24,10 @@ class TrainingState:
         seconds: that it took so far.
         weights, best: the trained ones by name, as they are and as they were at the lowest held-out loss.
         best_step, best_loss: when that was, and what it was.
-        history: of all evaluations the step and the held-out loss.
+        history: of all evaluations the step and the held-out loss; where that led back to the best weights, theirs too.
         losses: of all steps their number from 1, the training loss and the learning rate.
         optimiser: its state.
+        rate_scale: what the recipe's learning rate is multiplied by.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class TrainingState:
     history: list[tuple[int, float]] = field(default_factory=list)
     losses: list[tuple[int, float, float]] = field(default_factory=list)
     optimiser: dict[str, Any] = field(default_factory=dict)
+    rate_scale: float = 1.0
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write the file.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 EVALUATIONS = 10  # of a run, where the recipe does not say how often
+SLOWER = 0.3  # times the learning rate, where it made the model worse than it began
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Training:
 
     def _step(self, state: TrainingState, optimiser: Any) -> None:
         recipe, accelerator, losses = self.recipe, self.accelerator, list[float]()
-        rate = recipe.compute_rate(state.done, state.steps)
+        rate = state.rate_scale * recipe.compute_rate(state.done, state.steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
         for batch in self.items.iterate_batches(state.done, recipe.batch_items, recipe.accumulation):
@@ -126,11 +127,19 @@ class Training:
         return loss.item()
 
     def _judge(self, state: TrainingState) -> None:
-        """Note the held-out loss, and keep the weights if it is the lowest so far."""
+        """Note the held-out loss, and keep the weights if it is the lowest so far.
+
+        A rate that is right for a damaged model takes a good one apart: where the loss is above that of the start,
+        training goes on from the best weights at a lower rate.
+        """
         loss = self._evaluate()
         state.history.append((state.done, loss))
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.best = loss, state.done, self.weights.copy()
+        elif loss > state.history[0][1]:
+            self.weights.set(state.best)
+            state.history.append((state.done, state.best_loss))
+            state.rate_scale *= SLOWER
 
     def _evaluate(self) -> float:
         """The held-out loss that the first process finds, for all of them: they must agree whether to go on."""
@@ -143,8 +152,8 @@ class Training:
 
     def _has_settled(self, state: TrainingState) -> bool:
         """Whether the last evaluations found no improvement, in the half in which the learning rate is low."""
-        worse = sum(step > state.best_step for step, _ in state.history)
-        return worse >= self.recipe.patience and 2 * state.done >= state.steps
+        worse = {step for step, _ in state.history if step > state.best_step}
+        return len(worse) >= self.recipe.patience and 2 * state.done >= state.steps
 
     def _save(self, state: TrainingState, optimiser: Any) -> None:
         state.weights, state.optimiser = self.weights.copy(), optimiser.state_dict()

@@ -18,7 +18,7 @@ from pruning.analysis.redundancy import Redundancy
 from pruning.kinds import SURGERIES
 from search_spaces.unit import Choice, list_kinds
 
-MAX_TIED = 6  # evaluated on all items together where that fits their weights to all calibration items first
+MAX_TIED = 4  # evaluated on all items together, where that takes a fit to all calibration items of each
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
 
 

@@ -3,25 +3,31 @@
 Greedy removal by added loss per millisecond is the strongest published method. Here every round scores only the
 units that the surrogate expects to be cheapest, and on few items: all candidates see the same ones, so differences are
 paired. What was cheaper when it was last scored is scored too, so that the way is seldom another than that of scoring
-everything. One descent passes all budgets; its architectures seed the study, and its scores teach the surrogate what
-units do together where it matters. A token unit takes those that it implies along; of these steps only those are tried
-that save about as much as a part does, and few, since many are nearly the same.
+everything. Levels that lose next to nothing, as eight bits do, are lowered together: their order hardly matters, and
+scoring each would take longer than all drops.
+
+One descent passes all budgets; its architectures seed the study, and its scores teach the surrogate what units do
+together where it matters. A token unit takes those that it implies along; of these steps only those are tried that save
+about as much as a part does, and few, since many are nearly the same.
 """
 
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from nas.search.problem import REMOVING, Problem
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
+from search_spaces.level import DROP
 from search_spaces.rules import is_below
 from search_spaces.space import is_empty
-from search_spaces.unit import Choice, is_cumulative, is_structural
+from search_spaces.unit import Choice, Unit, is_cumulative, is_structural
 
 WIDTH = (1 / 3, 6)  # parts scored in a round: this share of them, and at least so many
 STEPS = 4  # token steps scored in a round
 STEP = (0.03, 0.12)  # what one saves, of where the search starts
+NEGLIGIBLE = 1 / 3  # of what the cheapest drop adds to the loss per millisecond
 
 
 @dataclass
@@ -48,8 +54,8 @@ class GreedyRemoval:
             parts, steps = self._list_below(current)
             if not parts and not steps:
                 return
-            current = self._choose_cheapest(current, parts, steps)
-            self.path.append(current)
+            self.path.extend(self._choose_cheapest(current, parts, steps))
+            current = self.path[-1]
             saved_ms = whole - self.problem.predict_ms(current)
             self.problem.on_phase(REMOVING, min(saved_ms, whole - budget_ms), whole - budget_ms)
 
@@ -87,8 +93,8 @@ class GreedyRemoval:
 
     def _choose_cheapest(
         self, current: Architecture, parts: dict[Architecture, Choice], steps: dict[Architecture, Choice]
-    ) -> Architecture:
-        """The step of least added loss per millisecond.
+    ) -> list[Architecture]:
+        """The step of least added loss per millisecond; more of them where several add next to nothing.
 
         Scored are those that the surrogate expects to be it, and then the parts that would have been cheaper with what
         they added when they were last scored: mostly they add more the more is gone (lazy greedy, Minoux, 1978).
@@ -110,7 +116,29 @@ class GreedyRemoval:
         best = min(rate(a, self.scored[a]) for a in tried)
         overlooked = {a: c for a, c in parts.items() if a not in tried and rate(a, before + self._get_added(c)) < best}
         self._score(current, overlooked)
-        return min([*tried, *overlooked], key=lambda a: rate(a, self.scored[a]))
+        ranked = sorted([*tried, *overlooked], key=lambda a: rate(a, self.scored[a]))
+        free = [below[a] for a in ranked if rate(a, self.scored[a])[0] < self._negligible_rate]
+        return self._lower_together(current, free) or ranked[:1]
+
+    def _lower_together(self, current: Architecture, choices: list[Choice]) -> list[Architecture]:
+        """One after another lowered by these choices; nothing where fewer than two of them are no drops."""
+        lowered, steps = dict[Unit, Choice](), list[Architecture]()
+        for choice in choices:
+            if is_structural(choice) and choice.level != DROP:
+                lowered.setdefault(choice.unit, choice)
+        if len(lowered) < 2:
+            return []
+        for choice in lowered.values():
+            steps.append(self.problem.space.make_canonical((steps or [current])[-1].drop(choice)))
+        self.scored[steps[-1]] = self.problem.evaluate(steps[-1], self.problem.rungs[0]).loss
+        return steps
+
+    @cached_property
+    def _negligible_rate(self) -> float:
+        """Below this, a step's loss per millisecond is negligible."""
+        saved = self.problem.estimate_saved_ms()
+        drops = [each for each in self.problem.space.structure if each.level == DROP and saved[each] > 0]
+        return NEGLIGIBLE * min((self.library[each] / saved[each] for each in drops), default=0.0)
 
     def _score(self, current: Architecture, below: dict[Architecture, Choice]) -> None:
         """Score steps on the first rung; the deepest change first, so that each resumes from the states of the last."""
@@ -128,7 +156,7 @@ class GreedyRemoval:
     @property
     def _width(self) -> int:
         share, min_width = WIDTH
-        return max(min_width, round(share * len(self.problem.space.structure)))
+        return max(min_width, round(share * len({choice.unit for choice in self.problem.space.structure})))
 
     def _restore(self, path: list[Architecture], budget_ms: float) -> Architecture:
         space = self.problem.space

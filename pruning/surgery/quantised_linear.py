@@ -112,17 +112,19 @@ def round_inputs(given: Tensor, format: WeightFormat) -> Tensor:
         return _round_with_zero_point(given)
     blocks = split_into_blocks(given, format.block)
     scales = blocks.abs().amax(-1, keepdim=True) / 127
-    codes = torch.round(blocks / torch.where(scales == 0, torch.ones_like(scales), scales))
-    return (codes * scales).flatten(-2)[..., : given.shape[-1]]
+    codes = (blocks / torch.where(scales == 0, torch.ones_like(scales), scales)).round_()
+    return codes.mul_(scales).flatten(-2)[..., : given.shape[-1]]
 
 
 def _round_with_zero_point(given: Tensor) -> Tensor:
     """As ONNX's DynamicQuantizeLinear: 0 to 255 from the smallest to the largest value, 0 among them."""
-    low, high = given.amin().clamp(max=0), given.amax().clamp(min=0)
+    low, high = torch.aminmax(given)
+    low, high = low.clamp(max=0), high.clamp(min=0)
     scale = (high - low) / 255
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.round((-low / scale).clamp(0, 255))
-    return ((torch.round(given / scale) + zero).clamp(0, 255) - zero) * scale
+    codes = (given / scale).round_().add_(zero).clamp_(0, 255)  # in place: inputs of many tokens are large
+    return codes.sub_(zero).mul_(scale)
 
 
 def split_into_blocks(values: Tensor, block: int) -> Tensor:

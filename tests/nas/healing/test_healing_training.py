@@ -176,6 +176,25 @@ def test_a_model_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
     assert not changed(before, copied(case.model))
 
 
+def test_a_rate_that_makes_the_model_worse_than_it_began_is_lowered_from_the_best_weights(tmp_path: Path) -> None:
+    case, losses, seen = Case("llama"), iter([1.0, 2.0, 0.5, 0.9, 3.0]), []
+    recipe = replace(QUICK, steps=4, evaluate_every=1)
+    training = case.training(recipe, tmp_path / "s.pt", evaluate=lambda: next(losses))
+    take = training.items.iterate_batches
+
+    def note(step: int, *sizes: int):
+        seen.append(copied(case.model))
+        return take(step, *sizes)
+
+    training.items.iterate_batches = note
+    state = training.run(TrainingState(4), Silent())
+    rates = [rate / QUICK.compute_rate(step - 1, 4) for step, _, rate in state.losses]
+    assert rates == pytest.approx([1.0, 0.3, 0.3, 0.3])  # 0.9 is worse than the best, but not than the start
+    assert not changed(seen[0], seen[1])
+    assert changed(seen[1], seen[2])
+    assert state.rate_scale == pytest.approx(0.09)
+
+
 def test_a_loss_that_is_no_number_names_the_learning_rate(tmp_path: Path) -> None:
     case = Case("llama")
     training = case.training(QUICK, tmp_path / "s.pt", loss=lambda batch: case.loss()(batch) * math.nan)

@@ -101,3 +101,19 @@ def test_greedy_removal_passes_by_levels_that_are_not_faster() -> None:
         assert names == ["", "w8", "w4", "drop"]
     assert name_format(path[-1], HEAD) == "w4"
     assert asked.is_feasible(path[-1])
+
+
+def test_levels_that_lose_next_to_nothing_are_lowered_together_and_leave_a_step_each() -> None:
+    """All four `w8` lose less per millisecond than a third of the cheapest drop: one round, five evaluations."""
+    loss = Loss(2)
+    asked = problem(loss, 6.0)
+    removal = GreedyRemoval(asked, score_library(asked, None))
+    known = len(removal.scored)
+    removal.run(4.0 + 8 * 0.6)
+    assert [sum(name_format(each, unit) == "w8" for unit in (*MLPS, HEAD)) for each in removal.path] == [1, 2, 3, 4]
+    assert len(removal.scored) - known == 5
+    assert removal.scored[removal.path[-1]] == loss.compute(removal.path[-1])
+    for number, budget in enumerate((11.2, 10.4, 9.6, 8.8), 1):
+        found = removal.find_first_within_budget(budget)
+        assert found is not None
+        assert sum(bool(name_format(found, unit)) for unit in (*MLPS, HEAD)) == number
