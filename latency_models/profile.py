@@ -11,7 +11,7 @@ from latency_models.shape import ModelShape
 from latency_models.targets import HOST
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MeasurementError, NasError, ProfileMismatch
+from search_spaces.errors import MeasurementError, NasError, ProfileMismatch, UsageError
 
 SCHEMA_VERSION = 2
 _READABLE = (1, 2)  # 1 had neither target nor conditions
@@ -113,12 +113,13 @@ class Profile:
         """Read what `save` writes.
 
         Raises:
-            MeasurementError: when the file is missing, truncated, edited into nonsense, or of another version.
+            UsageError: when there is no such file.
+            MeasurementError: when it is truncated, edited into nonsense, or of another version.
         """
         try:
             return cls._from_json(json.loads(path.read_text()))
         except FileNotFoundError:
-            raise MeasurementError(f"{path} does not exist; make it with nas profile") from None
+            raise UsageError(f"{path} does not exist; make it with nas profile") from None
         except OSError as error:
             raise MeasurementError(f"{path} cannot be read ({error.strerror}); make it with nas profile") from None
         except (NasError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:

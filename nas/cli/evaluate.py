@@ -11,7 +11,7 @@ _HELP = """Compare a pruned model with its parent, by the metric that fits its h
 
 Examples:
 
-  nas evaluate nas-results/python-lm-host-0.6x/winner --parent python-lm
+  nas evaluate nas-results/python-lm-host-0.6x/winner
 
   nas evaluate ./pruned --parent ./my-model --data texts.jsonl --split validation --json
 """
@@ -27,7 +27,10 @@ def evaluate(
         str, typer.Argument(metavar="FOLDER", help="A pruned model, or any model of the parent's kind.")
     ],
     parent: Annotated[
-        str | None, typer.Option("--parent", metavar="PATH_OR_HUB_ID", help="Default: python-lm.")
+        str | None,
+        typer.Option(
+            "--parent", metavar="PATH_OR_HUB_ID", help="Default: that of the search which found it, else python-lm."
+        ),
     ] = None,
     data: options.Data = None,
     split: Annotated[str, typer.Option("--split", help="calibration, validation or test.")] = "test",
@@ -45,6 +48,7 @@ def evaluate(
     from nas.parent.reference_models import find_reference
     from nas.quality.comparable import check_comparable
     from nas.quality.embedding import describe_other_embedding
+    from nas.request.search_request import complete_from_search
     from nas.tokens.space import build_candidate_evaluator
     from pruning.checkpoint import load_to_compute
     from pruning.inference.device import place
@@ -55,6 +59,7 @@ def evaluate(
     reference = find_reference(candidate)
     source = reference.folder if reference else Path(candidate)
     model = load_to_compute(source, trust_remote_code)
+    parent, data = complete_from_search(Path(candidate), parent, data)
     parent_model = load_parent_model(parent, data, trust_remote_code, device, stream)
     with progress.open_stage("evaluating"):
         evaluator = build_candidate_evaluator(parent_model, model, Path(candidate))

@@ -15,7 +15,7 @@ from nas.profiling.host import SECONDS, measure_architectures, profile_host
 from nas.progress import Progress, open_timed_stage
 from nas.storage.cache_folder import format_for_file
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MeasurementError
+from search_spaces.errors import MeasurementError, UsageError
 from search_spaces.level import DROP
 from search_spaces.schedule import TOKENS_REVISION
 from search_spaces.space import Space
@@ -108,7 +108,7 @@ def _read_cached(path: Path, parent: ParentModel, workload: Workload) -> Profile
     """The cached profile if it is one of this machine with this model and workload, under today's key."""
     try:
         profile = Profile.load(path)
-    except MeasurementError:
+    except (UsageError, MeasurementError):  # there is none, or it is damaged
         return None
     described = (profile.key, profile.model, profile.shape, profile.workload, profile.target)
     wanted = (read_environment(count_default_threads()), parent.digest, parent.shape, workload, HOST)

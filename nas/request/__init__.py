@@ -28,6 +28,13 @@ __getattr__, __all__ = export_lazily(
             "FULL",
         ],
         "quantities": ["Budget", "ByteLimit", "ParameterLimit", "parse_duration"],
-        "search_request": ["FILE", "SearchRequest", "check_executor", "parse_resources", "parse_units"],
+        "search_request": [
+            "FILE",
+            "SearchRequest",
+            "check_executor",
+            "complete_from_search",
+            "parse_resources",
+            "parse_units",
+        ],
     },
 )

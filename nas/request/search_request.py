@@ -174,3 +174,15 @@ def parse_units(text: str) -> tuple[str, ...]:
     if unknown or not names:
         raise UsageError(f"units {text!r}: each is one of {', '.join(UNIT_NAMES)}; write for example attention,mlp")
     return tuple(name for name in UNIT_NAMES if name in names)
+
+
+def complete_from_search(model: Path, parent: str | None, data: Path | None) -> tuple[str | None, Path | None]:
+    """The parent and the data that a model is compared with: as asked, else those of the search that found it.
+
+    Args:
+        model: a folder; that of a winner lies in the result folder of its search.
+    """
+    if parent is not None or not (model.parent / FILE).is_file():
+        return parent, data
+    request = SearchRequest.load(model.parent)
+    return request.model, data or request.data

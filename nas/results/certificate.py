@@ -18,7 +18,7 @@ from typing import Any
 from latency_models.measurement import Measurement, compute_quantile_bounds
 from latency_models.workload import Workload
 from search_spaces.architecture import Architecture
-from search_spaces.errors import MeasurementError, NasError
+from search_spaces.errors import MeasurementError, NasError, UsageError
 
 SCHEMA_VERSION = 3
 _READABLE = (2, 3)  # 2 knew no fraction and one look
@@ -173,13 +173,13 @@ class Certificate:
         """Read what `save` writes.
 
         Raises:
-            MeasurementError: when the file is missing, damaged, of another version, or says something else than
-                its samples.
+            UsageError: when there is no such file.
+            MeasurementError: when it is damaged, of another version, or says something else than its samples.
         """
         try:
             return cls._from_json(json.loads(path.read_text()))
         except FileNotFoundError:
-            raise MeasurementError(f"{path} does not exist; give a certificate.json that nas search wrote") from None
+            raise UsageError(f"{path} does not exist; give a certificate.json that nas search wrote") from None
         except (NasError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise MeasurementError(f"{path} is no certificate ({error}); measure again") from None
 

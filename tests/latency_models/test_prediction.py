@@ -24,7 +24,7 @@ from latency_models.work import compute_model_work, compute_stem_work, compute_u
 from latency_models.workload import Phase, Workload
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.architecture import drop_from_parent
-from search_spaces.errors import MeasurementError, ProfileMismatch
+from search_spaces.errors import MeasurementError, ProfileMismatch, UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
 
@@ -290,7 +290,7 @@ def test_profiles_round_trip_and_refuse_damage(tmp_path: Path) -> None:
         path.write_text(damaged)
         with pytest.raises(MeasurementError, match=r"profile\.json is no profile"):
             Profile.load(path)
-    with pytest.raises(MeasurementError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         Profile.load(tmp_path / "nothing.json")
     with pytest.raises(MeasurementError, match="cannot be read"):
         Profile.load(tmp_path)

@@ -192,9 +192,7 @@ def test_a_search_leaves_the_whole_result_folder(tiny: Path, tmp_path: Path) -> 
         entry["architecture"] for entry in document["baselines"]
     ]
     assert all(c["verdict"] in ("better", "tie", "worse") for c in against.values())
-    evaluated = nas(
-        "evaluate", str(out / "winner"), "--parent", str(tiny / "model"), "--data", str(tiny / "data"), "--json"
-    )
+    evaluated = nas("evaluate", str(out / "winner"), "--json")  # parent and data are those of the search
     assert json.loads(evaluated.stdout)["candidate"]["loss"] == pytest.approx(winner["quality"]["loss"], rel=1e-4)
     again = nas(*search_arguments(tiny, out, "--target", "jetson-orin", "--budget", "0.5x"))
     assert again.returncode == 2

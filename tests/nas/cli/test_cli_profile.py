@@ -59,7 +59,7 @@ def test_from_a_kit_to_a_search_that_predicts_from_it(model: str, tmp_path: Path
         (["profile", "kit"], 2, "--target is missing"),
         (["profile", "kit", "--target", "host"], 2, "is this machine"),
         (["profile", "kit", "--target", "l4/int8"], 2, "for example l4/fp16"),
-        (["profile", "import", "nothing.json"], 1, "nothing.json does not exist"),
+        (["profile", "import", "nothing.json"], 2, "nothing.json does not exist"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_line(arguments: list[str], code: int, says: str, tmp_path: Path) -> None:
