@@ -64,28 +64,24 @@ def analyze(
     from nas.cli import console
 
     progress = console.begin("analyze")
+    from nas.figures.kept_patches import spread
     from nas.figures.search import save_redundancy
-    from nas.parent.analysis_batches import STREAM_BYTES, list_analysis_batches
+    from nas.parent.analysis import analyse
+    from nas.parent.analysis_batches import estimate_state_bytes
     from nas.parent.parent import load_parent_model
     from nas.parent.running_cost import check_memory
-    from nas.progress import track_items
     from nas.storage.disk_errors import check_folder
-    from pruning.analysis.redundancy import measure_redundancy
 
     if out is not None:
         check_folder(out, "--out")
     parent = load_parent_model(model, data, trust_remote_code, device, stream)
     if tokens is not None:
         _refuse(parent, tokens)
-    check_memory(parent, STREAM_BYTES)
+    check_memory(parent, estimate_state_bytes(parent))
     if dry_run:
         _show_plan(parent, json)
         return
-    batches = list_analysis_batches(parent)
-    redundancy = measure_redundancy(
-        parent.placed, track_items(progress, "analysing redundancy", batches), parent.anatomy
-    )
-    redundant = _measure_tokens(parent, progress)
+    redundancy, redundant = analyse(parent, progress, spread(parent.dataset.calibration, _ITEMS))
     folder = out or Path("nas-results") / f"{Path(parent.id).name}-analysis"
     save_redundancy(redundancy, folder, parent.id)
     written = ["redundancy", *_save_tokens(parent, progress, redundant, tokens, folder)]
@@ -104,7 +100,7 @@ def _show_plan(parent: "ParentModel", json: bool) -> None:
     """What the analysis would take."""
     from nas.cli import console
     from nas.figures.kept_patches import spread
-    from nas.parent.analysis_batches import STREAM_BYTES
+    from nas.parent.analysis_batches import estimate_state_bytes
     from nas.parent.running_cost import count_bytes, estimate_peak_bytes, measure_item_seconds
     from pruning.inference.residency import is_streamed
 
@@ -115,29 +111,12 @@ def _show_plan(parent: "ParentModel", json: bool) -> None:
         "streamed": is_streamed(parent.model), "items": items,
         "seconds": round(measure_item_seconds(parent, split) * items),
         "weights_mib": count_bytes(parent.model) >> 20,
-        "peak_mib": estimate_peak_bytes(parent, STREAM_BYTES) >> 20,
+        "peak_mib": estimate_peak_bytes(parent, estimate_state_bytes(parent)) >> 20,
     }  # fmt: skip
     if json:
         console.emit_json({"schema_version": 1, **facts})
     else:
         console.emit_text("\n".join(f"{name.replace('_', ' '):<12} {value}" for name, value in facts.items()))
-
-
-def _measure_tokens(parent: "ParentModel", progress: "Progress") -> "TokenRedundancy | None":
-    """None, and a line that says why, where the tokens of a model or of its data cannot be told apart."""
-    from nas.figures.kept_patches import spread
-    from nas.parent.analysis_batches import list_analysis_batches
-    from nas.progress import track_items
-    from pruning.analysis.token_redundancy import measure_token_redundancy
-    from search_spaces.errors import BadData, UnreadableModel
-
-    split = spread(parent.dataset.calibration, _ITEMS)
-    batches = track_items(progress, "analysing tokens", list_analysis_batches(parent, split))
-    try:
-        return measure_token_redundancy(parent.placed, batches, parent.anatomy)
-    except (BadData, UnreadableModel) as error:
-        progress.show_message(f"tokens are not analysed: {error}")
-        return None
 
 
 def _save_tokens(

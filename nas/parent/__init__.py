@@ -5,7 +5,8 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
-        "analysis_batches": ["STREAM_BYTES", "list_analysis_batches"],
+        "analysis": ["analyse"],
+        "analysis_batches": ["estimate_state_bytes", "list_analysis_batches"],
         "parent": ["ParentModel", "compute_weights_digest", "load_parent_model"],
         "running_cost": ["check_memory", "count_bytes", "estimate_peak_bytes", "measure_item_seconds"],
         "reference_models": ["find_reference", "list_reference_names"],

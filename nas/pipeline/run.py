@@ -8,7 +8,7 @@ from nas.certification.run import CertificationRun
 from nas.certification.search_context import SearchContext
 from nas.data.documents import SPLITS
 from nas.figures.search import save_redundancy
-from nas.parent.analysis_batches import list_analysis_batches
+from nas.parent.analysis import analyse
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.evaluator import load_evaluations
 from nas.pipeline.finalists import choose_finalists, describe_finalists
@@ -19,7 +19,7 @@ from nas.pipeline.prepare import prepare
 from nas.pipeline.problem import build_problem
 from nas.pipeline.write_results import deliver, record
 from nas.profiling.ssh import Transport
-from nas.progress import Phases, Progress, Timed, track_items
+from nas.progress import Phases, Progress, Timed
 from nas.request.search_request import FILE as REQUEST
 from nas.request.search_request import SearchRequest
 from nas.results.finalists import Finalist
@@ -32,7 +32,6 @@ from nas.storage.disk_errors import check_folder, check_free_space
 from nas.storage.open_storage import check_storage
 from nas.storage.redact import build_sqlite_url
 from nas.storage.result_folder import lock_exclusively
-from pruning.analysis.redundancy import measure_redundancy
 from search_spaces.errors import MachineTooBusy, UsageError
 
 
@@ -77,8 +76,7 @@ def _check_locations(request: SearchRequest) -> None:
 
 def _search(context: SearchContext, progress: Timed) -> Result:
     request, parent = context.request, context.parent
-    batches = track_items(progress, "analysing redundancy", list_analysis_batches(parent))
-    redundancy = measure_redundancy(parent.placed, batches, parent.anatomy)
+    redundancy, _ = analyse(parent, progress)
     save_redundancy(redundancy, request.out, parent.id)
     cached_evaluator = context.cached_evaluator
     evaluator = cached_evaluator.evaluator

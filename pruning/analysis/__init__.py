@@ -5,8 +5,11 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
-        "redundancy": ["Redundancy", "measure_redundancy"],
+        "observer": ["Observer"],
+        "redundancy": ["Redundancy", "RedundancyObserver", "measure_redundancy"],
         "rounding": ["RoundingLoss", "measure_rounding"],
-        "token_redundancy": ["TokenRedundancy", "measure_token_redundancy"],
+        "standing": ["Standing"],
+        "token_redundancy": ["TokenObserver", "TokenRedundancy", "measure_token_redundancy"],
+        "traversal": ["Journey", "run_in_turn", "run_together"],
     },
 )

@@ -12,19 +12,21 @@ redundant. Whole blocks compare block input and output; the distance table compa
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
+from pruning.analysis.kept_streams import KeptStreams
+from pruning.analysis.observer import Inputs
+from pruning.analysis.traversal import run_in_turn
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.probe import flatten_to_rows
-from pruning.inference.residency import release_weights
 from search_spaces.errors import BadData
-from search_spaces.kinds import STRUCTURE, Kind
+from search_spaces.kinds import PARTS, STRUCTURE, Kind
 from search_spaces.unit import Unit
 
 SCHEMA_VERSION = 1
@@ -111,75 +113,89 @@ def measure_redundancy(model: Any, batches: Iterable[dict[str, Tensor]], anatomy
         BadData: when there is no token to compare.
     """
     anatomy = anatomy or read_anatomy(model)
-    release_weights(model)  # of a head, for one, which is not run
-    sums = _Sums(anatomy.depth)
-    watchers = [
-        _Watcher(block, model.get_submodule(anatomy.stack)[block.index], anatomy.hidden_size, sums)
-        for block in anatomy.blocks
-    ]
-    fixed = {"use_cache": False} if anatomy.is_decoder else {}
-    trunk = getattr(model, "base_model", model)  # the head tells nothing about the residual stream
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                sums.begin(batch.get("attention_mask"))
-                trunk(**batch, **fixed)
-                sums.end()
-    finally:
-        for watcher in watchers:
-            watcher.remove()
-    if not sums.tokens:
-        raise BadData("the calibration data has 0 tokens; at least one is needed, so give more data")
-    return sums.average(anatomy)
+    observer = RedundancyObserver(anatomy)
+    run_in_turn(model, anatomy, observer, batches)
+    return observer.average()
 
 
-class _Sums:
-    """Running sums of cosines over tokens, in double precision."""
+class RedundancyObserver:
+    """Running sums of cosines over tokens, in double precision.
 
-    def __init__(self, depth: int) -> None:
-        self.depth, self.tokens = depth, 0
-        self.units = {kind: torch.zeros(depth, dtype=torch.float64) for kind in (Kind.ATTENTION, Kind.MLP)}
-        self.between = torch.zeros(depth + 1, depth + 1, dtype=torch.float64)
-        self.keep: Tensor | None = None
-        self.streams = torch.empty(0)  # (depth + 1, tokens, hidden) of the batch
-        self.seen = 0  # of them
+    Example:
+        >>> observer = RedundancyObserver(anatomy)
+        >>> run_in_turn(model, anatomy, observer, batches)
+        >>> redundancy = observer.average()
+    """
 
-    def begin(self, mask: Tensor | None) -> None:
-        """A new batch: forget the last one's streams."""
-        self.keep = None if mask is None or bool(mask.all()) else mask.flatten().bool()
-        self.seen = 0
+    name = "redundancy"
+
+    def __init__(self, anatomy: Anatomy, file: BinaryIO | None = None) -> None:
+        """Nothing was seen yet.
+
+        Args:
+            file: for the streams of all batches on their way; None keeps them in memory.
+        """
+        self.anatomy, self.depth, self.tokens = anatomy, anatomy.depth, 0
+        self.units = {kind: torch.zeros(self.depth, dtype=torch.float64) for kind in PARTS}
+        self.between = torch.zeros(self.depth + 1, self.depth + 1, dtype=torch.float64)
+        self._kept = KeptStreams(self.depth + 1, file)
+        self._batch = 0
+        self._keep: Tensor | None = None
+
+    def watch(self, index: int, block: nn.Module) -> "_Watcher":
+        """Compare what enters, passes and leaves a block."""
+        return _Watcher(self.anatomy.blocks[index], block, self.anatomy.hidden_size, self)
+
+    def begin(self, number: int, inputs: Inputs) -> None:
+        """What comes now is of this batch."""
+        mask = inputs.get("attention_mask")
+        self._keep = None if mask is None or bool(mask.all()) else mask.flatten().bool()
+        self._batch = number
 
     def select_rows(self, value: Tensor) -> Tensor:
         """The tokens that count, fp32."""
         rows = value.float()
-        return rows if self.keep is None else rows[self.keep]
+        return rows if self._keep is None else rows[self._keep]
 
     def add_stream(self, value: Tensor) -> None:
         """The normalised stream entering a block, or leaving the last."""
-        rows = self.select_rows(value)
-        if not self.seen:
-            self.streams = rows.new_empty(self.depth + 1, *rows.shape)
-        self.streams[self.seen] = nn.functional.normalize(rows, dim=-1)
-        self.seen += 1
+        self._kept.put(self._batch, nn.functional.normalize(self.select_rows(value), dim=-1))
 
     def add_unit(self, kind: Kind, layer: int, before: Tensor, after: Tensor) -> None:
         """A unit's stream before and after."""
         cosine = nn.functional.cosine_similarity(self.select_rows(before), self.select_rows(after), dim=-1)
         self.units[kind][layer] += cosine.cpu().sum(dtype=torch.float64)
 
-    def end(self) -> None:
+    def end(self, number: int) -> None:
         """All pairs of block inputs in one product: sum over tokens of unit vectors' dot products."""
-        stacked = self.streams.flatten(1)
+        streams = self._kept.take(number, self.anatomy.hidden_size)
+        stacked = streams.flatten(1)
         self.between += (stacked @ stacked.T).cpu().double()
-        self.tokens += self.streams.shape[1]
+        self.tokens += streams.shape[1]
 
-    def average(self, anatomy: Anatomy) -> Redundancy:
-        """Means over tokens."""
+    def pack(self) -> dict[str, Any]:
+        """The sums, and where the streams are that were not compared yet."""
+        units = {str(kind): total for kind, total in self.units.items()}
+        return {"tokens": self.tokens, "between": self.between, "units": units, "places": self._kept.places}
+
+    def unpack(self, packed: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.tokens, self.between, self._kept.places = packed["tokens"], packed["between"], packed["places"]
+        self.units = {kind: packed["units"][str(kind)] for kind in self.units}
+
+    def average(self) -> Redundancy:
+        """Means over tokens.
+
+        Raises:
+            BadData: there was no token.
+        """
+        if not self.tokens:
+            raise BadData("the calibration data has 0 tokens; at least one is needed, so give more data")
         between = (self.between / self.tokens).tolist()
         means = {kind: tuple((total / self.tokens).tolist()) for kind, total in self.units.items()}
         blocks = tuple(between[layer][layer + 1] for layer in range(self.depth))
         return Redundancy(
-            anatomy.family, anatomy.layout, self.tokens, means[Kind.ATTENTION], means[Kind.MLP], blocks,
+            self.anatomy.family, self.anatomy.layout, self.tokens, means[Kind.ATTENTION], means[Kind.MLP], blocks,
             tuple(tuple(row) for row in between),
         )  # fmt: skip
 
@@ -187,7 +203,7 @@ class _Sums:
 class _Watcher:
     """Hooks of one block: keeps its input until its units have been compared."""
 
-    def __init__(self, block: BlockAnatomy, module: nn.Module, width: int, sums: _Sums) -> None:
+    def __init__(self, block: BlockAnatomy, module: nn.Module, width: int, sums: RedundancyObserver) -> None:
         self.block, self.width, self.sums = block, width, sums
         self.entry: Tensor | None = None
         self.middle: Tensor | None = None

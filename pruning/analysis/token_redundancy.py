@@ -19,14 +19,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pruning.analysis import token_similarity as alikeness
+from pruning.analysis.observer import Inputs
 from pruning.analysis.token_attention import find_states, query_attention
+from pruning.analysis.traversal import run_in_turn
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
-from pruning.reduction.layout import Group, TokenLayout, read_token_layout
-from pruning.reduction.projections import Projections, read_projections
+from pruning.reduction.layout import Group, read_token_layout
+from pruning.reduction.projections import read_projections
 from pruning.reduction.ranking_check import check_attention
-from search_spaces.errors import BadData
+from search_spaces.errors import BadData, NasError, UnreadableModel
 from search_spaces.schedule import Scorer
 
 SCHEMA_VERSION = 1
@@ -118,56 +121,88 @@ def measure_token_redundancy(
         BadData: no item has a token that may be dropped; or as `TokenLayout.read` says.
         ValueError: another scorer.
     """
-    if scorer is not None and scorer not in _QUERIES:
-        raise ValueError(f"scorer {scorer} asks no token for attention; take one of {', '.join(_QUERIES)}")
     anatomy = anatomy or read_anatomy(model)
-    check_attention(model, anatomy, range(anatomy.depth))
-    tally = _Tally(anatomy, read_token_layout(model, anatomy), scorer)
-    blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
-    handles = [
-        blocks[block.index].register_forward_pre_hook(
-            partial(tally.enter, block.index, read_projections(blocks[block.index], block)), with_kwargs=True
-        )
-        for block in anatomy.blocks
-    ]
-    fixed = {"use_cache": False} if anatomy.is_decoder else {}
-    trunk = getattr(model, "base_model", model)
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                tally.inputs = batch
-                trunk(**batch, **fixed)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tally.average()
+    observer = TokenObserver(model, anatomy, scorer)
+    run_in_turn(model, anatomy, observer, batches)
+    return observer.average()
 
 
-class _Tally:
-    """Running sums of every measure, group and block, and where the tokens of the current batch are."""
+class TokenObserver:
+    """Running sums of every measure, group and block, and where the tokens of batches on their way are.
 
-    def __init__(self, anatomy: Anatomy, layout: TokenLayout, scorer: Scorer | None) -> None:
-        self.anatomy, self.layout, self.scorer = anatomy, layout, scorer
-        self.names = [_NAMES[layout.group], *([_BESIDE] if layout.group is Group.IMAGES else [])]
-        self.inputs: Mapping[str, Tensor] = {}
-        self.groups: list[Tensor] = []
-        self.valid: Tensor | None = None
-        self.items = 0
+    Example:
+        >>> observer = TokenObserver(model, anatomy)
+        >>> run_in_turn(model, anatomy, observer, batches)
+        >>> redundancy = observer.average()
+    """
+
+    name = "tokens"
+
+    def __init__(self, model: Any, anatomy: Anatomy, scorer: Scorer | None = None) -> None:
+        """Nothing was seen yet; all as `measure_token_redundancy` has it.
+
+        Raises:
+            UnreadableModel: as there.
+            ValueError: another scorer.
+        """
+        if scorer is not None and scorer not in _QUERIES:
+            raise ValueError(f"scorer {scorer} asks no token for attention; take one of {', '.join(_QUERIES)}")
+        check_attention(model, anatomy, range(anatomy.depth))
+        blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
+        self.projections = [read_projections(blocks[block.index], block) for block in anatomy.blocks]
+        self.anatomy, self.layout, self.scorer = anatomy, read_token_layout(model, anatomy), scorer
+        self.names = [_NAMES[self.layout.group], *([_BESIDE] if self.layout.group is Group.IMAGES else [])]
+        self.inputs: Inputs = {}
+        self.failure: NasError | None = None
+        self.batch = self.items = 0
+        self.marked: dict[int, tuple[list[Tensor], Tensor | None]] = {}  # by batch, its groups and valid tokens
         self.tokens = [0 for _ in self.names]
         shape = (len(self.names), len(MEASURES), anatomy.depth)
         self.sums, self.counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.int64)
 
-    def enter(
-        self, index: int, queries: Projections, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """The states that enter block `index`: a hook before it."""
+    def watch(self, index: int, block: nn.Module) -> RemovableHandle:
+        """Look at what enters a block."""
+        return block.register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
+
+    def begin(self, number: int, inputs: Inputs) -> None:
+        """What comes now is of this batch."""
+        self.batch, self.inputs = number, inputs
+
+    def end(self, number: int) -> None:
+        """A batch is through."""
+        self.marked.pop(number, None)
+
+    def pack(self) -> dict[str, Any]:
+        """The sums, and where the tokens of batches on their way are."""
+        scorer = None if self.scorer is None else str(self.scorer)
+        seen = {"sums": self.sums, "counts": self.counts, "tokens": self.tokens, "items": self.items}
+        failure = None if self.failure is None else str(self.failure)
+        return {**seen, "marked": self.marked, "scorer": scorer, "failure": failure}
+
+    def unpack(self, packed: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.sums, self.counts = packed["sums"], packed["counts"]
+        self.tokens, self.items, self.marked = packed["tokens"], packed["items"], packed["marked"]
+        self.scorer = None if packed["scorer"] is None else Scorer(packed["scorer"])
+        self.failure = None if packed["failure"] is None else BadData(packed["failure"])
+
+    def _enter(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.failure is None:  # others may be looking at the same pass: what is wrong here is said at the end
+            try:
+                self._measure(index, args, kwargs)
+            except (BadData, UnreadableModel) as error:
+                self.failure = error
+
+    def _measure(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Add the states that enter a block."""
         hidden = find_states((*args, *kwargs.values()), self.anatomy.hidden_size)
         if index == 0:
-            self._begin(hidden)
+            self._mark(hidden)
+        groups, valid = self.marked[self.batch]
         units = nn.functional.normalize(hidden.float(), dim=-1)
         assert self.scorer is not None
-        weights = query_attention(queries, self.scorer, hidden, self.valid, args, kwargs)
-        for number, group in enumerate(self.groups):
+        weights = query_attention(self.projections[index], self.scorer, hidden, valid, args, kwargs)
+        for number, group in enumerate(groups):
             measured: list[Callable[[], alikeness.Sum]] = [
                 partial(alikeness.compute_neighbour_cosine, units, group),
                 partial(alikeness.compute_nearest_cosine, units, group),
@@ -179,22 +214,30 @@ class _Tally:
                 self.sums[number, column, index] += total
                 self.counts[number, column, index] += count
 
-    def _begin(self, hidden: Tensor) -> None:
-        """A new batch: which of its tokens are in which group."""
+    def _mark(self, hidden: Tensor) -> None:
+        """Which tokens of a new batch are in which group."""
         read = self.layout.read(self.inputs, hidden)
         present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        self.valid = None if read.valid is None or bool(read.valid.all()) else read.valid
-        present = present if self.valid is None else self.valid
-        self.groups = [present & ~read.protected, present & read.protected][: len(self.names)]
+        valid = None if read.valid is None or bool(read.valid.all()) else read.valid
+        present = present if valid is None else valid
+        groups = [present & ~read.protected, present & read.protected][: len(self.names)]
+        self.marked[self.batch] = groups, valid
         if self.scorer is None:
             asks = Scorer.CLASS if self.layout.group is not Group.PATCHES or read.protected.any() else Scorer.MEAN
             self.scorer = Scorer.LAST if self.anatomy.is_decoder else asks
         self.items += len(hidden)
-        for number, group in enumerate(self.groups):
+        for number, group in enumerate(groups):
             self.tokens[number] += int(group.sum())
 
     def average(self) -> TokenRedundancy:
-        """Means; over tokens for what is of tokens, over items for what is of items."""
+        """Means; over tokens for what is of tokens, over items for what is of items.
+
+        Raises:
+            BadData: no item has a token that may be dropped.
+            NasError: what went wrong on the way.
+        """
+        if self.failure is not None:
+            raise self.failure
         if not self.tokens[0] or self.scorer is None:
             raise BadData(f"{self.items} items have 0 {self.names[0]} that may be dropped; give longer ones, or images")
         means = (self.sums / self.counts.clamp(min=1)).tolist()

@@ -103,6 +103,21 @@ def streaming(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def hold(module: nn.Module) -> Iterator[None]:
+    """Let a module of a streamed model keep its weights meanwhile, and let go of them at the end."""
+    hooks = module._forward_hooks
+    taken = {key: hook for key, hook in hooks.items() if hook is _release_after}
+    for key in taken:
+        del hooks[key]
+    try:
+        yield
+    finally:
+        hooks.update(taken)
+        if taken:
+            release_weights(module)
+
+
 def is_streamed(model: nn.Module) -> bool:
     """Whether a model lets go of its weights."""
     return any(_release_after in part._forward_hooks.values() for part in model.modules())
