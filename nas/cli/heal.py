@@ -39,6 +39,15 @@ def heal(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="The highest. Default: 0.001.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the order of the data. Default: 0.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="Where to train: auto (all CUDA devices where there are any, else the CPU; default), cpu, cuda, "
+            "cuda:N or mps.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Heal, print how good the model was and is."""
@@ -54,6 +63,7 @@ def heal(
 
     named: dict[str, Any] = {
         "minutes": minutes, "steps": steps, "trained": train, "learning_rate": learning_rate, "seed": seed,
+        "device": device,
     }  # fmt: skip
     given = {name: value for name, value in named.items() if value is not None}
     recipe = Recipe(**given) if given else None

@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from nas.healing.recipe import Recipe
 from nas.request.choices import LORA
-from pruning.inference.device import AUTO, CPU, find_device, has_bf16, place
+from pruning.inference.device import AUTO, CPU, find_device, has_bf16, make_usual, place
 from search_spaces.errors import MissingExtra
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def open_accelerator(accumulation: int) -> "Accelerator":
-    """The accelerator of this process: its GPU where it has one, else the CPU; products in bf16 where it has them.
+def open_accelerator(recipe: Recipe) -> "Accelerator":
+    """The accelerator of this process, on the recipe's device; products in bf16 where the device has them.
 
-    Args:
-        accumulation: batches of one step.
+    Raises:
+        UsageError: the device is not here.
     """
     from accelerate import Accelerator
 
-    device = find_device(AUTO)
+    device = find_device(recipe.device)
+    if recipe.device != AUTO:
+        make_usual(device)
     return Accelerator(
         cpu=device.type == CPU, mixed_precision="bf16" if has_bf16(device) else "no",
-        gradient_accumulation_steps=accumulation,
+        gradient_accumulation_steps=recipe.accumulation,
     )  # fmt: skip
 
 

@@ -70,4 +70,4 @@ class LocalTrainer:
     def _teacher(self) -> Teacher:
         student = self._students[min(self._students)]
         watched = (list_watched_layers(student.anatomy, each) for each in self.files.architectures)
-        return student.build_teacher(open_accelerator(self.recipe.accumulation), frozenset().union(*watched))
+        return student.build_teacher(open_accelerator(self.recipe), frozenset().union(*watched))

@@ -13,7 +13,7 @@ from nas.healing.state import TrainingState, load_state
 from nas.healing.student import Student
 from nas.healing.train import Training
 from nas.progress import Progress, Silent
-from pruning.inference.device import count_gpus
+from pruning.inference.device import AUTO, count_gpus
 
 _MEETING, _ENDED = "meeting", "ended.pt"  # files of the processes: where they find each other, what they came to
 
@@ -37,7 +37,7 @@ def run_on_every_device(
     student: Student, training: Training, state: TrainingState, progress: Progress, until: int | None = None,
     limit_s: float = math.inf, processes: int | None = None,
 ) -> TrainingState:  # fmt: skip
-    """`Training.run`, in as many processes as there are GPUs, where there are several.
+    """`Training.run`, in as many processes as there are GPUs, where there are several and no device was named.
 
     A step then sees as many items on each device as it does on one.
 
@@ -46,7 +46,7 @@ def run_on_every_device(
         training: of this process; its model has the best weights at the end.
         processes: how many; None for one on each GPU.
     """
-    count = processes or max(1, count_gpus())
+    count = processes or (max(1, count_gpus()) if training.recipe.device == AUTO else 1)
     if count == 1:
         return training.run(state, progress, until, limit_s)
     from torch.multiprocessing.spawn import spawn

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nas.request.choices import PROJECTIONS, TRAINED
+from nas.request.choices import AUTO, PROJECTIONS, TRAINED, check_device
 from search_spaces.errors import UsageError
 
 MINUTES = 10.0
@@ -30,6 +30,7 @@ class Recipe:
         save_every: steps after which all that a run needs to go on is written.
         copies: of each window of text, with noise, that are trained on too.
         noise: share of their tokens that the parent has put there.
+        device: where; auto takes all GPUs that there are, else the CPU.
 
     Example:
         >>> Recipe(steps=100).minutes is None
@@ -51,6 +52,7 @@ class Recipe:
     save_every: int = 50
     copies: int = 3
     noise: float = 0.3
+    device: str = AUTO
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.steps is not None:
@@ -63,6 +65,7 @@ class Recipe:
                 raise UsageError(f"--{name.replace('_', '-')} {value:g} is not above zero; give a positive number")
         if self.trained not in TRAINED:
             raise UsageError(f"--train {self.trained!r} is none of {', '.join(TRAINED)}")
+        check_device(self.device)
 
     def compute_rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, from 0 on, of so many."""

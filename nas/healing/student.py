@@ -114,7 +114,7 @@ class Student:
             MissingExtra: a package that training takes is not installed.
         """
         check_installed(recipe.trained)
-        accelerator = open_accelerator(recipe.accumulation)
+        accelerator = open_accelerator(recipe)
         teacher = self.build_teacher(accelerator) if teacher is None else teacher
         model = place_copy(copy_in_float32(self.model), accelerator.device)
         weights = choose_trained(model, self.anatomy, self.architecture, recipe.trained, recipe.seed)

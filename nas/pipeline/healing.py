@@ -99,7 +99,7 @@ class FinalistHealing:
     def recipe(self) -> Recipe:
         """How finalists are trained."""
         request = self.context.request
-        return Recipe(minutes=self.seconds / 60, trained=request.heal_train, seed=request.seed)
+        return Recipe(minutes=self.seconds / 60, trained=request.heal_train, seed=request.seed, device=request.device)
 
     @cached_property
     def training_data(self) -> TrainingData:

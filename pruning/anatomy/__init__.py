@@ -25,6 +25,7 @@ __getattr__, __all__ = export_lazily(
             "count_trained_positions",
         ],
         "probe": [
+            "Arguments",
             "Call",
             "TOKENS",
             "flatten_to_rows",

@@ -18,6 +18,6 @@ __getattr__, __all__ = export_lazily(
         "compensator": ["Compensator", "install_adjusted"],
         "method": ["METHODS"],
         "sites": ["Point", "find_kept_layers", "find_sites"],
-        "streams": ["reshape_by_item", "record_streams", "watch_input"],
+        "streams": ["reshape_by_item", "record_streams", "run_trunk", "watch_input"],
     },
 )

@@ -34,6 +34,12 @@ def find_device(asked: str = CPU) -> torch.device:
     return torch.device(CUDA, device.index or 0) if device.type == CUDA else device
 
 
+def make_usual(device: torch.device) -> None:
+    """Let this process take a CUDA device where code asks for one without a number."""
+    if device.type == CUDA:
+        torch.cuda.set_device(device)
+
+
 def count_gpus() -> int:
     """CUDA devices that this process may use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from healing_case import Stops, classifier, decoder, encoder, vision_language
 from typer.testing import CliRunner
 
 from nas.cli.app import app
+from nas.healing.devices import open_accelerator
 from nas.healing.heal import heal
 from nas.healing.recipe import Recipe
 from nas.healing.train import Pace
@@ -126,6 +128,18 @@ def test_what_is_healed_already_is_said_and_not_done_again(tmp_path: Path) -> No
     assert any("is healed already; delete it to heal again" in line for line in reported.told)
     with pytest.raises(UsageError, match="healed already by another recipe"):
         heal(folder, Recipe(steps=5), Silent())
+
+
+def test_it_trains_where_it_is_told_to(tmp_path: Path) -> None:
+    folder = classifier(tmp_path)
+    with pytest.raises(UsageError, match=r"device cuda:99: torch finds . CUDA devices here; take auto, or cpu"):
+        heal(folder, replace(FEW, device="cuda:99"), Silent())
+    assert open_accelerator(replace(FEW, device="cpu")).device == torch.device("cpu")
+    answer = CliRunner().invoke(app, ["heal", str(folder), "--steps", "2", "--device", "cpu", "--json"])
+    assert answer.exit_code == 0, answer.stderr
+    assert json.loads(answer.stdout)["recipe"]["device"] == "cpu"
+    refused = CliRunner().invoke(app, ["heal", str(folder), "--device", "tpu"])
+    assert isinstance(refused.exception, UsageError)
 
 
 def test_minutes_are_kept_as_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
