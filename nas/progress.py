@@ -107,8 +107,8 @@ class Phases:
         self._held.__exit__(kind, error, at)
 
     def report(self, title: str, done: float, total: float, note: str = "") -> None:
-        """Say how far a phase is."""
-        if title != self._title:
+        """Say how far a phase is; one that is less far than before has begun again."""
+        if title != self._title or done < self._done:
             self._held.close()
             self._stage = self._held.enter_context(self._progress.open_stage(title, total))
             self._title, self._done = title, 0.0

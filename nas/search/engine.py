@@ -242,9 +242,11 @@ class Engine:
 
     def _build_outcome(self, ranked: tuple[Candidate, ...], baselines: dict[str, Architecture]) -> SearchOutcome:
         problem, everything = self.problem, {c.architecture: c for c in self._adjust_losses(ranked[0])}
-        fronts = [candidate for budget in problem.front for candidate in self._rank(self._find_leaders(budget))]
+        leaders = {c.architecture: c for budget in problem.front for c in self._find_leaders(budget)}
+        fronts = evaluate_in_full(problem, leaders.values())
         problem.prefetch([(architecture, problem.fidelity) for architecture in baselines.values()])
-        parent = evaluate_in_full(problem, [self._build_named(problem.space.parent, "parent", 0)])[0]
+        parent = self._build_named(problem.space.parent, "parent", 0)
+        parent = replace(parent, quality=problem.evaluate(parent.architecture, None), full=True)
         everything |= {candidate.architecture: candidate for candidate in (parent, *fronts, *ranked)}
 
         def evaluate_baseline(architecture: Architecture, name: str) -> Candidate:

@@ -28,6 +28,13 @@ def test_a_phase_is_announced_when_it_begins_and_told_when_nothing_ends(
     assert capsys.readouterr().err == ""  # nobody speaks of what has ended
 
 
+def test_a_phase_that_begins_again_is_a_stage_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with Phases(LineProgress()) as phases:
+        for done in (0, 1, 2, 0, 1):
+            phases.report("evaluating", done, 3)
+    assert re.fullmatch(r"(evaluating: begins\nevaluating: done in 0\.\d s\n){2}", capsys.readouterr().err)
+
+
 def test_a_phase_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), LineProgress().open_stage("exporting"):
         raise ValueError("broken")
@@ -130,3 +137,18 @@ def test_a_search_says_what_it_does_before_its_trials(tmp_path: Path) -> None:
         "searching: scoring each part alone", "searching: dropping one part after another",
         "searching: evaluating candidates", "searching: evaluating the best on all items",
     ]  # fmt: skip
+
+
+def test_what_is_judged_to_choose_what_is_measured_is_a_stage_where_it_is_not_known_yet(tmp_path: Path) -> None:
+    from test_search import Landscape, problem
+
+    noted, asked = Noted(), problem(tmp_path, Landscape(0), 9.0, trials=20)
+    outcome = CertificationRun(None, Silent()).search(asked)
+    open_to = [candidate for candidate in outcome.candidates if not candidate.full]
+    judged = CertificationRun(None, noted).judge(asked, [*outcome.ranked, *open_to])
+    assert [c.architecture for c in judged] == [c.architecture for c in [*outcome.ranked, *open_to]]
+    assert all(candidate.full for candidate in judged)
+    stage = "choosing: evaluating the best on all items"
+    assert noted.said[0].partition(" of ")[0] == stage
+    assert CertificationRun(None, noted).judge(asked, outcome.ranked) == list(outcome.ranked)
+    assert sum(message.startswith(stage) for message in noted.said) == 1
