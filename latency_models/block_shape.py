@@ -232,7 +232,7 @@ Part = AttentionShape | MlpShape | LinearShape
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One block: of each kind of part its shape; None where that part is gone. Or what follows the blocks: a head.
+    """One block: of each kind of part its shape; None where there is none. Or what follows the blocks: a head.
 
     Example:
         >>> BlockShape(None, MlpShape(dense=2 * 64 * 256, inner=256)).mlp.weights
@@ -258,5 +258,6 @@ class BlockShape:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "BlockShape":
-        """Read what `to_json` writes of a block with all parts."""
-        return cls(AttentionShape(**document["attention"]), MlpShape(**document["mlp"]))
+        """Read what `to_json` writes of a block as a parent has it."""
+        attention, mlp = document.get("attention"), document.get("mlp")
+        return cls(attention and AttentionShape(**attention), mlp and MlpShape(**mlp))

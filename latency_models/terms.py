@@ -211,7 +211,9 @@ def _find_levels(shape: ModelShape, choices: Iterable[Choice]) -> tuple[frozense
             continue
         left = resolve_block(shape, choice.layer, [choice]).parts
         for kind in get_parts(choice.kind):
-            own, part = shape.get_block(choice.layer).parts[kind], left.get(kind)
+            own, part = shape.get_block(choice.layer).parts.get(kind), left.get(kind)
+            if own is None:
+                continue
             if part is not None and part.precision != own.precision:
                 formats.add((kind, str(part.precision)))
             if part is not None and replace(part, precision=own.precision) != own:
@@ -222,6 +224,8 @@ def _find_levels(shape: ModelShape, choices: Iterable[Choice]) -> tuple[frozense
 def _label_parts(parts: Iterable[Part]) -> dict[Part, str]:
     """What tells the parts of one kind from each other; nothing where all are alike."""
     unlike = list(dict.fromkeys(parts))
+    if not unlike:
+        return {}
     if len(unlike) == 1:
         return {unlike[0]: ""}
     words = [part.words for part in unlike]

@@ -28,8 +28,10 @@ ALLOWED = {  # file: (the kinds that it names, why)
     "nas/search/unit_savings.py": ("attention mlp", "names with an article, for a sentence"),
     "nas/testing.py": ("attention mlp", "the costs of the synthetic device"),
     "pruning/analysis/redundancy.py": ("attention block mlp", "reads the stream around attention, MLP and block"),
+    "pruning/anatomy/anatomy.py": ("block", "a block of one part goes as a whole"),
     "pruning/anatomy/contribution.py": ("attention mlp", "reads which modules are the attention and the MLP"),
     "pruning/anatomy/head.py": ("head", "reads which module is the head"),
+    "pruning/anatomy/sum_reader.py": ("attention mlp", "what mixes tokens is attention, what else is added MLP"),
     "pruning/compensation/sites.py": (
         "attention mlp",
         "which part reads the stream next",

@@ -24,7 +24,7 @@ from search_spaces.kinds import PARTS, Kind
 
 TOKENS = 64  # recurrences work in chunks of as many
 CACHE_DIMENSIONS = 4  # (batch, heads, tokens, head size)
-SPARE = 2  # positions that some families keep for padding
+SPARE = 3  # positions that some families keep for padding, and one for the next token
 WEIGHTED = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convolution)  # others have two activations
 
 
@@ -87,20 +87,21 @@ def read_blocks(model: Any, anatomy: Anatomy) -> tuple[BlockShape, ...]:
     inputs = _make_inputs(model)
     counts, output = _count(model, anatomy, inputs, **({"use_cache": True} if anatomy.is_decoder else {}))
     caches = _list_cache_layers(output, anatomy)
-    attentions = [_read_attention(model, anatomy, index, counts, caches[index]) for index in range(anatomy.depth)]
+    attending, working = (
+        [index for index, block in enumerate(anatomy.blocks) if kind in block.parts] for kind in PARTS
+    )
+    attentions = {index: _read_attention(model, anatomy, index, counts, caches[index]) for index in attending}
     step = _count_next_token(model, anatomy, inputs, output)
     if step is not None:
-        attentions = [
-            replace(attention, past=_count_past(attention, step.parts[index, Kind.ATTENTION], counts.length))
-            for index, attention in enumerate(attentions)
-        ]
-    return tuple(
-        BlockShape(
-            attention,
-            _read_mlp(_list_members(blocks[index], anatomy, index, Kind.MLP), counts, index, anatomy.hidden_size),
-        )
-        for index, attention in enumerate(attentions)
-    )
+        attentions = {
+            index: replace(attention, past=_count_past(attention, step.parts[index, Kind.ATTENTION], counts.length))
+            for index, attention in attentions.items()
+        }
+    mlps = {
+        index: _read_mlp(_list_members(blocks[index], anatomy, index, Kind.MLP), counts, index, anatomy.hidden_size)
+        for index in working
+    }
+    return tuple(BlockShape(attentions.get(index), mlps.get(index)) for index in range(anatomy.depth))
 
 
 def _count_past(attention: AttentionShape, step: _Count, length: int) -> int:
@@ -194,7 +195,7 @@ def _list_parameters(members: Sequence[nn.Module]) -> list[Tensor]:
 def _count(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], **settings: Any) -> tuple[_Counts, Any]:
     """What every part computes when the model reads these inputs, and what the model returns."""
     blocks, counter = model.get_submodule(anatomy.stack), _Counter()
-    counts = _Counts({(index, kind): _Count() for index in range(anatomy.depth) for kind in PARTS})
+    counts = _Counts({(index, kind): _Count() for index, block in enumerate(anatomy.blocks) for kind in block.parts})
     handles = [blocks[0].register_forward_pre_hook(_measure(counts, anatomy.hidden_size), with_kwargs=True)]
     for (index, kind), count in counts.parts.items():
         for member in _list_members(blocks[index], anatomy, index, kind):

@@ -50,13 +50,12 @@ def read_shape(model: Any, anatomy: Anatomy) -> ModelShape:
 
 
 def _find_first_over_pairs(blocks: Sequence[BlockShape]) -> tuple[AttentionShape, MlpShape]:
-    """The parts of the first block that attends to pairs of tokens; where none does, of the first."""
-    parts = [
-        (block.attention, block.mlp)
-        for block in blocks
-        if isinstance(block.attention, AttentionShape) and isinstance(block.mlp, MlpShape)
-    ]
-    return next((pair for pair in parts if pair[0].pair), parts[0])
+    """The parts of the first block that attends to pairs of tokens; where none does, the first of each kind."""
+    attentions = [(block.attention, block.mlp) for block in blocks if isinstance(block.attention, AttentionShape)]
+    mlps = [block.mlp for block in blocks if isinstance(block.mlp, MlpShape)]
+    none = (AttentionShape(0, 0, 0, 0), None)
+    attention, mlp = next((pair for pair in attentions if pair[0].pair), next(iter(attentions), none))
+    return attention, mlp if isinstance(mlp, MlpShape) else next(iter(mlps), MlpShape(0, 0))
 
 
 def _read_head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:

@@ -209,10 +209,26 @@ class _Watcher:
         self.middle: Tensor | None = None
         hooks = [module.register_forward_pre_hook(self._enter, with_kwargs=True)]
         hooks.append(module.register_forward_hook(self._leave))
-        hooks.append(module.get_submodule(self._find_attention_point()).register_forward_hook(self._watch_attention))
-        if block.layout is Layout.PARALLEL:
-            hooks.append(module.get_submodule(block.mlp.last).register_forward_hook(self._watch_mlp))
+        hooks += self._watch_parts(module)
         self._hooks = hooks
+
+    def _watch_parts(self, module: nn.Module) -> list[Any]:
+        """Hooks on what attention and MLP write, or on the stream between them where a part is added in another way."""
+        if not self.block.has_both:
+            return []
+        if self._reads_between():
+            reader = module.get_submodule(self.block.mlp.reads)
+            return [reader.register_forward_pre_hook(self._watch_between, with_kwargs=True)]
+        point = module.get_submodule(self._find_attention_point())
+        hooks = [point.register_forward_hook(self._watch_attention)]
+        if self.block.layout is Layout.PARALLEL:
+            hooks.append(module.get_submodule(self.block.mlp.last).register_forward_hook(self._watch_mlp))
+        return hooks
+
+    def _reads_between(self) -> bool:
+        """Whether the attention's output is no summand of the stream: it is scaled first, or one of several."""
+        sequential = self.block.layout in (Layout.PRE_NORM, Layout.SANDWICH)
+        return sequential and self.block.attention.scaled and bool(self.block.mlp.reads)
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -228,6 +244,13 @@ class _Watcher:
         )
         self.sums.add_stream(self.entry)
 
+    def _watch_between(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.middle = next(
+            rows for v in (*args, *kwargs.values()) if (rows := flatten_to_rows(v, self.width)) is not None
+        )
+        assert self.entry is not None
+        self.sums.add_unit(Kind.ATTENTION, self.block.index, self.entry, self.middle)
+
     def _watch_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         written = self._read_rows(output)
         assert self.entry is not None
@@ -241,13 +264,22 @@ class _Watcher:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         leaving = self._read_rows(output)
-        if self.block.layout is not Layout.PARALLEL:
+        if not self.block.has_both:
+            self._add_only_part(leaving)
+        elif self.block.layout is not Layout.PARALLEL:
             assert self.middle is not None
             self.sums.add_unit(Kind.MLP, self.block.index, self.middle, leaving)
         if self.block.index == self.sums.depth - 1:
             self.sums.add_stream(leaving)
 
+    def _add_only_part(self, leaving: Tensor) -> None:
+        """The part that a block has does what the block does; the one that it lacks changes nothing."""
+        assert self.entry is not None
+        for kind in PARTS:
+            after = leaving if kind in self.block.parts else self.entry
+            self.sums.add_unit(kind, self.block.index, self.entry, after)
+
     def _read_rows(self, output: Any) -> Tensor:
-        rows = flatten_to_rows(output[0] if isinstance(output, tuple) else output, self.width)
+        rows = flatten_to_rows(output[0] if isinstance(output, tuple | list) else output, self.width)
         assert rows is not None
         return rows

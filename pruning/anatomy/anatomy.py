@@ -12,17 +12,19 @@ from typing import Any
 
 from torch import nn
 
-from pruning.anatomy.contribution import BlockAnatomy, Layout, read_block
-from pruning.anatomy.drop_check import check_drops, settle_forms
+from pruning.anatomy.contribution import BlockAnatomy, Layout, has_stream, read_block
+from pruning.anatomy.drop_check import check_drops, removes_blocks, settle_forms
 from pruning.anatomy.head import read_head
 from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_language
 from pruning.anatomy.likeness import describe_form
-from pruning.anatomy.probe import Arguments, Call, record_inputs, trace_block
+from pruning.anatomy.probe import Arguments, BlockTrace, Call, record_inputs, trace_block
+from pruning.anatomy.sum_reader import read_sum
 from pruning.inference.residency import release_weights
 from pruning.kinds import find_savings
+from pruning.surgery.dropped import Dropped
 from search_spaces.architecture import make_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
-from search_spaces.kinds import KINDS
+from search_spaces.kinds import KINDS, Kind
 from search_spaces.level import KEEP
 from search_spaces.space import Space
 from search_spaces.unit import Choice, Unit, list_kinds
@@ -45,6 +47,7 @@ class Anatomy:
     blocks: tuple[BlockAnatomy, ...]
     is_decoder: bool
     head: BlockAnatomy | None = None  # what follows the blocks, where anything may be chosen for it
+    removes_blocks: bool = True  # whether blocks can be taken out; if not, those without parts stay and do nothing
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -62,7 +65,7 @@ class Anatomy:
     @property
     def merges_blocks(self) -> bool:
         """Whether a block with both units dropped is the same model as one without the block."""
-        return self.layout is not Layout.POST_NORM
+        return self.removes_blocks and all(block.passes for block in self.blocks)
 
     def count_parameters(self, chosen: Unit | Choice) -> int:
         """How many parameters are gone with one choice alone; a unit stands for dropping it.
@@ -91,7 +94,13 @@ class Anatomy:
         dropped = {kind.slot for kind in kinds if kind.axis == KEEP}
         same = {kind for kind in kinds if kind.swallows and dropped.issuperset(kind.swallows) and self.merges_blocks}
         asked = {kind.name for kind in kinds if kind not in same}
-        return Space(self.depth, tuple(c for c in self.choices if list_kinds(c) <= asked), self.merges_blocks)
+        whole = {
+            Unit(block.index, Kind.BLOCK).dropped
+            for block in self.blocks
+            if not block.has_both and {*block.parts, Kind.BLOCK} & dropped
+        }  # whose part and block are one unit
+        choices = tuple(choice for choice in self.choices if list_kinds(choice) <= asked or choice in whole)
+        return Space(self.depth, choices, self.merges_blocks)
 
 
 def read_anatomy(model: Any) -> Anatomy:
@@ -113,16 +122,32 @@ def read_anatomy(model: Any) -> Anatomy:
     arguments = record_inputs(model, blocks, **settings)
     release_weights(model)  # what follows runs copies of single blocks
     read = _read_blocks(blocks, arguments, width)
-    layouts = {block.layout for block in read}
+    layout = _settle_layout(model, {block.layout for block in read})
+    check_drops(model, stack, read, **settings)
+    removes = removes_blocks(model, stack, **settings)
+    read = tuple(_offer_whole_or_parts(block, removes) for block in read)
+    head = read_head(model, layout, width, **settings)
+    head = head and replace(head, saves=find_savings(_hold(model), head))
+    return Anatomy(model.config.model_type, depth, width, layout, stack, read, _has_cache(model), head, removes)
+
+
+def _settle_layout(model: Any, layouts: set[Layout]) -> Layout:
+    """The layout of a model; norms behind parts of some of its blocks make it a sandwich."""
+    if layouts == {Layout.PRE_NORM, Layout.SANDWICH}:
+        return Layout.SANDWICH
     if len(layouts) != 1:
         raise UnreadableModel(
             f"{type(model).__name__} mixes the residual layouts {', '.join(sorted(layouts))}; one is expected"
         )
-    check_drops(model, stack, read, **settings)
-    layout = layouts.pop()
-    head = read_head(model, layout, width, **settings)
-    head = head and replace(head, saves=find_savings(_hold(model), head))
-    return Anatomy(model.config.model_type, depth, width, layout, stack, read, _has_cache(model), head)
+    return layouts.pop()
+
+
+def _offer_whole_or_parts(block: BlockAnatomy, removes: bool) -> BlockAnatomy:
+    """A block of one part goes as a whole; where no block can be taken out, only parts go."""
+    whole = {Unit(block.index, Kind.BLOCK).dropped}
+    parts = {Unit(block.index, kind).dropped for kind in block.parts}
+    hidden = set() if removes and block.has_both else parts if removes else whole
+    return replace(block, saves={choice: count for choice, count in block.saves.items() if choice not in hidden})
 
 
 def _read_blocks(blocks: nn.ModuleList, arguments: Sequence[Arguments], width: int) -> tuple[BlockAnatomy, ...]:
@@ -140,7 +165,7 @@ def _read_blocks(blocks: nn.ModuleList, arguments: Sequence[Arguments], width: i
 def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> BlockAnatomy:
     try:
         tape = trace_block(block, arguments, width)
-        anatomy = settle_forms(read_block(index, tape, width), tape)
+        anatomy = _read_tape(index, tape, width)
         return replace(anatomy, saves=find_savings(tape.block, anatomy))
     except UnreadableModel:
         raise
@@ -152,6 +177,19 @@ def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> Blo
         ) from error
 
 
+def _read_tape(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
+    """In the usual layouts, else as a sum; where it is neither, what the first of them says was looked for."""
+    try:
+        return settle_forms(read_block(index, tape, width), tape)
+    except UnreadableModel as usual:
+        if not has_stream(tape):
+            raise
+        try:
+            return settle_forms(read_sum(index, tape, width), tape)
+        except UnreadableModel:
+            raise usual from None
+
+
 def _hold(model: Any) -> Call:
     """The model as what holds the head; it is not run."""
     return Call("", model, (), {}, [], [], [], None, 0)
@@ -161,6 +199,8 @@ def _refuse(model: Any) -> None:
     name = type(model).__name__
     if getattr(model, "config", None) is None:
         raise UnreadableModel(f"{name} has no config; give a Hugging Face transformer")
+    if any(isinstance(module, Dropped) for module in model.modules()):
+        raise UnreadableModel(f"{name} is pruned already: parts of its blocks are dropped; give its parent")
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnreadableModel(
             f"{name} ({model.config.model_type}) is an encoder-decoder model; only models with one stack of blocks "
@@ -187,22 +227,23 @@ def _read_sizes(model: Any) -> tuple[int, int]:
 
 def _find_stack(model: Any, depth: int) -> str:
     within = find_language_path(model)
-    stacks: list[str] = [
-        path
+    stacks: dict[str, nn.ModuleList] = {
+        path: module
         for path, module in model.named_modules()
         if path.startswith(within)
         and isinstance(module, nn.ModuleList)
         and len(module) == depth
-        and len({type(block) for block in module}) == 1
-        and any(True for _ in module[0].parameters())
-    ]
+        and all(any(True for _ in block.parameters()) for block in module)
+    }
     outermost = [path for path in stacks if not any(path.startswith(f"{other}.") for other in stacks)]
-    if len(outermost) != 1:
+    alike = [path for path in outermost if len({type(block) for block in stacks[path]}) == 1]
+    found = alike or outermost  # hybrids have blocks of several classes
+    if len(found) != 1:
         raise UnreadableModel(
-            f"{type(model).__name__}: looked for one list of {depth} blocks of the same class and found "
-            f"{len(outermost)} ({', '.join(outermost) or 'none'})"
+            f"{type(model).__name__}: looked for one list of {depth} blocks and found {len(found)} "
+            f"({', '.join(found) or 'none'})"
         )
-    return outermost[0]
+    return found[0]
 
 
 def _has_cache(model: Any) -> bool:

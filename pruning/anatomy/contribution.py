@@ -14,11 +14,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pruning.anatomy.probe import BlockTrace, Call, mixes_tokens
+from pruning.anatomy.roles import (
+    find_free_members,
+    find_outermost,
+    has_matrix,
+    holds_any,
+    is_inside_any,
+    is_norm,
+    is_same,
+    is_vector,
+    is_within,
+)
 from pruning.surgery.dropped import Form
 from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import Kind
@@ -56,7 +66,10 @@ class Contribution:
             it stays when the unit goes.
         reads: the module whose first input is the residual stream that the unit reads; empty for the block itself.
         projection: the linear module within `writes` whose output is the contribution; None where there is none, as
-            in a mixture of experts.
+            in a mixture of experts, or where it is added several times or scaled.
+        scaled: whether the output is multiplied by constants, or one of several outputs, before it is added.
+        norm_stays: whether the block reads weights of `before` itself, so that it stays when the unit goes.
+        beside: further modules whose outputs reach the residual stream, where a unit adds in several places.
 
     Example:
         >>> read_anatomy(model).blocks[0].attention.before
@@ -71,23 +84,33 @@ class Contribution:
     closes: str | None
     reads: str = ""
     projection: str | None = None
+    beside: tuple[str, ...] = ()
+    scaled: bool = False
+    norm_stays: bool = False
 
     @property
     def last(self) -> str:
         """The module whose output is what reaches the residual stream."""
         return self.after[-1] if self.after else self.writes
 
+    @property
+    def lasts(self) -> tuple[str, ...]:
+        """All modules whose outputs reach the residual stream."""
+        return (*self.beside, self.last)
+
 
 @dataclass(frozen=True)
 class BlockAnatomy:
-    """One block: its layout, its two contributions, and what may be chosen for it; or likewise what follows the blocks.
+    """One block: its layout, its contributions, and what may be chosen for it; or likewise what follows the blocks.
 
     Attributes:
         index: of the block; of what follows them, the layer of its units.
         hidden_size: of the residual stream.
-        parts: the units by kind. Their paths are relative to the block; of what follows the blocks, to the model.
+        parts: the units by kind, attention and MLP or one of them. Their paths are relative to the block; of what
+            follows the blocks, to the model.
         saves: every choice that a search may make, and how many parameters are gone with it alone (a norm that both
             parts read stays with the other).
+        passes: whether it hands on what it is given where its parts are gone; else it scales it or norms it.
 
     Example:
         >>> block = read_anatomy(model).blocks[3]
@@ -100,6 +123,7 @@ class BlockAnatomy:
     hidden_size: int
     parts: Mapping[Kind, Contribution]
     saves: dict[Choice, int] = field(default_factory=dict)
+    passes: bool = True
 
     def move(self, index: int) -> "BlockAnatomy":
         """The anatomy of a block like this one that has another index."""
@@ -123,7 +147,13 @@ class BlockAnatomy:
     @property
     def shared_norm(self) -> str | None:
         """The norm that feeds both units, if there is one."""
-        return self.attention.before if self.attention.before == self.mlp.before else None
+        norms = [part.before for part in self.parts.values()]
+        return norms[0] if len(norms) > 1 and norms[0] == norms[1] else None
+
+    @property
+    def has_both(self) -> bool:
+        """Whether attention and MLP can go one without the other; a block of one part goes as a whole."""
+        return len(self.parts) > 1
 
 
 def read_block(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
@@ -137,6 +167,12 @@ def read_block(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
     residual = reader.read_after_attention(attention)
     mlp, layout = reader.read_mlp(attention, residual)
     return BlockAnatomy(index, layout, width, {Kind.ATTENTION: attention, Kind.MLP: mlp})
+
+
+def has_stream(tape: BlockTrace) -> bool:
+    """Whether a block reads and writes a residual stream of (batch, tokens, hidden)."""
+    block = tape.block
+    return bool(block.inputs) and block.output is not None and len(block.shapes[0]) == STREAM_DIMENSIONS
 
 
 class _Reader:
@@ -156,20 +192,20 @@ class _Reader:
 
     def read_attention(self) -> Contribution:
         mixing = [call for call in self.calls if mixes_tokens(call, self.width)]
-        root = _find_outermost(mixing)
+        root = find_outermost(mixing)
         if root is None:
             raise self._build_error("a part that mixes tokens (attention)")
-        inside = [call for call in self.calls if _is_within(call.path, root.path) and call is not root]
-        closing = next((c for c in inside if _is_norm(c.module) and _is_same(c.output, root.output)), None)
+        inside = [call for call in self.calls if is_within(call.path, root.path) and call is not root]
+        closing = next((c for c in inside if is_norm(c.module) and is_same(c.output, root.output)), None)
         if closing is not None:  # the root adds the residual and norms it by itself, as in BERT
             wanted = closing.inputs[0] - self.x
-            writer = _find_outermost([c for c in inside if _has_matrix(c.module) and _is_same(c.output, wanted)])
+            writer = find_outermost([c for c in inside if has_matrix(c.module) and is_same(c.output, wanted)])
             if writer is None:
                 raise self._build_error("what its attention adds to the residual stream")
             members = _find_cover(root.module, root.path, excluding=closing.path)
             forms = self._read_forms(members, writer.output)
             return Contribution(writer.path, members, forms, (), None, closing.path, "", self._find_projection(writer))
-        before = next((c.path for c in self.calls if _is_norm(c.module) and _is_same(c.output, root.inputs[0])), None)
+        before = next((c.path for c in self.calls if is_norm(c.module) and is_same(c.output, root.inputs[0])), None)
         adding = self._find_adding(root, inside)
         if adding is not None:
             writer, form = adding
@@ -177,19 +213,21 @@ class _Reader:
         after = self._find_following(root)
         added = self.x + self._get_output(after[-1] if after else root.path)
         closes = next(
-            (c.path for c in self.calls if _is_norm(c.module) and c.inputs and _is_same(c.inputs[0], added)), None
+            (c.path for c in self.calls if is_norm(c.module) and c.inputs and is_same(c.inputs[0], added)), None
         )
-        raw = before is None and any(_is_norm(c.module) and _is_same(c.output, self.y) for c in self.calls)
+        raw = before is None and any(is_norm(c.module) and is_same(c.output, self.y) for c in self.calls)
         closes = closes if raw else None
         projection = self._find_projection(root)
-        return Contribution(root.path, (root.path,), (Form(root.arity),), after, before, closes, "", projection)
+        return Contribution(
+            root.path, (root.path,), (Form(root.arity, listed=root.listed),), after, before, closes, "", projection
+        )
 
     def _find_adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
         """What writes the contribution of an attention that adds itself to the stream, as BLOOM's does."""
         if root.output is None or root.output.shape != self.x.shape:
             return None
         wanted = root.output - self.x
-        writer = _find_outermost([c for c in inside if _has_matrix(c.module) and _is_same(c.output, wanted)])
+        writer = find_outermost([c for c in inside if has_matrix(c.module) and is_same(c.output, wanted)])
         form = _read_form(root, wanted)
         return (writer, form) if writer is not None and form.stream is not None else None
 
@@ -200,9 +238,9 @@ class _Reader:
         return self.x + self._get_output(attention.last)
 
     def read_mlp(self, attention: Contribution, residual: Tensor) -> tuple[Contribution, Layout]:
-        outside = [c for c in self.calls if not _is_inside_any(c.path, (*attention.members, *attention.after))]
+        outside = [c for c in self.calls if not is_inside_any(c.path, (*attention.members, *attention.after))]
         if attention.closes is not None:
-            closing = next((c for c in outside if _is_norm(c.module) and _is_same(c.output, self.y)), None)
+            closing = next((c for c in outside if is_norm(c.module) and is_same(c.output, self.y)), None)
             if closing is None or closing.path == attention.closes:
                 raise self._build_error("a norm that closes the block, as its attention has one (post-norm)")
             contribution = closing.inputs[0] - residual
@@ -211,9 +249,9 @@ class _Reader:
             contribution, closes = self.y - residual, None
         writer, after = self._find_writer(outside, contribution)
         members = self._find_remaining(attention, after, closes)
-        first = next((c for c in self.every_call if _is_inside_any(c.path, members) and c.inputs), None)
+        first = next((c for c in self.every_call if is_inside_any(c.path, members) and c.inputs), None)
         fed = None if first is None else first.inputs[0]
-        norms = [c for c in self.calls if _is_norm(c.module) and _is_same(c.output, fed)] if closes is None else []
+        norms = [c for c in self.calls if is_norm(c.module) and is_same(c.output, fed)] if closes is None else []
         before = norms[0].path if norms else None
         if before is not None:
             members = tuple(path for path in members if path != before)
@@ -221,13 +259,13 @@ class _Reader:
         reads = before or ("" if first is None else first.path)
         projection = self._find_projection(writer)
         mlp = Contribution(writer.path, members, forms, after, before, closes, reads, projection)
-        reads_x = before is not None and norms[0].inputs and _is_same(norms[0].inputs[0], self.x)
+        reads_x = before is not None and norms[0].inputs and is_same(norms[0].inputs[0], self.x)
         return mlp, self._read_layout(attention, mlp, bool(reads_x))
 
     def _find_projection(self, writer: Call) -> str | None:
         """The innermost linear module within a writer that gives its output."""
-        inside = [call for call in self.calls if _is_within(call.path, writer.path) and _is_projection(call.module)]
-        giving = [call.path for call in inside if _is_same(call.output, writer.output)]
+        inside = [call for call in self.calls if is_within(call.path, writer.path) and _is_projection(call.module)]
+        giving = [call.path for call in inside if is_same(call.output, writer.output)]
         return max(giving, key=len, default=None)
 
     def _read_layout(self, attention: Contribution, mlp: Contribution, mlp_reads_x: bool) -> Layout:
@@ -235,7 +273,7 @@ class _Reader:
             return Layout.POST_NORM
         if mlp_reads_x:
             return Layout.PARALLEL
-        norms = [path for path in attention.after + mlp.after if _is_norm(self.block.module.get_submodule(path))]
+        norms = [path for path in attention.after + mlp.after if is_norm(self.block.module.get_submodule(path))]
         return Layout.SANDWICH if norms else Layout.PRE_NORM
 
     def _find_following(self, root: Call) -> tuple[str, ...]:
@@ -248,14 +286,14 @@ class _Reader:
                     c
                     for c in self.calls
                     if c.path not in path
-                    and _is_vector(c.module)
+                    and is_vector(c.module)
                     and c.inputs
-                    and _is_same(c.inputs[0], value)
-                    and not _is_within(c.path, root.path)
+                    and is_same(c.inputs[0], value)
+                    and not is_within(c.path, root.path)
                 ),
                 None,
             )
-            if step is None or value is None or _is_same(self.x + value, step.inputs[0]):
+            if step is None or value is None or is_same(self.x + value, step.inputs[0]):
                 return tuple(path)
             path.append(step.path)
             value = step.output
@@ -265,10 +303,10 @@ class _Reader:
         after: list[str] = []
         value = contribution
         while True:
-            writer = _find_outermost([c for c in calls if _has_matrix(c.module) and _is_same(c.output, value)])
+            writer = find_outermost([c for c in calls if has_matrix(c.module) and is_same(c.output, value)])
             if writer is not None:
                 return writer, tuple(reversed(after))
-            step = next((c for c in calls if _is_vector(c.module) and _is_same(c.output, value) and c.inputs), None)
+            step = next((c for c in calls if is_vector(c.module) and is_same(c.output, value) and c.inputs), None)
             if step is None or step.path in after:
                 raise self._build_error("what its MLP adds to the residual stream")
             after.append(step.path)
@@ -277,12 +315,7 @@ class _Reader:
     def _find_remaining(self, attention: Contribution, after: tuple[str, ...], closes: str | None) -> tuple[str, ...]:
         """The modules with matrices that belong to no other part: the MLP's."""
         taken = (*attention.members, *attention.after, *after, *filter(None, (attention.closes, closes)))
-        members = [
-            path
-            for path, module in self.block.module.named_modules()
-            if path and _has_matrix(module) and not _is_inside_any(path, taken) and not _holds_any(path, taken)
-        ]
-        return tuple(path for path in members if not any(_is_within(path, other) for other in members if other != path))
+        return find_free_members(self.block.module, [call.path for call in self.every_call], taken)
 
     def _read_forms(self, members: tuple[str, ...], contribution: Tensor | None) -> tuple[Form, ...]:
         """Of each member; one that returns the contribution and another input's sum adds itself to the stream."""
@@ -299,66 +332,21 @@ class _Reader:
 
 def _read_form(call: Call, contribution: Tensor | None) -> Form:
     """`contribution` is what the member's unit adds, where it is the member that writes it."""
-    if call.output is None or contribution is None or _is_same(call.output, contribution):
-        return Form(call.arity)
+    if call.output is None or contribution is None or is_same(call.output, contribution):
+        return Form(call.arity, listed=call.listed)
     for name, rows in zip(call.names, call.inputs, strict=True):
-        if rows.shape == call.output.shape and _is_same(call.output - rows, contribution):
-            return Form(call.arity, name)
-    return Form(call.arity)
-
-
-def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Equal up to the rounding of the model's own precision."""
-    if one is None or other is None or one.shape != other.shape:
-        return False
-    scale = other.float().abs().max()
-    return bool((one.float() - other.float()).abs().max() <= 200 * torch.finfo(other.dtype).eps * scale)
-
-
-def _has_matrix(module: nn.Module) -> bool:
-    return any(parameter.ndim >= 2 for parameter in module.parameters())
-
-
-def _is_vector(module: nn.Module) -> bool:
-    """A norm or a scale: it has parameters and none of them is a matrix."""
-    parameters = list(module.parameters())
-    return bool(parameters) and not _has_matrix(module)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    """A vector module that is not linear in its input."""
-    if not _is_vector(module):
-        return False
-    parameter = next(module.parameters())
-    count = 2 * parameter.shape[-1]
-    probe = torch.arange(count, dtype=parameter.dtype, device=parameter.device).sin().view(1, 2, -1)
-    with torch.no_grad():
-        return not _is_same(module(2 * probe), 2 * module(probe))
+        if rows.shape == call.output.shape and is_same(call.output - rows, contribution):
+            return Form(call.arity, name, listed=call.listed)
+    return Form(call.arity, listed=call.listed)
 
 
 def _is_projection(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def _find_outermost(calls: list[Call]) -> Call | None:
-    return min(calls, key=lambda call: call.path.count("."), default=None)
-
-
-def _is_within(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root}.")
-
-
-def _is_inside_any(path: str, roots: tuple[str, ...]) -> bool:
-    return any(_is_within(path, root) for root in roots)
-
-
-def _holds_any(path: str, others: tuple[str, ...]) -> bool:
-    return any(_is_within(other, path) for other in others)
-
-
 def _find_cover(root: nn.Module, path: str, excluding: str) -> tuple[str, ...]:
     """The fewest sub-modules of `root` that together hold all its weights but those of one module."""
-    if not _holds_any(path, (excluding,)):
+    if not holds_any(path, (excluding,)):
         return (path,) if any(True for _ in root.parameters()) else ()
     if path == excluding:
         return ()

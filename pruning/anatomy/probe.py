@@ -31,6 +31,7 @@ class Call:
     shapes: list[torch.Size]  # their shapes before they were flattened
     output: Tensor | None  # the hidden-sized output, if that is what the module returns (first)
     arity: int  # 0: a tensor is returned, n: a tuple of n
+    listed: bool = False  # a list in place of a tuple
 
 
 @dataclass
@@ -195,16 +196,17 @@ def _fill_first(args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> tu
 
 def _build_recorder(tape: BlockTrace, path: str, width: int) -> Any:
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) and output else output
+        first = output[0] if isinstance(output, tuple | list) and output else output
         named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         hidden = {name: value for name, value in named if flatten_to_rows(value, width) is not None}
         inputs = [value.detach().reshape(-1, width).clone() for value in hidden.values()]
         shapes = [value.shape for value in hidden.values()]
-        arity = len(output) if isinstance(output, tuple) else 0
+        arity = len(output) if isinstance(output, tuple | list) else 0
         # The output is cloned: an in-place operation later in the block would rewrite it.
         rows = flatten_to_rows(first, width)
         cloned = None if rows is None else rows.clone()
-        tape.calls.append(Call(path, module, args, kwargs, inputs, list(hidden), shapes, cloned, arity))
+        listed = isinstance(output, list)
+        tape.calls.append(Call(path, module, args, kwargs, inputs, list(hidden), shapes, cloned, arity, listed))
 
     return record
 
@@ -228,7 +230,7 @@ def mixes_tokens(call: Call, width: int) -> bool:
     args = tuple(disturb(value) for value in call.args)
     kwargs = {name: disturb(value) for name, value in call.kwargs.items()}
     output = run_or_refuse(call.module, *args, **kwargs)
-    output = output[0] if isinstance(output, tuple) else output
+    output = output[0] if isinstance(output, tuple | list) else output
     tokens = three[0].shape[1]
     before, after = (rows.reshape(-1, tokens, width)[:, 1:] for rows in (call.output, output))
     return bool((after - before).abs().max() > MIXING * before.abs().max())

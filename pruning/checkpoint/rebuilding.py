@@ -18,6 +18,7 @@ from search_spaces.errors import ModelError
 from search_spaces.kinds import AFTER_BLOCKS
 from search_spaces.unit import Unit
 
+_FLOAT = "__float__"
 PREFIX = "nas_"  # before the model type of such a folder
 
 
@@ -82,12 +83,21 @@ def _build_parent(folder: Path, document: dict[str, Any], dtype: torch.dtype, tr
 def _build_config(folder: Path, document: dict[str, Any], trust_remote_code: bool) -> Any:
     auto_class = document.get("auto_map", {}).get("AutoConfig") if trust_remote_code else None
     if auto_class is None:
-        return transformers.AutoConfig.for_model(**document)
+        return transformers.AutoConfig.for_model(**_decode_floats(document))
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     config = get_class_from_dynamic_module(auto_class, str(folder)).from_dict(document)
     config.name_or_path = str(folder)
     return config
+
+
+def _decode_floats(value: Any) -> Any:
+    """A document in which the library has written what JSON has no number for: `{"__float__": "Infinity"}`."""
+    if isinstance(value, dict):
+        if value.keys() == {_FLOAT}:
+            return float(value[_FLOAT])
+        return {key: _decode_floats(each) for key, each in value.items()}
+    return [_decode_floats(each) for each in value] if isinstance(value, list) else value
 
 
 def _collect_weights(folder: Path, files: tuple[Path, ...]) -> dict[str, torch.Tensor]:

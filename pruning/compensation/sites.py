@@ -51,7 +51,7 @@ def find_sites(anatomy: Anatomy, architecture: Architecture) -> tuple[Site, ...]
     return tuple(
         _describe(anatomy, architecture, layer, kind)
         for layer in range(anatomy.depth)
-        for kind in PARTS
+        for kind in anatomy.blocks[layer].parts
         if architecture.keeps(layer, kind)
     )
 
@@ -86,7 +86,8 @@ def _find_target(
     removed = set(architecture.list_removed_blocks())
     begins = [(layer, Kind.MLP)] if kind is Kind.ATTENTION and not parallel else []
     later = [(at, each) for at in range(layer + 1, anatomy.depth) for each in PARTS]
-    for at, each in [*begins, *later]:
+    places = [(at, each) for at, each in (*begins, *later) if each in anatomy.blocks[at].parts]
+    for at, each in places:
         if architecture.keeps(at, each):
             return Point(at, Kind.ATTENTION if parallel else each), passed
         if at not in removed:
@@ -96,5 +97,5 @@ def _find_target(
 
 def _find_partner(block: BlockAnatomy, architecture: Architecture, kind: Kind) -> Kind | None:
     other = next(each for each in PARTS if each is not kind)
-    kept = block.layout is Layout.PARALLEL and architecture.keeps(block.index, other)
+    kept = block.layout is Layout.PARALLEL and other in block.parts and architecture.keeps(block.index, other)
     return other if kept else None

@@ -30,7 +30,8 @@ class Streams:
 def list_points(anatomy: Anatomy) -> set[Point]:
     """Wherever a part of any candidate may read the stream, and its end."""
     kinds = (Kind.ATTENTION,) if anatomy.layout is Layout.PARALLEL else PARTS
-    return {Point(layer, kind) for layer in range(anatomy.depth) for kind in kinds} | {Point(anatomy.depth)}
+    read = {Point(layer, kind) for layer, block in enumerate(anatomy.blocks) for kind in kinds if kind in block.parts}
+    return read | {Point(anatomy.depth)}
 
 
 @torch.inference_mode()
@@ -63,7 +64,7 @@ def record_streams(
                 reader = block.get_submodule(described.mlp.reads)
                 stack.callback(watch_input(reader, keep_stream(Point(layer, Kind.MLP))))
             if described.layout is Layout.PARALLEL:
-                for kind in PARTS:
+                for kind in described.parts:
                     last = block.get_submodule(described.get_contribution(kind).last)
                     stack.callback(watch_output(last, keep_written(layer, kind)))
         if Point(anatomy.depth) in points:

@@ -7,6 +7,7 @@ attention left there is no layer to read it from at all.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from pruning.anatomy.language_model import find_language_config
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.kinds import Kind
+
+_CACHE = "past_key_values"  # what the library calls it
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ class CacheKeeper:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Make, adopt or refuse the cache of this call."""
+        args, kwargs = _name_arguments(module, args, kwargs)
         cache = kwargs.get("past_key_values")
         wanted = kwargs.get("use_cache")
         if wanted is None:
@@ -204,6 +208,16 @@ class CacheKeeper:
     def _build_layers(self) -> list[Any]:
         layers = DynamicCache(config=self.config).layers
         return [layers[position] for position in self.kept]
+
+
+def _name_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, by name where the cache is one of those that were given by position."""
+    names = tuple(signature(module.forward).parameters)
+    if len(args) <= names.index(_CACHE):
+        return args, kwargs
+    return (), {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _count_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -237,8 +251,10 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
             _reindex(blocks[position], kept.index(layer))
     if len(kept) == len(remaining) and not reduces and _has_token_count(config):
         return  # all blocks that are left are whole: the model's own cache fits
-    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept])
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
+    if _CACHE not in signature(trunk.forward).parameters:
+        return  # a recurrent model, whose states are its own affair
+    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept])
     trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
     trunk.register_forward_hook(keeper.count_call, with_kwargs=True)
     _take_own_cache(model)

@@ -6,7 +6,8 @@ from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.probe import Call
 from pruning.inference.widening import is_widened, widen
 from pruning.kinds.surgery import Surgery
-from search_spaces.kinds import AFTER_BLOCKS, KINDS, discover
+from search_spaces.kinds import AFTER_BLOCKS, KINDS, PARTS, Kind, discover
+from search_spaces.level import Level
 from search_spaces.unit import Choice, Unit, list_kinds
 
 SURGERIES: dict[str, Surgery] = discover(__path__, __name__, "SURGERY")
@@ -22,9 +23,23 @@ def find_savings(call: Call, anatomy: BlockAnatomy) -> dict[Choice, int]:
     return {
         Unit(anatomy.index, KINDS[name].slot).choose(level): surgery.count_saved(call.module, anatomy, level)
         for name, surgery in SURGERIES.items()
-        if KINDS[name].slot.in_blocks == (anatomy.index < AFTER_BLOCKS)
-        for level in surgery.find_levels(call, anatomy)
+        if _has_slot(anatomy, KINDS[name].slot)
+        for level in _find_levels(surgery, call, anatomy)
     }
+
+
+def _find_levels(surgery: Surgery, call: Call, anatomy: BlockAnatomy) -> tuple[Level, ...]:
+    """The levels of a kind; none where trying one fails, as parts may be called in ways that nobody foresaw."""
+    try:
+        return surgery.find_levels(call, anatomy)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration):
+        return ()
+
+
+def _has_slot(anatomy: BlockAnatomy, slot: Kind) -> bool:
+    """Whether there is what levels of a kind are chosen for: a part that the block has, or the block itself."""
+    behind = anatomy.index >= AFTER_BLOCKS
+    return slot in anatomy.parts if slot in PARTS or behind else slot.in_blocks
 
 
 def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice, ...]) -> dict[str, nn.Module]:

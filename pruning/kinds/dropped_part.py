@@ -8,7 +8,7 @@ from pruning.anatomy.contribution import BlockAnatomy, Contribution
 from pruning.anatomy.probe import Call
 from pruning.kinds.surgery import Surgery
 from pruning.surgery.dropped import Dropped
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import Kind
 from search_spaces.level import DROP, Level
 from search_spaces.unit import Choice, Unit
 
@@ -30,7 +30,7 @@ class DroppedPart(Surgery):
         part = anatomy.get_contribution(self.kind)
         modules: dict[str, nn.Module] = dict(zip(part.members, map(Dropped, part.forms), strict=True))
         modules |= {path: nn.Identity() for path in part.after}
-        alone = all(Unit(anatomy.index, kind).dropped in chosen for kind in PARTS)
+        alone = all(Unit(anatomy.index, kind).dropped in chosen for kind in anatomy.parts)
         return modules | {path: nn.Identity() for path in _find_norms_before(part, anatomy, alone)}
 
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
@@ -41,5 +41,7 @@ class DroppedPart(Surgery):
 
 
 def _find_norms_before(part: Contribution, anatomy: BlockAnatomy, unshared: bool) -> tuple[str, ...]:
-    """The norm that feeds a part, where no other part reads it."""
-    return (part.before,) if part.before and (unshared or part.before != anatomy.shared_norm) else ()
+    """The norm that feeds a part, where no other part reads it and the block does not look at its weights."""
+    if part.before is None or part.norm_stays:
+        return ()
+    return (part.before,) if unshared or part.before != anatomy.shared_norm else ()

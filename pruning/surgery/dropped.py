@@ -12,7 +12,7 @@ class Form:
     """How a part returns its output; what stands in its place returns the same form.
 
     Attributes:
-        arity: 0 where it returns a tensor, n where it returns a tuple of n.
+        arity: 0 where it returns a tensor, n where it returns a tuple of n, or a list where it is `listed`.
         stream: which argument (position or name) holds the residual stream, where the part adds itself to it;
             None where the block does the addition.
         full: whether the block needs a zero of the input's shape, because it reshapes it or adds to it in place.
@@ -25,6 +25,7 @@ class Form:
     arity: int = 0
     stream: int | str | None = None
     full: bool = False
+    listed: bool = False
 
     def find_stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The residual stream among the arguments of a call; None where the block does the addition."""
@@ -34,7 +35,9 @@ class Form:
 
     def wrap(self, value: Any) -> Any:
         """A value as the part returns it; other outputs are None."""
-        return (value, *(None,) * (self.arity - 1)) if self.arity else value
+        if not self.arity:
+            return value
+        return (list if self.listed else tuple)((value, *(None,) * (self.arity - 1)))
 
 
 class Dropped(nn.Module):

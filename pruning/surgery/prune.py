@@ -8,11 +8,10 @@ from torch import nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.language_model import find_language_config
 from pruning.inference.kv_cache import adapt_decoding
 from pruning.reduction.install import check_ranking, check_reduction, install, plan_reduction
 from pruning.surgery.block_library import BlockLibrary
-from pruning.surgery.config_blocks import keep_blocks
+from pruning.surgery.block_removal import remove_blocks
 from pruning.surgery.replacement import replace_modules
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
@@ -112,23 +111,9 @@ def apply(
     behind = architecture.list_block_choices(AFTER_BLOCKS)
     if behind:
         replace_modules(model, library.take(AFTER_BLOCKS, behind))
-    _remove_blocks(model, anatomy, removed)
+    remove_blocks(model, anatomy.stack, removed)
     setattr(model.config, RECORD, whole.to_json())
     if anatomy.is_decoder:
         adapt_decoding(model, anatomy, architecture, reduces=reducing is not None)
     if reducing is not None:
         install(model, anatomy, whole, reducing)
-
-
-def _remove_blocks(model: Any, anatomy: Anatomy, removed: set[int]) -> None:
-    if not removed:
-        return
-    owner, _, name = anatomy.stack.rpartition(".")
-    kept = [index for index in range(anatomy.depth) if index not in removed]
-    blocks = model.get_submodule(anatomy.stack)
-    setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
-    config = find_language_config(model)
-    keep_blocks(config, kept)
-    if hasattr(config, "stage_names"):  # a backbone's config names its blocks
-        config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]
-        config.out_features = [config.stage_names[-1]]

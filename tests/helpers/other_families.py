@@ -83,10 +83,60 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: _gemma4(enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=12),
         "looked for what its MLP adds",
     ),
-    "attention beside a state space": (
+}
+
+
+_HYBRID_TYPES = ["linear_attention", "full_attention"] * 2
+_SSM = {"num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 16, "chunk_size": 16, "expand": 2}
+_NEMOTRON = {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 16, "n_groups": 2, "chunk_size": 16}
+_ONE_EACH = ["linear_attention", "mlp", "full_attention", "moe"]
+_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+
+
+def _granite() -> Any:
+    scales = {"residual_multiplier": 0.3, "embedding_multiplier": 2.0, "attention_multiplier": 0.2}
+    return hf.GraniteForCausalLM(hf.GraniteConfig(**_GQA, **scales))
+
+
+def _granite_hybrid() -> Any:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 16}
+    own = {**_MAMBA, "layer_types": _HYBRID_TYPES, "residual_multiplier": 0.3, "mamba_expand": 2}
+    return hf.GraniteMoeHybridForCausalLM(hf.GraniteMoeHybridConfig(**_GQA, **experts, **own))
+
+
+def _nemotron_h() -> Any:
+    own = {**_NEMOTRON, **_ROUTED, "head_dim": 8, "moe_intermediate_size": 16}
+    shared = {"moe_shared_expert_intermediate_size": 16, "n_shared_experts": 1, "layers_block_type": _ONE_EACH}
+    return hf.NemotronHForCausalLM(hf.NemotronHConfig(**_GQA, **own, **shared))
+
+
+def _jamba() -> Any:
+    own = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4, "mamba_d_state": 8}
+    return hf.JambaForCausalLM(hf.JambaConfig(**_GQA, **own))
+
+
+def _beit() -> Any:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+    return hf.BeitForImageClassification(hf.BeitConfig(**sizes, image_size=12, patch_size=4, num_labels=5))
+
+
+# What blocks are sums of: (model, modules that write attention's share, MLP's); "" where the block has no such part.
+SUMS: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "granite": (_granite, "self_attn", "mlp"),
+    "granite hybrid": (_granite_hybrid, "self_attn|mamba", "block_sparse_moe|shared_mlp"),
+    "falcon_h1": (
         lambda: hf.FalconH1ForCausalLM(hf.FalconH1Config(**_GQA, **_MAMBA, head_dim=8, mamba_d_ssm=64)),
-        "looked for what its MLP adds",
+        "self_attn|mamba",
+        "feed_forward",
     ),
+    "jamba": (_jamba, "self_attn|mamba", "feed_forward"),
+    "mamba2": (
+        lambda: hf.Mamba2ForCausalLM(hf.Mamba2Config(hidden_size=32, num_hidden_layers=4, vocab_size=96, **_SSM)),
+        "mixer",
+        "",
+    ),
+    "nemotron_h": (_nemotron_h, "mixer", ""),
+    "beit": (_beit, "attention", "mlp|output"),
 }
 
 

@@ -153,8 +153,16 @@ def test_blocks_whose_kind_follows_from_their_place_are_not_taken_out() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
     config = RecurrentGemmaConfig(**sizes, vocab_size=96, num_key_value_heads=2, lru_width=32, attention_window_size=8)
     model = filled(lambda: RecurrentGemmaForCausalLM(config))
-    with pytest.raises(ArchitectureError, match="layer_types from a block's place"):
+    anatomy = read_anatomy(model)
+    assert Kind.BLOCK not in {choice.kind for choice in anatomy.choices}
+    with pytest.raises(ArchitectureError, match="cannot have it"):
         prune(model, drop_from_parent(4, {Unit(0, Kind.BLOCK)}))
+    emptied = prune(model, drop_from_parent(4, {Unit(0, Kind.ATTENTION), Unit(0, Kind.MLP)}), anatomy=anatomy)
+    assert len(emptied.model.layers) == 4  # the empty block keeps the places of the others
+    handle = model.model.layers[0].register_forward_hook(lambda module, args, output: args[0])
+    expected = logits(model, use_cache=False)
+    handle.remove()
+    assert close(logits(emptied, use_cache=False), expected)
 
 
 @pytest.mark.parametrize("case", REFUSED)

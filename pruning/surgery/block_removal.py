@@ -1,0 +1,33 @@
+"""Taking whole blocks out of a model and out of its config."""
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+from pruning.anatomy.language_model import find_language_config
+from pruning.surgery.config_blocks import keep_blocks
+
+
+def remove_blocks(model: Any, stack: str, removed: Collection[int]) -> None:
+    """Take these blocks out, in place.
+
+    Args:
+        model: changed.
+        stack: the path of its list of blocks.
+        removed: indices of blocks.
+
+    Raises:
+        ArchitectureError: the config derives the kind of a block from its place.
+    """
+    if not removed:
+        return
+    owner, _, name = stack.rpartition(".")
+    blocks = model.get_submodule(stack)
+    kept = [index for index in range(len(blocks)) if index not in removed]
+    setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
+    config = find_language_config(model)
+    keep_blocks(config, kept)
+    if hasattr(config, "stage_names"):  # a backbone's config names its blocks
+        config.stage_names = ["stem", *(f"stage{index}" for index in range(1, len(kept) + 1))]
+        config.out_features = [config.stage_names[-1]]
