@@ -6,6 +6,7 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "block_library": ["BlockLibrary"],
+        "block_removal": ["remove_blocks"],
         "dropped": ["Dropped", "Form"],
         "linear": ["get_weight_matrix", "is_linear", "keep_inputs", "keep_outputs"],
         "linear_stand_in": ["LINEAR", "LinearStandIn", "PassedOn", "find_given"],
