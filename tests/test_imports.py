@@ -18,7 +18,7 @@ NAS = (
     ("data", "progress", "storage"),
     ("request",),
     ("figures", "parent", "quality", "tracking"),
-    ("execution", "export", "mlflow_model", "search"),
+    ("execution", "export", "mlflow_model", "prediction", "search"),
     ("profiling", "results", "testing"),
     ("api", "certification", "report", "tokens"),
     ("healing",),

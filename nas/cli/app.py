@@ -21,6 +21,7 @@ from nas.cli import (
     heal,
     profile,
     report,
+    run,
     search,
     serve,
     sweep,
@@ -80,7 +81,22 @@ def _root(
     pass
 
 
-for _verb in (search, sweep, certify, heal, analyze, profile, export, evaluate, report, track, serve, token, targets):
+for _verb in (
+    search,
+    sweep,
+    certify,
+    heal,
+    run,
+    analyze,
+    profile,
+    export,
+    evaluate,
+    report,
+    track,
+    serve,
+    token,
+    targets,
+):
     _verb.register(app)
 
 

@@ -48,7 +48,7 @@ def evaluate(
     from nas.parent.reference_models import find_reference
     from nas.quality.comparable import check_comparable
     from nas.quality.embedding import describe_other_embedding
-    from nas.request.search_request import complete_from_search
+    from nas.request.search_request import read_search_of
     from nas.tokens.space import build_candidate_evaluator
     from pruning.checkpoint import load_to_compute
     from pruning.inference.device import place
@@ -59,7 +59,9 @@ def evaluate(
     reference = find_reference(candidate)
     source = reference.folder if reference else Path(candidate)
     model = load_to_compute(source, trust_remote_code)
-    parent, data = complete_from_search(Path(candidate), parent, data)
+    request = read_search_of(Path(candidate))
+    if parent is None and request is not None:
+        parent, data = request.model, data or request.data
     parent_model = load_parent_model(parent, data, trust_remote_code, device, stream)
     with progress.open_stage("evaluating"):
         evaluator = build_candidate_evaluator(parent_model, model, Path(candidate))

@@ -32,9 +32,9 @@ __getattr__, __all__ = export_lazily(
             "FILE",
             "SearchRequest",
             "check_executor",
-            "complete_from_search",
             "parse_resources",
             "parse_units",
+            "read_search_of",
         ],
     },
 )

@@ -176,13 +176,10 @@ def parse_units(text: str) -> tuple[str, ...]:
     return tuple(name for name in UNIT_NAMES if name in names)
 
 
-def complete_from_search(model: Path, parent: str | None, data: Path | None) -> tuple[str | None, Path | None]:
-    """The parent and the data that a model is compared with: as asked, else those of the search that found it.
+def read_search_of(model: Path) -> SearchRequest | None:
+    """The request of the search that found a model; None where its folder lies in no result folder.
 
-    Args:
-        model: a folder; that of a winner lies in the result folder of its search.
+    Raises:
+        UsageError: the request cannot be read.
     """
-    if parent is not None or not (model.parent / FILE).is_file():
-        return parent, data
-    request = SearchRequest.load(model.parent)
-    return request.model, data or request.data
+    return SearchRequest.load(model.parent) if (model.parent / FILE).is_file() else None
