@@ -81,9 +81,12 @@ def evaluate_whole_front(problem: Problem, outcome: SearchOutcome) -> SearchOutc
 
 
 def evaluate_in_full(problem: Problem, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The candidates judged on all items."""
+    """The candidates judged on all items.
+
+    Those that begin with the same blocks one after another: they share the work up to where they differ.
+    """
     chosen = list(candidates)
-    open_to = [candidate.architecture for candidate in chosen if not candidate.full]
+    open_to = sorted((c.architecture for c in chosen if not c.full), key=lambda a: a.words.split())
     problem.prefetch([(architecture, None) for architecture in open_to])
     qualities = {}
     for done, architecture in enumerate(open_to):

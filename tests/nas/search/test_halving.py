@@ -11,6 +11,7 @@ from nas.pipeline.evaluator import list_rungs
 from nas.quality.quality import Quality
 from nas.search import Candidate, Problem
 from nas.search.halving import IncumbentThreshold, find_statistically_tied, judge
+from nas.search.outcome import evaluate_in_full
 from search_spaces import Architecture, Kind, Unit
 
 ITEMS, RUNGS = 60, (10, 30, 60)
@@ -139,6 +140,22 @@ def test_no_more_are_judged_on_all_items_than_the_problem_allows() -> None:
     chosen = find_statistically_tied(replace(trials.problem(), max_tied=6), trials.candidates(), 4)
     assert chosen[:4] == trials.candidates()[:4]
     assert len(chosen) == 6
+
+
+def test_those_that_begin_alike_are_judged_on_all_items_one_after_another() -> None:
+    trials, asked = Trials(0, heavy=True), list[Architecture]()
+
+    def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
+        asked.append(architecture)
+        return trials(architecture, items)
+
+    first, *others = trials.candidates()
+    known = replace(first, full=True)
+    judged = evaluate_in_full(replace(trials.problem(), evaluate=evaluate), [known, *others])
+    assert asked == sorted((c.architecture for c in others), key=lambda a: a.words.split())
+    assert [c.architecture for c in judged] == [c.architecture for c in (first, *others)]
+    assert [c.quality for c in judged] == [first.quality, *(trials(c.architecture) for c in others)]
+    assert all(c.full for c in judged)
 
 
 def test_where_items_tell_candidates_apart_no_others_are_judged() -> None:
