@@ -20,6 +20,7 @@ from nas.cli import (
     export,
     heal,
     profile,
+    pull,
     report,
     run,
     search,
@@ -82,21 +83,8 @@ def _root(
 
 
 for _verb in (
-    search,
-    sweep,
-    certify,
-    heal,
-    run,
-    analyze,
-    profile,
-    export,
-    evaluate,
-    report,
-    track,
-    serve,
-    token,
-    targets,
-):
+    search, sweep, certify, heal, run, analyze, profile, export, evaluate, report, track, pull, serve, token, targets
+):  # fmt: skip
     _verb.register(app)
 
 

@@ -19,6 +19,7 @@ from nas.tracking import (
     Winner,
     get_tracking_uri,
     log_search,
+    pull_winner,
     remove_password,
     send_pending,
 )
@@ -26,7 +27,8 @@ from nas.tracking.layout import view_path
 from nas.tracking.new_database import create_database
 from nas.tracking.outbox import FILE, create_record, find_pending, keep
 from nas.tracking.registry import build_former_name, build_model_name, find_best_version
-from search_spaces.errors import UsageError
+from search_spaces import Architecture, Kind, Unit
+from search_spaces.errors import TrackingError, UsageError
 
 
 def candidate(number: int) -> CandidateRun:
@@ -72,6 +74,38 @@ def test_children_hang_under_the_search_with_the_same_keys(run: SearchRun, tmp_p
     written = Path(client.download_artifacts(where["run_id"], "architectures.json", str(tmp_path)))
     assert set(json.loads(written.read_text())) == {r.data.tags["nas.arch_hash"] for r in children}
     assert not list(elsewhere.iterdir())  # nothing lands in the current folder
+
+
+def test_a_winner_is_fetched_as_it_was_logged_by_name_by_version_and_by_run(run: SearchRun, tmp_path: Path) -> None:
+    architecture, uri = Architecture(4).drop(Unit(1, Kind.MLP)), get_tracking_uri(None, tmp_path)
+    (tmp_path / "winner" / "architecture.json").write_text(json.dumps(architecture.to_json()))
+    tags = {"nas.arch_hash": architecture.digest, "nas.verdict": "ok"}
+    logged = log_search(replace(run, winner=Winner("lm_host_0.6x", 0.5, 9.0, True, True, tags)), uri, tmp_path)
+    for number, asked in enumerate(("lm_host_0.6x", "lm_host_0.6x@champion", "lm_host_0.6x/1", logged["run_id"])):
+        pulled = pull_winner(asked, uri, tmp_path / "pulled" / str(number))
+        assert pulled.run_id == logged["run_id"]
+        assert (pulled.folder / "model.onnx").read_bytes() == b"graph"
+        assert json.loads((pulled.folder / "architecture.json").read_text()) == architecture.to_json()
+        assert (pulled.version, pulled.verdict) == ((None, "") if number == 3 else ("1", "ok"))
+    assert len(list((tmp_path / "pulled").iterdir())) == 4
+    with pytest.raises(UsageError, match="is there already"):
+        pull_winner("lm_host_0.6x", uri, tmp_path / "pulled" / "0")
+    for wrong in ("lm_host", "lm_host_0.6x/7", "lm_host_0.6x@best", "0" * 32):
+        with pytest.raises(UsageError, match=r"registered there are lm_host_0\.6x"):
+            pull_winner(wrong, uri, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_files_that_are_not_the_winner_s_are_not_taken_for_it(run: SearchRun, tmp_path: Path) -> None:
+    uri = get_tracking_uri(None, tmp_path)
+    winner = Winner("lm", 0.5, 9.0, True, True, {"nas.arch_hash": "other"})
+    logged = log_search(replace(run, winner=winner), uri, tmp_path)
+    for asked in ("lm", logged["run_id"]):  # the folder of the fixture has no architecture
+        with pytest.raises(TrackingError, match=r"no architecture\.json"):
+            pull_winner(asked, uri, tmp_path / "pulled")
+    with pytest.raises(TrackingError, match="--tracking-uri"):
+        pull_winner("lm", "http://someone:secret@127.0.0.1:9", tmp_path / "pulled")
+    assert not [path for path in tmp_path.iterdir() if "pull" in path.name]
 
 
 def test_curves_of_a_training_are_there_once_however_often_they_are_sent(run: SearchRun, tmp_path: Path) -> None:
