@@ -5,7 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
-        "block_shape": ["AttentionShape", "BlockShape", "MlpShape"],
+        "block_shape": ["AttentionShape", "BlockShape", "CrossAttentionShape", "MlpShape"],
         "calibrated": ["CalibratedModel", "PairedModel"],
         "datasheet_model": ["COMPUTE_EFFICIENCY", "DataSheetModel", "MEMORY_EFFICIENCY", "UNCERTAINTY"],
         "energy_model": ["EnergyModel", "convert_to_wh_per_1000", "has_energy"],

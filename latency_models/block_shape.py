@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from latency_models.workload import Phase, Workload
-from search_spaces.kinds import BEHIND, PARTS, Kind
+from search_spaces.kinds import BEHIND, KNOWN_PARTS, Kind
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,80 @@ class AttentionShape:
 
     def _count_past(self, load: Load) -> int:
         return load.workload.batch * load.count_reached(load.workload.past)
+
+
+@dataclass(frozen=True)
+class CrossAttentionShape:
+    """What brings the states of an encoder into a block: queries of the block's tokens, keys and values of the source.
+
+    The source has as many tokens as the block sees, new and past, where a model does not say how many. While tokens
+    are decoded, its keys and values are in the cache already.
+
+    Attributes:
+        queries: matrix parameters that each of the block's tokens is multiplied with: of queries and output.
+        keys: matrix parameters that each token of the source is multiplied with: of keys and values.
+        heads: how many scores a pair of tokens has.
+        pair: multiply-adds of a pair of tokens: of each head a score, and a share of the values.
+        cached: elements that are kept of each token of the source.
+        source: tokens of a source whose number is fixed, as that of an audio encoder.
+        precision: of its weights, its arithmetic and what it moves; None: the target's.
+
+    Example:
+        >>> CrossAttentionShape(queries=2 * 64 * 64, keys=2 * 64 * 64, heads=4, pair=2 * 64, cached=2 * 64).weights
+        16384
+    """
+
+    mixes_tokens: ClassVar[bool] = False  # with those of its block
+    kernels: ClassVar[int] = 6
+    words: ClassVar[str] = "over the source"
+
+    queries: int
+    keys: int
+    heads: int
+    pair: int
+    cached: int
+    source: int | None = None
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.queries, self.keys, self.heads, self.pair, self.cached) < 0 or self.source == 0:
+            raise ValueError(f"not the shape of a cross-attention: {self}")
+
+    @property
+    def weights(self) -> int:
+        """All matrix parameters."""
+        return self.queries + self.keys
+
+    def count_flops(self, load: Load) -> float:
+        """Operations, two per multiply-add."""
+        source = self._count_source(load)
+        projected = 0 if self._is_cached(load) else load.workload.batch * source
+        return 2 * (load.tokens * self.queries + projected * self.keys) + 2 * load.tokens * source * self.pair
+
+    def count_read(self, load: Load) -> int:
+        """Parameters that are read."""
+        return self.queries if self._is_cached(load) else self.weights
+
+    def count_moved(self, load: Load) -> int:
+        """Elements read and written, with its norm: the source's states where keys and values are made of them."""
+        states = 0 if self._is_cached(load) else load.hidden
+        source = load.workload.batch * self._count_source(load)
+        return load.tokens * (4 * load.hidden + self.pair) + source * (self.cached + states)
+
+    def count_cached(self, load: Load) -> int:
+        """Elements that one sequence keeps of its source; without a cache (`forward`) none."""
+        return 0 if load.workload.phase is Phase.FORWARD else self._count_source(load) * self.cached
+
+    def count_alive(self, load: Load) -> int:
+        """Elements that are alive at once beside the residual stream: queries, keys, values, their sum, the scores."""
+        source = self._count_source(load)
+        return load.tokens * (self.pair + self.heads * source) + load.workload.batch * source * self.cached
+
+    def _count_source(self, load: Load) -> int:
+        return self.source or load.workload.past + load.workload.sequence
+
+    def _is_cached(self, load: Load) -> bool:
+        return load.workload.phase is Phase.DECODE
 
 
 @dataclass(frozen=True)
@@ -227,7 +301,7 @@ class LinearShape:
         return load.tokens * load.hidden
 
 
-Part = AttentionShape | MlpShape | LinearShape
+Part = AttentionShape | CrossAttentionShape | MlpShape | LinearShape
 
 
 @dataclass(frozen=True)
@@ -242,11 +316,14 @@ class BlockShape:
     attention: AttentionShape | LinearShape | None
     mlp: MlpShape | LinearShape | None
     head: LinearShape | None = None
+    cross_attention: CrossAttentionShape | None = None
 
     @cached_property
     def parts(self) -> dict[Kind, Part]:
         """The parts that there are, in the order in which they run; the fields are called as the kinds are."""
-        shapes: dict[Kind, Part | None] = {kind: getattr(self, kind) for kind in (*PARTS, *BEHIND)}
+        shapes: dict[Kind, Part | None] = {
+            kind: getattr(self, kind.replace("-", "_")) for kind in (*KNOWN_PARTS, *BEHIND)
+        }
         return {kind: part for kind, part in shapes.items() if part is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -259,5 +336,6 @@ class BlockShape:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "BlockShape":
         """Read what `to_json` writes of a block as a parent has it."""
-        attention, mlp = document.get("attention"), document.get("mlp")
-        return cls(attention and AttentionShape(**attention), mlp and MlpShape(**mlp))
+        attention, mlp, cross = (document.get(str(kind)) for kind in (Kind.ATTENTION, Kind.MLP, Kind.CROSS_ATTENTION))
+        read = cross and CrossAttentionShape(**cross)
+        return cls(attention and AttentionShape(**attention), mlp and MlpShape(**mlp), cross_attention=read)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from latency_models.terms import count_units, list_kept_units
 from search_spaces.architecture import Architecture, drop_from_parent
-from search_spaces.kinds import PARTS
+from search_spaces.kinds import PARTS, Kind
 from search_spaces.level import DROP, Level
 from search_spaces.schedule import Schedule
 from search_spaces.space import Space
@@ -49,9 +49,10 @@ def design_measurements(
         space: whose units have levels besides dropped; the parent with the lowest of all of them is measured too.
     """
     parent, levels = Architecture.parent(depth), _list_levels(space)
-    fixed = list_extremes(depth) + [parent.replace_tokens(schedule) for schedule in schedules]
+    parts = PARTS if space is None else space.parts
+    fixed = list_extremes(depth, parts) + [parent.replace_tokens(schedule) for schedule in schedules]
     fixed += [parent.drop(*(unit.choose(min(own)) for unit, own in levels.items()))] if levels else []
-    pool = [architecture for architecture in _draw_random(depth, seed) if architecture not in fixed]
+    pool = [architecture for architecture in _draw_random(depth, seed, parts) if architecture not in fixed]
     pool = _add_levels(pool, levels, seed) if levels else pool
     pool = _cross_with_schedules(pool, schedules, seed) if schedules else pool
     free = min(max(0, count - len(fixed)), len(pool))
@@ -83,14 +84,16 @@ def choose_schedules(
     return [(fixed + reduced[1:])[index].tokens for index in chosen]
 
 
-def list_extremes(depth: int) -> list[Architecture]:
-    """Parent, bare stem, attentions only, MLPs only, both halves of the depth, every other block and unit."""
-    attention, mlp = ([Unit(layer, kind) for layer in range(depth)] for kind in PARTS)
-    units = attention + mlp
+def list_extremes(depth: int, parts: tuple[Kind, ...] = PARTS) -> list[Architecture]:
+    """Parent, bare stem, the parts of one kind only, both halves of the depth, every other block and unit."""
+    by_kind = {kind: [Unit(layer, kind) for layer in range(depth)] for kind in parts}
+    units = [unit for own in by_kind.values() for unit in own]
+    without = [[unit for unit in units if unit.kind is not kind] for kind in parts]
     late = [unit for unit in units if unit.layer >= depth // 2]
     early = [unit for unit in units if unit.layer < depth // 2]
     other = [unit for unit in units if unit.layer % 2]
-    chosen: list[list[Unit]] = [[], units, mlp, attention, late, early, other, attention[::2], mlp[::2]]
+    halves = [own[::2] for own in by_kind.values()]
+    chosen: list[list[Unit]] = [[], units, *without, late, early, other, *halves]
     return list(dict.fromkeys(drop_from_parent(depth, dropped) for dropped in chosen))
 
 
@@ -101,13 +104,13 @@ def compute_log_determinant(
     return float(np.linalg.slogdet(_compute_information(_weight_rows(architectures, row)))[1])
 
 
-def _draw_random(depth: int, seed: int) -> list[Architecture]:
-    """Distinct random architectures; the two kinds are dropped at rates of their own, in one half or throughout."""
+def _draw_random(depth: int, seed: int, parts: tuple[Kind, ...]) -> list[Architecture]:
+    """Distinct random architectures; the kinds are dropped at rates of their own, in one half or throughout."""
     rng = random.Random(seed)
     drawn: dict[Architecture, None] = {}
     for _ in range(_POOL):
-        rates = {(kind, half): rng.random() for kind in PARTS for half in (False, True)}
-        dropped = (Unit(layer, kind) for layer in range(depth) for kind in PARTS
+        rates = {(kind, half): rng.random() for kind in parts for half in (False, True)}
+        dropped = (Unit(layer, kind) for layer in range(depth) for kind in parts
                    if rng.random() < rates[kind, 2 * layer >= depth])  # fmt: skip
         drawn[drop_from_parent(depth, dropped)] = None
     return list(drawn)

@@ -26,7 +26,7 @@ class ModelShape:
         window: sliding window of each block's attention, None where it sees everything.
         causal: whether a token sees only earlier ones.
         stem: parameters outside the blocks (embeddings, final norm, head).
-        tokens: tokens of one image; None for text.
+        tokens: tokens of one image, or of one recording; None for text.
         droppable: tokens of a sequence that token reduction may drop where their number is fixed, as that of a
             prompt's image tokens; None: all but the first, in a decoder all but the first four and the last 32.
         blocks: of each block what it is made of; None where the numbers above say it. Where it is given they are

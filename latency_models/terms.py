@@ -14,7 +14,7 @@ from latency_models.shape import ModelShape
 from latency_models.token_workloads import list_block_workloads, list_steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import AFTER_BLOCKS, BEHIND, PARTS, Kind
+from search_spaces.kinds import AFTER_BLOCKS, BEHIND, KNOWN_PARTS, PARTS, Kind
 from search_spaces.level import DROP
 from search_spaces.rules import get_parts
 from search_spaces.space import Space
@@ -132,7 +132,9 @@ class Terms:
         return np.array([*amounts.values(), *_compute_hints([unit.kind for unit, _ in kept], architecture.depth)])
 
     def find_columns(self, unit: Unit) -> list[int]:
-        """The columns of an attention or MLP."""
+        """The columns of a part; none where the parent has no such one."""
+        if unit not in self._names:
+            return []
         name = self._names[unit]
         own = (name, _name_work(name), _name_tokens(name), _name_pairs(name))
         return [position for position, each in enumerate(self.names) if each in own]
@@ -185,7 +187,7 @@ class Terms:
     def _names(self) -> dict[Unit, str]:
         """Of every unit the name of its class."""
         parts = dict(find_parts(self.shape, Architecture.parent(self.shape.depth)))
-        labels = {kind: _label_parts(part for unit, part in parts.items() if unit.kind is kind) for kind in PARTS}
+        labels = {kind: _label_parts(part for unit, part in parts.items() if unit.kind is kind) for kind in KNOWN_PARTS}
         return {
             unit: ", ".join(filter(None, (unit.kind, labels[unit.kind][part], self._describe_window(unit, part))))
             for unit, part in parts.items()

@@ -2,7 +2,7 @@
 
 from search_spaces.architecture import Architecture, drop_from_parent
 from search_spaces.encoding import Encoding
-from search_spaces.kinds import KINDS, PARTS, STRUCTURE, Kind, UnitKind
+from search_spaces.kinds import KINDS, KNOWN_PARTS, PARTS, STRUCTURE, Kind, UnitKind
 from search_spaces.level import DROP, Level
 from search_spaces.schedule import Positions, Reducer, Reduction, Schedule, Scorer, Source, Stage
 from search_spaces.space import Space
@@ -11,6 +11,7 @@ from search_spaces.unit import Choice, Unit
 __all__ = [
     "DROP",
     "KINDS",
+    "KNOWN_PARTS",
     "PARTS",
     "STRUCTURE",
     "Architecture",

@@ -19,6 +19,7 @@ TOKENS_VERSION = 2  # with token reduction
 LEVELS_VERSION = 3  # with any other level
 _NOTHING, _REMOVED = "none", "removed"
 _SHORT = {Kind.ATTENTION: "attn", Kind.MLP: "mlp"}
+_WITHOUT_CROSS = "-cross"  # not every block has a cross-attention, so it is named where it is gone
 
 
 @dataclass(frozen=True)
@@ -151,17 +152,22 @@ class Architecture:
         """Layers whose whole block is gone, in order."""
         return tuple(sorted(self._swallowed))
 
-    def merge_blocks(self) -> "Architecture":
-        """Blocks with both units dropped written as removed blocks: the same model where no norm is left over."""
-        both = [layer for layer in range(self.depth) if not any(self.keeps(layer, kind) for kind in PARTS)]
-        return self.drop(*(Unit(layer, Kind.BLOCK) for layer in both if layer not in self._swallowed))
+    def merge_blocks(self, parts: tuple[Kind, ...] = PARTS) -> "Architecture":
+        """Blocks with all `parts` dropped written as removed blocks: the same model where no norm is left over.
+
+        Args:
+            parts: the kinds of parts that the parent's blocks have.
+        """
+        bare = [layer for layer in range(self.depth) if not any(self.keeps(layer, kind) for kind in parts)]
+        return self.drop(*(Unit(layer, Kind.BLOCK) for layer in bare if layer not in self._swallowed))
 
     @property
     def words(self) -> str:
         """One word per block, as EvoPress writes patterns: `attn+mlp attn mlp none removed`.
 
         A level other than dropped follows its part, `attn+mlp:width=0.5`, and where a stage of the token schedule
-        begins, its ratio follows the block: `attn+mlp@0.5`. What is chosen for the head comes last: `head:bits=w8`.
+        begins, its ratio follows the block: `attn+mlp@0.5`. A block of a decoder without its attention to the encoder
+        ends on `-cross`. What is chosen for the head comes last: `head:bits=w8`.
         """
         begins = {stage.block: f"@{stage.ratio:g}" for stage in self.tokens.stages}
         blocks = [self._describe_block(layer) + begins.get(layer, "") for layer in range(self.depth)]
@@ -173,7 +179,8 @@ class Architecture:
         chosen = {choice.unit.kind: choice.level for choice in self.list_block_choices(layer)}
         levels = {kind: f":{describe_level(kind, level)}" for kind, level in chosen.items() if level != DROP}
         kept = [_SHORT[kind] + levels.get(kind, "") for kind in PARTS if chosen.get(kind) != DROP]
-        return "+".join(kept) or _NOTHING
+        crossless = _WITHOUT_CROSS if chosen.get(Kind.CROSS_ATTENTION) == DROP else ""
+        return ("+".join(kept) or _NOTHING) + crossless
 
     @classmethod
     def from_words(cls, text: str) -> "Architecture":
@@ -278,6 +285,9 @@ def _read_choices(document: dict[str, Any]) -> frozenset[Choice]:
 def _read_word(layer: int, word: str) -> set[Choice]:
     if word == _REMOVED:
         return {Unit(layer, Kind.BLOCK).dropped}
+    if word.endswith(_WITHOUT_CROSS):
+        crossless = {Unit(layer, Kind.CROSS_ATTENTION).dropped}
+        return crossless | _read_word(layer, word.removesuffix(_WITHOUT_CROSS))
     parts = {} if word == _NOTHING else dict(_split(part) for part in word.split("+"))
     kinds = {short: kind for kind, short in _SHORT.items()}
     if not parts.keys() <= kinds.keys():

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture
+from search_spaces.kinds import PARTS
 from search_spaces.level import DROP
 from search_spaces.rules import SWALLOWS, implies, is_below
 from search_spaces.unit import Choice, Unit, is_cumulative, is_structural
@@ -78,19 +79,20 @@ class Encoding:
                 parts = (Unit(choice.layer, kind).dropped for kind in SWALLOWS[choice.unit.kind])
                 row[[self._positions[part] for part in parts if part in self._positions]] = True
 
-    def make_canonical(self, rows: Rows, merges_blocks: bool) -> Rows:
+    def make_canonical(self, rows: Rows, merges_blocks: bool, parts: int = len(PARTS)) -> Rows:
         """(n, columns): each row as it would be read from its architecture, so that equal ones are equal.
 
         Args:
-            merges_blocks: as in the space; a block that loses both its parts is then a removed one.
+            merges_blocks: as in the space; a block that loses all its parts is then a removed one.
+            parts: how many a block has.
         """
         closed = self.cumulative.any()
         canonical = rows.astype(np.float32) @ self.closure.astype(np.float32) > 0 if closed else rows.copy()
         if self.has_alternatives:
             canonical &= ~(canonical.astype(np.float32) @ self._hides.astype(np.float32) > 0)
-        for block, parts, levels in self._wholes:
-            if merges_blocks and len(parts) == 2:
-                canonical[:, block] |= canonical[:, parts].all(1)
+        for block, dropped, levels in self._wholes:
+            if merges_blocks and len(dropped) == parts:
+                canonical[:, block] |= canonical[:, dropped].all(1)
             canonical[:, levels] &= ~canonical[:, [block]]
         return canonical
 

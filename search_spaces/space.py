@@ -7,7 +7,7 @@ from functools import cached_property
 
 from search_spaces.architecture import Architecture, make_choice, make_stage_choice
 from search_spaces.errors import ArchitectureError
-from search_spaces.kinds import PARTS
+from search_spaces.kinds import PARTS, Kind
 from search_spaces.level import Level, round_to_permille
 from search_spaces.rules import SWALLOWS, list_cover_relations, list_exclusive_groups
 from search_spaces.schedule import Reduction, Schedule, Stage
@@ -25,6 +25,7 @@ class Space:
     layout but post-norm, where the norms of dropped units stay); architectures are then written with the
     block removed, so that equal models have equal digests. Token levels among the choices are its steps of token
     reduction, and `reduction` is how tokens are chosen in all of it; or `fixed` is a schedule that all of it has.
+    `parts` are the kinds of parts that the parent's blocks have, in the order in which they run.
 
     Example:
         >>> Space.dropping(2, [Unit(1, Kind.MLP)]).contains(Architecture.parent(2))
@@ -36,6 +37,7 @@ class Space:
     merges_blocks: bool = True
     reduction: Reduction | None = None
     fixed: Schedule | None = None
+    parts: tuple[Kind, ...] = PARTS
 
     def __post_init__(self) -> None:
         if not self.choices:
@@ -90,7 +92,7 @@ class Space:
         """The one way this space writes an architecture."""
         chosen = Architecture(architecture.depth, architecture.choices, self.reduction or architecture.reduction)
         chosen = chosen if self.fixed is None else chosen.replace_tokens(self.fixed)
-        return chosen.merge_blocks() if self.merges_blocks else chosen
+        return chosen.merge_blocks(self.parts) if self.merges_blocks else chosen
 
     def decode(self, chosen: Iterable[Unit | Choice]) -> Architecture:
         """The canonical architecture with these choices; a unit stands for dropping it."""
@@ -111,7 +113,7 @@ class Space:
         """A dropped block as its dropped parts, where that is the same model."""
         if not self.merges_blocks or choice.unit.kind not in SWALLOWS:
             return {choice}
-        return {Unit(choice.layer, kind).dropped for kind in SWALLOWS[choice.unit.kind]}
+        return {Unit(choice.layer, kind).dropped for kind in SWALLOWS[choice.unit.kind] if kind in self.parts}
 
     @cached_property
     def structure(self) -> tuple[Choice, ...]:
@@ -140,5 +142,5 @@ class Space:
 
 
 def is_empty(architecture: Architecture) -> bool:
-    """Whether no unit at all is kept: such a model is refused."""
+    """Whether no attention and no MLP is kept: such a model is refused."""
     return not any(architecture.keeps(layer, kind) for layer in range(architecture.depth) for kind in PARTS)

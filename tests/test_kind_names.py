@@ -14,31 +14,34 @@ from test_imports import ROOT, files
 from search_spaces import KINDS, Kind
 
 ALLOWED = {  # file: (the kinds that it names, why)
-    "latency_models/block_shape.py": ("attention mlp", "a profile's file has the shapes of these two parts"),
-    "nas/cli/analyze.py": ("attention block mlp", "headings of the table of similarities"),
-    "nas/figures/search.py": ("attention block mlp", "a colour for each kind that is drawn"),
-    "nas/parent/block_shapes.py": ("attention mlp", "reads what attention and MLP compute; both have their own form"),
-    "nas/report/drawing.py": ("attention block mlp", "a colour and a position on the page for each kind that is drawn"),
+    "latency_models/block_shape.py": (
+        "attention cross-attention mlp",
+        "a profile has the shapes of these parts",
+    ),
+    "nas/cli/analyze.py": ("block", "a heading of the table of similarities"),
+    "nas/figures/search.py": ("attention block cross-attention mlp", "a colour for each kind that is drawn"),
+    "nas/parent/block_shapes.py": ("attention cross-attention mlp", "reads what parts compute; each has its own form"),
+    "nas/report/drawing.py": ("block cross-attention", "drawn where it is gone, as few models have one"),
     "nas/search/knobs.py": ("attention", "a knob weighs attentions against the rest"),
     "nas/search/methods/__init__.py": ("attention block mlp", "published methods are defined for these kinds"),
     "nas/search/methods/evopress.py": ("attention mlp", "EvoPress drops as many attentions as MLPs"),
     "nas/search/methods/greedy.py": ("block", "SLEB drops blocks"),
     "nas/search/methods/one_shot.py": ("attention block", "the reverse order puts the MLP of a block first"),
     "nas/search/methods/window.py": ("block", "the window of Gromov et al. is of blocks"),
-    "nas/search/unit_savings.py": ("attention mlp", "names with an article, for a sentence"),
+    "nas/search/unit_savings.py": ("attention cross-attention mlp", "names with an article, for a sentence"),
     "nas/testing.py": ("attention mlp", "the costs of the synthetic device"),
-    "pruning/analysis/redundancy.py": ("attention block mlp", "reads the stream around attention, MLP and block"),
+    "pruning/analysis/redundancy.py": ("attention block mlp", "reads the stream around what a block is made of"),
     "pruning/anatomy/anatomy.py": ("block", "a block of one part goes as a whole"),
-    "pruning/anatomy/contribution.py": ("attention mlp", "reads which modules are the attention and the MLP"),
+    "pruning/anatomy/contribution.py": ("attention cross-attention mlp", "reads which modules are the parts"),
     "pruning/anatomy/head.py": ("head", "reads which module is the head"),
     "pruning/anatomy/sum_reader.py": ("attention mlp", "what mixes tokens is attention, what else is added MLP"),
-    "pruning/compensation/sites.py": (
-        "attention mlp",
-        "which part reads the stream next",
+    "pruning/compensation/sites.py": ("attention", "the part that reads the stream as it enters a block"),
+    "pruning/compensation/streams.py": ("attention", "the part that reads the stream as it enters a block"),
+    "pruning/inference/kv_cache.py": ("attention cross-attention", "a cache has a layer for each attention"),
+    "search_spaces/architecture.py": (
+        "attention block cross-attention mlp tokens",
+        "words and schedule of an architecture",
     ),
-    "pruning/compensation/streams.py": ("attention mlp", "the stream is recorded before each of these two parts"),
-    "pruning/inference/kv_cache.py": ("attention", "a cache has a layer for each attention"),
-    "search_spaces/architecture.py": ("attention block mlp tokens", "the words of an architecture; schedule and steps"),
     "search_spaces/servable.py": ("attention block mlp", "what other engines can load is a rule about these parts"),
 }
 WORDS = {  # file: (strings that are the name of a kind and mean something else, what they mean)

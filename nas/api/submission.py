@@ -58,7 +58,7 @@ class Submission(BaseModel):
         None, description="Of a shipped model by its name, or a path inside a model root"
     )
     workload: Annotated[str, _Words, _build_validator(Workload.parse)] | None = None
-    units: Annotated[str, _Words, _build_validator(parse_units)] = "attention,mlp,block"
+    units: Annotated[str, _Words, _build_validator(parse_units)] = "attention,cross-attention,mlp,block"
     tokens: Annotated[str, _Words, _build_validator(check_tokens)] = "off"
     compensate: Annotated[str, _Words, _build_validator(check_compensation)] = "auto"
     heal: Annotated[str, _Amount, _build_validator(parse_duration)] | None = None

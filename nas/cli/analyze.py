@@ -25,7 +25,10 @@ Examples:
   nas analyze --model ./my-model --data texts.jsonl --out analysis
 
   nas analyze --model digits-vit --tokens pyramiddrop:2=0.5,4=0.25
+
+  nas analyze --model ./my-t5 --part encoder --data pairs.jsonl
 """
+_HEADINGS = {"block": "whole block"}  # the first column is the number of the block
 _USUAL = "pyramiddrop"
 _FATES = {
     "drop": "shaded ones are dropped",
@@ -51,6 +54,7 @@ def register(app: typer.Typer) -> None:
 
 def analyze(
     model: options.Model = None,
+    part: options.Part = None,
     data: options.Data = None,
     tokens: Tokens = None,
     device: options.Device = "auto",
@@ -74,7 +78,7 @@ def analyze(
 
     if out is not None:
         check_folder(out, "--out")
-    parent = load_parent_model(model, data, trust_remote_code, device, stream)
+    parent = load_parent_model(model, data, trust_remote_code, device, stream, part)
     if tokens is not None:
         _refuse(parent, tokens)
     check_memory(parent, estimate_state_bytes(parent))
@@ -182,9 +186,9 @@ def _build_parts_table(title: str, redundancy: "Redundancy") -> Any:
     title = f"{title}: cosine similarity of the residual stream before and after each part"
     caption = f"{redundancy.layout}, {redundancy.tokens} tokens; higher is more redundant"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for name in ("block", "attention", "mlp", "whole block"):
+    for name in ("block", *(_HEADINGS.get(kind, kind) for kind in redundancy.kinds)):
         table.add_column(name, justify="right")
-    for layer, scores in enumerate(zip(redundancy.attention, redundancy.mlp, redundancy.block, strict=True)):
+    for layer, scores in enumerate(zip(*map(redundancy.get_scores, redundancy.kinds), strict=True)):
         table.add_row(str(layer), *(f"{score:.4f}" for score in scores))
     return table
 

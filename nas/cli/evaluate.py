@@ -32,6 +32,7 @@ def evaluate(
             "--parent", metavar="PATH_OR_HUB_ID", help="Default: that of the search which found it, else python-lm."
         ),
     ] = None,
+    part: options.Part = None,
     data: options.Data = None,
     split: Annotated[str, typer.Option("--split", help="calibration, validation or test.")] = "test",
     device: options.Device = "auto",
@@ -61,8 +62,8 @@ def evaluate(
     model = load_to_compute(source, trust_remote_code)
     request = read_search_of(Path(candidate))
     if parent is None and request is not None:
-        parent, data = request.model, data or request.data
-    parent_model = load_parent_model(parent, data, trust_remote_code, device, stream)
+        parent, data, part = request.model, data or request.data, part or request.part
+    parent_model = load_parent_model(parent, data, trust_remote_code, device, stream, part)
     with progress.open_stage("evaluating"):
         evaluator = build_candidate_evaluator(parent_model, model, Path(candidate))
         model = place(model, parent_model.device)

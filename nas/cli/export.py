@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def export(
     model: options.Model = None,
+    part: options.Part = None,
     architecture: Annotated[
         Path | None, typer.Option("--architecture", metavar="FILE", help="Prune with this architecture.json first.")
     ] = None,
@@ -59,7 +60,7 @@ def export(
 
     if out is not None:
         check_folder(out, "--out")
-    loaded, name, source = _load(model, architecture, trust_remote_code)
+    loaded, name, source = _load(model, part, architecture, trust_remote_code)
     folder = out or Path("nas-results") / f"{name}-export"
     file = folder / build_file_name(phase)
     paths, opsets = {name: folder / each.name_file(file.name) for name, each in EXPORTERS.items()}, dict[str, int]()
@@ -87,7 +88,9 @@ def export(
         console.emit_text(f"largest difference to torch {difference:.1e}\n" + "\n".join(files.values()))
 
 
-def _load(source: str | None, architecture: Path | None, trust_remote_code: bool) -> tuple[Any, str, Path | None]:
+def _load(
+    source: str | None, part: str | None, architecture: Path | None, trust_remote_code: bool
+) -> tuple[Any, str, Path | None]:
     """The model, what it is called, and the folder that it came from."""
     import json
 
@@ -101,7 +104,7 @@ def _load(source: str | None, architecture: Path | None, trust_remote_code: bool
         import torch
 
         return load(source, torch.float32, trust_remote_code), Path(source).resolve().parent.name, Path(source)
-    parent = load_parent_model(source, None, trust_remote_code)
+    parent = load_parent_model(source, None, trust_remote_code, part=part)
     if architecture is None:
         return parent.model, Path(parent.id).name, parent.files
     try:

@@ -15,6 +15,14 @@ Model = Annotated[
         "downloaded.",
     ),
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="NAME",
+        help="Of an encoder-decoder (T5, Whisper), the stack to prune: encoder or decoder.",
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -88,7 +96,10 @@ BudgetText = Annotated[
     typer.Option("--budget", metavar="AMOUNT", help="20ms, or 0.6x: that fraction of the parent's latency."),
 ]
 Units = Annotated[
-    str, typer.Option("--units", help="What may be dropped: attention, mlp, block; none with --tokens search.")
+    str,
+    typer.Option(
+        "--units", help="What may be dropped: attention, cross-attention, mlp, block; none with --tokens search."
+    ),
 ]
 Tokens = Annotated[
     str,

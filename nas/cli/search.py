@@ -31,6 +31,8 @@ Examples:
 
   nas search --target jetson-orin --budget 20ms --executor ray --workers 8
 
+  nas search --model ./my-t5 --part decoder --data pairs.jsonl --target jetson-orin --budget 0.7x
+
   nas search --resume nas-results/python-lm-host-0.6x
 """
 
@@ -44,9 +46,10 @@ def search(
     target: options.SearchTarget = None,
     budget: options.BudgetText = None,
     model: options.Model = None,
+    part: options.Part = None,
     data: options.Data = None,
     workload: options.WorkloadText = None,
-    units: options.Units = "attention,mlp,block",
+    units: options.Units = "attention,cross-attention,mlp,block",
     tokens: options.Tokens = "off",
     percentile: options.Percentile = 90,
     max_parameters: options.MaxParameters = None,
@@ -115,6 +118,7 @@ def search(
         budget=parsed,
         out=out or _choose_new_folder(model or "python-lm", found.name, parsed.text),
         model=model,
+        part=part,
         data=data,
         workload=None if workload is None else Workload.parse(workload),
         units=parse_units(units),

@@ -60,7 +60,7 @@ def sweep(
     seeds: Seeds = "0",
     data: options.Data = None,
     workload: options.WorkloadText = None,
-    units: options.Units = "attention,mlp,block",
+    units: options.Units = "attention,cross-attention,mlp,block",
     tokens: options.Tokens = "off",
     percentile: options.Percentile = 90,
     trials: options.Trials = 48,

@@ -15,11 +15,13 @@ from nas.data.documents import SPLITS, Document, read_documents
 from nas.data.finite_outputs import check_numbers
 from nas.data.images import read_arrays, read_class_folders
 from nas.data.padding import check_ids, is_readable, pad_id, pad_ids
+from nas.data.pairs import Pair, encode_pairs, read_features, read_pairs, split_pairs
 from nas.data.prompts import encode_questions, load_processor
 from nas.data.questions import Question, read_questions, split_questions
 from nas.data.splitting import clean_splits, split_documents
 from nas.data.stretches import SHARES
 from nas.data.text_file import is_folder
+from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.language_model import is_vision_language
 from pruning.anatomy.positions import count_trained_positions, find_longest_sequence
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
@@ -40,7 +42,8 @@ class Split:
     """Items along the first axis of every tensor in `inputs`.
 
     The first tensor has a row for each item, others may have several (the images of a question).
-    `labels` are (n,) for classifiers, and the tokens of the answers (n, longest), ended by -100, for questions.
+    `labels` are (n,) for classifiers, and the tokens of the answers (n, longest), ended by -100, for questions; of the
+    targets for pairs.
 
     Example:
         >>> split = Split("test", {"input_ids": torch.zeros(4, 8, dtype=torch.long)})
@@ -110,8 +113,8 @@ def load_dataset(
 
     Args:
         model: decides the form: windows for causal language models, padded texts for encoders, pixels for vision,
-            questions about images for vision-language models. A sentence embedding model is given its prompt before
-            every text, and as many tokens as its folder allows.
+            questions about images for vision-language models, pairs of source and target for encoder-decoders. A
+            sentence embedding model is given its prompt before every text, and as many tokens as its folder allows.
         tokenizer: for text; None for images. A vision-language model's processor is read from its folder.
         data: a person's `--data`, or the `data/` folder of a reference model.
         length: tokens of every window, or of every text; texts are then put together until they are as long. The
@@ -126,6 +129,8 @@ def load_dataset(
     folder = is_folder(data)
     if is_vision_language(model):
         return _read_questions(model, data, trust_remote_code)
+    if is_encoder_decoder(model):
+        return _read_pairs(model, tokenizer, data, length)
     if model.main_input_name == "pixel_values":
         if not folder:
             raise BadData(f"data {data} is no folder; an image model takes a folder with one folder per class")
@@ -209,6 +214,19 @@ def _read_questions(model: Any, data: Path, trust_remote_code: bool) -> Dataset:
     processor, splits = load_processor(model, trust_remote_code), split_questions(read_questions(data))
     chosen: dict[str, list[Question]] = {name: _spread(splits[name], MAX_TEXTS[name]) for name in SPLITS}
     return Dataset(**{name: Split(name, *encode_questions(model, processor, chosen[name])) for name in SPLITS})
+
+
+def _read_pairs(model: Any, tokenizer: Any, data: Path, length: int | None) -> Dataset:
+    """Pairs of texts of at most `length` tokens each, or features of sound with their targets."""
+    if model.main_input_name == "input_features":
+        read = read_features(model, data, MAX_TEXTS)
+        return Dataset(**{name: Split(name, *given) for name, given in read.items()})
+    if tokenizer is None:
+        raise BadData("the model's folder has no tokenizer; put its tokenizer files beside the weights")
+    longest = min(length or TEXT_LENGTH, count_trained_positions(model) or sys.maxsize)
+    splits = split_pairs(read_pairs(data))
+    chosen: dict[str, list[Pair]] = {name: _spread(splits[name], MAX_TEXTS[name]) for name in SPLITS}
+    return Dataset(**{name: Split(name, *encode_pairs(model, tokenizer, chosen[name], longest)) for name in SPLITS})
 
 
 def _spread(items: list[Any], count: int) -> list[Any]:

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from latency_models.workload import Phase
 from nas.export.images import PIXELS
 from nas.export.stage_cache import CacheStage, list_cache_stages, make_stage_tensors, read_lefts
+from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.inference.kv_cache import CacheKeeper, PrunedCache, list_kept_attentions
 from pruning.surgery.prune import RECORD
 from search_spaces.architecture import Architecture
@@ -169,6 +170,11 @@ def read_cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
         ExportError: the model has no phase `prefill` or `decode`.
     """
     name = type(model).__name__
+    if is_encoder_decoder(model):
+        raise ExportError(
+            f"{name} has no phase {phase} here: the files of an encoder-decoder are those of its encoder and of its "
+            "decoder without a cache; use forward"
+        )
     if not model.can_generate() or model.get_output_embeddings() is None:
         raise ExportError(
             f"{name} has no phase {phase}: only a decoder with a language-model head keeps a cache; use forward"

@@ -21,7 +21,7 @@ from pruning.compensation.calibration_pass import Adjusted
 from pruning.kinds.linear_part import describe_stand_in
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import Kind
 from search_spaces.unit import Choice, list_kinds
 
 
@@ -72,7 +72,7 @@ class ParentGraph:
                 proto.graph, origins, name_module(anatomy, block.index, _find_last(block, kind, exported))
             )
             for block in anatomy.blocks
-            for kind in PARTS
+            for kind in block.parts
         }
         return cls(proto, anatomy, model, exported, _additions=additions, _origins=origins)
 

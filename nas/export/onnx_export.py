@@ -27,6 +27,15 @@ from nas.export.exporter_log import capture_output, find_reason, keep_log
 from nas.export.finishing import finish_file
 from nas.export.images import PIXELS, count_image_tokens, place_images, put_image
 from nas.export.positions import trace_frequencies_by_length
+from nas.export.stack_export import (
+    list_stack_axes,
+    list_stack_inputs,
+    list_stack_outputs,
+    make_stack_inputs,
+    run_stack,
+    trace_biases_as_products,
+)
+from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.language_model import find_language_config
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.inference.widening import copy_in_float32, is_widened
@@ -55,6 +64,8 @@ class Exportable(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The logits, or the last hidden state and, where the model says how, the embedding made of it."""
         given = dict(zip(self.names, tensors, strict=True))
+        if is_encoder_decoder(self.model):
+            return (run_stack(self.model, given),)
         fixed = {"use_cache": False} if "position_ids" in self.names else {}
         output: Tensor = self.model(**given, **fixed)[0]
         embedding = read_sentence_embedding(self.model)
@@ -62,7 +73,9 @@ class Exportable(nn.Module):
 
 
 def list_input_names(model: Any) -> tuple[str, ...]:
-    """The inputs of the exported file, in order."""
+    """The inputs of the exported file, in order; of an encoder-decoder, of the stack that is pruned."""
+    if is_encoder_decoder(model):
+        return list_stack_inputs(model)
     if model.main_input_name == "pixel_values":
         return ("pixel_values",)
     parameters = inspect.signature(model.forward).parameters
@@ -75,6 +88,8 @@ def list_input_names(model: Any) -> tuple[str, ...]:
 
 def list_output_names(model: Any) -> tuple[str, ...]:
     """`logits` for a model with a head, else `last_hidden_state`, and `sentence_embedding` where it makes one."""
+    if is_encoder_decoder(model):
+        return list_stack_outputs(model)
     headless = getattr(model, "base_model", model) is model
     embeds = read_sentence_embedding(model) is not None
     return ("last_hidden_state" if headless else "logits", *((EMBEDDING,) if embeds else ()))
@@ -89,6 +104,8 @@ def make_example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) ->
         ExportError: the image's tokens leave no room for a word.
     """
     generator = torch.Generator().manual_seed(seed)
+    if is_encoder_decoder(model):
+        return make_stack_inputs(model, batch, sequence, generator)
     config = find_language_config(model)
     if model.main_input_name == "pixel_values":
         size = config.image_size
@@ -147,7 +164,7 @@ def export_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with capture_output() as output, trace_experts_as_products(model), stop_counting_cache(model), \
-                place_images(model), trace_frequencies_by_length(model):  # fmt: skip
+                place_images(model), trace_frequencies_by_length(model), trace_biases_as_products(model):  # fmt: skip
             program = torch.onnx.export(
                 known.get(phase) or tracing.module.eval(),
                 tuple(tracing.inputs.values()),
@@ -204,6 +221,11 @@ def export_for_onnx_runtime(
 
 def _build_tracing(model: Any, phase: Phase) -> Tracing:
     batches, words = TRACE_SHAPE
+    if is_encoder_decoder(model):
+        if phase is not Phase.FORWARD:
+            read_cache_layers(model, phase)  # refuses it
+        inputs = make_stack_inputs(model, batches, words, torch.Generator().manual_seed(0), traced=True)
+        return Tracing(Exportable(model), inputs, list_stack_axes(model), list_stack_outputs(model))
     others = count_image_tokens(model) + count_always_kept(model)
     max_length = getattr(find_language_config(model), "max_position_embeddings", None) or 1 << 20
     words = max(words, min(count_words_to_trace(model), max_length - others - _OFFSET))

@@ -12,7 +12,12 @@ from search_spaces.kinds import Kind
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
-_KINDS = {Kind.ATTENTION: (BLUE, "o"), Kind.MLP: (ORANGE, "s"), Kind.BLOCK: (_GREY, "^")}
+_KINDS = {
+    Kind.ATTENTION: (BLUE, "o"),
+    Kind.CROSS_ATTENTION: (GREEN, "D"),
+    Kind.MLP: (ORANGE, "s"),
+    Kind.BLOCK: (_GREY, "^"),
+}
 
 
 _TICKS = 6
@@ -50,7 +55,8 @@ def draw_redundancy(redundancy: Redundancy, path: Path, title: str) -> None:
     plt = import_pyplot()
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     layers = range(redundancy.depth)
-    for kind, (colour, marker) in _KINDS.items():
+    for kind in redundancy.kinds:
+        colour, marker = _KINDS[kind]
         changes = [max(1 - score, _MIN_CHANGE) for score in redundancy.get_scores(kind)]
         axes.plot(layers, changes, color=colour, marker=marker, linewidth=2, label=kind.value)
     axes.set_xlabel("depth (block)")

@@ -14,6 +14,7 @@ from nas.quality.embedding import DEFAULT, EmbeddingEvaluator, embed
 from nas.quality.evaluator import Evaluator
 from nas.quality.labels import LabelEvaluator, compute_bernoulli_divergence
 from nas.quality.language import LanguageEvaluator
+from nas.quality.pairs import PairEvaluator
 from nas.quality.prompt import PromptEvaluator
 from pruning.checkpoint.sentence_embedding import COSINE, read_sentence_embedding
 from search_spaces.errors import ModelError
@@ -57,6 +58,11 @@ def find_output_loss(evaluator: Evaluator, parent: Any, answer_tokens: int = 1) 
             return OutputLoss(
                 _keep_last_logits(answer_tokens), compute_divergence, distributions=True,
                 mark_real=lambda inputs: inputs["attention_mask"][:, -answer_tokens:].bool(),
+            )  # fmt: skip
+        case PairEvaluator():
+            return OutputLoss(
+                _compute_all_logits, compute_divergence, distributions=True,
+                mark_real=lambda inputs: inputs["decoder_attention_mask"].bool(),
             )  # fmt: skip
         case ClassificationEvaluator():
             return OutputLoss(_compute_logits, compute_divergence, distributions=True)

@@ -59,7 +59,7 @@ def load_winner(folder: Path, result: dict[str, Any]) -> Winner:
         ModelError: the parent's weights are not those of the search.
     """
     request, own = SearchRequest.load(folder), folder / FOLDER
-    parent = load_parent_model(request.model, request.data, request.trust_remote_code)
+    parent = load_parent_model(request.model, request.data, request.trust_remote_code, part=request.part)
     if parent.digest != result["model"]["hash"]:
         raise ModelError(
             f"{parent.id} has other weights than the parent of the search in {folder}; put those back, or search again"

@@ -40,7 +40,8 @@ def analyse(
         BadData: there is no token to compare.
     """
     tokens = None if of_tokens is None else _observe_tokens(parent, progress)
-    if is_streamed(parent.placed):
+    hands_on_more = any(block.needed for block in parent.anatomy.blocks)  # than the states that are kept of batches
+    if is_streamed(parent.placed) and not hands_on_more:
         parts = _analyse_together(parent, progress, tokens, of_tokens)
     else:
         parts = RedundancyObserver(parent.anatomy)

@@ -53,5 +53,6 @@ def estimate_state_bytes(parent: ParentModel) -> int:
 
 def _count_state_bytes(parent: ParentModel, inputs: Mapping[str, Tensor]) -> int:
     """Of one item between two blocks."""
-    tokens = parent.shape.tokens or next(iter(inputs.values())).shape[1]
+    decoded = inputs.get("decoder_input_ids") if parent.anatomy.is_decoder else None
+    tokens = parent.shape.tokens or (next(iter(inputs.values())) if decoded is None else decoded).shape[1]
     return int(tokens) * parent.anatomy.hidden_size * _FLOAT

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
+from latency_models.block_shape import AttentionShape, BlockShape, CrossAttentionShape, MlpShape
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.language_model import find_block_config, find_language_config
 from pruning.anatomy.probe import make_probe_inputs, run_or_refuse, switch_to_eval_mode
@@ -101,7 +101,11 @@ def read_blocks(model: Any, anatomy: Anatomy) -> tuple[BlockShape, ...]:
         index: _read_mlp(_list_members(blocks[index], anatomy, index, Kind.MLP), counts, index, anatomy.hidden_size)
         for index in working
     }
-    return tuple(BlockShape(attentions.get(index), mlps.get(index)) for index in range(anatomy.depth))
+    crosses = _read_cross_attentions(model, anatomy, counts, output)
+    return tuple(
+        BlockShape(attentions.get(index), mlps.get(index), cross_attention=crosses[index])
+        for index in range(anatomy.depth)
+    )
 
 
 def _count_past(attention: AttentionShape, step: _Count, length: int) -> int:
@@ -112,7 +116,7 @@ def _count_past(attention: AttentionShape, step: _Count, length: int) -> int:
 
 def _make_inputs(model: Any) -> dict[str, Tensor]:
     config = find_language_config(model)
-    known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions")]
     positions = min((count for count in known if isinstance(count, int)), default=TOKENS + SPARE)
     return make_probe_inputs(model, batch=1, tokens=max(2, min(TOKENS, positions - SPARE)))
 
@@ -133,6 +137,33 @@ def _read_attention(model: Any, anatomy: Anatomy, index: int, counts: _Counts, c
     return AttentionShape(
         weights, _count_heads(model, index), pair, _count_cached(cache, weights, pair, anatomy), extra=extra
     )
+
+
+def _read_cross_attentions(
+    model: Any, anatomy: Anatomy, counts: _Counts, output: Any
+) -> list[CrossAttentionShape | None]:
+    """Of every block; the cache has as many tokens as the source had."""
+    if Kind.CROSS_ATTENTION not in anatomy.parts:
+        return [None] * anatomy.depth
+    layers, fixed = output.past_key_values.cross_attention_cache.layers, model.main_input_name == "input_features"
+    shapes: list[CrossAttentionShape | None] = []
+    for index in range(anatomy.depth):
+        members = _list_members(model.get_submodule(anatomy.stack)[index], anatomy, index, Kind.CROSS_ATTENTION)
+        weights = sum(p.numel() for p in _list_parameters(members) if p.ndim >= 2)
+        count, source = counts.parts[index, Kind.CROSS_ATTENTION], layers[index].keys.shape[2]
+        keys = _solve_keys(count.weighted, weights, counts.rows, source)
+        cached = sum(tensor.shape[1] * tensor.shape[3] for tensor in (layers[index].keys, layers[index].values))
+        pair = round(count.paired / counts.rows / source)
+        heads = _count_heads(model, index)
+        shapes.append(CrossAttentionShape(weights - keys, keys, heads, pair, cached, source if fixed else None))
+    return shapes
+
+
+def _solve_keys(products: int, weights: int, target: int, source: int) -> int:
+    """How many of the weights the source is multiplied with; the target is with the others, and has another length."""
+    if target == source:
+        return weights // 2
+    return min(weights, max(0, round((products - target * weights) / (source - target))))
 
 
 def _count_heads(model: Any, index: int) -> int:
@@ -244,14 +275,17 @@ def run_plain_experts(model: Any) -> Iterator[None]:
 
 def _list_cache_layers(output: Any, anatomy: Anatomy) -> list[Any]:
     """What each block keeps for the tokens to come: a layer of the library's cache, None where there is none."""
-    layers = list(getattr(getattr(output, "past_key_values", None), "layers", ()))
+    if not anatomy.is_decoder:
+        return [None] * anatomy.depth
+    cache = getattr(output, "past_key_values", None)
+    layers = list(getattr(getattr(cache, "self_attention_cache", cache), "layers", ()))
     return layers if len(layers) == anatomy.depth else [None] * anatomy.depth
 
 
 def _count_next_token(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], output: Any) -> _Counts | None:
-    """What one more token costs after a cache was filled; None for a model that does not decode."""
+    """What one more token costs after a cache was filled; None for a model that does not decode by itself."""
     cache = getattr(output, "past_key_values", None)
-    if cache is None:
+    if cache is None or anatomy.part is not None:
         return None
     last = {name: tensor[:, -1:] for name, tensor in inputs.items()}
     return _count(model, anatomy, last, past_key_values=cache, use_cache=True)[0]

@@ -16,6 +16,7 @@ from nas.parent.shape import read_shape
 from nas.request.choices import check_device, check_streaming
 from nas.storage.cache_folder import get_cache_folder
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
+from pruning.anatomy.encoder_decoder import PART, select_part
 from pruning.checkpoint import load_parent
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import load_tokenizer
@@ -120,8 +121,8 @@ class ParentModel:
 
     @property
     def is_language_model(self) -> bool:
-        """Whether it is a causal decoder with a language-model head."""
-        return self.anatomy.is_decoder and self.shape.head_per_token
+        """Whether it is a causal decoder with a language-model head, and nothing else."""
+        return self.anatomy.is_decoder and self.shape.head_per_token and self.anatomy.part is None
 
     @property
     def cache(self) -> Path:
@@ -135,6 +136,7 @@ def load_parent_model(
     trust_remote_code: bool = False,
     device: str = CPU,
     stream_when: str = NEVER,
+    part: str | None = None,
 ) -> ParentModel:
     """Load a parent and read its structure.
 
@@ -143,9 +145,10 @@ def load_parent_model(
         data: the user's `--data`; else the data of a reference model.
         device: where it is evaluated, as `find_device` takes it.
         stream_when: whether the weights of a block are let go of when it has run: auto, always or never.
+        part: of an encoder-decoder, the stack that is pruned: encoder or decoder.
 
     Raises:
-        UsageError: no such device, or one on which nothing is streamed.
+        UsageError: no such device, or one on which nothing is streamed; a part that the model does not have.
         ModelError: it cannot be loaded or read.
         MissingExtra: a reference model needs a package.
     """
@@ -153,6 +156,7 @@ def load_parent_model(
     reference = find_reference(name)
     location = reference.folder if reference else name
     model = load_parent(location, trust_remote_code=trust_remote_code)
+    select_part(model, part)
     folder = Path(location).expanduser() if Path(location).expanduser().is_dir() else None
     shown = reference.name if reference else name
     if needs_padding(model) and (tokenizer := load_tokenizer(folder or shown, trust_remote_code)) is not None:
@@ -169,11 +173,12 @@ def load_parent_model(
 
 
 def compute_weights_digest(model: Any) -> str:
-    """Sixteen hexadecimal digits that name the weights and their names, and what embeddings are made of them.
+    """Sixteen hexadecimal digits that name the weights and their names, what embeddings are made of them, and which of
+    two stacks is pruned.
 
     Narrow weights are counted as the float32 numbers that they are, piece by piece.
     """
-    hashed = hashlib.sha256(type(model).__name__.encode())
+    hashed = hashlib.sha256(f"{type(model).__name__}{getattr(model.config, PART, '')}".encode())
     embedding = read_sentence_embedding(model)
     if embedding is not None:
         hashed.update(embedding.digest.encode())

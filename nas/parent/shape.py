@@ -8,6 +8,7 @@ from latency_models.block_shape import AttentionShape, BlockShape, MlpShape
 from latency_models.shape import ModelShape
 from nas.parent.block_shapes import read_blocks
 from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.encoder_decoder import Part, find_part
 from pruning.anatomy.language_model import (
     count_prompt_image_tokens,
     find_block_config,
@@ -39,14 +40,24 @@ def read_shape(model: Any, anatomy: Anatomy) -> ModelShape:
         outputs=outputs,
         head_per_token=per_token,
         causal=anatomy.is_decoder,
-        stem=model.num_parameters() - sum(p.numel() for p in inside.parameters()),
+        stem=_count_stem(model, anatomy) - sum(p.numel() for p in inside.parameters()),
         window=_list_windows(model, anatomy),
         experts=max(1, mlp.experts),
         active_experts=max(1, mlp.active),
-        tokens=_count_image_tokens(model),
+        tokens=_count_fixed_tokens(model, anatomy),
         droppable=count_prompt_image_tokens(model) if is_vision_language(model) else None,
     )
     return shape if set(blocks) == {shape.alike} else replace(shape, blocks=blocks)
+
+
+def _count_stem(model: Any, anatomy: Anatomy) -> int:
+    """Parameters of the model; of a stack of an encoder-decoder its own and the head's, as its file has them."""
+    if anatomy.part is None:
+        return int(model.num_parameters())
+    modules = [find_part(model, Part(anatomy.part))]
+    if anatomy.part == Part.DECODER and (head := model.get_output_embeddings()) is not None:
+        modules.append(head)
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 
 def _find_first_over_pairs(blocks: Sequence[BlockShape]) -> tuple[AttentionShape, MlpShape]:
@@ -59,7 +70,9 @@ def _find_first_over_pairs(blocks: Sequence[BlockShape]) -> tuple[AttentionShape
 
 
 def _read_head(model: Any, anatomy: Anatomy) -> tuple[int, bool]:
-    """(outputs, per token): of the output embeddings, or of the classifier; 0 without a head."""
+    """(outputs, per token): of the output embeddings, or of the classifier; 0 without a head, as an encoder of two."""
+    if anatomy.part == Part.ENCODER:
+        return 0, False
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is not None:
         return int(head.weight.shape[0]), True
@@ -78,8 +91,10 @@ def _list_windows(model: Any, anatomy: Anatomy) -> tuple[int | None, ...]:
     return tuple(window if kind == "sliding_attention" else None for window, kind in zip(windows, types, strict=True))
 
 
-def _count_image_tokens(model: Any) -> int | None:
-    """Patches, and the class token that most image transformers put before them."""
+def _count_fixed_tokens(model: Any, anatomy: Anatomy) -> int | None:
+    """Patches, and the class token that most image transformers put before them; of sound as many as there can be."""
+    if anatomy.part == Part.ENCODER and model.main_input_name == "input_features":
+        return int(model.config.max_source_positions)
     if model.main_input_name != "pixel_values":
         return None
     size, patch = model.config.image_size, model.config.patch_size

@@ -8,10 +8,10 @@ from nas.parent.parent import ParentModel
 from nas.quality.evaluator import Evaluator
 from nas.request.choices import OFF
 from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.encoder_decoder import get_token_mask
 from pruning.compensation.candidate_builder import CompensationPlan
 from pruning.compensation.sites import Point
 from pruning.compensation.streams import record_streams
-from search_spaces.kinds import PARTS
 
 WINDOWS = 96  # of a language model's text, for candidates that are left; 49,152 tokens where windows have 512
 DRAFT_TOKENS = 2048  # for candidates while they are many (docs/compensation.md: Drafts)
@@ -54,11 +54,11 @@ def _choose_calibration(parent: ParentModel, dataset: Dataset) -> Split:
 def _count_tokens(parent: ParentModel, split: Split) -> int:
     """Those of all items that are no padding; how many an item has is seen in the parent's own stream."""
     stream = record_streams(parent.placed, parent.anatomy, pick_items(split, 1), {Point(0)}).at[Point(0)]
-    mask = split.inputs.get("attention_mask")
+    mask = get_token_mask(parent.model, split.inputs)
     padded = mask is not None and mask.shape[1] == stream.shape[1]
     return int(mask.sum()) if mask is not None and padded else len(split) * stream.shape[1]
 
 
 def _compute_max_tokens(anatomy: Anatomy) -> int:
-    points = len(PARTS) * anatomy.depth + 1
+    points = len(anatomy.parts) * anatomy.depth + 1
     return STREAM_BYTES // (points * anatomy.hidden_size * torch.float32.itemsize)

@@ -55,7 +55,7 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     target = find_target(request.target)
     with progress.open_stage("loading the model"):
         parent = load_parent_model(
-            request.model, request.data, request.trust_remote_code, request.device, request.stream
+            request.model, request.data, request.trust_remote_code, request.device, request.stream, request.part
         )
     check_memory(parent, request.prefix_cache_bytes)
     workload, space = resolve_space(request, parent, target)

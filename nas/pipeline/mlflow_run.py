@@ -14,7 +14,6 @@ from nas.tracking import CandidateRun, Layout, SearchRun, Winner
 from nas.tracking.record import FEASIBLE
 from nas.tracking.registry import build_former_name, build_model_name
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import PARTS
 from search_spaces.servable import Servable
 
 _FILES = ("redundancy.png", "redundancy.json", "pareto.png", "pareto.html", "candidates.json", REPORT)
@@ -129,7 +128,8 @@ def _build_candidate_run(
 ) -> CandidateRun:
     """A candidate; its latencies are measured ones where it was measured on the target, else predicted."""
     architecture, depth = candidate.architecture, delivery.context.parent.anatomy.depth
-    kept = {f"n_{kind}": sum(architecture.runs(layer, kind) for layer in range(depth)) for kind in PARTS}
+    parts = delivery.context.parent.anatomy.parts
+    kept = {f"n_{kind}": sum(architecture.runs(layer, kind) for layer in range(depth)) for kind in parts}
     quality, parameters = candidate.quality, delivery.prune(architecture).num_parameters()
     metrics = {
         quality.metric: quality.value,

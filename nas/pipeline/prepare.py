@@ -64,7 +64,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         progress.show_message(f"target: {target.note}")
     with progress.open_stage("loading the model"):
         parent = load_parent_model(
-            request.model, request.data, request.trust_remote_code, request.device, request.stream
+            request.model, request.data, request.trust_remote_code, request.device, request.stream, request.part
         )
     check_memory(parent, request.prefix_cache_bytes)
     workload, space = resolve_space(request, parent, target)

@@ -6,7 +6,6 @@ import torch
 
 from nas.data.finite_outputs import check_numbers
 from nas.quality.evaluator import Evaluator
-from pruning.anatomy.language_model import find_language_config
 from pruning.reduction.inspection import find_token_hooks
 from search_spaces.errors import ModelError
 
@@ -23,7 +22,7 @@ def check_comparable(candidate: Any, parent: Any, evaluator: Evaluator, split: s
     own, its = candidate.main_input_name, parent.main_input_name
     if own != its:
         raise _build_error(f"takes {own}", f"takes {its}", candidate, parent)
-    own, its = (getattr(find_language_config(model), "vocab_size", None) for model in (candidate, parent))
+    own, its = (_count_vocabulary(model) for model in (candidate, parent))
     if own != its:
         raise _build_error(f"has {own} tokens in its vocabulary", f"has {its}", candidate, parent)
     if find_token_hooks(candidate) is not None:  # what it gives has fewer tokens
@@ -38,6 +37,11 @@ def check_comparable(candidate: Any, parent: Any, evaluator: Evaluator, split: s
     gives, wanted = _read_shape(output), _read_shape(parent(**item))
     if gives != wanted and evaluator.metric != _EMBEDDING:
         raise _build_error(f"gives {gives or 'no logits'} for an item", f"gives {wanted}", candidate, parent)
+
+
+def _count_vocabulary(model: Any) -> int | None:
+    """The tokens that a model knows; of one with two stacks, those that it writes."""
+    return getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
 
 
 def _read_shape(output: Any) -> tuple[int, ...]:

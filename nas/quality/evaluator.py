@@ -9,6 +9,7 @@ from nas.data.dataset import Dataset
 from nas.data.finite_outputs import check_numbers
 from nas.data.problem_type import ProblemType, read_problem_type
 from nas.quality.quality import Quality
+from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.language_model import is_vision_language
 from search_spaces.errors import ModelError, UnreadableModel
 
@@ -40,9 +41,9 @@ class Evaluator(Protocol):
 def choose_evaluator(parent: Any, dataset: Dataset, folder: Path | None = None) -> Evaluator:
     """The evaluator of a parent, by what its head gives.
 
-    Answers for vision-language models, language modelling for causal heads, embedding fidelity for models without a
-    head and for masked language models; for one row of outputs per item what the config's `problem_type` and
-    `num_labels` say, and for one per token likewise.
+    Answers for vision-language models, targets for encoder-decoders, language modelling for causal heads, embedding
+    fidelity for models without a head and for masked language models; for one row of outputs per item what the config's
+    `problem_type` and `num_labels` say, and for one per token likewise.
 
     Args:
         parent: in eval mode.
@@ -55,9 +56,14 @@ def choose_evaluator(parent: Any, dataset: Dataset, folder: Path | None = None) 
     from nas.quality.answers import AnswerEvaluator
     from nas.quality.embedding import EmbeddingEvaluator
     from nas.quality.language import LanguageEvaluator
+    from nas.quality.pairs import PairEvaluator
 
     if is_vision_language(parent):
         return AnswerEvaluator(parent, dataset)
+    if is_encoder_decoder(parent):
+        if parent.get_output_embeddings() is None:
+            raise _build_unknown_error(parent, _read_output_shapes(parent, dataset))
+        return PairEvaluator(parent, dataset)
     if parent.main_input_name == "input_ids" and "attention_mask" not in dataset.test.inputs:
         return LanguageEvaluator(parent, dataset, folder)
     given = _read_output_shapes(parent, dataset)

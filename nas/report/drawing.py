@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import AFTER_BLOCKS, PARTS
+from search_spaces.kinds import AFTER_BLOCKS, PARTS, Kind
 from search_spaces.level import DROP
 
 WIDTH, HEIGHT = 440, 300
@@ -62,6 +62,7 @@ class Block:
     share: float
     begins: str  # the share in words where a stage of the token schedule begins
     levels: str = ""  # neither the parent's nor dropped: those of its parts; the last block shows the head's too
+    cross_attention: bool = True
 
 
 def strip(architecture: Architecture) -> tuple[Block, ...]:
@@ -73,8 +74,11 @@ def strip(architecture: Architecture) -> tuple[Block, ...]:
         attention, mlp = (architecture.runs(layer, kind) for kind in PARTS)
         chosen = architecture.list_block_choices(layer)
         chosen += architecture.list_block_choices(AFTER_BLOCKS) if layer == architecture.depth - 1 else ()
-        levels = ", ".join(str(choice) for choice in chosen if choice.level != DROP)
-        blocks.append(Block(layer, attention, mlp, layer in removed, shares[layer], begins.get(layer, ""), levels))
+        crosses = architecture.keeps(layer, Kind.CROSS_ATTENTION)
+        words = [str(choice) for choice in chosen if choice.level != DROP]
+        words += [f"no {Kind.CROSS_ATTENTION}"] if not crosses else []
+        levels, share = ", ".join(words), shares[layer]
+        blocks.append(Block(layer, attention, mlp, layer in removed, share, begins.get(layer, ""), levels, crosses))
     return tuple(blocks)
 
 
@@ -129,7 +133,7 @@ def draw_pareto(candidates: dict[str, Any]) -> Chart:
 
 
 def _keeps(block: Block, kind: str) -> bool:
-    return not block.removed and {"attention": block.attention, "mlp": block.mlp}.get(kind, True)
+    return not block.removed and getattr(block, kind.replace("-", "_"), True)
 
 
 def _build_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

@@ -25,7 +25,8 @@ EXECUTORS = ("local", "ray")
 class SearchRequest:
     """One search, as asked. `workload` None means the default of model and target.
 
-    `heal_s` is how long finalists are trained, all of them together, in seconds; None for not at all.
+    `heal_s` is how long finalists are trained, all of them together, in seconds; None for not at all. `part` is the
+    stack of an encoder-decoder that is pruned.
 
     Example:
         >>> request = SearchRequest("jetson-orin", Budget.parse("20ms"), Path("out"), trials=12)
@@ -66,6 +67,7 @@ class SearchRequest:
     worker_resources: dict[str, float] | None = None
     device: str = AUTO
     stream: str = AUTO
+    part: str | None = None
     id: str = ""  # of this search among all, given when it begins
 
     def is_same_search(self, other: "SearchRequest") -> bool:
@@ -162,7 +164,7 @@ def check_executor(name: str) -> str:
 
 
 def parse_units(text: str) -> tuple[str, ...]:
-    """Read names of kinds of units such as `attention,mlp,block`, or `none`.
+    """Read names of kinds of units such as `attention,cross-attention,mlp,block`, or `none`.
 
     Raises:
         UsageError: on an empty list or an unknown kind.

@@ -191,4 +191,5 @@ def _format_signs(architecture: Architecture, layer: int) -> str:
     if layer in architecture.list_removed_blocks():
         return " " * (2 * len(PARTS) - 1)
     kept = " ".join(_SIGNS[kind] if architecture.runs(layer, kind) else "·" for kind in PARTS)
-    return "  ".join([kept, *(str(each) for each in architecture.list_block_choices(layer) if each.level != DROP)])
+    chosen = [each for each in architecture.list_block_choices(layer) if each.kind not in PARTS or each.level != DROP]
+    return "  ".join([kept, *(f"without {each.kind}" if each.level == DROP else str(each) for each in chosen)])

@@ -94,7 +94,7 @@ def _list_parts(space: Space) -> dict[Unit, tuple[Level, ...]]:
     structural = {unit: levels for unit, levels in space.levels.items() if is_structural(unit.choose(levels[-1]))}
 
     def is_left_to_parts(unit: Unit) -> bool:
-        parts = (Unit(unit.layer, kind) for kind in SWALLOWS.get(unit.kind, ()))
+        parts = (Unit(unit.layer, kind) for kind in SWALLOWS.get(unit.kind, ()) if kind in space.parts)
         return unit.kind in SWALLOWS and space.merges_blocks and all(part in structural for part in parts)
 
     return {unit: levels for unit, levels in structural.items() if not is_left_to_parts(unit)}

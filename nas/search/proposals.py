@@ -146,7 +146,8 @@ class LevelSwitch:
             positions = range(first, last) if last - first <= share else rng.sample(range(first, last), share)
             chosen = [order[more] for more in positions]
             neighbours.append(row & ~out.sets[position] & ~into.clears[chosen] | into.sets[chosen])
-        rows = encoding.make_canonical(np.concatenate(neighbours), self._problem.space.merges_blocks)
+        space = self._problem.space
+        rows = encoding.make_canonical(np.concatenate(neighbours), space.merges_blocks, len(space.parts))
         return _remove_duplicates(rows)
 
     def _list_restored(self, row: Rows) -> "_Switches":

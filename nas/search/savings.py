@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from latency_models.model import LatencyModel
 from search_spaces.encoding import Encoding, Rows
-from search_spaces.kinds import PARTS
 from search_spaces.space import Space
 from search_spaces.unit import Choice, Unit
 
@@ -53,7 +52,7 @@ def compute_overlaps(
     overlaps = {}
     for step in space.steps:
         layers = range(step.layer, ends[step.layer])
-        whole = sum(latency.predict_unit_ms(Unit(layer, kind).dropped) for layer in layers for kind in PARTS)
+        whole = sum(latency.predict_unit_ms(Unit(layer, kind).dropped) for layer in layers for kind in space.parts)
         for part in (choice for choice in space.structure if choice.layer in layers):
             share = latency.predict_unit_ms(part) / whole if whole > 0 else 0.0
             one, other = sorted((step, part))

@@ -11,11 +11,11 @@ from typing import Any
 
 from nas.search.problem import Problem
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import BEHIND, PARTS, Kind
+from search_spaces.kinds import BEHIND, KNOWN_PARTS, Kind
 from search_spaces.level import DROP, KEEP, THOUSAND
 from search_spaces.unit import Choice, describe_level, is_structural
 
-_NAMES = {Kind.ATTENTION: "an attention", Kind.MLP: "an MLP"}
+_NAMES = {Kind.ATTENTION: "an attention", Kind.CROSS_ATTENTION: "a cross-attention", Kind.MLP: "an MLP"}
 NOTHING = 0.1  # of what a unit of its kind or another saves on average
 
 
@@ -43,7 +43,7 @@ class UnitSavings:
 def predict_savings(problem: Problem) -> tuple[UnitSavings, ...]:
     """What every level of a part or of the head saves, and every stage of a token schedule; nothing is evaluated."""
     savings, steps = problem.estimate_savings(), problem.space.steps
-    parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in (*PARTS, *BEHIND)}
+    parts = {c: savings.alone[c] for c in problem.space.structure if c.unit.kind in (*KNOWN_PARTS, *BEHIND)}
     dropped = [ms for choice, ms in parts.items() if choice.level == DROP]
     usual = mean(dropped) if dropped else 0.0
     by_choice = [UnitSavings(choice, ms, effective=ms > NOTHING * usual) for choice, ms in sorted(parts.items())]

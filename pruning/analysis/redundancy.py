@@ -14,6 +14,7 @@ redundant. Whole blocks compare block input and output; the distance table compa
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import torch
@@ -24,9 +25,10 @@ from pruning.analysis.observer import Inputs
 from pruning.analysis.traversal import run_in_turn
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Layout
+from pruning.anatomy.encoder_decoder import Part
 from pruning.anatomy.probe import flatten_to_rows
 from search_spaces.errors import BadData
-from search_spaces.kinds import PARTS, STRUCTURE, Kind
+from search_spaces.kinds import KNOWN_PARTS, PARTS, Kind
 from search_spaces.unit import Unit
 
 SCHEMA_VERSION = 1
@@ -50,6 +52,7 @@ class Redundancy:
     mlp: tuple[float, ...]
     block: tuple[float, ...]
     between: tuple[tuple[float, ...], ...]
+    cross_attention: tuple[float, ...] = ()  # of a decoder with an encoder
 
     @property
     def depth(self) -> int:
@@ -57,8 +60,14 @@ class Redundancy:
         return len(self.block)
 
     def get_scores(self, kind: Kind) -> tuple[float, ...]:
-        """The similarities of one kind, by layer."""
-        return {Kind.ATTENTION: self.attention, Kind.MLP: self.mlp, Kind.BLOCK: self.block}[kind]
+        """The similarities of one kind, by layer; none of a kind that the blocks do not have."""
+        scores: tuple[float, ...] = getattr(self, kind.replace("-", "_"))
+        return scores
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of units that were compared."""
+        return tuple(kind for kind in (*KNOWN_PARTS, Kind.BLOCK) if self.get_scores(kind))
 
     def rank(self, *kinds: Kind) -> tuple[Unit, ...]:
         """Units of these kinds, most redundant first; ties go to the deeper one."""
@@ -83,11 +92,9 @@ class Redundancy:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Redundancy":
         """Read what `to_json` writes."""
-        attention, mlp, block = (
-            tuple(document["similarity"][str(kind)]) for kind in (Kind.ATTENTION, Kind.MLP, Kind.BLOCK)
-        )
+        scores = {name.replace("-", "_"): tuple(values) for name, values in document["similarity"].items()}
         between = tuple(tuple(row) for row in document["between"])
-        return cls(document["family"], document["layout"], document["tokens"], attention, mlp, block, between)
+        return cls(document["family"], document["layout"], document["tokens"], between=between, **scores)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
@@ -96,7 +103,7 @@ class Redundancy:
             "family": self.family,
             "layout": self.layout,
             "tokens": self.tokens,
-            "similarity": {str(kind): list(self.get_scores(kind)) for kind in STRUCTURE},
+            "similarity": {str(kind): list(self.get_scores(kind)) for kind in self.kinds},
             "between": [list(row) for row in self.between],
         }
 
@@ -136,7 +143,7 @@ class RedundancyObserver:
             file: for the streams of all batches on their way; None keeps them in memory.
         """
         self.anatomy, self.depth, self.tokens = anatomy, anatomy.depth, 0
-        self.units = {kind: torch.zeros(self.depth, dtype=torch.float64) for kind in PARTS}
+        self.units = {kind: torch.zeros(self.depth, dtype=torch.float64) for kind in anatomy.parts}
         self.between = torch.zeros(self.depth + 1, self.depth + 1, dtype=torch.float64)
         self._kept = KeptStreams(self.depth + 1, file)
         self._batch = 0
@@ -148,7 +155,7 @@ class RedundancyObserver:
 
     def begin(self, number: int, inputs: Inputs) -> None:
         """What comes now is of this batch."""
-        mask = inputs.get("attention_mask")
+        mask = inputs.get("decoder_attention_mask" if self.anatomy.part == Part.DECODER else "attention_mask")
         self._keep = None if mask is None or bool(mask.all()) else mask.flatten().bool()
         self._batch = number
 
@@ -195,8 +202,9 @@ class RedundancyObserver:
         means = {kind: tuple((total / self.tokens).tolist()) for kind, total in self.units.items()}
         blocks = tuple(between[layer][layer + 1] for layer in range(self.depth))
         return Redundancy(
-            self.anatomy.family, self.anatomy.layout, self.tokens, means[Kind.ATTENTION], means[Kind.MLP], blocks,
-            tuple(tuple(row) for row in between),
+            self.anatomy.family, self.anatomy.layout, self.tokens, block=blocks,
+            between=tuple(tuple(row) for row in between),
+            **{kind.replace("-", "_"): scores for kind, scores in means.items()},
         )  # fmt: skip
 
 
@@ -206,7 +214,7 @@ class _Watcher:
     def __init__(self, block: BlockAnatomy, module: nn.Module, width: int, sums: RedundancyObserver) -> None:
         self.block, self.width, self.sums = block, width, sums
         self.entry: Tensor | None = None
-        self.middle: Tensor | None = None
+        self.middle: Tensor | None = None  # the stream before the next part
         hooks = [module.register_forward_pre_hook(self._enter, with_kwargs=True)]
         hooks.append(module.register_forward_hook(self._leave))
         hooks += self._watch_parts(module)
@@ -219,8 +227,11 @@ class _Watcher:
         if self._reads_between():
             reader = module.get_submodule(self.block.mlp.reads)
             return [reader.register_forward_pre_hook(self._watch_between, with_kwargs=True)]
-        point = module.get_submodule(self._find_attention_point())
-        hooks = [point.register_forward_hook(self._watch_attention)]
+        mixers = {kind: part for kind, part in self.block.parts.items() if kind is not Kind.MLP}
+        hooks = [
+            module.get_submodule(part.closes or part.last).register_forward_hook(partial(self._watch_mixer, kind))
+            for kind, part in mixers.items()
+        ]
         if self.block.layout is Layout.PARALLEL:
             hooks.append(module.get_submodule(self.block.mlp.last).register_forward_hook(self._watch_mlp))
         return hooks
@@ -235,14 +246,12 @@ class _Watcher:
         for hook in self._hooks:
             hook.remove()
 
-    def _find_attention_point(self) -> str:
-        return self.block.attention.closes or self.block.attention.last
-
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.entry = next(
             rows for v in (*args, *kwargs.values()) if (rows := flatten_to_rows(v, self.width)) is not None
         )
         self.sums.add_stream(self.entry)
+        self.middle = self.entry
 
     def _watch_between(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.middle = next(
@@ -251,11 +260,11 @@ class _Watcher:
         assert self.entry is not None
         self.sums.add_unit(Kind.ATTENTION, self.block.index, self.entry, self.middle)
 
-    def _watch_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _watch_mixer(self, kind: Kind, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         written = self._read_rows(output)
-        assert self.entry is not None
-        after = written if self.block.attention.closes else self.entry + written
-        self.sums.add_unit(Kind.ATTENTION, self.block.index, self.entry, after)
+        assert self.middle is not None
+        after = written if self.block.get_contribution(kind).closes else self.middle + written
+        self.sums.add_unit(kind, self.block.index, self.middle, after)
         self.middle = after
 
     def _watch_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -9,6 +9,17 @@ __getattr__, __all__ = export_lazily(
         "anatomy": ["Anatomy", "read_anatomy"],
         "contribution": ["BlockAnatomy", "Contribution", "Layout"],
         "copying": ["copy_module"],
+        "encoder_decoder": [
+            "PART",
+            "Part",
+            "count_blocks_in_config",
+            "find_part",
+            "get_part",
+            "get_token_mask",
+            "is_encoder_decoder",
+            "read_part_config",
+            "select_part",
+        ],
         "likeness": ["collect_constants", "describe_form"],
         "language_model": [
             "find_block_config",

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from pruning.anatomy.contribution import BlockAnatomy, Layout, has_stream, read_block
-from pruning.anatomy.drop_check import check_drops, removes_blocks, settle_forms
+from pruning.anatomy.drop_check import check_drops, mark_needed, removes_blocks, settle_forms
+from pruning.anatomy.encoder_decoder import Part, get_part, is_encoder_decoder
 from pruning.anatomy.head import read_head
 from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_language
 from pruning.anatomy.likeness import describe_form
@@ -22,9 +23,9 @@ from pruning.anatomy.sum_reader import read_sum
 from pruning.inference.residency import release_weights
 from pruning.kinds import find_savings
 from pruning.surgery.dropped import Dropped
-from search_spaces.architecture import make_choice
+from search_spaces.architecture import Architecture, make_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
-from search_spaces.kinds import KINDS, Kind
+from search_spaces.kinds import KINDS, KNOWN_PARTS, PARTS, Kind
 from search_spaces.level import KEEP
 from search_spaces.space import Space
 from search_spaces.unit import Choice, Unit, list_kinds
@@ -48,6 +49,13 @@ class Anatomy:
     is_decoder: bool
     head: BlockAnatomy | None = None  # what follows the blocks, where anything may be chosen for it
     removes_blocks: bool = True  # whether blocks can be taken out; if not, those without parts stay and do nothing
+    part: str | None = None  # of an encoder-decoder, the stack that this is: encoder or decoder
+
+    @property
+    def parts(self) -> tuple[Kind, ...]:
+        """The kinds of parts that blocks of this model may have, in the order in which they run."""
+        known = {kind for block in self.blocks for kind in block.parts}.union(PARTS)
+        return tuple(kind for kind in KNOWN_PARTS if kind in known)
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -64,8 +72,12 @@ class Anatomy:
 
     @property
     def merges_blocks(self) -> bool:
-        """Whether a block with both units dropped is the same model as one without the block."""
+        """Whether a block with all units dropped is the same model as one without the block."""
         return self.removes_blocks and all(block.passes for block in self.blocks)
+
+    def merge_blocks(self, architecture: Architecture) -> Architecture:
+        """An architecture as it is written: bare blocks as removed ones, where these are the same model."""
+        return architecture.merge_blocks(self.parts) if self.merges_blocks else architecture
 
     def count_parameters(self, chosen: Unit | Choice) -> int:
         """How many parameters are gone with one choice alone; a unit stands for dropping it.
@@ -92,7 +104,8 @@ class Anatomy:
         """
         kinds = [KINDS[name] for name in names]
         dropped = {kind.slot for kind in kinds if kind.axis == KEEP}
-        same = {kind for kind in kinds if kind.swallows and dropped.issuperset(kind.swallows) and self.merges_blocks}
+        wholes = {kind for kind in kinds if kind.swallows and dropped.issuperset({*kind.swallows} & {*self.parts})}
+        same = wholes if self.merges_blocks else set()
         asked = {kind.name for kind in kinds if kind not in same}
         whole = {
             Unit(block.index, Kind.BLOCK).dropped
@@ -100,7 +113,7 @@ class Anatomy:
             if not block.has_both and {*block.parts, Kind.BLOCK} & dropped
         }  # whose part and block are one unit
         choices = tuple(choice for choice in self.choices if list_kinds(choice) <= asked or choice in whole)
-        return Space(self.depth, choices, self.merges_blocks)
+        return Space(self.depth, choices, self.merges_blocks, parts=self.parts)
 
 
 def read_anatomy(model: Any) -> Anatomy:
@@ -108,27 +121,30 @@ def read_anatomy(model: Any) -> Anatomy:
 
     One of each kind of block is then run by itself, as a float32 copy with random weights, so neither the precision
     nor the values of the weights matter; the memory of a few such copies is needed. Last, every part is dropped once,
-    and the outcome compared with that of a zero in its place. `model` is left as it was.
+    and the outcome compared with that of a zero in its place. `model` is left as it was. Of an encoder-decoder the
+    stack is read that was selected (`select_part`).
 
     Raises:
-        UnreadableModel: encoder-decoder models, models in which no block structure is found, and those that do not
-            run without a part; the message says what was looked for.
+        UnreadableModel: models in which no block structure is found, and those that do not run without a part; the
+            message says what was looked for.
     """
     _refuse(model)
-    depth, width = _read_sizes(model)
-    stack = _find_stack(model, depth)
+    width, stack = _read_size(model, "hidden_size"), _find_stack(model)
     blocks = model.get_submodule(stack)
+    depth, part = len(blocks), get_part(model)
     settings = {"use_cache": False} if _has_cache(model) else {}
     arguments = record_inputs(model, blocks, **settings)
     release_weights(model)  # what follows runs copies of single blocks
     read = _read_blocks(blocks, arguments, width)
     layout = _settle_layout(model, {block.layout for block in read})
+    read = mark_needed(model, stack, read, arguments, **settings)
     check_drops(model, stack, read, **settings)
-    removes = removes_blocks(model, stack, **settings)
+    removes = removes_blocks(model, stack, read, **settings)
     read = tuple(_offer_whole_or_parts(block, removes) for block in read)
-    head = read_head(model, layout, width, **settings)
+    head = None if part is Part.ENCODER else read_head(model, layout, width, **settings)
     head = head and replace(head, saves=find_savings(_hold(model), head))
-    return Anatomy(model.config.model_type, depth, width, layout, stack, read, _has_cache(model), head, removes)
+    decodes, name = part is Part.DECODER if part else _has_cache(model), part and str(part)
+    return Anatomy(model.config.model_type, depth, width, layout, stack, read, decodes, head, removes, name)
 
 
 def _settle_layout(model: Any, layouts: set[Layout]) -> Layout:
@@ -201,11 +217,6 @@ def _refuse(model: Any) -> None:
         raise UnreadableModel(f"{name} has no config; give a Hugging Face transformer")
     if any(isinstance(module, Dropped) for module in model.modules()):
         raise UnreadableModel(f"{name} is pruned already: parts of its blocks are dropped; give its parent")
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UnreadableModel(
-            f"{name} ({model.config.model_type}) is an encoder-decoder model; only models with one stack of blocks "
-            "are pruned, so give its encoder or a decoder-only model"
-        )
     two = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
     if two and not is_vision_language(model):
         raise UnreadableModel(
@@ -213,26 +224,23 @@ def _refuse(model: Any) -> None:
         )
 
 
-def _read_sizes(model: Any) -> tuple[int, int]:
-    config = find_language_config(model)
-    depth = getattr(config, "num_hidden_layers", None)
-    width = getattr(config, "hidden_size", None)
-    if not isinstance(depth, int) or not isinstance(width, int):
-        raise UnreadableModel(
-            f"{type(model).__name__}: looked for num_hidden_layers and hidden_size in its config and found "
-            f"{depth!r} and {width!r}"
-        )
-    return depth, width
+def _read_size(model: Any, name: str) -> int:
+    size = getattr(find_language_config(model), name, None)
+    if not isinstance(size, int):
+        raise UnreadableModel(f"{type(model).__name__}: looked for {name} in its config and found {size!r}")
+    return size
 
 
-def _find_stack(model: Any, depth: int) -> str:
+def _find_stack(model: Any) -> str:
+    """The path of the list of blocks, as long as the config says; the only list of a part of an encoder-decoder."""
+    depth = None if is_encoder_decoder(model) else _read_size(model, "num_hidden_layers")
     within = find_language_path(model)
     stacks: dict[str, nn.ModuleList] = {
         path: module
         for path, module in model.named_modules()
         if path.startswith(within)
         and isinstance(module, nn.ModuleList)
-        and len(module) == depth
+        and (len(module) == depth if depth else len(module) > 0)
         and all(any(True for _ in block.parameters()) for block in module)
     }
     outermost = [path for path in stacks if not any(path.startswith(f"{other}.") for other in stacks)]
@@ -240,7 +248,7 @@ def _find_stack(model: Any, depth: int) -> str:
     found = alike or outermost  # hybrids have blocks of several classes
     if len(found) != 1:
         raise UnreadableModel(
-            f"{type(model).__name__}: looked for one list of {depth} blocks and found {len(found)} "
+            f"{type(model).__name__}: looked for one list of {depth or 'its'} blocks and found {len(found)} "
             f"({', '.join(found) or 'none'})"
         )
     return found[0]

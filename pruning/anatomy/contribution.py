@@ -7,6 +7,8 @@ Everything is decided by comparing the tensors that were seen in one forward pas
 - parallel     y = x + attention(norm(x)) + mlp(norm(x))
 - post-norm    r = norm(x + attention(x)), y = norm(r + mlp(r))
 
+In a decoder with an encoder, an attention to the encoder's states is added between the two, in the same way.
+
 A part may also do the addition itself: it is given the stream beside its input, and returns their sum (BLOOM, MPT).
 """
 
@@ -106,8 +108,10 @@ class BlockAnatomy:
     Attributes:
         index: of the block; of what follows them, the layer of its units.
         hidden_size: of the residual stream.
-        parts: the units by kind, attention and MLP or one of them. Their paths are relative to the block; of what
-            follows the blocks, to the model.
+        parts: the units by kind, in the order in which they run: attention and MLP or one of them, and between them
+            the attention to an encoder. Their paths are relative to the block; of what follows the blocks, to the
+            model.
+        needed: kinds of parts that make more than their contribution, for other blocks; they cannot be dropped.
         saves: every choice that a search may make, and how many parameters are gone with it alone (a norm that both
             parts read stays with the other).
         passes: whether it hands on what it is given where its parts are gone; else it scales it or norms it.
@@ -122,6 +126,7 @@ class BlockAnatomy:
     layout: Layout
     hidden_size: int
     parts: Mapping[Kind, Contribution]
+    needed: frozenset[Kind] = frozenset()
     saves: dict[Choice, int] = field(default_factory=dict)
     passes: bool = True
 
@@ -163,10 +168,14 @@ def read_block(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
         UnreadableModel: when no attention, no MLP or no known residual layout is found.
     """
     reader = _Reader(index, tape, width)
-    attention = reader.read_attention()
-    residual = reader.read_after_attention(attention)
-    mlp, layout = reader.read_mlp(attention, residual)
-    return BlockAnatomy(index, layout, width, {Kind.ATTENTION: attention, Kind.MLP: mlp})
+    mixers = {Kind.ATTENTION: reader.read_attention()}
+    residual = reader.read_after(reader.x, mixers[Kind.ATTENTION])
+    cross = reader.read_cross_attention(mixers[Kind.ATTENTION], residual)
+    if cross is not None:
+        mixers[Kind.CROSS_ATTENTION] = cross
+        residual = reader.read_after(residual, cross)
+    mlp, layout = reader.read_mlp(tuple(mixers.values()), residual)
+    return BlockAnatomy(index, layout, width, {**mixers, Kind.MLP: mlp})
 
 
 def has_stream(tape: BlockTrace) -> bool:
@@ -195,60 +204,83 @@ class _Reader:
         root = find_outermost(mixing)
         if root is None:
             raise self._build_error("a part that mixes tokens (attention)")
+        return self._read_mixer(root, self.x)
+
+    def read_cross_attention(self, attention: Contribution, stream: Tensor) -> Contribution | None:
+        """What brings other states than the stream into a block: an encoder's, which the block is given beside it."""
+        given = [rows for rows in self.block.inputs[1:] if rows.shape != self.x.shape]
+        reading = [
+            call
+            for call in self.calls
+            if not is_inside_any(call.path, (*attention.members, *attention.after))
+            and any(is_same(rows, states) for rows in call.inputs for states in given)
+            and call.output is not None
+            and call.output.shape == self.x.shape
+        ]
+        root = find_outermost(reading)
+        if root is None:
+            return None
+        cross = self._read_mixer(root, stream)
+        return replace(cross, reads=cross.before or root.path)
+
+    def _read_mixer(self, root: Call, stream: Tensor) -> Contribution:
+        """The contribution of an attention, whose module is `root`, to the stream that it finds."""
         inside = [call for call in self.calls if is_within(call.path, root.path) and call is not root]
         closing = next((c for c in inside if is_norm(c.module) and is_same(c.output, root.output)), None)
         if closing is not None:  # the root adds the residual and norms it by itself, as in BERT
-            wanted = closing.inputs[0] - self.x
+            wanted = closing.inputs[0] - stream
             writer = find_outermost([c for c in inside if has_matrix(c.module) and is_same(c.output, wanted)])
             if writer is None:
                 raise self._build_error("what its attention adds to the residual stream")
             members = _find_cover(root.module, root.path, excluding=closing.path)
             forms = self._read_forms(members, writer.output)
             return Contribution(writer.path, members, forms, (), None, closing.path, "", self._find_projection(writer))
-        before = next((c.path for c in self.calls if is_norm(c.module) and is_same(c.output, root.inputs[0])), None)
-        adding = self._find_adding(root, inside)
+        feeding = (c for c in self.calls if is_norm(c.module) and is_same(c.output, root.inputs[0]))
+        before = next((c.path for c in feeding if not is_same(c.output, stream)), None)  # no norm that closed a part
+        adding = self._find_adding(root, inside, stream)
         if adding is not None:
             writer, form = adding
             return Contribution(writer.path, (root.path,), (form,), (), before, None, "", self._find_projection(writer))
-        after = self._find_following(root)
-        added = self.x + self._get_output(after[-1] if after else root.path)
+        after = self._find_following(root, stream)
+        added = stream + self._get_output(after[-1] if after else root.path)
         closes = next(
             (c.path for c in self.calls if is_norm(c.module) and c.inputs and is_same(c.inputs[0], added)), None
         )
         raw = before is None and any(is_norm(c.module) and is_same(c.output, self.y) for c in self.calls)
         closes = closes if raw else None
         projection = self._find_projection(root)
-        return Contribution(
-            root.path, (root.path,), (Form(root.arity, listed=root.listed),), after, before, closes, "", projection
-        )
+        form = Form(root.arity, listed=root.listed, passes=root.passes)
+        return Contribution(root.path, (root.path,), (form,), after, before, closes, "", projection)
 
-    def _find_adding(self, root: Call, inside: list[Call]) -> tuple[Call, Form] | None:
+    def _find_adding(self, root: Call, inside: list[Call], stream: Tensor) -> tuple[Call, Form] | None:
         """What writes the contribution of an attention that adds itself to the stream, as BLOOM's does."""
-        if root.output is None or root.output.shape != self.x.shape:
+        if root.output is None or root.output.shape != stream.shape:
             return None
-        wanted = root.output - self.x
+        wanted = root.output - stream
         writer = find_outermost([c for c in inside if has_matrix(c.module) and is_same(c.output, wanted)])
         form = _read_form(root, wanted)
         return (writer, form) if writer is not None and form.stream is not None else None
 
-    def read_after_attention(self, attention: Contribution) -> Tensor:
-        """The residual stream after the attention: x + a, or its norm in post-norm."""
+    def read_after(self, stream: Tensor, attention: Contribution) -> Tensor:
+        """The residual stream after an attention: x + a, or its norm in post-norm."""
         if attention.closes is not None:
             return self._get_output(attention.closes)
-        return self.x + self._get_output(attention.last)
+        return stream + self._get_output(attention.last)
 
-    def read_mlp(self, attention: Contribution, residual: Tensor) -> tuple[Contribution, Layout]:
-        outside = [c for c in self.calls if not is_inside_any(c.path, (*attention.members, *attention.after))]
-        if attention.closes is not None:
+    def read_mlp(self, mixers: tuple[Contribution, ...], residual: Tensor) -> tuple[Contribution, Layout]:
+        """The MLP behind the attentions, which add what is left of the block, and the layout of the norms."""
+        taken = tuple(path for mixer in mixers for path in (*mixer.members, *mixer.after))
+        outside = [c for c in self.calls if not is_inside_any(c.path, taken)]
+        if mixers[0].closes is not None:
             closing = next((c for c in outside if is_norm(c.module) and is_same(c.output, self.y)), None)
-            if closing is None or closing.path == attention.closes:
+            if closing is None or closing.path in [mixer.closes for mixer in mixers]:
                 raise self._build_error("a norm that closes the block, as its attention has one (post-norm)")
             contribution = closing.inputs[0] - residual
             closes = closing.path
         else:
             contribution, closes = self.y - residual, None
         writer, after = self._find_writer(outside, contribution)
-        members = self._find_remaining(attention, after, closes)
+        members = self._find_remaining(mixers, after, closes)
         first = next((c for c in self.every_call if is_inside_any(c.path, members) and c.inputs), None)
         fed = None if first is None else first.inputs[0]
         norms = [c for c in self.calls if is_norm(c.module) and is_same(c.output, fed)] if closes is None else []
@@ -260,7 +292,7 @@ class _Reader:
         projection = self._find_projection(writer)
         mlp = Contribution(writer.path, members, forms, after, before, closes, reads, projection)
         reads_x = before is not None and norms[0].inputs and is_same(norms[0].inputs[0], self.x)
-        return mlp, self._read_layout(attention, mlp, bool(reads_x))
+        return mlp, self._read_layout((*mixers, mlp), bool(reads_x))
 
     def _find_projection(self, writer: Call) -> str | None:
         """The innermost linear module within a writer that gives its output."""
@@ -268,15 +300,16 @@ class _Reader:
         giving = [call.path for call in inside if is_same(call.output, writer.output)]
         return max(giving, key=len, default=None)
 
-    def _read_layout(self, attention: Contribution, mlp: Contribution, mlp_reads_x: bool) -> Layout:
-        if mlp.closes is not None:
+    def _read_layout(self, parts: tuple[Contribution, ...], mlp_reads_x: bool) -> Layout:
+        if parts[-1].closes is not None:
             return Layout.POST_NORM
         if mlp_reads_x:
             return Layout.PARALLEL
-        norms = [path for path in attention.after + mlp.after if is_norm(self.block.module.get_submodule(path))]
+        after = [path for part in parts for path in part.after]
+        norms = [path for path in after if is_norm(self.block.module.get_submodule(path))]
         return Layout.SANDWICH if norms else Layout.PRE_NORM
 
-    def _find_following(self, root: Call) -> tuple[str, ...]:
+    def _find_following(self, root: Call, stream: Tensor) -> tuple[str, ...]:
         """Norms and scales that only pass on the root's output, in order."""
         path: list[str] = []
         value = root.output
@@ -293,7 +326,7 @@ class _Reader:
                 ),
                 None,
             )
-            if step is None or value is None or is_same(self.x + value, step.inputs[0]):
+            if step is None or value is None or is_same(stream + value, step.inputs[0]):
                 return tuple(path)
             path.append(step.path)
             value = step.output
@@ -312,9 +345,12 @@ class _Reader:
             after.append(step.path)
             value = step.inputs[0]
 
-    def _find_remaining(self, attention: Contribution, after: tuple[str, ...], closes: str | None) -> tuple[str, ...]:
+    def _find_remaining(
+        self, mixers: tuple[Contribution, ...], after: tuple[str, ...], closes: str | None
+    ) -> tuple[str, ...]:
         """The modules with matrices that belong to no other part: the MLP's."""
-        taken = (*attention.members, *attention.after, *after, *filter(None, (attention.closes, closes)))
+        others = [path for mixer in mixers for path in (*mixer.members, *mixer.after, mixer.closes)]
+        taken = tuple(filter(None, (*others, *after, closes)))
         return find_free_members(self.block.module, [call.path for call in self.every_call], taken)
 
     def _read_forms(self, members: tuple[str, ...], contribution: Tensor | None) -> tuple[Form, ...]:
@@ -333,11 +369,11 @@ class _Reader:
 def _read_form(call: Call, contribution: Tensor | None) -> Form:
     """`contribution` is what the member's unit adds, where it is the member that writes it."""
     if call.output is None or contribution is None or is_same(call.output, contribution):
-        return Form(call.arity, listed=call.listed)
+        return Form(call.arity, listed=call.listed, passes=call.passes)
     for name, rows in zip(call.names, call.inputs, strict=True):
         if rows.shape == call.output.shape and is_same(call.output - rows, contribution):
-            return Form(call.arity, name, listed=call.listed)
-    return Form(call.arity, listed=call.listed)
+            return Form(call.arity, name, listed=call.listed, passes=call.passes)
+    return Form(call.arity, listed=call.listed, passes=call.passes)
 
 
 def _is_projection(module: nn.Module) -> bool:

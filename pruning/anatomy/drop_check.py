@@ -5,7 +5,7 @@ itself first, which also tells whether it can do with a zero of no dimensions. T
 of several blocks gone, since blocks may use each other's keys and values.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,13 +18,15 @@ from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.fitting import fit_sum
-from pruning.anatomy.probe import BlockTrace, make_probe_inputs, switch_to_eval_mode
+from pruning.anatomy.probe import Arguments, BlockTrace, make_probe_inputs, switch_to_eval_mode
 from pruning.kinds import build_modules
 from pruning.surgery.block_removal import remove_blocks
 from pruning.surgery.replacement import replace_modules
 from search_spaces.errors import ArchitectureError, UnreadableModel
-from search_spaces.kinds import PARTS, Kind
-from search_spaces.unit import Unit
+from search_spaces.kinds import KINDS, Kind
+from search_spaces.level import DROP
+from search_spaces.rules import get_parts
+from search_spaces.unit import Choice, Unit, list_kinds
 
 
 @torch.no_grad()
@@ -61,11 +63,10 @@ def _check_empty(block: BlockAnatomy, tape: BlockTrace) -> bool:
     call = tape.block
     empty = copy_module(call.module, share_tensors=True)
     _drop_parts(empty, block, block.parts)
+    expected = call.inputs[0]
     if block.layout is Layout.POST_NORM:
-        first, second = (call.module.get_submodule(str(block.get_contribution(kind).closes)) for kind in PARTS)
-        expected = second(first(call.inputs[0]))
-    else:
-        expected = call.inputs[0]
+        for part in block.parts.values():
+            expected = call.module.get_submodule(str(part.closes))(expected)
     run = partial(empty, *call.args, **call.kwargs)
     reason = describe_difference(lambda: get_first_output(run()).reshape(expected.shape), expected)
     normed = block.layout is Layout.POST_NORM
@@ -73,15 +74,64 @@ def _check_empty(block: BlockAnatomy, tape: BlockTrace) -> bool:
         return not normed
     if normed or fit_sum(get_first_output(run()).reshape(expected.shape), [expected]) is None:
         raise UnreadableModel(
-            f"block {block.index} ({type(call.module).__name__}): looked for one attention and one MLP that are all "
+            f"block {block.index} ({type(call.module).__name__}): looked for attentions and one MLP that are all "
             f"it adds and found more beside them ({reason})"
         )
     return False
 
 
 @torch.no_grad()
+def mark_needed(
+    model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], arguments: Sequence[Arguments], **settings: Any
+) -> tuple[BlockAnatomy, ...]:
+    """The blocks with those parts marked that make more than their contribution, for other blocks.
+
+    The first attention of a T5 makes the position bias that all of them add to their scores. Tried are the parts of
+    blocks after which the next one is given tensors that they were not given. What drops a part that is needed, or
+    puts something in its place, is no choice.
+
+    Args:
+        arguments: what each block is called with.
+    """
+    inputs = make_probe_inputs(model)
+    marked = list(blocks)
+    with switch_to_eval_mode(model):
+        for layer in _find_makers(blocks, arguments):
+            tried = {kind: {layer: (kind,)} for kind in blocks[layer].parts}
+            needed = frozenset(
+                kind
+                for kind, dropped in tried.items()
+                if _compare(lambda m: m(**inputs, **settings), model, stack, blocks, dropped) is not None
+            )
+            saves = {choice: n for choice, n in blocks[layer].saves.items() if not _takes_any(choice, needed)}
+            marked[layer] = replace(blocks[layer], needed=needed, saves=saves)
+    return tuple(marked)
+
+
+def _find_makers(blocks: Sequence[BlockAnatomy], arguments: Sequence[Arguments]) -> tuple[int, ...]:
+    """Blocks with parts of several outputs after which the next block is given tensors that are new."""
+    given = [{id(value): value for value in _list_tensors(each)[1:]} for each in arguments]
+    several = [any(form.arity > 1 for part in block.parts.values() for form in part.forms) for block in blocks]
+    return tuple(
+        layer for layer in range(len(blocks) - 1) if several[layer] and given[layer + 1].keys() - given[layer].keys()
+    )
+
+
+def _list_tensors(arguments: Arguments) -> list[Tensor]:
+    """The tensors among the arguments of a block; the residual stream is the first."""
+    args, kwargs = arguments
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+
+
+def _takes_any(choice: Choice, kinds: Collection[Kind]) -> bool:
+    """Whether a choice leaves nothing of a part of one of these kinds."""
+    gone = choice.level == DROP or any(KINDS[name].stands_in for name in list_kinds(choice))
+    return gone and any(kind in kinds for kind in get_parts(choice.unit.kind))
+
+
+@torch.no_grad()
 def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **settings: Any) -> None:
-    """Run the whole model without both parts of some blocks, so that each block is once without and once with another.
+    """Run the whole model without the parts of some blocks, so that each block is once without and once with another.
 
     For every bit of a block's index, those with the bit set and those without it are dropped together: of any two
     blocks, one is gone while the other is there. `settings` are passed to the model's forward.
@@ -94,7 +144,7 @@ def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **sett
     with switch_to_eval_mode(model):
         for bit in range(max(1, (depth - 1).bit_length())):
             for value in (0, 1):
-                dropped = {layer for layer in range(depth) if (layer >> bit) & 1 == value}
+                dropped = {layer: _list_free(blocks[layer]) for layer in range(depth) if (layer >> bit) & 1 == value}
                 reason = _compare(lambda m: m(**inputs, **settings), model, stack, blocks, dropped)
                 if reason is not None:
                     raise UnreadableModel(
@@ -104,17 +154,18 @@ def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **sett
 
 
 @torch.no_grad()
-def removes_blocks(model: Any, stack: str, **settings: Any) -> bool:
+def removes_blocks(model: Any, stack: str, blocks: Sequence[BlockAnatomy], **settings: Any) -> bool:
     """Whether whole blocks can be taken out: the others then compute what they do where these hand on their input.
 
     Not where a config derives the kind of a block from its place, where blocks share modules, or where something
-    outside of them has a share for each. Every second block is taken out, then the others.
+    outside of them has a share for each. Every second block is taken out, then the others, but for those that others
+    need.
     """
-    depth = len(model.get_submodule(stack))
+    depth = len(blocks)
     inputs = make_probe_inputs(model)
     with switch_to_eval_mode(model):
         for parity in range(min(2, depth - 1)):
-            removed = range(parity, depth, 2)
+            removed = [layer for layer in range(parity, depth, 2) if not blocks[layer].needed]
             with ExitStack() as hooks:
                 for layer in removed:
                     hooks.enter_context(_pass_by(model.get_submodule(stack)[layer]))
@@ -147,18 +198,26 @@ def _pass_by(block: nn.Module) -> Iterator[None]:
 
 
 def _compare(
-    run: Callable[[Any], Any], model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], dropped: set[int]
+    run: Callable[[Any], Any],
+    model: Any,
+    stack: str,
+    blocks: Sequence[BlockAnatomy],
+    dropped: Mapping[int, Collection[Kind]],
 ) -> str | None:
-    """Why the model without these blocks' parts is not what it has to be; None where it is."""
+    """Why the model without these parts, by block, is not what it has to be; None where it is."""
     with ExitStack() as hooks:
-        for layer in dropped:
-            block = blocks[layer]
-            hooks.enter_context(_replace_by_zeros(model.get_submodule(stack)[layer], block, block.parts))
+        for layer, kinds in dropped.items():
+            hooks.enter_context(_replace_by_zeros(model.get_submodule(stack)[layer], blocks[layer], kinds))
         expected = get_first_output(run(model))
     pruned = copy_module(model, share_tensors=True)
-    for layer in dropped:
-        _drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], blocks[layer].parts)
+    for layer, kinds in dropped.items():
+        _drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], kinds)
     return describe_difference(lambda: run(pruned), expected)
+
+
+def _list_free(block: BlockAnatomy) -> tuple[Kind, ...]:
+    """The parts of a block that no other block needs."""
+    return tuple(kind for kind in block.parts if kind not in block.needed)
 
 
 def _find_reason(block: BlockAnatomy, kind: Kind, tape: BlockTrace, expected: Tensor) -> str | None:

@@ -1,8 +1,10 @@
-"""Which part of a model is pruned: all of it, or the language model of one that also sees images."""
+"""Which part of a model is pruned: all of it, the language model of one that also sees images, or one of two stacks."""
 
 from typing import Any
 
 import torch
+
+from pruning.anatomy.encoder_decoder import find_part_path, is_encoder_decoder, read_part_config
 
 
 def is_vision_language(model: Any) -> bool:
@@ -15,7 +17,12 @@ def is_vision_language(model: Any) -> bool:
 
 
 def find_language_config(model: Any) -> Any:
-    """The config that describes the blocks: a vision-language model's text config, else the model's own."""
+    """The config that describes the blocks: a vision-language model's text config, else the model's own.
+
+    Of an encoder-decoder it is one of the stack that is pruned (`read_part_config`).
+    """
+    if is_encoder_decoder(model):
+        return read_part_config(model)
     return model.config.get_text_config() if is_vision_language(model) else model.config
 
 
@@ -26,7 +33,9 @@ def find_block_config(model: Any, index: int) -> Any:
 
 
 def find_language_path(model: Any) -> str:
-    """The dotted name of the module that owns the blocks' stack in a vision-language model; "" for any other."""
+    """The dotted name of the module that owns the blocks' stack where a model has other stacks; "" for any other."""
+    if is_encoder_decoder(model):
+        return find_part_path(model)
     if not is_vision_language(model):
         return ""
     decoder = model.get_decoder()

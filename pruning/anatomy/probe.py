@@ -1,6 +1,6 @@
 """Watching a model run once: what every part of every block reads and writes on a tiny input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.copying import copy_module
+from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.language_model import find_language_config
 from search_spaces.errors import UnreadableModel
 
@@ -32,6 +33,7 @@ class Call:
     output: Tensor | None  # the hidden-sized output, if that is what the module returns (first)
     arity: int  # 0: a tensor is returned, n: a tuple of n
     listed: bool = False  # a list in place of a tuple
+    passes: tuple[tuple[int, int | str], ...] = ()  # (position in that tuple, argument) of what is only passed on
 
 
 @dataclass
@@ -53,11 +55,15 @@ class BlockTrace:
 def make_probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, Tensor]:
     """Random inputs a model accepts: token ids (batch, tokens), or pixels (batch, channels, height, width).
 
+    An encoder-decoder is given a source (token ids, or features of sound) and a target, of unlike lengths.
+
     Raises:
-        UnreadableModel: when the model reads neither `input_ids` nor `pixel_values`.
+        UnreadableModel: when the model reads none of these.
     """
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
+    if is_encoder_decoder(model):
+        return {name: value.to(device) for name, value in _make_pair(model, batch, tokens, generator).items()}
     if model.main_input_name == "input_ids":
         ids = torch.randint(3, find_language_config(model).vocab_size, (batch, tokens), generator=generator)
         return {"input_ids": ids.to(device)}
@@ -66,9 +72,28 @@ def make_probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[
         height, width = (size, size) if isinstance(size, int) else size
         pixels = torch.randn(batch, channels, height, width, generator=generator)
         return {"pixel_values": pixels.to(device, next(model.parameters()).dtype)}
-    raise UnreadableModel(
-        f"{type(model).__name__} reads {model.main_input_name!r}; only text (input_ids) and images (pixel_values) "
-        "are understood"
+    raise _build_input_error(model)
+
+
+def _make_pair(model: Any, batch: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """A source and a target of two tokens fewer; audio encoders read one length only."""
+    config, targets = model.config, max(2, tokens - 2)
+    target = torch.randint(3, config.vocab_size, (batch, targets), generator=generator)
+    if model.main_input_name == "input_features":
+        frames = 2 * config.max_source_positions
+        features = torch.randn(batch, config.num_mel_bins, frames, generator=generator)
+        features = features.to(next(model.parameters()).dtype)
+        return {"input_features": features, "decoder_input_ids": target}
+    if model.main_input_name != "input_ids":
+        raise _build_input_error(model)
+    source = torch.randint(3, config.vocab_size, (batch, tokens), generator=generator)
+    return {"input_ids": source, "decoder_input_ids": target}
+
+
+def _build_input_error(model: Any) -> UnreadableModel:
+    return UnreadableModel(
+        f"{type(model).__name__} reads {model.main_input_name!r}; only text (input_ids), images (pixel_values) and, "
+        "for an encoder-decoder, features of sound (input_features) are understood"
     )
 
 
@@ -206,9 +231,17 @@ def _build_recorder(tape: BlockTrace, path: str, width: int) -> Any:
         rows = flatten_to_rows(first, width)
         cloned = None if rows is None else rows.clone()
         listed = isinstance(output, list)
-        tape.calls.append(Call(path, module, args, kwargs, inputs, list(hidden), shapes, cloned, arity, listed))
+        passes = _list_passed(named, output) if arity else ()
+        tape.calls.append(Call(path, module, args, kwargs, inputs, list(hidden), shapes, cloned, arity, listed, passes))
 
     return record
+
+
+def _list_passed(named: list[tuple[int | str, Any]], output: Sequence[Any]) -> tuple[tuple[int, int | str], ...]:
+    """Of the outputs after the first, those that are an argument: their position, and its position or name."""
+    tensors = [(name, value) for name, value in named if isinstance(value, Tensor)]
+    passed = ((at, name) for at, each in enumerate(output) for name, value in tensors if at and each is value)
+    return tuple(dict(passed).items())
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pruning.anatomy.language_model import find_language_config
 from pruning.checkpoint.weight_files import Header
 from search_spaces.errors import ModelError, UnusedWeights
 
@@ -75,7 +74,7 @@ def _predicts_further(key: str, model: Any) -> bool:
 
     Configs count those apart, and models do without them unless tokens are drafted.
     """
-    config, number = find_language_config(model), _NUMBER.search(key)
+    config, number = model.config.get_text_config(decoder=True), _NUMBER.search(key)
     further, depth = getattr(config, "num_nextn_predict_layers", None) or 0, config.num_hidden_layers
     return number is not None and depth <= int(number[0]) < depth + further
 

@@ -30,7 +30,7 @@ from pruning.checkpoint.writing import write
 from pruning.inference.residency import streaming
 from pruning.inference.widening import is_widened, widen
 from pruning.surgery.prune import RECORD
-from search_spaces.errors import ModelError, NasError, UnreadableModel
+from search_spaces.errors import ModelError, NasError
 
 _COMPANIONS = (
     "tokenizer*",
@@ -59,7 +59,6 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
     Raises:
         ModelError: nothing there, damaged, quantised, or its files and its config do not belong together.
         UnsafeCheckpoint: pickled weights only, weights from elsewhere, or code that was not allowed.
-        UnreadableModel: an encoder-decoder model.
     """
     prevent_asking()
     local = _find_local_folder(source)
@@ -77,10 +76,6 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
             "was made from"
         )
     config = read_config(source, folder, document, trust_remote_code)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnreadableModel(
-            f"{source} is a {config.model_type} model, an encoder-decoder; give a model with one stack of blocks"
-        )
     embedding = read_sentence_embedding(local or source, trust_remote_code)
     loader = find_class(source, config, headers, trust_remote_code) if embedding is None else AutoModel
     options: dict[str, Any] = {"local_files_only": local is not None, "trust_remote_code": trust_remote_code}

@@ -14,6 +14,8 @@ from search_spaces.errors import ModelError
 _HEADS = (
     "CausalLM",
     "ImageTextToText",
+    "Seq2SeqLM",
+    "SpeechSeq2Seq",
     "MaskedLM",
     "SequenceClassification",
     "TokenClassification",

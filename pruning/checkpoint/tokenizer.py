@@ -44,14 +44,15 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
-    """The tokens of a text, or of each text.
+def encode(tokenizer: Any, texts: str | list[str], as_targets: bool = False, **options: Any) -> Any:
+    """The tokens of a text, or of each text; of targets in the language that a model translates to.
 
     Raises:
         BadData: it has signs that the tokenizer knows nothing for.
     """
     try:
-        return tokenizer(texts, **options)["input_ids"]
+        given = {"text_target" if as_targets else "text": texts}
+        return tokenizer(**given, **options)["input_ids"]
     except Exception as error:  # the tokenizers library raises no narrower one
         raise BadData(
             f"the tokenizer cannot split the data ({get_first_line(error)}); give it an unknown token, or other data"

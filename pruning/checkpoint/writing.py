@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pruning.anatomy.encoder_decoder import PART
 from pruning.checkpoint.config import get_first_line
 from pruning.checkpoint.equivalence import find_first_difference
 from pruning.checkpoint.rebuilding import PREFIX
@@ -37,6 +38,8 @@ def write(model: Any, folder: Path) -> None:
     path = folder / _CONFIG
     document = json.loads(path.read_text())
     document.pop(RECORD, None)
+    if plain:
+        document.pop(PART, None)
     _name_dtype(document, str(dtype).removeprefix("torch."))
     if not plain:
         document |= {"model_type": PREFIX + document["model_type"], RECORD: record}

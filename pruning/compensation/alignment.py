@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.anatomy.encoder_decoder import get_token_mask
 from pruning.reduction.hooks import BlockEntry, TokenHooks
 from pruning.reduction.sequence import Sequence, take
 
@@ -32,7 +33,7 @@ class TokenAlignment:
         """The alignment of a candidate's passes over some inputs."""
         entries = (hook for module in candidate.modules() for hook in module._forward_pre_hooks.values())
         hooks = next((entry.hooks for entry in entries if isinstance(entry, BlockEntry)), None)
-        return cls(hooks, inputs.get("attention_mask"))
+        return cls(hooks, get_token_mask(candidate, inputs))
 
     def align_rows(self, values: Tensor) -> Tensor:
         """The parent's values (batch, N, d) for the tokens T of now, (batch · T, d); of joined tokens the mean."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.encoder_decoder import get_token_mask
 from pruning.compensation.calibration_pass import Adjusted
 from pruning.compensation.compensator import Compensator, install_adjusted, list_compensated_prefixes
 from pruning.compensation.method import DRAFT, METHODS, Method
@@ -132,13 +133,13 @@ class CandidateBuilder:
         if self.plan is not None and architecture.choices:
             adjusted = self._get_compensator(self.plan, final).adjust(architecture)
             install_adjusted(model, self.anatomy, architecture, adjusted)
-            setattr(model, _NAME, Compensated(_describe(self.plan, final, adjusted), adjusted))
+            setattr(model, _NAME, Compensated(_describe(self.parent, self.plan, final, adjusted), adjusted))
         return model
 
     def list_prefixes(self, architecture: Architecture) -> list[Prefix]:
         """For every kept block, what the states that leave it depend on."""
         if self.plan is None:
-            merged = architecture.merge_blocks() if self.anatomy.merges_blocks else architecture
+            merged = self.anatomy.merge_blocks(architecture)
             return list_prefixes(merged)
         return list_compensated_prefixes(self.anatomy, architecture)
 
@@ -171,10 +172,10 @@ def compute_digest(inputs: Mapping[str, Tensor]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _describe(plan: CompensationPlan, final: bool, adjusted: tuple[Adjusted, ...]) -> CompensationRecord:
+def _describe(parent: Any, plan: CompensationPlan, final: bool, adjusted: tuple[Adjusted, ...]) -> CompensationRecord:
     inputs = plan.final if final else plan.draft
     first = next(iter(inputs.values()))
-    mask = inputs.get("attention_mask")
+    mask = get_token_mask(parent, inputs)
     tokens = int(mask.sum()) if mask is not None else first.numel() if first.ndim == 2 else len(first)  # or images
     projections = tuple(
         AdjustedProjection(each.layer, each.path, each.adjustment.penalty, round(each.adjustment.unexplained, 6))

@@ -16,7 +16,7 @@ from pruning.compensation.calibration_pass import Adjusted, CalibrationPass
 from pruning.compensation.method import Method
 from pruning.compensation.sites import find_kept_layers, find_sites
 from pruning.compensation.streams import Streams, record_streams
-from pruning.inference.block_stand_in import HandedStates
+from pruning.inference.block_stand_in import HandedStates, Outcome, count_outcome_bytes, read_outcome
 from pruning.inference.prefix_cache import GIB, Prefix, list_prefixes
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
@@ -31,12 +31,11 @@ class _Known:
     """What is known of a block of a candidate: its adjusted projections, and the states that leave it."""
 
     adjusted: tuple[Adjusted, ...]
-    states: Tensor
-    arity: int
+    outcome: Outcome
 
     @property
     def nbytes(self) -> int:
-        return int(self.states.nbytes) + _count_bytes(self.adjusted)
+        return count_outcome_bytes(self.outcome) + _count_bytes(self.adjusted)
 
 
 class Compensator:
@@ -89,8 +88,8 @@ class Compensator:
         candidate = prune(self._parent, architecture, anatomy=self._anatomy, library=self._library)
         blocks: nn.ModuleList = candidate.get_submodule(self._anatomy.stack)
         for position, each in enumerate(known):
-            blocks[position] = HandedStates(blocks[position], each.states, each.arity)
-        seen: dict[int, tuple[Tensor, int]] = {}
+            blocks[position] = HandedStates.of(blocks[position], each.outcome)
+        seen: dict[int, Outcome] = {}
         ends = [
             blocks[position].register_forward_hook(_keep_states(seen, position))
             for position in range(len(known), len(left))
@@ -103,9 +102,9 @@ class Compensator:
         for end in ends:
             end.remove()
         added = []
-        for position, (states, arity) in sorted(seen.items()):
+        for position, outcome in sorted(seen.items(), key=lambda pair: pair[0]):
             own = tuple(each for each in adjusted if each.layer == left[position])
-            added.append(_Known(own, states, arity))
+            added.append(_Known(own, outcome))
             if position < len(keys):
                 self._keep(keys[position], added[-1])
         return added
@@ -136,7 +135,7 @@ def list_compensated_prefixes(anatomy: Anatomy, architecture: Architecture) -> l
     """As `list_prefixes`, for adjusted candidates: what leaves a block also depends on who reads it next."""
     ends = {site.layer: (site.target, site.closing) for site in find_sites(anatomy, architecture)}  # of the last part
     left = find_kept_layers(anatomy, architecture)
-    merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
+    merged = anatomy.merge_blocks(architecture)
     return [(*prefix, f"to {ends.get(layer)}") for prefix, layer in zip(list_prefixes(merged), left, strict=False)]
 
 
@@ -159,8 +158,8 @@ def _count_bytes(adjusted: tuple[Adjusted, ...]) -> int:
     return sum(parameter.nbytes for each in adjusted for parameter in each.module.parameters())
 
 
-def _keep_states(seen: dict[int, tuple[Tensor, int]], position: int) -> Callable[[nn.Module, Any, Any], None]:
+def _keep_states(seen: dict[int, Outcome], position: int) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        seen[position] = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
+        seen[position] = read_outcome(output)
 
     return hook

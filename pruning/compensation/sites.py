@@ -6,12 +6,12 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Contribution, Layout
 from pruning.kinds.linear_part import describe_stand_in
 from search_spaces.architecture import Architecture
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import Kind
 
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A point of the residual stream: before the attention of a block, or before its MLP.
+    """A point of the residual stream: before the attention of a block, or before another of its parts.
 
     `layer` = depth and `kind` = attention is the stream that leaves the last block.
 
@@ -58,7 +58,7 @@ def find_sites(anatomy: Anatomy, architecture: Architecture) -> tuple[Site, ...]
 
 def find_kept_layers(anatomy: Anatomy, architecture: Architecture) -> list[int]:
     """The layers whose blocks are in the pruned model, in order."""
-    merged = architecture.merge_blocks() if anatomy.merges_blocks else architecture
+    merged = anatomy.merge_blocks(architecture)
     removed = set(merged.list_removed_blocks())
     return [layer for layer in range(anatomy.depth) if layer not in removed]
 
@@ -84,10 +84,10 @@ def _find_target(
     parallel = anatomy.layout is Layout.PARALLEL
     passed: list[tuple[int, Kind]] = []
     removed = set(architecture.list_removed_blocks())
-    begins = [(layer, Kind.MLP)] if kind is Kind.ATTENTION and not parallel else []
-    later = [(at, each) for at in range(layer + 1, anatomy.depth) for each in PARTS]
-    places = [(at, each) for at, each in (*begins, *later) if each in anatomy.blocks[at].parts]
-    for at, each in places:
+    own = tuple(anatomy.blocks[layer].parts)
+    begins = [] if parallel else [(layer, each) for each in own[own.index(kind) + 1 :]]
+    later = [(at, each) for at in range(layer + 1, anatomy.depth) for each in anatomy.blocks[at].parts]
+    for at, each in [*begins, *later]:
         if architecture.keeps(at, each):
             return Point(at, Kind.ATTENTION if parallel else each), passed
         if at not in removed:
@@ -96,6 +96,6 @@ def _find_target(
 
 
 def _find_partner(block: BlockAnatomy, architecture: Architecture, kind: Kind) -> Kind | None:
-    other = next(each for each in PARTS if each is not kind)
-    kept = block.layout is Layout.PARALLEL and other in block.parts and architecture.keeps(block.index, other)
-    return other if kept else None
+    if block.layout is not Layout.PARALLEL:
+        return None
+    return next((each for each in block.parts if each is not kind and architecture.keeps(block.index, each)), None)

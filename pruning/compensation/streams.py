@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.contribution import Layout
 from pruning.compensation.sites import Point
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import Kind
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Streams:
 
 def list_points(anatomy: Anatomy) -> set[Point]:
     """Wherever a part of any candidate may read the stream, and its end."""
-    kinds = (Kind.ATTENTION,) if anatomy.layout is Layout.PARALLEL else PARTS
+    kinds = (Kind.ATTENTION,) if anatomy.layout is Layout.PARALLEL else anatomy.parts
     read = {Point(layer, kind) for layer, block in enumerate(anatomy.blocks) for kind in kinds if kind in block.parts}
     return read | {Point(anatomy.depth)}
 
@@ -60,9 +60,9 @@ def record_streams(
             described = anatomy.blocks[layer]
             if Point(layer) in points:
                 stack.callback(watch_input(block, keep_stream(Point(layer))))
-            if Point(layer, Kind.MLP) in points:
-                reader = block.get_submodule(described.mlp.reads)
-                stack.callback(watch_input(reader, keep_stream(Point(layer, Kind.MLP))))
+            for kind, part in described.parts.items():
+                if kind is not Kind.ATTENTION and Point(layer, kind) in points:
+                    stack.callback(watch_input(block.get_submodule(part.reads), keep_stream(Point(layer, kind))))
             if described.layout is Layout.PARALLEL:
                 for kind in described.parts:
                     last = block.get_submodule(described.get_contribution(kind).last)

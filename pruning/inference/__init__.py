@@ -5,7 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
-        "block_stand_in": ["HandedStates"],
+        "block_stand_in": ["HandedStates", "Outcome", "count_outcome_bytes", "read_outcome"],
         "device": [
             "AUTO",
             "CPU",
@@ -17,7 +17,15 @@ __getattr__, __all__ = export_lazily(
             "make_usual",
             "place",
         ],
-        "kv_cache": ["CacheKeeper", "Left", "PrunedCache", "adapt_decoding", "keeps_own_cache", "list_kept_attentions"],
+        "kv_cache": [
+            "CacheKeeper",
+            "Left",
+            "PrunedCache",
+            "adapt_decoding",
+            "fit_cache_to_decoder",
+            "keeps_own_cache",
+            "list_kept_attentions",
+        ],
         "prefix_cache": ["GIB", "Prefix", "PrefixStore", "list_prefixes", "make_resumable"],
         "residency": [
             "NEVER",

@@ -2,7 +2,8 @@
 
 A key-value cache has one layer per attention that is left, of that attention's own type (full or sliding), and
 the number of tokens seen is counted beside it: libraries read it from layer 0, which may be gone, and with no
-attention left there is no layer to read it from at all.
+attention left there is no layer to read it from at all. In the decoder of an encoder-decoder this is the cache of the
+self-attentions; that of the cross-attentions is filled once, and nobody asks how long it is.
 """
 
 from collections.abc import Mapping
@@ -12,9 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DynamicCache,
+    EncoderDecoderCache,
+    LinearAttentionCacheLayerMixin,
+)
 
 from pruning.anatomy.anatomy import Anatomy
+from pruning.anatomy.encoder_decoder import Part, find_part, read_part_config
 from pruning.anatomy.language_model import find_language_config
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
@@ -175,33 +182,45 @@ class CacheKeeper:
         >>> handle = trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
     """
 
-    def __init__(self, config: Any, kept: list[int]) -> None:
-        """`config` describes the blocks that are left; `kept` are those of them that have an attention."""
-        self.config, self.kept = config, kept
+    def __init__(self, config: Any, kept: list[int], has_source: bool = False) -> None:
+        """Of a decoder.
+
+        Args:
+            config: describes the blocks that are left.
+            kept: those of them that have an attention.
+            has_source: whether it attends to an encoder, too.
+        """
+        self.config, self.kept, self.has_source = config, kept, has_source
 
     def prepare_cache(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Make, adopt or refuse the cache of this call."""
         args, kwargs = _name_arguments(module, args, kwargs)
-        cache = kwargs.get("past_key_values")
+        given = kwargs.get("past_key_values")
         wanted = kwargs.get("use_cache")
         if wanted is None:
             wanted = getattr(module, "config", self.config).use_cache
-        if isinstance(cache, PrunedCache) or (cache is None and not wanted):
+        if given is None and not wanted:
             return args, kwargs
-        if cache is None:
-            cache = DynamicCache()
-        elif type(cache) is not DynamicCache or cache.get_seq_length() > 0:
+        if given is None:
+            given = EncoderDecoderCache(DynamicCache(), DynamicCache()) if self.has_source else DynamicCache()
+        cache = _get_own_cache(given)
+        if isinstance(cache, PrunedCache):
+            return args, kwargs
+        if type(cache) is not DynamicCache or cache.get_seq_length() > 0:
             raise ArchitectureError(
                 f"a pruned decoder cannot use a {type(cache).__name__} made elsewhere; "
                 "pass past_key_values=None or an empty DynamicCache, and generate without cache_implementation"
             )
-        return args, {**kwargs, "past_key_values": PrunedCache.adopt(cache, self._build_layers())}
+        PrunedCache.adopt(cache, self._build_layers())
+        if self.has_source:  # empty as well; this one grows with the blocks that fill it
+            given.cross_attention_cache = DynamicCache()
+        return args, {**kwargs, "past_key_values": given}
 
     def count_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Count the tokens of this call."""
-        cache = kwargs.get("past_key_values")
+        cache = _get_own_cache(kwargs.get("past_key_values"))
         if isinstance(cache, PrunedCache):
             cache.seen += _count_tokens(args, kwargs)
 
@@ -218,6 +237,11 @@ def _name_arguments(
     if len(args) <= names.index(_CACHE):
         return args, kwargs
     return (), {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _get_own_cache(cache: Any) -> Any:
+    """The cache of a decoder's own tokens, where one is given."""
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
 def _count_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -246,17 +270,37 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
             f"{anatomy.family} scales an attention by its place in every pass; its attentions cannot be dropped"
         )
     remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.list_removed_blocks())]
-    for position, layer in enumerate(remaining):
-        if layer in kept and len(kept) < anatomy.depth:
-            _reindex(blocks[position], kept.index(layer))
+    if len(kept) < anatomy.depth:
+        for position, layer in enumerate(remaining):
+            if layer in kept:
+                _reindex(blocks[position], kept.index(layer))
+            cross = anatomy.blocks[layer].parts.get(Kind.CROSS_ATTENTION)
+            for path in () if cross is None else cross.members:  # which have a cache of their own
+                _reindex(blocks[position].get_submodule(path), position)
     if len(kept) == len(remaining) and not reduces and _has_token_count(config):
         return  # all blocks that are left are whole: the model's own cache fits
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
     if _CACHE not in signature(trunk.forward).parameters:
         return  # a recurrent model, whose states are its own affair
-    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept])
+    has_source = anatomy.part is not None
+    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept], has_source)
     trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
     trunk.register_forward_hook(keeper.count_call, with_kwargs=True)
+    _take_own_cache(model)
+
+
+def fit_cache_to_decoder(model: Any) -> None:
+    """Keep the cache of an encoder-decoder right whose encoder lost blocks, in place; most need nothing.
+
+    The library counts the layers of a T5's cache by its encoder, so a decoder of more blocks than that finds too few.
+    """
+    config = read_part_config(model, Part.DECODER)
+    blocks = len(DynamicCache(config=config).layers)
+    if len(DynamicCache(config=model.config).layers) >= blocks:
+        return
+    keeper, decoder = CacheKeeper(config, list(range(blocks)), has_source=True), find_part(model, Part.DECODER)
+    decoder.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
+    decoder.register_forward_hook(keeper.count_call, with_kwargs=True)
     _take_own_cache(model)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.inference.block_stand_in import BlockStandIn, hand_on
+from pruning.inference.block_stand_in import BlockStandIn, Outcome, count_outcome_bytes, read_outcome
 from pruning.reduction.install import list_acting_stages
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Source
@@ -28,12 +28,12 @@ GIB = 1 << 30
 class _Run:
     """The states that one candidate left behind for one batch."""
 
-    states: dict[Prefix, Tensor] = field(default_factory=dict)
+    states: dict[Prefix, Outcome] = field(default_factory=dict)
     used: int = 0  # the last candidate that resumed from it, or made it
 
     @property
     def nbytes(self) -> int:
-        return sum(state.nbytes for state in self.states.values())
+        return sum(map(count_outcome_bytes, self.states.values()))
 
 
 class PrefixStore:
@@ -53,12 +53,11 @@ class PrefixStore:
         self.capacity, self.nbytes = capacity, 0
         self.candidate = 0  # counts candidates
         self.computed = self.skipped = 0  # blocks
-        self.arity = 0  # how the blocks of this parent return their states
         self._runs: OrderedDict[int, _Run] = OrderedDict()
         self._where: dict[tuple[str, Prefix], int] = {}
         self._made = 0
 
-    def find_longest(self, batch: str, prefixes: list[Prefix]) -> tuple[int, Tensor | None]:
+    def find_longest(self, batch: str, prefixes: list[Prefix]) -> tuple[int, Outcome | None]:
         """How many of the candidate's blocks need not run, and the states that leave them."""
         for done in range(len(prefixes), 0, -1):
             run = self._where.get((batch, prefixes[done - 1]))
@@ -74,13 +73,13 @@ class PrefixStore:
         self._runs[self._made] = _Run(used=self.candidate)
         return self._made
 
-    def keep(self, run: int, batch: str, prefix: Prefix, state: Tensor) -> None:
+    def keep(self, run: int, batch: str, prefix: Prefix, state: Outcome) -> None:
         """Keep a state if there is room, or room can be made."""
-        if run not in self._runs or (batch, prefix) in self._where or not self._evict(run, state.nbytes):
+        if run not in self._runs or (batch, prefix) in self._where or not self._evict(run, count_outcome_bytes(state)):
             return
         self._runs[run].states[prefix] = state
         self._where[batch, prefix] = run
-        self.nbytes += state.nbytes
+        self.nbytes += count_outcome_bytes(state)
 
     def _evict(self, own: int, nbytes: int) -> bool:
         while self.nbytes + nbytes > self.capacity:
@@ -142,7 +141,7 @@ class _Pass:
     def __init__(self, store: PrefixStore, prefixes: list[Prefix], blocks: int) -> None:
         self.store, self.prefixes, self.blocks = store, prefixes, blocks
         self.batch, self.run, self.known = "", 0, 0
-        self.state: Tensor | None = None
+        self.state: Outcome | None = None
         self.caching = False  # the current pass reads or leaves keys and values
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -157,7 +156,7 @@ class _Pass:
         self.store.skipped += self.known
         self.store.computed += self.blocks - self.known
 
-    def leave(self, position: int, state: Tensor) -> None:
+    def leave(self, position: int, state: Outcome) -> None:
         """The states that leave a block that ran, if all tokens are among them."""
         if self.caching or position >= len(self.prefixes):
             return
@@ -176,10 +175,9 @@ class _Step(BlockStandIn):
         shared = self.shared
         if self.position < shared.known:
             assert shared.state is not None
-            return hand_on(shared.state, shared.store.arity)
+            return shared.state
         output = self.block(*args, **kwargs)
-        shared.store.arity = len(output) if isinstance(output, tuple) else 0
-        shared.leave(self.position, output[0] if isinstance(output, tuple) else output)
+        shared.leave(self.position, read_outcome(output))
         return output
 
 

@@ -6,7 +6,7 @@ from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.probe import Call
 from pruning.inference.widening import is_widened, widen
 from pruning.kinds.surgery import Surgery
-from search_spaces.kinds import AFTER_BLOCKS, KINDS, PARTS, Kind, discover
+from search_spaces.kinds import AFTER_BLOCKS, KINDS, KNOWN_PARTS, Kind, discover
 from search_spaces.level import Level
 from search_spaces.unit import Choice, Unit, list_kinds
 
@@ -39,7 +39,7 @@ def _find_levels(surgery: Surgery, call: Call, anatomy: BlockAnatomy) -> tuple[L
 def _has_slot(anatomy: BlockAnatomy, slot: Kind) -> bool:
     """Whether there is what levels of a kind are chosen for: a part that the block has, or the block itself."""
     behind = anatomy.index >= AFTER_BLOCKS
-    return slot in anatomy.parts if slot in PARTS or behind else slot.in_blocks
+    return slot in anatomy.parts if slot in KNOWN_PARTS or behind else slot.in_blocks
 
 
 def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice, ...]) -> dict[str, nn.Module]:

@@ -21,7 +21,7 @@ class DroppedPart(Surgery):
 
     def find_levels(self, call: Call, anatomy: BlockAnatomy) -> tuple[Level, ...]:
         """Dropped: that every block runs without its parts is found out when a model is read."""
-        return (DROP,)
+        return (DROP,) if self.kind in anatomy.parts else ()
 
     def build_modules(
         self, block: nn.Module, anatomy: BlockAnatomy, level: Level, chosen: tuple[Choice, ...]

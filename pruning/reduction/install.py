@@ -93,7 +93,7 @@ def check_ranking(model: Any, anatomy: Anatomy, architecture: Architecture) -> N
         reduction.scorer in _ASKING and reduction.source is not Source.TOWER and reduction.reducer is not Reducer.MERGE
     )
     if asks and not next(model.parameters()).is_meta:
-        stages = list_acting_stages(architecture.merge_blocks() if anatomy.merges_blocks else architecture)
+        stages = list_acting_stages(anatomy.merge_blocks(architecture))
         check_attention(model, anatomy, (_find_ranking_block(stage, reduction) for _, stage in stages))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from pruning.anatomy.encoder_decoder import count_blocks_in_config, is_encoder_decoder
 from pruning.anatomy.language_model import find_language_config
 from pruning.surgery.config_blocks import keep_blocks
 
@@ -26,6 +27,9 @@ def remove_blocks(model: Any, stack: str, removed: Collection[int]) -> None:
     blocks = model.get_submodule(stack)
     kept = [index for index in range(len(blocks)) if index not in removed]
     setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
+    if is_encoder_decoder(model):
+        count_blocks_in_config(model, len(kept))
+        return
     config = find_language_config(model)
     keep_blocks(config, kept)
     if hasattr(config, "stage_names"):  # a backbone's config names its blocks

@@ -18,7 +18,7 @@ class Form:
         full: whether the block needs a zero of the input's shape, because it reshapes it or adds to it in place.
 
     Example:
-        >>> Form(arity=2).wrap(1.0)
+        >>> Form(arity=2).wrap(1.0, (), {})
         (1.0, None)
     """
 
@@ -26,18 +26,27 @@ class Form:
     stream: int | str | None = None
     full: bool = False
     listed: bool = False
+    passes: tuple[tuple[int, int | str], ...] = ()
 
     def find_stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The residual stream among the arguments of a call; None where the block does the addition."""
         if self.stream is None:
             return None
-        return kwargs[self.stream] if isinstance(self.stream, str) else args[self.stream]
+        return _get_argument(self.stream, args, kwargs)
 
-    def wrap(self, value: Any) -> Any:
-        """A value as the part returns it; other outputs are None."""
+    def wrap(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A value as the part returns it when it is called with these arguments; other outputs are None."""
         if not self.arity:
             return value
-        return (list if self.listed else tuple)((value, *(None,) * (self.arity - 1)))
+        passed = {at: _get_argument(name, args, kwargs) for at, name in self.passes}
+        return (list if self.listed else tuple)((value, *(passed.get(at) for at in range(1, self.arity))))
+
+
+def _get_argument(name: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An argument by position or name; None where it was left out."""
+    if isinstance(name, str):
+        return kwargs.get(name)
+    return args[name] if name < len(args) else None
 
 
 class Dropped(nn.Module):
@@ -58,9 +67,10 @@ class Dropped(nn.Module):
         self.form = form
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """A zero of the first floating-point input's type and device, or the stream; other outputs are None."""
+        """A zero of the first floating-point input's type and device, or the stream; and what the part passes on."""
         stream = self.form.find_stream(args, kwargs)
-        return self.form.wrap(self._make_zero((*args, *kwargs.values())) if stream is None else stream)
+        value = self._make_zero((*args, *kwargs.values())) if stream is None else stream
+        return self.form.wrap(value, args, kwargs)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""

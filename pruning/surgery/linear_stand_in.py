@@ -29,10 +29,10 @@ class LinearStandIn(nn.Module):
         self.linear = linear
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The map of the input, on the residual stream where the part added itself to it; other outputs are None."""
+        """The map of the input, on the stream where the part added itself to it; and what the part passes on."""
         stream = self.form.find_stream(args, kwargs)
         written = self.linear(find_given(args, kwargs, stream))
-        return self.form.wrap(written if stream is None else stream + written)
+        return self.form.wrap(written if stream is None else stream + written, args, kwargs)
 
 
 class PassedOn(nn.Module):
@@ -50,10 +50,15 @@ class PassedOn(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The first tensor; other outputs are None."""
-        return self.form.wrap(find_given(args, kwargs))
+        return self.form.wrap(find_given(args, kwargs), args, kwargs)
 
 
 def find_given(args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor | None = None) -> Tensor:
-    """What a part is to work on: the first floating-point tensor with a hidden dimension that is not the stream."""
-    values = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value is not stream)
-    return next(value for value in values if value.is_floating_point() and value.ndim > 1)
+    """What a part is to work on: the first floating-point tensor with a hidden dimension that is not the stream.
+
+    A part that norms the stream by itself is given nothing else, and works on the stream.
+    """
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point()]
+    if stream is None:
+        return next(value for value in tensors if value.ndim > 1)
+    return next((value for value in tensors if value is not stream and value.shape == stream.shape), stream)

@@ -8,7 +8,8 @@ from torch import nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.copying import copy_module
-from pruning.inference.kv_cache import adapt_decoding
+from pruning.anatomy.encoder_decoder import Part
+from pruning.inference.kv_cache import adapt_decoding, fit_cache_to_decoder
 from pruning.reduction.install import check_ranking, check_reduction, install, plan_reduction
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.block_removal import remove_blocks
@@ -100,8 +101,7 @@ def apply(
     setattr(model, PARENT_CONFIG, copy.deepcopy(model.config))
     blocks: nn.ModuleList = model.get_submodule(anatomy.stack)
     whole = architecture if whole is None else whole
-    if anatomy.merges_blocks:
-        architecture, whole = architecture.merge_blocks(), whole.merge_blocks()
+    architecture, whole = anatomy.merge_blocks(architecture), anatomy.merge_blocks(whole)
     reducing = plan_reduction(model, anatomy, whole)
     removed = set(architecture.list_removed_blocks())
     library = library or BlockLibrary(model, anatomy)
@@ -113,6 +113,8 @@ def apply(
         replace_modules(model, library.take(AFTER_BLOCKS, behind))
     remove_blocks(model, anatomy.stack, removed)
     setattr(model.config, RECORD, whole.to_json())
+    if anatomy.part == Part.ENCODER:
+        fit_cache_to_decoder(model)
     if anatomy.is_decoder:
         adapt_decoding(model, anatomy, architecture, reduces=reducing is not None)
     if reducing is not None:

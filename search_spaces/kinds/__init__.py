@@ -6,10 +6,9 @@ from search_spaces.level import KEEP
 
 KINDS: dict[str, UnitKind] = {kind.name: kind for kind in discover(__path__, __name__, "KIND").values()}
 PARTS = (Kind.ATTENTION, Kind.MLP)  # what a block is made of, in the order in which they run
+KNOWN_PARTS = (Kind.ATTENTION, Kind.CROSS_ATTENTION, Kind.MLP)  # the same with what only some models have
 BEHIND = tuple(kind for kind in Kind if not kind.in_blocks)  # what a model has once, behind its blocks
-STRUCTURE = tuple(
-    kind for kind in Kind if kind.in_blocks and all(k.structural for k in KINDS.values() if k.slot is kind)
-)
+STRUCTURE = (*PARTS, Kind.BLOCK)  # what of the blocks of every model may be dropped
 
 
 def _rank_kind(kind: UnitKind) -> tuple[int, bool, str]:
@@ -27,6 +26,7 @@ __all__ = [
     "BEHIND",
     "DEFAULT_UNITS",
     "KINDS",
+    "KNOWN_PARTS",
     "PARTS",
     "STRUCTURE",
     "UNIT_NAMES",

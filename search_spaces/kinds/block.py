@@ -2,4 +2,4 @@
 
 from search_spaces.kinds.kind import Kind, UnitKind
 
-KIND = UnitKind("block", Kind.BLOCK, swallows=(Kind.ATTENTION, Kind.MLP))
+KIND = UnitKind("block", Kind.BLOCK, swallows=(Kind.ATTENTION, Kind.CROSS_ATTENTION, Kind.MLP))

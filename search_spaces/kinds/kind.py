@@ -9,8 +9,8 @@ AFTER_BLOCKS = 1 << 20  # the `layer` of what a model has once, behind its block
 
 
 class Kind(StrEnum):
-    """What a unit is: the attention of a block, its MLP, the whole block with its norms, the tokens it is given, or the
-    head of the model.
+    """What a unit is: the attention of a block, its attention to an encoder's states, its MLP, the whole block with its
+    norms, the tokens it is given, or the head of the model.
 
     Example:
         >>> str(Unit(3, Kind.MLP))
@@ -18,6 +18,7 @@ class Kind(StrEnum):
     """
 
     ATTENTION = "attention"
+    CROSS_ATTENTION = "cross-attention"
     MLP = "mlp"
     BLOCK = "block"
     TOKENS = "tokens"

@@ -1,13 +1,24 @@
 """The cost of every kind of unit keeps the contract."""
 
-from unit_cost import UnitCostContract
+from dataclasses import replace
 
+from unit_cost import CASES, DECODER, DEPTH, UnitCostContract
+
+from latency_models.block_shape import CrossAttentionShape
 from search_spaces import KINDS, Choice, Level
 from search_spaces.level import DROP, KEEP
+
+_CROSS = CrossAttentionShape(2 * 1024 * 1024, 2 * 1024 * 1024, heads=16, pair=2 * 1024, cached=2 * 1024)
+WITH_SOURCE = replace(DECODER.alike, cross_attention=_CROSS)
 
 
 class TestAttention(UnitCostContract):
     name, levels = "attention", (DROP,)
+
+
+class TestCrossAttention(UnitCostContract):
+    name, levels = "cross-attention", (DROP,)
+    cases = tuple((replace(DECODER, blocks=(WITH_SOURCE,) * DEPTH), workload) for _, workload in CASES[:3])
 
 
 class TestMlp(UnitCostContract):
@@ -49,6 +60,7 @@ class TestHeadBits(UnitCostContract):
 def test_every_kind_is_tested() -> None:
     tested = (
         TestAttention,
+        TestCrossAttention,
         TestMlp,
         TestBlock,
         TestTokens,

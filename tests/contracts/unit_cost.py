@@ -1,6 +1,7 @@
 """The part of a unit kind's contract that is about cost: the less of a unit is left, the less it costs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import ClassVar
@@ -43,6 +44,7 @@ class UnitCostContract:
 
     name: ClassVar[str]
     levels: ClassVar[Sequence[Level]]
+    cases: ClassVar[Sequence[tuple[ModelShape, Workload]]] = CASES
 
     def rising(self) -> list[Architecture]:
         """Block 1's unit at each level, the parent last."""
@@ -54,13 +56,13 @@ class UnitCostContract:
         assert COSTS.keys() == KINDS.keys()
 
     def test_only_the_unit_s_own_block_is_another(self) -> None:
-        for shape, _ in CASES:
+        for shape, _ in self.cases:
             for architecture in self.rising():
                 blocks = resolve_blocks(shape, architecture)
                 assert [blocks[layer] for layer in (0, 2, 3)] == [shape.get_block(layer) for layer in (0, 2, 3)]
 
     def test_less_of_a_unit_is_no_more_arithmetic_and_no_more_memory(self) -> None:
-        for shape, workload in CASES:
+        for shape, workload in self.cases:
             flops = [count_flops(shape, architecture, workload) for architecture in self.rising()]
             held = [compute_memory(shape, architecture, workload, "fp16") for architecture in self.rising()]
             assert_rises(flops)
@@ -70,7 +72,7 @@ class UnitCostContract:
             assert flops[0] < flops[-1] or least.cache < parent.cache or least.weights < parent.weights
 
     def test_less_of_a_unit_takes_no_longer_by_the_data_sheet(self) -> None:
-        for shape, workload in CASES:
+        for shape, workload in self.cases:
             for target in ("jetson-orin", "a100/int8"):
                 model = DataSheetModel(find_target(target), shape, workload)
                 assert_rises([model.predict(architecture).ms for architecture in self.rising()])
@@ -78,17 +80,17 @@ class UnitCostContract:
 
     def test_less_of_a_unit_takes_no_longer_by_measurements(self) -> None:
         """Whether architectures with such levels were among the measured ones or not."""
-        for measured in (PLAIN, self._space()):
-            model = fitted_to(measured)
+        for measured in (replace(PLAIN, parts=self._space().parts), self._space()):
+            model = fitted_to(measured, *self.cases[0])
             assert_rises([model.predict(architecture).ms for architecture in self.rising()], noise=1e-3)
             assert_rises([-model.predict_unit_ms(choice) for a in self.rising() for choice in a.choices])
 
     def test_levels_that_were_measured_are_told_apart(self) -> None:
-        model, rising = fitted_to(self._space()), self.rising()
+        model, rising = fitted_to(self._space(), *self.cases[0]), self.rising()
         assert all(model.terms.covers(architecture) for architecture in rising)
         for architecture in rising:
             assert (
-                abs(model.predict(architecture).ms / true_ms(architecture) - 1) < 0.03
+                abs(model.predict(architecture).ms / true_ms(architecture, *self.cases[0]) - 1) < 0.03
             )  # a head that sees fewer tokens is no term
 
     def _space(self) -> Space:
@@ -96,7 +98,8 @@ class UnitCostContract:
         layers = range(DEPTH) if slot.in_blocks else (AFTER_BLOCKS,)
         choices = {Unit(layer, slot).choose(level) for layer in layers for level in self.levels}
         reduction = None if KINDS[self.name].structural else Reduction()
-        return Space(DEPTH, (*PLAIN.choices, *choices), reduction=reduction)
+        parts = tuple(self.cases[0][0].get_block(0).parts)
+        return Space(DEPTH, (*PLAIN.choices, *choices), reduction=reduction, parts=parts)
 
 
 PLAIN = Space.dropping(DEPTH, (Unit(layer, kind) for layer in range(DEPTH) for kind in PARTS))
@@ -107,20 +110,19 @@ def assert_rises(values: Sequence[float], noise: float = 0.0) -> None:
     assert all(less <= more + noise * abs(less) + 1e-12 for less, more in pairwise(values)), values
 
 
-def true_ms(architecture: Architecture) -> float:
+def true_ms(architecture: Architecture, shape: ModelShape, workload: Workload) -> float:
     """Of a device that takes 20 us for whatever it is given to do, and a millisecond for 20 GFLOP."""
-    return sum(0.02 + work.flops / 2e10 for work in list_works(DECODER, architecture, CASES[0][1], "fp32"))
+    return sum(0.02 + work.flops / 2e10 for work in list_works(shape, architecture, workload, "fp32"))
 
 
 @cache
-def fitted_to(space: Space) -> CalibratedModel:
+def fitted_to(space: Space, shape: ModelShape, workload: Workload) -> CalibratedModel:
     """The model of that device, which was measured without noise for the architectures of a space."""
-    workload = CASES[0][1]
-    terms = Terms.of_space(DECODER, workload, space)
+    terms = Terms.of_space(shape, workload, space)
     schedules = choose_schedules(space, terms.compute_row) if terms.tokens else ()
-    parent = true_ms(Architecture.parent(DEPTH))
+    parent = true_ms(Architecture.parent(DEPTH), shape, workload)
     records = (
-        Record(each, Measurement((true_ms(each),) * 15, workload, (parent,) * 15))
+        Record(each, Measurement((true_ms(each, shape, workload),) * 15, workload, (parent,) * 15))
         for each in design_measurements(DEPTH, row=terms.compute_row, schedules=schedules, space=space)
     )
-    return CalibratedModel(Profile({"device": "known"}, "digest", DECODER, workload, tuple(records)))
+    return CalibratedModel(Profile({"device": "known"}, "digest", shape, workload, tuple(records)))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 import transformers as hf
 
+from pruning.anatomy.encoder_decoder import is_encoder_decoder, select_part
+
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 _TEXT = {**_SIZES, "vocab_size": 96, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
 _GQA = {**_TEXT, "num_key_value_heads": 2, "pad_token_id": 0}
@@ -31,6 +33,7 @@ ENCODERS = ("bert", "roberta", "distilbert", "electra")
 VISION = ("vit", "dinov2", "clip", "siglip")
 VISION_LANGUAGE = ("llava", "qwen2_vl")
 FAMILIES = DECODERS + ENCODERS + VISION + VISION_LANGUAGE
+ENCODER_DECODERS = ("t5", "bart", "marian", "whisper")  # of which the decoder is pruned, if no other part is selected
 
 IMAGE_ID = 3  # the placeholder of an image token in the vision-language models
 _SPECIAL = 8  # ids below are special tokens
@@ -102,7 +105,33 @@ def make(family: str) -> Any:
             )
         case "qwen2_vl":
             return hf.Qwen2VLForConditionalGeneration(_qwen2_vl())
+        case "t5" | "bart" | "marian" | "whisper":
+            return _make_encoder_decoder(family)
     raise KeyError(family)
+
+
+_PAIR = {"d_model": 32, "vocab_size": 96, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_BOTH = {"encoder_layers": 3, "decoder_layers": 4, "encoder_attention_heads": 2, "decoder_attention_heads": 4}
+_STACKS = {**_PAIR, **_BOTH, "encoder_ffn_dim": 48, "decoder_ffn_dim": 64, "decoder_start_token_id": 1}
+
+
+def _make_encoder_decoder(family: str) -> Any:
+    if family == "t5":
+        sizes = {"d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 4, "decoder_start_token_id": 0}
+        model = hf.T5ForConditionalGeneration(hf.T5Config(**_PAIR, **sizes))
+    elif family == "bart":
+        model = hf.BartForConditionalGeneration(
+            hf.BartConfig(**_STACKS, max_position_embeddings=64, forced_eos_token_id=None)
+        )
+    elif family == "marian":
+        model = hf.MarianMTModel(hf.MarianConfig(**_STACKS, max_position_embeddings=64, forced_eos_token_id=None))
+    else:
+        sound = {"num_mel_bins": 8, "max_source_positions": 12, "max_target_positions": 64}
+        model = hf.WhisperForConditionalGeneration(
+            hf.WhisperConfig(**_STACKS, **sound, suppress_tokens=[], begin_suppress_tokens=[])
+        )
+    select_part(model, "decoder")
+    return model
 
 
 def _llama() -> Any:
@@ -133,6 +162,8 @@ def filled(made: Callable[[], Any], seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model = made().eval()
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue  # sines of positions, which a model makes anew
         if parameter.ndim >= 2:
             parameter.normal_(0.0, 0.12)
         else:
@@ -142,12 +173,14 @@ def filled(made: Callable[[], Any], seed: int = 0) -> Any:
 
 
 def example(model: Any, batch: int = 2, tokens: int = 11, seed: int = 1, images: int = 1) -> dict[str, torch.Tensor]:
-    """Random inputs: token ids (batch, tokens) or pixels (batch, 3, 12, 12).
+    """Random inputs: token ids (batch, tokens) or pixels (batch, 3, 12, 12); of an encoder-decoder source and target.
 
     For a vision-language model `tokens` words are added behind `images` images a row, of 9 tokens each, with a word
     between two of them.
     """
     generator = torch.Generator().manual_seed(seed)
+    if is_encoder_decoder(model):
+        return _give_pair(model, batch, tokens, generator)
     if model.main_input_name == "pixel_values":
         return {"pixel_values": torch.randn(batch, 3, 12, 12, generator=generator)}
     if model.config.model_type not in VISION_LANGUAGE:
@@ -164,3 +197,12 @@ def example(model: Any, batch: int = 2, tokens: int = 11, seed: int = 1, images:
     pixels = torch.randn(count * 36, 3 * 2 * 4 * 4, generator=generator)
     grid = torch.tensor([[1, 6, 6]]).expand(count, -1)
     return given | {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": (ids == IMAGE_ID).int()}
+
+
+def _give_pair(model: Any, batch: int, tokens: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """A source of `tokens` tokens, or 24 frames of sound, and a target of two tokens fewer."""
+    target = torch.randint(3, 96, (batch, tokens - 2), generator=generator)
+    if model.main_input_name == "input_features":
+        return {"input_features": torch.randn(batch, 8, 24, generator=generator), "decoder_input_ids": target}
+    source = torch.randint(3, 96, (batch, tokens), generator=generator)
+    return {"input_ids": source, "decoder_input_ids": target}

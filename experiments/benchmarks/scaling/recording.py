@@ -60,7 +60,7 @@ class Durations:
         """A task as it was recorded, and what it gave."""
         results = [self._evaluate_piece(task, start, end) for start, end in zip(task.cuts, task.cuts[1:], strict=False)]
         whole, anatomy = task.architecture, self.bench.anatomy
-        merged = whole.merge_blocks() if anatomy.merges_blocks else whole
+        merged = anatomy.merge_blocks(whole)
         known, head = tuple(list_prefixes(merged)), self.head[task.precision]
         pieces = tuple(
             Piece(f"{start}:{end}", seconds, head, self.state_bytes * (end - start))

@@ -13,7 +13,7 @@ class _ReducedTokens(Edit):
 
         A stage before a removed block acts at the next one, as it does in a graph in which that block passes through.
         """
-        merged = architecture.merge_blocks() if graph.anatomy.merges_blocks else architecture
+        merged = graph.anatomy.merge_blocks(architecture)
         return frozenset(make_stage_choice(stage) for _, stage in list_acting_stages(merged))
 
 

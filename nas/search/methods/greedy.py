@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from nas.search.methods.method import RemovalOrder, compute_loss, is_possible, list_droppable
 from nas.search.problem import Problem
-from search_spaces.kinds import PARTS, Kind
+from search_spaces.kinds import Kind
 from search_spaces.unit import Unit
 
 
@@ -42,7 +42,7 @@ class FinerCut:
 
     def find_removal_order(self, problem: Problem) -> RemovalOrder | None:
         """Attentions and MLPs in the order of their removal."""
-        return remove_greedily(problem, list_droppable(problem.space, PARTS), self.per_ms)
+        return remove_greedily(problem, list_droppable(problem.space, problem.space.parts), self.per_ms)
 
 
 def remove_greedily(problem: Problem, units: RemovalOrder, per_ms: bool) -> RemovalOrder | None:

@@ -37,8 +37,8 @@ def test_a_search_from_its_submission_to_its_result(tmp_path: Path, serve: Serve
     search = answer.json()
     assert search["owner"] == "submit"
     assert search["request"] == ASKED | {
-        "units": "attention,mlp,block", "tokens": "off", "percentile": 90, "trials": 7, "seed": 0, "method": "nas",
-        "pareto": True, "servable": "any", "compensate": "auto", "heal_train": "projections+norms",
+        "units": "attention,cross-attention,mlp,block", "tokens": "off", "percentile": 90, "trials": 7, "seed": 0,
+        "method": "nas", "pareto": True, "servable": "any", "compensate": "auto", "heal_train": "projections+norms",
     }  # fmt: skip
     done = await_state(client, search["id"], State.SUCCEEDED)
     assert done["exit_code"] == 0

@@ -141,10 +141,10 @@ def _pruned() -> nn.Module:
 @pytest.mark.parametrize(
     ("make_model", "says"),
     [
-        (_t5, "T5.* encoder-decoder"),
-        (_whisper, "Whisper.* encoder-decoder"),
+        (_t5, "T5.* has an encoder and a decoder"),
+        (_whisper, "Whisper.* has an encoder and a decoder"),
         (_clip, "CLIPModel .*two towers"),
-        (_resnet, "looked for num_hidden_layers and hidden_size"),
+        (_resnet, "looked for hidden_size in its config"),
         (_albert, "looked for one list of 4 blocks"),
         (_pruned, "Llama.* is pruned already"),
         (lambda: nn.Linear(2, 2), "Linear has no config"),

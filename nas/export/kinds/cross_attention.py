@@ -1,0 +1,5 @@
+"""Graphs without some cross-attentions."""
+
+from nas.export.kinds.dropped_part import DroppedPart
+
+EDIT = DroppedPart()
