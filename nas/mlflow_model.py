@@ -68,10 +68,13 @@ class Predictor:
         import torch
 
         from nas.data.images import normalise
+        from pruning.anatomy.encoder_decoder import is_encoder_decoder
         from search_spaces.errors import BadData
 
         if isinstance(given, Mapping):
             return {name: torch.as_tensor(np.asarray(value)) for name, value in given.items()}
+        if is_encoder_decoder(self._model):
+            raise BadData("an encoder-decoder takes arrays by name: its source, and the target as decoder_input_ids")
         takes = self._model.main_input_name
         if isinstance(given, list) and given and all(isinstance(each, str) for each in given) and takes == "input_ids":
             return self._encode(given)
