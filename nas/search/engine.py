@@ -222,7 +222,7 @@ class Engine:
 
     def _find_leaders(self, budget_ms: float) -> list[Candidate]:
         """The best at a budget of the front, and who is not clearly worse among those next to it."""
-        nearest = self.journal.list_feasible(budget_ms)[: 1 + RUNNERS_UP]
+        nearest = self.journal.list_feasible(budget_ms)[: min(1 + RUNNERS_UP, self.problem.max_tied)]
         return [candidate for candidate in nearest if not self._is_clearly_worse(candidate, nearest[0])]
 
     def _is_clearly_worse(self, candidate: Candidate, best: Candidate) -> bool:
