@@ -9,13 +9,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from nas.data.dataset import Split
-from nas.parent.analysis_batches import group_journeys, list_analysis_batches
+from nas.parent.analysis_batches import group_observed_batches, list_analysis_batches
 from nas.parent.parent import ParentModel
 from nas.progress import Progress, open_timed_stage, track_items
 from pruning.analysis.redundancy import Redundancy, RedundancyObserver
-from pruning.analysis.standing import Standing
 from pruning.analysis.token_redundancy import TokenObserver, TokenRedundancy
-from pruning.analysis.traversal import Journey, run_in_turn, run_together
+from pruning.analysis.traversal import ObservedBatch, run_in_turn, run_together
+from pruning.analysis.traversal_state import TraversalState
 from pruning.inference.residency import is_streamed
 from search_spaces.errors import BadData, UnreadableModel
 
@@ -57,13 +57,13 @@ def _analyse_together(
     parent: ParentModel, progress: Progress, tokens: TokenObserver | None, of_tokens: Split | None
 ) -> RedundancyObserver:
     with _open_folder(parent) as folder, open_timed_stage(progress, _PARTS) as report:
-        standing = Standing(folder, _build_key(parent, of_tokens if tokens is not None else None))
-        parts = RedundancyObserver(parent.anatomy, standing.file)
-        journeys = [Journey(parts, number, batch) for number, batch in enumerate(list_analysis_batches(parent))]
+        state = TraversalState(folder, _build_key(parent, of_tokens if tokens is not None else None))
+        parts = RedundancyObserver(parent.anatomy, state.file)
+        observed = [ObservedBatch(parts, number, batch) for number, batch in enumerate(list_analysis_batches(parent))]
         if tokens is not None:
             batches = list_analysis_batches(parent, of_tokens)
-            journeys += [Journey(tokens, number, batch) for number, batch in enumerate(batches)]
-        run_together(parent.placed, parent.anatomy, group_journeys(parent, journeys), standing, report)
+            observed += [ObservedBatch(tokens, number, batch) for number, batch in enumerate(batches)]
+        run_together(parent.placed, parent.anatomy, group_observed_batches(parent, observed), state, report)
     return parts
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nas.data.dataset import Split
 from nas.parent.parent import ParentModel
-from pruning.analysis.traversal import Journey
+from pruning.analysis.traversal import ObservedBatch
 from pruning.inference.residency import is_streamed
 
 LARGEST = 4  # items at a time
@@ -27,17 +27,17 @@ def list_analysis_batches(parent: ParentModel, split: Split | None = None) -> li
     return list(split.iterate_batches(max(1, min(LARGEST, STREAM_BYTES // streams))))
 
 
-def group_journeys(parent: ParentModel, journeys: Iterable[Journey]) -> list[list[Journey]]:
+def group_observed_batches(parent: ParentModel, observed: Iterable[ObservedBatch]) -> list[list[ObservedBatch]]:
     """In groups that are taken through each block together: as many as memory and disk are to hold."""
     room = min(STATE_BYTES, DISK_BYTES // (parent.anatomy.depth + 1))
-    groups: list[list[Journey]] = [[]]
+    groups: list[list[ObservedBatch]] = [[]]
     taken = 0
-    for journey in journeys:
-        size = len(next(iter(journey.inputs.values()))) * _count_state_bytes(parent, journey.inputs)
+    for batch in observed:
+        size = len(next(iter(batch.inputs.values()))) * _count_state_bytes(parent, batch.inputs)
         if groups[-1] and taken + size > room:
             groups.append([])
             taken = 0
-        groups[-1].append(journey)
+        groups[-1].append(batch)
         taken += size
     return groups
 

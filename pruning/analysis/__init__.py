@@ -8,8 +8,8 @@ __getattr__, __all__ = export_lazily(
         "observer": ["Observer"],
         "redundancy": ["Redundancy", "RedundancyObserver", "measure_redundancy"],
         "rounding": ["RoundingLoss", "measure_rounding"],
-        "standing": ["Standing"],
+        "traversal_state": ["TraversalState"],
         "token_redundancy": ["TokenObserver", "TokenRedundancy", "measure_token_redundancy"],
-        "traversal": ["Journey", "run_in_turn", "run_together"],
+        "traversal": ["ObservedBatch", "run_in_turn", "run_together"],
     },
 )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.analysis.observer import Inputs, Observer
-from pruning.analysis.standing import Reached, Standing
+from pruning.analysis.traversal_state import TraversalPosition, TraversalState
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.probe import Arguments
 from pruning.compensation.streams import run_trunk
@@ -23,7 +23,7 @@ from pruning.inference.residency import hold, release_weights
 
 
 @dataclass(frozen=True)
-class Journey:
+class ObservedBatch:
     """One batch that an observer is to see; `number` is its place among the observer's batches."""
 
     observer: Observer
@@ -48,8 +48,8 @@ def run_in_turn(model: Any, anatomy: Anatomy, observer: Observer, batches: Itera
 def run_together(
     model: Any,
     anatomy: Anatomy,
-    groups: Sequence[Sequence[Journey]],
-    standing: Standing,
+    groups: Sequence[Sequence[ObservedBatch]],
+    state: TraversalState,
     report: Callable[[float], None] = lambda share: None,
 ) -> None:
     """Take the batches of a group through each block together, one group after another.
@@ -58,21 +58,21 @@ def run_together(
 
     Args:
         groups: those whose states are in memory together.
-        standing: where it is written down after every block how far the work is.
+        state: where it is written down after every block how far the work is.
         report: told which share is done.
     """
     release_weights(model)
     with _hold_beside(model, anatomy):
-        _walk_groups(model, anatomy, groups, standing, report)
-    standing.close()
+        _traverse_groups(model, anatomy, groups, state, report)
+    state.close()
 
 
-def _walk_groups(
-    model: Any, anatomy: Anatomy, groups: Sequence[Sequence[Journey]], standing: Standing,
+def _traverse_groups(
+    model: Any, anatomy: Anatomy, groups: Sequence[Sequence[ObservedBatch]], state: TraversalState,
     report: Callable[[float], None],
 ) -> None:  # fmt: skip
-    observers = {journey.observer.name: journey.observer for group in groups for journey in group}
-    reached, total = standing.restore(observers), anatomy.depth * sum(map(len, groups))
+    observers = {observed.observer.name: observed.observer for group in groups for observed in group}
+    reached, total = state.restore(observers), anatomy.depth * sum(map(len, groups))
     done = anatomy.depth * sum(map(len, groups[: reached.group])) + reached.block * len(reached.states)
 
     def step() -> None:
@@ -81,15 +81,15 @@ def _walk_groups(
         report(done / total)
 
     for number, group in enumerate(groups[reached.group :], reached.group):
-        walk = _Walk(model, anatomy, group, reached.states, reached.arity)
+        traversal = _GroupTraversal(model, anatomy, group, reached.states, reached.arity)
         for index in range(reached.block, anatomy.depth):
-            walk.advance(index, step)
-            standing.keep(Reached(number, index + 1, walk.states, walk.arity), observers)
-        for journey in group:
-            journey.observer.begin(journey.number, journey.inputs)
-            journey.observer.end(journey.number)
-        reached = Reached(number + 1)
-        standing.keep(reached, observers)
+            traversal.advance(index, step)
+            state.keep(TraversalPosition(number, index + 1, traversal.states, traversal.arity), observers)
+        for observed in group:
+            observed.observer.begin(observed.number, observed.inputs)
+            observed.observer.end(observed.number)
+        reached = TraversalPosition(number + 1)
+        state.keep(reached, observers)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _hold_beside(model: Any, anatomy: Anatomy) -> Iterator[None]:
 
 
 @dataclass
-class _Walk:
+class _GroupTraversal:
     """A group of batches between two blocks.
 
     Attributes:
@@ -114,7 +114,7 @@ class _Walk:
 
     model: Any
     anatomy: Anatomy
-    group: Sequence[Journey]
+    group: Sequence[ObservedBatch]
     states: list[Tensor]
     arity: int
     _calls: list[Arguments] = field(default_factory=list)
@@ -131,17 +131,17 @@ class _Walk:
             stack.enter_context(hold(block))
             stack.callback(lambda: _replace(blocks, before))
             _replace(blocks, known)
-            for position, journey in enumerate(self.group):
+            for position, observed in enumerate(self.group):
                 for each in known:
                     each.states = self.states[position]
-                output = _run_to(block, index, owner, self._calls[position], journey)
+                output = _run_to(block, index, owner, self._calls[position], observed)
                 self.arity = len(output) if isinstance(output, tuple) else 0
                 left.append(output[0] if isinstance(output, tuple) else output)
                 step()
         self.states = left
 
 
-class _Reached(Exception):
+class _StopHere(Exception):
     """A pass has come to where it ends; carries what was there."""
 
     def __init__(self, value: Any) -> None:
@@ -153,30 +153,30 @@ def _record_call(model: Any, anatomy: Anatomy, owner: nn.Module, inputs: Inputs)
     """What the module that holds the blocks is called with; nothing behind that is run."""
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Reached((args, kwargs))
+        raise _StopHere((args, kwargs))
 
     handle = owner.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         run_trunk(model, anatomy, inputs)
-    except _Reached as reached:
+    except _StopHere as reached:
         return reached.value  # type: ignore[no-any-return]
     finally:
         handle.remove()
     raise AssertionError("the blocks are called by the module that holds them")
 
 
-def _run_to(block: nn.Module, index: int, owner: nn.Module, call: Arguments, journey: Journey) -> Any:
+def _run_to(block: nn.Module, index: int, owner: nn.Module, call: Arguments, observed: ObservedBatch) -> Any:
     """What leaves a block; nothing behind it is run."""
 
     def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        raise _Reached(output)
+        raise _StopHere(output)
 
-    watched = journey.observer.watch(index, block)
+    watched = observed.observer.watch(index, block)
     handle = block.register_forward_hook(stop)  # the last of its hooks: the observer has seen it
-    journey.observer.begin(journey.number, journey.inputs)
+    observed.observer.begin(observed.number, observed.inputs)
     try:
         owner(*call[0], **call[1])
-    except _Reached as reached:
+    except _StopHere as reached:
         return reached.value
     finally:
         handle.remove()

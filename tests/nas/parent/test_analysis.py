@@ -140,5 +140,5 @@ def test_two_processes_at_once_do_not_touch_what_the_other_has(home):
 def test_what_is_damaged_is_begun_anew(home):
     parent = load(home, "always")
     expected = measure(parent)
-    Path(parent.cache / "analysis" / "standing.pt").write_bytes(b"no file of ours")
+    Path(parent.cache / "analysis" / "traversal.pt").write_bytes(b"no file of ours")
     assert measure(parent) == expected

@@ -10,8 +10,8 @@ from other_families import READ
 from other_families import build as build_other
 
 from pruning.analysis.redundancy import RedundancyObserver, measure_redundancy
-from pruning.analysis.standing import Standing
-from pruning.analysis.traversal import Journey, run_together
+from pruning.analysis.traversal import ObservedBatch, run_together
+from pruning.analysis.traversal_state import TraversalState
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.checkpoint import load_parent
 from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, list_adjusted
@@ -50,10 +50,10 @@ def choose(depth):
 
 def take_together(model, anatomy, batches, folder):
     """The analysis of all batches together, in groups of two."""
-    standing = Standing(folder, "a model and its items")
-    observer = RedundancyObserver(anatomy, standing.file)
-    journeys = [Journey(observer, number, batch) for number, batch in enumerate(batches)]
-    run_together(model, anatomy, [journeys[:2], journeys[2:]], standing)
+    state = TraversalState(folder, "a model and its items")
+    observer = RedundancyObserver(anatomy, state.file)
+    observed = [ObservedBatch(observer, number, batch) for number, batch in enumerate(batches)]
+    run_together(model, anatomy, [observed[:2], observed[2:]], state)
     return observer.average()
 
 
@@ -73,7 +73,7 @@ def test_analysis_and_candidates_are_the_same(pair, tmp_path):
     batches = [example(plain, seed=seed) for seed in (1, 2, 3)]
     one, other = (measure_redundancy(model, batches, anatomy) for model in (plain, streamed))
     assert one == other
-    assert take_together(streamed, anatomy, batches, tmp_path / "standing") == one
+    assert take_together(streamed, anatomy, batches, tmp_path / "state") == one
     for architecture in (Architecture.parent(anatomy.depth), choose(anatomy.depth)):
         built = [prune(model, architecture, anatomy=anatomy, share_weights=True) for model in (plain, streamed)]
         store = PrefixStore()

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pruning.analysis.observer import Observer
 
-_FILE, _STREAMS = "standing.pt", "streams.bin"
+_FILE, _STREAMS = "traversal.pt", "streams.bin"
 
 
 @dataclass(frozen=True)
-class Reached:
+class TraversalPosition:
     """Where work goes on: with which group of batches, at which block, with which states of each batch."""
 
     group: int = 0
@@ -29,15 +29,15 @@ class Reached:
     arity: int = 0
 
 
-class Standing:
+class TraversalState:
     """The folder of one traversal, for one process at a time.
 
     Attributes:
         file: of streams, to be written at its end; what belongs to a block that was not finished is cut off.
 
     Example:
-        >>> standing = Standing(Path("analysis"), key="model and items")
-        >>> reached = standing.restore({observer.name: observer})
+        >>> state = TraversalState(Path("analysis"), key="model and items")
+        >>> reached = state.restore({observer.name: observer})
     """
 
     file: BinaryIO
@@ -54,7 +54,7 @@ class Standing:
         streams.touch()
         self.file = streams.open("r+b", buffering=0)
 
-    def restore(self, observers: Mapping[str, Observer]) -> Reached:
+    def restore(self, observers: Mapping[str, Observer]) -> TraversalPosition:
         """Where the last process came to; the beginning where none was, or its file is damaged."""
         try:
             found = torch.load(self.folder / _FILE, weights_only=True)  # tensors and plain values: no code is run
@@ -62,13 +62,13 @@ class Standing:
             found = {}
         if found.get("key") != self.key or os.fstat(self.file.fileno()).st_size < found["streams"]:
             self.file.truncate(0)
-            return Reached()
+            return TraversalPosition()
         self.file.truncate(found["streams"])
         for name, observer in observers.items():
             observer.unpack(found["observers"][name])
-        return Reached(found["group"], found["block"], found["states"], found["arity"])
+        return TraversalPosition(found["group"], found["block"], found["states"], found["arity"])
 
-    def keep(self, reached: Reached, observers: Mapping[str, Observer]) -> None:
+    def keep(self, reached: TraversalPosition, observers: Mapping[str, Observer]) -> None:
         """Write down where work is to go on; the file is complete, or as it was before."""
         if not reached.states:  # between two groups no stream is waiting
             self.file.truncate(0)
