@@ -62,6 +62,7 @@ def profile(
     context: typer.Context,
     target: options.Target = "host",
     model: options.Model = None,
+    part: options.Part = None,
     data: options.Data = None,
     workload: options.WorkloadText = None,
     tokens: options.Tokens = "off",
@@ -104,7 +105,7 @@ def profile(
         )
     if out is not None:
         check_folder(out, "--out")
-    parent = load_parent_model(model, data, trust_remote_code)
+    parent = load_parent_model(model, data, trust_remote_code, part=part)
     chosen, space = choose_profiled(parent, device, wanted, reducing, progress)
     if ssh_target is None:
         export = ParentExport(parent, progress, chosen.phase)
@@ -120,6 +121,7 @@ def profile(
 def kit(
     target: options.SearchTarget = None,
     model: options.Model = None,
+    part: options.Part = None,
     data: options.Data = None,
     workload: options.WorkloadText = None,
     tokens: options.Tokens = "off",
@@ -145,7 +147,7 @@ def kit(
         raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
     device, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
     reducing = check_tokens(tokens)
-    parent = load_parent_model(model, data, trust_remote_code)
+    parent = load_parent_model(model, data, trust_remote_code, part=part)
     chosen, space = choose_profiled(parent, device, wanted, reducing, progress)
     made = Kit(parent, device, chosen, seconds or SECONDS, space=space)
     shutil.copyfile(made.build(progress), out)
@@ -159,6 +161,7 @@ def kit(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="PROFILE", help="The profile.json that the kit wrote.")],
     model: options.Model = None,
+    part: options.Part = None,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
@@ -169,7 +172,7 @@ def import_(
     if model is not None:  # else nothing has to load torch
         from nas.parent.parent import load_parent_model
 
-        parent = load_parent_model(model, None, trust_remote_code)
+        parent = load_parent_model(model, None, trust_remote_code, part=part)
     measured, kept = import_profile(file, parent)
     _show(measured, measured.model if parent is None else parent.id, kept, json)
 

@@ -30,11 +30,15 @@ _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
 def check_workload(parent: ParentModel, workload: Workload, tokens: str) -> None:
-    """Refuse a workload in which a decoder drops nothing.
+    """Refuse a workload in which a decoder drops nothing, and any in a model that cannot do without tokens.
 
     Raises:
-        UsageError: one that is not prefill.
+        UsageError: one that is not prefill, or a stack of an encoder-decoder.
     """
+    if tokens != OFF and parent.anatomy.part is not None:
+        raise UsageError(
+            f"tokens {tokens}: the {parent.anatomy.part} of {parent.id} hands on all of its tokens; take --tokens {OFF}"
+        )
     if tokens != OFF and parent.anatomy.is_decoder and workload.phase is not Phase.PREFILL:
         asked = f"batch={workload.batch},seq={workload.sequence}"
         raise UsageError(

@@ -67,6 +67,10 @@ def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
     stages, reduction = architecture.tokens.stages, architecture.tokens.reduction
     if not stages:
         return
+    if anatomy.part is not None:
+        raise ArchitectureError(
+            f"the {anatomy.part} of an encoder-decoder ({anatomy.family}) drops no tokens; leave the schedule out"
+        )
     if reduction.reducer is Reducer.MERGE and anatomy.is_decoder:
         raise ArchitectureError(
             f"merged tokens have no place in the order of a decoder ({anatomy.family}); use the reducer drop or recycle"

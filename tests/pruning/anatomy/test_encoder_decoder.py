@@ -12,8 +12,8 @@ from pruning import prune, read_anatomy
 from pruning.analysis.redundancy import Redundancy, measure_redundancy
 from pruning.anatomy.encoder_decoder import select_part
 from pruning.checkpoint import load, load_parent, save
-from search_spaces import Architecture, Kind, Unit
-from search_spaces.errors import UnreadableModel, UsageError
+from search_spaces import Architecture, Choice, Kind, Unit
+from search_spaces.errors import ArchitectureError, UnreadableModel, UsageError
 from search_spaces.space import is_empty
 
 PARTS = ("encoder", "decoder")
@@ -164,6 +164,13 @@ def test_without_a_part_the_message_says_what_to_do():
         select_part(model, "middle")
     with pytest.raises(UsageError, match="one stack of blocks"):
         select_part(build("llama"), "decoder")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_tokens_are_not_dropped(part):
+    model, anatomy = read("bart", part)
+    with pytest.raises(ArchitectureError, match=f"the {part} of an encoder-decoder .* drops no tokens"):
+        prune(model, Architecture.parent(anatomy.depth).drop(Choice.parse("tokens.1=0.5")), anatomy=anatomy)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
