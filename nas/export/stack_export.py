@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from pruning.anatomy.encoder_decoder import Part, get_part
+from pruning.anatomy.encoder_decoder import Part, count_words, find_part, get_part
 
 STATES, SOURCE_MASK = "encoder_hidden_states", "encoder_attention_mask"
 FEATURES = "input_features"
@@ -40,13 +40,16 @@ def make_stack_inputs(
     Args:
         traced: the source has another length.
     """
-    config = model.config
+    config, part = model.config, get_part(model)
+    assert part is not None, "only an encoder-decoder has two stacks"
+    encoder: Any = find_part(model, Part.ENCODER)
+    width = int(encoder.config.hidden_size)
     frames = 2 * config.max_source_positions if model.main_input_name == FEATURES else 0
     source = frames // 2 or sequence + _LONGER * traced
     values = {
-        "input_ids": torch.randint(3, config.vocab_size, (batch, sequence), generator=generator),
+        "input_ids": torch.randint(3, count_words(model, part), (batch, sequence), generator=generator),
         "attention_mask": torch.ones(batch, sequence, dtype=torch.long),
-        STATES: torch.randn(batch, source, config.hidden_size, generator=generator),
+        STATES: torch.randn(batch, source, width, generator=generator),
         SOURCE_MASK: torch.ones(batch, source, dtype=torch.long),
     }
     if frames:

@@ -10,6 +10,7 @@ from nas.data.dataset import Dataset, Split
 from nas.data.prompts import IGNORED
 from nas.quality.distribution import StoredDistribution, compute_log_normaliser
 from nas.quality.quality import Quality
+from pruning.anatomy.encoder_decoder import Part, count_words
 
 _BATCH = 8  # pairs at a time, at most
 _LOGITS = 1 << 26  # of a batch
@@ -61,7 +62,7 @@ class PairEvaluator:
 def _count_pairs(parent: Any, split: Split) -> int:
     """How many pairs run together, so that their logits take little memory."""
     length = split.inputs["decoder_input_ids"].shape[1]
-    return int(max(1, min(_BATCH, _LOGITS // (length * parent.config.vocab_size))))
+    return int(max(1, min(_BATCH, _LOGITS // (length * count_words(parent, Part.DECODER)))))
 
 
 def _compute_logits(model: Any, batch: dict[str, Tensor]) -> list[Tensor]:

@@ -13,6 +13,7 @@ __getattr__, __all__ = export_lazily(
             "PART",
             "Part",
             "count_blocks_in_config",
+            "count_words",
             "find_part",
             "get_part",
             "get_token_mask",

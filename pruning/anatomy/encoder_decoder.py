@@ -92,6 +92,19 @@ def find_part(model: Any, part: Part) -> nn.Module:
     return module
 
 
+def count_words(model: Any, part: Part) -> int:
+    """The tokens that the encoder reads, or that the decoder writes.
+
+    Raises:
+        UnreadableModel: no config says it.
+    """
+    configs = (find_part(model, part).config, model.config)
+    count = next((size for config in configs if isinstance(size := getattr(config, "vocab_size", None), int)), None)
+    if count is None:
+        raise UnreadableModel(f"{type(model).__name__}: looked for the vocab_size of its {part} and found none")
+    return count
+
+
 def find_part_path(model: Any) -> str:
     """The dotted name of the stack that is pruned."""
     part = get_part(model)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.encoder_decoder import is_encoder_decoder
+from pruning.anatomy.encoder_decoder import Part, count_words, is_encoder_decoder
 from pruning.anatomy.language_model import find_language_config
 from search_spaces.errors import UnreadableModel
 
@@ -78,15 +78,15 @@ def make_probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[
 def _make_pair(model: Any, batch: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
     """A source and a target of two tokens fewer; audio encoders read one length only."""
     config, targets = model.config, max(2, tokens - 2)
-    target = torch.randint(3, config.vocab_size, (batch, targets), generator=generator)
-    if model.main_input_name == "input_features":
+    target = torch.randint(3, count_words(model, Part.DECODER), (batch, targets), generator=generator)
+    if model.main_input_name == "input_features" and hasattr(config, "num_mel_bins"):
         frames = 2 * config.max_source_positions
         features = torch.randn(batch, config.num_mel_bins, frames, generator=generator)
         features = features.to(next(model.parameters()).dtype)
         return {"input_features": features, "decoder_input_ids": target}
     if model.main_input_name != "input_ids":
         raise _build_input_error(model)
-    source = torch.randint(3, config.vocab_size, (batch, tokens), generator=generator)
+    source = torch.randint(3, count_words(model, Part.ENCODER), (batch, tokens), generator=generator)
     return {"input_ids": source, "decoder_input_ids": target}
 
 

@@ -105,7 +105,7 @@ def make(family: str) -> Any:
             )
         case "qwen2_vl":
             return hf.Qwen2VLForConditionalGeneration(_qwen2_vl())
-        case "t5" | "bart" | "marian" | "whisper":
+        case "t5" | "umt5" | "bart" | "marian" | "whisper" | "bert2bert":
             return _make_encoder_decoder(family)
     raise KeyError(family)
 
@@ -116,9 +116,15 @@ _STACKS = {**_PAIR, **_BOTH, "encoder_ffn_dim": 48, "decoder_ffn_dim": 64, "deco
 
 
 def _make_encoder_decoder(family: str) -> Any:
+    sizes = {"d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 4, "decoder_start_token_id": 0}
     if family == "t5":
-        sizes = {"d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 4, "decoder_start_token_id": 0}
         model = hf.T5ForConditionalGeneration(hf.T5Config(**_PAIR, **sizes))
+    elif family == "umt5":
+        model = hf.UMT5ForConditionalGeneration(hf.UMT5Config(**_PAIR, **sizes))
+    elif family == "bert2bert":
+        stacks = (hf.BertConfig(**_ENCODER), hf.BertConfig(**_ENCODER))
+        model = hf.EncoderDecoderModel(hf.EncoderDecoderConfig.from_encoder_decoder_configs(*stacks))
+        model.config.decoder_start_token_id, model.config.pad_token_id = 1, 0
     elif family == "bart":
         model = hf.BartForConditionalGeneration(
             hf.BartConfig(**_STACKS, max_position_embeddings=64, forced_eos_token_id=None)

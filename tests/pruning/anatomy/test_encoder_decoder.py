@@ -36,6 +36,16 @@ PROJECTIONS = {
         for family in ENCODER_DECODERS[1:]
     },
 }
+PROJECTIONS |= {("umt5", part): PROJECTIONS["t5", part] for part in PARTS}
+PROJECTIONS |= {
+    ("bert2bert", "encoder"): ("encoder.encoder.layer", "attention.output.dense", None, "output.dense"),
+    ("bert2bert", "decoder"): (
+        "decoder.bert.encoder.layer",
+        "attention.output.dense",
+        "crossattention.output.dense",
+        "output.dense",
+    ),
+}
 KINDS = (Kind.ATTENTION, Kind.CROSS_ATTENTION, Kind.MLP)
 
 
@@ -74,7 +84,7 @@ def run_with_hooks(model, place, architecture, inputs):
             handle.remove()
 
 
-@pytest.mark.parametrize(("family", "part"), CASES)
+@pytest.mark.parametrize(("family", "part"), list(PROJECTIONS))
 @torch.no_grad()
 def test_a_pruned_stack_computes_what_the_intact_model_does_with_zeros(family, part):
     model, anatomy = read(family, part)
