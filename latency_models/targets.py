@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from latency_models.datasheets import DATA_SHEETS, DataSheet
 from search_spaces.errors import UnknownTarget
+from search_spaces.weight_formats import WeightFormat, list_formats
 
 HOST = "host"
 DEFAULT_PRECISION = "fp16"
@@ -16,7 +17,8 @@ _ALIASES = {
     "h100": "h100-sxm",
     "h200": "h200-sxm",
 }
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of one element
+INTEGERS = "int8"  # in which products with weights of fewer bits are computed
+BYTES = {"fp32": 4, "fp16": 2, INTEGERS: 1}  # of one element
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,18 @@ class Target:
     def is_host(self) -> bool:
         """Whether this machine is meant."""
         return self.sheet is None
+
+    @property
+    def formats(self) -> dict[str, WeightFormat]:
+        """Formats of fewer bits that it multiplies in, by name; none where all that it multiplies has 8 bits already.
+
+        What a data sheet gives no arithmetic for, the device's generation does not have.
+        """
+        if self.precision == INTEGERS:
+            return {}
+        peaks = {INTEGERS} if self.sheet is None else set(self.sheet.peaks)
+        known = list_formats(self.runtime)
+        return {name: each for name, each in known.items() if INTEGERS in peaks or not each.multiplies_integers}
 
     @property
     def bytes_per_element(self) -> int:

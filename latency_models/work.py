@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from latency_models.block_shape import Load, Part
 from latency_models.resolved_blocks import find_parts, resolve_block, resolve_head
 from latency_models.shape import ModelShape
-from latency_models.targets import BYTES
+from latency_models.targets import BYTES, INTEGERS
 from latency_models.token_workloads import Step, list_block_workloads, list_steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
 from search_spaces.schedule import Reducer, Reduction, Scorer, Source
 from search_spaces.unit import Choice, Unit
-from search_spaces.weight_formats import FORMATS
+from search_spaces.weight_formats import ALL_FORMATS
 
 STEM_KERNELS, STAGE_KERNELS = 4, 10  # fused operators that a runtime launches
-INTEGERS = "int8"  # in which products with weights of fewer bits are computed
 _ANY = "fp32"  # where only arithmetic is counted, which is the same in every precision
 
 
@@ -66,14 +65,21 @@ def get_element_bytes(part: Part, precision: str) -> int:
 def get_weight_bytes(part: Part, precision: str) -> float:
     """Bytes of one weight of a part, with its part of a scale, on a target of this precision."""
     own = part.precision or precision
-    return BYTES[own] if own in BYTES else FORMATS[own].weight_bytes
+    return BYTES[own] if own in BYTES else ALL_FORMATS[own].weight_bytes
+
+
+def choose_arithmetic(part: Part | None, precision: str) -> str:
+    """The precision in which a part is computed, on a target of this precision."""
+    own = precision if part is None else part.precision or precision
+    if own in BYTES:
+        return own
+    return INTEGERS if ALL_FORMATS[own].multiplies_integers else precision
 
 
 def compute_part_work(part: Part, load: Load, precision: str) -> Work:
     """One part of a block with its norm, on a target of this precision."""
     size, weight = get_element_bytes(part, precision), get_weight_bytes(part, precision)
-    own = part.precision or precision
-    arithmetic = {own if own in BYTES else INTEGERS: part.count_flops(load)}
+    arithmetic = {choose_arithmetic(part, precision): part.count_flops(load)}
     return Work(arithmetic, weight * part.count_read(load), size * part.count_moved(load), part.kernels)
 
 
@@ -91,9 +97,8 @@ def compute_stem_work(
     ends = last if last is not None and shape.causal else workload
     rows = ends.tokens if per_token else workload.batch
     weights, moved = shape.hidden * shape.outputs, 2 * workload.tokens * shape.hidden + rows * shape.outputs
-    own = precision if head is None or head.precision is None else INTEGERS
     read = (BYTES[precision] if head is None else get_weight_bytes(head, precision)) * weights
-    return Work({own: 2 * rows * weights}, read, BYTES[precision] * moved, STEM_KERNELS)
+    return Work({choose_arithmetic(head, precision): 2 * rows * weights}, read, BYTES[precision] * moved, STEM_KERNELS)
 
 
 def compute_stage_work(shape: ModelShape, step: Step, reduction: Reduction, precision: str) -> Work:

@@ -77,6 +77,8 @@ class OnnxRuntime:
         options.graph_optimization_level = self._module.GraphOptimizationLevel.ORT_ENABLE_ALL
         # Several sessions live side by side: the waiting threads of one must not burn the cores of another.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Weights that a graph expands are multiplied with the inputs that it says, not with those rounded to 8 bits.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.log_severity_level = 3
         try:
             session = self._module.InferenceSession(str(file), options, providers=self._list_providers())

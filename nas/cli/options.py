@@ -210,8 +210,9 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="Bits of the winner's weights: fp32 leaves them; search lets every attention and MLP have int8, w8 or w4 "
-        "where this machine multiplies faster in it; int8, w8 or w4 allows one of them.",
+        help="Bits of the winner's weights: fp32 leaves them; search lets every attention, MLP and head have any "
+        "format that the target runs it faster in; a name allows that one: int8, w8, w4, w2 (of ternary weights) on "
+        "this machine, w8a8, w4a16 in TensorRT.",
     ),
 ]
 Compensate = Annotated[

@@ -16,6 +16,7 @@ from pruning.surgery.linear import get_weight_matrix
 from search_spaces.kinds import Kind
 
 _ROOT = "model."  # the exported wrapper holds the model under this name
+_MIN_IR = {21: 10}  # of the file format, by opset
 _SMALL = 8  # values of a constant that is no weight
 
 
@@ -178,6 +179,31 @@ class GraphDraft:
         known = {each.domain for each in self.proto.opset_import}
         for domain in sorted({node.domain for node in nodes} - known):
             self.proto.opset_import.append(helper.make_opsetid(domain, 1))
+
+    def add_after(self, value: str, nodes: list[Any], weights: list[Any]) -> None:
+        """Put nodes behind the one that gives a value, with initializers that they read, unless they are there."""
+        graph, given = self.proto.graph, {name for node in nodes for name in node.output}
+        if any(given & set(node.output) for node in graph.node):
+            return
+        graph.initializer.extend(weights)
+        position = next((n for n, node in enumerate(graph.node, 1) if value in node.output), 0)
+        for node in reversed(nodes):
+            graph.node.insert(position, node)
+
+    def require_opset(self, version: int) -> None:
+        """Let the file be of at least this opset; what operators of older ones do stays the same in newer ones."""
+        entry = next(each for each in self.proto.opset_import if not each.domain)
+        if entry.version < version:
+            entry.version = version
+            self.proto.ir_version = max(self.proto.ir_version, _MIN_IR[version])
+
+    def get_dtype(self, node_input: NodeInput) -> Any:
+        """Of the weights that are read, as numpy has it."""
+        from onnx import helper
+
+        weights = self._find_weights(node_input)
+        assert weights is not None, "it was found by them"
+        return helper.tensor_dtype_to_np_dtype(weights.data_type)
 
     def put_bias(self, layer: int, path: str, bias: "np.ndarray") -> bool:
         """Let a linear module of a block have another bias; whether the graph shows where."""

@@ -31,7 +31,7 @@ from pruning.anatomy.positions import (
 )
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.reduction.inspection import count_always_kept, find_token_hooks
-from pruning.surgery.quantised_linear import QuantisedLinear
+from pruning.surgery.quantised_linear import QuantisedLinear, bypass_rounding
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
@@ -70,10 +70,24 @@ def list_trials(model: Any) -> list[Trial]:
     )
 
 
+@torch.no_grad()
 def choose_tolerance(model: Any) -> float:
-    """How far a file may be from its model: further where inputs are rounded to eight bits."""
-    rounds = any(isinstance(module, QuantisedLinear) for module in model.modules())
-    return ROUNDED_TOLERANCE if rounds else TOLERANCE
+    """How far a file may be from its model: further where inputs are rounded to eight bits.
+
+    A value between two whole numbers is rounded up in one and down in the other, which moves what is rounded after it:
+    in some models as far as rounding itself does.
+    """
+    if not any(isinstance(module, QuantisedLinear) for module in model.modules()):
+        return TOLERANCE
+    inputs = _make_inputs(model, list_trials(model)[-1], seed=0)
+    forget_lengths(model)
+    rounded = Exportable(model)(*inputs.values())
+    with bypass_rounding(model):
+        forget_lengths(model)
+        exact = Exportable(model)(*inputs.values())
+    pairs = zip(rounded, exact, strict=True) if isinstance(rounded, (tuple, list)) else [(rounded, exact)]
+    moved = [float((one - other).abs().max()) / max(1.0, float(one.abs().max())) for one, other in pairs]
+    return max(ROUNDED_TOLERANCE, *moved)
 
 
 @torch.no_grad()

@@ -3,25 +3,30 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from latency_models.targets import Target
+from latency_models.datasheet_model import DataSheetModel
+from latency_models.targets import DEFAULT_PRECISION, Target
+from latency_models.work import compute_changed_work
 from latency_models.workload import Phase, Workload
 from nas.parent.parent import ParentModel
 from nas.profiling.format_speeds import Product, Speeds, load_speeds
-from nas.request.choices import FULL
+from nas.request.choices import FULL, SEARCH
+from pruning.analysis.input_scales import calibrate_inputs, copy_input_scales
 from pruning.analysis.rounding import measure_rounding
 from pruning.kinds.quantised_part import AXIS, QuantisedPart
 from pruning.surgery.linear import get_weight_matrix
+from pruning.surgery.quantised_linear import loses_nothing
 from search_spaces.errors import UsageError
 from search_spaces.kinds import KINDS
 from search_spaces.space import Space
 from search_spaces.unit import Choice, Unit, find_kind
-from search_spaces.weight_formats import FORMATS
+from search_spaces.weight_formats import ALL_FORMATS, W2, Inputs, WeightFormat
 
 FASTER = 1.05  # times as fast as float32 a format has to be, or it is not searched
 SOUND = 0.3  # of what a matrix gives may be lost by rounding; four bits lose a tenth where nothing is wrong
-_RUNTIME = "onnxruntime-cpu"
+_ROWS = 256  # of a matrix that are looked at together: most matrices are seen to be no ternary ones by the first
 
 
 def list_precision_units(precision: str) -> tuple[str, ...]:
@@ -29,19 +34,27 @@ def list_precision_units(precision: str) -> tuple[str, ...]:
     return () if precision == FULL else tuple(name for name, kind in KINDS.items() if kind.axis == AXIS)
 
 
-def check_precision_runs(names: Iterable[str], target: Target) -> None:
+def check_precision_runs(names: Iterable[str], target: Target, precision: str) -> None:
     """Refuse formats on a target whose runtime does not multiply in them.
 
     Args:
         names: of the kinds of units that are searched.
+        precision: as it was asked for.
 
     Raises:
-        UsageError: there are formats among them, and it is not ONNX Runtime on a processor.
+        UsageError: there are formats among them, and the target has none, or not that one.
     """
-    if target.runtime != _RUNTIME and any(KINDS[name].axis == AXIS for name in names):
+    if not any(KINDS[name].axis == AXIS for name in names):
+        return
+    if not target.formats:
         raise UsageError(
-            f"{target.name} runs {target.runtime}, and weights of fewer bits (--precision, --units) are in formats of "
-            f"ONNX Runtime on a processor; take --target host, or --precision {FULL}"
+            f"{target.name} runs {target.runtime} in {target.precision}, and no part can have fewer bits there "
+            f"(--precision, --units); take --precision {FULL}, or a target in {DEFAULT_PRECISION}"
+        )
+    if precision in ALL_FORMATS and precision not in target.formats:
+        raise UsageError(
+            f"--precision {precision} is a format of {ALL_FORMATS[precision].runtime}, and {target.name} has "
+            f"{', '.join(target.formats)}; take one of these, or --precision {SEARCH}"
         )
 
 
@@ -50,18 +63,33 @@ def searches_formats(space: Space) -> bool:
     return any(choice.level.get_value(AXIS) is not None for choice in space.choices)
 
 
-def restrict_to_fast_formats(space: Space, parent: ParentModel, workload: Workload, precision: str) -> Space:
-    """The space with those formats only that are allowed, and that this machine multiplies faster in than in float32.
+def restrict_to_fast_formats(
+    space: Space, parent: ParentModel, target: Target, workload: Workload, precision: str
+) -> Space:
+    """The space with those formats only that are allowed, that a part can have, and that make it faster.
 
     Args:
-        precision: the name of a format; any other word allows all of them.
+        precision: the name of a format; any other word allows all of the target's.
     """
     if not searches_formats(space):
         return space
-    allowed = {precision} & set(FORMATS) or set(FORMATS)
-    speeds = measure_parts(parent, workload)
+    allowed = {precision} & set(ALL_FORMATS) or set(ALL_FORMATS)
+    speeds = compare_parts(parent, target, workload)
     fast = {(unit, name) for (unit, name), faster in speeds.items() if faster >= FASTER and name in allowed}
     return replace(space, choices=tuple(each for each in space.choices if _is_kept(each, fast)))
+
+
+def calibrate_formats(space: Space, parent: ParentModel, inputs: Mapping[str, Tensor]) -> None:
+    """Choose the scales of inputs that have one in all calls, where the space has formats with such inputs.
+
+    Args:
+        inputs: keyword inputs of the model, a few calibration items.
+    """
+    values = ((choice, choice.level.get_value(AXIS)) for choice in space.choices)
+    names = {find_kind(choice.kind, AXIS).describe(value) for choice, value in values if value is not None}
+    if any(ALL_FORMATS[name].inputs is Inputs.FIXED for name in names):
+        calibrate_inputs(parent.placed, parent.anatomy, inputs)
+        copy_input_scales(parent.placed, parent.model)
 
 
 def restrict_to_sound_formats(
@@ -83,31 +111,81 @@ def restrict_to_sound_formats(
     return replace(space, choices=tuple(each for each in space.choices if each not in broken)), lines
 
 
-def measure_parts(parent: ParentModel, workload: Workload) -> dict[tuple[Unit, str], float]:
-    """By unit and format, how many times as fast as in float32 this machine multiplies with the unit's matrices."""
-    units = sorted({choice.unit for choice in parent.anatomy.choices if choice.level.get_value(AXIS) is not None})
+def compare_parts(parent: ParentModel, target: Target, workload: Workload) -> dict[tuple[Unit, str], float]:
+    """By unit and format that it can have there, how many times as fast as in the target's precision it runs.
+
+    On this machine its products are measured; elsewhere it is predicted from the data sheet.
+    """
+    if target.is_host:
+        return _measure_parts(parent, target, workload)
+    model = DataSheetModel(target, parent.shape, workload)
+    return {(choice.unit, name): _predict_ratio(model, choice) for choice, name in _list_possible(parent, target)}
+
+
+def _measure_parts(parent: ParentModel, target: Target, workload: Workload) -> dict[tuple[Unit, str], float]:
+    possible = _list_possible(parent, target)
+    units = sorted({choice.unit for choice, _ in possible})
     products = {unit: _list_products(parent, unit, _count_rows(parent, unit, workload)) for unit in units}
     speeds = load_speeds(each for own in products.values() for each in own)
     return {
-        (unit, name): _add(own, speeds, "") / _add(own, speeds, name)
-        for unit, own in products.items()
-        for name in FORMATS
+        (choice.unit, name): _add(products[choice.unit], speeds, "") / _add(products[choice.unit], speeds, name)
+        for choice, name in possible
     }
 
 
-def describe_speeds(parent: ParentModel, speeds: dict[tuple[Unit, str], float], workload: Workload) -> list[str]:
+def _predict_ratio(model: DataSheetModel, choice: Choice) -> float:
+    changed = compute_changed_work(model.shape, choice, model.workload, model.target.precision)
+    return sum(model.predict_work_ms(before) for before, _ in changed) / sum(
+        model.predict_work_ms(after) for _, after in changed
+    )
+
+
+def _list_possible(parent: ParentModel, target: Target) -> list[tuple[Choice, str]]:
+    """The formats that units can have on a target, with their names; that of ternary weights only where they are."""
+    found = []
+    for choice in sorted(parent.anatomy.choices):
+        value = choice.level.get_value(AXIS)
+        name = "" if value is None else find_kind(choice.kind, AXIS).describe(value)
+        if name in target.formats and (not ALL_FORMATS[name].ternary or is_ternary(parent, choice.unit)):
+            found.append((choice, name))
+    return found
+
+
+def is_ternary(parent: ParentModel, unit: Unit) -> bool:
+    """Whether the weights of all matrices of a unit are −s, 0 and s, so that two bits lose nothing of them."""
+    holder, anatomy = parent.anatomy.get_place(parent.model, unit.layer)
+    paths = QuantisedPart(unit.kind).find_matrices(holder, anatomy)
+    matrices = (get_weight_matrix(holder.get_submodule(path)).detach() for path in paths)
+    return all(loses_nothing(rows.float(), W2) for matrix in matrices for rows in torch.split(matrix, _ROWS))
+
+
+def describe_speeds(
+    parent: ParentModel, target: Target, speeds: dict[tuple[Unit, str], float], workload: Workload
+) -> list[str]:
     """One line for each format: what it buys of each kind of part, with as many rows as that part multiplies."""
     lines = []
-    for name in FORMATS:
+    for name in target.formats:
         slowest: dict[int, dict[str, float]] = {}
         for (unit, format), faster in speeds.items():
             if format == name:
                 own = slowest.setdefault(_count_rows(parent, unit, workload), {})
                 own[str(unit.kind)] = min(faster, own.get(str(unit.kind), faster))
-        words = "; ".join(f"with {_name_rows(rows)} {_list_speeds(own)}" for rows, own in slowest.items())
-        unused = "" if max(max(own.values()) for own in slowest.values()) >= FASTER else "; not searched"
-        lines.append(f"{name}: matrices multiply as fast as in fp32 {words}{unused}")
+        lines.append(f"{name}: {_describe_format(ALL_FORMATS[name], target, slowest)}")
     return lines
+
+
+def _describe_format(format: WeightFormat, target: Target, slowest: dict[int, dict[str, float]]) -> str:
+    """What a format buys, by rows and kind of part; nothing where no part can have it."""
+    if not slowest:
+        reason = "2 bits are for weights that are -s, 0 and s only, others lose too much" if format.ternary else (
+            f"no matrix has a multiple of {format.block} inputs"
+        )  # fmt: skip
+        return f"not searched: {reason}"
+    rows = "; ".join(f"with {_name_rows(rows)} {_list_speeds(own)}" for rows, own in slowest.items())
+    unused = "" if max(max(own.values()) for own in slowest.values()) >= FASTER else "; not searched"
+    if target.is_host:
+        return f"matrices multiply as fast as in {FULL} {rows}{unused}"
+    return f"parts run as fast as in {target.precision} by the data sheet {rows}{unused}"
 
 
 def _name_rows(rows: int) -> str:

@@ -12,10 +12,11 @@ from nas.parent.running_cost import check_memory
 from nas.pipeline.compensation import plan_compensation
 from nas.pipeline.evaluator import build_evaluator, open_cluster
 from nas.pipeline.precision import (
+    calibrate_formats,
     check_precision_runs,
+    compare_parts,
     describe_speeds,
     list_precision_units,
-    measure_parts,
     restrict_to_fast_formats,
     restrict_to_sound_formats,
     searches_formats,
@@ -73,7 +74,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
         compensation = plan_compensation(parent, evaluator, request.compensate)
     if searches_formats(space):
-        space = _restrict_formats(space, parent, workload, evaluator, progress)
+        space = _restrict_formats(space, parent, target, workload, evaluator, progress)
     cached_evaluator = build_evaluator(
         parent, evaluator, request.prefix_cache_bytes, request.verify_cache, request.arithmetic,
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
@@ -106,12 +107,14 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
 
 
 def _restrict_formats(
-    space: Space, parent: ParentModel, workload: Workload, evaluator: Evaluator, progress: Progress
+    space: Space, parent: ParentModel, target: Target, workload: Workload, evaluator: Evaluator, progress: Progress
 ) -> Space:
     """The space without formats that break a part, with words on what each format buys and which are left out."""
     inputs = next(evaluator.dataset.calibration.iterate_batches(_TRIED))
+    calibrate_formats(space, parent, inputs)
     space, broken = restrict_to_sound_formats(space, parent, inputs)
-    for line in (*describe_speeds(parent, measure_parts(parent, workload), workload), *broken):
+    speeds = compare_parts(parent, target, workload)
+    for line in (*describe_speeds(parent, target, speeds, workload), *broken):
         progress.show_message(line)
     return space
 
@@ -131,9 +134,9 @@ def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -
     workload = choose_workload(parent, target, request.workload or usual)
     check_workload(parent, workload, request.tokens)
     names = tuple(dict.fromkeys((*(request.units or DEFAULT_UNITS), *list_precision_units(request.precision))))
-    check_precision_runs(names, target)
+    check_precision_runs(names, target, request.precision)
     structure = restrict(parent.anatomy.build_space(names), request.servable)
-    structure = restrict_to_fast_formats(structure, parent, workload, request.precision)
+    structure = restrict_to_fast_formats(structure, parent, target, workload, request.precision)
     structure = restrict_to_savable(structure, parent, request.servable)
     space = add_tokens(structure, parent, target, workload, request.tokens, request.servable)
     return workload, space if request.units else keep_tokens_only(space)

@@ -19,10 +19,11 @@ import torch
 from latency_models.runtime_ort import count_default_threads, open_session, read_environment
 from nas.export.quantised_product import build_product
 from nas.storage.cache_folder import get_cache_folder
-from search_spaces.weight_formats import FORMATS
+from search_spaces.weight_formats import PROCESSOR, list_formats
 
 FILE = "formats.json"
 ROUNDS = 40
+_FORMATS = list_formats(PROCESSOR)
 _MINIMUM_SECONDS = 2e-3  # that one reading takes; short products are repeated within it
 _OPSET, _IR = 21, 10
 
@@ -51,7 +52,7 @@ def load_speeds(products: Iterable[Product]) -> Speeds:
     path = get_cache_folder() / FILE
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     own, wanted = kept.setdefault(environment, {}), sorted(set(products), key=str)
-    new = [product for product in wanted if str(product) not in own]
+    new = [product for product in wanted if not own.get(str(product), {}).keys() >= _FORMATS.keys()]
     own |= {str(product): measure_product(product) for product in new}
     if new:
         draft = path.with_suffix(f".{os.getpid()}")
@@ -67,7 +68,7 @@ def measure_product(product: Product) -> dict[str, float]:
     for good which formats are searched.
     """
     given = np.random.default_rng(0).standard_normal((product.rows, product.inputs)).astype(np.float32)
-    readings: dict[str, list[float]] = {name: [] for name in ("", *FORMATS)}
+    readings: dict[str, list[float]] = {name: [] for name in ("", *_FORMATS)}
     with tempfile.TemporaryDirectory(prefix="nas-") as folder:
         sessions = {name: _open(product, name, Path(folder) / f"{name}.onnx") for name in readings}
         repeats = {name: _count_repeats(session, given) for name, session in sessions.items()}
@@ -84,7 +85,7 @@ def _open(product: Product, name: str, path: Path) -> Any:
 
     matrix = torch.randn(product.outputs, product.inputs, generator=torch.Generator().manual_seed(0))
     if name:
-        nodes, weights = build_product("product", "given", matrix, FORMATS[name])
+        nodes, weights = build_product("product", "given", matrix, _FORMATS[name])
     else:
         weights = [numpy_helper.from_array(np.ascontiguousarray(matrix.numpy().T), "weight")]
         nodes = [helper.make_node("MatMul", ["given", "weight"], ["product"])]

@@ -4,7 +4,7 @@ import re
 
 from search_spaces.errors import UsageError
 from search_spaces.presets import PRESETS
-from search_spaces.weight_formats import FORMATS
+from search_spaces.weight_formats import ALL_FORMATS
 
 OFF, SEARCH = "off", "search"  # of --tokens, beside the presets
 ENGINE = "nas"  # the method that is none of the published ones
@@ -113,6 +113,6 @@ def check_precision(asked: str) -> str:
     Raises:
         UsageError: it is none.
     """
-    if asked not in (FULL, SEARCH, *FORMATS):
-        raise UsageError(f"precision {asked!r} is none of {FULL}, {SEARCH}, {', '.join(FORMATS)}")
+    if asked not in (FULL, SEARCH, *ALL_FORMATS):
+        raise UsageError(f"precision {asked!r} is none of {FULL}, {SEARCH}, {', '.join(ALL_FORMATS)}")
     return asked

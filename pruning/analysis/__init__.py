@@ -5,6 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
+        "input_scales": ["calibrate_inputs", "copy_input_scales"],
         "observer": ["Observer"],
         "redundancy": ["Redundancy", "RedundancyObserver", "measure_redundancy"],
         "rounding": ["RoundingLoss", "measure_rounding"],

@@ -27,9 +27,11 @@ from pruning.compensation.streams import Streams, reshape_by_item, run_trunk, wa
 from pruning.compensation.weight_rounding import factorise, makes_up_for_errors, round_by_products
 from pruning.inference.block_stand_in import HandedStates
 from pruning.inference.device import choose_sum_device
+from pruning.surgery.input_scale import choose_input_scale
 from pruning.surgery.linear import get_weight_matrix
 from pruning.surgery.quantised_linear import QuantisedLinear, read_product
 from search_spaces.kinds import Kind
+from search_spaces.weight_formats import Inputs
 
 HELD = 8  # every so manieth item is held out, to choose penalties on
 _UNCHANGED = Adjustment(None, None, 0.0, 1.0)  # of what is only rounded
@@ -88,7 +90,7 @@ class CalibrationPass:
                 if site.contribution.projection is None or type(block) is HandedStates:
                     continue
                 projection = block.get_submodule(site.contribution.projection)
-                if id(projection.weight) in shared:
+                if id(projection.weight) in shared or _is_ternary(projection):
                     continue
                 projections.add(projection)
                 reader = block.get_submodule(site.contribution.reads)
@@ -101,7 +103,7 @@ class CalibrationPass:
         return tuple(self._adjusted)
 
     def _find_rounded(self, shared: set[int]) -> Iterator[tuple[int, str, QuantisedLinear]]:
-        """The modules of blocks whose weights have few bits and are nobody else's, with layer and path."""
+        """The modules of blocks with roundings to fit, whose weights are nobody else's, with layer and path."""
         for layer, block in self.blocks.items():
             for path, module in block.named_modules():
                 if _is_rounded(module) and id(module.weight) not in shared:
@@ -110,20 +112,32 @@ class CalibrationPass:
     def _round_at(self, layer: int, path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             assert _is_rounded(module), "only such are watched"
+            self._scale(module, args[0])
             self._round(module, args[0])
             self._adjusted.append(Adjusted(layer, path, module, _UNCHANGED))
 
         return hook
 
+    def _scale(self, module: QuantisedLinear, given: Tensor) -> None:
+        """Give a module whose inputs have one scale in all calls that of these inputs (…, in)."""
+        if module.format.inputs is Inputs.FIXED:
+            module.set_input_scale(choose_input_scale(self._list_real_rows(given)))
+
     def _round(self, module: QuantisedLinear, given: Tensor) -> None:
         """Give a module the weights that lose least of its products with these inputs (…, in)."""
+        if not makes_up_for_errors(module.format, module.in_features):
+            return
         if self._factor is None or self._factor[0] is not given:
-            rows = _flatten_rows(module.round_given(given))
-            real = self.tokens.mark_real_rows(self.batch, len(rows) // self.batch)
-            self._factor = given, factorise(rows[real] if len(real) == len(rows) else rows)
+            self._factor = given, factorise(self._list_real_rows(module.round_given(given)))
         new = round_by_products(module.weight.detach(), module.format, self._factor[1])
         stored = round_as_stored(self.candidate, new, module.weight)
         module.weight = nn.Parameter(stored, requires_grad=module.weight.requires_grad)
+
+    def _list_real_rows(self, given: Tensor) -> Tensor:
+        """Inputs (…, in) as rows, without those of padding."""
+        rows = _flatten_rows(given)
+        real = self.tokens.mark_real_rows(self.batch, len(rows) // self.batch)
+        return rows[real] if len(real) == len(rows) else rows
 
     def _keep_stream(self, site: Site) -> Callable[[Tensor], None]:
         return lambda value: self._stream.update({site: value})
@@ -135,6 +149,8 @@ class CalibrationPass:
         )
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            if _is_rounded(module):
+                self._scale(module, args[0])
             observed = self._observe(site, route, module, *read_product(module, args[0], output))
             adjustment = None if observed is None else self.method.adjust(observed)
             if adjustment is not None:
@@ -176,8 +192,15 @@ class CalibrationPass:
 
 
 def _is_rounded(module: nn.Module) -> TypeGuard[QuantisedLinear]:
-    """Whether the weights of a module are rounded by its inputs."""
-    return isinstance(module, QuantisedLinear) and makes_up_for_errors(module.format, module.in_features)
+    """Whether the weights of a module are rounded by its inputs, or these have a scale that is chosen."""
+    return isinstance(module, QuantisedLinear) and (
+        module.format.inputs is Inputs.FIXED or makes_up_for_errors(module.format, module.in_features)
+    )
+
+
+def _is_ternary(module: nn.Module) -> bool:
+    """Whether all that a module's format has is what its weights are: with others it would lose most of them."""
+    return isinstance(module, QuantisedLinear) and module.format.ternary
 
 
 def _get_path(site: Site) -> str:

@@ -19,8 +19,9 @@ _FEW_BITS = 8  # with fewer, the rounding of weights loses more than that of inp
 
 
 def makes_up_for_errors(format: WeightFormat, inputs: int) -> bool:
-    """Whether weights of a format, for so many inputs, are rounded by what their products lose."""
-    return format.block is not None and format.bits < _FEW_BITS and inputs**2 * torch.float64.itemsize <= LARGEST_GRAM
+    """Whether weights of a format, for so many inputs, are rounded by what their products lose; ternary ones never."""
+    few = format.block is not None and format.bits < _FEW_BITS and not format.ternary
+    return few and inputs**2 * torch.float64.itemsize <= LARGEST_GRAM
 
 
 def factorise(given: Tensor) -> Tensor:
@@ -41,15 +42,15 @@ def round_by_products(matrix: Tensor, format: WeightFormat, factor: Tensor) -> T
     Args:
         factor: of the inputs, from `factorise`.
     """
-    assert format.block is not None, "blocks have scales of their own"
+    block = format.choose_block(matrix.shape[1])
     left, upper = matrix.float().clone(), factor.to(torch.float32)
     rounded = torch.zeros_like(left)
-    steps, largest = _find_steps(left, format)
-    for begin in range(0, left.shape[1], format.block):
-        inside = slice(begin, min(begin + format.block, left.shape[1]))
+    steps, fixed = _find_steps(left, format)
+    for begin in range(0, left.shape[1], block):
+        inside = slice(begin, min(begin + block, left.shape[1]))
         errors = torch.zeros_like(left[:, inside])
         for offset, column in enumerate(range(inside.start, inside.stop)):
-            rounded[:, column] = _round_column(left[:, column], steps[:, column], largest[:, column], format)
+            rounded[:, column] = _round_column(left[:, column], steps[:, column], fixed[:, column], format)
             errors[:, offset] = (left[:, column] - rounded[:, column]) / upper[column, column]
             later = slice(column + 1, inside.stop)
             left[:, later] -= torch.outer(errors[:, offset], upper[column, later])
@@ -58,15 +59,15 @@ def round_by_products(matrix: Tensor, format: WeightFormat, factor: Tensor) -> T
 
 
 def _find_steps(matrix: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
-    """Of every weight (out, in) the scale, and whether it is the largest of its block."""
+    """Of every weight (out, in) the scale, and the number that the largest of its block stays; 0 for the others."""
     codes, scales = quantise_weights(matrix, format)
-    lowest = codes.abs().argmax(-1, keepdim=True)
-    largest = torch.zeros_like(codes, dtype=torch.bool).scatter(-1, lowest, True)
+    largest = codes.abs().argmax(-1, keepdim=True)
+    fixed = torch.zeros_like(codes).scatter(-1, largest, codes.gather(-1, largest))
     width = matrix.shape[1]
-    return scales[..., None].expand(codes.shape).flatten(1)[:, :width], largest.flatten(1)[:, :width]
+    return scales[..., None].expand(codes.shape).flatten(1)[:, :width], fixed.flatten(1)[:, :width]
 
 
-def _round_column(weights: Tensor, steps: Tensor, largest: Tensor, format: WeightFormat) -> Tensor:
+def _round_column(weights: Tensor, steps: Tensor, fixed: Tensor, format: WeightFormat) -> Tensor:
     most = 2 ** (format.bits - 1)
-    codes = torch.round(weights / torch.where(steps == 0, torch.ones_like(steps), steps)).clamp(-most, most - 1)
-    return torch.where(largest, torch.full_like(codes, -most), codes) * steps
+    codes = torch.round(weights / torch.where(steps == 0, torch.ones_like(steps), steps))
+    return torch.where(fixed != 0, fixed, codes.clamp(-most if format.full_range else 1 - most, most - 1)) * steps

@@ -19,10 +19,11 @@ from pruning.surgery.replacement import replace_modules
 from search_spaces.kinds import Kind
 from search_spaces.level import Level
 from search_spaces.unit import Choice, find_kind
-from search_spaces.weight_formats import FORMATS, WeightFormat
+from search_spaces.weight_formats import ALL_FORMATS, FORMATS, Inputs, WeightFormat
 
 AXIS = "bits"
-_CHANNEL_BYTES = 5  # the scale and the zero point of an output whose weights share one
+_MIN_BLOCK = 16  # inputs
+_SCALE_BYTES = 4  # float32
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,23 @@ class QuantisedPart(Surgery):
     kind: Kind
 
     def find_levels(self, call: Call, anatomy: BlockAnatomy) -> tuple[Level, ...]:
-        """Every format, where all matrices are modules that are called, so that what stands in for them is, too."""
+        """Every format, where all matrices are modules that are called, so that what stands in for them is, too.
+
+        That of ternary weights is among them, whatever the weights are.
+        """
+        matrices = [call.module.get_submodule(path) for path in self.find_matrices(call.module, anatomy)]
+        if not matrices or not self._agrees(call, anatomy, FORMATS["w4"]):
+            return ()
         kind = find_kind(self.kind, AXIS)
-        levels = tuple(Level.on(AXIS, kind.parse(name)) for name in FORMATS)
-        possible = self.find_matrices(call.module, anatomy) and self._agrees(call, anatomy, levels[-1])
-        return levels if possible else ()
+        return tuple(Level.on(AXIS, kind.parse(name)) for name in ALL_FORMATS if _suits(ALL_FORMATS[name], matrices))
 
     def build_modules(
         self, block: nn.Module, anatomy: BlockAnatomy, level: Level, chosen: tuple[Choice, ...]
     ) -> dict[str, nn.Module]:
         """The matrices in the level's format."""
-        format = self.get_format(level)
+        return self._build(block, anatomy, self.get_format(level))
+
+    def _build(self, block: nn.Module, anatomy: BlockAnatomy, format: WeightFormat) -> dict[str, nn.Module]:
         paths = self.find_matrices(block, anatomy)
         return {path: QuantisedLinear.of(block.get_submodule(path), format) for path in paths}
 
@@ -51,15 +58,17 @@ class QuantisedPart(Surgery):
         format, saved = self.get_format(level), 0.0
         for path in self.find_matrices(block, anatomy):
             outputs, inputs = get_weight_matrix(block.get_submodule(path)).shape
-            held = inputs if format.block is None else -(-inputs // format.block) * format.block
-            saved += outputs * (size * inputs - held * format.weight_bytes - (format.block is None) * _CHANNEL_BYTES)
+            together = format.choose_block(inputs)
+            blocks = -(-inputs // together)
+            zero = format.inputs is Inputs.CALL  # which has a zero point for every output
+            saved += outputs * (size * inputs - blocks * (together * format.bits / 8 + _SCALE_BYTES) - zero)
         return saved
 
     def get_format(self, level: Level) -> WeightFormat:
         """The format of a level."""
         value = level.get_value(AXIS)
         assert value is not None, "a level of this kind has a format"
-        return FORMATS[find_kind(self.kind, AXIS).describe(value)]
+        return ALL_FORMATS[find_kind(self.kind, AXIS).describe(value)]
 
     def find_matrices(self, block: nn.Module, anatomy: BlockAnatomy) -> tuple[str, ...]:
         """Paths of the part's linear modules; none where other modules of it have matrices, as a mixture's experts."""
@@ -72,15 +81,20 @@ class QuantisedPart(Surgery):
         return tuple(owners) if all(is_linear(module) for module in owners.values()) else ()
 
     @torch.no_grad()
-    def _agrees(self, call: Call, anatomy: BlockAnatomy, level: Level) -> bool:
+    def _agrees(self, call: Call, anatomy: BlockAnatomy, format: WeightFormat) -> bool:
         """Whether the block computes what it does where the inputs and weights of its matrices are rounded."""
         quantised = copy_module(call.module, share_tensors=True)
-        replace_modules(quantised, self.build_modules(call.module, anatomy, level, ()))
+        replace_modules(quantised, self._build(call.module, anatomy, format))
         rounded = copy_module(call.module)
         paths = self.find_matrices(call.module, anatomy)
-        with _round_everything(rounded, paths, self.get_format(level)):
+        with _round_everything(rounded, paths, format):
             expected = get_first_output(rounded(*call.args, **call.kwargs))
         return describe_difference(lambda: quantised(*call.args, **call.kwargs), expected) is None
+
+
+def _suits(format: WeightFormat, matrices: list[nn.Module]) -> bool:
+    """Whether the blocks of matrices are long enough for their scales to be worth it."""
+    return all(format.choose_block(get_weight_matrix(module).shape[1]) >= _MIN_BLOCK for module in matrices)
 
 
 @contextmanager

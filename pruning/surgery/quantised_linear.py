@@ -1,31 +1,41 @@
 """Linear modules that compute what a runtime does with weights of fewer bits (fake quantisation).
 
 Weights and inputs are rounded to the numbers that the runtime has, and multiplied in the precision of the model. The
-rounding is that of ONNX Runtime: `MatMulNBits` with int8 compute, and `DynamicQuantizeMatMul`.
+rounding is that of ONNX Runtime (`MatMulNBits` with int8 compute, and `DynamicQuantizeMatMul`) and of the operators
+that TensorRT reads (`QuantizeLinear`, `DequantizeLinear`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning.inference.widening import widen_tensor
+from pruning.surgery.input_scale import get_input_scale
 from pruning.surgery.linear import get_weight_matrix
-from search_spaces.weight_formats import WeightFormat
+from search_spaces.weight_formats import Inputs, WeightFormat
 
 
 class QuantisedLinear(nn.Linear):
     """Keeps the weights it was made from (out, in), and multiplies with what the format makes of them.
+
+    Where inputs have one scale for all calls, it is a buffer, `input_scale`, which is saved with the weights. As long
+    as that is zero, nothing was calibrated, and each call has a scale of its own.
 
     Example:
         >>> QuantisedLinear.of(nn.Linear(64, 8), FORMATS["w4"])(torch.ones(2, 64)).shape
         torch.Size([2, 8])
     """
 
+    input_scale: Tensor | None
+
     def __init__(self, inputs: int, outputs: int, bias: bool, format: WeightFormat) -> None:
         """Weights are set later (`of`)."""
         super().__init__(inputs, outputs, bias)
-        self.format = format
+        self.format, self.exact = format, False  # whether nothing is rounded
+        self.register_buffer("input_scale", torch.zeros(()) if format.inputs is Inputs.FIXED else None)
         self._rounded: tuple[int, int, Tensor] | None = None  # of which weights, and what they became
 
     @classmethod
@@ -40,18 +50,28 @@ class QuantisedLinear(nn.Linear):
         same: Any = original
         made.weight = same.weight if matrix is same.weight else nn.Parameter(matrix.contiguous(), matrix.requires_grad)
         made.bias = bias
+        if format.inputs is Inputs.FIXED:
+            made.set_input_scale(get_input_scale(original))
         return made.train(module.training)
 
     def forward(self, given: Tensor) -> Tensor:
         """The product of rounded inputs (…, in) and rounded weights; gradients pass through the rounding."""
+        if self.exact:
+            return nn.functional.linear(given, widen_tensor(self.weight), _widen(self.bias))
         weights = self.get_rounded_weights()
         if torch.is_grad_enabled():
             weights = self.weight + (weights - self.weight).detach()
         return nn.functional.linear(self.round_given(given), weights, _widen(self.bias))
 
+    def set_input_scale(self, scale: float) -> None:
+        """Let inputs have this scale in all calls; of a format whose inputs have a fixed one."""
+        self.input_scale = torch.tensor(scale, device=self.weight.device)
+
     def round_given(self, given: Tensor) -> Tensor:
         """Inputs (…, in) as the product has them."""
-        rounded = round_inputs(given.detach().float(), self.format).to(given.dtype)
+        if self.format.inputs is Inputs.EXACT:
+            return given
+        rounded = round_inputs(given.detach().float(), self.format, self.input_scale).to(given.dtype)
         return given + (rounded - given).detach() if torch.is_grad_enabled() else rounded
 
     def get_rounded_weights(self) -> Tensor:
@@ -66,6 +86,19 @@ class QuantisedLinear(nn.Linear):
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
         return f"{super().extra_repr()}, format={self.format.name}"
+
+
+@contextmanager
+def bypass_rounding(model: nn.Module) -> Iterator[None]:
+    """A model whose linear modules of fewer bits multiply without any rounding, until it is left."""
+    modules = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+    for module in modules:
+        module.exact = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.exact = False
 
 
 def read_product(module: nn.Module, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,30 +123,49 @@ def round_weights(matrix: Tensor, format: WeightFormat) -> Tensor:
 def quantise_weights(matrix: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
     """Whole numbers (out, blocks, block), the last block filled up with zeros, and their scales (out, blocks).
 
-    Without blocks the largest weight of an output becomes 127. With blocks the largest of a block becomes the end of
-    the range that reaches further, −2^(bits−1), and the scale has the opposite sign of it, as ONNX Runtime has it.
+    Without blocks all weights of an output are one block.
     """
-    blocks = split_into_blocks(matrix, format.block or matrix.shape[1])
+    blocks = split_into_blocks(matrix, format.choose_block(matrix.shape[1]))
     most = 2 ** (format.bits - 1)
-    if format.block is None:
-        scales = blocks.abs().amax(-1) / (most - 1)
-        low = -(most - 1)
-    else:
+    if format.full_range:
         largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))[..., 0]
         scales, low = largest / -most, -most
+    else:
+        scales, low = blocks.abs().amax(-1) / (most - 1), 1 - most
     safe = torch.where(scales == 0, torch.ones_like(scales), scales)
     codes = torch.round(blocks / safe[..., None]).clamp(low, most - 1)
     return codes, scales
 
 
-def round_inputs(given: Tensor, format: WeightFormat) -> Tensor:
-    """Inputs (…, in) as 8-bit numbers give them: by block, or with one scale and zero point for the whole tensor."""
-    if format.block is None:
+def loses_nothing(matrix: Tensor, format: WeightFormat) -> bool:
+    """Whether all weights of a matrix (out, in) are numbers that the format has."""
+    return torch.equal(round_weights(matrix, format), matrix)
+
+
+def round_inputs(given: Tensor, format: WeightFormat, scale: Tensor | None = None) -> Tensor:
+    """Inputs (…, in) as the product has them.
+
+    Args:
+        scale: of all calls, where the format has one; None or zero is that of the largest input of this call.
+    """
+    if format.inputs is Inputs.CALL:
         return _round_with_zero_point(given)
+    if format.inputs is Inputs.FIXED:
+        return _round_with_scale(given, scale)
+    if format.inputs is Inputs.EXACT:
+        return given
+    assert format.block is not None, "inputs are rounded in the blocks of the weights"
     blocks = split_into_blocks(given, format.block)
     scales = blocks.abs().amax(-1, keepdim=True) / 127
     codes = (blocks / torch.where(scales == 0, torch.ones_like(scales), scales)).round_()
     return codes.mul_(scales).flatten(-2)[..., : given.shape[-1]]
+
+
+def _round_with_scale(given: Tensor, scale: Tensor | None) -> Tensor:
+    """As ONNX's QuantizeLinear to int8 without a zero point."""
+    step = given.abs().amax() / 127 if scale is None or not scale else scale.to(given)
+    step = torch.where(step == 0, torch.ones_like(step), step)
+    return torch.round(given / step).clamp(-128, 127) * step
 
 
 def _round_with_zero_point(given: Tensor) -> Tensor:

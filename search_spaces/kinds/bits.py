@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from search_spaces.kinds.kind import UnitKind
-from search_spaces.weight_formats import FORMATS, WeightFormat
+from search_spaces.weight_formats import ALL_FORMATS, WeightFormat
 
 
-def _rank(format: WeightFormat) -> tuple[int, bool]:
+def _rank(format: WeightFormat) -> tuple[int, bool, str]:
     """What loses most comes first: fewer bits, then a scale for more weights."""
-    return format.bits, format.block is not None
+    return format.bits, format.block is not None, format.name
 
 
 # Values of the axis, which rise with what is left; only names are written.
-_NAMES = {value: format.name for value, format in enumerate(sorted(FORMATS.values(), key=_rank), 1)}
+_NAMES = {value: format.name for value, format in enumerate(sorted(ALL_FORMATS.values(), key=_rank), 1)}
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class BitsKind(UnitKind):
     """Its levels are formats: `attention.3:bits=w4` has all matrices of block 3's attention in 4 bits.
 
     Example:
-        >>> KINDS["head-bits"].describe(3)
+        >>> KINDS["head-bits"].describe(KINDS["head-bits"].parse("w8"))
         'w8'
     """
 

@@ -1,21 +1,23 @@
 """A part with weights of fewer bits: products that a runtime computes with them as they are."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nas.export.graph_draft import GraphDraft
 from nas.export.kinds.edit import Edit
-from nas.export.quantised_product import build_product
+from nas.export.quantised_product import QDQ_OPSET, build_product, round_value
 from pruning.kinds.quantised_part import QuantisedPart
+from pruning.surgery.input_scale import get_input_scale
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.errors import ExportError
 from search_spaces.kinds import Kind
 from search_spaces.unit import Choice
+from search_spaces.weight_formats import TENSORRT, Inputs
 
 
 @dataclass(frozen=True)
 class QuantisedPartEdit(Edit):
-    """The products of the part `kind` become those of ONNX Runtime with packed weights."""
+    """The products of the part `kind` become those of a runtime with weights of fewer bits."""
 
     kind: Kind
     places_weights: ClassVar[bool] = True
@@ -24,16 +26,32 @@ class QuantisedPartEdit(Edit):
         """Replace every product of the part.
 
         Raises:
-            ExportError: the graph does not show one of them.
+            ExportError: the graph does not show one of them, or the scale of its inputs was not chosen.
         """
         surgery, layer = QuantisedPart(self.kind), choice.layer
+        format = surgery.get_format(choice.level)
+        if format.runtime == TENSORRT:
+            graph.require_opset(QDQ_OPSET)
         for path in surgery.find_matrices(*graph.anatomy.get_place(graph.model, layer)):
-            matrix = get_weight_matrix(graph.get_module(layer, path)).detach().float()
+            module = graph.get_module(layer, path)
+            matrix = get_weight_matrix(module).detach().float()
             reader = graph.find_multiplication(layer, path, matrix.shape)
             if reader is None:
                 raise ExportError(
                     f"{choice}: the exported graph does not show the product of {path}; leave {self.kind}-bits out of "
                     "--units"
                 )
-            format = surgery.get_format(choice.level)
-            graph.replace_product(reader, *build_product(reader.node.output[0], reader.node.input[0], matrix, format))
+            output, given, dtype = reader.node.output[0], reader.node.input[0], graph.get_dtype(reader)
+            if format.inputs is Inputs.FIXED:
+                given = self._round(graph, given, get_input_scale(module), f"{choice}: {path}", dtype)
+            graph.replace_product(reader, *build_product(output, given, matrix, format, dtype))
+
+    def _round(self, graph: GraphDraft, given: str, scale: float, words: str, dtype: Any) -> str:
+        """The name of a value as it is with 8 bits; matrices that read the same one share the nodes."""
+        if not scale:
+            raise ExportError(
+                f"{words} has no scale for its inputs; calibrate the parent (pruning.analysis.calibrate_inputs)"
+            )
+        nodes, constants = round_value(given, scale, dtype)
+        graph.add_after(given, nodes, constants)
+        return str(nodes[-1].output[0])

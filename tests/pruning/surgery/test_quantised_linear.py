@@ -10,8 +10,16 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from pruning.surgery.quantised_linear import QuantisedLinear, quantise_weights, round_weights
-from search_spaces.weight_formats import FORMATS
+from nas.export.quantised_product import build_product, round_value
+from pruning.surgery.input_scale import choose_input_scale, keep_input_scale
+from pruning.surgery.quantised_linear import (
+    QuantisedLinear,
+    bypass_rounding,
+    quantise_weights,
+    round_inputs,
+    round_weights,
+)
+from search_spaces.weight_formats import ALL_FORMATS, FORMATS, W2, W4A16, W8A8
 
 BLOCKED = [FORMATS["w8"], FORMATS["w4"]]
 
@@ -73,7 +81,7 @@ def test_a_dynamic_product_is_what_the_operators_compute() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def run(nodes, weights, given: torch.Tensor) -> np.ndarray:
+def run(nodes, weights, given: torch.Tensor, optimise: bool = True) -> np.ndarray:
     graph = helper.make_graph(
         nodes,
         "product",
@@ -84,15 +92,85 @@ def run(nodes, weights, given: torch.Tensor) -> np.ndarray:
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     proto = helper.make_model(graph, opset_imports=imports, ir_version=10)
     onnx.checker.check_model(proto)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"x": given.numpy()})[0]
 
 
-@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda each: each.name)
+@pytest.mark.parametrize("inputs", [256, 96])
+def test_ternary_weights_lose_nothing_in_two_bits(inputs: int) -> None:
+    """The operator gives what the product with the weights themselves does, but for rounded inputs."""
+    codes, sizes = draw(24, inputs).sign() * (draw(24, inputs, seed=2).abs() > 0.5), draw(24, 1, seed=3).abs() + 0.1
+    module = nn.Linear(inputs, 24, bias=False)
+    module.weight.data = codes * sizes
+    quantised, given = QuantisedLinear.of(module, W2), draw(2, 5, inputs, seed=1)
+    assert torch.equal(quantised.get_rounded_weights(), module.weight)
+    nodes, weights = build_product("y", "x", module.weight.detach(), W2)
+    nodes.append(helper.make_node("Identity", [nodes[-1].output[0]], ["y"]))
+    expected = run(nodes, weights, given)
+    with torch.no_grad():
+        np.testing.assert_allclose(quantised(given).numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        exact = module(given)
+    assert float((torch.as_tensor(expected) - exact).norm() / exact.norm()) < 0.01
+    module.weight.data = draw(24, inputs)
+    assert not torch.equal(QuantisedLinear.of(module, W2).get_rounded_weights(), module.weight)
+
+
+@pytest.mark.parametrize("inputs", [64, 96])
+@pytest.mark.parametrize("format", [W8A8, W4A16], ids=lambda each: each.name)
+def test_a_module_computes_what_dequantised_weights_do(format, inputs: int) -> None:
+    matrix, given = draw(24, inputs), draw(2, 5, inputs, seed=1) * 3
+    matrix[3] = 0
+    module = nn.Linear(inputs, 24, bias=False)
+    module.weight.data = matrix
+    keep_input_scale(module, 0.04)  # so that large inputs are cut
+    nodes, weights = build_product("y", "x.rounded.0.04" if format is W8A8 else "x", matrix, format)
+    if format is W8A8:
+        before, constants = round_value("x", 0.04)
+        nodes, weights = [*before, *nodes], [*constants, *weights]
+    nodes.append(helper.make_node("Identity", [nodes[-1].output[0]], ["y"]))
+    expected = run(nodes, weights, given, optimise=False)
+    with torch.no_grad():
+        found = QuantisedLinear.of(module, format)(given)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("power", [1, 3])
+def test_the_scale_of_inputs_loses_as_little_as_the_best_of_many(power: int) -> None:
+    given = draw(500, 64) ** power
+    peak = float(given.abs().amax())
+
+    def compute_loss(scale: float) -> float:
+        return float((round_inputs(given, W8A8, torch.tensor(scale)) - given).square().sum())
+
+    best = min(compute_loss(peak * share / 100 / 127) for share in range(1, 101))
+    assert compute_loss(choose_input_scale(given)) < 1.05 * best
+    assert choose_input_scale(torch.zeros(4, 4)) == 1
+
+
+def test_without_a_scale_of_all_calls_each_has_its_own() -> None:
+    module, given = QuantisedLinear.of(nn.Linear(64, 8), W8A8), draw(5, 64)
+    peak = given.abs().amax() / 127
+    torch.testing.assert_close(module.round_given(given), torch.round(given / peak) * peak)
+    module.set_input_scale(0.5)
+    torch.testing.assert_close(module.round_given(given), torch.round(given / 0.5) * 0.5)
+
+
+def test_without_rounding_a_module_is_what_it_was_made_from() -> None:
+    plain, given = nn.Linear(64, 8), draw(5, 64)
+    module = QuantisedLinear.of(plain, FORMATS["w4"])
+    with bypass_rounding(module):
+        torch.testing.assert_close(module(given), plain(given))
+    assert not torch.allclose(module(given), plain(given))
+
+
+@pytest.mark.parametrize("format", ALL_FORMATS.values(), ids=lambda each: each.name)
 def test_fewer_bits_are_further_off(format) -> None:
     matrix = draw(64, 256)
     error = float((round_weights(matrix, format) - matrix).norm() / matrix.norm())
-    assert error < {"int8": 0.01, "w8": 0.008, "w4": 0.12}[format.name]
+    assert error < {"int8": 0.01, "w8": 0.008, "w4": 0.12, "w2": 0.9, "w8a8": 0.01, "w4a16": 0.14}[format.name]
 
 
 def test_new_weights_are_rounded_anew_and_kept_as_they_were_given() -> None:
