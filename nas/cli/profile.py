@@ -33,6 +33,8 @@ Examples:
   nas profile kit --target jetson-orin --model ./my-model -o kit.zip
 
   nas profile kit --target l4 --model ./my-model --workload prefill:batch=1,seq=512 -o kit.zip
+
+  nas profile kit --target jetson-orin --model ./my-model --precision search -o kit.zip
 """
 _IMPORT_HELP = """Check the profile.json that a kit wrote on a device, fit a latency model, and keep it for searches.
 
@@ -66,6 +68,7 @@ def profile(
     data: options.Data = None,
     workload: options.WorkloadText = None,
     tokens: options.Tokens = "off",
+    precision: options.Precision = "fp32",
     seconds: Seconds = None,
     host: options.Host = None,
     python: options.Python = "python3",
@@ -85,18 +88,19 @@ def profile(
     from latency_models.workload import Workload
     from nas.export.parent_export import ParentExport
     from nas.parent.parent import load_parent_model
+    from nas.pipeline.precision import add_formats
     from nas.profiling.host import SECONDS
     from nas.profiling.host_profile import load_host_profile
     from nas.profiling.kit import SECONDS as KIT_SECONDS
     from nas.profiling.kit import Kit
     from nas.profiling.ssh import SshTarget, profile_there
-    from nas.request.choices import check_tokens
+    from nas.request.choices import check_precision, check_tokens
     from nas.storage.disk_errors import check_folder
     from nas.tokens.profiled_schedules import choose_profiled
     from search_spaces.errors import UsageError
 
     device, wanted = find_target(target), None if workload is None else Workload.parse(workload)
-    reducing = check_tokens(tokens)
+    reducing, bits = check_tokens(tokens), check_precision(precision)
     ssh_target = None if host is None else SshTarget(host, python, port, ssh_config)
     if ssh_target is None and not device.is_host:
         raise UsageError(
@@ -107,6 +111,7 @@ def profile(
         check_folder(out, "--out")
     parent = load_parent_model(model, data, trust_remote_code, part=part)
     chosen, space = choose_profiled(parent, device, wanted, reducing, progress)
+    space = add_formats(space, parent, device, chosen, bits)
     if ssh_target is None:
         export = ParentExport(parent, progress, chosen.phase)
         measured = load_host_profile(parent, export, chosen, progress, seconds or SECONDS, fresh=True, space=space)
@@ -125,6 +130,7 @@ def kit(
     data: options.Data = None,
     workload: options.WorkloadText = None,
     tokens: options.Tokens = "off",
+    precision: options.Precision = "fp32",
     seconds: Seconds = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.zip", help="The file to write.")] = Path("kit.zip"),
     trust_remote_code: options.TrustRemoteCode = False,
@@ -138,17 +144,19 @@ def kit(
     from latency_models.targets import find_target
     from latency_models.workload import Workload
     from nas.parent.parent import load_parent_model
+    from nas.pipeline.precision import add_formats
     from nas.profiling.kit import SECONDS, Kit, check_target
-    from nas.request.choices import check_tokens
+    from nas.request.choices import check_precision, check_tokens
     from nas.tokens.profiled_schedules import choose_profiled
     from search_spaces.errors import UsageError
 
     if target is None:
         raise UsageError("--target is missing; write for example nas profile kit --target jetson-orin -o kit.zip")
     device, wanted = check_target(find_target(target)), None if workload is None else Workload.parse(workload)
-    reducing = check_tokens(tokens)
+    reducing, bits = check_tokens(tokens), check_precision(precision)
     parent = load_parent_model(model, data, trust_remote_code, part=part)
     chosen, space = choose_profiled(parent, device, wanted, reducing, progress)
+    space = add_formats(space, parent, device, chosen, bits)
     made = Kit(parent, device, chosen, seconds or SECONDS, space=space)
     shutil.copyfile(made.build(progress), out)
     console.emit_text(

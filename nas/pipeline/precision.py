@@ -19,7 +19,7 @@ from pruning.kinds.quantised_part import AXIS, QuantisedPart
 from pruning.surgery.linear import get_weight_matrix
 from pruning.surgery.quantised_linear import loses_nothing
 from search_spaces.errors import UsageError
-from search_spaces.kinds import KINDS
+from search_spaces.kinds import DEFAULT_UNITS, KINDS
 from search_spaces.space import Space
 from search_spaces.unit import Choice, Unit, find_kind
 from search_spaces.weight_formats import ALL_FORMATS, W2, Inputs, WeightFormat
@@ -77,6 +77,27 @@ def restrict_to_fast_formats(
     speeds = compare_parts(parent, target, workload)
     fast = {(unit, name) for (unit, name), faster in speeds.items() if faster >= FASTER and name in allowed}
     return replace(space, choices=tuple(each for each in space.choices if _is_kept(each, fast)))
+
+
+def add_formats(
+    space: Space | None, parent: ParentModel, target: Target, workload: Workload, precision: str
+) -> Space | None:
+    """What is measured of a parent where parts may have fewer bits: a space with the formats that a search offers.
+
+    Args:
+        space: what else is measured; None where that is dropped units only.
+        precision: as it was asked for.
+
+    Raises:
+        UsageError: as `check_precision_runs`.
+    """
+    names = list_precision_units(precision)
+    if not names:
+        return space
+    check_precision_runs(names, target, precision)
+    offered = restrict_to_fast_formats(parent.anatomy.build_space(names), parent, target, workload, precision)
+    base = parent.anatomy.build_space(DEFAULT_UNITS) if space is None else space
+    return replace(base, choices=tuple(dict.fromkeys((*base.choices, *offered.choices))))
 
 
 def calibrate_formats(space: Space, parent: ParentModel, inputs: Mapping[str, Tensor]) -> None:

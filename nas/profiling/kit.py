@@ -27,15 +27,17 @@ from latency_models.workload import Phase, Workload
 from nas.export.exported_graphs import ExportedGraphs
 from nas.export.exporters import find_exporter
 from nas.export.graph_editing import ParentGraph
-from nas.export.onnx_export import export_onnx, make_workload_inputs
+from nas.export.onnx_export import export_onnx, make_example_inputs, make_workload_inputs
 from nas.export.shared_weights import SharedWeights
 from nas.parent.parent import ParentModel
 from nas.profiling.effort import Effort
 from nas.profiling.host import plan_measurements, write_plan
 from nas.profiling.host_profile import name_measured
 from nas.progress import Progress
+from pruning.analysis.input_scales import calibrate_inputs
 from pruning.checkpoint.sentence_embedding import attach, read_sentence_embedding
 from pruning.inference.widening import copy_in_float32
+from pruning.kinds.quantised_part import AXIS
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
@@ -44,6 +46,7 @@ from search_spaces.space import Space
 SECONDS = 60.0
 RANDOM_WEIGHTS = "random.data"
 _DRAWN_BYTES = 1 << 14  # tensors from this size on are drawn on the device
+_CALIBRATED = 8  # tokens that scales of rounded inputs are chosen on, which latency does not depend on
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
 _README = """Latency of {count} variants of a model on {target}, {workload}
 
@@ -84,7 +87,7 @@ class Kit:
     Attributes:
         seconds, min_rounds, limit_s: of all sessions together.
         architectures: the parent and others; the design over the latency terms where there are none.
-        space: whose token schedules the design is to cover.
+        space: whose token schedules and levels the design is to cover.
 
     Raises:
         UsageError: for a target that a kit cannot be made for.
@@ -143,7 +146,16 @@ class Kit:
 
     def export_graphs(self, drawn: SharedWeights) -> ExportedGraphs:
         """The exports of a parent of the same structure, initialised at random, whose large weights are `drawn`."""
-        return self.export_graphs_of(make_random_copy(self.parent.model), drawn.move)
+        made = make_random_copy(self.parent.model)
+        if self._has_formats():
+            calibrate_inputs(made, self.parent.anatomy, make_example_inputs(made, 1, _CALIBRATED))
+        return self.export_graphs_of(made, drawn.move)
+
+    def _has_formats(self) -> bool:
+        """Whether parts have fewer bits in any graph."""
+        chosen = [choice for each in self.architectures for choice in each.choices]
+        chosen += [] if self.space is None else self.space.choices
+        return any(choice.level.get_value(AXIS) is not None for choice in chosen)
 
     def export_graphs_of(self, parent: Any, finished: Callable[[Any], Any] = lambda proto: proto) -> ExportedGraphs:
         """The exports of a parent as the target takes it, by export key; `finished` gives what is kept."""
@@ -234,7 +246,8 @@ def _draw_weights(dtype: str) -> SharedWeights:
     import onnx
 
     wanted = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    return SharedWeights(RANDOM_WEIGHTS, _DRAWN_BYTES, fits=lambda tensor: bool(tensor.data_type == wanted))
+    drawn = {wanted, onnx.TensorProto.INT8, onnx.TensorProto.INT4}  # any bytes are whole numbers
+    return SharedWeights(RANDOM_WEIGHTS, _DRAWN_BYTES, fits=lambda tensor: tensor.data_type in drawn)
 
 
 def make_inputs(graph: ParentGraph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from latency_models.datasheet_model import DataSheetModel
 from latency_models.model import LatencyModel
 from latency_models.profile import Profile
 from latency_models.targets import Target
+from latency_models.terms import Terms
 from latency_models.workload import Workload
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
@@ -30,6 +31,12 @@ def load_latency_model(
         _say_what_is_measured(parent, target, workload, progress)
         return DataSheetModel(target, parent.shape, workload)
     profile = load_device_profile(path, parent, target, workload)
+    if not _covers_formats(profile, space):
+        progress.show_message(
+            f"{target.name} was measured without these formats of weights: the data sheet is used; nas profile kit "
+            "--precision search measures them"
+        )
+        return DataSheetModel(target, parent.shape, workload)
     if not _covers(profile, space):
         progress.show_message(f"{target.name} was measured without these token schedules: the data sheet is used")
         return DataSheetModel(target, parent.shape, workload)
@@ -40,6 +47,12 @@ def _covers(profile: Profile, space: Space | None) -> bool:
     """Whether schedules were measured that choose tokens as those of the space do, if it has any."""
     wanted = None if space is None else space.reduction if space.fixed is None else space.fixed.reduction
     return wanted is None or any(record.architecture.reduction == wanted for record in profile.records)
+
+
+def _covers_formats(profile: Profile, space: Space | None) -> bool:
+    """Whether parts were measured in all formats that the space has."""
+    known = Terms.over(profile.shape, profile.workload, (record.architecture for record in profile.records))
+    return Terms.of_space(profile.shape, profile.workload, space).formats <= known.formats
 
 
 def _say_what_is_measured(parent: ParentModel, target: Target, workload: Workload, progress: Progress) -> None:
