@@ -24,10 +24,10 @@ __getattr__, __all__ = export_lazily(
         "runtime_ort": ["PRECISION", "count_default_threads", "open_session", "read_environment"],
         "shape": ["ModelShape"],
         "staircase": ["ACCELERATOR_TILE", "CPU_TILE", "Staircase", "build_measured_staircase"],
-        "targets": ["HOST", "Target", "find_target", "list_aliases", "list_targets"],
+        "targets": ["DEFAULT_PRECISION", "HOST", "Target", "find_target", "list_aliases", "list_targets"],
         "terms": ["Terms"],
         "validation": ["Validation", "validate"],
-        "work": ["compute_stem_work", "count_flops"],
+        "work": ["compute_changed_work", "compute_stem_work", "count_flops"],
         "workload": ["Phase", "Workload"],
     },
 )

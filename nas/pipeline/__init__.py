@@ -6,5 +6,6 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "dry_run": ["plan"],
+        "precision": ["add_formats"],
     },
 )
