@@ -78,6 +78,11 @@ def analyze(
 
     if out is not None:
         check_folder(out, "--out")
+    if dry_run and model is not None and _lacks_weights(model):
+        from nas.cli.families import families
+
+        families(Path(model), json=json)
+        return
     parent = load_parent_model(model, data, trust_remote_code, device, stream, part)
     if tokens is not None:
         _refuse(parent, tokens)
@@ -98,6 +103,12 @@ def analyze(
         console.emit_table(_build_tokens_table(redundant))
     console.emit_text("\n".join(f"picture  {folder / name}.png" for name in written))
     console.emit_text("\n".join(f"numbers  {folder / name}.json" for name in written if name != "survivors"))
+
+
+def _lacks_weights(model: str) -> bool:
+    """Whether a model is a folder with a config and no weights: of its structure something can be said all the same."""
+    folder = Path(model)
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors"))
 
 
 def _show_plan(parent: "ParentModel", json: bool) -> None:

@@ -18,6 +18,7 @@ from nas.cli import (
     certify,
     evaluate,
     export,
+    families,
     heal,
     profile,
     pull,
@@ -83,7 +84,7 @@ def _root(
 
 
 for _verb in (
-    search, sweep, certify, heal, run, analyze, profile, export, evaluate, report, track, pull, serve, token, targets
+    search, sweep, certify, heal, run, analyze, families, profile, export, evaluate, report, track, pull, serve, token, targets
 ):  # fmt: skip
     _verb.register(app)
 

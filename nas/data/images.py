@@ -16,6 +16,7 @@ from nas.data.documents import SPLITS
 from nas.data.image_file import SUFFIXES, open_image
 from nas.data.problem_type import ProblemType, read_problem_type
 from nas.data.text_file import is_hidden, read_bytes
+from pruning.anatomy.language_model import find_image_config
 from search_spaces.errors import BadData
 
 
@@ -91,9 +92,10 @@ def _read_labels(folder: Path, model: Any) -> dict[Path, int]:
 
 def _read_pixels(path: Path, model: Any) -> np.ndarray:
     """(height, width, 3), or (height, width) where the model has one channel."""
-    size = model.config.image_size
+    config = find_image_config(model)
+    size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    mode = "L" if getattr(model.config, "num_channels", 3) == 1 else "RGB"
+    mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
     return np.asarray(open_image(path, mode).resize((width, height)))
 
 

@@ -36,7 +36,7 @@ from nas.export.stack_export import (
     trace_biases_as_products,
 )
 from pruning.anatomy.encoder_decoder import is_encoder_decoder
-from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.language_model import find_image_config, find_language_config
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.inference.widening import copy_in_float32, is_widened
 from pruning.reduction.inspection import count_always_kept, count_words_to_trace
@@ -108,6 +108,7 @@ def make_example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) ->
         return make_stack_inputs(model, batch, sequence, generator)
     config = find_language_config(model)
     if model.main_input_name == "pixel_values":
+        config = find_image_config(model)
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return {

@@ -277,18 +277,24 @@ def _list_cache_layers(output: Any, anatomy: Anatomy) -> list[Any]:
     """What each block keeps for the tokens to come: a layer of the library's cache, None where there is none."""
     if not anatomy.is_decoder:
         return [None] * anatomy.depth
-    cache = getattr(output, "past_key_values", None)
+    cache = _find_cache(output)[1]
     layers = list(getattr(getattr(cache, "self_attention_cache", cache), "layers", ()))
     return layers if len(layers) == anatomy.depth else [None] * anatomy.depth
 
 
 def _count_next_token(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], output: Any) -> _Counts | None:
     """What one more token costs after a cache was filled; None for a model that does not decode by itself."""
-    cache = getattr(output, "past_key_values", None)
+    name, cache = _find_cache(output)
     if cache is None or anatomy.part is not None:
         return None
     last = {name: tensor[:, -1:] for name, tensor in inputs.items()}
-    return _count(model, anatomy, last, past_key_values=cache, use_cache=True)[0]
+    return _count(model, anatomy, last, use_cache=True, **{name: cache})[0]
+
+
+def _find_cache(output: Any) -> tuple[str, Any]:
+    """(how the library calls it, what a decoder keeps for the tokens to come); None where it keeps nothing."""
+    named = ((name, getattr(output, name, None)) for name in ("past_key_values", "cache_params"))
+    return next((each for each in named if each[1] is not None), ("", None))
 
 
 def _count_state(cache: Any) -> int:

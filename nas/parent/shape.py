@@ -12,6 +12,7 @@ from pruning.anatomy.encoder_decoder import Part, find_part
 from pruning.anatomy.language_model import (
     count_prompt_image_tokens,
     find_block_config,
+    find_image_config,
     find_language_config,
     is_vision_language,
 )
@@ -97,5 +98,8 @@ def _count_fixed_tokens(model: Any, anatomy: Anatomy) -> int | None:
         return int(model.config.max_source_positions)
     if model.main_input_name != "pixel_values":
         return None
-    size, patch = model.config.image_size, model.config.patch_size
-    return int((size // patch) ** 2 + (0 if model.config.model_type.startswith("siglip") else 1))
+    config = find_image_config(model)
+    size, patch = getattr(config, "image_size", None), config.patch_size
+    if not isinstance(size, int) or not isinstance(patch, int):
+        return getattr(config, "num_patches", None)  # images of any form, with as many patches at most
+    return int((size // patch) ** 2 + (0 if config.model_type.startswith("siglip") else 1))

@@ -25,6 +25,7 @@ __getattr__, __all__ = export_lazily(
         "language_model": [
             "find_block_config",
             "is_vision_language",
+            "find_image_config",
             "find_language_config",
             "count_prompt_image_tokens",
         ],

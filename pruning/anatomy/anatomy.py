@@ -16,7 +16,12 @@ from pruning.anatomy.contribution import BlockAnatomy, Layout, has_stream, read_
 from pruning.anatomy.drop_check import check_drops, mark_needed, removes_blocks, settle_forms
 from pruning.anatomy.encoder_decoder import Part, get_part, is_encoder_decoder
 from pruning.anatomy.head import read_head
-from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_language
+from pruning.anatomy.language_model import (
+    find_language_config,
+    find_language_path,
+    is_vision_language,
+    is_vision_tower,
+)
 from pruning.anatomy.likeness import describe_form
 from pruning.anatomy.probe import Arguments, BlockTrace, Call, record_inputs, trace_block
 from pruning.anatomy.sum_reader import read_sum
@@ -218,7 +223,7 @@ def _refuse(model: Any) -> None:
     if any(isinstance(module, Dropped) for module in model.modules()):
         raise UnreadableModel(f"{name} is pruned already: parts of its blocks are dropped; give its parent")
     two = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
-    if two and not is_vision_language(model):
+    if two and not is_vision_language(model) and not is_vision_tower(model):
         raise UnreadableModel(
             f"{name} ({model.config.model_type}) has two towers; give one of them, for example its vision model"
         )

@@ -8,22 +8,53 @@ from pruning.anatomy.encoder_decoder import find_part_path, is_encoder_decoder, 
 
 
 def is_vision_language(model: Any) -> bool:
-    """Whether a model writes text about images: a vision tower, a projector and a decoder, as in LLaVA and Qwen2-VL.
+    """Whether a model writes text about images, or fills in masked words: a vision tower, a projector and a language
+    model, as in LLaVA, Qwen2-VL and ModernVBERT.
 
     Contrastive models (CLIP) have two configs as well and write nothing.
     """
     parts = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
-    return parts and bool(model.can_generate())
+    return parts and (bool(model.can_generate()) or _predicts_words(model))
+
+
+def _predicts_words(model: Any) -> bool:
+    return model.main_input_name == "input_ids" and model.get_output_embeddings() is not None
+
+
+def is_vision_tower(model: Any) -> bool:
+    """Whether of two configs, for images and for text, a model has only the vision tower, as image classifiers do."""
+    config = model.config
+    if not (hasattr(config, "vision_config") and hasattr(config, "text_config")) or is_vision_language(model):
+        return False
+    of_text = any(isinstance(getattr(module, "config", None), type(config.text_config)) for module in model.modules())
+    return model.main_input_name == "pixel_values" and not of_text
 
 
 def find_language_config(model: Any) -> Any:
-    """The config that describes the blocks: a vision-language model's text config, else the model's own.
+    """The config that describes the blocks: the text config of a model that has other parts besides its language model,
+    the vision config of one that has only that tower, else the model's own.
 
     Of an encoder-decoder it is one of the stack that is pruned (`read_part_config`).
     """
+    config = model.config
     if is_encoder_decoder(model):
         return read_part_config(model)
-    return model.config.get_text_config() if is_vision_language(model) else model.config
+    if is_vision_tower(model):
+        return config.vision_config
+    if is_vision_language(model) or _is_composite(config):
+        return config.get_text_config()
+    return config
+
+
+def find_image_config(model: Any) -> Any:
+    """The config of an image model that says how large images are."""
+    return model.config.vision_config if is_vision_tower(model) else model.config
+
+
+def _is_composite(config: Any) -> bool:
+    """Whether a config has no blocks of its own but a config for a language model that has."""
+    own = getattr(config, "num_hidden_layers", None)
+    return own is None and getattr(config, "text_config", None) is not None
 
 
 def find_block_config(model: Any, index: int) -> Any:
@@ -33,12 +64,17 @@ def find_block_config(model: Any, index: int) -> Any:
 
 
 def find_language_path(model: Any) -> str:
-    """The dotted name of the module that owns the blocks' stack where a model has other stacks; "" for any other."""
+    """The dotted name of the module that owns the blocks' stack where a model has other parts or stacks; "" for any
+    other."""
     if is_encoder_decoder(model):
         return find_part_path(model)
-    if not is_vision_language(model):
+    config = find_language_config(model)
+    if config is model.config or is_vision_tower(model):
         return ""
     decoder = model.get_decoder()
+    if decoder is None or decoder is model or getattr(decoder, "config", None) is model.config:
+        owners = (path for path, module in model.named_modules() if getattr(module, "config", None) is config)
+        return next(owners, "")
     path: str = next(path for path, module in model.named_modules() if module is decoder)
     return path
 

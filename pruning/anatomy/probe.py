@@ -1,8 +1,10 @@
 """Watching a model run once: what every part of every block reads and writes on a tiny input."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.encoder_decoder import Part, count_words, is_encoder_decoder
-from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.language_model import find_image_config, find_language_config, is_vision_language
 from search_spaces.errors import UnreadableModel
 
+FIRST = 3  # the first id that is drawn: those before stand for padding, begin and end
+_SPECIAL = ("_token_id", "_token_index")
 TOKENS = 7  # enough to see tokens mix, few enough to cost nothing
 MIXING = 1e-4  # relative; grouping tokens by expert moves the others by rounding only
 
@@ -58,20 +62,18 @@ def make_probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[
     An encoder-decoder is given a source (token ids, or features of sound) and a target, of unlike lengths.
 
     Raises:
-        UnreadableModel: when the model reads none of these.
+        UnreadableModel: when the model reads none of these, or its images have no known size.
     """
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     if is_encoder_decoder(model):
         return {name: value.to(device) for name, value in _make_pair(model, batch, tokens, generator).items()}
-    if model.main_input_name == "input_ids":
-        ids = torch.randint(3, find_language_config(model).vocab_size, (batch, tokens), generator=generator)
-        return {"input_ids": ids.to(device)}
+    if model.main_input_name == "input_ids" or is_vision_language(model):
+        size = find_language_config(model).vocab_size
+        ids = torch.randint(FIRST, size, (batch, tokens), generator=generator)
+        return {"input_ids": _avoid_special(ids, size, model.config).to(device)}
     if model.main_input_name == "pixel_values":
-        size, channels = model.config.image_size, getattr(model.config, "num_channels", 3)
-        height, width = (size, size) if isinstance(size, int) else size
-        pixels = torch.randn(batch, channels, height, width, generator=generator)
-        return {"pixel_values": pixels.to(device, next(model.parameters()).dtype)}
+        return {name: value.to(device) for name, value in _make_pixels(model, batch, generator).items()}
     raise _build_input_error(model)
 
 
@@ -95,6 +97,39 @@ def _build_input_error(model: Any) -> UnreadableModel:
         f"{type(model).__name__} reads {model.main_input_name!r}; only text (input_ids), images (pixel_values) and, "
         "for an encoder-decoder, features of sound (input_features) are understood"
     )
+
+
+def _avoid_special(ids: Tensor, size: int, config: Any) -> Tensor:
+    """The ids, with the next ordinary one in the place of each that stands for an image, a sound or an end."""
+    special = torch.tensor(sorted(_list_special_ids(config)), dtype=ids.dtype)
+    while len(special) < size - FIRST and (marked := torch.isin(ids, special)).any():
+        ids = torch.where(marked, FIRST + (ids - FIRST + 1) % (size - FIRST), ids)
+    return ids
+
+
+def _list_special_ids(config: Any) -> set[int]:
+    found = {value for key, value in vars(config).items() if key.endswith(_SPECIAL) and isinstance(value, int)}
+    inner = (getattr(config, key, None) for key in getattr(config, "sub_configs", {}))
+    return found.union(*(_list_special_ids(each) for each in inner if each is not None))
+
+
+def _make_pixels(model: Any, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Images (batch, channels, height, width); of a model that takes images of any form, their patches in rows."""
+    config, dtype = find_image_config(model), next(model.parameters()).dtype
+    channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", None)
+    if "spatial_shapes" in signature(model.forward).parameters:
+        side, patch = max(1, math.isqrt(config.num_patches)), config.patch_size
+        pixels = torch.randn(batch, side * side, channels * patch * patch, generator=generator).to(dtype)
+        shapes = torch.full((batch, 2), side)
+        return {
+            "pixel_values": pixels,
+            "pixel_attention_mask": torch.ones(batch, side * side),
+            "spatial_shapes": shapes,
+        }
+    if size is None:
+        raise UnreadableModel(f"{type(model).__name__}: looked for image_size in its config and found none")
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    return {"pixel_values": torch.randn(batch, channels, height, width, generator=generator).to(dtype)}
 
 
 def flatten_to_rows(value: Any, width: int) -> Tensor | None:

@@ -1,7 +1,5 @@
 """Tiny configs of any family that Transformers has: sizes are shrunk by the names of their fields.
 
-    config = build_tiny_config("mixtral")
-
 A config's own rules derive the rest. Where a family needs more than its names tell, `OVERRIDES` says it.
 """
 
@@ -97,7 +95,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build_tiny_config(model_type: str, causal: bool = False) -> PreTrainedConfig:
+def build_tiny_config(model_type: str, causal: bool = False) -> Any:
     """The config of a family at the size of a toy; towers are half as deep as what is pruned.
 
     Args:
@@ -108,24 +106,38 @@ def build_tiny_config(model_type: str, causal: bool = False) -> PreTrainedConfig
     """
     config_class = CONFIG_MAPPING[model_type]
     switches = {"is_decoder": True} if causal and hasattr(config_class, "is_decoder") else {}
-    return _shrink(config_class, DEPTH, **switches)
+    return _shrink(config_class, _build_default(config_class), DEPTH, switches | OVERRIDES.get(model_type, {}))
 
 
-def _shrink(config_class: Any, depth: int, **given: Any) -> Any:
-    """A config of a class with every size shrunk and every config in it shrunk, too."""
-    whole = _build_default(config_class)
+def shrink_config(config: Any) -> Any:
+    """A config of the same form as another, at the size of a toy: its switches and kinds of blocks stay.
+
+    Raises:
+        Exception: of any kind, from the family's own checks.
+    """
+    return _shrink(type(config), config, DEPTH, {})
+
+
+def _shrink(config_class: Any, whole: Any, depth: int, given: dict[str, Any]) -> Any:
+    """A config of a class with every size of `whole` shrunk and every config in it shrunk, too."""
     settings: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):
         value = _read(whole, field)
         if field.name in getattr(config_class, "sub_configs", {}):
-            settings[field.name] = _shrink_inner(value, field.name)
-        elif (small := _shrink_field(field.name, value, depth)) is not None:
-            settings[field.name] = small
+            settings[field.name] = _shrink_inner(value, field.name, is_default=whole == _build_default(config_class))
+        else:
+            small = _shrink_field(field.name, value, depth)
+            settings[field.name] = value if small is None and _is_switch(field, value) else small
     _place_tokens(settings, whole)
     if settings.get("num_key_value_heads") and whole.num_key_value_heads == whole.num_attention_heads:
         settings["num_key_value_heads"] = settings["num_attention_heads"]  # as latent attention wants it
-    settings |= OVERRIDES.get(config_class.model_type, {}) | given
+    settings |= given
     return config_class(**{name: value for name, value in settings.items() if value is not None})
+
+
+def _is_switch(field: Any, value: Any) -> bool:
+    """Whether a setting says how a model is built rather than how large, and differs from the family's default."""
+    return isinstance(value, bool | str | float) and value != field.default
 
 
 def _build_default(config_class: Any) -> Any:
@@ -142,11 +154,12 @@ def _read(whole: Any, field: Any) -> Any:
         return None if field.default is dataclasses.MISSING else field.default
 
 
-def _shrink_inner(config: Any, name: str) -> Any:
+def _shrink_inner(config: Any, name: str, is_default: bool) -> Any:
     """Of what is in another config: its text model is as deep as what is pruned, towers are not."""
     if not isinstance(config, PreTrainedConfig):
         return None
-    return _shrink(type(config), DEPTH if "text" in name or "language" in name else TOWER_DEPTH)
+    depth = DEPTH if "text" in name or "language" in name else TOWER_DEPTH
+    return _shrink(type(config), config, depth, OVERRIDES.get(config.model_type, {}) if is_default else {})
 
 
 def _shrink_field(name: str, value: Any, depth: int) -> Any:

@@ -1,0 +1,11 @@
+"""What of a family of models can be pruned: tried on tiny random models of it."""
+
+from search_spaces.lazy_exports import export_lazily
+
+__getattr__, __all__ = export_lazily(
+    __name__,
+    {
+        "outcome": ["EXACT", "NOTHING", "Outcome"],
+        "trials": ["try_config", "try_family"],
+    },
+)
