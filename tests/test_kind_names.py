@@ -22,6 +22,7 @@ ALLOWED = {  # file: (the kinds that it names, why)
     "nas/figures/search.py": ("attention block cross-attention mlp", "a colour for each kind that is drawn"),
     "nas/parent/block_shapes.py": ("attention cross-attention mlp", "reads what parts compute; each has its own form"),
     "nas/report/drawing.py": ("block cross-attention", "drawn where it is gone, as few models have one"),
+    "nas/families/trials.py": ("block", "a removed block is compared with one that hands on its input"),
     "nas/search/knobs.py": ("attention", "a knob weighs attentions against the rest"),
     "nas/search/methods/__init__.py": ("attention block mlp", "published methods are defined for these kinds"),
     "nas/search/methods/evopress.py": ("attention mlp", "EvoPress drops as many attentions as MLPs"),
