@@ -14,6 +14,7 @@ __getattr__, __all__ = export_lazily(
         "images": ["PIXELS"],
         "onnx_export": [
             "LARGEST_FOLDED",
+            "ONNX_RUNTIME_OPSET",
             "build_file_name",
             "export_onnx",
             "make_example_inputs",

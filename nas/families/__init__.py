@@ -5,7 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
-        "outcome": ["EXACT", "NOTHING", "Outcome"],
+        "outcome": ["EXACT", "NOTHING", "TRIALS", "Outcome"],
         "trials": ["try_config", "try_family"],
     },
 )

@@ -8,7 +8,12 @@ TRIALS = ("dropped", "decoded", "saved", "shape", "analysed", "onnx")
 
 @dataclass
 class Outcome:
-    """What became of one class. Empty words: not tried, as what comes before it did not work."""
+    """What became of one class. Empty words: not tried, as what comes before it did not work.
+
+    Example:
+        >>> try_family("causal language model", "llama", "LlamaForCausalLM", causal=True).is_exact
+        True
+    """
 
     task: str
     family: str

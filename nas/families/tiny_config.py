@@ -57,7 +57,13 @@ LISTS = ("layer_types", "mlp_layer_types", "layers_block_type", "block_types", "
 ROTARY = {"rope_type": "default", "rope_theta": 1e4}
 ROTARY_BY_TYPE = {"full_attention": ROTARY, "sliding_attention": ROTARY}
 MAMBA_2 = {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_expand": 2}
+SECTIONS = {"rope_parameters": {**ROTARY, "mrope_section": [2, 1, 1]}}  # of positions in time, height and width
 OVERRIDES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        ("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "glm4v_text", "glm_ocr_text", "paddleocr_vl_text"),
+        SECTIONS,
+    ),
+    "glm4v_moe_text": {"rope_parameters": {**ROTARY, "partial_rotary_factor": 0.5, "mrope_section": [2, 0, 0]}},
     "bamba": {"attn_layer_indices": [1, 3]},
     "blt": {"encoder_hash_byte_group_vocab": VOCABULARY, "encoder_hash_byte_group_size": [3, 4]},
     "cohere_compass_text": {"rope_parameters": ROTARY_BY_TYPE},

@@ -9,6 +9,7 @@ __getattr__, __all__ = export_lazily(
         "analysis_batches": ["estimate_state_bytes", "list_analysis_batches"],
         "parent": ["ParentModel", "compute_weights_digest", "load_parent_model"],
         "running_cost": ["check_memory", "count_bytes", "estimate_peak_bytes", "measure_item_seconds"],
+        "shape": ["read_shape"],
         "reference_models": ["DEFAULT", "find_reference", "list_reference_names"],
     },
 )
