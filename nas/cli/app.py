@@ -83,9 +83,11 @@ def _root(
     pass
 
 
-for _verb in (
-    search, sweep, certify, heal, run, analyze, families, profile, export, evaluate, report, track, pull, serve, token, targets
-):  # fmt: skip
+_VERBS = (
+    search, sweep, certify, heal, run, analyze, families, profile, export, evaluate, report, track, pull, serve, token,
+    targets,
+)  # fmt: skip
+for _verb in _VERBS:
     _verb.register(app)
 
 
