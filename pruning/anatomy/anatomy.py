@@ -137,6 +137,7 @@ def read_anatomy(model: Any) -> Anatomy:
     width, stack = _read_size(model, "hidden_size"), _find_stack(model)
     blocks = model.get_submodule(stack)
     depth, part = len(blocks), get_part(model)
+    _refuse_shared(model, blocks)
     settings = {"use_cache": False} if _has_cache(model) else {}
     arguments = record_inputs(model, blocks, **settings)
     release_weights(model)  # what follows runs copies of single blocks
@@ -150,6 +151,18 @@ def read_anatomy(model: Any) -> Anatomy:
     head = head and replace(head, saves=find_savings(_hold(model), head))
     decodes, name = part is Part.DECODER if part else _has_cache(model), part and str(part)
     return Anatomy(model.config.model_type, depth, width, layout, stack, read, decodes, head, removes, name)
+
+
+def _refuse_shared(model: Any, blocks: nn.ModuleList) -> None:
+    """What blocks share cannot be taken out of one of them."""
+    owners: dict[int, int] = {}
+    for index, block in enumerate(blocks):
+        for parameter in block.parameters():
+            other = owners.setdefault(id(parameter), index)
+            if other != index:
+                raise UnreadableModel(
+                    f"{type(model).__name__}: looked for blocks with their own weights, {other} and {index} share some"
+                )
 
 
 def _settle_layout(model: Any, layouts: set[Layout]) -> Layout:

@@ -14,7 +14,15 @@ from torch import Tensor
 from pruning.anatomy.contribution import BlockAnatomy, Contribution, Layout
 from pruning.anatomy.fitting import fit_sum
 from pruning.anatomy.probe import BlockTrace, Call, mixes_tokens
-from pruning.anatomy.roles import find_free_members, find_outermost, is_norm, is_same, is_vector, is_within
+from pruning.anatomy.roles import (
+    find_free_members,
+    find_outermost,
+    is_inside_any,
+    is_norm,
+    is_same,
+    is_vector,
+    is_within,
+)
 from pruning.surgery.dropped import Form
 from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import Kind
@@ -165,13 +173,16 @@ class _SumReader:
 
     def _describe(self, terms: Sequence[_Term], left: tuple[str, ...]) -> Contribution:
         """One unit of everything that is added in one place."""
-        writers = [writer for term in terms for writer in term.writers]
-        members = (*(writer.path for writer in writers), *left)
+        held = (*(writer.path for term in terms for writer in term.writers), *left)
+        order = {path: at for at, call in reversed(list(enumerate(self.every_call))) for path in _list_holders(call)}
+        members = tuple(sorted(held, key=order.__getitem__))
         forms = {call.path: Form(call.arity, listed=call.listed) for call in self.every_call}
         last = terms[-1]
+        first = next((call for call in self.every_call if is_inside_any(call.path, members) and call.inputs), None)
         norms = (
             call for call in self.calls
-            if is_norm(call.module) and call.path not in last.after and is_same(call.output, self._get_fed(writers))
+            if first is not None and is_norm(call.module) and is_same(call.output, first.inputs[0])
+            and not is_inside_any(call.path, (*members, *last.after))
         )  # fmt: skip
         before = next((call.path for call in norms), None)
         return Contribution(
@@ -181,13 +192,16 @@ class _SumReader:
             after=tuple(path for term in terms for path in term.after),
             before=before,
             closes=None,
-            reads=before or members[0],
+            reads=before or (members[0] if first is None else first.path),
             beside=tuple(term.last for term in terms[:-1]),
             scaled=True,
         )
 
-    def _get_fed(self, writers: Sequence[Call]) -> Tensor | None:
-        return next((rows for writer in writers for rows in writer.inputs), None)
+
+def _list_holders(call: Call) -> list[str]:
+    """The path of a call's module, and of all that hold it within the block."""
+    names = call.path.split(".")
+    return [".".join(names[:end]) for end in range(1, len(names) + 1)]
 
 
 def _get(call: Call) -> Tensor:

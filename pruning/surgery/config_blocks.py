@@ -60,9 +60,8 @@ def keep_blocks(config: Any, kept: list[int]) -> None:
     overrides = config.to_dict().get("per_layer_config") if getattr(config, "is_heterogeneous", False) else None
     values = {key: _keep(key, value, kept, depth) for key, value in vars(config).items() if not key.startswith("_")}
     changed = {key: value for key, value in values.items() if value is not None}
-    for key, value in changed.items():
-        setattr(config, key, value)
-    config.num_hidden_layers = len(kept)
+    for key, value in {**changed, "num_hidden_layers": len(kept)}.items():
+        _set(config, key, value)
     if overrides:
         by_layer = {int(layer): settings for layer, settings in overrides.items()}
         config.per_layer_config = {kept.index(layer): by_layer[layer] for layer in kept if layer in by_layer}
@@ -72,6 +71,16 @@ def keep_blocks(config: Any, kept: list[int]) -> None:
                 f"a {config.model_type} config works out {name} from a block's place, so these blocks cannot be taken "
                 "out; drop attention and MLP units of different blocks instead"
             )
+
+
+def _set(config: Any, key: str, value: Any) -> None:
+    try:
+        setattr(config, key, value)
+    except (AttributeError, NotImplementedError) as error:  # a property that only works something out
+        raise ArchitectureError(
+            f"a {config.model_type} config does not let {key} be set, so no block can be taken out; drop attention "
+            "and MLP units of different blocks instead"
+        ) from error
 
 
 def _keep(key: str, value: Any, kept: list[int], depth: int) -> Any:
