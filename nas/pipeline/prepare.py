@@ -30,7 +30,7 @@ from nas.profiling.profile_store import fit_device_model
 from nas.profiling.ssh import Transport
 from nas.progress import Progress
 from nas.quality import Evaluator
-from nas.request.choices import OFF, SEARCH
+from nas.request.choices import FULL, OFF, SEARCH
 from nas.request.search_request import SearchRequest
 from nas.search.methods import TOKEN_METHODS
 from nas.tokens.profiled_schedules import choose_best_reduction
@@ -70,11 +70,14 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     check_memory(parent, request.prefix_cache_bytes)
     workload, space = resolve_space(request, parent, target)
     say_what_fits(request, parent, target, workload, progress)
+    if request.precision != FULL or searches_formats(space):
+        for line in describe_speeds(parent, target, compare_parts(parent, target, workload), workload):
+            progress.show_message(line)
     with progress.open_stage("reading the data"):
         evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
         compensation = plan_compensation(parent, evaluator, request.compensate)
     if searches_formats(space):
-        space = _restrict_formats(space, parent, target, workload, evaluator, progress)
+        space = _restrict_formats(space, parent, evaluator, progress)
     cached_evaluator = build_evaluator(
         parent, evaluator, request.prefix_cache_bytes, request.verify_cache, request.arithmetic,
         storage=request.storage, cluster=open_cluster(request), compensation=compensation,
@@ -106,15 +109,12 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     )
 
 
-def _restrict_formats(
-    space: Space, parent: ParentModel, target: Target, workload: Workload, evaluator: Evaluator, progress: Progress
-) -> Space:
-    """The space without formats that break a part, with words on what each format buys and which are left out."""
+def _restrict_formats(space: Space, parent: ParentModel, evaluator: Evaluator, progress: Progress) -> Space:
+    """The space without formats that break a part, with words on which these are."""
     inputs = next(evaluator.dataset.calibration.iterate_batches(_TRIED))
     calibrate_formats(space, parent, inputs)
     space, broken = restrict_to_sound_formats(space, parent, inputs)
-    speeds = compare_parts(parent, target, workload)
-    for line in (*describe_speeds(parent, target, speeds, workload), *broken):
+    for line in broken:
         progress.show_message(line)
     return space
 
