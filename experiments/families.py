@@ -11,6 +11,8 @@ each family as well, which takes minutes.
 import argparse
 import gc
 import json
+import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -92,7 +94,9 @@ def build_page(version: str, outcomes: list[Outcome]) -> str:
         f"{count(outcomes)}.",
         "",
         "*dropped*: each unit alone, against the intact model with a forward hook. *decoded*: token by token with the",
-        "cache, against one pass. *saved*: written, read and compared. ✓ is exact; – does not apply.",
+        "cache, against one pass; no more is tried where the parent's own decoding differs. *saved*: written, read",
+        "and compared. ✓ is exact; – does not apply. Of encoder-decoders each stack is a parent of its own",
+        "(`--part`), which is not tried here. Convolutional and hierarchical networks have no stream of one width.",
     ]
     for task in dict.fromkeys(each.task for each in outcomes):
         lines += ["", f"## {task[0].upper()}{task[1:]}", ""]
@@ -106,7 +110,7 @@ def build_row(outcome: Outcome) -> str:
     head = f"| {outcome.family} | {outcome.model} |"
     if not outcome.layout:
         told = outcome.refused or (f"not built: {outcome.not_built}" if outcome.not_built else "fails")
-        return f"{head} {told.replace('|', '/')} | | | | |"
+        return f"{head} {shorten(told)} | | | | |"
     units = ", ".join(f"{count} {kind}" for kind, count in outcome.units.items())
     cells = (mark(each) for each in (outcome.dropped, outcome.decoded, outcome.saved))
     return f"{head} {outcome.layout.replace('_', '-')} | {units} | {' | '.join(cells)} |"
@@ -114,7 +118,12 @@ def build_row(outcome: Outcome) -> str:
 
 def mark(word: str) -> str:
     """A cell of the table."""
-    return {EXACT: "✓", NOTHING: "–"}.get(word, word.replace("|", "/"))
+    return {EXACT: "✓", NOTHING: "–"}.get(word, shorten(word))
+
+
+def shorten(text: str) -> str:
+    """A message as a cell: without bars, and without the folder that a trial wrote to."""
+    return re.sub(rf"{tempfile.gettempdir()}/\w+", "the folder", text).replace("|", "/")
 
 
 def main() -> None:

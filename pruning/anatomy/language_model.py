@@ -94,6 +94,6 @@ def count_prompt_image_tokens(model: Any) -> int | None:
     pixels = torch.zeros(1, getattr(config, "num_channels", 3), size, size, dtype=weight.dtype, device=weight.device)
     try:
         features = model.get_image_features(pixel_values=pixels).pooler_output
-    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError):  # it asks for more than an image
+    except (AttributeError, TypeError, ValueError, RuntimeError, LookupError):  # it asks for more than an image
         return None
     return len(features[0])
