@@ -1,12 +1,16 @@
 """`nas export`: the files that are deployed, from a model or a pruned result."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latency_models.workload import Phase
 from nas.cli import options
+
+if TYPE_CHECKING:
+    from nas.export.exporters import Check
+    from nas.progress import Progress
 
 _HELP = """Export a model, or the winner of a search, to ONNX (and the form TensorRT takes), checked against torch.
 
@@ -19,6 +23,8 @@ Examples:
   nas export --model python-lm --architecture architecture.json --out deploy
 
   nas export --model OUT/winner --phase decode --out deploy
+
+  nas export --model ./my-model --precision fp16 --out deploy
 
   nas export --model ./my-model --engine --compute-capability SM89 --out deploy
 """
@@ -38,6 +44,10 @@ def export(
     phase: Annotated[
         Phase, typer.Option("--phase", help="forward, or prefill and decode with a key-value cache.")
     ] = Phase.FORWARD,
+    precision: Annotated[
+        str,
+        typer.Option("--precision", metavar="NAME", help="Of weights and arithmetic in the files: fp32 or fp16."),
+    ] = "fp32",
     out: options.ExportOut = None,
     engine: Annotated[bool, typer.Option("--engine", help="Build a TensorRT engine too.")] = False,
     compute_capability: Annotated[
@@ -54,23 +64,24 @@ def export(
     from nas.export.companions import carry_companions
     from nas.export.exporters import EXPORTERS
     from nas.export.onnx_export import build_file_name
-    from nas.export.parity import check_parity
     from nas.export.tensorrt_export import build_engine
     from nas.storage.disk_errors import check_folder
 
     if out is not None:
         check_folder(out, "--out")
+    dtype = _find_dtype(precision)
     loaded, name, source = _load(model, part, architecture, trust_remote_code)
+    check = _choose_check(loaded, dtype, progress)
     folder = out or Path("nas-results") / f"{name}-export"
     file = folder / build_file_name(phase)
     paths, opsets = {name: folder / each.name_file(file.name) for name, each in EXPORTERS.items()}, dict[str, int]()
     for runtime, exporter in EXPORTERS.items():
         with progress.open_stage(f"exporting for {runtime}"):
-            exported = exporter.export(loaded, paths[runtime], phase)
+            exported = exporter.export(loaded, paths[runtime], phase, None, dtype, check)
         opsets[runtime] = exported.opset
         if exported.reason:
             progress.show_message(exported.reason)
-    difference = max(check_parity(loaded, path, phase) for path in paths.values())
+    difference = max(check(loaded, path, phase) for path in paths.values())
     carry_companions(loaded, source, folder)
     files = {each: str(path) for each, path in paths.items()}
     builder = None
@@ -86,6 +97,40 @@ def export(
         console.emit_json(document)
     else:
         console.emit_text(f"largest difference to torch {difference:.1e}\n" + "\n".join(files.values()))
+
+
+def _find_dtype(precision: str) -> Any:
+    """The type of a name.
+
+    Raises:
+        UsageError: files have no such one.
+    """
+    import torch
+
+    from search_spaces.errors import UsageError
+
+    types = {"fp32": torch.float32, "fp16": torch.float16}
+    if precision not in types:
+        raise UsageError(f"--precision {precision} is none of {', '.join(types)}; files are exported in one of these")
+    return types[precision]
+
+
+def _choose_check(model: Any, dtype: Any, progress: "Progress") -> "Check":
+    """How files are compared with the model: whole, or their first blocks where weights lie in a second file."""
+    from functools import partial
+
+    from nas.export.onnx_export import LARGEST_INLINE
+    from nas.export.parity import check_parity, choose_tolerance
+    from nas.export.slices import KEPT, SliceCheck
+    from pruning.anatomy.anatomy import read_anatomy
+    from pruning.surgery.prune import RECORD
+
+    tolerance = choose_tolerance(model, dtype)
+    size = sum(tensor.numel() for tensor in model.parameters()) * dtype.itemsize
+    if size <= LARGEST_INLINE or hasattr(model.config, RECORD):
+        return partial(check_parity, tolerance=tolerance)
+    progress.show_message(f"the files hold {size / 1e9:.1f} GB: their first {KEPT} blocks are compared with the model")
+    return SliceCheck(read_anatomy(model), tolerance)
 
 
 def _load(

@@ -3,14 +3,19 @@
 A new one is a class here and a line in `EXPORTERS`; `tests/contracts` says what it has to do.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from latency_models.workload import Phase
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_for_onnx_runtime
 from nas.export.parity import check_parity
 from nas.export.tensorrt_export import export_tensorrt_onnx
+
+Check = Callable[[Any, Path, Phase], float]  # how far a file of a model's phase is from it
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,20 @@ class Exporter(Protocol):
     def name_file(self, name: str) -> str:
         """What a file for this runtime is called, of a model's file name."""
 
-    def export(self, model: Any, path: Path, phase: Phase, traced: dict[Phase, Any] | None = None) -> Exported:
+    def export(
+        self,
+        model: Any,
+        path: Path,
+        phase: Phase,
+        traced: dict[Phase, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        check: Check = check_parity,
+    ) -> Exported:
         """Write one phase of a model, compared with the model.
 
         Args:
-            traced: as `export_onnx` has it.
+            traced, dtype: as `export_onnx` has them.
+            check: raises ExportError where a file does not compute what the model does.
 
         Raises:
             ExportError: no file computes what the model does, or it has no such phase.
@@ -62,9 +76,17 @@ class OnnxRuntimeExporter:
         """The model's own name."""
         return name
 
-    def export(self, model: Any, path: Path, phase: Phase, traced: dict[Phase, Any] | None = None) -> Exported:
+    def export(
+        self,
+        model: Any,
+        path: Path,
+        phase: Phase,
+        traced: dict[Phase, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        check: Check = check_parity,
+    ) -> Exported:
         """Write one phase, compared with the model."""
-        return Exported(*export_for_onnx_runtime(model, path, check_parity, phase, traced))
+        return Exported(*export_for_onnx_runtime(model, path, check, phase, traced, dtype))
 
 
 @dataclass(frozen=True)
@@ -78,9 +100,17 @@ class TensorRtExporter:
         """`model.tensorrt.onnx`."""
         return f"{name.removesuffix('.onnx')}.{self.name}.onnx"
 
-    def export(self, model: Any, path: Path, phase: Phase, traced: dict[Phase, Any] | None = None) -> Exported:
+    def export(
+        self,
+        model: Any,
+        path: Path,
+        phase: Phase,
+        traced: dict[Phase, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        check: Check = check_parity,
+    ) -> Exported:
         """Write one phase, compared with the model."""
-        check_parity(model, export_tensorrt_onnx(model, path, phase, traced), phase)
+        check(model, export_tensorrt_onnx(model, path, phase, traced, dtype), phase)
         return Exported(self.opset)
 
 

@@ -26,6 +26,7 @@ from nas.export.cached_export import (
 from nas.export.exporter_log import capture_output, find_reason, keep_log
 from nas.export.finishing import finish_file
 from nas.export.images import PIXELS, count_image_tokens, place_images, put_image
+from nas.export.lazy_weights import LazyWeights
 from nas.export.positions import trace_frequencies_by_length
 from nas.export.stack_export import (
     list_stack_axes,
@@ -38,7 +39,6 @@ from nas.export.stack_export import (
 from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.language_model import find_image_config, find_language_config
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
-from pruning.inference.widening import copy_in_float32, is_widened
 from pruning.reduction.inspection import count_always_kept, count_words_to_trace
 from search_spaces.errors import ExportError, MeasurementError
 
@@ -146,28 +146,32 @@ def export_onnx(
     opset: int = ONNX_RUNTIME_OPSET,
     phase: Phase = Phase.FORWARD,
     traced: dict[Phase, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write one phase of `model` as an ONNX file with dynamic batch (and sequence or past for text).
 
     Args:
-        model: on the CPU; narrow weights that it computes with in float32 are exported as float32.
+        model: on the CPU.
         path: the file; weights over 1.8 GB go into a second file beside it.
         opset: 23 for ONNX Runtime, 18 for TensorRT.
-        traced: of this model, by phase: what an export for another opset traced is not traced again.
+        traced: of this model and type, by phase: what an export for another opset traced is not traced again.
+        dtype: of the file's weights and arithmetic: float32, or float16 whatever the model's weights have.
 
     Raises:
         ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a
             file then.
     """
-    model = copy_in_float32(model) if is_widened(model) else model
-    tracing, known = _build_tracing(model, phase), {} if traced is None else traced
+    known = {} if traced is None else traced
+    program, lazy = known.get(phase) or (None, LazyWeights.of(model, dtype))
+    model = lazy.model
+    tracing = _build_tracing(model, phase)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with capture_output() as output, trace_experts_as_products(model), stop_counting_cache(model), \
                 place_images(model), trace_frequencies_by_length(model), trace_biases_as_products(model):  # fmt: skip
-            program = torch.onnx.export(
-                known.get(phase) or tracing.module.eval(),
+            written = torch.onnx.export(
+                program or tracing.module.eval(),
                 tuple(tracing.inputs.values()),
                 dynamo=True,
                 opset_version=opset,
@@ -175,13 +179,16 @@ def export_onnx(
                 output_names=list(tracing.outputs),
                 dynamic_shapes=(tracing.axes,),
                 verbose=False,
+                optimize=False,
             )
-            assert program is not None
+            assert written is not None
+            lazy.put_back(written.model.graph)
+            written.optimize()
             if opset == ONNX_RUNTIME_OPSET:  # its operators are still whole, and are taken apart for the other form
-                known[phase] = program.exported_program
-            _keep_scopes_only(program)
-            read_lengths_from_mask(program.model.graph, tracing.layers)
-            program.save(str(path), external_data=weights > LARGEST_INLINE)
+                known[phase] = written.exported_program, lazy
+            _keep_scopes_only(written)
+            read_lengths_from_mask(written.model.graph, tracing.layers)
+            written.save(str(path), external_data=weights > LARGEST_INLINE)
             finish_file(path)
     except Exception as error:  # the exporter raises many unrelated classes
         text = output.getvalue() + "".join(traceback.format_exception(error))
@@ -199,12 +206,13 @@ def export_for_onnx_runtime(
     check: Callable[[Any, Path, Phase], float],
     phase: Phase = Phase.FORWARD,
     traced: dict[Phase, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[int, str]:
     """Export one phase with native operators where ONNX Runtime runs them right, else with plain ones.
 
     Args:
         check: raises ExportError when the file does not compute what the model computes.
-        traced: as `export_onnx` has it.
+        traced, dtype: as `export_onnx` has them.
 
     Returns:
         The opset, and the reason for it where it is not the first choice (empty otherwise).
@@ -213,9 +221,9 @@ def export_for_onnx_runtime(
         ExportError: when neither form agrees with the model, or it has no such phase.
     """
     try:
-        check(model, export_onnx(model, path, ONNX_RUNTIME_OPSET, phase, traced), phase)
+        check(model, export_onnx(model, path, ONNX_RUNTIME_OPSET, phase, traced, dtype), phase)
     except (ExportError, MeasurementError) as error:
-        check(model, export_onnx(model, path, TENSORRT_OPSET, phase), phase)
+        check(model, export_onnx(model, path, TENSORRT_OPSET, phase, None, dtype), phase)
         return TENSORRT_OPSET, f"opset {ONNX_RUNTIME_OPSET} was not usable: {error}"
     return ONNX_RUNTIME_OPSET, ""
 

@@ -35,6 +35,7 @@ from pruning.surgery.quantised_linear import QuantisedLinear, bypass_rounding
 from search_spaces.errors import ExportError
 
 TOLERANCE = 1e-4
+HALF_TOLERANCE = 2e-2  # in fp16
 ROUNDED_TOLERANCE = 3e-2  # with weights of fewer bits: the last bit of an input may round its value up or down
 SHAPES = ((1, 5), (3, 12))  # batch and words, other than the traced ones, batch 1 among them
 TRIES = 3  # with other inputs, where tokens are ranked
@@ -71,12 +72,14 @@ def list_trials(model: Any) -> list[Trial]:
 
 
 @torch.no_grad()
-def choose_tolerance(model: Any) -> float:
-    """How far a file may be from its model: further where inputs are rounded to eight bits.
+def choose_tolerance(model: Any, dtype: torch.dtype = torch.float32) -> float:
+    """How far a file of a type may be from its model: further in fp16, and where inputs are rounded to eight bits.
 
     A value between two whole numbers is rounded up in one and down in the other, which moves what is rounded after it:
     in some models as far as rounding itself does.
     """
+    if dtype == torch.float16:
+        return HALF_TOLERANCE
     if not any(isinstance(module, QuantisedLinear) for module in model.modules()):
         return TOLERANCE
     inputs = _make_inputs(model, list_trials(model)[-1], seed=0)
@@ -124,6 +127,11 @@ def _find_smallest(differences: Iterable[float], tolerance: float) -> float:
     return smallest
 
 
+def _cast(array: np.ndarray, declared: str) -> np.ndarray:
+    """Numbers in the type that a file declares for an input."""
+    return array.astype(np.float16) if declared == "tensor(float16)" else array
+
+
 class _File:
     """An exported file that is run."""
 
@@ -133,7 +141,11 @@ class _File:
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Outputs by name; inputs that the file does not ask for are left out."""
-        feed = {node.name: np.asarray(inputs[node.name]) for node in self.session.get_inputs() if node.name in inputs}
+        feed = {
+            node.name: _cast(np.asarray(inputs[node.name]), node.type)
+            for node in self.session.get_inputs()
+            if node.name in inputs
+        }
         try:
             return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
         except Exception as error:
@@ -146,7 +158,9 @@ class _File:
         shapes = [array.shape for array in actual], [tuple(tensor.shape) for tensor in expected]
         if shapes[0] != shapes[1]:
             raise ExportError(f"{self.path.name} gives the shapes {shapes[0]} where the model gives {shapes[1]}")
-        pairs = [(array, tensor.numpy()) for array, tensor in zip(actual, expected, strict=True)]
+        pairs = [
+            (array.astype(np.float32), tensor.float().numpy()) for array, tensor in zip(actual, expected, strict=True)
+        ]
         return float(np.max([np.abs(a - e).max() / max(1.0, float(np.abs(e).max())) for a, e in pairs]))
 
 

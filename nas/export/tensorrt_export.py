@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latency_models.runner import tensorrt
 from latency_models.runner.failure import MeasuringFailed
 from latency_models.workload import Phase
@@ -26,17 +28,21 @@ class InputRange:
 
 
 def export_tensorrt_onnx(
-    model: Any, path: Path, phase: Phase = Phase.FORWARD, traced: dict[Phase, Any] | None = None
+    model: Any,
+    path: Path,
+    phase: Phase = Phase.FORWARD,
+    traced: dict[Phase, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a phase of the model in the form TensorRT parses: attention as plain operators, opset 18.
 
     Args:
-        traced: as `export_onnx` has it.
+        traced, dtype: as `export_onnx` has them.
 
     Raises:
         ExportError: when the model cannot be traced, or has no such phase.
     """
-    return export_onnx(model, path, TENSORRT_OPSET, phase, traced)
+    return export_onnx(model, path, TENSORRT_OPSET, phase, traced, dtype)
 
 
 def build_engine(

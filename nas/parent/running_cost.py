@@ -14,6 +14,8 @@ from search_spaces.errors import UsageError
 LARGE = 1 << 30  # bytes of weights: of a larger model only one block is timed
 _ITEMS = 4  # of one look
 _PROGRAM = 1 << 30  # bytes: the program itself, and one batch on its way through a block
+_TRIED = 3  # copies of a block in float32 while the model is read: with random weights, and its matrices in formats
+_FLOAT = 4  # bytes
 _BLOCKS = 3  # that are in memory where blocks are streamed: one runs, one is widened, one comes
 
 
@@ -34,16 +36,15 @@ def measure_item_seconds(parent: ParentModel, split: Split) -> float:
 
 
 def estimate_peak_bytes(parent: ParentModel, states: int) -> int:
-    """The most memory that evaluating the parent or its candidates takes here.
+    """The most memory that the parent takes here: when it is read, or when it or its candidates are evaluated.
 
     Args:
         states: bytes of states that are kept of many items.
     """
-    blocks = [count_bytes(block) for block in parent.model.get_submodule(parent.anatomy.stack)]
-    whole = count_bytes(parent.model)
-    if not is_streamed(parent.model):
-        return whole + states + _PROGRAM
-    return _BLOCKS * max(blocks) + (whole - sum(blocks)) + states + _PROGRAM
+    stack = parent.model.get_submodule(parent.anatomy.stack)
+    blocks, whole = [count_bytes(block) for block in stack], count_bytes(parent.model)
+    held = _BLOCKS * max(blocks) + (whole - sum(blocks)) if is_streamed(parent.model) else whole
+    return held + max(states, _TRIED * _FLOAT * max(map(_count_weights, stack))) + _PROGRAM
 
 
 def check_memory(parent: ParentModel, states: int) -> None:

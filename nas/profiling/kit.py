@@ -36,7 +36,6 @@ from nas.profiling.host_profile import name_measured
 from nas.progress import Progress
 from pruning.analysis.input_scales import calibrate_inputs
 from pruning.checkpoint.sentence_embedding import attach, read_sentence_embedding
-from pruning.inference.widening import copy_in_float32
 from pruning.kinds.quantised_part import AXIS
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
@@ -197,9 +196,10 @@ def export_for_target(model: Any, path: Path, target: Target, phase: Phase) -> P
     Raises:
         ExportError: the model cannot be exported.
     """
-    if target.precision == "fp16":
-        model = copy.deepcopy(copy_in_float32(model)).half()
-    return export_onnx(model, path, find_exporter(target.runtime).opset, phase)
+    import torch
+
+    dtype = torch.float16 if target.precision == "fp16" else torch.float32
+    return export_onnx(model, path, find_exporter(target.runtime).opset, phase, dtype=dtype)
 
 
 @dataclass(frozen=True)

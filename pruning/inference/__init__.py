@@ -29,6 +29,7 @@ __getattr__, __all__ = export_lazily(
         "prefix_cache": ["GIB", "Prefix", "PrefixStore", "list_prefixes", "make_resumable"],
         "residency": [
             "NEVER",
+            "SMALLEST",
             "count_mapped",
             "decides_to_stream",
             "hold",
@@ -39,6 +40,6 @@ __getattr__, __all__ = export_lazily(
             "stream",
             "streaming",
         ],
-        "widening": ["NARROW", "copy_in_float32", "is_widened", "widen", "widen_tensor"],
+        "widening": ["NARROW", "copy_in_float32", "copy_unwidened", "is_widened", "widen", "widen_tensor"],
     },
 )

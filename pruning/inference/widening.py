@@ -8,7 +8,7 @@ once, whose outputs are computed in tiles. Vectors and convolutions are few numb
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import MethodType
 from typing import Any
 
@@ -63,8 +63,16 @@ def copy_in_float32(model: Any) -> Any:
     tensors = [tensor for part in model.modules() for _, _, tensor in _list_narrow(part)]
     if not tensors:
         return model
-    wide = {id(tensor): _convert(tensor) for tensor in tensors}
-    copied = copy_module(model, share_tensors=True, instead=wide)
+    return copy_unwidened(model, {id(tensor): _convert(tensor) for tensor in tensors})
+
+
+def copy_unwidened(model: Any, instead: Mapping[int, Tensor]) -> Any:
+    """A copy that shares the tensors of a model but for some, and computes in whatever type its weights have.
+
+    Args:
+        instead: what the copy has in the places of tensors, by their identity.
+    """
+    copied = copy_module(model, share_tensors=True, instead=instead)
     for part in copied.modules():
         if _is_widened(part):
             delattr(part, _FORWARD)

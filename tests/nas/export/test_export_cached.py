@@ -278,7 +278,7 @@ def test_a_file_that_forgets_what_it_was_given_is_found_out(exported, tmp_path: 
 def test_the_parent_is_kept_once_per_phase_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def export(model, path: Path, check, phase: Phase, traced) -> tuple[int, str]:
+    def export(model, path: Path, check, phase: Phase, traced, dtype) -> tuple[int, str]:
         asked.append(phase)
         path.write_text(phase)
         path.with_name(f"{path.name}.data").write_text("weights")  # as for a model too large for one file

@@ -114,7 +114,7 @@ def test_where_an_edit_is_impossible_the_model_is_exported(
     asked = []
     monkeypatch.setattr(
         "nas.export.exporters.export_for_onnx_runtime",
-        lambda model, path, check, phase, traced: asked.append(path.name) or (23, ""),
+        lambda model, path, check, phase, traced, dtype: asked.append(path.name) or (23, ""),
     )
     pruned = prune(export.parent.model, Architecture.from_words(MIXED), anatomy=export.parent.anatomy)
 
