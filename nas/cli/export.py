@@ -1,16 +1,12 @@
 """`nas export`: the files that are deployed, from a model or a pruned result."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from latency_models.workload import Phase
 from nas.cli import options
-
-if TYPE_CHECKING:
-    from nas.export.exporters import Check
-    from nas.progress import Progress
 
 _HELP = """Export a model, or the winner of a search, to ONNX (and the form TensorRT takes), checked against torch.
 
@@ -64,6 +60,7 @@ def export(
     from nas.export.companions import carry_companions
     from nas.export.exporters import EXPORTERS
     from nas.export.onnx_export import build_file_name
+    from nas.export.slices import choose_check
     from nas.export.tensorrt_export import build_engine
     from nas.storage.disk_errors import check_folder
 
@@ -71,7 +68,7 @@ def export(
         check_folder(out, "--out")
     dtype = _find_dtype(precision)
     loaded, name, source = _load(model, part, architecture, trust_remote_code)
-    check = _choose_check(loaded, dtype, progress)
+    check = choose_check(loaded, dtype, progress)
     folder = out or Path("nas-results") / f"{name}-export"
     file = folder / build_file_name(phase)
     paths, opsets = {name: folder / each.name_file(file.name) for name, each in EXPORTERS.items()}, dict[str, int]()
@@ -113,24 +110,6 @@ def _find_dtype(precision: str) -> Any:
     if precision not in types:
         raise UsageError(f"--precision {precision} is none of {', '.join(types)}; files are exported in one of these")
     return types[precision]
-
-
-def _choose_check(model: Any, dtype: Any, progress: "Progress") -> "Check":
-    """How files are compared with the model: whole, or their first blocks where weights lie in a second file."""
-    from functools import partial
-
-    from nas.export.onnx_export import LARGEST_INLINE
-    from nas.export.parity import check_parity, choose_tolerance
-    from nas.export.slices import KEPT, SliceCheck
-    from pruning.anatomy.anatomy import read_anatomy
-    from pruning.surgery.prune import RECORD
-
-    tolerance = choose_tolerance(model, dtype)
-    size = sum(tensor.numel() for tensor in model.parameters()) * dtype.itemsize
-    if size <= LARGEST_INLINE or hasattr(model.config, RECORD):
-        return partial(check_parity, tolerance=tolerance)
-    progress.show_message(f"the files hold {size / 1e9:.1f} GB: their first {KEPT} blocks are compared with the model")
-    return SliceCheck(read_anatomy(model), tolerance)
 
 
 def _load(

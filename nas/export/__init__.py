@@ -23,6 +23,7 @@ __getattr__, __all__ = export_lazily(
         "parent_export": ["ParentExport"],
         "parity": ["check_parity"],
         "shared_weights": ["SharedWeights"],
+        "slices": ["choose_check"],
         "tensorrt_export": ["build_engine"],
     },
 )

@@ -4,19 +4,35 @@ The graph of the written file is cut, not the model exported anew: the cut graph
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latency_models.workload import Phase
+from nas.export.exporters import Check
 from nas.export.graph_editing import ParentGraph
-from nas.export.parity import check_parity
-from pruning.anatomy.anatomy import Anatomy
-from pruning.surgery.prune import prune
+from nas.export.onnx_export import LARGEST_INLINE
+from nas.export.parity import check_parity, choose_tolerance
+from nas.progress import Progress
+from pruning.anatomy.anatomy import Anatomy, read_anatomy
+from pruning.surgery.prune import RECORD, prune
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import PARTS
 from search_spaces.unit import Unit
 
 KEPT = 2  # blocks
+
+
+def choose_check(model: Any, dtype: torch.dtype, progress: Progress) -> Check:
+    """How files of a type are compared with their model: whole, or their first blocks where weights lie beside them."""
+    tolerance = choose_tolerance(model, dtype)
+    size = sum(tensor.numel() for tensor in model.parameters()) * dtype.itemsize
+    if size <= LARGEST_INLINE or hasattr(model.config, RECORD):
+        return partial(check_parity, tolerance=tolerance)
+    progress.show_message(f"the files hold {size / 1e9:.1f} GB: their first {KEPT} blocks are compared with the model")
+    return SliceCheck(read_anatomy(model), tolerance)
 
 
 @dataclass(frozen=True)
