@@ -77,7 +77,7 @@ def test_in_half_precision_scales_are_half_too(tmp_path: Path) -> None:
     model = build("llama")
     anatomy = read_anatomy(model)
     calibrate_inputs(model, anatomy, example(model, batch=4))
-    path = export_onnx(build("llama").half(), tmp_path / "parent.onnx", TENSORRT_OPSET)
+    path = export_onnx(build("llama"), tmp_path / "parent.onnx", TENSORRT_OPSET, dtype=torch.float16)
     graph, kinds = ParentGraph.read(path, anatomy, model), ("attention.1", "mlp.2", "head")
     for name in NAMES:
         architecture = Architecture(4).drop(*(Choice.parse(f"{kind}:bits={name}") for kind in kinds))
