@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning.anatomy.encoder_decoder import Part, get_part
 from pruning.anatomy.language_model import find_language_config
 
 _WINDOWS = ("sliding_window", "local_attention", "attention_chunk_size", "window_size")
@@ -40,9 +41,18 @@ def forget_lengths(model: nn.Module) -> None:
             module(states, first, *more)
 
 
+# What configs call the positions of a stack where the two have unlike numbers.
+_POSITIONS_OF_STACKS: dict[Part | None, tuple[str, ...]] = {
+    Part.ENCODER: ("max_source_positions",),
+    Part.DECODER: ("max_target_positions",),
+}
+
+
 def count_trained_positions(model: Any) -> int | None:
     """How many positions the config says the model has; None where it says nothing."""
-    count = getattr(find_language_config(model), "max_position_embeddings", None)
+    config = find_language_config(model)
+    names = ("max_position_embeddings", *_POSITIONS_OF_STACKS.get(get_part(model), ()))
+    count = next((size for name in names if (size := getattr(config, name, None)) is not None), None)
     return count if isinstance(count, int) and count > 0 else None
 
 

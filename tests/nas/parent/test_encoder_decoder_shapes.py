@@ -12,6 +12,7 @@ from latency_models.workload import Workload
 from nas.parent.shape import read_shape
 from pruning import read_anatomy
 from pruning.anatomy.encoder_decoder import select_part
+from pruning.anatomy.positions import count_trained_positions, find_longest_sequence
 from search_spaces import Architecture, Kind, Unit
 
 HIDDEN = 32
@@ -46,6 +47,12 @@ def test_the_stem_is_that_of_the_stack_s_own_file():
     decoder = model.model.decoder
     assert shape.stem == decoder.num_parameters() - sum(p.numel() for p in decoder.layers.parameters())
     assert shape.ties_head
+
+
+@pytest.mark.parametrize(("part", "positions"), [("encoder", 12), ("decoder", 64)])
+def test_a_stack_has_positions_of_its_own(part, positions):
+    model, _ = read("whisper", part)
+    assert count_trained_positions(model) == find_longest_sequence(model) == positions
 
 
 def test_a_cross_attention_costs_what_its_products_do():
