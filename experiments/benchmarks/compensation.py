@@ -29,6 +29,7 @@ from search_quality import BUDGETS, Bench, find_best_within, prepare, run_at_rea
 from nas.parent.parent import load_parent_model
 from nas.pipeline.compensation import pick_items, plan_compensation
 from nas.pipeline.evaluator import build_evaluator
+from nas.pipeline.problem import MAX_TIED
 from nas.quality import Quality, choose_evaluator
 from nas.request.choices import AUTO, OFF
 from nas.search import Candidate
@@ -109,7 +110,8 @@ def add_compensation(bench: Bench, items: int | None, precision: str) -> Bench:
     cached_evaluator = build_evaluator(
         bench.parent, bench.evaluator, precision=precision, items=items, compensation=plan
     )
-    return judge_final_at_last(replace(bench, cached_evaluator=cached_evaluator, tested={}))
+    base = replace(bench.base, removes_blocks=True, max_tied=MAX_TIED)  # as `build_problem` has it
+    return judge_final_at_last(replace(bench, base=base, cached_evaluator=cached_evaluator, tested={}))
 
 
 def judge_final_at_last(bench: Bench) -> Bench:

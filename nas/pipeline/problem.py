@@ -49,6 +49,7 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         batch=request.batch,
         prefetch=skip_prefetch if open_cluster(request) is None else cached_evaluator.prefetch,
         time_limit_s=request.time_limit_s,
+        removes_blocks=context.builder.plan is not None,
         max_tied=Problem.max_tied if context.builder.plan is None else MAX_TIED,
         seed=request.seed,
     )

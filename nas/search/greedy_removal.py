@@ -6,6 +6,9 @@ paired. What was cheaper when it was last scored is scored too, so that the way 
 everything. Levels that lose next to nothing, as eight bits do, are lowered together: their order hardly matters, and
 scoring each would take longer than all drops.
 
+Candidates that are compensated stand in for a whole block better than for two parts of different blocks, so that a step
+may be a block then, however dear its parts are alone.
+
 One descent passes all budgets; its architectures seed the study, and its scores teach the surrogate what units do
 together where it matters. A token unit takes those that it implies along; of these steps only those are tried that save
 about as much as a part does, and few, since many are nearly the same.
@@ -20,7 +23,7 @@ from nas.search.problem import REMOVING, Problem
 from nas.search.surrogate import Surrogate
 from search_spaces.architecture import Architecture
 from search_spaces.level import DROP
-from search_spaces.rules import is_below
+from search_spaces.rules import SWALLOWS, is_below
 from search_spaces.space import is_empty
 from search_spaces.unit import Choice, Unit, is_cumulative, is_structural
 
@@ -72,6 +75,7 @@ class GreedyRemoval:
         ms, faster = self.problem.predict_ms(current), self._list_faster(current)
         mildest = [one for one in faster if is_cumulative(one) or not any(is_below(one, other) for other in faster)]
         parts = {faster[choice]: choice for choice in mildest if is_structural(choice)}
+        parts = self._list_without_block(current) | parts if self.problem.removes_blocks else parts
         steps = {faster[choice]: choice for choice in mildest if not is_structural(choice)}
         whole = self.problem.predict_ms(self.problem.space.start)
         saved = {a: ms - self.problem.predict_ms(a) for a in steps}
@@ -86,6 +90,19 @@ class GreedyRemoval:
         return {
             choice: architecture
             for choice, architecture in found.items()
+            if not is_empty(architecture)
+            and space.contains(architecture)
+            and self.problem.predict_ms(architecture) < ms
+        }
+
+    def _list_without_block(self, current: Architecture) -> dict[Architecture, Choice]:
+        """What is left without all parts of a block at once, where the space knows a block by its parts."""
+        space, ms = self.problem.space, self.problem.predict_ms(current)
+        wholes = [Unit(layer, kind).dropped for kind in SWALLOWS for layer in range(space.depth)]
+        found = {space.make_canonical(current.drop(each)): each for each in wholes}
+        return {
+            architecture: each
+            for architecture, each in found.items()
             if not is_empty(architecture)
             and space.contains(architecture)
             and self.problem.predict_ms(architecture) < ms

@@ -66,6 +66,7 @@ class Problem:
         patience: trials without a better one, after which a budget is settled; half as many where there are more
             budgets, which learn from each other.
         max_tied: candidates that are judged on all items together, at most, where fewer items do not tell them apart.
+        removes_blocks: whether a step of greedy removal may be a whole block, too, where the space only has its parts.
         on_trial: told how many trials ended since the last call, and the best so far.
         on_phase: told, of the work before and after the trials, its name, how much of it is done and how much there is.
 
@@ -96,6 +97,7 @@ class Problem:
     seed: int = 0
     finalists: int = 4
     max_tied: int = 16
+    removes_blocks: bool = False
     prefetch: Callable[[Sequence[Asked]], None] = skip_prefetch
     on_trial: Callable[[int, str], None] = _ignore_message
     on_phase: Callable[[str, float, float], None] = _ignore_trial

@@ -1,10 +1,12 @@
 """Greedy removal: conditional scores, one path through all budgets."""
 
-from test_methods import A1, A2, M1, M2, SPACE, problem
+from test_methods import A0, A1, A2, M0, M1, M2, SPACE, problem
 
+from nas.quality import Quality
 from nas.search.greedy_removal import GreedyRemoval
 from nas.search.library import score_library
 from nas.search.methods import METHODS
+from search_spaces import Architecture
 
 
 def descent(budget_ms: float) -> GreedyRemoval:
@@ -39,3 +41,20 @@ def test_every_budget_on_the_way_is_met_with_what_still_fits_restored() -> None:
     assert removal.find_first_within_budget(0.5) is None
     assert removal.find_first_within_budget(10.0) == SPACE.parent
     assert removal.find_first_within_budget(7.5) == SPACE.decode({A1, M2})
+
+
+def test_a_step_may_be_a_whole_block_whose_parts_are_dear_alone() -> None:
+    """M2 costs 0.25 for 2 ms; A1 and M1 cost 0.4 and 0.5 alone, and 0.2 for 3 ms together."""
+
+    def evaluate(architecture: Architecture, items: int | None = None) -> Quality:
+        loss = {A0: 0.9, A1: 0.4, A2: 0.9, M0: 2.0, M1: 0.5, M2: 0.25}
+        dropped = {unit for unit in loss if architecture.drops(unit)}
+        total = sum(loss[unit] for unit in dropped) - 0.7 * (dropped >= {A1, M1})
+        return Quality("kl", total, False, "validation", total, items=items or 4)
+
+    for removes_blocks, first in ((True, {A1, M1}), (False, {M2})):
+        asked = problem(7.0, evaluate=evaluate, removes_blocks=removes_blocks)
+        removal = GreedyRemoval(asked, score_library(asked, None))
+        removal.run(7.0)
+        assert removal.path[0] == SPACE.decode(first)
+    assert removal.find_first_within_budget(7.0) == SPACE.decode({M2, M1})  # 0.75, where the block is 0.2
