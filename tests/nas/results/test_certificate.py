@@ -14,7 +14,7 @@ from latency_models.measurement import Measurement
 from latency_models.workload import Workload
 from nas.results.certificate import Certificate, Verdict, compute_confidence, judge, mark_too_busy
 from search_spaces import Architecture
-from search_spaces.errors import MeasurementError
+from search_spaces.errors import MeasurementError, UsageError
 
 HERE = Workload.parse("forward:batch=2,seq=16")
 ARCHITECTURE = Architecture.from_words("attn+mlp mlp removed")
@@ -204,7 +204,7 @@ def test_a_damaged_certificate_is_refused(changes: dict[str, object], tmp_path: 
 
 
 def test_a_missing_or_truncated_certificate_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MeasurementError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         Certificate.load(tmp_path / "none.json")
     path = _edited(tmp_path)
     path.write_text(path.read_text()[:100])
