@@ -57,7 +57,7 @@ def test_what_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_family_that_is_not_read_is_refused_in_words() -> None:
     outcome = try_family("", "resnet", "ResNetForImageClassification", causal=False)
-    assert "looked for num_hidden_layers" in outcome.refused
+    assert "looked for" in outcome.refused
     assert outcome.words == f"refused: {outcome.refused}"
 
 
@@ -81,7 +81,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     folder = write_config(tmp_path / "one", hf.ResNetConfig(architectures=["ResNetForImageClassification"]))
     done = nas("families", folder)
     assert done.returncode == 2
-    assert "looked for num_hidden_layers" in done.stderr
+    assert "looked for" in done.stderr
     assert "Traceback" not in done.stderr
     nameless = nas("families", write_config(tmp_path / "other", hf.LlamaConfig()))
     assert nameless.returncode == 2
