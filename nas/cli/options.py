@@ -98,7 +98,10 @@ BudgetText = Annotated[
 Units = Annotated[
     str,
     typer.Option(
-        "--units", help="What may be dropped: attention, cross-attention, mlp, block; none with --tokens search."
+        "--units",
+        show_default=False,
+        help="What may be dropped: attention, cross-attention, mlp, block. Default: all of them; none with --tokens "
+        "search.",
     ),
 ]
 Tokens = Annotated[

@@ -116,14 +116,14 @@ def _list_combinations(changes: list[Change], slack_ms: float) -> list[tuple[Cha
 def _apply(space: Space, architecture: Architecture, levels: Mapping[Unit, Level]) -> Architecture:
     """The architecture with other levels; a removed block of which a part returns keeps the other part dropped."""
     returning = {unit.layer for unit in levels if unit.kind not in SWALLOWS}
-    choices = {part for choice in architecture.choices for part in _split(choice, returning)}
+    choices = {part for choice in architecture.choices for part in _split(space, choice, returning)}
     kept = {choice for choice in choices if choice.unit not in levels}
     return space.decode(kept | {unit.choose(level) for unit, level in levels.items() if level.axes})
 
 
-def _split(choice: Choice, layers: set[int]) -> set[Choice]:
+def _split(space: Space, choice: Choice, layers: set[int]) -> set[Choice]:
     """A removed block in one of these layers as its parts, dropped."""
     kinds = SWALLOWS.get(choice.unit.kind, ())
     if not kinds or choice.unit.layer not in layers:
         return {choice}
-    return {Unit(choice.layer, kind).dropped for kind in kinds}
+    return {Unit(choice.layer, kind).dropped for kind in kinds if kind in space.parts}

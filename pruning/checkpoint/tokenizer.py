@@ -51,8 +51,8 @@ def encode(tokenizer: Any, texts: str | list[str], as_targets: bool = False, **o
         BadData: it has signs that the tokenizer knows nothing for.
     """
     try:
-        given = {"text_target" if as_targets else "text": texts}
-        return tokenizer(**given, **options)["input_ids"]
+        encoded = tokenizer(text_target=texts, **options) if as_targets else tokenizer(texts, **options)
+        return encoded["input_ids"]
     except Exception as error:  # the tokenizers library raises no narrower one
         raise BadData(
             f"the tokenizer cannot split the data ({get_first_line(error)}); give it an unknown token, or other data"

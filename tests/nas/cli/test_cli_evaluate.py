@@ -31,7 +31,7 @@ from pruning.checkpoint import save
 from pruning.surgery.prune import prune
 from search_spaces import Kind, Positions, Reduction, Schedule, Scorer, Unit
 from search_spaces.architecture import drop_from_parent
-from search_spaces.errors import MeasurementError, ModelError
+from search_spaces.errors import ModelError, UsageError
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 PROMPT = Workload.parse("prefill:batch=1,seq=48")
@@ -89,7 +89,7 @@ def test_without_its_certificate_nobody_knows_how_long_prompts_are(saved: Simple
     shutil.copytree(saved.home / "winner", tmp_path / "winner")
     (tmp_path / "winner" / "certificate.json").unlink()
     done = evaluate(saved, tmp_path / "winner")
-    assert isinstance(done.exception, MeasurementError)
+    assert isinstance(done.exception, UsageError)
     assert "certificate.json" in str(done.exception)
 
 

@@ -78,7 +78,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         report_profile(find_target("l4"), file)
     with pytest.raises(ProfileMismatch, match="leave --workload out"):
         report_profile(ORIN, file, Workload(Phase.FORWARD, 9, 9))
-    with pytest.raises(MeasurementError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         report_profile(ORIN, tmp_path / "nothing.json")
     few = Profile.load(file)
     replace(few, records=few.records[:2]).save(tmp_path / "few.json")

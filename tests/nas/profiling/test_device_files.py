@@ -27,7 +27,8 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     made: list[Path] = []
     own = nas.profiling.kit.export_onnx
     monkeypatch.setattr(
-        "nas.profiling.kit.export_onnx", lambda model, path, *more: made.append(path) or own(model, path, *more)
+        "nas.profiling.kit.export_onnx",
+        lambda model, path, *more, **options: made.append(path) or own(model, path, *more, **options),
     )
     return made
 

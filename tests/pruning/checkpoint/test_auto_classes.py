@@ -1,5 +1,6 @@
 """Pruned folders through Transformers' Auto classes and Sentence Transformers, once their family is registered."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import transformers as hf
 from families import build
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageClassification
+from transformers.models.auto import modeling_auto
 
 from nas.parent.reference_models import find_reference
 from nas.quality.embedding import embed
@@ -16,8 +18,20 @@ from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import ModelError, UsageError
 
+AUTOS = [getattr(modeling_auto, name) for name in dir(modeling_auto) if name.startswith("AutoModel")]
 PARTS = Architecture(4).drop(Unit(0, Kind.ATTENTION), Unit(2, Kind.MLP), Unit(3, Kind.BLOCK))
 IDS = torch.arange(8, 20)[None]
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """What is registered holds for a process, and other tests have the library as it was."""
+    registries = [hf.CONFIG_MAPPING._extra_content, *(auto._model_mapping._extra_content for auto in AUTOS)]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, was in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(was)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])

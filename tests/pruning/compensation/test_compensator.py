@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import DECODERS, FAMILIES, build, example
+from torch import nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import Layout
@@ -190,10 +191,11 @@ def test_routed_experts_are_left_as_they_are() -> None:
     assert {each.path for each in adjusted} == {anatomy.blocks[0].attention.projection}
 
 
-def test_weights_that_two_blocks_share_are_left_as_they_are() -> None:
+def test_weights_that_another_module_shares_are_left_as_they_are() -> None:
     parent = build("llama")
     layers = parent.model.layers
-    layers[0].mlp.down_proj.weight = layers[3].mlp.down_proj.weight
+    parent.other = nn.ModuleList(nn.Linear(48, 32, bias=False) for _ in range(2))
+    parent.other[0].weight, parent.other[1].weight = (layers[each].mlp.down_proj.weight for each in (0, 3))
     anatomy, inputs = read_anatomy(parent), example(parent, batch=ITEMS)
     adjusted = Compensator(parent, anatomy, inputs, METHODS["refit"]).adjust(drop(4, (1, Kind.ATTENTION)))
     assert not {(0, "mlp.down_proj"), (3, "mlp.down_proj")} & {(each.layer, each.path) for each in adjusted}
