@@ -37,6 +37,7 @@ from pruning.compensation.candidate_builder import CandidateBuilder, Compensatio
 from search_spaces.architecture import Architecture
 
 GROWING = (2048, 8192, 32768, 131072)  # calibration tokens
+COLUMNS = 4  # panels of a figure side by side
 ROWS = ("as dropped", "adjusted afterwards", "searched adjusted")
 
 
@@ -185,8 +186,12 @@ def draw(files: list[Path], out: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    picture, panels = plt.subplots(1, len(files), figsize=(4.2 * len(files), 3.8), layout="constrained", squeeze=False)
-    for axes, file in zip(panels.flat, files, strict=True):
+    columns, rows = min(COLUMNS, len(files)), -(-len(files) // COLUMNS)
+    size = (4.2 * columns, 3.8 * rows)
+    picture, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in panels.flat[len(files) :]:
+        axes.remove()
+    for axes, file in zip(panels.flat, files, strict=False):
         document = json.loads(file.read_text())
         for row in ROWS:
             cells = [[run["cells"][str(share)][row] for run in document["runs"].values()] for share in BUDGETS]
@@ -194,7 +199,8 @@ def draw(files: list[Path], out: Path) -> None:
             axes.plot(BUDGETS, losses, marker="o", label=row)
         axes.set(title=document["model"], xlabel="latency, fraction of the parent's", yscale="log")
         axes.grid(alpha=0.25)
-    panels[0][0].set_ylabel("test loss (lower is better)")
+    for first in panels[:, 0]:
+        first.set_ylabel("test loss (lower is better)")
     panels[0][0].legend(frameon=False)
     picture.savefig(out, dpi=110)
 
