@@ -54,31 +54,31 @@ def run(
     from nas.parent.reference_models import DEFAULT, find_reference
     from nas.prediction import choose_task, predict
     from nas.request.search_request import read_search_of
-    from pruning.checkpoint import load_to_compute
+    from pruning.checkpoint import load_parent, load_to_compute
 
     source = str(Path(model) / _WINNER) if (Path(model) / _WINNER).is_dir() else model
     request = read_search_of(Path(source))
     parent = parent or (None if request is None else request.model or DEFAULT)
-    predictions, compared = {}, ""
-    for role, name in (("model", source), ("parent", parent)):
-        if name is None:
-            continue
+    names = {"model": source} | ({} if parent is None else {"parent": parent})
+    predictions = {}
+    for role, name in names.items():
         reference = find_reference(name)
-        folder = reference.folder if reference else Path(name)
+        location = reference.folder if reference else name
         with progress.open_stage(f"running {name}"):
-            loaded = load_to_compute(folder, trust_remote_code)
-            task = choose_task(loaded, folder, image, max_tokens, trust_remote_code)
+            if role == "parent":  # which may be at a hub
+                loaded = load_parent(location, trust_remote_code=trust_remote_code)
+            else:
+                loaded = load_to_compute(location, trust_remote_code)
+            task = choose_task(loaded, location, image, max_tokens, trust_remote_code)
             predictions[role] = predict(loaded, task, task.read(words))
-        if role == "parent":
-            compared = task.compare(*(each.value for each in predictions.values()))
+    values = [each.value for each in predictions.values()]
+    compared = "" if parent is None else task.compare(*values)
     if json:
         document = {role: each.to_json() for role, each in predictions.items()}
         console.emit_json({"schema_version": 1, **document, **({"compared": compared} if compared else {})})
         return
     for role, each in predictions.items():
-        console.emit_text(
-            f"{role} ({source if role == 'model' else parent}, {each.rate:,.1f} {each.unit}s/s):\n{each.text}"
-        )
+        console.emit_text(f"{role} ({names[role]}, {each.rate:,.1f} {each.unit}s/s):\n{each.text}")
     if compared:
         ratio = predictions["model"].rate / predictions["parent"].rate
         console.emit_text(f"{compared}; {ratio:.2f} times the parent's {predictions['model'].unit}s per second")

@@ -15,6 +15,7 @@ from nas.data.images import normalise
 from nas.data.prompts import encode_questions, load_processor
 from nas.data.questions import Question
 from nas.quality.embedding import DEFAULT, embed
+from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.language_model import find_language_config, is_vision_language
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import encode, load_tokenizer
@@ -62,7 +63,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TextGeneration:
-    """Goes on with a text, always with the likeliest token.
+    """Goes on with a text, or writes what an encoder-decoder makes of it, always with the likeliest token.
 
     Example:
         >>> TextGeneration(tokenizer, max_tokens=8).unit
@@ -106,7 +107,8 @@ class TextGeneration:
 
     def _generate(self, model: Any, inputs: Inputs, tokens: int) -> Tensor:
         made: Tensor = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-        return made[0, inputs["input_ids"].shape[1] :]
+        given = 1 if is_encoder_decoder(model) else inputs["input_ids"].shape[1]  # a target begins with one token
+        return made[0, given:]
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,9 @@ def choose_task(
         raise UsageError(f"--image {image}: {type(model).__name__} is asked about no image; leave --image out")
     if model.main_input_name == "pixel_values":
         return Classification(_list_labels(model), ImageReader(model))
-    tokenizer = load_tokenizer(folder, trust_remote_code) if model.main_input_name == "input_ids" else None
+    if model.main_input_name != "input_ids":
+        raise ModelError(f"{type(model).__name__} takes {model.main_input_name}; only texts and images are tried")
+    tokenizer = load_tokenizer(folder, trust_remote_code)
     if tokenizer is None:
         raise ModelError(f"{folder}: no tokenizer lies beside the weights; put its files there")
     if model.can_generate():

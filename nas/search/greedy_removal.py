@@ -84,25 +84,21 @@ class GreedyRemoval:
 
     def _list_faster(self, current: Architecture) -> dict[Choice, Architecture]:
         """What may be chosen next, with what it makes of an architecture, where that is predicted to be faster."""
-        space, ms = self.problem.space, self.problem.predict_ms(current)
-        left = (choice for choice in space.choices if not current.drops(choice))
-        found = {choice: space.make_canonical(current.drop(choice)) for choice in left}
-        return {
-            choice: architecture
-            for choice, architecture in found.items()
-            if not is_empty(architecture)
-            and space.contains(architecture)
-            and self.problem.predict_ms(architecture) < ms
-        }
+        return self._apply_each(current, (choice for choice in self.problem.space.choices if not current.drops(choice)))
 
     def _list_without_block(self, current: Architecture) -> dict[Architecture, Choice]:
         """What is left without all parts of a block at once, where the space knows a block by its parts."""
+        depth = self.problem.space.depth
+        wholes = (Unit(layer, kind).dropped for kind in SWALLOWS for layer in range(depth))
+        return {architecture: whole for whole, architecture in self._apply_each(current, wholes).items()}
+
+    def _apply_each(self, current: Architecture, choices: Iterable[Choice]) -> dict[Choice, Architecture]:
+        """What each choice makes of an architecture, where the space has that and it is predicted to be faster."""
         space, ms = self.problem.space, self.problem.predict_ms(current)
-        wholes = [Unit(layer, kind).dropped for kind in SWALLOWS for layer in range(space.depth)]
-        found = {space.make_canonical(current.drop(each)): each for each in wholes}
+        found = {choice: space.make_canonical(current.drop(choice)) for choice in choices}
         return {
-            architecture: each
-            for architecture, each in found.items()
+            choice: architecture
+            for choice, architecture in found.items()
             if not is_empty(architecture)
             and space.contains(architecture)
             and self.problem.predict_ms(architecture) < ms

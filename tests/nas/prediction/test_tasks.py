@@ -44,6 +44,26 @@ def test_a_text_is_continued_with_the_likeliest_token_each_time(folder: Path) ->
     assert prediction.text.split() == [WORDS[token - 3] for token in ids[0, 3:].tolist() if token >= 3]
 
 
+@torch.no_grad()
+def test_an_encoder_decoder_writes_its_own_text_and_not_what_it_was_given(folder: Path) -> None:
+    model = build("t5")
+    model.generation_config.eos_token_id = None
+    task = choose_task(model, folder, max_tokens=5)
+    inputs = task.read("w5 w6 w7")
+    target = torch.tensor([[model.config.decoder_start_token_id]])
+    for _ in range(5):  # no cache, no generate()
+        logits = model(**inputs, decoder_input_ids=target).logits
+        target = torch.cat([target, logits[:, -1:].argmax(-1)], 1)
+    prediction = predict(model, task, inputs)
+    assert prediction.value.tolist() == target[0, 1:].tolist()
+    assert prediction.count == 5
+
+
+def test_a_model_of_sound_is_not_tried(folder: Path) -> None:
+    with pytest.raises(ModelError, match="takes input_features"):
+        choose_task(build("whisper"), folder)
+
+
 def test_two_continuations_agree_up_to_the_first_other_token(folder: Path) -> None:
     task = choose_task(build("llama"), folder)
     one, other = torch.tensor([5, 6, 7, 8]), torch.tensor([5, 6, 9, 8])
