@@ -1,12 +1,17 @@
 """Distributions of the parent, stored once, and the divergence of a candidate from them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nas.quality.quality import Quality
+
 _FULL_UP_TO = 8192  # outcomes; larger vocabularies keep the most likely ones and the rest as one
 TOP = 512
+_MAX_NATS = 700.0  # nats of a perplexity that a float holds
 _CHUNK = 2**23  # numbers at a time: (rows, outcomes) in fp32 is never held for everything
 
 
@@ -74,3 +79,16 @@ def compute_log_normaliser(logits: Tensor) -> Tensor:
 
 def _count_rows_at_once(logits: Tensor) -> int:
     return max(1, _CHUNK // logits.shape[-1])
+
+
+def average_divergences(losses: Sequence[Tensor], surprises: Sequence[Tensor], split: str) -> Quality:
+    """The mean KL of some items, with the perplexity of their true tokens.
+
+    Args:
+        losses: of each item, (), in nats.
+        surprises: of each item the mean of -log p of its true tokens, (), in nats.
+    """
+    per_item = torch.stack(list(losses))
+    loss, surprise = float(per_item.mean()), float(torch.stack(list(surprises)).mean())
+    others = {"perplexity": math.exp(min(surprise, _MAX_NATS))}
+    return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))

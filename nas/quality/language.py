@@ -1,6 +1,5 @@
 """Language models: KL of the next-token distribution to the parent's, and perplexity."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,13 @@ import torch
 from torch import Tensor
 
 from nas.data.dataset import Dataset, Split
-from nas.quality.distribution import StoredDistribution, compute_log_normaliser
+from nas.quality.distribution import StoredDistribution, average_divergences, compute_log_normaliser
 from nas.quality.parent_outputs import ParentOutputs
 from nas.quality.quality import Quality
 from pruning.anatomy.language_model import find_language_config
 
 _BATCH = 4  # windows at a time, at most
 _LOGITS = 1 << 26  # of a batch; vocabularies of 128 k and more are judged window by window
-_MAX_NATS = 700.0  # nats of a perplexity that a float holds
 
 
 class LanguageEvaluator:
@@ -47,10 +45,7 @@ class LanguageEvaluator:
                 normaliser = compute_log_normaliser(logits)
                 losses.append(stored[start + len(losses)].compute_divergence(logits, normaliser).mean())
                 surprises.append(_compute_surprise(logits, normaliser, window))
-        per_item = torch.stack(losses)
-        loss, surprise = float(per_item.mean()), float(torch.stack(surprises).mean())
-        others = {"perplexity": math.exp(min(surprise, _MAX_NATS))}
-        return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))
+        return average_divergences(losses, surprises, split)
 
     def _evaluate_parent(self, split: str) -> list[StoredDistribution]:
         if split not in self._stored:

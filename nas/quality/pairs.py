@@ -1,6 +1,5 @@
 """Encoder-decoders: KL of the next-token distribution under teacher forcing to the parent's, and perplexity."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,13 +7,12 @@ from torch import Tensor
 
 from nas.data.dataset import Dataset, Split
 from nas.data.prompts import IGNORED
-from nas.quality.distribution import StoredDistribution, compute_log_normaliser
+from nas.quality.distribution import StoredDistribution, average_divergences, compute_log_normaliser
 from nas.quality.quality import Quality
 from pruning.anatomy.encoder_decoder import Part, count_words
 
 _BATCH = 8  # pairs at a time, at most
 _LOGITS = 1 << 26  # of a batch
-_MAX_NATS = 700.0  # nats of a perplexity that a float holds
 
 
 class PairEvaluator:
@@ -44,10 +42,7 @@ class PairEvaluator:
                 normaliser = compute_log_normaliser(logits)
                 losses.append(stored[at].compute_divergence(logits, normaliser).mean())
                 surprises.append((normaliser - _pick_wanted(data, at, logits)).mean())
-        per_item = torch.stack(losses)
-        loss, surprise = float(per_item.mean()), float(torch.stack(surprises).mean())
-        others = {"perplexity": math.exp(min(surprise, _MAX_NATS))}
-        return Quality("kl", loss, False, split, max(loss, 0.0), others, len(per_item), tuple(per_item.tolist()))
+        return average_divergences(losses, surprises, split)
 
     def _evaluate_parent(self, split: str) -> list[StoredDistribution]:
         if split not in self._stored:
