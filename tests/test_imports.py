@@ -19,7 +19,7 @@ NAS = (
     ("request",),
     ("figures", "parent", "quality", "tracking"),
     ("execution", "export", "mlflow_model", "prediction", "search"),
-    ("families", "profiling", "results", "testing"),
+    ("families", "formats", "profiling", "results", "testing"),
     ("api", "certification", "report", "tokens"),
     ("healing",),
     ("pipeline",),

@@ -10,9 +10,12 @@ from nas.cli import options
 
 _HELP = """Export a model, or the winner of a search, to ONNX (and the form TensorRT takes), checked against torch.
 
-Tokenizer or preprocessor and generation config are copied too.
+Tokenizer or preprocessor and generation config are copied too. With --format, the winner of a search is written in
+the forms that other programs load, and compared with the model in each of them (`parity.md` in the result folder).
 
 Examples:
+
+  nas export nas-results/python-lm-host-0.6x --format onnx,hf,genai
 
   nas export --model nas-results/python-lm-host-0.6x/winner --out deploy
 
@@ -32,6 +35,18 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    result: Annotated[
+        Path | None,
+        typer.Argument(metavar="RESULT_DIR", help="A search's result folder (its winner), or a model's folder."),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAMES",
+            help="Of other programs' forms, with commas: onnx, hf (Transformers), sentence-transformers.",
+        ),
+    ] = None,
     model: options.Model = None,
     part: options.Part = None,
     architecture: Annotated[
@@ -56,6 +71,10 @@ def export(
     """Write model.onnx and model.tensorrt.onnx; print how far they are from the model."""
     from nas.cli import console
 
+    if format is not None:
+        _refuse_beside_format(architecture, precision, engine, part)
+        _export_formats(format, result, model, out, trust_remote_code, json)
+        return
     progress = console.begin("export")
     from nas.export.companions import carry_companions
     from nas.export.exporters import EXPORTERS
@@ -67,7 +86,7 @@ def export(
     if out is not None:
         check_folder(out, "--out")
     dtype = _find_dtype(precision)
-    loaded, name, source = _load(model, part, architecture, trust_remote_code)
+    loaded, name, source = _load(_choose_model(result, model), part, architecture, trust_remote_code)
     check = choose_check(loaded, dtype, progress)
     folder = out or Path("nas-results") / f"{name}-export"
     file = folder / build_file_name(phase)
@@ -94,6 +113,48 @@ def export(
         console.emit_json(document)
     else:
         console.emit_text(f"largest difference to torch {difference:.1e}\n" + "\n".join(files.values()))
+
+
+def _choose_model(result: Path | None, model: str | None) -> str | None:
+    """What is exported: the winner of a result folder, or what `--model` says.
+
+    Raises:
+        UsageError: both are given.
+    """
+    from search_spaces.errors import UsageError
+
+    if result is None:
+        return model
+    if model is not None:
+        raise UsageError(f"RESULT_DIR {result} and --model {model} both name a model; give one of them")
+    return str(result / "winner" if (result / "winner").is_dir() else result)
+
+
+def _refuse_beside_format(architecture: Path | None, precision: str, engine: bool, part: str | None) -> None:
+    """Refuse options of single graphs.
+
+    Raises:
+        UsageError: one is given.
+    """
+    from search_spaces.errors import UsageError
+
+    given = {"--architecture": architecture, "--precision": precision != "fp32", "--engine": engine, "--part": part}
+    named = [name for name, value in given.items() if value]
+    if named:
+        raise UsageError(f"{named[0]} and --format: formats hold the model as it was saved; leave one out")
+
+
+def _export_formats(
+    names: str, result: Path | None, model: str | None, out: Path | None, trust_remote_code: bool, json: bool
+) -> None:
+    from nas.cli.formats import export_formats
+    from search_spaces.errors import UsageError
+
+    _choose_model(result, model)
+    folder = result or (Path(model) if model else None)
+    if folder is None or not folder.is_dir():
+        raise UsageError(f"{folder or 'nothing'} is no folder; give the result folder of a search, or a model's folder")
+    export_formats(names, folder, out, trust_remote_code, json)
 
 
 def _find_dtype(precision: str) -> Any:

@@ -82,7 +82,7 @@ def choose_tolerance(model: Any, dtype: torch.dtype = torch.float32) -> float:
         return HALF_TOLERANCE
     if not any(isinstance(module, QuantisedLinear) for module in model.modules()):
         return TOLERANCE
-    inputs = _make_inputs(model, list_trials(model)[-1], seed=0)
+    inputs = make_trial_inputs(model, list_trials(model)[-1], seed=0)
     forget_lengths(model)
     rounded = Exportable(model)(*inputs.values())
     with bypass_rounding(model):
@@ -164,7 +164,7 @@ class _File:
         return float(np.max([np.abs(a - e).max() / max(1.0, float(np.abs(e).max())) for a, e in pairs]))
 
 
-def _make_inputs(model: Any, trial: Trial, seed: int, steps: int = 0) -> dict[str, Tensor]:
+def make_trial_inputs(model: Any, trial: Trial, seed: int, steps: int = 0) -> dict[str, Tensor]:
     """Random inputs of a trial and `steps` words more; fewer before them where the model has no positions for all."""
     more, longest = count_image_tokens(model) + count_always_kept(model), find_longest_sequence(model)
     length = trial.words + more + steps
@@ -189,7 +189,7 @@ def _read_past(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _compare_forward(model: Any, file: _File, trial: Trial, seed: int) -> float:
-    inputs = _make_inputs(model, trial, seed)
+    inputs = make_trial_inputs(model, trial, seed)
     if read_sentence_embedding(model) is not None and trial.batch > 1:
         inputs["attention_mask"][0, trial.words // 2 :] = 0  # a short text: which tokens are pooled the mask tells
     forget_lengths(model)
@@ -200,7 +200,7 @@ def _compare_forward(model: Any, file: _File, trial: Trial, seed: int) -> float:
 
 
 def _compare_prefill(model: Any, file: _File, trial: Trial, seed: int) -> float:
-    inputs = _make_inputs(model, trial, seed)
+    inputs = make_trial_inputs(model, trial, seed)
     return _read(model, file, inputs, inputs, _read_past(model, inputs))
 
 
@@ -214,7 +214,7 @@ def _read(
 
 
 def _decode(model: Any, file: _File, trial: Trial, seed: int) -> float:
-    whole = _make_inputs(model, trial, seed, STEPS)
+    whole = make_trial_inputs(model, trial, seed, STEPS)
     sequence = whole["attention_mask"].shape[1] - STEPS
     expected = _run_after(model, whole, sequence)
     prompt = {name: tensor if name == PIXELS else tensor[:, :sequence] for name, tensor in whole.items()}

@@ -45,13 +45,13 @@ def register(folder: str | Path) -> str:
         config = type(f"Pruned{parent.__name__}", (parent,), {"model_type": model_type})
         AutoConfig.register(model_type, config)
     (name,) = document["architectures"]
-    for auto in _find_auto_classes(parent, name):
+    for auto in find_auto_classes(parent, name):
         auto.register(CONFIG_MAPPING[model_type], _Whole, exist_ok=True)
     AutoModel.register(CONFIG_MAPPING[model_type], _Trunk, exist_ok=True)
     return model_type
 
 
-def _find_auto_classes(config: Any, name: str) -> list[Any]:
+def find_auto_classes(config: Any, name: str) -> list[Any]:
     """The Auto classes that give the class `name` for a family's config."""
     autos = [getattr(modeling_auto, each) for each in dir(modeling_auto) if each.startswith("AutoModelFor")]
     found = []

@@ -1,0 +1,80 @@
+"""`nas export RESULT_DIR --format …`: a winner in the forms that other programs load."""
+
+from pathlib import Path
+from typing import Any
+
+_WINNER, _FORMATS = "winner", "formats"  # of a result folder
+
+
+def export_formats(text: str, folder: Path, out: Path | None, trust_remote_code: bool, json: bool) -> None:
+    """Write every format that is named, compare each with the model, and print the table.
+
+    Args:
+        text: names of formats, with commas.
+        folder: a result folder, or that of a model.
+        out: for the folders; the report of a search lies in its result folder all the same.
+
+    Raises:
+        UsageError: a name that is no format, or a folder that holds no model.
+        MissingExtra: what a format needs is not installed.
+        Exit: some format was refused (2), or failed (1); all others are there.
+    """
+    import typer
+
+    from nas.cli import console
+
+    progress = console.begin("export")
+    from nas.formats import deliver_formats, parse_formats, read_source, write_parity
+    from nas.formats.source import make_parent_source
+    from nas.storage.disk_errors import check_folder
+
+    names = parse_formats(text)
+    winner = folder / _WINNER if (folder / _WINNER).is_dir() else folder
+    out = out or (folder / _FORMATS if winner != folder else Path("nas-results") / f"{folder.resolve().name}-formats")
+    check_folder(out, "--out")
+    with progress.open_stage("loading"):
+        parent = _load_parent(winner, trust_remote_code)
+        source = read_source(winner, parent, trust_remote_code)
+    delivered = deliver_formats(names, source, parent and make_parent_source(parent), out, progress)
+    place = folder if winner != folder else out
+    place.mkdir(parents=True, exist_ok=True)
+    report, table = write_parity(delivered.rows, place, winner / "README.md" if winner != folder else None)
+    if winner != folder:
+        _send([report, table], folder, progress)
+    _print(delivered, out, table, json)
+    if delivered.problem is not None:
+        console.get_stderr().print(f"nas: {delivered.problem}", markup=False)
+        raise typer.Exit(delivered.problem.exit_code)
+
+
+def _load_parent(winner: Path, trust_remote_code: bool) -> Any:
+    """The parent of the search that found a model; None where its folder lies in no result folder."""
+    from nas.parent.parent import load_parent_model
+    from nas.request.search_request import read_search_of
+
+    request = read_search_of(winner)
+    return None if request is None else load_parent_model(request.model, None, trust_remote_code, part=request.part)
+
+
+def _send(files: list[Path], out: Path, progress: Any) -> None:
+    """Add the report to the search's run in MLflow; where that is not possible, say so."""
+    from nas.tracking import log_page
+    from search_spaces.errors import TrackingError, UsageError
+
+    try:
+        for file in files:
+            log_page(file, out)
+    except (TrackingError, UsageError) as error:
+        progress.show_message(f"the parity report is not in MLflow: {error}")
+
+
+def _print(delivered: Any, out: Path, table: Path, json: bool) -> None:
+    from dataclasses import asdict
+
+    from nas.cli import console
+
+    if json:
+        rows = {row.format: {"state": row.state, **asdict(row)} for row in delivered.rows}
+        console.emit_json({"schema_version": 1, "out": str(out), "report": str(table), "formats": rows})
+    else:
+        console.emit_text(f"{table.read_text()}\nwritten to {out}, table in {table}")

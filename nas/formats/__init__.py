@@ -1,0 +1,14 @@
+"""Winners in the forms that other programs load, each compared there with the model it was made from."""
+
+from search_spaces.lazy_exports import export_lazily
+
+__getattr__, __all__ = export_lazily(
+    __name__,
+    {
+        "deliver": ["Delivered", "deliver_formats", "parse_formats"],
+        "formats": ["FORMATS"],
+        "parity": ["check"],
+        "report": ["write_parity"],
+        "source": ["Source", "read_source"],
+    },
+)
