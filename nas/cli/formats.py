@@ -24,8 +24,7 @@ def export_formats(text: str, folder: Path, out: Path | None, trust_remote_code:
     from nas.cli import console
 
     progress = console.begin("export")
-    from nas.formats import deliver_formats, parse_formats, read_source, write_parity
-    from nas.formats.source import make_parent_source
+    from nas.formats import deliver_formats, make_parent_source, parse_formats, read_source, write_parity
     from nas.storage.disk_errors import check_folder
 
     names = parse_formats(text)

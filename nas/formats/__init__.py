@@ -9,6 +9,6 @@ __getattr__, __all__ = export_lazily(
         "formats": ["FORMATS"],
         "parity": ["check"],
         "report": ["write_parity"],
-        "source": ["Source", "read_source"],
+        "source": ["Source", "make_parent_source", "read_source"],
     },
 )
