@@ -6,7 +6,7 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "quantised_product": ["build_product"],
-        "cached_export": ["read_cache_layers"],
+        "cached_export": ["CacheLayer", "is_past", "name_cache_tensors", "read_cache_layers"],
         "companions": ["carry_companions"],
         "exported_graphs": ["ExportedGraphs", "Graphs"],
         "exporters": ["EXPORTERS", "ONNX_RUNTIME", "find_exporter"],
