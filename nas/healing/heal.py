@@ -33,7 +33,8 @@ from search_spaces.errors import UsageError
 
 HEALED, STATE = "healed", "training.pt"
 _TEST = "test"
-_CARRIED = ("architecture.json", "compensation.json")  # of the winner's folder: what stays true of the healed model
+# Of the winner's folder: what stays true of the healed model.
+_CARRIED = ("architecture.json", "channels.json", "compensation.json")
 
 
 def heal(folder: Path, asked: Recipe | None, progress: Progress) -> Healed:

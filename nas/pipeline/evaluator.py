@@ -8,6 +8,7 @@ from nas.quality import Evaluator
 from nas.quality.evaluations import Evaluations, open_evaluations
 from nas.quality.precision import choose_precision
 from nas.request.search_request import SearchRequest
+from pruning.analysis.channel_orders import compute_orders_digest
 from pruning.compensation.candidate_builder import CompensationPlan
 from pruning.inference.device import CPU
 from pruning.inference.prefix_cache import GIB
@@ -53,6 +54,8 @@ def load_evaluations(
     """
     content = f"{parent.digest}/{evaluator.dataset.get_split(split).digest}/{evaluator.metric}"
     content += f"/{compensation}" if compensation else ""
+    orders = compute_orders_digest(parent.model)
+    content += f"/{orders}" if orders else ""
     content += "" if parent.device.type == CPU else f"/{parent.device.type}"  # where sums are rounded otherwise
     return open_evaluations(parent.cache / f"evaluations-{content.replace('/', '-')}.jsonl", content, storage)
 

@@ -9,6 +9,7 @@ from nas.execution.worker import LocalExecutor
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.parent.running_cost import check_memory
+from nas.pipeline.channel_orders import order_parent_channels
 from nas.pipeline.compensation import plan_compensation
 from nas.pipeline.evaluator import build_evaluator, open_cluster
 from nas.pipeline.precision import (
@@ -76,6 +77,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     with progress.open_stage("reading the data"):
         evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
         compensation = plan_compensation(parent, evaluator, request.compensate)
+    order_parent_channels(space, parent, evaluator.dataset.calibration, progress)
     if searches_formats(space):
         space = _restrict_formats(space, parent, evaluator, progress)
     cached_evaluator = build_evaluator(

@@ -10,6 +10,8 @@ from nas.export.exporters import ONNX_RUNTIME, find_exporter
 from nas.export.onnx_export import build_file_name
 from nas.figures.search import Point, draw_pareto, write_pareto_page
 from nas.mlflow_model import write_mlmodel
+from nas.pipeline.channel_orders import FILE as CHANNELS
+from nas.pipeline.channel_orders import describe_orders
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.held_out import TEST
 from nas.pipeline.mlflow_run import build_search_run
@@ -39,13 +41,11 @@ def deliver(delivery: Delivery) -> Result:
     _export(delivery, winner)
     delivery.certificate.save(folder / "certificate.json")
     _write_json(folder / "architecture.json", outcome.winner.architecture.to_json())
-    compensation = get_compensation(winner)
-    (folder / COMPENSATION).unlink(missing_ok=True)
-    if compensation is not None:
-        _write_json(folder / COMPENSATION, compensation.to_json())
-    (folder / HEALING).unlink(missing_ok=True)
-    if delivery.healed is not None:
-        _write_json(folder / HEALING, delivery.healed.summary)
+    compensation, parent = get_compensation(winner), delivery.context.parent
+    orders = describe_orders(parent.model, parent.anatomy, outcome.winner.architecture)
+    _write_or_remove(folder / COMPENSATION, None if compensation is None else compensation.to_json())
+    _write_or_remove(folder / CHANNELS, orders)
+    _write_or_remove(folder / HEALING, None if delivery.healed is None else delivery.healed.summary)
     profile = delivery.latency.profile
     if profile is not None:
         profile.save(delivery.context.request.out / "profile.json")
@@ -55,6 +55,13 @@ def deliver(delivery: Delivery) -> Result:
     write_mlmodel(folder)
     _draw_pictures(delivery)
     return result
+
+
+def _write_or_remove(path: Path, document: dict[str, Any] | None) -> None:
+    """Write how the weights were made; where there is nothing to say, what another winner left is removed."""
+    path.unlink(missing_ok=True)
+    if document is not None:
+        _write_json(path, document)
 
 
 def _build_before(delivery: Delivery, compensation: CompensationRecord | None) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
+        "channel_orders": ["compute_orders_digest", "copy_channel_orders", "find_cut_modules", "order_channels"],
+        "criteria": ["CRITERIA", "Criterion"],
         "input_scales": ["calibrate_inputs", "copy_input_scales"],
         "observer": ["Observer"],
         "redundancy": ["Redundancy", "RedundancyObserver", "measure_redundancy"],

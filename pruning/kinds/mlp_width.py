@@ -1,4 +1,8 @@
-"""Narrower MLPs: neurons between the matrices are cut out, those with the smallest weights first."""
+"""Narrower MLPs: neurons between the matrices are cut out.
+
+They go in the order that is kept on the matrix that reads them (`pruning.analysis.channel_orders`); where there is
+none, those with the smallest weights go first.
+"""
 
 import copy
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.probe import Call
 from pruning.kinds.surgery import Surgery
+from pruning.surgery.channel_order import ChannelOrder, Cut, get_channel_order
 from pruning.surgery.linear import get_weight_matrix, is_linear, keep_inputs, keep_outputs
 from pruning.surgery.replacement import replace_modules
 from search_spaces.kinds.mlp_width import KIND, count_neurons
@@ -45,7 +50,7 @@ class _NarrowedMlp(Surgery):
     def build_modules(
         self, block: nn.Module, anatomy: BlockAnatomy, level: Level, chosen: tuple[Choice, ...]
     ) -> dict[str, nn.Module]:
-        """The matrices of an MLP without the neurons that have the smallest weights."""
+        """The matrices of an MLP without the neurons that are needed least."""
         matrices = find_matrices(block, anatomy)
         assert matrices is not None, _CHECKED
         kept = _find_kept(block, matrices, level)
@@ -55,6 +60,11 @@ class _NarrowedMlp(Surgery):
             halves = get_weight_matrix(matrix).shape[0] // matrices.neurons
             modules[path] = keep_outputs(matrix, torch.cat([kept + half * matrices.neurons for half in range(halves)]))
         return modules | {matrices.down: keep_inputs(block.get_submodule(matrices.down), kept)}
+
+    def find_cut(self, block: nn.Module, anatomy: BlockAnatomy) -> Cut | None:
+        """The neurons, as inputs of the matrix that reads them."""
+        matrices = find_matrices(block, anatomy)
+        return None if matrices is None else Cut(matrices.down)
 
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
         """All weights of the neurons that are gone."""
@@ -88,7 +98,13 @@ def find_matrices(block: nn.Module, anatomy: BlockAnatomy) -> Matrices | None:
 
 
 def _find_kept(block: nn.Module, matrices: Matrices, level: Level) -> Tensor:
-    """Indices, rising, of the neurons with the largest weights; of equal ones those that come first.
+    """Indices, rising, of the neurons that stay."""
+    order = get_channel_order(block.get_submodule(matrices.down)) or _order_by_weights(block, matrices)
+    return order.list_kept(_count_kept(matrices, level))
+
+
+def _order_by_weights(block: nn.Module, matrices: Matrices) -> ChannelOrder:
+    """The neurons with the largest weights first; of equal ones those that come first.
 
     What counts of a neuron is the norm of its rows in the matrices that write it, times that of its column in the one
     that reads it.
@@ -97,7 +113,7 @@ def _find_kept(block: nn.Module, matrices: Matrices, level: Level) -> Tensor:
     rows = torch.cat([norm(get_weight_matrix(block.get_submodule(path)), dim=1) for path in matrices.up])
     column = norm(get_weight_matrix(block.get_submodule(matrices.down)), dim=0)
     sizes: Tensor = norm(rows.view(-1, matrices.neurons), dim=0) * column
-    return sizes.sort(descending=True, stable=True).indices[: _count_kept(matrices, level)].sort().values
+    return ChannelOrder(sizes.sort(descending=True, stable=True).indices, "weights")
 
 
 def _count_kept(matrices: Matrices, level: Level) -> int:

@@ -4,6 +4,7 @@ from torch import nn
 
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.probe import Call
+from pruning.surgery.channel_order import Cut
 from search_spaces.level import Level
 from search_spaces.unit import Choice
 
@@ -38,6 +39,10 @@ class Surgery:
             chosen: everything that is chosen for the block.
         """
         return {}
+
+    def find_cut(self, block: nn.Module, anatomy: BlockAnatomy) -> Cut | None:
+        """The projection whose inputs levels of this kind cut, where they cut any."""
+        return None
 
     def count_saved(self, block: nn.Module, anatomy: BlockAnatomy, level: Level) -> int:
         """How many parameters of the parent's block are gone at a level, were it the only one chosen."""

@@ -1,22 +1,25 @@
-"""Narrower MLPs: the neurons with the smallest weights are gone."""
+"""Narrower MLPs: the neurons with the smallest weights are gone, or those that come last in a known order."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from families import build
+from families import build, example
 from onnx import numpy_helper
 from transformers.pytorch_utils import Conv1D
-from unit_kind import DEPTH, MATRICES, UnitKindContract, architecture_of, block_of, read_parent
+from unit_kind import DEPTH, MATRICES, UnitKindContract, architecture_of, block_of, read_parent, run
 
 from nas.export.exported_graphs import ExportedGraphs
 from nas.export.onnx_export import TENSORRT_OPSET
 from nas.export.parity import check_parity
 from nas.export.shared_weights import SharedWeights
 from nas.profiling.host import derive_files
+from pruning.analysis.channel_orders import order_channels
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.block_library import BlockLibrary
+from pruning.surgery.channel_order import get_channel_order
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Choice
 from search_spaces.errors import ArchitectureError
@@ -69,6 +72,25 @@ def test_equal_neurons_go_from_the_last_on(family: str) -> None:
     pruned = prune(model, architecture_of("mlp.1:width=0.5"))
     left = rows_of(block_of(pruned, family, Choice.parse("mlp.1")).get_submodule(MATRICES[family][2][0]))[:, 0]
     assert left[: count // 2].tolist() == [1.0, -1.0] * (count // 4)
+
+
+@pytest.mark.parametrize("family", TestMlpWidth.families)
+def test_neurons_go_in_the_order_that_was_found_out(family: str) -> None:
+    """What is left is the parent with the others silent, and less of them is left of less."""
+    model = build(family)
+    anatomy, down = read_anatomy(model), MATRICES[family][3]
+    order_channels(model, anatomy, example(model, batch=8))
+    kept = list[set[int]]()
+    for text in TestMlpWidth.choices:
+        order = get_channel_order(block_of(model, family, Choice.parse(text)).get_submodule(down))
+        assert order is not None
+        masked, pruned = copy.deepcopy(model), prune(model, architecture_of(text), anatomy=anatomy)
+        reads = rows_of(block_of(masked, family, Choice.parse(text)).get_submodule(down))
+        count = rows_of(block_of(pruned, family, Choice.parse(text)).get_submodule(down)).shape[1]
+        kept.append(set(order.groups[:count].tolist()))
+        reads[:, order.groups[count:]] = 0
+        torch.testing.assert_close(run(pruned), run(masked), rtol=0, atol=1e-5)
+    assert kept[0] > kept[1] > kept[2]
 
 
 def test_a_mixture_of_experts_has_no_widths() -> None:

@@ -187,5 +187,6 @@ __all__ = [
     "architecture_of",
     "block_of",
     "read_parent",
+    "run",
     "silence",
 ]

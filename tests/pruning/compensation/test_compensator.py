@@ -8,6 +8,7 @@ import torch
 from families import DECODERS, FAMILIES, build, example
 from torch import nn
 
+from pruning.analysis.channel_orders import order_channels
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import Layout
 from pruning.compensation.calibration_pass import Adjusted, hold_out
@@ -16,9 +17,10 @@ from pruning.compensation.compensator import Compensator
 from pruning.compensation.method import METHODS, Refit
 from pruning.compensation.streams import run_trunk, watch_input
 from pruning.inference.prefix_cache import PrefixStore, make_resumable
+from pruning.surgery.channel_order import get_channel_order
 from pruning.surgery.linear import get_weight_matrix
 from pruning.surgery.prune import prune
-from search_spaces import Architecture, Kind, Unit
+from search_spaces import Architecture, Choice, Kind, Unit
 from search_spaces.space import is_empty
 
 ITEMS = 24
@@ -100,6 +102,32 @@ def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str) ->
     written = x @ weight + (0 if projection.bias is None else projection.bias.detach().double().numpy())
     expected = naive_ridge(x, wanted - written, penalty, projection.bias is not None)
     found = get_weight_matrix(adjusted.module).detach().double().numpy().T - weight
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "vit"])
+def test_what_stays_of_a_narrower_mlp_is_the_naive_ridge_solution(family: str) -> None:
+    """From the neurons that stay, towards the parent's stream where the next part reads it."""
+    parent = build(family)
+    anatomy, inputs = read_anatomy(parent), example(parent, batch=4 * ITEMS)
+    order_channels(parent, anatomy, inputs)
+    penalty, path = 0.05, anatomy.blocks[1].mlp.projection
+    architecture = Architecture(anatomy.depth).drop(Choice.parse("mlp.1:width=0.5"))
+    adjusted = Compensator(parent, anatomy, inputs, Refit((penalty,))).adjust(architecture)[0]
+    assert (adjusted.layer, adjusted.path) == (1, path)
+    down, seen = parent.get_submodule(anatomy.stack)[1].get_submodule(path), dict[str, torch.Tensor]()
+    end = watch_input(down, lambda value: seen.update(given=value))
+    with torch.no_grad():
+        run_trunk(parent, anatomy, inputs)
+    end()
+    order = get_channel_order(down)
+    assert order is not None
+    kept = sorted(order.groups[: get_weight_matrix(adjusted.module).shape[1]].tolist())
+    weight = get_weight_matrix(down).detach().double().numpy().T
+    x = rows(seen["given"])
+    lost = x @ weight - x[:, kept] @ weight[kept]
+    found = get_weight_matrix(adjusted.module).detach().double().numpy().T - weight[kept]
+    expected = naive_ridge(x[:, kept], lost, penalty, down.bias is not None)
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
