@@ -180,7 +180,7 @@ def _load(
     import json
 
     from nas.parent.parent import load_parent_model
-    from nas.pipeline.channel_orders import FILE, restore_orders
+    from nas.pipeline.channel_orders import CHANNELS, restore_orders
     from pruning.checkpoint import is_pruned, load
     from pruning.surgery.prune import prune
     from search_spaces import Architecture
@@ -197,7 +197,7 @@ def _load(
         document = json.loads(architecture.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"architecture {architecture} cannot be read ({error}); give an architecture.json") from None
-    if (architecture.parent / FILE).is_file():
-        restore_orders(parent.model, parent.anatomy, architecture.parent / FILE)
+    if (architecture.parent / CHANNELS).is_file():
+        restore_orders(parent.model, parent.anatomy, architecture.parent / CHANNELS)
     pruned = prune(parent.model, Architecture.from_json(document), anatomy=parent.anatomy)
     return pruned, Path(parent.id).name, parent.files

@@ -26,7 +26,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.space import Space
 
-FILE = "channels.json"  # in a winner's folder
+CHANNELS = "channels.json"  # in a winner's folder
 _REVISION = 1  # of how they are found out
 _ITEMS = 32  # of the calibration split, at most
 

@@ -10,8 +10,7 @@ from nas.export.exporters import ONNX_RUNTIME, find_exporter
 from nas.export.onnx_export import build_file_name
 from nas.figures.search import Point, draw_pareto, write_pareto_page
 from nas.mlflow_model import write_mlmodel
-from nas.pipeline.channel_orders import FILE as CHANNELS
-from nas.pipeline.channel_orders import describe_orders
+from nas.pipeline.channel_orders import CHANNELS, describe_orders
 from nas.pipeline.delivery import Delivery
 from nas.pipeline.held_out import TEST
 from nas.pipeline.mlflow_run import build_search_run
