@@ -18,7 +18,7 @@ from nas.data.dataset import Split
 from nas.parent.parent import ParentModel
 from nas.pipeline.compensation import pick_items
 from nas.progress import Progress
-from pruning.analysis.channel_orders import DEFAULT, copy_channel_orders, find_cut_modules, order_channels
+from pruning.analysis.channel_orders import DEFAULT_CRITERION, copy_channel_orders, find_cut_modules, order_channels
 from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.candidate_builder import compute_digest
 from pruning.surgery.channel_order import ChannelOrder, get_channel_order, keep_channel_order
@@ -40,7 +40,7 @@ def order_parent_channels(space: Space, parent: ParentModel, calibration: Split,
     if not find_cut_modules(parent.model, parent.anatomy, space.choices):
         return
     inputs = pick_items(calibration, _ITEMS)
-    path = parent.cache / f"channel-orders-{DEFAULT}{_REVISION}-{compute_digest(inputs)}.safetensors"
+    path = parent.cache / f"channel-orders-{DEFAULT_CRITERION}{_REVISION}-{compute_digest(inputs)}.safetensors"
     if not _restore(path, parent):
         with progress.open_stage("ordering neurons and heads"):
             order_channels(parent.placed, parent.anatomy, inputs)

@@ -5,7 +5,13 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
-        "channel_orders": ["compute_orders_digest", "copy_channel_orders", "find_cut_modules", "order_channels"],
+        "channel_orders": [
+            "DEFAULT_CRITERION",
+            "compute_orders_digest",
+            "copy_channel_orders",
+            "find_cut_modules",
+            "order_channels",
+        ],
         "criteria": ["CRITERIA", "Criterion"],
         "input_scales": ["calibrate_inputs", "copy_input_scales"],
         "observer": ["Observer"],

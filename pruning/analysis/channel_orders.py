@@ -18,11 +18,13 @@ from pruning.surgery.channel_order import ChannelOrder, Cut, get_channel_order, 
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.unit import Choice, list_kinds
 
-DEFAULT = BrainSurgeon.name
+DEFAULT_CRITERION = BrainSurgeon.name
 
 
 @torch.no_grad()
-def order_channels(model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor], criterion: str = DEFAULT) -> None:
+def order_channels(
+    model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor], criterion: str = DEFAULT_CRITERION
+) -> None:
     """Order the inputs of every projection that a level may cut, and keep the orders on the parent's modules.
 
     What is pruned from the parent from then on is cut by them. Inputs too wide for a Gram matrix are ordered by their
