@@ -44,7 +44,7 @@ def export(
         typer.Option(
             "--format",
             metavar="NAMES",
-            help="Of other programs' forms, with commas: onnx, hf (Transformers), sentence-transformers.",
+            help="Of other programs' forms, with commas: onnx, hf (Transformers), sentence-transformers, genai, decilm.",
         ),
     ] = None,
     model: options.Model = None,

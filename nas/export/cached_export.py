@@ -11,7 +11,7 @@ A model that drops tokens hands over more beside them (`stage_cache`); keys and 
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -261,13 +261,18 @@ class Tracing:
     layers: tuple[CacheLayer, ...] = ()
 
 
-def build_cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor]) -> Tracing:
+def build_cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor], whole_cache: bool = False) -> Tracing:
     """A decoder in one of the cached phases, to be traced on a prompt.
+
+    Args:
+        whole_cache: keep all keys and values, also where a window sees fewer.
 
     Raises:
         ExportError: the model has no such phase.
     """
     layers, stages = read_cache_layers(model, phase), list_cache_stages(model)
+    if whole_cache:
+        layers = tuple(replace(layer, window=None) for layer in layers)
     inputs = decode_inputs(model, prompt, layers, new=NEW) if phase is Phase.DECODE else prompt
     names = tuple(name for name in inputs if not is_past(name))
     axes = _decode_axes(names, layers, stages) if phase is Phase.DECODE else _build_prefill_axes(names)

@@ -147,6 +147,7 @@ def export_onnx(
     phase: Phase = Phase.FORWARD,
     traced: dict[Phase, Any] | None = None,
     dtype: torch.dtype = torch.float32,
+    whole_cache: bool = False,
 ) -> Path:
     """Write one phase of `model` as an ONNX file with dynamic batch (and sequence or past for text).
 
@@ -156,6 +157,8 @@ def export_onnx(
         opset: 23 for ONNX Runtime, 18 for TensorRT.
         traced: of this model and type, by phase: what an export for another opset traced is not traced again.
         dtype: of the file's weights and arithmetic: float32, or float16 whatever the model's weights have.
+        whole_cache: keep all keys and values of an attention with a sliding window, for programs whose caches are all
+            of one length; what it sees is the same.
 
     Raises:
         ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a
@@ -164,7 +167,7 @@ def export_onnx(
     known = {} if traced is None else traced
     program, lazy = known.get(phase) or (None, LazyWeights.of(model, dtype))
     model = lazy.model
-    tracing = _build_tracing(model, phase)
+    tracing = _build_tracing(model, phase, whole_cache)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -228,7 +231,7 @@ def export_for_onnx_runtime(
     return ONNX_RUNTIME_OPSET, ""
 
 
-def _build_tracing(model: Any, phase: Phase) -> Tracing:
+def _build_tracing(model: Any, phase: Phase, whole_cache: bool = False) -> Tracing:
     batches, words = TRACE_SHAPE
     if is_encoder_decoder(model):
         if phase is not Phase.FORWARD:
@@ -240,7 +243,7 @@ def _build_tracing(model: Any, phase: Phase) -> Tracing:
     words = max(words, min(count_words_to_trace(model), max_length - others - _OFFSET))
     inputs = make_example_inputs(model, batches, words + others)
     if phase is not Phase.FORWARD:
-        return build_cached_tracing(model, phase, inputs)
+        return build_cached_tracing(model, phase, inputs, whole_cache)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     axes = tuple({0: batch} if name == PIXELS else {0: batch, 1: sequence} for name in inputs)
     return Tracing(Exportable(model), inputs, axes, list_output_names(model))

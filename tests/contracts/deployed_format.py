@@ -14,12 +14,12 @@ from pruning.surgery.prune import prune
 from search_spaces import Architecture
 from search_spaces.errors import NasError
 
-PARTS = "attn+mlp mlp attn+mlp attn+mlp"
+PARTS = Architecture.from_words("attn+mlp mlp attn+mlp attn+mlp")
 
 
-def write_source(folder: Path, family: str = "llama", words: str = PARTS) -> Source:
+def write_source(folder: Path, family: str = "llama", architecture: Architecture = PARTS) -> Source:
     """A pruned model of a family, saved and read again."""
-    save(prune(build(family), Architecture.from_words(words)), folder)
+    save(prune(build(family), architecture), folder)
     return read_source(folder)
 
 

@@ -8,7 +8,6 @@ from sentence_folders import write_folder
 from nas.formats import FORMATS, Source, read_source
 from pruning.checkpoint import load_parent, save
 from pruning.surgery.prune import prune
-from search_spaces import Architecture
 
 
 class TestOnnx(FormatContract):
@@ -24,11 +23,25 @@ class TestSentenceTransformers(FormatContract):
 
     def make_source(self, folder: Path) -> Source:
         parent = write_folder(folder / "parent", {"pooling_mode_cls_token": True, "embedding_dimension": 32})
-        save(prune(load_parent(parent), Architecture.from_words(PARTS)), folder / "winner", companions=parent)
+        save(prune(load_parent(parent), PARTS), folder / "winner", companions=parent)
         return read_source(folder / "winner")
 
     def refused(self, folder: Path) -> Source | None:
         return write_source(folder)
+
+
+class TestGenAi(FormatContract):
+    format = FORMATS["genai"]
+
+    def refused(self, folder: Path) -> Source | None:
+        return write_source(folder, "vit")
+
+
+class TestDeciLm(FormatContract):
+    format = FORMATS["decilm"]
+
+    def refused(self, folder: Path) -> Source | None:
+        return write_source(folder, "gpt2")
 
 
 def test_every_format_has_its_contract() -> None:

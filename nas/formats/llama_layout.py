@@ -1,0 +1,134 @@
+"""Models of Llama's maths, block by block, for programs that know these and what a block may lack.
+
+RMS norms before each part, gated MLPs with SiLU, rotary positions, no norm of queries and keys, no biases.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.formats.format import Refusal
+from nas.formats.source import Source
+from pruning.anatomy.language_model import find_language_config
+from pruning.surgery.dropped import Dropped
+from search_spaces.architecture import Architecture
+from search_spaces.kinds import Kind
+from search_spaces.unit import Unit
+
+_FAMILIES = ("llama", "mistral")
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_STEP = 256  # widths are multiples of it there
+
+
+@dataclass(frozen=True)
+class LlamaBlock:
+    """One block that is left.
+
+    Attributes:
+        attention, mlp: matrices (out, in) by name; empty where the part is dropped.
+        norms: weights of the norms of the parts that are there, by the block's own names.
+    """
+
+    attention: dict[str, Tensor]
+    mlp: dict[str, Tensor]
+    norms: dict[str, Tensor]
+
+    def count_heads(self, size: int) -> tuple[int, int]:
+        """Heads of queries and of keys, of a size; none of an attention that is dropped."""
+        if not self.attention:
+            return 0, 0
+        return len(self.attention["q_proj"]) // size, len(self.attention["k_proj"]) // size
+
+    @property
+    def width(self) -> int:
+        """Neurons of the MLP; none of one that is dropped."""
+        return len(self.mlp["gate_proj"]) if self.mlp else 0
+
+
+def find_llama_refusal(source: Source) -> Refusal | None:
+    """Why a model is not one of these, or has a block that is not; None where it is."""
+    model = source.model
+    config = find_language_config(model)
+    if getattr(config, "model_type", "") not in _FAMILIES or not hasattr(model, "lm_head"):
+        return Refusal(f"only decoders of {' and '.join(_FAMILIES)} fit, not {type(model).__name__}")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < config.max_position_embeddings:
+        return Refusal(f"a window of {window} tokens is not known there, and would be left out in silence")
+    if config.hidden_act != "silu" or any(name.endswith("proj.bias") for name, _ in model.named_parameters()):
+        return Refusal("biases of matrices, and activations other than silu, would be left out in silence")
+    if config.rope_parameters.get("rope_type", "default") != "default":
+        return Refusal(f"positions of type {config.rope_parameters['rope_type']} are not written")
+    if config.head_dim * config.num_attention_heads != config.hidden_size:
+        return Refusal("the size of a head is taken there to be that of the stream over their number")
+    architecture = source.architecture
+    if architecture is None:
+        return None
+    if architecture.tokens.stages:
+        return Refusal("tokens are dropped in no program but ours", architecture.structure)
+    return _refuse_replaced(model, architecture) or _refuse_first(model, architecture)
+
+
+def _refuse_replaced(model: Any, architecture: Architecture) -> Refusal | None:
+    """Where something else stands in the place of a part, or weights have fewer bits."""
+    changed = [choice for choice in architecture.choices if choice != choice.unit.dropped and not _is_narrower(choice)]
+    if not changed:
+        return None
+    words = ", ".join(map(str, sorted(changed)))
+    return Refusal(f"{words}: parts are whole, narrower or dropped there", architecture.restore(*changed))
+
+
+def _is_narrower(choice: Any) -> bool:
+    return {axis for axis, _ in choice.level.axes} == {"width"}
+
+
+def _refuse_first(model: Any, architecture: Architecture) -> Refusal | None:
+    """Where the first block that is left has no attention: programs take the length of a text from its cache."""
+    removed = architecture.list_removed_blocks()
+    first = next(layer for layer in range(architecture.depth) if layer not in removed)
+    if architecture.runs(first, Kind.ATTENTION):
+        return None
+    unit = Unit(first, Kind.ATTENTION)
+    return Refusal(f"without {unit}, the first one, programs fail or take the text to be empty",
+                   architecture.restore(unit))  # fmt: skip
+
+
+def read_llama_blocks(model: Any) -> Iterator[LlamaBlock]:
+    """The blocks that are left, in order."""
+    for block in model.model.layers:
+        attention, mlp = _read_part(block.self_attn, _ATTENTION), _read_part(block.mlp, _MLP)
+        norms = {}
+        if attention:
+            norms["input_layernorm"] = block.input_layernorm.weight.detach()
+        if mlp:
+            norms["post_attention_layernorm"] = block.post_attention_layernorm.weight.detach()
+        yield LlamaBlock(attention, mlp, norms)
+
+
+def _read_part(part: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
+    if isinstance(part, Dropped):
+        return {}
+    return {name: getattr(part, name).weight.detach().float() for name in names}
+
+
+def pad_mlp(matrices: dict[str, Tensor], hidden: int) -> dict[str, Tensor]:
+    """An MLP of the next multiple of 256 neurons, at least one: those that are added are zero, so nothing changes."""
+    if not matrices:
+        rows, columns = torch.zeros(_STEP, hidden), torch.zeros(hidden, _STEP)
+        return {"gate_proj": rows, "up_proj": rows.clone(), "down_proj": columns}
+    missing = -len(matrices["gate_proj"]) % _STEP
+    return {
+        name: nn.functional.pad(matrix, (0, missing) if name == "down_proj" else (0, 0, 0, missing))
+        for name, matrix in matrices.items()
+    }
+
+
+def convert_to_stored(source: Source, tensor: Tensor) -> Tensor:
+    """A weight in the precision of the model's own files, where that holds it exactly."""
+    config = json.loads((source.folder / "config.json").read_text())
+    stored = tensor.to(getattr(torch, str(config.get("dtype", "float32"))))
+    return stored.contiguous() if torch.equal(stored.float(), tensor.float()) else tensor.float().contiguous()
