@@ -20,6 +20,7 @@ from latency_models.block_shape import AttentionShape, BlockShape, CrossAttentio
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.language_model import find_block_config, find_language_config
 from pruning.anatomy.probe import make_probe_inputs, run_or_refuse, switch_to_eval_mode
+from pruning.inference.light_copy import copy_lightly
 from search_spaces.kinds import PARTS, Kind
 
 TOKENS = 64  # recurrences work in chunks of as many
@@ -83,6 +84,7 @@ def read_blocks(model: Any, anatomy: Anatomy) -> tuple[BlockShape, ...]:
     Raises:
         UnreadableModel: it does not run on a tiny input.
     """
+    model = copy_lightly(model)
     blocks = model.get_submodule(anatomy.stack)
     inputs = _make_inputs(model)
     counts, output = _count(model, anatomy, inputs, **({"use_cache": True} if anatomy.is_decoder else {}))

@@ -23,7 +23,7 @@ from pruning.checkpoint.tokenizer import load_tokenizer
 from pruning.inference.device import CPU, find_device, place
 from pruning.inference.residency import NEVER, decides_to_stream, release_tensors, stream, streaming
 from pruning.inference.widening import widen_tensor
-from search_spaces.errors import BadData
+from search_spaces.errors import BadData, ModelError
 
 _PIECE = 1 << 22  # numbers of a tensor that are hashed at a time
 
@@ -177,14 +177,20 @@ def compute_weights_digest(model: Any) -> str:
     two stacks is pruned.
 
     Narrow weights are counted as the float32 numbers that they are, piece by piece.
+
+    Raises:
+        ModelError: one of them is no number.
     """
     hashed = hashlib.sha256(f"{type(model).__name__}{getattr(model.config, PART, '')}".encode())
     embedding = read_sentence_embedding(model)
     if embedding is not None:
         hashed.update(embedding.digest.encode())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in model.state_dict().items():
         hashed.update(name.encode() + str(tuple(tensor.shape)).encode())
-        for piece in tensor.detach().reshape(-1).split(_PIECE):
-            hashed.update(widen_tensor(piece).cpu().numpy().data)
+        for piece in map(widen_tensor, tensor.detach().reshape(-1).split(_PIECE)):
+            hashed.update(piece.cpu().numpy().data)
+            if name in parameters and bool(piece.isnan().any()):
+                raise ModelError(f"{name} has weights that are no numbers (NaN); give an undamaged checkpoint")
         release_tensors([tensor])
     return hashed.hexdigest()[:16]

@@ -25,6 +25,7 @@ from pruning.anatomy.language_model import (
 from pruning.anatomy.likeness import describe_form
 from pruning.anatomy.probe import Arguments, BlockTrace, Call, record_inputs, trace_block
 from pruning.anatomy.sum_reader import read_sum
+from pruning.inference.light_copy import copy_lightly
 from pruning.inference.residency import release_weights
 from pruning.kinds import find_savings
 from pruning.surgery.dropped import Dropped
@@ -138,6 +139,8 @@ def read_anatomy(model: Any) -> Anatomy:
     blocks = model.get_submodule(stack)
     depth, part = len(blocks), get_part(model)
     _refuse_shared(model, blocks)
+    model = copy_lightly(model)
+    blocks = model.get_submodule(stack)
     settings = {"use_cache": False} if _has_cache(model) else {}
     arguments = record_inputs(model, blocks, **settings)
     release_weights(model)  # what follows runs copies of single blocks

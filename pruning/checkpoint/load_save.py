@@ -27,6 +27,7 @@ from pruning.checkpoint.sentence_files import list_sentence_files, read_sentence
 from pruning.checkpoint.stored_precision import remember_precision
 from pruning.checkpoint.weight_files import find_weights, read_headers, read_stored_dtypes
 from pruning.checkpoint.writing import write
+from pruning.inference.light_copy import copy_lightly
 from pruning.inference.residency import streaming
 from pruning.inference.widening import is_widened, widen
 from pruning.surgery.prune import RECORD
@@ -189,7 +190,7 @@ def _computes(model: Any) -> bool:
     """Whether a model runs with narrow weights; not where it takes weights of modules that it does not call."""
     try:
         with streaming(model):
-            model.eval()(**make_probe_inputs(model))
+            copy_lightly(model.eval())(**make_probe_inputs(model))
     except Exception:  # a family's own code
         return False
     return True

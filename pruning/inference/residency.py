@@ -118,6 +118,13 @@ def hold(module: nn.Module) -> Iterator[None]:
             release_weights(module)
 
 
+def stop_streaming(model: nn.Module) -> None:
+    """Let a model keep its weights from now on."""
+    for part in model.modules():
+        for key in [key for key, hook in part._forward_hooks.items() if hook is _release_after]:
+            del part._forward_hooks[key]
+
+
 def is_streamed(model: nn.Module) -> bool:
     """Whether a model lets go of its weights."""
     return any(_release_after in part._forward_hooks.values() for part in model.modules())
