@@ -26,6 +26,7 @@ __getattr__, __all__ = export_lazily(
             "keeps_own_cache",
             "list_kept_attentions",
         ],
+        "light_copy": ["copy_lightly"],
         "prefix_cache": ["GIB", "Prefix", "PrefixStore", "list_prefixes", "make_resumable"],
         "residency": [
             "NEVER",
