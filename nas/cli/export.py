@@ -44,7 +44,8 @@ def export(
         typer.Option(
             "--format",
             metavar="NAMES",
-            help="Of other programs' forms, with commas: onnx, hf (Transformers), sentence-transformers, genai, decilm.",
+            help="Of other programs' forms, with commas: onnx, hf (Transformers), sentence-transformers, genai, "
+            "decilm, gguf.",
         ),
     ] = None,
     model: options.Model = None,

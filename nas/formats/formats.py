@@ -3,6 +3,7 @@
 from nas.formats.decilm import DeciLmFormat
 from nas.formats.format import Format
 from nas.formats.genai import GenAiFormat
+from nas.formats.gguf import GgufFormat
 from nas.formats.hf import HuggingFaceFormat
 from nas.formats.onnx_runtime import OnnxFormat
 from nas.formats.sentence_transformers import SentenceTransformersFormat
@@ -13,5 +14,6 @@ _KNOWN: tuple[Format, ...] = (
     SentenceTransformersFormat(),
     GenAiFormat(),
     DeciLmFormat(),
+    GgufFormat(),
 )
 FORMATS = {each.name: each for each in _KNOWN}

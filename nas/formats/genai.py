@@ -19,11 +19,13 @@ from nas.export.cached_export import CacheLayer, name_cache_tensors, read_cache_
 from nas.export.companions import carry_companions
 from nas.export.onnx_export import export_onnx
 from nas.formats.format import Answers, FormatBase, NotRun, Probe, Refusal
-from nas.formats.parity import answer, build_probe, decodes
+from nas.formats.parity import answer, build_probe, decodes, rounds_by_call
 from nas.formats.source import Source
 from nas.progress import Progress
 from pruning.anatomy.language_model import find_language_config
+from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
+from search_spaces.weight_formats import ALL_FORMATS, Inputs
 
 GRAPH, CONFIG = "model.onnx", "genai_config.json"
 _PAST = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value"}
@@ -40,6 +42,11 @@ class GenAiFormat(FormatBase):
 
     def find_refusal(self, source: Source) -> Refusal | None:
         """Models that are no decoders of text, and caches that are unlike each other."""
+        if rounds_by_call(source.model):
+            return Refusal(
+                "int8 rounds the inputs of a call with one scale for all tokens, so steps from a cache differ",
+                _restore_called(source),
+            )
         if not decodes(source.model):
             return Refusal("only a decoder that reads nothing but words, all of them in every block, generates there")
         try:
@@ -74,6 +81,15 @@ class GenAiFormat(FormatBase):
 
         program = f"ONNX Runtime GenAI {onnxruntime_genai.__version__}"
         return answer(program, lambda: _Loaded(folder), probe)
+
+
+def _restore_called(source: Source) -> Architecture | None:
+    """The nearest architecture that rounds no inputs by call."""
+    architecture = source.architecture
+    if architecture is None:
+        return None
+    names = tuple(f"={name}" for name, format in ALL_FORMATS.items() if format.inputs is Inputs.CALL)
+    return architecture.restore(*(choice for choice in architecture.choices if str(choice).endswith(names)))
 
 
 def _renumber(path: Path, layers: tuple[CacheLayer, ...]) -> None:

@@ -14,7 +14,7 @@ from nas.export.cached_export import is_past, read_cache_layers
 from nas.export.companions import carry_companions
 from nas.export.onnx_export import build_file_name
 from nas.formats.format import Answers, FormatBase, NotRun, Probe
-from nas.formats.parity import answer, build_probe, decodes
+from nas.formats.parity import answer, build_probe, decodes, rounds_by_call
 from nas.formats.source import Source
 from nas.progress import Progress
 from search_spaces.errors import ExportError
@@ -45,7 +45,9 @@ class OnnxFormat(FormatBase):
 
 def list_phases(model: Any) -> tuple[Phase, ...]:
     """The phases that are delivered: `decode` reads prompts too, unless tokens are dropped from them or they show an
-    image."""
+    image. Where inputs are rounded by call, steps are no part of one pass, and there is none."""
+    if rounds_by_call(model):
+        return (Phase.FORWARD,)
     try:
         read_cache_layers(model, Phase.DECODE)
     except ExportError:  # it has no cache that crosses the border of a file

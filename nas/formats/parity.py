@@ -20,7 +20,9 @@ from nas.formats.source import Source
 from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.positions import forget_lengths
 from pruning.reduction.inspection import find_token_hooks
+from pruning.surgery.quantised_linear import QuantisedLinear
 from search_spaces.errors import ExportError
+from search_spaces.weight_formats import Inputs
 
 _PROMPT = 9  # tokens
 _LEAST_SECONDS = 0.3  # that a rate is measured for
@@ -101,7 +103,7 @@ def build_probe(model: Any, whole: bool = False) -> Probe:
 
 
 def decodes(model: Any) -> bool:
-    """Whether a model goes on with a text from a cache, and reads nothing but words."""
+    """Whether a model goes on with a text from a cache as one pass over it does, and reads nothing but words."""
     words = {"input_ids", "attention_mask", "position_ids"}
     return (
         not is_encoder_decoder(model)
@@ -109,7 +111,14 @@ def decodes(model: Any) -> bool:
         and set(list_input_names(model)) <= words
         and model.get_output_embeddings() is not None
         and find_token_hooks(model) is None
+        and not rounds_by_call(model)
     )
+
+
+def rounds_by_call(model: Any) -> bool:
+    """Whether inputs are rounded with one scale for all tokens of a call: then what a token gives depends on which
+    others are read with it, and a step from a cache is no part of a pass over all tokens."""
+    return any(isinstance(part, QuantisedLinear) and part.format.inputs is Inputs.CALL for part in model.modules())
 
 
 def check(format: Format, source: Source, folder: Path) -> Parity:

@@ -44,6 +44,13 @@ class TestDeciLm(FormatContract):
         return write_source(folder, "gpt2")
 
 
+class TestGguf(FormatContract):
+    format = FORMATS["gguf"]
+
+    def refused(self, folder: Path) -> Source | None:
+        return write_source(folder, "gpt2")
+
+
 def test_every_format_has_its_contract() -> None:
     tested = {each.format.name for each in FormatContract.__subclasses__()}
     assert tested == set(FORMATS)

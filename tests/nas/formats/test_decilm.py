@@ -8,8 +8,8 @@ import pytest
 import torch
 from deployed_format import write_source
 from families import build
+from llama_by_hand import attend, gate, norm
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import silu
 
 from nas.formats.decilm import DeciLmFormat, check_schema, compute_width
 from nas.formats.source import Source
@@ -19,31 +19,6 @@ from search_spaces import Architecture, Choice
 from search_spaces.errors import ExportError
 
 IDS = torch.arange(8, 20)
-
-
-def norm(stream: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    return weight * stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + epsilon)
-
-
-def rotate(heads: torch.Tensor, theta: float) -> torch.Tensor:
-    """(heads, tokens, size), by their positions."""
-    size = heads.shape[-1]
-    angles = torch.outer(torch.arange(heads.shape[1]).float(), theta ** -(torch.arange(0, size, 2) / size))
-    cosine, sine = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
-    first, second = heads.chunk(2, -1)
-    return heads * cosine + torch.cat([-second, first], -1) * sine
-
-
-def attend(stream: torch.Tensor, weights: dict[str, torch.Tensor], config: dict, group: int) -> torch.Tensor:
-    tokens, heads = len(stream), config["num_attention_heads"]
-    size = config["hidden_size"] // heads
-    split = {name: (stream @ weights[f"self_attn.{name}_proj.weight"].T).view(tokens, -1, size).transpose(0, 1)
-             for name in "qkv"}  # fmt: skip
-    queries, keys = (rotate(split[name], config["rope_theta"]) for name in "qk")
-    keys, values = keys.repeat_interleave(group, 0), split["v"].repeat_interleave(group, 0)
-    scores = queries @ keys.transpose(1, 2) / size**0.5 + torch.full((tokens, tokens), -torch.inf).triu(1)
-    mixed = (scores.softmax(-1) @ values).transpose(0, 1).reshape(tokens, -1)
-    return mixed @ weights["self_attn.o_proj.weight"].T
 
 
 def run_by_hand(folder: Path) -> torch.Tensor:
@@ -56,12 +31,15 @@ def run_by_hand(folder: Path) -> torch.Tensor:
         weights = {name.removeprefix(prefix): each for name, each in every.items() if name.startswith(prefix)}
         if not block["attention"]["no_op"]:
             given = norm(stream, weights["input_layernorm.weight"], epsilon)
-            stream = stream + attend(given, weights, config, block["attention"]["n_heads_in_group"])
+            stream = stream + attend(
+                given, weights, config["num_attention_heads"], block["attention"]["n_heads_in_group"],
+                config["rope_theta"],
+            )  # fmt: skip
         if not block["ffn"]["no_op"]:
             given = norm(stream, weights["post_attention_layernorm.weight"], epsilon)
-            gate, up, down = (weights[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
-            assert len(gate) == compute_width(block["ffn"]["ffn_mult"], config["hidden_size"])
-            stream = stream + (silu(given @ gate.T) * (given @ up.T)) @ down.T
+            width = compute_width(block["ffn"]["ffn_mult"], config["hidden_size"])
+            assert len(weights["mlp.gate_proj.weight"]) == width
+            stream = stream + gate(given, weights)
     head = every["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
     return norm(stream, every["model.norm.weight"], epsilon) @ head.T
 
