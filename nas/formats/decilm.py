@@ -21,12 +21,12 @@ from nas.progress import Progress
 from pruning.anatomy.language_model import find_language_config
 from search_spaces.errors import ExportError
 
-_ATTENTION = {
+_ATTENTION: dict[str, type] = {
     "n_heads_in_group": int, "no_op": bool, "replace_with_linear": bool, "sparsify": type(None),
     "window_length": type(None), "num_sink_tokens": type(None), "unshifted_sink": bool,
     "use_prefill_window_in_sink_attention": bool,
 }  # fmt: skip
-_FFN = {"ffn_mult": float, "no_op": bool, "replace_with_linear": bool, "sparsify": type(None)}
+_FFN: dict[str, type] = {"ffn_mult": float, "no_op": bool, "replace_with_linear": bool, "sparsify": type(None)}
 _SIZES = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size", "rms_norm_eps",
 )  # fmt: skip

@@ -96,7 +96,7 @@ def _renumber(path: Path, layers: tuple[CacheLayer, ...]) -> None:
     """Name keys and values by their place among those that are left, in place."""
     import onnx
 
-    names = {}
+    names: dict[str, str] = {}
     for place, layer in enumerate(layers):
         for prefix, pattern in (("past", _PAST), ("present", _PRESENT)):
             own = zip(name_cache_tensors(prefix, layer.block), pattern.values(), strict=True)
@@ -152,14 +152,16 @@ class _Loaded:
 
     def run(self, inputs: Mapping[str, Any]) -> np.ndarray:
         """(batch, 1, vocabulary) of the last token of each row."""
-        return np.concatenate([self._start(row, 1).get_output("logits")[:, -1:] for row in inputs["input_ids"]])
+        rows = [self._start(row, 1).get_output("logits")[:, -1:] for row in inputs["input_ids"]]
+        last: np.ndarray = np.concatenate(rows)
+        return last
 
     def step(self, prompt: Tensor) -> np.ndarray:
         """The prompt but for its last token is read, then that one."""
         generator = self._start(prompt[0, :-1], 2)
         generator.append_tokens(prompt[0, -1:].numpy().astype(np.int32))
-        logits: np.ndarray = generator.get_output("logits")
-        return logits[0, -1]
+        logits: np.ndarray = generator.get_output("logits")[0, -1]
+        return logits
 
     def generate(self, prompt: Tensor, count: int, stop: tuple[int, ...]) -> list[int]:
         """As the package's own examples do it."""
