@@ -82,6 +82,10 @@ class AttentionShape:
         """What it is, where a model has unlike ones."""
         return "over pairs" if self.pair else "recurrent"
 
+    def count_groups(self) -> int:
+        """Groups of heads that share keys and values: a pair takes as much of every head as is kept of each group."""
+        return max(1, round(self.heads * self.cached / self.pair)) if self.pair else 1
+
     def count_flops(self, load: Load) -> float:
         """Operations, two per multiply-add.
 

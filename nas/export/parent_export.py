@@ -15,6 +15,7 @@ from nas.export.parity import check_parity, choose_tolerance
 from nas.export.shared_weights import remove_parent_weights, restore_parent_weights
 from nas.parent.parent import ParentModel
 from nas.progress import Progress
+from pruning.analysis.channel_orders import compute_orders_digest
 from pruning.compensation.candidate_builder import list_adjusted
 from pruning.surgery.prune import prune, read_architecture
 from pruning.surgery.trained_weights import was_trained
@@ -121,7 +122,9 @@ class ParentExport:
         """The graph of an export key: exported and checked against the model once, kept without its weights."""
         import onnx
 
-        path = self._get_cached_path(f"tokens-{TOKENS_REVISION}-{architecture.digest}")
+        orders = compute_orders_digest(self.parent.model)  # by which levels are cut out of its weights
+        name = f"tokens-{TOKENS_REVISION}-{architecture.digest}"
+        path = self._get_cached_path(f"{name}-{orders}" if orders else name)
         if not path.exists():
             model = prune(self.parent.model, architecture, anatomy=self.parent.anatomy, share_weights=True)
             with (

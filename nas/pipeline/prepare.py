@@ -12,6 +12,7 @@ from nas.parent.running_cost import check_memory
 from nas.pipeline.channel_orders import order_parent_channels
 from nas.pipeline.compensation import plan_compensation
 from nas.pipeline.evaluator import build_evaluator, open_cluster
+from nas.pipeline.level_steps import restrict_to_steps
 from nas.pipeline.precision import (
     calibrate_formats,
     check_precision_runs,
@@ -99,6 +100,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
     latency = load_latency_model(parent, target, workload, export, progress, space)
     if device is not None and not latency.measured:
         latency = fit_device_model(device.profile())
+    space = restrict_to_steps(space, latency)
     parent_ms = latency.predict(Architecture.parent(parent.anatomy.depth), request.percentile).ms
     budget = request.budget.resolve(parent_ms)
     p = request.percentile

@@ -3,8 +3,8 @@
 Greedy removal by added loss per millisecond is the strongest published method. Here every round scores only the
 units that the surrogate expects to be cheapest, and on few items: all candidates see the same ones, so differences are
 paired. What was cheaper when it was last scored is scored too, so that the way is seldom another than that of scoring
-everything. Levels that lose next to nothing, as eight bits do, are lowered together: their order hardly matters, and
-scoring each would take longer than all drops.
+everything. Levels that lose next to nothing, as eight bits do, are lowered together, and so are small steps that are
+about as cheap: their order hardly matters, and scoring each would take longer than all drops.
 
 Candidates that are compensated stand in for a whole block better than for two parts of different blocks, so that a step
 may be a block then, however dear its parts are alone.
@@ -30,6 +30,7 @@ from search_spaces.unit import Choice, Unit, is_cumulative, is_structural
 WIDTH = (1 / 3, 6)  # parts scored in a round: this share of them, and at least so many
 STEPS = 4  # token steps scored in a round
 STEP = (0.03, 0.12)  # what one saves, of where the search starts
+ALIKE = 1.5  # times what the cheapest step adds to the loss per millisecond: levels that are lowered beside it
 NEGLIGIBLE = 1 / 3  # of what the cheapest drop adds to the loss per millisecond
 
 
@@ -130,18 +131,35 @@ class GreedyRemoval:
         overlooked = {a: c for a, c in parts.items() if a not in tried and rate(a, before + self._get_added(c)) < best}
         self._score(current, overlooked)
         ranked = sorted([*tried, *overlooked], key=lambda a: rate(a, self.scored[a]))
-        free = [below[a] for a in ranked if rate(a, self.scored[a])[0] < self._negligible_rate]
-        return self._lower_together(current, free) or ranked[:1]
+        rates = {below[a]: rate(a, self.scored[a])[0] for a in ranked}
+        saved = {below[a]: before_ms - problem.predict_ms(a) for a in ranked}
+        return self._lower_together(current, self._select_small_steps(rates, saved)) or ranked[:1]
 
-    def _lower_together(self, current: Architecture, choices: list[Choice]) -> list[Architecture]:
-        """One after another lowered by these choices; nothing where fewer than two of them are no drops."""
-        lowered, steps = dict[Unit, Choice](), list[Architecture]()
-        for choice in choices:
-            if is_structural(choice) and choice.level != DROP:
-                lowered.setdefault(choice.unit, choice)
+    def _select_small_steps(self, rates: dict[Choice, float], saved: dict[Choice, float]) -> list[Choice]:
+        """Levels that are lowered together: all that add next to nothing, and where the cheapest step is a small one,
+        as many nearly as cheap ones as make a step of the usual size.
+
+        Args:
+            rates: what each step adds to the loss per millisecond, the cheapest first.
+            saved: milliseconds.
+        """
+        size, cheapest = STEP[0] * self.problem.predict_ms(self.problem.space.start), next(iter(rates))
+        small = is_structural(cheapest) and cheapest.level != DROP
+        alike, together = max(ALIKE * rates[cheapest], self._negligible_rate), dict[Unit, Choice]()
+        for choice, rate in rates.items():
+            if not is_structural(choice) or choice.level == DROP:
+                continue
+            missing = sum(saved[each] for each in together.values()) < size
+            if rate < self._negligible_rate or (small and missing and rate <= alike):
+                together.setdefault(choice.unit, choice)
+        return list(together.values())
+
+    def _lower_together(self, current: Architecture, lowered: list[Choice]) -> list[Architecture]:
+        """One after another with these choices made; nothing where they are fewer than two."""
         if len(lowered) < 2:
             return []
-        for choice in lowered.values():
+        steps = list[Architecture]()
+        for choice in lowered:
             steps.append(self.problem.space.make_canonical((steps or [current])[-1].drop(choice)))
         self.scored[steps[-1]] = self.problem.evaluate(steps[-1], self.problem.rungs[0]).loss
         return steps

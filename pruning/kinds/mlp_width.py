@@ -4,21 +4,18 @@ They go in the order that is kept on the matrix that reads them (`pruning.analys
 none, those with the smallest weights go first.
 """
 
-import copy
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy
-from pruning.anatomy.copying import copy_module
 from pruning.anatomy.probe import Call
+from pruning.kinds.cut_check import computes_without_inputs
 from pruning.kinds.surgery import Surgery
 from pruning.surgery.channel_order import ChannelOrder, Cut, get_channel_order
 from pruning.surgery.linear import get_weight_matrix, is_linear, keep_inputs, keep_outputs
-from pruning.surgery.replacement import replace_modules
 from search_spaces.kinds.mlp_width import KIND, count_neurons
 from search_spaces.level import Level
 from search_spaces.unit import Choice
@@ -122,13 +119,8 @@ def _count_kept(matrices: Matrices, level: Level) -> int:
 
 def _agrees(call: Call, anatomy: BlockAnatomy, matrices: Matrices, level: Level) -> bool:
     """Whether a block with a narrower MLP computes what it does where nothing reads the neurons that are gone."""
-    narrowed, masked = (copy_module(call.module, share_tensors=True) for _ in range(2))
-    replace_modules(narrowed, SURGERY.build_modules(call.module, anatomy, level, ()))
-    down, kept = copy.deepcopy(masked.get_submodule(matrices.down)), _find_kept(call.module, matrices, level)
-    get_weight_matrix(down).zero_()[:, kept] = get_weight_matrix(masked.get_submodule(matrices.down))[:, kept]
-    replace_modules(masked, {matrices.down: down})
-    expected = get_first_output(masked(*call.args, **call.kwargs))
-    return describe_difference(lambda: narrowed(*call.args, **call.kwargs), expected) is None
+    modules, kept = SURGERY.build_modules(call.module, anatomy, level, ()), _find_kept(call.module, matrices, level)
+    return computes_without_inputs(call, modules, matrices.down, kept)
 
 
 SURGERY = _NarrowedMlp()

@@ -1,27 +1,10 @@
-"""Narrower MLPs: of the neurons between the matrices a share stays."""
+"""Narrower MLPs: of the neurons between the matrices a share stays, as in `mlp.3:width=0.5`."""
 
-from dataclasses import dataclass
-
-from search_spaces.kinds.kind import Kind, UnitKind
-from search_spaces.level import THOUSAND, round_to_permille
+from search_spaces.kinds.kind import Kind
+from search_spaces.kinds.share import ShareKind
+from search_spaces.level import THOUSAND
 
 MULTIPLE = 8  # neurons are kept in multiples of it, as registers and tiles have them
-
-
-@dataclass(frozen=True)
-class MlpWidthKind(UnitKind):
-    """Levels are shares of the neurons: `mlp.3:width=0.5` keeps half of those of block 3's MLP."""
-
-    def describe(self, value: int) -> str:
-        """The share: `0.5`."""
-        return f"{value / THOUSAND:g}"
-
-    def parse(self, text: str) -> int:
-        """Read a share between 0 and 1 in thousandths."""
-        value = round_to_permille(float(text))
-        if value == THOUSAND:
-            raise ValueError(text)
-        return value
 
 
 def count_neurons(neurons: int, value: int) -> int:
@@ -30,4 +13,4 @@ def count_neurons(neurons: int, value: int) -> int:
     return min(neurons, max(MULTIPLE, nearest))
 
 
-KIND = MlpWidthKind("mlp-width", Kind.MLP, axis="width", default=False)
+KIND = ShareKind("mlp-width", Kind.MLP, axis="width", default=False)

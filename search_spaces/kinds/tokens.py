@@ -2,27 +2,16 @@
 
 from dataclasses import dataclass
 
-from search_spaces.kinds.kind import Kind, UnitKind
-from search_spaces.level import THOUSAND, round_to_permille
+from search_spaces.kinds.kind import Kind
+from search_spaces.kinds.share import ShareKind
 
 
 @dataclass(frozen=True)
-class TokensKind(UnitKind):
+class TokensKind(ShareKind):
     """Levels are shares: `tokens.3=0.5` leaves at most half of the droppable tokens to block 3 and those after it.
 
     So a level implies every one of the same or a later block that leaves more.
     """
-
-    def describe(self, value: int) -> str:
-        """The share: `0.5`."""
-        return f"{value / THOUSAND:g}"
-
-    def parse(self, text: str) -> int:
-        """Read a share between 0 and 1 in thousandths."""
-        value = round_to_permille(float(text))
-        if value == THOUSAND:
-            raise ValueError(text)
-        return value
 
     @property
     def cumulative(self) -> bool:

@@ -37,6 +37,10 @@ class TestMlpWidth(UnitCostContract):
     name, levels = "mlp-width", (DROP, *(Level.on("width", permille) for permille in (250, 500, 750)))
 
 
+class TestAttentionHeads(UnitCostContract):
+    name, levels = "attention-heads", (DROP, *(Level.on("heads", permille) for permille in (250, 500, 750)))
+
+
 class TestAttentionLinear(UnitCostContract):
     name, levels = "attention-linear", (DROP, Level.on("form", 1))
 
@@ -65,6 +69,7 @@ def test_every_kind_is_tested() -> None:
         TestBlock,
         TestTokens,
         TestMlpWidth,
+        TestAttentionHeads,
         TestAttentionLinear,
         TestMlpLinear,
         TestAttentionBits,
