@@ -1,5 +1,6 @@
 """ONNX Runtime on this machine's CPU: what a measurement depends on, and sessions to compare outputs with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ def read_environment(threads: int) -> dict[str, str]:
     return OnnxRuntime(PRECISION, threads, "cpu").read_key()
 
 
-def open_session(path: Path, threads: int) -> Any:
+def open_session(path: Path, threads: int, settings: Mapping[str, str] | None = None) -> Any:
     """An ONNX Runtime session on the CPU, as it is measured with: all optimisations on, one inter-op thread.
+
+    Args:
+        settings: of the runtime's own, by their names (session config entries).
 
     Raises:
         MeasurementError: when the runtime refuses the file.
     """
     try:
-        return OnnxRuntime(PRECISION, threads, "cpu").open(path)
+        return OnnxRuntime(PRECISION, threads, "cpu").open(path, settings)
     except MeasuringFailed as error:
         raise MeasurementError(str(error)) from error

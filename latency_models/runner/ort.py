@@ -66,8 +66,8 @@ class OnnxRuntime:
         wanted = {node.name: inputs[node.name] for node in session.get_inputs() if node.name in inputs}
         return self.bind(session, wanted, "cuda") if self.on_gpu else lambda: session.run(None, wanted)
 
-    def open(self, file: Path) -> Any:
-        """A session.
+    def open(self, file: Path, settings: Mapping[str, str] | None = None) -> Any:
+        """A session, with `settings` of the runtime's own (session config entries) beside those that all have.
 
         Raises:
             MeasuringFailed: the runtime refuses the file, or falls back to another provider.
@@ -79,6 +79,8 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights that a graph expands are multiplied with the inputs that it says, not with those rounded to 8 bits.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        for name, value in (settings or {}).items():
+            options.add_session_config_entry(name, value)
         options.log_severity_level = 3
         try:
             session = self._module.InferenceSession(str(file), options, providers=self._list_providers())

@@ -10,13 +10,17 @@ from families import build
 from PIL import Image
 
 from pruning.checkpoint import save
+from pruning.surgery.prune import prune
+from search_spaces import Kind, Unit
+from search_spaces.architecture import drop_from_parent
 
 NAS = [sys.executable, "-c", "from nas.cli import main; main()"]
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, blocks: int = 4) -> Path:
     """Write `folder/model` and `folder/data`."""
-    save(build("vit"), folder / "model")
+    model = build("vit")
+    save(prune(model, drop_from_parent(4, (Unit(layer, Kind.BLOCK) for layer in range(blocks, 4)))), folder / "model")
     rng = np.random.default_rng(0)
     for label in range(2):
         (folder / "data" / f"LABEL_{label}").mkdir(parents=True)

@@ -317,15 +317,23 @@ def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_every_verb_says_at_once_what_it_does(tmp_path: Path) -> None:
-    """Before it loads what takes seconds to load."""
-    for verb in ("search", "analyze", "evaluate", "export"):
-        more = {"search": ["--target", "host", "--budget", "0.5x"], "evaluate": ["./nowhere"]}.get(verb, [])
-        code = "import sys; sys.modules['torch'] = None; from nas.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, verb, *more], capture_output=True, text=True, timeout=120, check=False,
-            cwd=tmp_path,
-        )  # fmt: skip
-        assert done.stderr.startswith(f"{verb}: loading the libraries\n"), done.stderr[:300]
+    """Before it loads what takes seconds to load; all of them in one process, where there is nothing to load."""
+    code = (
+        "import contextlib, shlex, sys; sys.modules['torch'] = None; from nas.cli import main\n"
+        "for line in sys.stdin:\n"
+        "    sys.argv[1:] = shlex.split(line)\n"
+        "    with contextlib.suppress(SystemExit): main()\n"
+        "    print(f'{sys.argv[1]} ends', file=sys.stderr)"
+    )
+    verbs = ["search --target host --budget 0.5x", "analyze", "evaluate ./nowhere", "export"]
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="\n".join(verbs), capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    left = done.stderr
+    for verb in (each.split()[0] for each in verbs):
+        assert left.startswith(f"{verb}: loading the libraries\n"), left[:300]
+        left = left.partition(f"{verb} ends\n")[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from command_line import nas
 from families import example
-from small_search import search_arguments
+from small_search import make, search_arguments
 from test_cli import tiny  # noqa: F401  (a fixture)
 
 from pruning.checkpoint import load, load_parent
@@ -51,10 +51,11 @@ def test_a_plan_says_what_is_searched(tiny: Path, tmp_path: Path) -> None:  # no
     assert plans["pyramiddrop:1=0.5"]["parent_ms"] == plans["off"]["parent_ms"]
 
 
-def test_tokens_alone_from_the_request_to_a_model_that_loads(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
-    out = tmp_path / "out"
+def test_tokens_alone_from_the_request_to_a_model_that_loads(tmp_path: Path) -> None:
+    """Of two blocks: each schedule is exported."""
+    made, out = make(tmp_path / "made", blocks=2), tmp_path / "out"
     more = ("--budget", "0.8x", "--units", "none", "--tokens", "search", "--trials", "4", "--json")
-    done = nas(*search_arguments(tiny, out, *LARGE, *more, "--compensate", "off"))
+    done = nas(*search_arguments(made, out, *LARGE, *more, "--compensate", "off"))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     winner = Architecture.from_json(result["winner"]["architecture"])
@@ -64,7 +65,7 @@ def test_tokens_alone_from_the_request_to_a_model_that_loads(tiny: Path, tmp_pat
     assert result["winner"]["tokens"] in (out / "winner" / "README.md").read_text()
     assert "of the 9 image tokens" in result["winner"]["tokens"]
     assert {unit["unit"].split(".")[0] for unit in result["units"]} == {"tokens"}
-    found, parent = load(out / "winner"), load_parent(str(tiny / "model"))
+    found, parent = load(out / "winner"), load_parent(str(made / "model"))
     inputs = example(parent)
     with torch.no_grad():
         wanted = prune(parent, winner)(**inputs).logits

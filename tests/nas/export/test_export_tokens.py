@@ -20,10 +20,10 @@ FAST = ("vit",)  # a decoder is exported below
 SLOW = [family for family in (*DECODERS, *ENCODERS, *VISION) if family not in FAST]
 
 
-def reduced(family: str, text: str = "1=0.5,3=0.1", **choices: object) -> object:
+def reduced(family: str, text: str = "1=0.5,3=0.1", words: str = "attn+mlp " * 4, **choices: object) -> object:
     scorer = Scorer.LAST if family in DECODERS else Scorer.MEAN
     reduction = Reduction(**{"scorer": scorer, **choices})
-    return prune(build(family), Architecture(4).replace_tokens(Schedule.parse(text, reduction)))
+    return prune(build(family), Architecture.from_words(words.strip()).replace_tokens(Schedule.parse(text, reduction)))
 
 
 @pytest.mark.parametrize("family", [*FAST, *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)])
@@ -37,7 +37,8 @@ def test_a_file_computes_what_the_model_does(family: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("family", "choices"),
     [
-        ("llama", {"positions": Positions.COMPACTED}),
+        ("llama", {"positions": Positions.COMPACTED, "words": "attn+mlp attn+mlp removed removed", "text": "1=0.5"}),
+        pytest.param("llama", {"positions": Positions.COMPACTED}, marks=pytest.mark.slow),
         pytest.param("gemma2", {"scorer": Scorer.RANDOM}, marks=pytest.mark.slow),
     ],
 )

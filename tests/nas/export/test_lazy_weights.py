@@ -1,6 +1,7 @@
 """Weights that are read when a file is written: the same file, in fp16 too, and checked by its first blocks."""
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,12 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "vit"])
+def and_slow(quick: list, slow: list) -> list:
+    """Cases of the fast tests, and more in the slow ones."""
+    return [*quick, *(pytest.param(*each, marks=pytest.mark.slow) for each in slow)]
+
+
+@pytest.mark.parametrize("family", and_slow(["gpt2"], [["llama"], ["bert"], ["vit"]]))  # tied, and stored turned
 def test_narrow_weights_are_written_as_those_of_the_model_in_float32(family: str, tmp_path: Path) -> None:
     narrow = widen(build(family).bfloat16())
     one, other = (
@@ -43,8 +49,13 @@ def test_narrow_weights_are_written_as_those_of_the_model_in_float32(family: str
     assert check_parity(narrow, tmp_path / "0.onnx") < 1e-4
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "vit", "mixtral"])
-@pytest.mark.parametrize("runtime", EXPORTERS)
+@pytest.mark.parametrize(
+    ("family", "runtime"),
+    and_slow(
+        [("vit", "onnxruntime"), ("gpt2", "tensorrt")],
+        [*product(["llama", "bert", "mixtral"], EXPORTERS), ("vit", "tensorrt"), ("gpt2", "onnxruntime")],
+    ),
+)
 def test_files_in_fp16_are_half_as_large_and_compute_nearly_the_same(family: str, runtime: str, tmp_path: Path) -> None:
     model = widen(build(family).bfloat16())
     check = partial(check_parity, tolerance=HALF_TOLERANCE)
@@ -56,7 +67,7 @@ def test_files_in_fp16_are_half_as_large_and_compute_nearly_the_same(family: str
     assert not any(array.dtype == np.float32 and array.size > 64 for array in arrays)
 
 
-@pytest.mark.parametrize("phase", [Phase.PREFILL, Phase.DECODE])
+@pytest.mark.parametrize("phase", and_slow([Phase.DECODE], [[Phase.PREFILL]]))
 def test_cached_phases_hand_over_fp16(phase: Phase, tmp_path: Path) -> None:
     path = export_onnx(build("llama"), tmp_path / "half.onnx", phase=phase, dtype=torch.float16)
     assert check_parity(build("llama"), path, phase, HALF_TOLERANCE) > 0
@@ -73,13 +84,13 @@ def test_a_weight_that_fp16_does_not_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_traced_for_one_runtime_is_written_for_another(tmp_path: Path) -> None:
-    model, traced = widen(build("llama").bfloat16()), {}
+    model, traced = widen(build("vit").bfloat16()), {}
     for runtime, exporter in EXPORTERS.items():
         exporter.export(model, tmp_path / f"{runtime}.onnx", Phase.FORWARD, traced)
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.DECODE])
+@pytest.mark.parametrize("phase", and_slow([Phase.DECODE], [[Phase.FORWARD]]))
 def test_a_file_with_its_weights_beside_it_is_checked_by_its_first_blocks(
     phase: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

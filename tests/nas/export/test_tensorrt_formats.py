@@ -1,5 +1,6 @@
 """Formats of TensorRT: what a candidate computes is what its file does, and engines are built of it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,50 +35,73 @@ def quantise_all(anatomy: Anatomy, name: str) -> Architecture:
     return Architecture(anatomy.depth).drop(*chosen)
 
 
-def export(model: Any, anatomy: Anatomy, folder: Path, opset: int = TENSORRT_OPSET) -> ParentGraph:
-    return ParentGraph.read(export_onnx(model, folder / f"parent-{opset}.onnx", opset), anatomy, model)
+@dataclass(frozen=True)
+class Own:
+    """A parent of one test, whose matrices may be given scales, and the graph of its file."""
+
+    model: Any
+    anatomy: Anatomy
+    graph: ParentGraph
+
+    def calibrate(self) -> "Own":
+        calibrate_inputs(self.model, self.anatomy, example(self.model, batch=4))
+        return self
+
+
+@pytest.fixture
+def read(export_parent):
+    """Gives a family's parent, read anew, as (family, opset): its file is the one that all tests share."""
+
+    def read_own(family: str, opset: int = TENSORRT_OPSET) -> Own:
+        model = build(family)
+        anatomy = read_anatomy(model)
+        return Own(model, anatomy, ParentGraph.read(export_parent(family, opset=opset).path, anatomy, model))
+
+    return read_own
+
+
+QUICK = [
+    ("llama", TENSORRT_OPSET),
+    ("llama", ONNX_RUNTIME_OPSET),
+    ("gpt2", TENSORRT_OPSET),
+    ("bert", ONNX_RUNTIME_OPSET),
+]
+SLOW = [("gpt2", ONNX_RUNTIME_OPSET), ("bert", TENSORRT_OPSET), ("vit", TENSORRT_OPSET), ("vit", ONNX_RUNTIME_OPSET)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", pytest.param("vit", marks=pytest.mark.slow)])
-def test_a_file_computes_what_its_candidate_does(family: str, name: str, tmp_path: Path) -> None:
-    model = build(family)
-    anatomy = read_anatomy(model)
-    calibrate_inputs(model, anatomy, example(model, batch=4))
-    architecture = quantise_all(anatomy, name)
-    pruned = prune(model, architecture, anatomy=anatomy)
-    for opset in (TENSORRT_OPSET, ONNX_RUNTIME_OPSET):
-        path = export(model, anatomy, tmp_path, opset).derive(architecture, tmp_path / "model.onnx")
-        onnx.checker.check_model(str(path), full_check=opset == TENSORRT_OPSET)
-        assert check_parity(pruned, path, tolerance=choose_tolerance(pruned)) < 2e-2
-        operators = [node.op_type for node in onnx.load(str(path)).graph.node]
-        assert {"MatMulInteger", "MatMulNBits"}.isdisjoint(operators)
-        assert ("QuantizeLinear" in operators) == (name == "w8a8")
+@pytest.mark.parametrize(("family", "opset"), [*QUICK, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)])
+def test_a_file_computes_what_its_candidate_does(family: str, opset: int, name: str, read, tmp_path: Path) -> None:
+    parent = read(family, opset).calibrate()
+    architecture = quantise_all(parent.anatomy, name)
+    pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
+    path = parent.graph.derive(architecture, tmp_path / "model.onnx")
+    onnx.checker.check_model(str(path), full_check=opset == TENSORRT_OPSET)
+    assert check_parity(pruned, path, tolerance=choose_tolerance(pruned)) < 2e-2
+    operators = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert {"MatMulInteger", "MatMulNBits"}.isdisjoint(operators)
+    assert ("QuantizeLinear" in operators) == (name == "w8a8")
 
 
-def test_matrices_that_read_the_same_value_share_its_rounding(tmp_path: Path) -> None:
-    model = build("llama")
-    anatomy = read_anatomy(model)
-    calibrate_inputs(model, anatomy, example(model, batch=4))
-    path = export(model, anatomy, tmp_path).derive(quantise_all(anatomy, "w8a8"), tmp_path / "model.onnx")
+def test_matrices_that_read_the_same_value_share_its_rounding(read, tmp_path: Path) -> None:
+    parent = read("llama").calibrate()
+    path = parent.graph.derive(quantise_all(parent.anatomy, "w8a8"), tmp_path / "model.onnx")
     operators = [node.op_type for node in onnx.load(str(path)).graph.node]
     # Of each block: queries, keys and values; the output; gate and up; down. And the head.
     assert operators.count("QuantizeLinear") == 4 * 4 + 1
 
 
-def test_without_calibration_no_file_is_written(tmp_path: Path) -> None:
-    model = build("llama")
-    anatomy = read_anatomy(model)
+def test_without_calibration_no_file_is_written(read, tmp_path: Path) -> None:
     architecture = Architecture(4).drop(Choice.parse("mlp.1:bits=w8a8"))
     with pytest.raises(ExportError, match=r"mlp\.1:bits=w8a8: mlp\.\w+ has no scale for its inputs; calibrate"):
-        export(model, anatomy, tmp_path).derive(architecture, tmp_path / "model.onnx")
+        read("llama").graph.derive(architecture, tmp_path / "model.onnx")
 
 
 def test_in_half_precision_scales_are_half_too(tmp_path: Path) -> None:
-    model = build("llama")
+    model = build("vit")
     anatomy = read_anatomy(model)
     calibrate_inputs(model, anatomy, example(model, batch=4))
-    path = export_onnx(build("llama"), tmp_path / "parent.onnx", TENSORRT_OPSET, dtype=torch.float16)
+    path = export_onnx(build("vit"), tmp_path / "parent.onnx", TENSORRT_OPSET, dtype=torch.float16)
     graph, kinds = ParentGraph.read(path, anatomy, model), ("attention.1", "mlp.2", "head")
     for name in NAMES:
         architecture = Architecture(4).drop(*(Choice.parse(f"{kind}:bits={name}") for kind in kinds))
@@ -89,54 +113,56 @@ def test_in_half_precision_scales_are_half_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_shrinks_by_what_is_predicted(name: str, tmp_path: Path) -> None:
-    model = build("gpt2")
-    anatomy = read_anatomy(model)
-    calibrate_inputs(model, anatomy, example(model, batch=4))
-    graph, choice = export(model, anatomy, tmp_path), Choice.parse(f"mlp.1:bits={name}")
+def test_a_file_shrinks_by_what_is_predicted(name: str, read) -> None:
+    parent, choice = read("gpt2").calibrate(), Choice.parse(f"mlp.1:bits={name}")
     whole, edited = (
-        sum(len(each.raw_data) for each in graph.edit(Architecture(4).drop(*chosen)).graph.initializer)
+        sum(len(each.raw_data) for each in parent.graph.edit(Architecture(4).drop(*chosen)).graph.initializer)
         for chosen in ((), (choice,))
     )
-    saved = SURGERIES["mlp-bits"].count_saved_bytes(*anatomy.get_place(model, 1), choice.level, 4)
+    saved = SURGERIES["mlp-bits"].count_saved_bytes(*parent.anatomy.get_place(parent.model, 1), choice.level, 4)
     assert whole - edited == pytest.approx(saved, rel=0.02)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_candidates_have_the_scales_of_their_own_inputs_and_come_back_from_a_folder(family: str, tmp_path) -> None:
-    parent = build(family)
-    anatomy, inputs, unseen = read_anatomy(parent), example(parent, batch=64), example(parent, batch=8, seed=5)
+def test_candidates_have_the_scales_of_their_own_inputs_and_come_back_from_a_folder(
+    family: str, read, tmp_path
+) -> None:
+    own = read(family)
+    parent, anatomy, graph = own.model, own.anatomy, own.graph
+    inputs, unseen = example(parent, batch=64), example(parent, batch=8, seed=5)
     calibrate_inputs(parent, anatomy, inputs)
     architecture = quantise_all(anatomy, "w8a8").drop(Choice.parse("attention.0"))
     model = CandidateBuilder(parent, anatomy, CompensationPlan("refit", inputs, inputs)).build(architecture)
     plain = prune(parent, architecture, anatomy=anatomy)
-    own, parents = (
+    scales, parents = (
         {path: float(m.input_scale) for path, m in each.named_modules() if isinstance(m, QuantisedLinear)}
         for each in (model, plain)
     )
-    assert own.keys() == parents.keys()
-    assert min(own.values()) > 0
-    first = next(path for path in own if "mlp" in path)
-    assert own[first] != parents[first]  # what the first MLP reads is another stream without the attention
-    assert len(list_adjusted(model)) == len(own) - 1  # all but the head, which has the parent's
+    assert scales.keys() == parents.keys()
+    assert min(scales.values()) > 0
+    first = next(path for path in scales if "mlp" in path)
+    assert scales[first] != parents[first]  # what the first MLP reads is another stream without the attention
+    assert len(list_adjusted(model)) == len(scales) - 1  # all but the head, which has the parent's
     save(model, tmp_path)
     with torch.no_grad():
         assert torch.equal(load(tmp_path)(**unseen).logits, model(**unseen).logits)
-    path = export(parent, anatomy, tmp_path).derive(architecture, tmp_path / "model.onnx", list_adjusted(model))
+    path = graph.derive(architecture, tmp_path / "model.onnx", list_adjusted(model))
     assert check_parity(model, path, tolerance=choose_tolerance(model)) < 2e-2
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "reference", ["digits-vit", *(pytest.param(each, marks=pytest.mark.slow) for each in ("python-lm", "minilm"))]
 )
-def test_engines_are_built_of_the_reference_models(reference: str, name: str, tmp_path: Path) -> None:
+def test_engines_are_built_of_the_reference_models(reference: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]")
     parent = load_parent_model(reference)
     calibrate_inputs(parent.model, parent.anatomy, next(parent.dataset.calibration.iterate_batches(2)))
-    architecture = quantise_all(parent.anatomy, name)
-    path = export(parent.model, parent.anatomy, tmp_path).derive(architecture, tmp_path / "model.onnx")
-    pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
-    assert check_parity(pruned, path, tolerance=choose_tolerance(pruned)) < 0.2
-    build_engine(path, tmp_path / "model.engine", InputRange((1, 1), (1, 16), (2, 64)), compute_capability="SM86")
-    assert (tmp_path / "model.engine").stat().st_size > 10_000
+    file = export_onnx(parent.model, tmp_path / "parent.onnx", TENSORRT_OPSET)
+    graph, ranges = ParentGraph.read(file, parent.anatomy, parent.model), InputRange((1, 1), (1, 16), (2, 64))
+    for name in NAMES:
+        architecture = quantise_all(parent.anatomy, name)
+        path = graph.derive(architecture, tmp_path / "model.onnx")
+        pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
+        assert check_parity(pruned, path, tolerance=choose_tolerance(pruned)) < 0.2, name
+        build_engine(path, tmp_path / f"{name}.engine", ranges, compute_capability="SM86")
+        assert (tmp_path / f"{name}.engine").stat().st_size > 10_000

@@ -25,6 +25,7 @@ from pruning.checkpoint import load_parent, save
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
+from search_spaces.errors import ExportError
 
 GENERAL = {"prompts": {"query": PROMPT}, "default_prompt_name": "query"}
 _DRAWN = torch.Generator().manual_seed(0)
@@ -90,10 +91,13 @@ def test_a_folder_that_says_nothing_is_judged_by_the_mean_and_that_is_said(tmp_p
     assert "the mean of the tokens, normalised; no modules.json" in choose_evaluator(parent.model, parent.dataset).words
 
 
-def test_the_exported_file_gives_the_embedding(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "m", {"pooling_mode": "lasttoken"}, [("Dense", {}, DENSE), ("Normalize", {}, {})])
+def test_the_exported_file_gives_the_embedding_and_one_that_pools_in_another_way_is_refused(tmp_path: Path) -> None:
+    after = [("Dense", {}, DENSE), ("Normalize", {}, {})]
+    folder, other = (write_folder(tmp_path / mode, {"pooling_mode": mode}, after) for mode in ("lasttoken", "mean"))
     model = small(load_parent(folder))
     path = export_onnx(model, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="differs from the model"):
+        check_parity(small(load_parent(other)), path)
     assert check_parity(model, path) < 1e-5
     session = onnxruntime.InferenceSession(str(path))
     assert [output.name for output in session.get_outputs()] == ["last_hidden_state", "sentence_embedding"]
@@ -108,15 +112,6 @@ def test_the_exported_file_gives_the_embedding(tmp_path: Path) -> None:
     names = [node.name for node in session.get_inputs()]
     vectors = session.run(["sentence_embedding"], {name: batch[name] for name in names})[0]
     assert np.allclose(vectors, by_hand(model, folder, sentences(), pool).numpy(), atol=1e-5)
-
-
-def test_a_file_that_pools_in_another_way_is_refused(tmp_path: Path) -> None:
-    from search_spaces.errors import ExportError
-
-    one, other = (write_folder(tmp_path / mode, {"pooling_mode": mode}) for mode in ("lasttoken", "mean"))
-    path = export_onnx(load_parent(one), tmp_path / "model.onnx")
-    with pytest.raises(ExportError, match="differs from the model"):
-        check_parity(load_parent(other), path)
 
 
 def test_models_that_embed_in_other_ways_share_no_cache(tmp_path: Path) -> None:

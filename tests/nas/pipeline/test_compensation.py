@@ -11,24 +11,34 @@ import torch
 from latency_models.workload import Workload
 from nas.data.dataset import Split
 from nas.parent.parent import load_parent_model
+from nas.parent.reference_models import find_reference
 from nas.pipeline.compensation import pick_items
 from nas.pipeline.run import run
 from nas.progress import Silent
 from nas.quality.classification import ClassificationEvaluator
 from nas.request.quantities import Budget
 from nas.request.search_request import SearchRequest
-from pruning.checkpoint import load
+from pruning.checkpoint import load, save
 from pruning.compensation import CandidateBuilder, CompensationPlan
 from pruning.surgery.prune import prune
-from search_spaces import Architecture
+from search_spaces import Architecture, Kind, Unit
+from search_spaces.architecture import drop_from_parent
+
+BLOCKS = 2  # what takes time is exporting them
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchRequest, dict[str, Any]]:
-    """A finished search of the shipped image model: its request and its result."""
-    out = tmp_path_factory.mktemp("compensated") / "result"
+    """A finished search of the first blocks of the shipped image model: its request and its result."""
+    home, reference = tmp_path_factory.mktemp("compensated"), load_parent_model("digits-vit")
+    later = (Unit(layer, Kind.BLOCK) for layer in range(BLOCKS, reference.anatomy.depth))
+    first = prune(reference.model, drop_from_parent(reference.anatomy.depth, later), anatomy=reference.anatomy)
+    shipped = find_reference("digits-vit")
+    assert shipped is not None
+    save(first, home / "model", companions=shipped.folder)
+    out = home / "result"
     request = SearchRequest(
-        "jetson-orin", Budget.parse("0.5x"), out, model="digits-vit", trials=4,
+        "jetson-orin", Budget.parse("0.6x"), out, model=str(home / "model"), data=shipped.data, trials=4,
         workload=Workload.parse("forward:batch=4,seq=65"),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchRequest, d
 
 def test_the_loaded_folder_has_the_quality_of_the_result(finished: tuple[SearchRequest, dict[str, Any]]) -> None:
     request, result = finished
-    parent = load_parent_model("digits-vit")
+    parent = load_parent_model(request.model, request.data)
     evaluator = ClassificationEvaluator(parent.model, parent.dataset)
     loaded = evaluator.evaluate(load(request.out / "winner", torch.float32), "test")
     plain = prune(parent.model, Architecture.from_json(result["winner"]["architecture"]), anatomy=parent.anatomy)
@@ -50,7 +60,7 @@ def test_the_loaded_folder_has_the_quality_of_the_result(finished: tuple[SearchR
 
 def test_the_file_computes_what_the_folder_does(finished: tuple[SearchRequest, dict[str, Any]]) -> None:
     request, _ = finished
-    parent = load_parent_model("digits-vit")
+    parent = load_parent_model(request.model, request.data)
     pixels = parent.dataset.test.inputs["pixel_values"][:8]
     session = onnxruntime.InferenceSession(str(request.out / "winner" / "model.onnx"))
     (logits,) = session.run(None, {"pixel_values": pixels.numpy()})[:1]
@@ -65,7 +75,7 @@ def test_the_weights_can_be_made_again_from_what_the_folder_says(
     request, result = finished
     record = json.loads((request.out / "winner" / "compensation.json").read_text())
     assert {name: record[name] for name in result["winner"]["compensation"]} == result["winner"]["compensation"]
-    parent, loaded = load_parent_model("digits-vit"), load(request.out / "winner", torch.float32)
+    parent, loaded = load_parent_model(request.model, request.data), load(request.out / "winner", torch.float32)
     inputs = pick_items(parent.dataset.calibration, record["items"])
     plan = CompensationPlan(record["method"], inputs, inputs)
     architecture = Architecture.from_json(json.loads((request.out / "winner" / "architecture.json").read_text()))

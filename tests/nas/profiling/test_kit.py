@@ -28,6 +28,7 @@ from nas.profiling.latency_model import load_latency_model
 from nas.profiling.profile_store import import_profile
 from nas.progress import Silent
 from pruning.checkpoint import save
+from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import MeasurementError, NasError, ProfileMismatch, UnknownTarget, UsageError
 
@@ -269,7 +270,8 @@ def test_a_decoder_is_measured_in_half_precision_with_its_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     monkeypatch.setattr(nas.profiling.kit, "_DRAWN_BYTES", 1 << 10)
-    save(build("llama"), tmp_path / "model")
+    two = prune(build("llama"), Architecture.from_words("attn+mlp attn+mlp removed removed"))
+    save(two, tmp_path / "model")
     decoder = load_parent_model(str(tmp_path / "model"))
     depth = decoder.anatomy.depth
     chosen = (Architecture.parent(depth), Architecture.parent(depth).drop(Unit(0, Kind.ATTENTION), Unit(1, Kind.MLP)))
