@@ -18,7 +18,7 @@ NAS = (
     ("data", "progress", "storage"),
     ("request",),
     ("figures", "parent", "quality", "tracking"),
-    ("execution", "export", "mlflow_model", "prediction", "search"),
+    ("execution", "export", "mlflow_model", "prediction", "routing", "search"),
     ("families", "formats", "profiling", "results", "testing"),
     ("api", "certification", "report", "tokens"),
     ("healing",),

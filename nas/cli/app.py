@@ -23,6 +23,7 @@ from nas.cli import (
     profile,
     pull,
     report,
+    route,
     run,
     search,
     serve,
@@ -84,8 +85,8 @@ def _root(
 
 
 _VERBS = (
-    search, sweep, certify, heal, run, analyze, families, profile, export, evaluate, report, track, pull, serve, token,
-    targets,
+    search, sweep, certify, heal, run, route, analyze, families, profile, export, evaluate, report, track, pull, serve,
+    token, targets,
 )  # fmt: skip
 for _verb in _VERBS:
     _verb.register(app)
