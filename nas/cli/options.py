@@ -227,6 +227,16 @@ Compensate = Annotated[
         "auto (refit, of very wide projections merge), off, bias, refit or merge. No file gets slower by it.",
     ),
 ]
+Goal = Annotated[
+    str,
+    typer.Option(
+        "--goal",
+        metavar="NAME",
+        help="quality: the best model within the budget; draft: of a decoder, the model that writes ahead for its "
+        "parent with the most tokens a second, and the same text (--budget is then the most that it may take, and "
+        "may be left out).",
+    ),
+]
 Heal = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,8 @@ Examples:
 
   nas search --target jetson-orin --budget 20ms --heal 10min
 
+  nas search --target host --goal draft
+
   nas search --target host --budget 0.6x --method finercut-per-ms+add-back
 
   nas search --model digits-vit --target host --budget 0.5x --tokens search
@@ -65,6 +67,7 @@ def search(
     precision: options.Precision = "fp32",
     evaluate_in: options.Arithmetic = "auto",
     compensate: options.Compensate = "auto",
+    goal: options.Goal = "quality",
     heal: options.Heal = None,
     heal_train: options.HealTrain = "projections+norms",
     batch: options.Batch = 4,
@@ -84,6 +87,8 @@ def search(
     """Parse the flags into a request, run it, print the result."""
     from search_spaces.errors import UsageError
 
+    if goal == "draft":  # which is of use below its parent's latency, and one token after another
+        budget, workload = budget or "0.9x", workload or "decode:batch=1,past=256"
     if resume is None and (target is None or budget is None):
         missing = "--target" if target is None else "--budget"
         raise UsageError(f"{missing} is missing; write for example nas search --target jetson-orin --budget 20ms")
@@ -94,6 +99,7 @@ def search(
         check_arithmetic,
         check_compensation,
         check_device,
+        check_goal,
         check_method,
         check_precision,
         check_streaming,
@@ -148,6 +154,7 @@ def search(
         worker_resources=None if worker_resources is None else parse_resources(worker_resources),
         device=check_device(device),
         stream=check_streaming(stream),
+        goal=check_goal(goal),
     )
     _run(request, progress, dry_run, json)
 

@@ -11,6 +11,7 @@ from nas.parent.parent import ParentModel, load_parent_model
 from nas.parent.running_cost import check_memory
 from nas.pipeline.channel_orders import order_parent_channels
 from nas.pipeline.compensation import plan_compensation
+from nas.pipeline.draft_evaluator import build_draft_evaluator
 from nas.pipeline.evaluator import build_evaluator, open_cluster
 from nas.pipeline.level_steps import restrict_to_steps
 from nas.pipeline.precision import (
@@ -32,7 +33,7 @@ from nas.profiling.profile_store import fit_device_model
 from nas.profiling.ssh import Transport
 from nas.progress import Progress
 from nas.quality import Evaluator
-from nas.request.choices import FULL, OFF, SEARCH
+from nas.request.choices import DRAFT, FULL, OFF, SEARCH
 from nas.request.search_request import SearchRequest
 from nas.search.methods import TOKEN_METHODS
 from nas.tokens.profiled_schedules import choose_best_reduction
@@ -76,7 +77,10 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         for line in describe_speeds(parent, target, compare_parts(parent, target, workload), workload):
             progress.show_message(line)
     with progress.open_stage("reading the data"):
-        evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
+        if request.goal == DRAFT:
+            evaluator: Evaluator = build_draft_evaluator(request, parent, workload)
+        else:
+            evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
         compensation = plan_compensation(parent, evaluator, request.compensate)
     order_parent_channels(space, parent, evaluator.dataset.calibration, progress)
     if searches_formats(space):

@@ -10,6 +10,7 @@ from nas.data.documents import SPLITS
 from nas.figures.search import save_redundancy
 from nas.parent.analysis import analyse
 from nas.pipeline.delivery import Delivery
+from nas.pipeline.draft import describe_draft, settle_budget, write_draft
 from nas.pipeline.evaluator import load_evaluations
 from nas.pipeline.finalists import choose_finalists, describe_finalists
 from nas.pipeline.healed_winner import HealedWinner, judge_healed
@@ -20,6 +21,7 @@ from nas.pipeline.problem import build_problem
 from nas.pipeline.write_results import deliver, record
 from nas.profiling.ssh import Transport
 from nas.progress import Phases, Progress, Timed
+from nas.request.choices import DRAFT
 from nas.request.search_request import FILE as REQUEST
 from nas.request.search_request import SearchRequest
 from nas.results.finalists import Finalist
@@ -80,6 +82,8 @@ def _search(context: SearchContext, progress: Timed) -> Result:
     save_redundancy(redundancy, request.out, parent.id)
     cached_evaluator = context.cached_evaluator
     evaluator = cached_evaluator.evaluator
+    if request.goal == DRAFT:
+        context = settle_budget(context, redundancy, progress)
     problem = build_problem(context, redundancy)
     progress.show_message(describe_savings(predict_savings(problem), problem.predict_ms(problem.space.parent)))
     healing = None if request.heal_s is None else FinalistHealing(context, request.heal_s, progress)
@@ -108,6 +112,8 @@ def _search(context: SearchContext, progress: Timed) -> Result:
     )  # fmt: skip
     with progress.open_stage("exporting the winner's files"):
         result = deliver(delivery)
+    if request.goal == DRAFT:
+        write_draft(delivery, describe_draft(delivery), progress)
     result = record(result, delivery, progress)
     if "problem" in result.mlflow:
         progress.show_message(result.mlflow["problem"])

@@ -39,7 +39,8 @@ class LanguageEvaluator:
         losses: list[Tensor] = []
         surprises: list[Tensor] = []
         stored = self._evaluate_parent(split)
-        for windows in self.dataset.get_split(split).iterate_batches(self._count_windows(split), items, start):
+        data = self.dataset.get_split(split)
+        for windows in data.iterate_batches(count_windows(self._parent, data), items, start):
             ids = windows["input_ids"]
             for window, logits in zip(ids, _compute_logits(model, ids), strict=True):
                 normaliser = compute_log_normaliser(logits)
@@ -54,16 +55,17 @@ class LanguageEvaluator:
         return self._stored[split]
 
     def _compute_parent(self, split: Split) -> list[StoredDistribution]:
-        batches = split.iterate_batches(self._count_windows(split.name))
+        batches = split.iterate_batches(count_windows(self._parent, split))
         return [
             StoredDistribution.of(logits) for b in batches for logits in _compute_logits(self._parent, b["input_ids"])
         ]
 
-    def _count_windows(self, split: str) -> int:
-        """How many windows run together, so that their logits take little memory."""
-        vocabulary: int = find_language_config(self._parent).vocab_size
-        length = int(self.dataset.get_split(split).inputs["input_ids"].shape[1])
-        return max(1, min(_BATCH, _LOGITS // (length * vocabulary)))
+
+def count_windows(model: Any, split: Split) -> int:
+    """How many windows run together, so that their logits take little memory."""
+    vocabulary: int = find_language_config(model).vocab_size
+    length = int(split.inputs["input_ids"].shape[1])
+    return max(1, min(_BATCH, _LOGITS // (length * vocabulary)))
 
 
 def _compute_logits(model: Any, ids: Tensor) -> Tensor:

@@ -84,6 +84,11 @@ METRICS: dict[str, Metric] = {
             higher_is_better=True,
         ),
         Metric(
+            "acceptance", "tokens that are the parent's",
+            "share of next tokens, the likeliest each time, that are the parent's: those of a draft that it accepts",
+            higher_is_better=True, loss="1 - acceptance",
+        ),
+        Metric(
             "spearman", "rank correlation with the parent", "rank correlation with the parent; 1 is the same order",
             higher_is_better=True, mean=Mean.NONE,
         ),

@@ -19,6 +19,8 @@ METHODS = (
 COMPENSATIONS = ("bias", "refit", "merge")  # of pruning.compensation
 ARITHMETIC = ("fp32", "bf16")  # of evaluations, as in nas.quality.precision
 FULL = "fp32"  # the precision of a model whose matrices keep theirs
+QUALITY, DRAFT = "quality", "draft"  # what a search looks for
+GOALS = (QUALITY, DRAFT)
 PROJECTIONS, LORA, ALL = "projections+norms", "lora", "all"  # what is trained when a model is healed
 TRAINED = (PROJECTIONS, LORA, ALL)
 STREAMING = ("auto", "always", "never")  # as in pruning.inference.residency
@@ -60,6 +62,17 @@ def check_compensation(asked: str) -> str:
     """
     if asked not in (AUTO, OFF, *COMPENSATIONS):
         raise UsageError(f"compensate {asked!r} is none of {AUTO}, {OFF}, {', '.join(COMPENSATIONS)}")
+    return asked
+
+
+def check_goal(asked: str) -> str:
+    """What a search looks for.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if asked not in GOALS:
+        raise UsageError(f"goal {asked!r} is none of {', '.join(GOALS)}")
     return asked
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Workload
-from nas.request.choices import AUTO, FULL, OFF, PROJECTIONS
+from nas.request.choices import AUTO, FULL, OFF, PROJECTIONS, QUALITY
 from nas.request.quantities import Budget, ByteLimit, ParameterLimit
 from nas.storage.private_files import write_private
 from nas.storage.result_folder import resume_command
@@ -68,6 +68,7 @@ class SearchRequest:
     device: str = AUTO
     stream: str = AUTO
     part: str | None = None
+    goal: str = QUALITY
     id: str = ""  # of this search among all, given when it begins
 
     def is_same_search(self, other: "SearchRequest") -> bool:

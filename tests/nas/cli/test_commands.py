@@ -32,7 +32,7 @@ ANYTHING = SearchRequest(
     verify_cache=True, precision="w8", arithmetic="fp32", compensate="bias", heal_s=90.5, heal_train="lora",
     max_parameters=ParameterLimit.parse("4M"), max_bytes=ByteLimit.parse("3MB"), tokens="keys", batch=2,
     executor="ray", workers=3, worker_resources={"CPU": 2.0, "big one": 1.0}, device="cuda:1", stream="always",
-    part="decoder", id="0123456789ab",
+    part="decoder", goal="draft", id="0123456789ab",
 )  # fmt: skip
 
 
