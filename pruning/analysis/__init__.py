@@ -13,6 +13,7 @@ __getattr__, __all__ = export_lazily(
             "order_channels",
         ],
         "criteria": ["CRITERIA", "Criterion"],
+        "expert_saliency": ["order_experts"],
         "input_scales": ["calibrate_inputs", "copy_input_scales"],
         "observer": ["Observer"],
         "redundancy": ["Redundancy", "RedundancyObserver", "measure_redundancy"],

@@ -1,6 +1,7 @@
 """The order in which the inputs of a parent's projections are kept: found out in one pass over calibration items."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from pruning.compensation.method import LARGEST_GRAM
 from pruning.compensation.streams import run_trunk
 from pruning.inference.device import choose_sum_device
 from pruning.kinds import SURGERIES
-from pruning.surgery.channel_order import ChannelOrder, Cut, get_channel_order, keep_channel_order
+from pruning.surgery.channel_order import ChannelOrder, Cut, Order, get_channel_order, keep_channel_order
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.unit import Choice, list_kinds
 
@@ -25,7 +26,7 @@ DEFAULT_CRITERION = BrainSurgeon.name
 def order_channels(
     model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor], criterion: str = DEFAULT_CRITERION
 ) -> None:
-    """Order the inputs of every projection that a level may cut, and keep the orders on the parent's modules.
+    """Order the inputs of every projection that a level may cut, and experts, and keep the orders on the parent's modules.
 
     What is pruned from the parent from then on is cut by them. Inputs too wide for a Gram matrix are ordered by their
     activation norms.
@@ -40,19 +41,19 @@ def order_channels(
     """
     tokens, batch = TokenAlignment.of(model, inputs), len(next(iter(inputs.values())))
 
-    def order_inputs(cut: Cut) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def order_at(cut: Cut) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            rows = args[0].reshape(-1, args[0].shape[-1])
-            real = tokens.mark_real_rows(batch, len(rows) // batch)
-            rows = (rows[real] if len(real) == len(rows) else rows).to(choose_sum_device(rows.device))
-            chosen = _choose(CRITERIA[criterion], rows.shape[1])
-            groups = chosen.rank(rows, get_weight_matrix(module).to(rows.device), cut.size).cpu()
-            keep_channel_order(module, ChannelOrder(groups, chosen.name))
+            count = math.prod(args[0].shape[:-1])
+            marked = tokens.mark_real_rows(batch, count // batch)
+            real = marked if len(marked) == count else torch.ones(count, dtype=torch.bool)
+            order = (cut.order or _order_inputs(cut, criterion))(module, args, real)
+            if order is not None:
+                keep_channel_order(module, order)
 
         return hook
 
     handles = [
-        module.register_forward_pre_hook(order_inputs(cut))
+        module.register_forward_pre_hook(order_at(cut))
         for module, cut in find_cut_modules(model, anatomy, anatomy.choices).values()
     ]
     try:
@@ -60,6 +61,19 @@ def order_channels(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _order_inputs(cut: Cut, criterion: str) -> Order:
+    """Orders the inputs of a projection that a cut is about."""
+
+    def order(module: nn.Module, args: tuple[Any, ...], real: Tensor) -> ChannelOrder:
+        rows = args[0].reshape(-1, args[0].shape[-1])[real]
+        rows = rows.to(choose_sum_device(rows.device))
+        chosen = _choose(CRITERIA[criterion], rows.shape[1])
+        groups = chosen.rank(rows, get_weight_matrix(module).to(rows.device), cut.size)
+        return ChannelOrder(groups.cpu(), chosen.name)
+
+    return order
 
 
 def copy_channel_orders(model: Any, other: Any) -> None:

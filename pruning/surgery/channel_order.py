@@ -1,24 +1,12 @@
 """Which inputs of a projection are kept where it has fewer: one order for all levels, so that these are nested."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 _NAME = "nas_channel_order"  # on a parent's module
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The projection whose inputs a kind of unit cuts, in groups that stay or go together.
-
-    Attributes:
-        path: within the block.
-        size: neighbouring inputs of a group.
-    """
-
-    path: str
-    size: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +31,26 @@ class ChannelOrder:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ChannelOrder":
         return self
+
+
+# From a module, the arguments of a call and which of its tokens (tokens,) are no padding; None for calls of other forms.
+Order = Callable[[nn.Module, tuple[Any, ...], Tensor], ChannelOrder | None]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The module that a kind of unit cuts: the inputs of a projection, in groups that stay or go together, or what else
+    it says itself.
+
+    Attributes:
+        path: within the block.
+        size: neighbouring inputs of a group.
+        order: of a module that is no projection, finds out the order; None: its inputs are ordered by a criterion.
+    """
+
+    path: str
+    size: int = 1
+    order: Order | None = None
 
 
 def get_channel_order(module: nn.Module) -> ChannelOrder | None:

@@ -37,6 +37,11 @@ class TestMlpWidth(UnitCostContract):
     name, levels = "mlp-width", (DROP, *(Level.on("width", permille) for permille in (250, 500, 750)))
 
 
+class TestMlpExperts(UnitCostContract):
+    name, levels = "mlp-experts", (DROP, *(Level.on("experts", permille) for permille in (250, 500, 750)))
+    cases = tuple((replace(DECODER, experts=8, active_experts=2), workload) for _, workload in CASES[:3])
+
+
 class TestAttentionHeads(UnitCostContract):
     name, levels = "attention-heads", (DROP, *(Level.on("heads", permille) for permille in (250, 500, 750)))
 
@@ -69,6 +74,7 @@ def test_every_kind_is_tested() -> None:
         TestBlock,
         TestTokens,
         TestMlpWidth,
+        TestMlpExperts,
         TestAttentionHeads,
         TestAttentionLinear,
         TestMlpLinear,
