@@ -26,7 +26,7 @@ DEFAULT_CRITERION = BrainSurgeon.name
 def order_channels(
     model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor], criterion: str = DEFAULT_CRITERION
 ) -> None:
-    """Order the inputs of every projection that a level may cut, and experts, and keep the orders on the parent's modules.
+    """Order what a level may cut, inputs of projections and experts, and keep the orders on the parent's modules.
 
     What is pruned from the parent from then on is cut by them. Inputs too wide for a Gram matrix are ordered by their
     activation norms.

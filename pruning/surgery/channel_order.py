@@ -33,7 +33,7 @@ class ChannelOrder:
         return self
 
 
-# From a module, the arguments of a call and which of its tokens (tokens,) are no padding; None for calls of other forms.
+# From a module, the arguments of a call and which of its tokens are no padding; None for calls of other forms.
 Order = Callable[[nn.Module, tuple[Any, ...], Tensor], ChannelOrder | None]
 
 
