@@ -88,7 +88,12 @@ class _FewerExperts(Surgery):
         assert mixture is not None, _CHECKED
         root = block.get_submodule(mixture.root)
         modules = (root.get_submodule(path) for path in (mixture.experts, mixture.router))
-        sized = sum(p.numel() for module in modules for p in _list_sized(module, mixture).values() if _is_weight(p))
+        sized = sum(
+            tensor.numel()
+            for module in modules
+            for tensor in _list_sized(module, mixture).values()
+            if isinstance(tensor, nn.Parameter)
+        )
         return sized // mixture.count * (mixture.count - _count_kept(mixture, level))
 
 
@@ -136,8 +141,10 @@ def _keep_experts(module: nn.Module, mixture: Mixture, kept: Tensor) -> None:
     """Leave only these experts in a module's own tensors and numbers, in place."""
     for name, tensor in _list_sized(module, mixture).items():
         rows = tensor.detach()[kept]
-        held = module._parameters if name in module._parameters else module._buffers
-        held[name] = nn.Parameter(rows, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else rows
+        if isinstance(tensor, nn.Parameter):
+            module._parameters[name] = nn.Parameter(rows, tensor.requires_grad)
+        else:
+            module._buffers[name] = rows
     for name, value in vars(module).items():
         if type(value) is int and value == mixture.count and "expert" in name:
             setattr(module, name, len(kept))
@@ -147,10 +154,6 @@ def _list_sized(module: nn.Module, mixture: Mixture) -> dict[str, Tensor]:
     """A module's own tensors that have a row, or a matrix, for each expert."""
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     return {name: tensor for name, tensor in own if mixture.is_sized(tensor)}
-
-
-def _is_weight(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.Parameter)
 
 
 def _find_kept(block: nn.Module, mixture: Mixture, level: Level) -> Tensor:
