@@ -45,7 +45,7 @@ def export(
             "--format",
             metavar="NAMES",
             help="Of other programs' forms, with commas: onnx, hf (Transformers), sentence-transformers, genai, "
-            "decilm, gguf.",
+            "decilm, gguf, tensorrt.",
         ),
     ] = None,
     model: options.Model = None,

@@ -6,10 +6,10 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "quantised_product": ["build_product"],
-        "cached_export": ["CacheLayer", "is_past", "name_cache_tensors", "read_cache_layers"],
+        "cached_export": ["CacheLayer", "compute_axis_size", "is_past", "name_cache_tensors", "read_cache_layers"],
         "companions": ["carry_companions"],
         "exported_graphs": ["ExportedGraphs", "Graphs"],
-        "exporters": ["EXPORTERS", "ONNX_RUNTIME", "find_exporter"],
+        "exporters": ["EXPORTERS", "ONNX_RUNTIME", "Exporter", "find_exporter"],
         "graph_editing": ["ParentGraph"],
         "images": ["PIXELS"],
         "onnx_export": [
@@ -26,6 +26,6 @@ __getattr__, __all__ = export_lazily(
         "parity": ["SHAPES", "TOLERANCE", "Trial", "check_parity", "choose_tolerance", "make_trial_inputs"],
         "shared_weights": ["SharedWeights"],
         "slices": ["choose_check"],
-        "tensorrt_export": ["build_engine"],
+        "tensorrt_export": ["InputRange", "build_engine"],
     },
 )

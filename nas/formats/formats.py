@@ -7,6 +7,7 @@ from nas.formats.gguf import GgufFormat
 from nas.formats.hf import HuggingFaceFormat
 from nas.formats.onnx_runtime import OnnxFormat
 from nas.formats.sentence_transformers import SentenceTransformersFormat
+from nas.formats.tensorrt import TensorRtFormat
 
 _KNOWN: tuple[Format, ...] = (
     OnnxFormat(),
@@ -15,5 +16,6 @@ _KNOWN: tuple[Format, ...] = (
     GenAiFormat(),
     DeciLmFormat(),
     GgufFormat(),
+    TensorRtFormat(),
 )
 FORMATS = {each.name: each for each in _KNOWN}

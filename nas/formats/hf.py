@@ -54,7 +54,7 @@ class HuggingFaceFormat(FormatBase):
         if source.model.is_remote_code():
             return NotRun("the model carries code of its own, which is not run here")
         asked = {
-            "folder": str(folder.resolve()), "auto": _find_auto(source), "register": not source.plain,
+            "folder": str(folder.resolve()), "auto": find_auto(source), "register": not source.plain,
             "tokens": TOKENS, "stop": list(probe.stop),
         }  # fmt: skip
         tensors = {f"{at}/{name}": tensor for at, each in enumerate(probe.inputs) for name, tensor in each.items()}
@@ -69,7 +69,7 @@ class HuggingFaceFormat(FormatBase):
         )  # fmt: skip
 
 
-def _find_auto(source: Source) -> str:
+def find_auto(source: Source) -> str:
     """The Auto class that gives the model's class; with a head where it has one."""
     config = json.loads((source.folder / "config.json").read_text())
     name = (config.get("architectures") or [type(source.model).__name__])[0]

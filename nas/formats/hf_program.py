@@ -32,7 +32,7 @@ def main(place: Path) -> None:
     model = loader.from_pretrained(asked["folder"], dtype=torch.float32, local_files_only=True).eval()
     seconds = time.perf_counter() - began
     with torch.inference_mode():
-        said, arrays = _answer(model, asked, load_file(place / "question.safetensors"))
+        said, arrays = answer_question(model, asked, load_file(place / "question.safetensors"))
     if not asked["register"]:
         assert "nas" not in sys.modules, "the folder is to be loaded without it"
     np.savez(place / "reply.npz", **arrays)
@@ -40,7 +40,9 @@ def main(place: Path) -> None:
     (place / "reply.json").write_text(json.dumps(reply))
 
 
-def _answer(model: Any, asked: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def answer_question(
+    model: Any, asked: dict[str, Any], tensors: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Outputs, a step from the cache, greedy tokens, and how many items or tokens a second."""
     prompt = tensors.pop(PROMPT, None)
     inputs: dict[str, dict[str, Any]] = {}

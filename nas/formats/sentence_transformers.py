@@ -52,7 +52,7 @@ class SentenceTransformersFormat(FormatBase):
     def find_refusal(self, source: Source) -> Refusal | None:
         """A model whose folder does not say how texts are embedded: the package would pool in a way of its own."""
         if read_sentence_embedding(source.model) is None:
-            return Refusal(f"{source.folder} has no modules.json that says how its model embeds texts")
+            return Refusal("no modules.json beside the weights says how the model embeds texts")
         return None
 
     def export(self, source: Source, folder: Path, progress: Progress) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.workload import Phase
-from nas.export.exporters import ONNX_RUNTIME
+from nas.export.exporters import ONNX_RUNTIME, Exporter
 from nas.export.onnx_export import build_file_name
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel
@@ -43,15 +43,15 @@ class Source:
         record = getattr(self.model.config, RECORD, None)
         return None if record is None else Architecture.from_json(record)
 
-    def write_graph(self, phase: Phase, path: Path, progress: Progress) -> None:
-        """Write the graph of a phase for ONNX Runtime: the one beside the weights, or else the parent's, edited.
+    def write_graph(self, phase: Phase, path: Path, progress: Progress, exporter: Exporter = ONNX_RUNTIME) -> None:
+        """Write the graph of a phase for a runtime: the one beside the weights, or else the parent's, edited.
 
         Raises:
             ExportError: no file computes what the model does, or it has no such phase.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = self.folder / build_file_name(phase)
-        export = None if self.parent is None else ParentExport(self.parent, progress, phase)
+        made = self.folder / exporter.name_file(build_file_name(phase))
+        export = None if self.parent is None else ParentExport(self.parent, progress, phase, exporter)
         if made.is_file():
             copy_graph(made, path)
         elif export is not None and self.parent is not None and self.model is self.parent.model:
@@ -59,7 +59,7 @@ class Source:
         elif export is not None and not self.plain:
             export.write_pruned(self.model, path)
         else:
-            ONNX_RUNTIME.export(self.model, path, phase)
+            exporter.export(self.model, path, phase)
 
 
 def copy_graph(graph: Path, path: Path) -> None:

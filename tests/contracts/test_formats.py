@@ -8,6 +8,7 @@ from sentence_folders import write_folder
 from nas.formats import FORMATS, Source, read_source
 from pruning.checkpoint import load_parent, save
 from pruning.surgery.prune import prune
+from search_spaces import Architecture, Choice
 
 
 class TestOnnx(FormatContract):
@@ -49,6 +50,13 @@ class TestGguf(FormatContract):
 
     def refused(self, folder: Path) -> Source | None:
         return write_source(folder, "gpt2")
+
+
+class TestTensorRt(FormatContract):
+    format = FORMATS["tensorrt"]
+
+    def refused(self, folder: Path) -> Source | None:
+        return write_source(folder, "llama", Architecture(4).drop(Choice.parse("mlp.1:bits=w8")))
 
 
 def test_every_format_has_its_contract() -> None:
