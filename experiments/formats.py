@@ -136,7 +136,7 @@ def table(options: argparse.Namespace) -> None:
 
 def format_table(known: dict[str, Any]) -> str:
     """One row for each family and architecture; reasons are numbered, and stand below."""
-    formats = list(FORMATS)
+    formats = [each for each in FORMATS if any(each in row for cells in known.values() for row in cells.values())]
     reasons: dict[str, int] = {}
     rows = [f"| family | architecture | {' | '.join(formats)} |", f"|---|---|{'---|' * len(formats)}"]
     for family, cells in known.items():
@@ -152,7 +152,9 @@ def shorten(cell: str, reasons: dict[str, int]) -> str:
     if re.fullmatch(r"[\d.]+e[-+]\d+", cell):
         return cell
     state, _, reason = cell.partition(": ")
-    reason = re.sub(r"(/\S+)+/", "", reason).partition("; the nearest it accepts")[0]
+    reason = reason.partition("; the nearest it accepts")[0]
+    reason = re.sub(r" fit, not \w+$", " fit", reason)
+    reason = re.sub(r"[\w-]+\.\d+: block", "block", reason)
     number = reasons.setdefault(f"{state}: {reason}", len(reasons) + 1)
     return f"{state} ({number})"
 

@@ -154,7 +154,8 @@ def _export_formats(
     _choose_model(result, model)
     folder = result or (Path(model) if model else None)
     if folder is None or not folder.is_dir():
-        raise UsageError(f"{folder or 'nothing'} is no folder; give the result folder of a search, or a model's folder")
+        given = "--format without a folder" if folder is None else f"{folder} is no folder"
+        raise UsageError(f"{given}; give the result folder of a search, or a model's folder")
     export_formats(names, folder, out, trust_remote_code, json)
 
 

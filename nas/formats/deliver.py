@@ -1,9 +1,11 @@
 """Writing a winner in several formats, each checked beside its parent in the same program."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from nas.formats.format import Format, check_installed
@@ -13,6 +15,8 @@ from nas.formats.report import Row
 from nas.formats.source import Source
 from nas.progress import Progress
 from search_spaces.errors import ExportError, MeasurementError, NasError, UsageError
+
+MANIFEST = "nas_format.json"  # in every folder that is written
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ def deliver_formats(
 
 
 def _deliver(format: Format, source: Source, parent: Source | None, folder: Path, progress: Progress) -> Row:
+    _clear(folder)
     refusal = format.find_refusal(source)
     if refusal is not None:
-        shutil.rmtree(folder, ignore_errors=True)
         return Row(format.name, reason=refusal.words)
     try:
         parity = write_checked(format, source, folder, progress)
@@ -80,13 +84,26 @@ def write_checked(format: Format, source: Source, folder: Path, progress: Progre
     """Write a folder anew and compare it with the model.
 
     Raises:
+        UsageError: what is there was not written here.
         ExportError: it cannot be written, or does not compute what the model does.
         MeasurementError: the runtime refuses it.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder)
     folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text(json.dumps({"format": format.name, "nas": version("nas")}) + "\n")
     format.export(source, folder, progress)
     return check(format, source, folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder that was written here before.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise UsageError(f"{folder} is there and was not written by nas export; remove it, or give another --out")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_parent(format: Format, parent: Source, progress: Progress) -> Parity | None:

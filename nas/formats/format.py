@@ -115,7 +115,7 @@ class Format(Protocol):
         """Why the model cannot be given in this format; None where it can."""
 
     def export(self, source: Source, folder: Path, progress: Progress) -> None:
-        """Write the folder, which is there and empty.
+        """Write what belongs into the folder, which is there.
 
         Raises:
             ExportError: the model cannot be written after all.

@@ -54,7 +54,7 @@ def find_llama_refusal(source: Source) -> Refusal | None:
     """Why a model is not one of these, or has a block that is not; None where it is."""
     model = source.model
     config = find_language_config(model)
-    if getattr(config, "model_type", "") not in _FAMILIES or not hasattr(model, "lm_head"):
+    if model.config is not config or config.model_type not in _FAMILIES or not hasattr(model, "lm_head"):
         return Refusal(f"only decoders of {' and '.join(_FAMILIES)} fit, not {type(model).__name__}")
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:

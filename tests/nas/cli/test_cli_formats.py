@@ -44,6 +44,7 @@ def test_a_winner_is_written_beside_its_search(tmp_path: Path) -> None:
     (winner / "README.md").write_text("# a model\n")
     done = nas("export", str(winner.parent), "--format", "hf,sentence-transformers", "--json")
     assert done.returncode == 2  # one of them is refused
+    assert "the parity report is not in MLflow" in done.stderr  # no search is recorded there
     document = json.loads(done.stdout)["formats"]
     assert {name: row["state"] for name, row in document.items()} == {
         "hf": "checked", "sentence-transformers": "refused",

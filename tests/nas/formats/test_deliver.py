@@ -10,6 +10,7 @@ import torch
 from families import build
 
 from nas.formats import FORMATS, deliver_formats, parse_formats, write_parity
+from nas.formats.deliver import MANIFEST
 from nas.formats.format import Answers, FormatBase, NotRun, Probe, Refusal
 from nas.formats.hf import HuggingFaceFormat
 from nas.formats.parity import answer, build_probe
@@ -88,7 +89,11 @@ def test_agreement_is_reported_with_the_parent_beside_it(
     (row,) = delivered.rows
     assert row.parity is not None
     assert delivered.problem is None
-    assert (row.state, row.parity.bytes, row.parity.unit) == ("checked", 10, "token")
+    assert (row.state, row.parity.bytes, row.parity.unit) == (
+        "checked",
+        10 + len((tmp_path / "tried" / MANIFEST).read_bytes()),
+        "token",
+    )
     assert [name for name, _ in row.parity.differences] == ["outputs (1, 5)", "outputs (3, 12)", "cached step"]
     assert row.parity.same_tokens == row.parity.tokens > 0
     assert row.parent is not None
@@ -131,6 +136,16 @@ def test_a_folder_that_no_program_ran_says_so(monkeypatch: pytest.MonkeyPatch, t
     assert delivered.problem is None
     assert delivered.rows[0].state == "not run"
     assert "- tried: no such device" in (tmp_path / "parity.md").read_text()
+
+
+def test_a_folder_that_is_something_else_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Source
+) -> None:
+    (tmp_path / "tried").mkdir()
+    (tmp_path / "tried" / "mine").write_text("precious")
+    with pytest.raises(UsageError, match="was not written by nas export"):
+        deliver(monkeypatch, tmp_path, "not run", source)
+    assert (tmp_path / "tried" / "mine").read_text() == "precious"
 
 
 def test_a_report_keeps_the_formats_of_earlier_ones(
