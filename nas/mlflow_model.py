@@ -68,7 +68,7 @@ class Predictor:
         import torch
 
         from nas.data.images import normalise
-        from pruning.anatomy.encoder_decoder import is_encoder_decoder
+        from pruning.anatomy.part import is_encoder_decoder
         from search_spaces.errors import BadData
 
         if isinstance(given, Mapping):

@@ -20,7 +20,8 @@ Part = Annotated[
     typer.Option(
         "--part",
         metavar="NAME",
-        help="Of an encoder-decoder (T5, Whisper), the stack to prune: encoder or decoder.",
+        help="The stack to prune of a model that has several: encoder or decoder (T5, Whisper), language or vision "
+        "(questions about images; default: language), text or vision (CLIP, SigLIP).",
     ),
 ]
 Data = Annotated[

@@ -21,8 +21,7 @@ from nas.data.questions import Question, read_questions, split_questions
 from nas.data.splitting import clean_splits, split_documents
 from nas.data.stretches import SHARES
 from nas.data.text_file import is_folder
-from pruning.anatomy.encoder_decoder import is_encoder_decoder
-from pruning.anatomy.language_model import is_vision_language
+from pruning.anatomy.part import is_encoder_decoder, is_vision_language
 from pruning.anatomy.positions import count_trained_positions, find_longest_sequence
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import encode

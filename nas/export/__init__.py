@@ -11,7 +11,7 @@ __getattr__, __all__ = export_lazily(
         "exported_graphs": ["ExportedGraphs", "Graphs"],
         "exporters": ["EXPORTERS", "ONNX_RUNTIME", "Exporter", "find_exporter"],
         "graph_editing": ["ParentGraph"],
-        "images": ["PIXELS"],
+        "images": ["check_tower_file"],
         "onnx_export": [
             "LARGEST_FOLDED",
             "ONNX_RUNTIME_OPSET",

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from latency_models.workload import Phase
-from nas.export.images import PIXELS
 from nas.export.stage_cache import CacheStage, list_cache_stages, make_stage_tensors, read_lefts
-from pruning.anatomy.encoder_decoder import is_encoder_decoder
+from pruning.anatomy.part import PIXELS, is_encoder_decoder
 from pruning.inference.kv_cache import CacheKeeper, PrunedCache, list_kept_attentions
 from pruning.surgery.prune import RECORD
 from search_spaces.architecture import Architecture

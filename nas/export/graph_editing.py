@@ -73,6 +73,7 @@ class ParentGraph:
             )
             for block in anatomy.blocks
             for kind in block.parts
+            if not block.unread
         }
         return cls(proto, anatomy, model, exported, _additions=additions, _origins=origins)
 

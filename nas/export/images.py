@@ -12,20 +12,34 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.anatomy.language_model import count_prompt_image_tokens, is_vision_language
+from pruning.anatomy.language_model import count_prompt_image_tokens
+from pruning.anatomy.part import PIXELS, is_vision_language, prunes_vision
 from search_spaces.errors import ExportError
 
-PIXELS = "pixel_values"
 _PROJECTOR = "multi_modal_projector"
 
 
 def count_image_tokens(model: Any) -> int:
     """Tokens of the one image in every prompt of an exported file.
 
-    0 for a model without images, and for one whose images make as many tokens as they are large (Qwen2-VL): its files
-    take words only.
+    0 for a model without images, for one whose images make as many tokens as they are large (Qwen2-VL), whose files
+    take words only, and where the vision tower is pruned, whose file takes images only.
     """
-    return (count_prompt_image_tokens(model) or 0) if is_vision_language(model) else 0
+    words = is_vision_language(model) and not prunes_vision(model)
+    return (count_prompt_image_tokens(model) or 0) if words else 0
+
+
+def check_tower_file(model: Any) -> None:
+    """Refuse a vision tower whose file would take more than images of one size.
+
+    Raises:
+        ExportError: it does, as the towers of Qwen2-VL, which take patches in rows and their grid.
+    """
+    if prunes_vision(model) and count_prompt_image_tokens(model) is None:
+        raise ExportError(
+            f"part vision: the vision tower of {type(model).__name__} takes images of any size, and its file would "
+            "need one; search --part language"
+        )
 
 
 def put_image(model: Any, ids: Tensor, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -69,8 +83,8 @@ class _Together:
 
 @contextlib.contextmanager
 def place_images(model: Any) -> Iterator[None]:
-    """Trace a vision-language model with any number of prompts, each with its image."""
-    if not count_image_tokens(model):
+    """Trace a vision-language model with any number of prompts, each with its image, or its tower with images alone."""
+    if not (is_vision_language(model) and count_prompt_image_tokens(model)):
         yield
         return
     trunk, placeholder = model.base_model, model.config.image_token_id

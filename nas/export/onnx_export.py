@@ -25,7 +25,7 @@ from nas.export.cached_export import (
 )
 from nas.export.exporter_log import capture_output, find_reason, keep_log
 from nas.export.finishing import finish_file
-from nas.export.images import PIXELS, count_image_tokens, place_images, put_image
+from nas.export.images import count_image_tokens, place_images, put_image
 from nas.export.lazy_weights import LazyWeights
 from nas.export.positions import trace_frequencies_by_length
 from nas.export.stack_export import (
@@ -36,8 +36,9 @@ from nas.export.stack_export import (
     run_stack,
     trace_biases_as_products,
 )
-from pruning.anatomy.encoder_decoder import is_encoder_decoder
 from pruning.anatomy.language_model import find_image_config, find_language_config
+from pruning.anatomy.part import PIXELS, get_main_input, is_encoder_decoder, prunes_vision
+from pruning.anatomy.vision import run_tower
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.reduction.inspection import count_always_kept, count_words_to_trace
 from search_spaces.errors import ExportError, MeasurementError
@@ -46,6 +47,8 @@ ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbeddin
 TENSORRT_OPSET = 18  # TensorRT takes attention as plain operators
 _OFFSET = 2  # of learned positions, which some count from two on
 TRACE_SHAPE = (2, 7)  # every dynamic axis is traced at 2 or more: a size of 1 would be baked in
+FEATURES = "image_features"  # of a vision tower: what the language model is given in the places of images
+VECTORS = {"text_projection": "text_embeds", "visual_projection": "image_embeds"}  # what towers of CLIP give, by module
 EMBEDDING = "sentence_embedding"  # the output's name, as other exporters have it
 LARGEST_FOLDED = 512 * 512  # weights; of more that are read in two places, no turned copy is stored
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note on a node: the modules it came from
@@ -66,6 +69,9 @@ class Exportable(nn.Module):
         given = dict(zip(self.names, tensors, strict=True))
         if is_encoder_decoder(self.model):
             return (run_stack(self.model, given),)
+        if prunes_vision(self.model):
+            features = run_tower(self.model, given)
+            return (features.reshape(given[PIXELS].shape[0], -1, features.shape[-1]),)
         fixed = {"use_cache": False} if "position_ids" in self.names else {}
         output: Tensor = self.model(**given, **fixed)[0]
         embedding = read_sentence_embedding(self.model)
@@ -73,11 +79,11 @@ class Exportable(nn.Module):
 
 
 def list_input_names(model: Any) -> tuple[str, ...]:
-    """The inputs of the exported file, in order; of an encoder-decoder, of the stack that is pruned."""
+    """The inputs of the exported file, in order; of a model of several stacks, of the one that is pruned."""
     if is_encoder_decoder(model):
         return list_stack_inputs(model)
-    if model.main_input_name == "pixel_values":
-        return ("pixel_values",)
+    if get_main_input(model) == PIXELS:
+        return (PIXELS,)
     parameters = inspect.signature(model.forward).parameters
     # GPT-NeoX decoders say `is_decoder: false` as encoders do; only they can generate.
     decodes = model.can_generate() or getattr(model.config, "is_decoder", True) is not False
@@ -87,11 +93,17 @@ def list_input_names(model: Any) -> tuple[str, ...]:
 
 
 def list_output_names(model: Any) -> tuple[str, ...]:
-    """`logits` for a model with a head, else `last_hidden_state`, and `sentence_embedding` where it makes one."""
+    """`logits` for a model with a head, else `last_hidden_state`, and `sentence_embedding` where it makes one; of a
+    vision tower with its projector `image_features`."""
     if is_encoder_decoder(model):
         return list_stack_outputs(model)
+    if prunes_vision(model):
+        return (FEATURES,)
     headless = getattr(model, "base_model", model) is model
     embeds = read_sentence_embedding(model) is not None
+    vectors = next((name for module, name in VECTORS.items() if hasattr(model, module)), None)
+    if vectors is not None:
+        return (vectors,)
     return ("last_hidden_state" if headless else "logits", *((EMBEDDING,) if embeds else ()))
 
 
@@ -107,13 +119,11 @@ def make_example_inputs(model: Any, batch: int, sequence: int, seed: int = 0) ->
     if is_encoder_decoder(model):
         return make_stack_inputs(model, batch, sequence, generator)
     config = find_language_config(model)
-    if model.main_input_name == "pixel_values":
+    if get_main_input(model) == PIXELS:
         config = find_image_config(model)
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        return {
-            "pixel_values": torch.randn(batch, getattr(config, "num_channels", 3), height, width, generator=generator)
-        }
+        return {PIXELS: torch.randn(batch, getattr(config, "num_channels", 3), height, width, generator=generator)}
     values = {
         "input_ids": torch.randint(3, config.vocab_size, (batch, sequence), generator=generator),
         "attention_mask": torch.ones(batch, sequence, dtype=torch.long),

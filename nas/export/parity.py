@@ -21,8 +21,9 @@ from torch import Tensor
 from latency_models.runtime_ort import count_default_threads, open_session
 from latency_models.workload import Phase
 from nas.export.cached_export import read_cache_layers, read_past
-from nas.export.images import PIXELS, count_image_tokens
+from nas.export.images import count_image_tokens
 from nas.export.onnx_export import Exportable, list_input_names, list_output_names, make_example_inputs
+from pruning.anatomy.part import PIXELS
 from pruning.anatomy.positions import (
     find_lengths_of_change,
     find_longest_sequence,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from pruning.anatomy.encoder_decoder import Part, count_words, find_part, get_part
+from pruning.anatomy.encoder_decoder import count_words, find_part
+from pruning.anatomy.part import Part, get_part
 
 STATES, SOURCE_MASK = "encoder_hidden_states", "encoder_attention_mask"
 FEATURES = "input_features"

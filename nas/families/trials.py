@@ -199,7 +199,7 @@ def _overrule(model: Any, anatomy: Anatomy, unit: Unit) -> Iterator[None]:
         return type(output)((stream, *output[1:])) if isinstance(output, tuple | list) else stream
 
     if unit.kind is Kind.BLOCK:
-        handles = [block.register_forward_hook(pass_on, with_kwargs=True)]
+        handles = [block.register_forward_hook(pass_on, prepend=True, with_kwargs=True)]
     else:
         lasts = anatomy.blocks[unit.layer].get_contribution(unit.kind).lasts
         handles = [block.get_submodule(path).register_forward_hook(write_zeros) for path in lasts]

@@ -17,7 +17,7 @@ from nas.export.onnx_export import Exportable, list_input_names, make_example_in
 from nas.export.parity import SHAPES, TOLERANCE, Trial, choose_tolerance, make_trial_inputs
 from nas.formats.format import TOKENS, Answers, Format, NotRun, Probe
 from nas.formats.source import Source
-from pruning.anatomy.encoder_decoder import is_encoder_decoder
+from pruning.anatomy.part import is_encoder_decoder
 from pruning.anatomy.positions import forget_lengths
 from pruning.reduction.inspection import find_token_hooks
 from pruning.surgery.quantised_linear import QuantisedLinear

@@ -69,7 +69,7 @@ def _analyse_together(
 
 def _observe_tokens(parent: ParentModel, progress: Progress) -> TokenObserver | None:
     if parent.anatomy.part is not None:
-        progress.show_message("tokens are not analysed: a stack of an encoder-decoder hands on all of its tokens")
+        progress.show_message(f"tokens are not analysed: the {parent.anatomy.part} hands on all of its tokens")
         return None
     try:
         return TokenObserver(parent.placed, parent.anatomy)

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import flop_registry
 
 from latency_models.block_shape import AttentionShape, BlockShape, CrossAttentionShape, MlpShape
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import find_block_config, find_language_config
-from pruning.anatomy.probe import make_probe_inputs, run_or_refuse, switch_to_eval_mode
+from pruning.anatomy.language_model import find_block_config, find_word_config
+from pruning.anatomy.probe import find_stream, make_probe_inputs, run_model_or_refuse, switch_to_eval_mode
 from pruning.inference.light_copy import copy_lightly
 from search_spaces.kinds import PARTS, Kind
 
@@ -90,7 +90,8 @@ def read_blocks(model: Any, anatomy: Anatomy) -> tuple[BlockShape, ...]:
     counts, output = _count(model, anatomy, inputs, **({"use_cache": True} if anatomy.is_decoder else {}))
     caches = _list_cache_layers(output, anatomy)
     attending, working = (
-        [index for index, block in enumerate(anatomy.blocks) if kind in block.parts] for kind in PARTS
+        [index for index, block in enumerate(anatomy.blocks) if kind in block.parts and not block.unread]
+        for kind in PARTS
     )
     attentions = {index: _read_attention(model, anatomy, index, counts, caches[index]) for index in attending}
     step = _count_next_token(model, anatomy, inputs, output)
@@ -117,7 +118,7 @@ def _count_past(attention: AttentionShape, step: _Count, length: int) -> int:
 
 
 def _make_inputs(model: Any) -> dict[str, Tensor]:
-    config = find_language_config(model)
+    config = find_word_config(model)
     known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions")]
     positions = min((count for count in known if isinstance(count, int)), default=TOKENS + SPARE)
     return make_probe_inputs(model, batch=1, tokens=max(2, min(TOKENS, positions - SPARE)))
@@ -169,7 +170,8 @@ def _solve_keys(products: int, weights: int, target: int, source: int) -> int:
 
 
 def _count_heads(model: Any, index: int) -> int:
-    return int(getattr(find_block_config(model, index), "num_attention_heads", 1))
+    config = find_block_config(model, index)
+    return int(getattr(config, "num_attention_heads", getattr(config, "num_heads", 1)))
 
 
 def _count_cached(cache: Any, weights: int, pair: int, anatomy: Anatomy) -> int:
@@ -229,22 +231,22 @@ def _count(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], **settings: 
     """What every part computes when the model reads these inputs, and what the model returns."""
     blocks, counter = model.get_submodule(anatomy.stack), _Counter()
     counts = _Counts({(index, kind): _Count() for index, block in enumerate(anatomy.blocks) for kind in block.parts})
-    handles = [blocks[0].register_forward_pre_hook(_measure(counts, anatomy.hidden_size), with_kwargs=True)]
+    handles = [blocks[0].register_forward_pre_hook(_measure(counts), with_kwargs=True)]
     for (index, kind), count in counts.parts.items():
         for member in _list_members(blocks[index], anatomy, index, kind):
             handles += _watch(member, counter, count)
     try:
         with switch_to_eval_mode(model), run_plain_experts(model), counter:
-            return counts, run_or_refuse(model, **inputs, **settings)
+            return counts, run_model_or_refuse(model, **inputs, **settings)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _measure(counts: _Counts, hidden: int) -> Any:
+def _measure(counts: _Counts) -> Any:
     def measure(module: nn.Module, args: Any, kwargs: Any) -> None:
-        stream = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.shape[-1] == hidden)
-        counts.rows, counts.length = stream.shape[0] * stream.shape[1], stream.shape[1]
+        stream = find_stream((args, kwargs))
+        counts.rows, counts.length = stream[..., 0].numel(), stream.shape[-2]
 
     return measure
 

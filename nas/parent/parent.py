@@ -16,7 +16,7 @@ from nas.parent.shape import read_shape
 from nas.request.choices import check_device, check_streaming
 from nas.storage.cache_folder import get_cache_folder
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
-from pruning.anatomy.encoder_decoder import PART, select_part
+from pruning.anatomy.part import PART
 from pruning.checkpoint import load_parent
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import load_tokenizer
@@ -145,7 +145,7 @@ def load_parent_model(
         data: the user's `--data`; else the data of a reference model.
         device: where it is evaluated, as `find_device` takes it.
         stream_when: whether the weights of a block are let go of when it has run: auto, always or never.
-        part: of an encoder-decoder, the stack that is pruned: encoder or decoder.
+        part: of several stacks the one that is pruned: encoder or decoder, language or vision, text or vision.
 
     Raises:
         UsageError: no such device, or one on which nothing is streamed; a part that the model does not have.
@@ -155,8 +155,7 @@ def load_parent_model(
     place_of_work, name = find_device(check_device(device)), source or DEFAULT
     reference = find_reference(name)
     location = reference.folder if reference else name
-    model = load_parent(location, trust_remote_code=trust_remote_code)
-    select_part(model, part)
+    model = load_parent(location, trust_remote_code=trust_remote_code, part=part)
     folder = Path(location).expanduser() if Path(location).expanduser().is_dir() else None
     shown = reference.name if reference else name
     if needs_padding(model) and (tokenizer := load_tokenizer(folder or shown, trust_remote_code)) is not None:

@@ -8,7 +8,7 @@ from nas.parent.parent import ParentModel
 from nas.quality.evaluator import Evaluator
 from nas.request.choices import OFF
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.encoder_decoder import get_token_mask
+from pruning.anatomy.part import get_token_mask
 from pruning.compensation.candidate_builder import CompensationPlan
 from pruning.compensation.sites import Point
 from pruning.compensation.streams import record_streams

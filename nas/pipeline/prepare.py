@@ -6,6 +6,7 @@ from nas.certification.search_context import SearchContext
 from nas.execution.cluster import list_offered_resources
 from nas.execution.device_node import Node
 from nas.execution.worker import LocalExecutor
+from nas.export.images import check_tower_file
 from nas.export.parent_export import ParentExport
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.parent.running_cost import check_memory
@@ -132,12 +133,13 @@ def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -
 
     Raises:
         UsageError: units, tokens, workload and servable that do not go together.
-        BadWorkload, ExportError: a workload that the model cannot run.
+        BadWorkload, ExportError: a workload that the model cannot run, or a vision tower that has no file.
         ModelError, ArchitectureError: what is left of the model could not be saved.
     """
     if request.method in TOKEN_METHODS and request.tokens != SEARCH:
         raise UsageError(f"--method {request.method} drops tokens; add --tokens {SEARCH}")
     check_stand_ins(request)
+    check_tower_file(parent.model)
     usual = choose_workload_with_tokens(parent, choose_default_workload(parent, target), request.tokens)
     workload = choose_workload(parent, target, request.workload or usual)
     check_workload(parent, workload, request.tokens)

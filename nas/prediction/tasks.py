@@ -15,8 +15,8 @@ from nas.data.images import normalise
 from nas.data.prompts import encode_questions, load_processor
 from nas.data.questions import Question
 from nas.quality.embedding import DEFAULT, embed
-from pruning.anatomy.encoder_decoder import is_encoder_decoder
-from pruning.anatomy.language_model import find_language_config, is_vision_language
+from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.part import is_encoder_decoder, is_vision_language
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.checkpoint.tokenizer import encode, load_tokenizer
 from search_spaces.errors import BadData, ModelError, UsageError

@@ -7,8 +7,8 @@ from typing import Any
 from latency_models.targets import Target
 from latency_models.workload import Phase, Workload
 from nas.export.cached_export import read_cache_layers
-from nas.export.images import PIXELS
 from nas.parent.parent import ParentModel
+from pruning.anatomy.part import PIXELS, get_main_input
 from pruning.anatomy.positions import count_trained_positions, find_longest_sequence
 from search_spaces.errors import BadWorkload, ExportError
 
@@ -21,7 +21,7 @@ def choose_default_workload(parent: ParentModel, target: Target) -> Workload:
 def fit_workload(model: Any, workload: Workload) -> Workload:
     """The workload, no longer than the model has positions for."""
     counts = [count for count in (find_longest_sequence(model), count_trained_positions(model)) if count is not None]
-    if workload.past + workload.sequence <= min(counts, default=sys.maxsize) or model.main_input_name == PIXELS:
+    if workload.past + workload.sequence <= min(counts, default=sys.maxsize) or get_main_input(model) == PIXELS:
         return workload
     if workload.phase is Phase.DECODE:
         return replace(workload, past=max(1, min(counts) - 1))

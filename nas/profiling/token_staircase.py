@@ -22,7 +22,7 @@ from nas.profiling.effort import Effort
 from nas.profiling.host import measure_architectures
 from nas.progress import Progress
 from nas.storage.cache_folder import format_for_file
-from pruning.anatomy.language_model import is_vision_language
+from pruning.anatomy.part import is_vision_language
 from search_spaces.architecture import Architecture
 from search_spaces.errors import MeasurementError
 from search_spaces.level import THOUSAND

@@ -9,8 +9,7 @@ from nas.data.dataset import Dataset
 from nas.data.finite_outputs import check_numbers
 from nas.data.problem_type import ProblemType, read_problem_type
 from nas.quality.quality import Quality
-from pruning.anatomy.encoder_decoder import is_encoder_decoder
-from pruning.anatomy.language_model import is_vision_language
+from pruning.anatomy.part import is_encoder_decoder, is_vision_language
 from search_spaces.errors import ModelError, UnreadableModel
 
 _EMBEDDINGS = {"last_hidden_state", "pooler_output", "text_embeds", "image_embeds"}  # outputs of models without a head

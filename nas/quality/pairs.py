@@ -9,7 +9,8 @@ from nas.data.dataset import Dataset, Split
 from nas.data.prompts import IGNORED
 from nas.quality.distribution import StoredDistribution, average_divergences, compute_log_normaliser
 from nas.quality.quality import Quality
-from pruning.anatomy.encoder_decoder import Part, count_words
+from pruning.anatomy.encoder_decoder import count_words
+from pruning.anatomy.part import Part
 
 _BATCH = 8  # pairs at a time, at most
 _LOGITS = 1 << 26  # of a batch

@@ -26,7 +26,7 @@ class SearchRequest:
     """One search, as asked. `workload` None means the default of model and target.
 
     `heal_s` is how long finalists are trained, all of them together, in seconds; None for not at all. `part` is the
-    stack of an encoder-decoder that is pruned.
+    stack that is pruned of a model that has several.
 
     Example:
         >>> request = SearchRequest("jetson-orin", Budget.parse("20ms"), Path("out"), trials=12)

@@ -15,7 +15,7 @@ from nas.quality.prompt import PromptEvaluator, build_prompts
 from nas.request.choices import OFF, SEARCH
 from nas.results.certificate import Certificate
 from nas.search.problem import keep_ratio
-from pruning.anatomy.language_model import is_vision_language
+from pruning.anatomy.part import is_vision_language
 from pruning.reduction.inspection import find_token_hooks
 from search_spaces.errors import UsageError
 from search_spaces.level import THOUSAND, round_to_permille
@@ -33,7 +33,7 @@ def check_workload(parent: ParentModel, workload: Workload, tokens: str) -> None
     """Refuse a workload in which a decoder drops nothing, and any in a model that cannot do without tokens.
 
     Raises:
-        UsageError: one that is not prefill, or a stack of an encoder-decoder.
+        UsageError: one that is not prefill, or one stack of several.
     """
     if tokens != OFF and parent.anatomy.part is not None:
         raise UsageError(

@@ -25,7 +25,7 @@ from pruning.analysis.observer import Inputs
 from pruning.analysis.traversal import run_in_turn
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.contribution import BlockAnatomy, Layout
-from pruning.anatomy.encoder_decoder import Part
+from pruning.anatomy.part import Part
 from pruning.anatomy.probe import flatten_to_rows
 from search_spaces.errors import BadData
 from search_spaces.kinds import KNOWN_PARTS, PARTS, Kind
@@ -155,7 +155,8 @@ class RedundancyObserver:
 
     def begin(self, number: int, inputs: Inputs) -> None:
         """What comes now is of this batch."""
-        mask = inputs.get("decoder_attention_mask" if self.anatomy.part == Part.DECODER else "attention_mask")
+        name = "decoder_attention_mask" if self.anatomy.part == Part.DECODER else "attention_mask"
+        mask = None if self.anatomy.part == Part.VISION else inputs.get(name)
         self._keep = None if mask is None or bool(mask.all()) else mask.flatten().bool()
         self._batch = number
 

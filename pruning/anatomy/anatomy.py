@@ -13,21 +13,17 @@ from typing import Any
 from torch import nn
 
 from pruning.anatomy.contribution import BlockAnatomy, Layout, has_stream, read_block
-from pruning.anatomy.drop_check import check_drops, mark_needed, removes_blocks, settle_forms
-from pruning.anatomy.encoder_decoder import Part, get_part, is_encoder_decoder
+from pruning.anatomy.drop_check import check_drops, mark_needed, mark_unread, removes_blocks, settle_forms
 from pruning.anatomy.head import read_head
-from pruning.anatomy.language_model import (
-    find_language_config,
-    find_language_path,
-    is_vision_language,
-    is_vision_tower,
-)
+from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_tower
 from pruning.anatomy.likeness import describe_form
-from pruning.anatomy.probe import Arguments, BlockTrace, Call, record_inputs, trace_block
+from pruning.anatomy.part import Part, get_part, is_encoder_decoder, is_vision_language, prunes_vision
+from pruning.anatomy.probe import Arguments, BlockTrace, Call, find_stream, record_inputs, trace_block
 from pruning.anatomy.sum_reader import read_sum
 from pruning.inference.light_copy import copy_lightly
 from pruning.inference.residency import release_weights
 from pruning.kinds import find_savings
+from pruning.surgery.config_blocks import find_depth_name
 from pruning.surgery.dropped import Dropped
 from search_spaces.architecture import Architecture, make_choice
 from search_spaces.errors import ArchitectureError, UnreadableModel
@@ -55,7 +51,7 @@ class Anatomy:
     is_decoder: bool
     head: BlockAnatomy | None = None  # what follows the blocks, where anything may be chosen for it
     removes_blocks: bool = True  # whether blocks can be taken out; if not, those without parts stay and do nothing
-    part: str | None = None  # of an encoder-decoder, the stack that this is: encoder or decoder
+    part: str | None = None  # of several stacks, the one that this is: encoder, decoder or vision
 
     @property
     def parts(self) -> tuple[Kind, ...]:
@@ -75,6 +71,11 @@ class Anatomy:
             return model.get_submodule(self.stack)[layer], self.blocks[layer]
         assert self.head is not None, "only what a model can have is chosen for it"
         return model, self.head
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a pass may begin behind blocks whose outcome is known; a projector may read any block of a tower."""
+        return self.part != Part.VISION
 
     @property
     def merges_blocks(self) -> bool:
@@ -127,15 +128,16 @@ def read_anatomy(model: Any) -> Anatomy:
 
     One of each kind of block is then run by itself, as a float32 copy with random weights, so neither the precision
     nor the values of the weights matter; the memory of a few such copies is needed. Last, every part is dropped once,
-    and the outcome compared with that of a zero in its place. `model` is left as it was. Of an encoder-decoder the
-    stack is read that was selected (`select_part`).
+    and the outcome compared with that of a zero in its place. `model` is left as it was. Of a model of several stacks
+    the one is read that was selected (`select_part`).
 
     Raises:
         UnreadableModel: models in which no block structure is found, and those that do not run without a part; the
             message says what was looked for.
     """
     _refuse(model)
-    width, stack = _read_size(model, "hidden_size"), _find_stack(model)
+    width = None if prunes_vision(model) else _read_size(model, "hidden_size")
+    stack = _find_stack(model)
     blocks = model.get_submodule(stack)
     depth, part = len(blocks), get_part(model)
     _refuse_shared(model, blocks)
@@ -143,14 +145,16 @@ def read_anatomy(model: Any) -> Anatomy:
     blocks = model.get_submodule(stack)
     settings = {"use_cache": False} if _has_cache(model) else {}
     arguments = record_inputs(model, blocks, **settings)
+    width = width or find_stream(arguments[0]).shape[-1]
     release_weights(model)  # what follows runs copies of single blocks
     read = _read_blocks(blocks, arguments, width)
     layout = _settle_layout(model, {block.layout for block in read})
     read = mark_needed(model, stack, read, arguments, **settings)
+    read = mark_unread(model, stack, read) if part is Part.VISION else read
     check_drops(model, stack, read, **settings)
     removes = removes_blocks(model, stack, read, **settings)
     read = tuple(_offer_whole_or_parts(block, removes) for block in read)
-    head = None if part is Part.ENCODER else read_head(model, layout, width, **settings)
+    head = None if part in (Part.ENCODER, Part.VISION) else read_head(model, layout, width, **settings)
     head = head and replace(head, saves=find_savings(_hold(model), head))
     decodes, name = part is Part.DECODER if part else _has_cache(model), part and str(part)
     return Anatomy(model.config.model_type, depth, width, layout, stack, read, decodes, head, removes, name)
@@ -241,7 +245,8 @@ def _refuse(model: Any) -> None:
     two = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
     if two and not is_vision_language(model) and not is_vision_tower(model):
         raise UnreadableModel(
-            f"{name} ({model.config.model_type}) has two towers; give one of them, for example its vision model"
+            f"{name} ({model.config.model_type}) has two towers, and each is pruned by itself; say which with --part "
+            "text or --part vision"
         )
 
 
@@ -254,7 +259,8 @@ def _read_size(model: Any, name: str) -> int:
 
 def _find_stack(model: Any) -> str:
     """The path of the list of blocks, as long as the config says; the only list of a part of an encoder-decoder."""
-    depth = None if is_encoder_decoder(model) else _read_size(model, "num_hidden_layers")
+    name = find_depth_name(find_language_config(model)) if prunes_vision(model) else "num_hidden_layers"
+    depth = None if is_encoder_decoder(model) else _read_size(model, name)
     within = find_language_path(model)
     stacks: dict[str, nn.ModuleList] = {
         path: module

@@ -36,7 +36,7 @@ from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import Kind
 from search_spaces.unit import Choice
 
-STREAM_DIMENSIONS = 3  # (batch, tokens, hidden)
+STREAM_DIMENSIONS = (2, 3)  # (tokens, hidden) or (batch, tokens, hidden)
 
 
 class Layout(StrEnum):
@@ -115,6 +115,8 @@ class BlockAnatomy:
         saves: every choice that a search may make, and how many parameters are gone with it alone (a norm that both
             parts read stays with the other).
         passes: whether it hands on what it is given where its parts are gone; else it scales it or norms it.
+        unread: whether nothing reads what leaves it, as of the last block of many vision towers; nothing is chosen
+            for it.
 
     Example:
         >>> block = read_anatomy(model).blocks[3]
@@ -129,6 +131,7 @@ class BlockAnatomy:
     needed: frozenset[Kind] = frozenset()
     saves: dict[Choice, int] = field(default_factory=dict)
     passes: bool = True
+    unread: bool = False
 
     def move(self, index: int) -> "BlockAnatomy":
         """The anatomy of a block like this one that has another index."""
@@ -179,9 +182,9 @@ def read_block(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
 
 
 def has_stream(tape: BlockTrace) -> bool:
-    """Whether a block reads and writes a residual stream of (batch, tokens, hidden)."""
+    """Whether a block reads and writes a residual stream of (batch, tokens, hidden) or (tokens, hidden)."""
     block = tape.block
-    return bool(block.inputs) and block.output is not None and len(block.shapes[0]) == STREAM_DIMENSIONS
+    return bool(block.inputs) and block.output is not None and len(block.shapes[0]) in STREAM_DIMENSIONS
 
 
 class _Reader:
@@ -193,7 +196,7 @@ class _Reader:
         if not self.block.inputs or self.block.output is None:
             raise self._build_error("a block that reads and writes the residual stream")
         shape = self.block.shapes[0]
-        if len(shape) != STREAM_DIMENSIONS:
+        if len(shape) not in STREAM_DIMENSIONS:
             raise self._build_error(
                 "a residual stream of (batch, tokens, hidden)", f"{len(shape)} dimensions, {tuple(shape)}"
             )

@@ -18,7 +18,7 @@ from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.fitting import fit_sum
-from pruning.anatomy.probe import Arguments, BlockTrace, make_probe_inputs, switch_to_eval_mode
+from pruning.anatomy.probe import Arguments, BlockTrace, build_probe_run, switch_to_eval_mode
 from pruning.kinds import build_modules
 from pruning.surgery.block_removal import remove_blocks
 from pruning.surgery.replacement import replace_modules
@@ -93,15 +93,13 @@ def mark_needed(
     Args:
         arguments: what each block is called with.
     """
-    inputs = make_probe_inputs(model)
+    run = build_probe_run(model, **settings)
     marked = list(blocks)
     with switch_to_eval_mode(model):
         for layer in _find_makers(blocks, arguments):
             tried = {kind: {layer: (kind,)} for kind in blocks[layer].parts}
             needed = frozenset(
-                kind
-                for kind, dropped in tried.items()
-                if _compare(lambda m: m(**inputs, **settings), model, stack, blocks, dropped) is not None
+                kind for kind, dropped in tried.items() if _compare(run, model, stack, blocks, dropped) is not None
             )
             saves = {choice: n for choice, n in blocks[layer].saves.items() if not _takes_any(choice, needed)}
             marked[layer] = replace(blocks[layer], needed=needed, saves=saves)
@@ -130,6 +128,27 @@ def _takes_any(choice: Choice, kinds: Collection[Kind]) -> bool:
 
 
 @torch.no_grad()
+def mark_unread(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...]) -> tuple[BlockAnatomy, ...]:
+    """The blocks with the last ones marked that nothing reads: a projector may take the states before them.
+
+    Tried is each, from the last on, until one of whose zeros the model takes notice.
+    """
+    run, marked = build_probe_run(model), list(blocks)
+    with switch_to_eval_mode(model):
+        expected = get_first_output(run(model))
+        for layer in reversed(range(len(blocks))):
+            handle = model.get_submodule(stack)[layer].register_forward_hook(_return_zero, prepend=True)
+            try:
+                actual = get_first_output(run(model))
+            finally:
+                handle.remove()
+            if not torch.equal(actual, expected):
+                break
+            marked[layer] = replace(blocks[layer], unread=True, saves={})
+    return tuple(marked)
+
+
+@torch.no_grad()
 def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **settings: Any) -> None:
     """Run the whole model without the parts of some blocks, so that each block is once without and once with another.
 
@@ -140,12 +159,12 @@ def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **sett
         UnreadableModel: a block needs what another one made, or the model looks at its blocks' parts.
     """
     depth = len(blocks)
-    inputs = make_probe_inputs(model)
+    run = build_probe_run(model, **settings)
     with switch_to_eval_mode(model):
         for bit in range(max(1, (depth - 1).bit_length())):
             for value in (0, 1):
                 dropped = {layer: _list_free(blocks[layer]) for layer in range(depth) if (layer >> bit) & 1 == value}
-                reason = _compare(lambda m: m(**inputs, **settings), model, stack, blocks, dropped)
+                reason = _compare(run, model, stack, blocks, dropped)
                 if reason is not None:
                     raise UnreadableModel(
                         f"{type(model).__name__}: looked for blocks that run without the parts of others and found "
@@ -162,27 +181,27 @@ def removes_blocks(model: Any, stack: str, blocks: Sequence[BlockAnatomy], **set
     need.
     """
     depth = len(blocks)
-    inputs = make_probe_inputs(model)
+    run = build_probe_run(model, **settings)
     with switch_to_eval_mode(model):
         for parity in range(min(2, depth - 1)):
-            removed = [layer for layer in range(parity, depth, 2) if not blocks[layer].needed]
+            removed = [layer for layer in range(parity, depth, 2) if not (blocks[layer].needed or blocks[layer].unread)]
             with ExitStack() as hooks:
                 for layer in removed:
                     hooks.enter_context(_pass_by(model.get_submodule(stack)[layer]))
-                expected = get_first_output(model(**inputs, **settings))
+                expected = get_first_output(run(model))
             pruned = copy_module(model, share_tensors=True)
             try:
                 remove_blocks(pruned, stack, removed)
             except ArchitectureError:
                 return False
-            if describe_difference(partial(pruned, **inputs, **settings), expected) is not None:
+            if describe_difference(partial(run, pruned), expected) is not None:
                 return False
     return True
 
 
 @contextmanager
 def _pass_by(block: nn.Module) -> Iterator[None]:
-    """A block that runs and hands on its input."""
+    """A block that runs and hands on its input, to those who listen to it as well."""
 
     def hand_on(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         shape = get_first_output(output).shape
@@ -190,7 +209,7 @@ def _pass_by(block: nn.Module) -> Iterator[None]:
         stream = next(given)
         return type(output)((stream, *output[1:])) if isinstance(output, tuple | list) else stream
 
-    handle = block.register_forward_hook(hand_on, with_kwargs=True)
+    handle = block.register_forward_hook(hand_on, prepend=True, with_kwargs=True)
     try:
         yield
     finally:
@@ -229,13 +248,8 @@ def _find_reason(block: BlockAnatomy, kind: Kind, tape: BlockTrace, expected: Te
 @contextmanager
 def _replace_by_zeros(module: nn.Module, block: BlockAnatomy, kinds: Collection[Kind]) -> Iterator[None]:
     """A block whose parts run and whose contributions are replaced by zeros."""
-
-    def return_zero(module: nn.Module, args: Any, output: Any) -> Any:
-        first = torch.zeros_like(get_first_output(output))
-        return type(output)((first, *output[1:])) if isinstance(output, tuple | list) else first
-
     handles = [
-        module.get_submodule(path).register_forward_hook(return_zero)
+        module.get_submodule(path).register_forward_hook(_return_zero)
         for kind in kinds
         for path in block.get_contribution(kind).lasts
     ]
@@ -244,6 +258,11 @@ def _replace_by_zeros(module: nn.Module, block: BlockAnatomy, kinds: Collection[
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _return_zero(module: nn.Module, args: Any, output: Any) -> Any:
+    first = torch.zeros_like(get_first_output(output))
+    return type(output)((first, *output[1:])) if isinstance(output, tuple | list) else first
 
 
 def _ask_for_full_zeros(block: BlockAnatomy, kind: Kind) -> BlockAnatomy:

@@ -1,80 +1,17 @@
-"""Encoder-decoders: which of their two stacks is pruned, and what describes it.
+"""Encoder-decoders: the module and the config of each of their two stacks."""
 
-Each of the two is a parent of its own; the other one is left as it is. Which one is meant is kept in the model's
-config, so copies of the model and its folder know it, too.
-"""
-
-from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from search_spaces.errors import UnreadableModel, UsageError
+from pruning.anatomy.part import Part, get_part
+from search_spaces.errors import UnreadableModel
 
-PART = "nas_part"  # the key in the config
 # What configs call the number of blocks; where several are there, all of them are changed.
 _DEPTHS = {
     "encoder": ("encoder_layers", "num_encoder_layers", "num_layers"),
     "decoder": ("decoder_layers", "num_decoder_layers"),
 }
-
-
-class Part(StrEnum):
-    """The stack of an encoder-decoder that is pruned.
-
-    Example:
-        >>> Part("decoder") is Part.DECODER
-        True
-    """
-
-    ENCODER = "encoder"
-    DECODER = "decoder"
-
-
-def is_encoder_decoder(model: Any) -> bool:
-    """Whether a model has an encoder and a decoder that attends to its states."""
-    return bool(getattr(model.config, "is_encoder_decoder", False))
-
-
-def select_part(model: Any, part: str | None) -> None:
-    """Say which stack of an encoder-decoder is pruned, in place; None leaves it as it is.
-
-    Raises:
-        UsageError: no such part, or a model with one stack.
-    """
-    if part is None:
-        return
-    if part not in set(Part):
-        raise UsageError(f"part {part!r} is none of {', '.join(Part)}")
-    if not is_encoder_decoder(model):
-        raise UsageError(f"part {part}: {type(model).__name__} has one stack of blocks; leave --part out")
-    setattr(model.config, PART, str(part))
-
-
-def get_part(model: Any) -> Part | None:
-    """The stack that is pruned; None for a model that is no encoder-decoder.
-
-    Raises:
-        UnreadableModel: an encoder-decoder of which nobody said it.
-    """
-    if not is_encoder_decoder(model):
-        return None
-    part = getattr(model.config, PART, None)
-    if part is None:
-        raise UnreadableModel(
-            f"{type(model).__name__} ({model.config.model_type}) has an encoder and a decoder, and each is pruned by "
-            "itself; say which with --part encoder or --part decoder"
-        )
-    return Part(part)
-
-
-def get_token_mask(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """(batch, tokens) of the tokens that the blocks work on, 1 for what is no padding; None where nothing is padded.
-
-    A decoder with an encoder works on the target, any other stack of blocks on what the model is given.
-    """
-    return inputs.get("decoder_attention_mask" if get_part(model) is Part.DECODER else "attention_mask")
 
 
 def find_part(model: Any, part: Part) -> nn.Module:

@@ -1,24 +1,12 @@
-"""Which part of a model is pruned: all of it, the language model of one that also sees images, or one of two stacks."""
+"""The config and the place of the blocks that are pruned: a model's own, or those of one of its parts."""
 
 from typing import Any
 
 import torch
 
-from pruning.anatomy.encoder_decoder import find_part_path, is_encoder_decoder, read_part_config
-
-
-def is_vision_language(model: Any) -> bool:
-    """Whether a model writes text about images, or fills in masked words: a vision tower, a projector and a language
-    model, as in LLaVA, Qwen2-VL and ModernVBERT.
-
-    Contrastive models (CLIP) have two configs as well and write nothing.
-    """
-    parts = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
-    return parts and (bool(model.can_generate()) or _predicts_words(model))
-
-
-def _predicts_words(model: Any) -> bool:
-    return model.main_input_name == "input_ids" and model.get_output_embeddings() is not None
+from pruning.anatomy.encoder_decoder import find_part_path, read_part_config
+from pruning.anatomy.part import is_encoder_decoder, is_vision_language, prunes_vision
+from pruning.anatomy.vision import find_tower_path
 
 
 def is_vision_tower(model: Any) -> bool:
@@ -32,23 +20,31 @@ def is_vision_tower(model: Any) -> bool:
 
 def find_language_config(model: Any) -> Any:
     """The config that describes the blocks: the text config of a model that has other parts besides its language model,
-    the vision config of one that has only that tower, else the model's own.
+    the vision config of one that has only that tower or whose tower is pruned, else the model's own.
 
     Of an encoder-decoder it is one of the stack that is pruned (`read_part_config`).
     """
     config = model.config
+    if is_vision_tower(model) or prunes_vision(model):
+        return config.vision_config
+    return find_word_config(model)
+
+
+def find_word_config(model: Any) -> Any:
+    """The config that says which tokens a model reads and how many: the text config of one that has other parts besides
+    its language model, else its own; of an encoder-decoder that of the stack that is pruned."""
+    config = model.config
     if is_encoder_decoder(model):
         return read_part_config(model)
-    if is_vision_tower(model):
-        return config.vision_config
     if is_vision_language(model) or _is_composite(config):
         return config.get_text_config()
     return config
 
 
 def find_image_config(model: Any) -> Any:
-    """The config of an image model that says how large images are."""
-    return model.config.vision_config if is_vision_tower(model) else model.config
+    """The config of an image model, or of a vision tower that is pruned, that says how large images are."""
+    inner = is_vision_tower(model) or prunes_vision(model)
+    return model.config.vision_config if inner else model.config
 
 
 def _is_composite(config: Any) -> bool:
@@ -68,6 +64,8 @@ def find_language_path(model: Any) -> str:
     other."""
     if is_encoder_decoder(model):
         return find_part_path(model)
+    if prunes_vision(model):
+        return find_tower_path(model)
     config = find_language_config(model)
     if config is model.config or is_vision_tower(model):
         return ""

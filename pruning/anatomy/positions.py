@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning.anatomy.encoder_decoder import Part, get_part
 from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.part import PIXELS, Part, get_main_input, get_part
 
 _WINDOWS = ("sliding_window", "local_attention", "attention_chunk_size", "window_size")
 _MORE_ROWS = 2  # of a learned table than positions, where it counts from two on
@@ -59,7 +59,7 @@ def count_trained_positions(model: Any) -> int | None:
 def find_longest_sequence(model: Any) -> int | None:
     """How many tokens a table of learned positions has rows for; None where there is no such table."""
     longest = count_trained_positions(model)
-    if model.main_input_name == "pixel_values" or longest is None:
+    if get_main_input(model) == PIXELS or longest is None:
         return None
     words = model.get_input_embeddings()
     for table in model.modules():

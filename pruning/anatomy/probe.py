@@ -1,9 +1,10 @@
 """Watching a model run once: what every part of every block reads and writes on a tiny input."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.encoder_decoder import Part, count_words, is_encoder_decoder
-from pruning.anatomy.language_model import find_image_config, find_language_config, is_vision_language
+from pruning.anatomy.encoder_decoder import count_words
+from pruning.anatomy.language_model import find_image_config, find_word_config
+from pruning.anatomy.part import Part, is_encoder_decoder, is_vision_language, prunes_vision
+from pruning.anatomy.vision import make_image_inputs, run_tower
 from search_spaces.errors import UnreadableModel
 
 FIRST = 3  # the first id that is drawn: those before stand for padding, begin and end
@@ -38,6 +41,7 @@ class Call:
     arity: int  # 0: a tensor is returned, n: a tuple of n
     listed: bool = False  # a list in place of a tuple
     passes: tuple[tuple[int, int | str], ...] = ()  # (position in that tuple, argument) of what is only passed on
+    dimensions: int = 3  # of the residual stream: towers with images of any size have (tokens, hidden)
 
 
 @dataclass
@@ -56,10 +60,25 @@ class BlockTrace:
         return self.calls[:-1]
 
 
+def find_stream(arguments: Arguments) -> Tensor:
+    """The residual stream among the arguments of a block: the first tensor of numbers that are not whole.
+
+    Raises:
+        UnreadableModel: there is none.
+    """
+    args, kwargs = arguments
+    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point())
+    stream = next(tensors, None)
+    if stream is None:
+        raise UnreadableModel("looked for a block that is given a residual stream and found none")
+    return stream
+
+
 def make_probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[str, Tensor]:
     """Random inputs a model accepts: token ids (batch, tokens), or pixels (batch, channels, height, width).
 
-    An encoder-decoder is given a source (token ids, or features of sound) and a target, of unlike lengths.
+    An encoder-decoder is given a source (token ids, or features of sound) and a target, of unlike lengths; a vision
+    tower that is pruned the images alone (`run_pruned_part`).
 
     Raises:
         UnreadableModel: when the model reads none of these, or its images have no known size.
@@ -68,13 +87,28 @@ def make_probe_inputs(model: Any, batch: int = 2, tokens: int = TOKENS) -> dict[
     device = next(model.parameters()).device
     if is_encoder_decoder(model):
         return {name: value.to(device) for name, value in _make_pair(model, batch, tokens, generator).items()}
+    if prunes_vision(model):
+        return make_image_inputs(model, batch, generator)
     if model.main_input_name == "input_ids" or is_vision_language(model):
-        size = find_language_config(model).vocab_size
+        size = find_word_config(model).vocab_size
         ids = torch.randint(FIRST, size, (batch, tokens), generator=generator)
         return {"input_ids": _avoid_special(ids, size, model.config).to(device)}
     if model.main_input_name == "pixel_values":
         return {name: value.to(device) for name, value in _make_pixels(model, batch, generator).items()}
     raise _build_input_error(model)
+
+
+def run_pruned_part(model: Any, **inputs: Any) -> Any:
+    """What a model gives for its probe inputs: of a vision tower that is pruned, the features of the images."""
+    return run_tower(model, inputs) if prunes_vision(model) else model(**inputs)
+
+
+def build_probe_run(model: Any, batch: int = 2, tokens: int = TOKENS, **settings: Any) -> Callable[[Any], Any]:
+    """What gives the outputs of this model, or of one that was made of it, for its probe inputs."""
+    inputs = make_probe_inputs(model, batch, tokens)
+    if prunes_vision(model):  # also of a copy that does not say so
+        return lambda each: run_tower(each, inputs)
+    return lambda each: each(**inputs, **settings)
 
 
 def _make_pair(model: Any, batch: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -157,8 +191,17 @@ def run_or_refuse(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     Raises:
         UnreadableModel: it fails, in whatever way.
     """
+    return _call_or_refuse(module, module, *args, **kwargs)
+
+
+def run_model_or_refuse(model: Any, **inputs: Any) -> Any:
+    """The same for a whole model and its probe inputs, as `run_pruned_part` runs it."""
+    return _call_or_refuse(model, partial(run_pruned_part, model), **inputs)
+
+
+def _call_or_refuse(module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
-        return module(*args, **kwargs)
+        return call(*args, **kwargs)
     except Exception as error:  # a family's own code, called in a way its authors did not foresee
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UnreadableModel(
@@ -181,7 +224,7 @@ def record_inputs(model: Any, blocks: nn.ModuleList, **settings: Any) -> list[Ar
             )
             stack.callback(handle.remove)
         with switch_to_eval_mode(model):
-            run_or_refuse(model, **make_probe_inputs(model), **settings)
+            run_model_or_refuse(model, **make_probe_inputs(model), **settings)
     silent = [index for index, block in enumerate(blocks) if block not in heard]
     if silent:
         raise UnreadableModel(f"{type(model).__name__}: looked for {len(blocks)} blocks that run, {silent[0]} does not")
@@ -205,6 +248,8 @@ def trace_block(block: nn.Module, arguments: Arguments, width: int) -> BlockTrac
     run_or_refuse(double, *args, **kwargs)
     for module in double.modules():
         module._forward_hooks.clear()
+    for call in tape.calls:
+        call.dimensions = len(tape.block.shapes[0]) if tape.block.shapes else call.dimensions
     return tape
 
 
@@ -284,21 +329,22 @@ def mixes_tokens(call: Call, width: int) -> bool:
     """Whether changing the first token of a module's hidden input changes what it writes for other tokens."""
 
     def disturb(value: Any) -> Any:
-        if flatten_to_rows(value, width) is None or value.ndim != 3:
+        if flatten_to_rows(value, width) is None or value.ndim != call.dimensions:
             return value
         changed = value.clone()
-        changed[:, 0] = changed[:, 0].flip(-1) + 1
+        changed[..., 0, :] = changed[..., 0, :].flip(-1) + 1
         return changed
 
     if call.output is None or not any(rows.shape == call.output.shape for rows in call.inputs):
         return False
-    three = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor) and value.ndim == 3]
-    if not three:
+    given = (value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor))
+    stream = next((value for value in given if value.ndim == call.dimensions), None)
+    if stream is None:
         return False
     args = tuple(disturb(value) for value in call.args)
     kwargs = {name: disturb(value) for name, value in call.kwargs.items()}
     output = run_or_refuse(call.module, *args, **kwargs)
     output = output[0] if isinstance(output, tuple | list) else output
-    tokens = three[0].shape[1]
+    tokens = stream.shape[-2]
     before, after = (rows.reshape(-1, tokens, width)[:, 1:] for rows in (call.output, output))
     return bool((after - before).abs().max() > MIXING * before.abs().max())

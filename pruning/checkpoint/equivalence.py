@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.agreement import get_first_output
+from pruning.anatomy.language_model import find_word_config
 from pruning.anatomy.likeness import collect_constants
-from pruning.anatomy.probe import TOKENS, make_probe_inputs
+from pruning.anatomy.probe import TOKENS, build_probe_run
 from search_spaces.errors import ArchitectureError
 
 _NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")
@@ -66,8 +67,8 @@ def _find_other_value(model: Any, again: Any) -> str | None:
 
 
 def _find_other_output(model: Any, again: Any) -> str | None:
-    inputs = make_probe_inputs(model, batch=1, tokens=_choose_probe_length(model))
-    ours, theirs = (each.eval()(**inputs)[0].float() for each in (model, again))
+    run = build_probe_run(model, batch=1, tokens=_choose_probe_length(model))
+    ours, theirs = (get_first_output(run(each.eval())).float() for each in (model, again))
     largest = ours.abs().nan_to_num().max()
     off = float((ours - theirs).abs().nan_to_num().max() / largest.clamp(min=torch.finfo(torch.float32).tiny))
     return None if off <= _TOLERANCE.get(model.dtype, _HALF) else f"outputs are off by {off:.1e} of the largest"
@@ -75,5 +76,5 @@ def _find_other_output(model: Any, again: Any) -> str | None:
 
 def _choose_probe_length(model: Any) -> int:
     """Longer than small windows of attention, and within the positions that a model has, some of which are reserved."""
-    positions = getattr(find_language_config(model), "max_position_embeddings", None)
+    positions = getattr(find_word_config(model), "max_position_embeddings", None)
     return min(_TOKENS, max(TOKENS, positions // 2)) if isinstance(positions, int) else _TOKENS

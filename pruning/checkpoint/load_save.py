@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
+from pruning.anatomy.part import Part, select_part
 from pruning.anatomy.probe import make_probe_inputs
 from pruning.checkpoint.completeness import capture_report, check_complete, find_reported
 from pruning.checkpoint.config import check_safe, get_first_line, read_config, read_document
 from pruning.checkpoint.equivalence import check_same
 from pruning.checkpoint.hub import fetch
-from pruning.checkpoint.model_class import find_class
+from pruning.checkpoint.model_class import find_class, find_tower_class, is_dual_encoder
 from pruning.checkpoint.narrow_weights import holds_plan, load_as_planned, plan_dtypes
 from pruning.checkpoint.quantised import find_quantisation
 from pruning.checkpoint.rebuilding import rebuild
@@ -31,7 +32,7 @@ from pruning.inference.light_copy import copy_lightly
 from pruning.inference.residency import streaming
 from pruning.inference.widening import is_widened, widen
 from pruning.surgery.prune import RECORD
-from search_spaces.errors import ModelError, NasError
+from search_spaces.errors import ModelError, NasError, UsageError
 
 _COMPANIONS = (
     "tokenizer*",
@@ -42,9 +43,12 @@ _COMPANIONS = (
     "chat_template*",
     "*processor_config.json",
 )
+_CONFIGS = {Part.TEXT: "text_config", Part.VISION: "vision_config"}  # of the towers of a dual encoder
 
 
-def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
+def load_parent(
+    source: str | Path, dtype: torch.dtype | None = None, trust_remote_code: bool = False, part: str | None = None
+) -> Any:
     """The model in a Hugging Face folder or of a hub id, in eval mode.
 
     Of a folder of Sentence Transformers it is the model without a head, as that package takes it, and carries how texts
@@ -56,8 +60,11 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
             is what is stored (`pruning.inference.widening`), and keeps in mind what is stored, so that what is cut
             from the model is saved as its parent was. The weights then are the files themselves, mapped into memory.
         trust_remote_code: run the Python code that the checkpoint carries.
+        part: the stack that is pruned, of a model that has several (`select_part`); of a dual encoder the tower that
+            is loaded, without the other one.
 
     Raises:
+        UsageError: a part that the model does not have.
         ModelError: nothing there, damaged, quantised, or its files and its config do not belong together.
         UnsafeCheckpoint: pickled weights only, weights from elsewhere, or code that was not allowed.
     """
@@ -79,6 +86,12 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
     config = read_config(source, folder, document, trust_remote_code)
     embedding = read_sentence_embedding(local or source, trust_remote_code)
     loader = find_class(source, config, headers, trust_remote_code) if embedding is None else AutoModel
+    one_tower = is_dual_encoder(loader) and part is not None
+    if part is not None and one_tower:
+        if part not in _CONFIGS:
+            raise UsageError(f"part {part}: {loader.__name__} has the parts text and vision; take one of these")
+        config = getattr(config, _CONFIGS[Part(part)])
+        loader = find_tower_class(source, loader, config, part, headers)
     options: dict[str, Any] = {"local_files_only": local is not None, "trust_remote_code": trust_remote_code}
     options |= {"config": config, "dtype": dtype or torch.float32}
     plan = plan_dtypes(headers) if dtype is None else {}
@@ -90,6 +103,7 @@ def load_parent(source: str | Path, dtype: torch.dtype | None = None, trust_remo
         info["missing_keys"] = settle_unused(model, set(info["missing_keys"]))
         attach(model, embedding)
     check_complete(source, model, info, headers)
+    select_part(model, None if one_tower else part)
     if dtype is None:
         remember_precision(model, read_stored_dtypes(headers))
     return model.eval()

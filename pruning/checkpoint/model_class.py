@@ -1,5 +1,6 @@
 """Which class a checkpoint is of: the one it names, or where it names none, the one that its weights fit."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _HEADS = (
     "ImageClassification",
 )
 _AUTO = (*(f"AutoModelFor{head}" for head in _HEADS), "AutoModel")
+TOWERS = ("text", "image")  # of a dual encoder, by the names of what they give
+_ABSTRACT = "PreTrainedModel"
 _NO_CLASS = "so which head it has is not known"
 
 
@@ -66,7 +69,7 @@ def _find_fitting_class(source: str | Path, config: Any, headers: dict[str, Head
     Several may: a decoder's head is often its embedding again. Then the names decide, since a class with a head
     writes those of the model without one under a prefix.
     """
-    weights = {name: torch.zeros(()).expand(header.shape) for name, header in headers.items()}  # of no memory
+    weights = _make_weightless(headers)
     unused = {
         each: left for each in _list_candidates(config) if (left := _count_unused(each, config, weights)) is not None
     }
@@ -88,6 +91,38 @@ def _find_fitting_class(source: str | Path, config: Any, headers: dict[str, Head
     return fitting[0]
 
 
+def is_dual_encoder(model_class: Any) -> bool:
+    """Whether a class has a tower for texts and one for images that meet in what they give, as CLIP and SigLIP."""
+    return all(hasattr(model_class, f"get_{tower}_features") for tower in TOWERS)
+
+
+def find_tower_class(source: str | Path, dual: Any, config: Any, tower: str, headers: dict[str, Header]) -> Any:
+    """The class of one tower of a dual encoder, with the projection behind it where the family has such a class.
+
+    Of the classes of the family that are built from the tower's config it is the one that uses most of the weights.
+
+    Args:
+        source: for messages.
+        dual: the class of the whole model.
+        config: of the tower.
+        tower: what it reads, for messages.
+        headers: what the weight files say they hold.
+
+    Raises:
+        ModelError: there is none that the weights fit.
+    """
+    weights = _make_weightless(headers)
+    known = [each for each in map(_find_known, vars(sys.modules[dual.__module__])) if each is not None]
+    classes = [each for each in known if each.config_class is type(config) and not each.__name__.endswith(_ABSTRACT)]
+    unused = {each: n for each in classes if (n := _count_unused(each, config, weights)) is not None}
+    if not unused:
+        raise ModelError(
+            f"{source}: looked for a class of the {tower} tower of a {dual.__name__} that its weights fit, and found "
+            "none; save the tower as a model of its own and give that"
+        )
+    return min(unused, key=lambda each: unused[each])
+
+
 def _list_candidates(config: Any) -> Iterator[Any]:
     """The classes of a family; an encoder that may also be built as a decoder is what its config says."""
     known = {auto: _list_classes(auto, config) for auto in _AUTO}
@@ -101,6 +136,11 @@ def _list_classes(auto: str, config: Any) -> tuple[Any, ...]:
     classes = getattr(transformers, auto)._model_mapping.get(type(config), ())
     listed = classes if isinstance(classes, (tuple, list)) else (classes,)
     return tuple(each for each in listed if issubclass(each, transformers.PreTrainedModel))
+
+
+def _make_weightless(headers: dict[str, Header]) -> dict[str, torch.Tensor]:
+    """Tensors of the forms that weight files hold, which take no memory."""
+    return {name: torch.zeros(()).expand(header.shape) for name, header in headers.items()}
 
 
 def _count_unused(candidate: Any, config: Any, weights: dict[str, torch.Tensor]) -> int | None:

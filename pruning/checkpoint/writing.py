@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pruning.anatomy.encoder_decoder import PART
+from pruning.anatomy.part import PART
 from pruning.checkpoint.config import get_first_line
 from pruning.checkpoint.equivalence import find_first_difference
 from pruning.checkpoint.rebuilding import PREFIX

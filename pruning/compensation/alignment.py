@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.anatomy.encoder_decoder import get_token_mask
+from pruning.anatomy.part import get_token_mask
 from pruning.reduction.hooks import BlockEntry, TokenHooks
 from pruning.reduction.sequence import Sequence, take
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.encoder_decoder import get_token_mask
+from pruning.anatomy.part import get_token_mask
 from pruning.compensation.calibration_pass import Adjusted
 from pruning.compensation.compensator import Compensator, install_adjusted, list_compensated_prefixes
 from pruning.compensation.method import DRAFT, METHODS, Method
@@ -138,7 +138,7 @@ class CandidateBuilder:
 
     def list_prefixes(self, architecture: Architecture) -> list[Prefix]:
         """For every kept block, what the states that leave it depend on."""
-        if self.plan is None:
+        if self.plan is None and self.anatomy.resumes:
             merged = self.anatomy.merge_blocks(architecture)
             return list_prefixes(merged)
         return list_compensated_prefixes(self.anatomy, architecture)

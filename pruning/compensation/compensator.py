@@ -133,6 +133,8 @@ class Compensator:
 
 def list_compensated_prefixes(anatomy: Anatomy, architecture: Architecture) -> list[Prefix]:
     """As `list_prefixes`, for adjusted candidates: what leaves a block also depends on who reads it next."""
+    if not anatomy.resumes:
+        return []
     ends = {site.layer: (site.target, site.closing) for site in find_sites(anatomy, architecture)}  # of the last part
     left = find_kept_layers(anatomy, architecture)
     merged = anatomy.merge_blocks(architecture)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.contribution import Layout
+from pruning.anatomy.part import Part
+from pruning.anatomy.vision import run_tower
 from pruning.compensation.sites import Point
 from search_spaces.kinds import Kind
 
@@ -74,7 +76,10 @@ def record_streams(
 
 
 def run_trunk(model: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> None:
-    """A forward pass of a model, or of a candidate, without its head."""
+    """A forward pass of a model, or of a candidate, without its head; of a vision tower that is pruned, of it alone."""
+    if anatomy.part == Part.VISION:
+        run_tower(model, inputs)
+        return
     settings = {"use_cache": False} if anatomy.is_decoder else {}
     getattr(model, "base_model", model)(**inputs, **settings)
 

@@ -21,8 +21,9 @@ from transformers.cache_utils import (
 )
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.encoder_decoder import Part, find_part, read_part_config
+from pruning.anatomy.encoder_decoder import find_part, read_part_config
 from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.part import Part
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.kinds import Kind

@@ -8,7 +8,8 @@ from torch import nn
 from transformers.cache_utils import DynamicCache
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import find_language_config, is_vision_language
+from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.part import is_vision_language
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, read_token_layout
 from pruning.reduction.projections import Projections, read_projections
@@ -69,7 +70,7 @@ def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
         return
     if anatomy.part is not None:
         raise ArchitectureError(
-            f"the {anatomy.part} of an encoder-decoder ({anatomy.family}) drops no tokens; leave the schedule out"
+            f"the {anatomy.part} stack of a {anatomy.family} drops no tokens; leave the schedule out"
         )
     if reduction.reducer is Reducer.MERGE and anatomy.is_decoder:
         raise ArchitectureError(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pruning.anatomy.anatomy import Anatomy
-from pruning.anatomy.language_model import count_prompt_image_tokens, is_vision_language
+from pruning.anatomy.language_model import count_prompt_image_tokens
+from pruning.anatomy.part import is_vision_language
 from search_spaces.errors import BadData, UnreadableModel
 
 SINKS = 4  # the first tokens of a prompt, which attract attention whatever they say (StreamingLLM, Xiao et al. 2023)

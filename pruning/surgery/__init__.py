@@ -8,6 +8,7 @@ __getattr__, __all__ = export_lazily(
         "block_library": ["BlockLibrary"],
         "block_removal": ["remove_blocks"],
         "channel_order": ["Order", "ChannelOrder", "Cut", "get_channel_order", "keep_channel_order"],
+        "config_blocks": ["find_depth_name"],
         "dropped": ["Dropped", "Form"],
         "input_scale": ["choose_input_scale", "get_input_scale", "keep_input_scale"],
         "linear": ["get_weight_matrix", "is_linear", "keep_inputs", "keep_outputs"],

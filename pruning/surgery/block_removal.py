@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from pruning.anatomy.encoder_decoder import count_blocks_in_config, is_encoder_decoder
+from pruning.anatomy.encoder_decoder import count_blocks_in_config
 from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.part import is_encoder_decoder
 from pruning.surgery.config_blocks import keep_blocks
 
 

@@ -42,25 +42,32 @@ ENTRIES = {
     "num_attention_heads",
     "num_key_value_heads",
 }
+DEPTHS = ("num_hidden_layers", "depth", "num_layers")  # the first is the usual one
 PATTERNS = ("layer_types", "layers_block_type", "mlp_layer_types")  # some configs work these out when asked
+
+
+def find_depth_name(config: Any) -> str:
+    """What a config calls the number of its blocks."""
+    return next((name for name in DEPTHS if isinstance(getattr(config, name, None), int)), DEPTHS[0])
 
 
 def keep_blocks(config: Any, kept: list[int]) -> None:
     """Let a config describe only these of its blocks, in place.
 
     Args:
-        config: the one that has `num_hidden_layers`.
+        config: the one that says how many blocks there are.
         kept: indices of blocks, rising.
 
     Raises:
         ArchitectureError: the config derives the kind of a block from its place.
     """
-    depth = config.num_hidden_layers
+    name_of_depth = find_depth_name(config)
+    depth = getattr(config, name_of_depth)
     patterns = {name: getattr(config, name, None) for name in PATTERNS}
     overrides = config.to_dict().get("per_layer_config") if getattr(config, "is_heterogeneous", False) else None
     values = {key: _keep(key, value, kept, depth) for key, value in vars(config).items() if not key.startswith("_")}
     changed = {key: value for key, value in values.items() if value is not None}
-    for key, value in {**changed, "num_hidden_layers": len(kept)}.items():
+    for key, value in {**changed, name_of_depth: len(kept)}.items():
         _set(config, key, value)
     if overrides:
         by_layer = {int(layer): settings for layer, settings in overrides.items()}

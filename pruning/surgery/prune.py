@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.encoder_decoder import Part
+from pruning.anatomy.part import Part
 from pruning.inference.kv_cache import adapt_decoding, fit_cache_to_decoder
 from pruning.reduction.install import check_ranking, check_reduction, install, plan_reduction
 from pruning.surgery.block_library import BlockLibrary

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers as hf
 
-from pruning.anatomy.encoder_decoder import is_encoder_decoder, select_part
+from pruning.anatomy.part import is_encoder_decoder, select_part
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 _TEXT = {**_SIZES, "vocab_size": 96, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}

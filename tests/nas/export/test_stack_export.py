@@ -12,7 +12,7 @@ from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import TENSORRT_OPSET, export_onnx
 from nas.export.parity import check_parity
 from pruning import prune, read_anatomy
-from pruning.anatomy.encoder_decoder import select_part
+from pruning.anatomy.part import select_part
 from search_spaces import Architecture, Kind, Unit
 from search_spaces.errors import ExportError
 

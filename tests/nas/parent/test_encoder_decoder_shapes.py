@@ -11,7 +11,7 @@ from latency_models.work import count_flops
 from latency_models.workload import Workload
 from nas.parent.shape import read_shape
 from pruning import read_anatomy
-from pruning.anatomy.encoder_decoder import select_part
+from pruning.anatomy.part import select_part
 from pruning.anatomy.positions import count_trained_positions, find_longest_sequence
 from search_spaces import Architecture, Kind, Unit
 

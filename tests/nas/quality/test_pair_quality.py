@@ -10,7 +10,7 @@ from nas.data.dataset import Dataset, Split
 from nas.data.prompts import IGNORED
 from nas.quality import choose_evaluator
 from pruning import prune, read_anatomy
-from pruning.anatomy.encoder_decoder import select_part
+from pruning.anatomy.part import select_part
 from search_spaces import Architecture, Kind, Unit
 
 

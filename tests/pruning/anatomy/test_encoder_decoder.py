@@ -10,7 +10,7 @@ from prefix_states import evaluate_through_store
 
 from pruning import prune, read_anatomy
 from pruning.analysis.redundancy import Redundancy, measure_redundancy
-from pruning.anatomy.encoder_decoder import select_part
+from pruning.anatomy.part import select_part
 from pruning.checkpoint import load, load_parent, save
 from search_spaces import Architecture, Choice, Kind, Unit
 from search_spaces.errors import ArchitectureError, UnreadableModel, UsageError
@@ -179,7 +179,7 @@ def test_without_a_part_the_message_says_what_to_do():
 @pytest.mark.parametrize("part", PARTS)
 def test_tokens_are_not_dropped(part):
     model, anatomy = read("bart", part)
-    with pytest.raises(ArchitectureError, match=f"the {part} of an encoder-decoder .* drops no tokens"):
+    with pytest.raises(ArchitectureError, match=f"the {part} stack of a .* drops no tokens"):
         prune(model, Architecture.parent(anatomy.depth).drop(Choice.parse("tokens.1=0.5")), anatomy=anatomy)
 
 

@@ -8,7 +8,8 @@ import torch
 from families import IMAGE_ID, VISION_LANGUAGE, build, example
 
 from pruning.anatomy.anatomy import read_anatomy
-from pruning.anatomy.language_model import find_language_config, is_vision_language
+from pruning.anatomy.language_model import find_language_config
+from pruning.anatomy.part import is_vision_language
 from pruning.checkpoint import load, load_parent, save
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Kind, Unit
