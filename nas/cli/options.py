@@ -132,6 +132,14 @@ MaxBytes = Annotated[
         help="Limit the bytes of the weights in the file too: 400MB, or 0.3x of the parent's.",
     ),
 ]
+MaxCache = Annotated[
+    str | None,
+    typer.Option(
+        "--max-cache",
+        metavar="AMOUNT",
+        help="Limit the bytes of keys and values at the end of the workload too: 64MB, or 0.5x of the parent's.",
+    ),
+]
 Batch = Annotated[
     int,
     typer.Option(

@@ -94,6 +94,7 @@ def _describe_request(
         "budget": request.budget.text,
         "max_parameters": request.max_parameters and request.max_parameters.text,
         "max_bytes": request.max_bytes and request.max_bytes.text,
+        "max_cache": request.max_cache and request.max_cache.text,
         "percentile": request.percentile,
         "method": request.method,
         "servable": str(request.servable),

@@ -118,7 +118,8 @@ def _describe_winner(result: Result, delivery: Delivery) -> Winner:
 def _describe_bounds(delivery: Delivery, percentile: int) -> str:
     """The budget with every other bound that was asked for: winners under other bounds are not compared."""
     request = delivery.context.request
-    others = [each.text for each in (request.max_parameters, request.max_bytes) if each is not None]
+    limits = (request.max_parameters, request.max_bytes, request.max_cache)
+    others = [each.text for each in limits if each is not None]
     others += [str(request.servable)] if request.servable is not Servable.ANY else []
     return "-".join([request.budget.text, f"p{percentile}", *others])
 

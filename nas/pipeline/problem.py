@@ -2,12 +2,10 @@
 
 from latency_models.work import count_flops
 from nas.certification.search_context import SearchContext
-from nas.export.onnx_export import LARGEST_FOLDED
-from nas.parent.parent import ParentModel
 from nas.pipeline.evaluator import list_rungs, open_cluster
+from nas.pipeline.limits import list_limits
 from nas.request.choices import OFF
 from nas.search import Problem
-from nas.search.limit import Limit
 from nas.search.problem import skip_prefetch
 from nas.storage.redact import build_sqlite_url
 from nas.tokens.space import (
@@ -15,8 +13,6 @@ from nas.tokens.space import (
     choose_default_reduction,
 )  # fmt: skip
 from pruning.analysis.redundancy import Redundancy
-from pruning.kinds import SURGERIES
-from search_spaces.unit import Choice, list_kinds
 
 MAX_TIED = 4  # evaluated on all items together, where that takes a fit to all calibration items of each
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the parent's latency
@@ -41,7 +37,7 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         study=_name_study(context),
         method=request.method,
         front=_list_front_budgets(context) if request.pareto else (),
-        limits=_list_limits(context),
+        limits=list_limits(context),
         reduction=choose_default_reduction(context.parent),
         flops=lambda architecture: count_flops(context.parent.shape, architecture, context.workload),
         snap=build_snapping(context.parent, context.target, context.workload),
@@ -61,42 +57,6 @@ def _name_study(context: SearchContext) -> str:
     tokens = "" if request.tokens == OFF else f" tokens {request.tokens}"
     words = f"{context.parent.id} {context.target.name} {request.budget.text} {request.method} seed {request.seed}"
     return f"{words}{tokens} {request.id}"
-
-
-def _list_limits(context: SearchContext) -> tuple[Limit, ...]:
-    """The bounds on parameters and on bytes of weights, where they were asked for."""
-    request, parent = context.request, context.parent
-    parameters, limits = parent.model.num_parameters(), []
-    if request.max_parameters is not None:
-        saves = {choice: float(parent.anatomy.count_parameters(choice)) for choice in parent.anatomy.choices}
-        limits.append(Limit("parameters", parameters, request.max_parameters.resolve(parameters), saves))
-    if request.max_bytes is not None:
-        size = context.target.bytes_per_element
-        whole = size * (parameters + _count_copied(parent))
-        saves = {choice: _count_saved_bytes(parent, choice, size) for choice in parent.anatomy.choices}
-        limits.append(Limit("bytes", whole, request.max_bytes.resolve(whole), saves))
-    return tuple(limits)
-
-
-def _count_copied(parent: ParentModel) -> int:
-    """Weights that a file has twice: of a head that an embedding has, too, and that are few enough to be copied."""
-    tied = _count_tied(parent)
-    return tied if tied <= LARGEST_FOLDED else 0
-
-
-def _count_tied(parent: ParentModel) -> int:
-    """Weights that head and embedding have in common."""
-    return parent.shape.hidden * parent.shape.outputs if parent.shape.ties_head else 0
-
-
-def _count_saved_bytes(parent: ParentModel, choice: Choice, size: int) -> float:
-    """How many bytes fewer the weights take with a choice; `size` of one of the parent's.
-
-    A head of fewer bits is written beside the weights of an embedding that it had in common with it.
-    """
-    (name,), place = list_kinds(choice), parent.anatomy.get_place(parent.model, choice.layer)
-    stays = 0 if choice.kind.in_blocks else _count_tied(parent) - _count_copied(parent)
-    return SURGERIES[name].count_saved_bytes(*place, choice.level, size) - size * stays
 
 
 def _list_front_budgets(context: SearchContext) -> tuple[float, ...]:

@@ -57,6 +57,7 @@ class SearchRequest:
     precision: str = FULL
     max_parameters: ParameterLimit | None = None
     max_bytes: ByteLimit | None = None
+    max_cache: ByteLimit | None = None
     tokens: str = OFF
     compensate: str = AUTO
     heal_s: float | None = None
@@ -96,6 +97,7 @@ class SearchRequest:
         document["budget"] = self.budget.text
         document["max_parameters"] = self.max_parameters and self.max_parameters.text
         document["max_bytes"] = self.max_bytes and self.max_bytes.text
+        document["max_cache"] = self.max_cache and self.max_cache.text
         document["workload"] = None if self.workload is None else str(self.workload)
         document["units"] = list(self.units)
         document["out"], document["data"] = str(self.out), None if self.data is None else str(self.data)
@@ -117,8 +119,9 @@ class SearchRequest:
             document["workload"] = document["workload"] and Workload.parse(document["workload"])
             max_parameters = document.get("max_parameters")
             document["max_parameters"] = max_parameters and ParameterLimit.parse(max_parameters)
-            max_bytes = document.get("max_bytes")
-            document["max_bytes"] = max_bytes and ByteLimit.parse(max_bytes)
+            for name in ("max_bytes", "max_cache"):
+                text = document.get(name)
+                document[name] = text and ByteLimit.parse(text)
             document["servable"] = Servable(document.get("servable", Servable.ANY))
             document["units"] = tuple(KINDS[name].name for name in document["units"])
             document["data"] = document["data"] and Path(document["data"])

@@ -30,7 +30,8 @@ ANYTHING = SearchRequest(
     time_limit_s=1234567.5, seed=3, storage="postgresql://me:secret@db/x", tracking_uri="http://me:secret@server",
     trust_remote_code=True, method="sleb", pareto=True, servable=Servable.VANILLA, prefix_cache_bytes=5 << 20,
     verify_cache=True, precision="w8", arithmetic="fp32", compensate="bias", heal_s=90.5, heal_train="lora",
-    max_parameters=ParameterLimit.parse("4M"), max_bytes=ByteLimit.parse("3MB"), tokens="keys", batch=2,
+    max_parameters=ParameterLimit.parse("4M"), max_bytes=ByteLimit.parse("3MB"),
+    max_cache=ByteLimit.parse("0.5x"), tokens="keys", batch=2,
     executor="ray", workers=3, worker_resources={"CPU": 2.0, "big one": 1.0}, device="cuda:1", stream="always",
     part="decoder", goal="draft", id="0123456789ab",
 )  # fmt: skip
