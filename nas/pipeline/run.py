@@ -16,6 +16,7 @@ from nas.pipeline.finalists import choose_finalists, describe_finalists
 from nas.pipeline.healed_winner import HealedWinner, judge_healed
 from nas.pipeline.healing import FinalistHealing, check_healing
 from nas.pipeline.held_out import judge_held_out
+from nas.pipeline.limits import list_limits
 from nas.pipeline.prepare import prepare
 from nas.pipeline.problem import build_problem
 from nas.pipeline.write_results import deliver, record
@@ -78,6 +79,7 @@ def _check_locations(request: SearchRequest) -> None:
 
 def _search(context: SearchContext, progress: Timed) -> Result:
     request, parent = context.request, context.parent
+    list_limits(context)  # what cannot be bounded is refused before the analysis
     redundancy, _ = analyse(parent, progress)
     save_redundancy(redundancy, request.out, parent.id)
     cached_evaluator = context.cached_evaluator
