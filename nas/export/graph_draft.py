@@ -117,7 +117,11 @@ class GraphDraft:
 
         dtype = helper.tensor_dtype_to_np_dtype(self.weights[node_input.name].data_type)
         name = f"{node_input.node.output[0]}.{node_input.index}"
-        self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values, dtype), name)
+        if node_input.name == name:  # cut weights, of which compensation makes others
+            self.weights[name].CopyFrom(tensor)
+            return
+        self.proto.graph.initializer.append(tensor)
         self.weights[name] = self.proto.graph.initializer[-1]
         node_input.node.input[node_input.index] = name
 

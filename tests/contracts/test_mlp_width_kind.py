@@ -18,6 +18,7 @@ from nas.export.shared_weights import SharedWeights
 from nas.profiling.host import derive_files
 from pruning.analysis.channel_orders import order_channels
 from pruning.anatomy.anatomy import read_anatomy
+from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, list_adjusted
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.channel_order import get_channel_order
 from pruning.surgery.prune import prune
@@ -138,6 +139,17 @@ def test_a_graph_that_does_not_show_the_width_is_exported_with_it(more: list[str
     weights.append(numpy_helper.from_array(np.array([48]), "48"))
     nodes.add(op_type="Slice", input=[sigmoid.output[0], *more], output=["part"])
     assert graph.find_exported(architecture) == architecture_of("mlp.1:width=0.5")
+
+
+def test_the_file_of_a_narrower_mlp_has_the_weights_that_compensation_gave_it(export_parent, tmp_path: Path) -> None:
+    parent = export_parent("llama")
+    inputs = example(parent.model, batch=12)
+    builder = CandidateBuilder(parent.model, parent.anatomy, CompensationPlan("refit", inputs, inputs))
+    model = builder.build(architecture_of("mlp.1:width=0.5"))
+    adjusted = list_adjusted(model)
+    assert (1, "mlp.down_proj") in {(each.layer, each.path) for each in adjusted}
+    file = parent.graph.derive(architecture_of("mlp.1:width=0.5"), tmp_path / "model.onnx", adjusted)
+    assert check_parity(model, file) < 1e-4
 
 
 def test_files_with_widths_share_one_file_of_weights(export_parent, tmp_path: Path) -> None:
