@@ -12,7 +12,7 @@ In a decoder with an encoder, an attention to the encoder's states is added betw
 A part may also do the addition itself: it is given the stream beside its input, and returns their sum (BLOOM, MPT).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -68,7 +68,8 @@ class Contribution:
             it stays when the unit goes.
         reads: the module whose first input is the residual stream that the unit reads; empty for the block itself.
         projection: the linear module within `writes` whose output is the contribution; None where there is none, as
-            in a mixture of experts, or where it is added several times or scaled.
+            in a mixture of experts, or where it is added several times or with a scale other than `factor`.
+        factor: by which the contribution, behind `after`, is multiplied before it is added.
         scaled: whether the output is multiplied by constants, or one of several outputs, before it is added.
         norm_stays: whether the block reads weights of `before` itself, so that it stays when the unit goes.
         beside: further modules whose outputs reach the residual stream, where a unit adds in several places.
@@ -88,6 +89,7 @@ class Contribution:
     projection: str | None = None
     beside: tuple[str, ...] = ()
     scaled: bool = False
+    factor: float = 1.0
     norm_stays: bool = False
 
     @property
@@ -185,6 +187,13 @@ def has_stream(tape: BlockTrace) -> bool:
     """Whether a block reads and writes a residual stream of (batch, tokens, hidden) or (tokens, hidden)."""
     block = tape.block
     return bool(block.inputs) and block.output is not None and len(block.shapes[0]) in STREAM_DIMENSIONS
+
+
+def find_projection(calls: Sequence[Call], writer: Call) -> str | None:
+    """The innermost linear module within a writer that gives its output."""
+    inside = [call for call in calls if is_within(call.path, writer.path) and _is_projection(call.module)]
+    giving = [call.path for call in inside if is_same(call.output, writer.output)]
+    return max(giving, key=len, default=None)
 
 
 class _Reader:
@@ -298,10 +307,7 @@ class _Reader:
         return mlp, self._read_layout((*mixers, mlp), bool(reads_x))
 
     def _find_projection(self, writer: Call) -> str | None:
-        """The innermost linear module within a writer that gives its output."""
-        inside = [call for call in self.calls if is_within(call.path, writer.path) and _is_projection(call.module)]
-        giving = [call.path for call in inside if is_same(call.output, writer.output)]
-        return max(giving, key=len, default=None)
+        return find_projection(self.calls, writer)
 
     def _read_layout(self, parts: tuple[Contribution, ...], mlp_reads_x: bool) -> Layout:
         if parts[-1].closes is not None:

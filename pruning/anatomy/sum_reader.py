@@ -7,11 +7,11 @@ For every channel the block's output is fitted by least squares to its input and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from pruning.anatomy.contribution import BlockAnatomy, Contribution, Layout
+from pruning.anatomy.contribution import BlockAnatomy, Contribution, Layout, find_projection
 from pruning.anatomy.fitting import fit_sum
 from pruning.anatomy.probe import BlockTrace, Call, mixes_tokens
 from pruning.anatomy.roles import (
@@ -27,18 +27,23 @@ from pruning.surgery.dropped import Form
 from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import Kind
 
+SAME = 1e-4  # relative; factors are fitted to values in float32
 NESTING = 3  # how deep inside a block its parts may be
 
 
 @dataclass(frozen=True)
 class _Term:
-    """One summand of what a block adds: what wrote it, and the norms and scales behind."""
+    """One summand of what a block adds: what wrote it, the norms and scales behind, and the number it is multiplied by.
+
+    `factor` is None where that differs by channel, is a parameter, or the stream that it is added to is scaled as well.
+    """
 
     last: str
     writers: tuple[Call, ...]
     after: tuple[str, ...]
     mixes: bool
     reads_input: bool
+    factor: float | None
 
 
 def read_sum(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
@@ -70,6 +75,8 @@ class _SumReader:
         parallel = bool(attention) and bool(mlp) and all(term.reads_input for term in mlp)
         normed = any(is_norm(self.block.module.get_submodule(path)) for part in parts.values() for path in part.after)
         layout = Layout.PARALLEL if parallel else Layout.SANDWICH if normed else Layout.PRE_NORM
+        if parallel:  # what is beside a part is compared as it is written
+            parts = {kind: replace(part, projection=None) for kind, part in parts.items()}
         return BlockAnatomy(self.index, layout, self.width, parts)
 
     def _find_terms(self) -> list[_Term]:
@@ -77,9 +84,14 @@ class _SumReader:
             candidates = self._list_candidates(nesting)
             factors = fit_sum(self.y, [self.x, *(_get(call) for call in candidates)])
             if factors is not None and factors[0] is not None:
-                found = [call for call, factor in zip(candidates, factors[1:], strict=True) if factor is not None]
+                scale = self._read_number(factors[0])
+                found = [
+                    self._trace(call, self._read_number(factor) if scale == 1.0 else None)
+                    for call, factor in zip(candidates, factors[1:], strict=True)
+                    if factor is not None
+                ]
                 if found:
-                    return [self._trace(call) for call in found]
+                    return found
         raise UnreadableModel(
             f"block {self.index} ({type(self.block.module).__name__}): looked for parts whose sum with its input "
             "is what it hands on, and found none"
@@ -108,11 +120,24 @@ class _SumReader:
     def _holds_others(self, call: Call) -> bool:
         return any(other is not call and is_within(other.path, call.path) for other in self.calls)
 
-    def _trace(self, call: Call) -> _Term:
+    def _read_number(self, factors: Tensor) -> float | None:
+        """The one number that the factors (hidden) of all channels are; None for others, and for a parameter's value.
+
+        The block was traced with random parameters, so such a value is not the model's.
+        """
+        number = float(factors.mean())
+        number = round(number) if abs(number - round(number)) <= SAME * abs(number) else number
+        if float((factors - number).abs().max()) > SAME * abs(number):
+            return None
+        single = (float(p) for p in self.block.module.parameters() if p.numel() == 1)
+        return None if any(abs(value - number) <= SAME * abs(number) for value in single) else float(number)
+
+    def _trace(self, call: Call, factor: float | None) -> _Term:
         """What wrote the value that a module hands on."""
         writers, after = self._find_writers(call)
         mixes = any(mixes_tokens(writer, self.width) for writer in writers)
-        return _Term(call.path, writers, after, mixes, any(self._reads_input(writer) for writer in writers))
+        reads_input = any(self._reads_input(writer) for writer in writers)
+        return _Term(call.path, writers, after, mixes, reads_input, factor)
 
     def _find_writers(self, call: Call) -> tuple[tuple[Call, ...], tuple[str, ...]]:
         """(modules with weights that write it, norms and scales behind them in the order in which they run)."""
@@ -185,6 +210,7 @@ class _SumReader:
             and not is_inside_any(call.path, (*members, *last.after))
         )  # fmt: skip
         before = next((call.path for call in norms), None)
+        alone = last.factor is not None and len(terms) == len(last.writers) == 1
         return Contribution(
             writes=last.writers[-1].path,
             members=members,
@@ -193,8 +219,10 @@ class _SumReader:
             before=before,
             closes=None,
             reads=before or (members[0] if first is None else first.path),
+            projection=find_projection(self.every_call, last.writers[0]) if alone else None,
             beside=tuple(term.last for term in terms[:-1]),
             scaled=True,
+            factor=last.factor if alone and last.factor is not None else 1.0,
         )
 
 

@@ -146,6 +146,7 @@ class CalibrationPass:
         route = Route(
             [self.blocks[site.layer].get_submodule(path) for path in site.contribution.after],
             [self.blocks[layer].get_submodule(path) for layer, path in site.closing],
+            site.contribution.factor,
         )
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class Route:
     Attributes:
         after: norms and scales of the contribution itself, before it is added to the stream.
         closing: norms of the sum, in post-norm models.
+        factor: by which the contribution is multiplied behind `after`.
 
     Example:
         >>> route = Route((), (nn.LayerNorm(8),))
@@ -24,10 +25,11 @@ class Route:
 
     after: Sequence[nn.Module]
     closing: Sequence[nn.Module]
+    factor: float = 1.0
 
     def compute_contribution(self, written: Tensor) -> Tensor:
         """What reaches the stream (tokens, d) of what a projection writes (tokens, d)."""
-        return _follow(self.after, written)[-1]
+        return self.factor * _follow(self.after, written)[-1]
 
     def find_lacking(self, written: Tensor, others: Tensor, target: Tensor) -> Tensor:
         """What to add to `written`, so that about the target arrives; all are (tokens, d).
@@ -41,8 +43,8 @@ class Route:
             target: the stream where the next part reads it.
         """
         own = _follow(self.after, written)
-        whole = _follow(self.closing, others + own[-1])
-        wanted = _undo(self.closing, whole, target) - others
+        whole = _follow(self.closing, others + self.factor * own[-1])
+        wanted = (_undo(self.closing, whole, target) - others) / self.factor
         return _undo(self.after, own, wanted) - written
 
 

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from families import DECODERS, FAMILIES, build, example
+from families import DECODERS, FAMILIES, build, example, filled
+from other_families import SUMS
 from torch import nn
 
 from pruning.analysis.channel_orders import order_channels
@@ -72,10 +73,14 @@ def test_nothing_is_adjusted_where_nothing_is_lacking(family: str, method: str) 
     assert compensator.adjust(Architecture(anatomy.depth)) == ()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "phi3", "gpt2", "opt", "mistral", "vit", "clip", "siglip"])
-def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str) -> None:
-    """The attention of block 1 has to make up for its MLP and for the attention of block 2."""
-    parent = build(family)
+@pytest.mark.parametrize(
+    ("family", "factor"),
+    [*((each, 1.0) for each in ("llama", "qwen2", "phi3", "gpt2", "opt", "mistral", "vit", "clip", "siglip")),
+     ("granite", 0.3)],
+)  # fmt: skip
+def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str, factor: float) -> None:
+    """The attention of block 1 has to make up for its MLP and for the attention of block 2, counting `factor` times."""
+    parent = build(family) if factor == 1.0 else filled(SUMS[family][0])
     anatomy, inputs = read_anatomy(parent), example(parent, batch=4 * ITEMS)
     assert anatomy.layout is Layout.PRE_NORM
     architecture = drop(anatomy.depth, (1, Kind.MLP), (2, Kind.ATTENTION))
@@ -97,7 +102,7 @@ def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str) ->
         end()
     projection = blocks[1].get_submodule(path)
     x = rows(seen["given"])
-    wanted = rows(seen["target"]) - rows(seen["before"])
+    wanted = (rows(seen["target"]) - rows(seen["before"])) / factor
     weight = get_weight_matrix(projection).detach().double().numpy().T
     written = x @ weight + (0 if projection.bias is None else projection.bias.detach().double().numpy())
     expected = naive_ridge(x, wanted - written, penalty, projection.bias is not None)
