@@ -1,12 +1,14 @@
 """Greedy removal: conditional scores, one path through all budgets."""
 
+from types import SimpleNamespace
+
 from test_methods import A0, A1, A2, M0, M1, M2, SPACE, problem
 
 from nas.quality import Quality
 from nas.search.greedy_removal import GreedyRemoval
 from nas.search.library import score_library
 from nas.search.methods import METHODS
-from search_spaces import Architecture
+from search_spaces import Architecture, Choice
 
 
 def descent(budget_ms: float) -> GreedyRemoval:
@@ -58,3 +60,19 @@ def test_a_step_may_be_a_whole_block_whose_parts_are_dear_alone() -> None:
         removal.run(7.0)
         assert removal.path[0] == SPACE.decode(first)
     assert removal.find_first_within_budget(7.0) == SPACE.decode({M2, M1})  # 0.75, where the block is 0.2
+
+
+def test_small_steps_that_are_about_as_cheap_are_made_together() -> None:
+    """Until they save three percent of the start; a drop goes alone, and so does a token step."""
+    asked = SimpleNamespace(predict_ms=lambda architecture: 100.0, space=SimpleNamespace(start=None))
+    removal = GreedyRemoval(asked, {})
+    vars(removal)["_negligible_rate"] = 0.01
+    widths = [Choice.parse(f"mlp.{layer}:width=0.5") for layer in range(5)]
+    drop, rates = Choice.parse("attention.0"), [0.10, 0.11, 0.12, 0.13, 0.3]
+    saved = dict.fromkeys((*widths, drop), 1.0)
+    small = dict(zip(widths, rates, strict=True))
+    assert removal._select_small_steps(small, saved) == widths[:3]
+    assert removal._select_small_steps({widths[0]: 0.10, widths[4]: 0.3}, saved) == widths[:1]
+    assert removal._select_small_steps({drop: 0.05, **small}, saved) == []
+    free = {drop: 0.001, **dict.fromkeys(widths, 0.005)}
+    assert removal._select_small_steps(free, saved) == widths
