@@ -1,4 +1,4 @@
-"""Fewer experts: those with the smallest weights are gone, or those that come last in a known order."""
+"""Fewer experts, those that come last in an order, and fewer of them for each token."""
 
 import copy
 from types import MethodType
@@ -24,13 +24,13 @@ def find_smallest(experts, count: int) -> list[int]:
     return sorted(range(EXPERTS), key=lambda at: squares[at])[:count]
 
 
-def close_experts(router, gone: list[int]) -> None:
+def close_experts(router, gone: list[int], active: int = 2) -> None:
     """Let a router of Mixtral send no token to some experts: written by hand, from the family's definition."""
 
     def forward(self, states):
         logits = states.reshape(-1, states.shape[-1]) @ self.weight.T
         logits[:, gone] = -torch.inf
-        scores, chosen = logits.softmax(-1).topk(self.top_k)
+        scores, chosen = logits.softmax(-1).topk(active)
         return logits, scores / scores.sum(-1, keepdim=True), chosen
 
     router.forward = MethodType(forward, router)
@@ -47,6 +47,17 @@ class TestMlpExperts(UnitKindContract):
         mlp = model.model.layers[choice.layer].mlp
         gone = round(EXPERTS * (1 - dict(choice.level.axes)["experts"] / 1000))
         close_experts(mlp.gate, find_smallest(mlp.experts, gone))
+
+
+class TestMlpActiveExperts(UnitKindContract):
+    name = "mlp-active-experts"
+    choices = ("mlp.1:active=0.5",)
+    families = ("mixtral",)
+    exports = ()
+    more_exports = (("mixtral", ONNX_RUNTIME_OPSET),)
+
+    def mask(self, model, family, choice) -> None:
+        close_experts(model.model.layers[choice.layer].mlp.gate, [], active=1)
 
 
 def test_experts_go_in_the_order_that_was_found_out() -> None:

@@ -42,6 +42,11 @@ class TestMlpExperts(UnitCostContract):
     cases = tuple((replace(DECODER, experts=8, active_experts=2), workload) for _, workload in CASES[:3])
 
 
+class TestMlpActiveExperts(UnitCostContract):
+    name, levels = "mlp-active-experts", (DROP, *(Level.on("active", permille) for permille in (250, 500, 750)))
+    cases = tuple((replace(DECODER, experts=8, active_experts=4), workload) for _, workload in CASES[:3])
+
+
 class TestAttentionHeads(UnitCostContract):
     name, levels = "attention-heads", (DROP, *(Level.on("heads", permille) for permille in (250, 500, 750)))
 
@@ -75,6 +80,7 @@ def test_every_kind_is_tested() -> None:
         TestTokens,
         TestMlpWidth,
         TestMlpExperts,
+        TestMlpActiveExperts,
         TestAttentionHeads,
         TestAttentionLinear,
         TestMlpLinear,
