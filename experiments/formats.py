@@ -152,6 +152,8 @@ def shorten(cell: str, reasons: dict[str, int]) -> str:
     if re.fullmatch(r"[\d.]+e[-+]\d+", cell):
         return cell
     state, _, reason = cell.partition(": ")
+    if not reason:
+        return state
     reason = reason.partition("; the nearest it accepts")[0]
     reason = re.sub(r" fit, not \w+$", " fit", reason)
     reason = re.sub(r"[\w-]+\.\d+: block", "block", reason)
