@@ -12,7 +12,14 @@ from latency_models.runtime_ort import open_session
 from latency_models.workload import Workload
 from nas.export.graph_editing import ParentGraph
 from nas.export.images import check_tower_file
-from nas.export.onnx_export import export_onnx, list_input_names, list_output_names, make_workload_inputs
+from nas.export.onnx_export import (
+    Exportable,
+    export_onnx,
+    list_input_names,
+    list_output_names,
+    make_example_inputs,
+    make_workload_inputs,
+)
 from nas.export.parity import check_parity
 from nas.parent.shape import read_shape
 from pruning.anatomy.anatomy import read_anatomy
@@ -22,6 +29,7 @@ from search_spaces import Architecture
 from search_spaces.errors import ExportError
 
 
+@pytest.mark.slow
 def test_the_file_gives_the_features_of_images_and_its_edits_those_of_pruned_towers(tmp_path: Path) -> None:
     model = build("llava")  # whose projector reads the states before the last block
     select_part(model, "vision")
@@ -39,6 +47,18 @@ def test_the_file_gives_the_features_of_images_and_its_edits_those_of_pruned_tow
     architecture = Architecture.from_words("mlp removed attn attn+mlp")
     derived = ParentGraph.read(path, anatomy, model).derive(architecture, tmp_path / "small.onnx")
     assert check_parity(prune(model, architecture, anatomy=anatomy), derived) < 1e-4
+
+
+def test_a_file_takes_images_and_gives_features() -> None:
+    model = build("llava")
+    select_part(model, "vision")
+    assert list_input_names(model) == ("pixel_values",)
+    assert list_output_names(model) == ("image_features",)
+    given = make_example_inputs(model, 3, 10)
+    with torch.no_grad():
+        (found,) = Exportable(model)(*given.values())
+        wanted = model.get_image_features(**given).pooler_output
+    assert torch.equal(found, torch.stack(wanted))
 
 
 def test_the_shape_is_the_tower_s() -> None:
