@@ -89,3 +89,12 @@ def test_mixtures_of_many_families_have_experts(family: str) -> None:
 def test_a_level_leaves_as_many_experts_as_a_token_is_sent_to() -> None:
     _, anatomy = read_parent("mixtral")
     assert not any("experts=0.25" in str(choice) for choice in anatomy.choices)
+
+
+@pytest.mark.parametrize("text", ["mlp.1:experts=0.5", "mlp.1:active=0.5"])
+def test_what_is_left_of_a_mixture_follows_its_model_s_config(text: str) -> None:
+    """An export has the experts computed in another way than a run, and says so in the config."""
+    model, anatomy = read_parent("mixtral")
+    pruned = prune(model, architecture_of(text), anatomy=anatomy)
+    assert pruned.model.layers[1].mlp.experts.config is pruned.config
+    assert model.model.layers[1].mlp.experts.config is model.config
