@@ -11,6 +11,7 @@ from latency_models.targets import DEFAULT_PRECISION, Target
 from latency_models.work import compute_changed_work
 from latency_models.workload import Phase, Workload
 from nas.parent.parent import ParentModel
+from nas.profiling.format_soundness import multiplies_rightly
 from nas.profiling.format_speeds import Product, Speeds, load_speeds
 from nas.request.choices import FULL, SEARCH
 from pruning.analysis.input_scales import calibrate_inputs, copy_input_scales
@@ -151,6 +152,7 @@ def _measure_parts(parent: ParentModel, target: Target, workload: Workload) -> d
     return {
         (choice.unit, name): _add(products[choice.unit], speeds, "") / _add(products[choice.unit], speeds, name)
         for choice, name in possible
+        if multiplies_rightly(name)
     }
 
 
@@ -198,15 +200,21 @@ def describe_speeds(
 def _describe_format(format: WeightFormat, target: Target, slowest: dict[int, dict[str, float]]) -> str:
     """What a format buys, by rows and kind of part; nothing where no part can have it."""
     if not slowest:
-        reason = "2 bits are for weights that are -s, 0 and s only, others lose too much" if format.ternary else (
-            f"no matrix has a multiple of {format.block} inputs"
-        )  # fmt: skip
-        return f"not searched: {reason}"
+        return f"not searched: {_find_hindrance(format, target)}"
     rows = "; ".join(f"with {_name_rows(rows)} {_list_speeds(own)}" for rows, own in slowest.items())
     unused = "" if max(max(own.values()) for own in slowest.values()) >= FASTER else "; not searched"
     if target.is_host:
         return f"matrices multiply as fast as in {FULL} {rows}{unused}"
     return f"parts run as fast as in {target.precision} by the data sheet {rows}{unused}"
+
+
+def _find_hindrance(format: WeightFormat, target: Target) -> str:
+    """Why no part can have a format."""
+    if target.is_host and not multiplies_rightly(format.name):
+        return "sums of its products saturate on this processor, which has no VNNI, and give wrong results"
+    if format.ternary:
+        return "2 bits are for weights that are -s, 0 and s only, others lose too much"
+    return f"no matrix has a multiple of {format.block} inputs"
 
 
 def _name_rows(rows: int) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from latency_models.runtime_ort import count_default_threads, open_session, read_environment
-from nas.export.quantised_product import build_product
+from nas.profiling.format_product import write_product
 from nas.storage.cache_folder import get_cache_folder
 from search_spaces.weight_formats import PROCESSOR, list_formats
 
@@ -25,7 +25,6 @@ FILE = "formats.json"
 ROUNDS = 40
 _FORMATS = list_formats(PROCESSOR)
 _MINIMUM_SECONDS = 2e-3  # that one reading takes; short products are repeated within it
-_OPSET, _IR = 21, 10
 
 
 @dataclass(frozen=True)
@@ -80,22 +79,8 @@ def measure_product(product: Product) -> dict[str, float]:
 
 def _open(product: Product, name: str, path: Path) -> Any:
     """A session of one product, written to `path` first."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
     matrix = torch.randn(product.outputs, product.inputs, generator=torch.Generator().manual_seed(0))
-    if name:
-        nodes, weights = build_product("product", "given", matrix, _FORMATS[name])
-    else:
-        weights = [numpy_helper.from_array(np.ascontiguousarray(matrix.numpy().T), "weight")]
-        nodes = [helper.make_node("MatMul", ["given", "weight"], ["product"])]
-    nodes.append(helper.make_node("Identity", [nodes[-1].output[0]], ["result"]))
-    sizes = (("given", product.inputs), ("result", product.outputs))
-    given, result = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [product.rows, size]) for n, size in sizes)
-    graph = helper.make_graph(nodes, "product", [given], [result], weights)
-    imports = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=_IR), str(path))
-    return open_session(path, count_default_threads())
+    return open_session(write_product(path, matrix, product.rows, _FORMATS.get(name)), count_default_threads())
 
 
 def _count_repeats(session: Any, given: np.ndarray) -> int:

@@ -20,6 +20,7 @@ from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_on
 from nas.export.parity import check_parity
 from nas.parent.shape import read_shape
 from nas.pipeline import precision
+from nas.pipeline.limits import _count_copied, _count_saved_bytes
 from nas.pipeline.precision import (
     calibrate_formats,
     check_precision_runs,
@@ -29,7 +30,6 @@ from nas.pipeline.precision import (
     restrict_to_fast_formats,
     restrict_to_sound_formats,
 )
-from nas.pipeline.problem import _count_copied, _count_saved_bytes
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.input_scale import get_input_scale
 from pruning.surgery.prune import prune
@@ -58,6 +58,7 @@ def speeds(monkeypatch):
         return {each: own | ({"w4": 1.0} if each.inputs != each.outputs else {}) for each in products}
 
     monkeypatch.setattr(precision, "load_speeds", load)
+    monkeypatch.setattr(precision, "multiplies_rightly", lambda name: True)  # whatever this machine has
 
 
 def test_units_are_added_where_a_precision_allows_fewer_bits() -> None:
@@ -129,6 +130,17 @@ def test_advice_has_a_line_for_each_format(parent, speeds) -> None:
     assert lines[0].endswith("with 8 rows attention 3.00 x, mlp 3.00 x, head 3.00 x")
     assert lines[1].endswith("not searched")
     assert "attention 0.86 x, mlp 3.00 x, head 3.00 x" in lines[2]
+
+
+def test_a_format_that_this_machine_multiplies_wrongly_is_not_searched(parent, speeds, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_rightly", lambda name: name != "int8")
+    compared = compare_parts(parent, HOST, WORKLOAD)
+    assert {name for _, name in compared} == {"w8", "w4"}
+    lines = describe_speeds(parent, HOST, compared, WORKLOAD)
+    assert lines[0].startswith("int8: not searched: sums of its products saturate on this processor")
+    space = parent.anatomy.build_space(("mlp", "mlp-bits"))
+    found = restrict_to_fast_formats(space, parent, HOST, WORKLOAD, "search")
+    assert not any("int8" in str(choice) for choice in found.choices)
 
 
 def test_formats_that_break_a_part_are_left_out_with_the_reason(parent) -> None:
