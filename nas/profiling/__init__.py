@@ -5,6 +5,7 @@ from search_spaces.lazy_exports import export_lazily
 __getattr__, __all__ = export_lazily(
     __name__,
     {
+        "format_soundness": ["multiplies_rightly"],
         "format_speeds": ["Product", "Speeds", "load_speeds"],
         "choose_workload": ["choose_default_workload", "choose_workload", "fit_workload"],
         "device": ["Device", "RemoteDevice", "ThisMachine"],
