@@ -59,7 +59,7 @@ def export(source: Source, folder: Path) -> Path:
         Architecture.from_words("removed attn+mlp mlp attn"),
         Architecture(4).drop(Choice.parse("mlp.1:width=0.5"), Choice.parse("attention.2")),
     ],
-    ids=lambda architecture: architecture.words,
+    ids=lambda value: getattr(value, "words", value),
 )
 @torch.no_grad()
 def test_what_engines_read_is_the_model(architecture: Architecture, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def run_by_hand(reader) -> torch.Tensor:
         (Architecture.from_words("attn+mlp mlp attn+mlp attn"), "deci"),
         (Architecture(4).drop(Choice.parse("mlp.1:width=0.5")), "deci"),
     ],
-    ids=lambda architecture: architecture.words,
+    ids=lambda value: getattr(value, "words", value),
 )
 @torch.no_grad()
 def test_a_file_holds_the_model(architecture: Architecture, kind: str, tmp_path: Path) -> None:
