@@ -37,7 +37,9 @@ def heal(
         str | None,
         typer.Option("--train", metavar="WHAT", help="projections+norms (default); lora: adapters; all: all weights."),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="The highest. Default: 0.001.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="The highest. Default: 0.001; all: 0.0003.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the order of the data. Default: 0.")] = None,
     device: Annotated[
         str | None,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -67,6 +67,11 @@ class Loaded(Protocol):
 
     def run(self, inputs: Mapping[str, Any]) -> np.ndarray:
         """The outputs of all items; of a decoder, logits of all tokens, or of the last (batch, 1, vocabulary)."""
+
+
+@runtime_checkable
+class LoadedDecoder(Loaded, Protocol):
+    """A decoder in a program of this process."""
 
     def step(self, prompt: Tensor) -> np.ndarray:
         """(vocabulary,) of the last token of a prompt (1, tokens), which is read after the others are in the cache."""
@@ -165,6 +170,7 @@ def answer(program: str, load: Callable[[], Loaded], probe: Probe, note: str = "
         if probe.prompt is None:
             rate = _measure_items(loaded, probe)
             return Answers(program, outputs, seconds, rate, note=note)
+        assert isinstance(loaded, LoadedDecoder), "only decoders are asked to go on with a text"
         step = loaded.step(probe.prompt)
         tokens, rate = _time_tokens(loaded, probe)
         return Answers(program, outputs, seconds, rate, step, tokens, note)
@@ -174,7 +180,7 @@ def answer(program: str, load: Callable[[], Loaded], probe: Probe, note: str = "
         ) from error
 
 
-def _time_tokens(loaded: Loaded, probe: Probe) -> tuple[tuple[int, ...], float]:
+def _time_tokens(loaded: LoadedDecoder, probe: Probe) -> tuple[tuple[int, ...], float]:
     """The tokens, and how many a second are made once it is warm."""
     assert probe.prompt is not None
     tokens = tuple(int(token) for token in loaded.generate(probe.prompt, TOKENS, probe.stop))

@@ -144,11 +144,3 @@ class _Loaded:
             features = module(features)
         vectors: np.ndarray = features["sentence_embedding"].numpy()
         return vectors
-
-    def step(self, prompt: Tensor) -> np.ndarray:
-        """No decoder."""
-        raise NotImplementedError
-
-    def generate(self, prompt: Tensor, count: int, stop: tuple[int, ...]) -> list[int]:
-        """No decoder."""
-        raise NotImplementedError

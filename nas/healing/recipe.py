@@ -4,10 +4,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nas.request.choices import AUTO, PROJECTIONS, TRAINED, check_device
+from nas.request.choices import ALL, AUTO, LORA, PROJECTIONS, TRAINED, check_device
 from search_spaces.errors import UsageError
 
 MINUTES = 10.0
+RATES = {PROJECTIONS: 1e-3, LORA: 1e-3, ALL: 3e-4}  # more weights move a model further at the same rate
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Recipe:
     Attributes:
         minutes: how long; they are made a number of steps once, by the pace of the machine.
         steps: how many instead; None where minutes were given.
-        learning_rate: the highest.
+        learning_rate: the highest; None for the usual one of what is trained.
         warm_up: share of the steps in which it rises from 0; from there it falls to 0 like a cosine.
         batch_items: that run at once.
         accumulation: batches of one step.
@@ -39,7 +40,7 @@ class Recipe:
 
     minutes: float | None = None
     steps: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     warm_up: float = 0.05
     batch_items: int = 4
     accumulation: int = 2
@@ -59,6 +60,8 @@ class Recipe:
             raise UsageError(f"--minutes {self.minutes:g} and --steps {self.steps} say both how long; leave one out")
         if self.minutes is None and self.steps is None:
             object.__setattr__(self, "minutes", MINUTES)
+        if self.learning_rate is None and self.trained in RATES:
+            object.__setattr__(self, "learning_rate", RATES[self.trained])
         for name in ("minutes", "steps", "learning_rate", "batch_items", "accumulation", "clip", "evaluate_every"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -67,12 +70,18 @@ class Recipe:
             raise UsageError(f"--train {self.trained!r} is none of {', '.join(TRAINED)}")
         check_device(self.device)
 
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate at the end of the warm-up."""
+        assert self.learning_rate is not None, "it is settled when a recipe is made"
+        return self.learning_rate
+
     def compute_rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, from 0 on, of so many."""
         rising = max(1, round(self.warm_up * steps))
         if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+            return self.highest_rate * (step + 1) / rising
+        return self.highest_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form; `Recipe(**document)` reads it."""

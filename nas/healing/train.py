@@ -87,7 +87,7 @@ class Training:
     def _open_optimiser(self, state: TrainingState) -> Any:
         """The optimiser as the state has it; a state that begins is evaluated and kept."""
         parameters = list(self.weights.parameters.values())
-        made = torch.optim.AdamW(parameters, lr=self.recipe.learning_rate, weight_decay=0.0)
+        made = torch.optim.AdamW(parameters, lr=self.recipe.highest_rate, weight_decay=0.0)
         optimiser = self.accelerator.prepare_optimizer(made)
         if state.weights:
             self.weights.set(state.weights)

@@ -1,4 +1,4 @@
-"""Which neurons and heads a search keeps where it keeps a share: found out once for a parent, and written down.
+"""Which neurons, heads and experts a search keeps of a part: found out once for a parent, and written down.
 
 The orders are kept with what else is known of the parent's weights, so that every search, resumed or of another budget,
 cuts alike. What was cut out of a winner is in its folder.
@@ -42,7 +42,7 @@ def order_parent_channels(space: Space, parent: ParentModel, calibration: Split,
     inputs = pick_items(calibration, _ITEMS)
     path = parent.cache / f"channel-orders-{DEFAULT_CRITERION}{_REVISION}-{compute_digest(inputs)}.safetensors"
     if not _restore(path, parent):
-        with progress.open_stage("ordering neurons and heads"):
+        with progress.open_stage("ordering neurons, heads and experts"):
             order_channels(parent.placed, parent.anatomy, inputs)
         _keep(path, parent)
     copy_channel_orders(parent.placed, parent.model)

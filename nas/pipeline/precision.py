@@ -211,7 +211,7 @@ def _describe_format(format: WeightFormat, target: Target, slowest: dict[int, di
 def _find_hindrance(format: WeightFormat, target: Target) -> str:
     """Why no part can have a format."""
     if target.is_host and not multiplies_rightly(format.name):
-        return "sums of its products saturate on this processor, which has no VNNI, and give wrong results"
+        return "its products are wrong on this processor: without VNNI, sums of 8-bit products saturate"
     if format.ternary:
         return "2 bits are for weights that are -s, 0 and s only, others lose too much"
     return f"no matrix has a multiple of {format.block} inputs"

@@ -137,7 +137,7 @@ def test_a_format_that_this_machine_multiplies_wrongly_is_not_searched(parent, s
     compared = compare_parts(parent, HOST, WORKLOAD)
     assert {name for _, name in compared} == {"w8", "w4"}
     lines = describe_speeds(parent, HOST, compared, WORKLOAD)
-    assert lines[0].startswith("int8: not searched: sums of its products saturate on this processor")
+    assert lines[0].startswith("int8: not searched: its products are wrong on this processor")
     space = parent.anatomy.build_space(("mlp", "mlp-bits"))
     found = restrict_to_fast_formats(space, parent, HOST, WORKLOAD, "search")
     assert not any("int8" in str(choice) for choice in found.choices)
