@@ -97,6 +97,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "swin": {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 2},
     "swinv2": {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 2},
     "donut-swin": {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 2},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # a cache of it takes heads of multiples of 16 only
     "xmod": {"default_language": "en_XX"},
 }  # fmt: skip
 

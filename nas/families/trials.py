@@ -124,7 +124,10 @@ def _try_decoding(model: Any, anatomy: Anatomy) -> str:
     """With the cache, token by token, against one pass: of the parent, without parts, and without a block."""
     if not anatomy.is_decoder:
         return NOTHING
-    stepwise = _decode(model)
+    try:
+        stepwise = _decode(model)
+    except Exception as error:  # a family that decodes in another way, as with all tokens and a cache
+        return f"the parent's own fails: {_get_first_line(error)}"
     if stepwise is None:
         return NOTHING
     reason = _compare(stepwise, _compute(model, anatomy))

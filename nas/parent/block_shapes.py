@@ -21,6 +21,7 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.language_model import find_block_config, find_word_config
 from pruning.anatomy.probe import find_stream, make_probe_inputs, run_model_or_refuse, switch_to_eval_mode
 from pruning.inference.light_copy import copy_lightly
+from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import PARTS, Kind
 
 TOKENS = 64  # recurrences work in chunks of as many
@@ -287,12 +288,18 @@ def _list_cache_layers(output: Any, anatomy: Anatomy) -> list[Any]:
 
 
 def _count_next_token(model: Any, anatomy: Anatomy, inputs: dict[str, Tensor], output: Any) -> _Counts | None:
-    """What one more token costs after a cache was filled; None for a model that does not decode by itself."""
+    """What one more token costs after a cache was filled; None for a model that does not decode by itself.
+
+    Nor is it known of a family that fails with a token and a cache, because it wants all tokens again.
+    """
     name, cache = _find_cache(output)
     if cache is None or anatomy.part is not None:
         return None
     last = {name: tensor[:, -1:] for name, tensor in inputs.items()}
-    return _count(model, anatomy, last, use_cache=True, **{name: cache})[0]
+    try:
+        return _count(model, anatomy, last, use_cache=True, **{name: cache})[0]
+    except UnreadableModel:
+        return None
 
 
 def _find_cache(output: Any) -> tuple[str, Any]:
