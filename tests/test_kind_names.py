@@ -37,6 +37,7 @@ ALLOWED = {  # file: (the kinds that it names, why)
     "pruning/anatomy/anatomy.py": ("block", "a block of one part goes as a whole"),
     "pruning/anatomy/contribution.py": ("attention cross-attention mlp", "reads which modules are the parts"),
     "pruning/anatomy/head.py": ("head", "reads which module is the head"),
+    "pruning/anatomy/nature.py": ("attention mlp", "names for what parts do, of which two are called like kinds"),
     "pruning/anatomy/sum_reader.py": ("attention mlp", "what mixes tokens is attention, what else is added MLP"),
     "pruning/compensation/sites.py": ("attention", "the part that reads the stream as it enters a block"),
     "pruning/compensation/streams.py": ("attention", "the part that reads the stream as it enters a block"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nas.progress import Progress
     from pruning.analysis.redundancy import Redundancy
     from pruning.analysis.token_redundancy import TokenRedundancy
+    from pruning.anatomy.anatomy import Anatomy
     from search_spaces.schedule import Scorer
 
 _HELP = """Measure how redundant every attention, MLP and block of a model is (cosine similarity), and its tokens
@@ -96,9 +97,12 @@ def analyze(
     written = ["redundancy", *_save_tokens(parent, progress, redundant, tokens, folder)]
     if json:
         document = None if redundant is None else redundant.to_json()
-        console.emit_json({"model": parent.id, **redundancy.to_json(), "token_redundancy": document})
+        parts = [
+            {str(kind): list(part.natures) for kind, part in block.parts.items()} for block in parent.anatomy.blocks
+        ]
+        console.emit_json({"model": parent.id, **redundancy.to_json(), "parts": parts, "token_redundancy": document})
         return
-    console.emit_table(_build_parts_table(parent.id, redundancy))
+    console.emit_table(_build_parts_table(parent.id, redundancy, parent.anatomy))
     if redundant is not None:
         console.emit_table(_build_tokens_table(redundant))
     console.emit_text("\n".join(f"picture  {folder / name}.png" for name in written))
@@ -191,16 +195,22 @@ def _parse_schedule(parent: "ParentModel", preset: str, scorer: "Scorer | None")
     return parse_preset(preset, parent.anatomy.depth, causal=causal, scorer=None if causal else scorer)
 
 
-def _build_parts_table(title: str, redundancy: "Redundancy") -> Any:
+def _build_parts_table(title: str, redundancy: "Redundancy", anatomy: "Anatomy") -> Any:
     from rich.table import Table
 
+    from search_spaces.kinds import PARTS
+
+    named = not set(anatomy.count_natures()) <= set(PARTS)
     title = f"{title}: cosine similarity of the residual stream before and after each part"
     caption = f"{redundancy.layout}, {redundancy.tokens} tokens; higher is more redundant"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in ("block", *(_HEADINGS.get(kind, kind) for kind in redundancy.kinds)):
         table.add_column(name, justify="right")
+    if named:
+        table.add_column("parts")
     for layer, scores in enumerate(zip(*map(redundancy.get_scores, redundancy.kinds), strict=True)):
-        table.add_row(str(layer), *(f"{score:.4f}" for score in scores))
+        natures = ["+".join(part.natures) for part in anatomy.blocks[layer].parts.values()] if named else []
+        table.add_row(str(layer), *(f"{score:.4f}" for score in scores), *([", ".join(natures)] if named else []))
     return table
 
 

@@ -81,5 +81,6 @@ def describe(outcome: "Outcome") -> str:
 
     found = ", ".join(f"{count} {kind}" for kind, count in outcome.units.items())
     facts = {"family": outcome.family, "class": outcome.model, "layout": outcome.layout, "units of four blocks": found}
+    facts["parts"] = ", ".join(f"{count} {nature}" for nature, count in outcome.parts.items())
     facts |= {name: getattr(outcome, name) for name in TRIALS if getattr(outcome, name) != NOTHING}
     return "\n".join(f"{name:<21} {value}" for name, value in facts.items())

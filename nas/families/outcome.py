@@ -23,6 +23,7 @@ class Outcome:
     crashed: str = ""
     layout: str = ""
     units: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
     dropped: str = ""
     decoded: str = ""
     saved: str = ""

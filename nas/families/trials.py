@@ -68,6 +68,7 @@ def _try(outcome: Outcome, make_config: Callable[[], Any], onnx: bool) -> Outcom
         outcome.crashed = traceback.format_exc()
         return outcome
     outcome.layout = str(anatomy.layout)
+    outcome.parts = anatomy.count_natures()
     outcome.units = dict(Counter(str(choice.kind) for choice in anatomy.choices if choice.level == DROP))
     trials = (_try_drops, _try_decoding, _try_saving, _try_shape, _try_analysis, *((_try_onnx,) if onnx else ()))
     for key, trial in zip(TRIALS, trials, strict=False):

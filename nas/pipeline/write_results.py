@@ -152,6 +152,7 @@ def _build_result(delivery: Delivery, parameters: int) -> Result:
             "seed": request.seed, "storage": remove_password(request.storage or "study.db"),
         },
         mlflow={},
+        winner_parts=delivery.context.parent.anatomy.count_natures(outcome.winner.architecture),
         resume_command=request.resume_command,
         tokens=_describe_tokens(delivery),
         parent_memory=delivery.compute_memory(outcome.parent.architecture),
@@ -163,7 +164,7 @@ def _describe_model(delivery: Delivery) -> dict[str, Any]:
     parent = delivery.context.parent
     return {
         "id": parent.id, "hash": parent.digest, "family": parent.anatomy.family,
-        "parameters": parent.model.num_parameters(), "data": delivery.data,
+        "parameters": parent.model.num_parameters(), "parts": parent.anatomy.count_natures(), "data": delivery.data,
     }  # fmt: skip
 
 

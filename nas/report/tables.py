@@ -20,6 +20,7 @@ from nas.results.certificate import Certificate
 from nas.results.glossary import RUNNER_UP, add_item_count, join_names
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
+from search_spaces.kinds import PARTS
 from search_spaces.level import DROP
 from search_spaces.unit import Choice, is_structural
 
@@ -47,6 +48,7 @@ def build_parent_rows(result: dict[str, Any], certificate: Certificate | None) -
     before, after = result["model"]["parameters"], winner["parameters"]
     rows.append(("parameters", format_parameters(before), format_parameters(after), format_ratio(after, before)))
     held = [None if (each := entry.get("memory_bytes")) is None else sum(each.values()) for entry in (parent, winner)]
+    rows += _build_part_rows(result["model"].get("parts", {}), winner.get("parts", {}))
     rows.append(("memory, computed", format_size(held[0]), format_size(held[1]), format_ratio(held[1], held[0])))
     joules = [entry.get("joules") for entry in (parent, winner)]
     if joules[1] is not None:
@@ -59,6 +61,14 @@ def build_parent_rows(result: dict[str, Any], certificate: Certificate | None) -
             )
         )
     return tuple(rows)
+
+
+def _build_part_rows(before: dict[str, int], after: dict[str, int]) -> list[Row]:
+    """How many parts of each nature there are, of models that have others than attentions and MLPs."""
+    if set(before) <= set(PARTS):
+        return []
+    counts = ((name, count, after.get(name, 0)) for name, count in before.items())
+    return [(f"parts, {name}", str(old), str(new), format_ratio(new, old)) for name, old, new in counts]
 
 
 def _build_latency_rows(result: dict[str, Any], certificate: Certificate | None) -> list[Row]:

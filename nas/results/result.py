@@ -77,6 +77,7 @@ class Result:
     search: dict[str, Any]
     mlflow: dict[str, Any]
     resume_command: str
+    winner_parts: dict[str, int] = field(default_factory=dict)  # how many of each nature
     tokens: str = ""  # the winner's schedule in words
     parent_memory: Memory | None = None
     parent_joules: float | None = None
@@ -105,6 +106,7 @@ class Result:
             "winner": {
                 **self.winner.to_json(),
                 "parameters": self.winner_parameters,
+                "parts": self.winner_parts,
                 "memory_bytes": asdict(self.winner_memory),
                 "joules": self.winner_joules,
                 "certified": self.certified,

@@ -35,6 +35,7 @@ __getattr__, __all__ = export_lazily(
             "prunes_vision",
             "select_part",
         ],
+        "nature": ["Nature"],
         "positions": [
             "depends_on_length",
             "forget_lengths",

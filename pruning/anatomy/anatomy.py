@@ -6,6 +6,7 @@ Inside a block, one tiny forward pass tells the rest: attention is what mixes to
 what it reads, and a contribution is what is added to the residual stream.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from pruning.anatomy.drop_check import check_drops, mark_needed, mark_unread, re
 from pruning.anatomy.head import read_head
 from pruning.anatomy.language_model import find_language_config, find_language_path, is_vision_tower
 from pruning.anatomy.likeness import describe_form
+from pruning.anatomy.nature import name_natures
 from pruning.anatomy.part import Part, get_part, is_encoder_decoder, is_vision_language, prunes_vision
 from pruning.anatomy.probe import Arguments, BlockTrace, Call, find_stream, record_inputs, trace_block
 from pruning.anatomy.sum_reader import read_sum
@@ -81,6 +83,19 @@ class Anatomy:
     def merges_blocks(self) -> bool:
         """Whether a block with all units dropped is the same model as one without the block."""
         return self.removes_blocks and all(block.passes for block in self.blocks)
+
+    def count_natures(self, architecture: Architecture | None = None) -> dict[str, int]:
+        """How many parts of each nature an architecture has; None: the parent.
+
+        A part that is several things in one counts by all their names, as `state_space+attention`.
+        """
+        present = [
+            "+".join(part.natures)
+            for block in self.blocks
+            for kind, part in block.parts.items()
+            if architecture is None or architecture.runs(block.index, kind)
+        ]
+        return dict(Counter(present))
 
     def merge_blocks(self, architecture: Architecture) -> Architecture:
         """An architecture as it is written: bare blocks as removed ones, where these are the same model."""
@@ -207,7 +222,7 @@ def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> Blo
     try:
         tape = trace_block(block, arguments, width)
         anatomy = _read_tape(index, tape, width)
-        return replace(anatomy, saves=find_savings(tape.block, anatomy))
+        return name_natures(replace(anatomy, saves=find_savings(tape.block, anatomy)), tape, width)
     except UnreadableModel:
         raise
     except Exception as error:  # parts that are put together in a way that nobody foresaw

@@ -73,6 +73,7 @@ class Contribution:
         scaled: whether the output is multiplied by constants, or one of several outputs, before it is added.
         norm_stays: whether the block reads weights of `before` itself, so that it stays when the unit goes.
         beside: further modules whose outputs reach the residual stream, where a unit adds in several places.
+        natures: what the unit is by what it does (`pruning.anatomy.nature`), as `attention` or `moe`.
 
     Example:
         >>> read_anatomy(model).blocks[0].attention.before
@@ -91,6 +92,7 @@ class Contribution:
     scaled: bool = False
     factor: float = 1.0
     norm_stays: bool = False
+    natures: tuple[str, ...] = ()
 
     @property
     def last(self) -> str:

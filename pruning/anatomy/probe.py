@@ -324,9 +324,14 @@ def _list_passed(named: list[tuple[int | str, Any]], output: Sequence[Any]) -> t
     return tuple(dict(passed).items())
 
 
-@torch.no_grad()
 def mixes_tokens(call: Call, width: int) -> bool:
     """Whether changing the first token of a module's hidden input changes what it writes for other tokens."""
+    return reaches(call, width, first=1)
+
+
+@torch.no_grad()
+def reaches(call: Call, width: int, first: int) -> bool:
+    """Whether changing the first token of a module's hidden input changes what it writes for tokens from `first` on."""
 
     def disturb(value: Any) -> Any:
         if flatten_to_rows(value, width) is None or value.ndim != call.dimensions:
@@ -346,5 +351,5 @@ def mixes_tokens(call: Call, width: int) -> bool:
     output = run_or_refuse(call.module, *args, **kwargs)
     output = output[0] if isinstance(output, tuple | list) else output
     tokens = stream.shape[-2]
-    before, after = (rows.reshape(-1, tokens, width)[:, 1:] for rows in (call.output, output))
-    return bool((after - before).abs().max() > MIXING * before.abs().max())
+    before, after = (rows.reshape(-1, tokens, width)[:, first:] for rows in (call.output, output))
+    return before.numel() > 0 and bool((after - before).abs().max() > MIXING * before.abs().max())

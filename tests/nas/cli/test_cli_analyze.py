@@ -67,8 +67,9 @@ def test_as_json_what_there_was_and_the_tokens(folders: Path, tmp_path: Path) ->
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     assert set(document) == {
-        "model", "schema_version", "family", "layout", "tokens", "similarity", "between", "token_redundancy",
+        "model", "schema_version", "family", "layout", "tokens", "similarity", "between", "parts", "token_redundancy",
     }  # fmt: skip
+    assert document["parts"] == [{"attention": ["attention"], "mlp": ["mlp"]}] * len(document["parts"])
     assert document["token_redundancy"] == json.loads((tmp_path / "tokens.json").read_text())
     assert TokenRedundancy.from_json(document["token_redundancy"]).query == "mean of all tokens"
     assert (tmp_path / "survivors.png").exists()

@@ -75,6 +75,7 @@ def test_the_command_needs_a_config_only(tmp_path: Path) -> None:
     planned = nas("analyze", "--model", folder, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert "4 attention, 4 block, 4 mlp" in planned.stdout
+    assert "parts                 4 attention, 4 mlp" in planned.stdout
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
