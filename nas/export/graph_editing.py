@@ -4,17 +4,16 @@ The exporter notes for every node which module it came from. How each kind of un
 `nas.export.kinds`.
 """
 
-import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from nas.export.graph_draft import Addition, GraphDraft, name_module
 from nas.export.kinds import EDITS
-from nas.export.onnx_export import LARGEST_INLINE, SCOPES
+from nas.export.module_graph import find_origins
+from nas.export.onnx_export import LARGEST_INLINE
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.compensation.calibration_pass import Adjusted
@@ -66,7 +65,7 @@ class ParentGraph:
             ExportError: as `read`.
         """
         exported = exported or Architecture.parent(anatomy.depth)
-        origins = _find_origins(proto.graph)
+        origins = find_origins(proto.graph)
         additions = {
             (block.index, kind): _find_addition(
                 proto.graph, origins, name_module(anatomy, block.index, _find_last(block, kind, exported))
@@ -155,27 +154,13 @@ class ParentGraph:
         return replace(self, proto=finished(self.proto), finished=lambda proto: finished(self.finished(proto)))
 
     def _build_draft(self, proto: Any) -> GraphDraft:
-        return GraphDraft(proto, self.anatomy, self.model, self._additions, self._origins)
+        return GraphDraft(proto, self._origins, self.anatomy, self.model, self._additions)
 
 
 def _find_last(block: BlockAnatomy, kind: Kind, exported: Architecture) -> str:
     """The module of a block whose output reaches the stream for a part, or for what stands in its place."""
     part = block.get_contribution(kind)
     return part.last if exported.runs(block.index, kind) else describe_stand_in(part).last
-
-
-def _find_origins(graph: Any) -> dict[str, tuple[str, ...]]:
-    """By module, the nodes that came from it or from what it holds, each by its first output."""
-    origins: dict[str, list[str]] = {}
-    for node in graph.node:
-        noted = next((prop.value for prop in node.metadata_props if prop.key == SCOPES), "[]")
-        for module in {prefix for scope in ast.literal_eval(noted) for prefix in accumulate(scope.split("."), _join)}:
-            origins.setdefault(module, []).append(node.output[0])
-    return {module: tuple(names) for module, names in origins.items()}
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}"
 
 
 def _find_addition(graph: Any, origins: dict[str, tuple[str, ...]], module: str) -> Addition:

@@ -27,7 +27,9 @@ from nas.export.exporter_log import capture_output, find_reason, keep_log
 from nas.export.finishing import finish_file
 from nas.export.images import count_image_tokens, place_images, put_image
 from nas.export.lazy_weights import LazyWeights
+from nas.export.module_graph import SCOPES
 from nas.export.positions import trace_frequencies_by_length
+from nas.export.quantised_graph import check_type, quantise_file
 from nas.export.stack_export import (
     list_stack_axes,
     list_stack_inputs,
@@ -41,6 +43,7 @@ from pruning.anatomy.part import PIXELS, get_main_input, is_encoder_decoder, pru
 from pruning.anatomy.vision import run_tower
 from pruning.checkpoint.sentence_embedding import read_sentence_embedding
 from pruning.reduction.inspection import count_always_kept, count_words_to_trace
+from pruning.surgery.quantised_linear import QuantisedLinear, bypass_rounding
 from search_spaces.errors import ExportError, MeasurementError
 
 ONNX_RUNTIME_OPSET = 23  # native Attention, RMSNormalization and RotaryEmbedding
@@ -51,7 +54,6 @@ FEATURES = "image_features"  # of a vision tower: what the language model is giv
 VECTORS = {"text_projection": "text_embeds", "visual_projection": "image_embeds"}  # what towers of CLIP give, by module
 EMBEDDING = "sentence_embedding"  # the output's name, as other exporters have it
 LARGEST_FOLDED = 512 * 512  # weights; of more that are read in two places, no turned copy is stored
-SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note on a node: the modules it came from
 LARGEST_INLINE = 1_800_000_000  # bytes of weights inside one file
 
 
@@ -161,6 +163,8 @@ def export_onnx(
 ) -> Path:
     """Write one phase of `model` as an ONNX file with dynamic batch (and sequence or past for text).
 
+    Linear modules of fewer bits become the products of the runtime of their format.
+
     Args:
         model: on the CPU.
         path: the file; weights over 1.8 GB go into a second file beside it.
@@ -171,18 +175,19 @@ def export_onnx(
             of one length; what it sees is the same.
 
     Raises:
-        ExportError: when the model cannot be traced, or has no such phase; what the exporter said is in a
-            file then.
+        ExportError: when the model cannot be traced, has no such phase, or has weights of fewer bits in a format that
+            the type has no products for; what the exporter said is in a file then.
     """
+    check_type(model, dtype)
+    quantised = any(isinstance(part, QuantisedLinear) for part in model.modules())
     known = {} if traced is None else traced
     program, lazy = known.get(phase) or (None, LazyWeights.of(model, dtype))
-    model = lazy.model
+    original, model = model, lazy.model
     tracing = _build_tracing(model, phase, whole_cache)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with capture_output() as output, trace_experts_as_products(model), stop_counting_cache(model), \
-                place_images(model), trace_frequencies_by_length(model), trace_biases_as_products(model):  # fmt: skip
+        with capture_output() as output, _change_for_trace(model):
             written = torch.onnx.export(
                 program or tracing.module.eval(),
                 tuple(tracing.inputs.values()),
@@ -203,6 +208,8 @@ def export_onnx(
             read_lengths_from_mask(written.model.graph, tracing.layers)
             written.save(str(path), external_data=weights > LARGEST_INLINE)
             finish_file(path)
+            if quantised:
+                quantise_file(path, original, f"{path.name}.data" if weights > LARGEST_INLINE else None)
     except Exception as error:  # the exporter raises many unrelated classes
         text = output.getvalue() + "".join(traceback.format_exception(error))
         log = keep_log(f"export-{type(model).__name__}-{phase}-{opset}", text)
@@ -239,6 +246,20 @@ def export_for_onnx_runtime(
         check(model, export_onnx(model, path, TENSORRT_OPSET, phase, None, dtype), phase)
         return TENSORRT_OPSET, f"opset {ONNX_RUNTIME_OPSET} was not usable: {error}"
     return ONNX_RUNTIME_OPSET, ""
+
+
+@contextlib.contextmanager
+def _change_for_trace(model: Any) -> Iterator[None]:
+    """A model whose parts compute in operators that a file can have, until it is left."""
+    with (
+        bypass_rounding(model),
+        trace_experts_as_products(model),
+        stop_counting_cache(model),
+        place_images(model),
+        trace_frequencies_by_length(model),
+        trace_biases_as_products(model),
+    ):
+        yield
 
 
 def _build_tracing(model: Any, phase: Phase, whole_cache: bool = False) -> Tracing:

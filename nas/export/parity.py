@@ -97,18 +97,19 @@ def choose_tolerance(model: Any, dtype: torch.dtype = torch.float32) -> float:
 
 
 @torch.no_grad()
-def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance: float = TOLERANCE) -> float:
+def check_parity(model: Any, path: Path, phase: Phase = Phase.FORWARD, tolerance: float | None = None) -> float:
     """The largest absolute difference between file and model over all of `list_trials`, relative to outputs above 1.
 
     Args:
         path: the exported file of this phase.
+        tolerance: None for that of the model in float32 (`choose_tolerance`).
 
     Raises:
         ExportError: when it exceeds `tolerance`, or the model has no such phase.
         MeasurementError: when ONNX Runtime refuses the file.
     """
     differences = {Phase.FORWARD: _compare_forward, Phase.PREFILL: _compare_prefill, Phase.DECODE: _decode}[phase]
-    file = _File(path)
+    tolerance, file = choose_tolerance(model) if tolerance is None else tolerance, _File(path)
     # A file that is wrong is wrong for all inputs; which of two tokens stays may be decided by rounding for one.
     seeds = range(TRIES if find_token_hooks(model) is not None else 1)
     worst = 0.0

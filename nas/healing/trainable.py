@@ -11,8 +11,15 @@ from nas.request.choices import ALL, LORA, PROJECTIONS
 from pruning.anatomy.anatomy import Anatomy
 from pruning.checkpoint.stored_precision import round_as_stored
 from pruning.compensation.sites import find_kept_layers, find_sites
+from pruning.surgery.quantised_linear import QuantisedLinear
 from pruning.surgery.trained_weights import mark_trained
 from search_spaces.architecture import Architecture
+from search_spaces.errors import UsageError
+
+NO_ADAPTERS = (
+    f"{LORA} and weights of fewer bits: what adapters learn would be rounded away when they are merged; train "
+    f"{PROJECTIONS} or {ALL}"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,14 @@ def choose_trained(
             is one number for each feature (norms, biases, scales); `lora` for low-rank adapters of all linear modules
             in the blocks, and the same numbers; `all` for every parameter.
         seed: of the adapters' first values.
+
+    Weights of fewer bits are trained as the numbers that they are rounded from; ternary ones stay as they are.
+
+    Raises:
+        UsageError: `lora`, and weights have fewer bits.
     """
+    if what == LORA and any(isinstance(part, QuantisedLinear) for part in model.modules()):
+        raise UsageError(NO_ADAPTERS)
     names = _list_names(model, anatomy, architecture, what)
     originals: dict[str, Tensor] = {name: model.get_parameter(name).detach() for name in names}
     _own_parameters(model, names)
@@ -92,11 +106,13 @@ def choose_trained(
 def _list_names(model: Any, anatomy: Anatomy, architecture: Architecture, what: str) -> list[str]:
     """Names of the parameters that are trained themselves."""
     matrices = _list_projections(anatomy, architecture) if what == PROJECTIONS else set()
+    ternary = {id(part.weight) for part in model.modules() if isinstance(part, QuantisedLinear) and part.format.ternary}
     blocks = f"{anatomy.stack}."
     return [
         name
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
+        and id(parameter) not in ternary
         and (what == ALL or name in matrices or (name.startswith(blocks) and parameter.ndim <= 1))
     ]
 

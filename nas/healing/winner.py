@@ -15,7 +15,6 @@ from nas.tokens.space import build_candidate_evaluator
 from pruning.checkpoint import load
 from pruning.checkpoint.stored_precision import remember_precision
 from pruning.checkpoint.weight_files import find_weights, read_headers, read_stored_dtypes
-from pruning.surgery.quantised_linear import QuantisedLinear
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ModelError, UsageError
 
@@ -55,7 +54,7 @@ def load_winner(folder: Path, result: dict[str, Any]) -> Winner:
         result: its `result.json`.
 
     Raises:
-        UsageError: its architecture cannot be read, it is the parent itself, or has weights of fewer bits.
+        UsageError: its architecture cannot be read, or it is the parent itself.
         ModelError: the parent's weights are not those of the search.
     """
     request, own = SearchRequest.load(folder), folder / FOLDER
@@ -73,10 +72,5 @@ def load_winner(folder: Path, result: dict[str, Any]) -> Winner:
     if not architecture.choices:
         raise UsageError(f"the winner in {folder} is the parent itself, so nothing is to be healed; lower the budget")
     model = load(own, torch.float32, request.trust_remote_code)
-    if any(isinstance(module, QuantisedLinear) for module in model.modules()):
-        raise UsageError(
-            f"the winner in {folder} has weights of fewer bits, and trained models are exported in fp32 only; search "
-            "with --precision fp32"
-        )
     remember_precision(model, read_stored_dtypes(read_headers(find_weights(own))))
     return Winner(parent, model, architecture, compute_weights_digest(model), result, own)

@@ -17,9 +17,10 @@ from nas.healing.state_files import StateFiles
 from nas.healing.student import Student, TrainingData, choose_training_data
 from nas.healing.tournament import Standing, Tournament, Trainer
 from nas.healing.tournament_record import TournamentRecord
+from nas.healing.trainable import NO_ADAPTERS
 from nas.pipeline.finalists import choose_finalists
 from nas.progress import Progress
-from nas.request.choices import FULL
+from nas.request.choices import FULL, LORA
 from nas.request.search_request import SearchRequest
 from nas.search import Candidate, Problem, SearchOutcome
 from nas.search.outcome import evaluate_in_full
@@ -36,16 +37,14 @@ def check_healing(request: SearchRequest) -> None:
 
     Raises:
         MissingExtra: a package is not installed.
-        UsageError: weights may have fewer bits, in formats that no trained model is exported in.
+        UsageError: low-rank adapters, and weights may have fewer bits.
     """
     if request.heal_s is None:
         return
     check_installed(request.heal_train)
-    if request.precision != FULL or any(KINDS[name].axis == AXIS for name in request.units):
-        raise UsageError(
-            f"--heal and weights of fewer bits (--precision, --units): trained models are exported in {FULL} only; "
-            f"leave --heal out, or take --precision {FULL}"
-        )
+    fewer_bits = request.precision != FULL or any(KINDS[name].axis == AXIS for name in request.units)
+    if fewer_bits and request.heal_train == LORA:
+        raise UsageError(f"--heal-train {NO_ADAPTERS}, or take --precision {FULL}")
 
 
 @dataclass

@@ -57,11 +57,16 @@ class QuantisedLinear(nn.Linear):
     def forward(self, given: Tensor) -> Tensor:
         """The product of rounded inputs (…, in) and rounded weights; gradients pass through the rounding."""
         if self.exact:
-            return nn.functional.linear(given, widen_tensor(self.weight), _widen(self.bias))
+            return self._multiply_exactly(given)
         weights = self.get_rounded_weights()
         if torch.is_grad_enabled():
             weights = self.weight + (weights - self.weight).detach()
         return nn.functional.linear(self.round_given(given), weights, _widen(self.bias))
+
+    def _multiply_exactly(self, given: Tensor) -> Tensor:
+        if given.dtype == self.weight.dtype:
+            return nn.functional.linear(given, self.weight, self.bias)
+        return nn.functional.linear(given, widen_tensor(self.weight), _widen(self.bias))
 
     def set_input_scale(self, scale: float) -> None:
         """Let inputs have this scale in all calls; of a format whose inputs have a fixed one."""
@@ -76,12 +81,16 @@ class QuantisedLinear(nn.Linear):
 
     def get_rounded_weights(self) -> Tensor:
         """(out, in), float32 where the module's are narrower; rounded once, as long as the weights are the same."""
+        if self.weight.is_inference():  # whose changes nobody counts
+            return self._round_weights()
         key = (self.weight.data_ptr(), self.weight._version)
         if self._rounded is None or self._rounded[:2] != key:
-            wide = torch.promote_types(self.weight.dtype, torch.float32)
-            rounded = round_weights(self.weight.detach().float(), self.format).to(wide)
-            self._rounded = (*key, rounded)
+            self._rounded = (*key, self._round_weights())
         return self._rounded[2]
+
+    def _round_weights(self) -> Tensor:
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return round_weights(self.weight.detach().float(), self.format).to(wide)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""

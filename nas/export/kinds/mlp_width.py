@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nas.export.graph_draft import GraphDraft, NodeInput, is_turned
+from nas.export.graph_draft import GraphDraft
 from nas.export.kinds.edit import Edit
+from nas.export.module_graph import NodeInput, is_turned
 from pruning.kinds.mlp_width import SURGERY, find_matrices
 from pruning.surgery.linear import get_weight_matrix
 from search_spaces.architecture import Architecture

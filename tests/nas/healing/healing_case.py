@@ -117,7 +117,7 @@ def result_of(folder: Path, model: Path, data: Path, words: str = WORDS, **winne
     return folder
 
 
-def decoder(folder: Path) -> Path:
+def decoder(folder: Path, words: str = WORDS) -> Path:
     """A result of a language model."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
     config = hf.LlamaConfig(
@@ -126,7 +126,7 @@ def decoder(folder: Path) -> Path:
     filled(lambda: hf.LlamaForCausalLM(config)).save_pretrained(folder / "model")
     byte_tokenizer(folder / "model")
     write_texts(folder / "data", joined=12)
-    return result_of(folder / "result", folder / "model", folder / "data")
+    return result_of(folder / "result", folder / "model", folder / "data", words)
 
 
 def encoder(folder: Path) -> Path:

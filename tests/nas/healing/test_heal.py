@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import pytest
 import torch
-from families import build
+from eight_bits import saturates
+from families import build, example
 from healing_case import Stops, classifier, decoder, encoder, vision_language
 from typer.testing import CliRunner
 
@@ -25,6 +28,7 @@ from pruning.checkpoint import load
 from search_spaces import Architecture
 from search_spaces.errors import Interrupted, ModelError, UsageError
 
+WHOLE = "w8" if saturates() else "int8"
 FEW = Recipe(steps=4, evaluate_every=2, batch_items=2, accumulation=1, save_every=1)
 
 
@@ -83,6 +87,33 @@ def test_every_file_that_the_winner_has_is_exported_and_compared(tmp_path: Path)
     assert (folder / "healed" / "model.onnx").stat().st_size > 1000
     assert list(healed.files) == ["model.onnx"]
     assert healed.files["model.onnx"] < 1e-4
+
+
+def test_weights_of_fewer_bits_are_trained_and_delivered_with_their_products(tmp_path: Path) -> None:
+    words = f"attn:bits={WHOLE}+mlp:bits=w4 attn+mlp:bits={WHOLE} attn:bits=w4 mlp:bits=w8"
+    folder = decoder(tmp_path, words)
+    (folder / "winner" / "model.onnx").write_bytes(b"of the winner")
+    healed = heal(folder, FEW, Silent())
+    assert healed.best_step > 0
+    assert healed.healed.loss == pytest.approx(healed_loss(folder), rel=1e-5)
+    given = example(build("llama"), batch=3, tokens=16)["input_ids"]
+    session = onnxruntime.InferenceSession(str(folder / "healed" / "model.onnx"))
+    positions = torch.arange(16).expand(3, -1)
+    inputs = {"input_ids": given, "attention_mask": torch.ones_like(given), "position_ids": positions}
+    (actual,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    with torch.inference_mode():
+        before, after = (load(folder / name, torch.float32)(**inputs).logits for name in ("winner", "healed"))
+    moved, differs = (before - after).abs().max(), (torch.from_numpy(actual) - after).abs().max()
+    assert differs < 0.2 * moved
+    products = [node.op_type for node in onnx.load(str(folder / "healed" / "model.onnx")).graph.node]
+    of_blocks = 3 + 4 + 3
+    expected = (0, 4 + 3 + of_blocks) if WHOLE == "w8" else (4 + 3, of_blocks)
+    assert (products.count("MatMulInteger"), products.count("MatMulNBits")) == expected
+
+
+def test_adapters_of_weights_of_fewer_bits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lora and weights of fewer bits: .* train projections\+norms or all"):
+        heal(decoder(tmp_path, "attn+mlp:bits=int8 attn attn mlp"), replace(FEW, trained="lora"), Silent())
 
 
 def test_what_was_adjusted_is_told_apart_from_what_was_dropped(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from nas.progress import Silent
 from nas.request.choices import ALL, LORA, PROJECTIONS
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.surgery.prune import prune
+from pruning.surgery.quantised_linear import QuantisedLinear, round_weights
+from search_spaces import Architecture
 from search_spaces.errors import UsageError
 
 QUICK = Recipe(steps=6, evaluate_every=3, save_every=2, batch_items=2, patience=9)
@@ -72,6 +74,23 @@ def test_adapters_of_all_matrices_in_the_blocks_are_trained_and_their_norms() ->
         *(f"{path}.lora_{side}.default.weight" for path in adapted for side in "AB"),
         *(f"{LAYER}.{place}.{norm}" for place in (0, 2) for norm in NORMS), f"{LAYER}.1.{NORMS[0]}",
     }  # fmt: skip
+
+
+def test_weights_of_fewer_bits_learn_through_their_rounding_and_ternary_ones_do_not(tmp_path: Path) -> None:
+    words = "attn:bits=int8+mlp:bits=w4 attn:bits=w2+mlp:bits=w2 attn+mlp:bits=w8 attn+mlp"
+    case = Case("llama", architecture=Architecture.from_words(words))
+    before = copied(case.model)
+    training = case.training(QUICK, tmp_path / "state.pt")
+    names = set(training.weights.parameters)
+    assert {f"{LAYER}.0.self_attn.o_proj.weight", f"{LAYER}.0.mlp.down_proj.weight"} <= names
+    assert not any(f"{LAYER}.1.{module}.weight" in names for module in ("self_attn.o_proj", "mlp.down_proj"))
+    training.run(TrainingState(6), Silent())
+    assert changed(before, copied(case.model)) == names
+    for name in names:  # what was learned of a rounded weight is not lost by rounding it
+        module = case.model.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, QuantisedLinear):
+            old = round_weights(before[name], module.format)
+            assert not torch.equal(old, module.get_rounded_weights())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -150,10 +150,10 @@ def test_a_package_that_is_missing_is_named_before_the_search(
     assert not (folder / "missing" / "study.db").exists()
 
 
-def test_weights_of_fewer_bits_are_refused_before_the_search(folder: Path, exports: None) -> None:
+def test_adapters_of_weights_of_fewer_bits_are_refused_before_the_search(folder: Path, exports: None) -> None:
     for request in (ask(folder, "bits", units=("attention", "mlp-bits")), ask(folder, "bits", precision="int8")):
-        with pytest.raises(UsageError, match=r"--heal and weights of fewer bits .* --precision fp32"):
-            search(replace(request, heal_s=600.0))
+        with pytest.raises(UsageError, match=r"--heal-train lora and weights of fewer bits: .* --precision fp32"):
+            search(replace(request, heal_s=600.0, heal_train="lora"))
     assert not (folder / "bits").exists()
 
 

@@ -1,5 +1,7 @@
 """Rounded weights and inputs are those of ONNX Runtime: its quantisers, and its operators on the same numbers."""
 
+import copy
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -194,3 +196,15 @@ def test_a_turned_module_is_read_as_it_computes() -> None:
     given = draw(2, 64)
     one, other = (QuantisedLinear.of(each, FORMATS["w8"])(given) for each in (turned, straight))
     torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda each: each.name)
+def test_weights_whose_changes_nobody_counts_are_rounded_anew(format) -> None:
+    module = QuantisedLinear.of(nn.Linear(64, 8), format)
+    with torch.inference_mode():
+        other = copy.deepcopy(module)
+        other.weight = nn.Parameter(module.weight.clone(), requires_grad=False)
+        assert other.weight.is_inference()
+        assert torch.equal(other(draw(3, 64)), module(draw(3, 64)))
+        other.weight.mul_(2)
+        assert torch.equal(other.get_rounded_weights(), 2 * module.get_rounded_weights())
