@@ -16,6 +16,7 @@ __getattr__, __all__ = export_lazily(
         "record": ["Healed"],
         "state_files": ["StateFiles"],
         "tournament": ["Standing", "Tournament", "Trainer"],
+        "trainable": ["NO_ADAPTERS"],
         "tournament_record": ["TournamentRecord"],
     },
 )
