@@ -31,6 +31,7 @@ from nas.pipeline.compensation import pick_items, plan_compensation
 from nas.pipeline.evaluator import build_evaluator
 from nas.pipeline.problem import MAX_TIED
 from nas.quality import Quality, choose_evaluator
+from nas.quality.precision import choose_precision
 from nas.request.choices import AUTO, OFF
 from nas.search import Candidate
 from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, get_compensation
@@ -107,7 +108,7 @@ def describe(bench: Bench, candidate: Candidate) -> dict[str, Any]:
 
 def add_compensation(bench: Bench, items: int | None, precision: str) -> Bench:
     """The same, for candidates that are adjusted."""
-    plan = plan_compensation(bench.parent, bench.evaluator, AUTO)
+    plan = plan_compensation(bench.parent, bench.evaluator, AUTO, choose_precision(precision, bench.parent.device))
     cached_evaluator = build_evaluator(
         bench.parent, bench.evaluator, precision=precision, items=items, compensation=plan
     )

@@ -25,6 +25,7 @@ from nas.pipeline.compensation import pick_items, plan_compensation
 from nas.pipeline.evaluator import build_evaluator, list_rungs
 from nas.pipeline.problem import MAX_TIED
 from nas.quality import Quality
+from nas.quality.precision import choose_precision
 from nas.request.choices import AUTO
 from nas.search import run_search
 from pruning.analysis import order_channels
@@ -61,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
 
 def add_compensation(bench: Bench, options: argparse.Namespace) -> Bench:
     """The same, for candidates that are adjusted; those of the last rung with all calibration items, as in a search."""
-    plan = plan_compensation(bench.parent, bench.evaluator, AUTO)
+    precision = choose_precision(options.precision, bench.parent.device)
+    plan = plan_compensation(bench.parent, bench.evaluator, AUTO, precision)
     assert plan is not None
     if options.windows is not None:
         plan = replace(plan, final={name: tensor[: options.windows] for name, tensor in plan.final.items()})

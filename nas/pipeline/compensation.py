@@ -6,6 +6,7 @@ from torch import Tensor
 from nas.data.dataset import Dataset, Split
 from nas.parent.parent import ParentModel
 from nas.quality.evaluator import Evaluator
+from nas.quality.precision import Precision
 from nas.request.choices import OFF
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.part import get_token_mask
@@ -18,12 +19,15 @@ DRAFT_TOKENS = 2048  # for candidates while they are many (docs/compensation.md:
 STREAM_BYTES = 2 << 30  # that the parent's residual stream over the calibration items may take
 
 
-def plan_compensation(parent: ParentModel, evaluator: Evaluator, method: str) -> CompensationPlan | None:
+def plan_compensation(
+    parent: ParentModel, evaluator: Evaluator, method: str, precision: Precision = Precision.FP32
+) -> CompensationPlan | None:
     """How candidates of a parent are adjusted; None where they are not.
 
     Args:
         evaluator: of the candidates; its data are of the form that they are judged on.
         method: a name in `pruning.compensation.METHODS`, or `off`.
+        precision: of the products in the passes over calibration items.
     """
     if method == OFF:
         return None
@@ -32,7 +36,7 @@ def plan_compensation(parent: ParentModel, evaluator: Evaluator, method: str) ->
     max_items = max(1, int(len(split) * min(1.0, _compute_max_tokens(parent.anatomy) / tokens)))
     final = pick_items(split, max_items)
     draft = pick_items(split, max(1, min(max_items, round(len(split) * DRAFT_TOKENS / tokens))))
-    return CompensationPlan(method, draft, final)
+    return CompensationPlan(method, draft, final, precision is Precision.BF16)
 
 
 def pick_items(split: Split, count: int) -> dict[str, Tensor]:

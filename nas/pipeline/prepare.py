@@ -34,6 +34,7 @@ from nas.profiling.profile_store import fit_device_model
 from nas.profiling.ssh import Transport
 from nas.progress import Progress
 from nas.quality import Evaluator
+from nas.quality.precision import choose_precision
 from nas.request.choices import DRAFT, FULL, OFF, SEARCH
 from nas.request.search_request import SearchRequest
 from nas.search.methods import TOKEN_METHODS
@@ -82,7 +83,8 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
             evaluator: Evaluator = build_draft_evaluator(request, parent, workload)
         else:
             evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
-        compensation = plan_compensation(parent, evaluator, request.compensate)
+        precision = choose_precision(request.arithmetic, parent.device)
+        compensation = plan_compensation(parent, evaluator, request.compensate, precision)
     order_parent_channels(space, parent, evaluator.dataset.calibration, progress)
     if searches_formats(space):
         space = _restrict_formats(space, parent, evaluator, progress)

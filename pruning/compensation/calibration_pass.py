@@ -27,6 +27,7 @@ from pruning.compensation.streams import Streams, reshape_by_item, run_trunk, wa
 from pruning.compensation.weight_rounding import factorise, makes_up_for_errors, round_by_products
 from pruning.inference.block_stand_in import HandedStates
 from pruning.inference.device import choose_sum_device
+from pruning.inference.widening import NARROW, widen_tensor
 from pruning.surgery.input_scale import choose_input_scale
 from pruning.surgery.linear import get_weight_matrix
 from pruning.surgery.quantised_linear import QuantisedLinear, read_product
@@ -36,6 +37,7 @@ from search_spaces.weight_formats import Inputs
 HELD = 8  # every so manieth item is held out, to choose penalties on
 _UNCHANGED = Adjustment(None, None, 0.0, 1.0)  # of what is only rounded
 _NEGLIGIBLE = 1e-10  # of the contribution's squares: where nothing was dropped nothing is lacking
+_NEGLIGIBLE_ROUNDED = 1e-4  # where contributions are rounded to bf16; that alone makes 1e-5
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,9 @@ class CalibrationPass:
     def _round_at(self, layer: int, path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             assert _is_rounded(module), "only such are watched"
-            self._scale(module, args[0])
-            self._round(module, args[0])
+            with torch.autocast(args[0].device.type, enabled=False):
+                self._scale(module, args[0])
+                self._round(module, args[0])
             self._adjusted.append(Adjusted(layer, path, module, _UNCHANGED))
 
         return hook
@@ -150,36 +153,46 @@ class CalibrationPass:
         )
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            if _is_rounded(module):
-                self._scale(module, args[0])
-            observed = self._observe(site, route, module, *read_product(module, args[0], output))
-            adjustment = None if observed is None else self.method.adjust(observed)
-            if adjustment is not None:
-                _add(self.candidate, module, adjustment)
-            if _is_rounded(module):
-                self._round(module, args[0])
-            if adjustment is not None or _is_rounded(module):
-                self._adjusted.append(Adjusted(site.layer, _get_path(site), module, adjustment or _UNCHANGED))
+            with torch.autocast(output.device.type, enabled=False):
+                adjusted = self._adjust(site, route, module, args[0], output)
+            if adjusted:
                 output = module.forward(args[0])
             if site.partner is not None:
-                self._written[site.layer, site.kind] = route.compute_contribution(_flatten_rows(output))
+                written = widen_tensor(_flatten_rows(output))
+                self._written[site.layer, site.kind] = route.compute_contribution(written)
             return output
 
         return hook
+
+    def _adjust(self, site: Site, route: Route, module: Any, given: Tensor, output: Tensor) -> bool:
+        """Adjust a projection by what it was given; whether it has other weights now."""
+        if _is_rounded(module):
+            self._scale(module, given)
+        observed = self._observe(site, route, module, *read_product(module, given, output))
+        adjustment = None if observed is None else self.method.adjust(observed)
+        if adjustment is not None:
+            _add(self.candidate, module, adjustment)
+        if _is_rounded(module):
+            self._round(module, given)
+        if adjustment is None and not _is_rounded(module):
+            return False
+        self._adjusted.append(Adjusted(site.layer, _get_path(site), module, adjustment or _UNCHANGED))
+        return True
 
     def _observe(self, site: Site, route: Route, module: Any, given: Tensor, output: Tensor) -> Observed | None:
         """What a projection was given and what it lacks; None where it lacks nothing."""
         stream = reshape_by_item(self._stream.pop(site), self.batch)
         batch, tokens, _ = stream.shape
-        others = _flatten_rows(stream)
+        others = widen_tensor(_flatten_rows(stream))
         if site.partner is not None:
             others = others + self._find_written(site.layer, site.partner)
-        written = _flatten_rows(output)
+        written = widen_tensor(_flatten_rows(output))
         lacking = route.find_lacking(written, others, self.tokens.align_rows(self.streams.at[site.target]))
         real = self.tokens.mark_real_rows(batch, tokens).to(written.device)
         seen = (_flatten_rows(given), written, lacking, hold_out(batch, tokens).to(written.device))
         inputs, written, lacking, held = seen if bool(real.all()) else [value[real] for value in seen]
-        if float(lacking.square().sum()) <= _NEGLIGIBLE * float(written.square().sum()):
+        negligible = _NEGLIGIBLE_ROUNDED if output.dtype in NARROW else _NEGLIGIBLE
+        if float(lacking.square().sum()) <= negligible * float(written.square().sum()):
             return None
         where = choose_sum_device(written.device)
         bias = None if module.bias is None else module.bias.to(where)

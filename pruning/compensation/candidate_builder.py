@@ -30,6 +30,7 @@ class CompensationPlan:
         method: a name in `METHODS`.
         draft: keyword inputs of the model: the calibration items for candidates while they are many.
         final: the calibration items for those that are left.
+        bf16: whether the products of the passes over them are in bf16 (autocast); sums and solutions never are.
 
     Example:
         >>> plan = CompensationPlan("auto", draft=few, final=inputs)
@@ -39,6 +40,7 @@ class CompensationPlan:
     method: str
     draft: Mapping[str, Tensor]
     final: Mapping[str, Tensor]
+    bf16: bool = False
 
     def choose_method(self, final: bool) -> Method:
         """That of the candidates that are left, or of those that are many."""
@@ -47,7 +49,8 @@ class CompensationPlan:
     def build_key(self, final: bool) -> str:
         """Names everything that the adjusted weights depend on besides parent and architecture."""
         name = self.method if final else f"draft-{self.choose_method(final).name}"
-        return f"{name}{REVISION}-{compute_digest(self.final if final else self.draft)}"
+        arithmetic = "-bf16" if self.bf16 else ""
+        return f"{name}{REVISION}{arithmetic}-{compute_digest(self.final if final else self.draft)}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class CompensationRecord:
     Attributes:
         items, tokens: of the calibration split.
         data: digest of those items.
+        arithmetic: of products in the passes over them, bf16 or fp32.
 
     Example:
         >>> candidate = CandidateBuilder(model, anatomy, plan).build(architecture)
@@ -79,12 +83,14 @@ class CompensationRecord:
     items: int
     tokens: int
     data: str
+    arithmetic: str
     projections: tuple[AdjustedProjection, ...]
 
     @property
     def summary(self) -> dict[str, Any]:
         """All but the single projections."""
-        return {"method": self.method, "items": self.items, "tokens": self.tokens, "data": self.data}
+        names = ("method", "items", "tokens", "data", "arithmetic")
+        return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
@@ -147,7 +153,7 @@ class CandidateBuilder:
         if final not in self._compensators:
             inputs = plan.final if final else plan.draft
             self._compensators[final] = Compensator(
-                self.parent, self.anatomy, inputs, plan.choose_method(final), self._library, self._capacity
+                self.parent, self.anatomy, inputs, plan.choose_method(final), self._library, self._capacity, plan.bf16
             )
         return self._compensators[final]
 
@@ -181,4 +187,6 @@ def _describe(parent: Any, plan: CompensationPlan, final: bool, adjusted: tuple[
         AdjustedProjection(each.layer, each.path, each.adjustment.penalty, round(each.adjustment.unexplained, 6))
         for each in adjusted
     )
-    return CompensationRecord(plan.method, REVISION, len(first), tokens, compute_digest(inputs), projections)
+    arithmetic = "bf16" if plan.bf16 else "fp32"
+    digest = compute_digest(inputs)
+    return CompensationRecord(plan.method, REVISION, len(first), tokens, digest, arithmetic, projections)

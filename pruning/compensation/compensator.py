@@ -17,6 +17,7 @@ from pruning.compensation.method import Method
 from pruning.compensation.sites import find_kept_layers, find_sites
 from pruning.compensation.streams import Streams, record_streams
 from pruning.inference.block_stand_in import HandedStates, Outcome, count_outcome_bytes, read_outcome
+from pruning.inference.device import get_device
 from pruning.inference.prefix_cache import GIB, Prefix, list_prefixes
 from pruning.surgery.block_library import BlockLibrary
 from pruning.surgery.prune import prune
@@ -49,7 +50,7 @@ class Compensator:
 
     def __init__(
         self, parent: Any, anatomy: Anatomy, inputs: Mapping[str, Tensor], method: Method,
-        library: BlockLibrary | None = None, capacity: int = GIB,
+        library: BlockLibrary | None = None, capacity: int = GIB, bf16: bool = False,
     ) -> None:  # fmt: skip
         """What candidates are adjusted with.
 
@@ -57,10 +58,11 @@ class Compensator:
             inputs: keyword inputs of the model: all calibration items, which run as one batch.
             library: of the parent, where there is one already.
             capacity: bytes that may be kept of candidates, for others that begin alike.
+            bf16: whether products of the passes are in bf16.
         """
         self._parent, self._anatomy, self._inputs, self._method = parent, anatomy, inputs, method
         self._library = library or BlockLibrary(parent, anatomy)
-        self._capacity, self._nbytes = capacity, 0
+        self._capacity, self._nbytes, self._bf16 = capacity, 0, bf16
         self._known: OrderedDict[Prefix, _Known] = OrderedDict()
         self._latest: OrderedDict[Architecture, tuple[Adjusted, ...]] = OrderedDict()
 
@@ -98,7 +100,9 @@ class Compensator:
             candidate, dict(zip(left, blocks, strict=True)), self._streams, self._method,
             TokenAlignment.of(candidate, self._inputs),
         )  # fmt: skip
-        adjusted = calibration.run(self._anatomy, find_sites(self._anatomy, architecture), self._inputs)
+        sites = find_sites(self._anatomy, architecture)
+        with self._lower_precision():
+            adjusted = calibration.run(self._anatomy, sites, self._inputs)
         for end in ends:
             end.remove()
         added = []
@@ -111,7 +115,12 @@ class Compensator:
 
     @cached_property
     def _streams(self) -> Streams:
-        return record_streams(self._parent, self._anatomy, self._inputs)
+        with self._lower_precision():
+            return record_streams(self._parent, self._anatomy, self._inputs)
+
+    def _lower_precision(self) -> torch.autocast:
+        """Of parent and candidates alike: where nothing was dropped yet, the two streams are equal."""
+        return torch.autocast(get_device(self._parent).type, dtype=torch.bfloat16, enabled=self._bf16)
 
     def _find_known(self, keys: list[Prefix]) -> list[_Known]:
         blocks: list[_Known] = []

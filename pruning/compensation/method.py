@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pruning.compensation.moments import Moments
-from pruning.compensation.ridge import PENALTIES, RidgeFit, fit_ridge
+from pruning.compensation.ridge import PENALTIES, RidgeFit, fit_ridge, solve_damped
+from pruning.inference.widening import widen_tensor
 
 LARGEST_GRAM = 1 << 30  # bytes; the Gram matrix of wider inputs is not formed
 
@@ -140,10 +141,39 @@ class RefitOrMerge:
         return method.adjust(observed)
 
 
+@dataclass(frozen=True)
+class DampedRefit:
+    """The refit (or merge) with one heavy penalty, from all tokens, without float64: for candidates that are many.
+
+    So heavy a penalty needs no held-out tokens to be chosen on, and bounds the condition of the system by the number of
+    inputs. What is left of the residuals is told of the tokens that were fitted.
+    """
+
+    penalty: float = 1.0
+    largest: int = LARGEST_GRAM
+    name: str = "damped"
+
+    def adjust(self, observed: Observed) -> Adjustment | None:
+        """One product, one Cholesky factor, one solution."""
+        merges = observed.inputs.shape[1] ** 2 * torch.float32.itemsize > self.largest and observed.weight.any()
+        features, residuals = observed.outputs if merges else observed.inputs, observed.residuals
+        if observed.bias is None:
+            matrix, offset = solve_damped(features, residuals, self.penalty), None
+        else:
+            means = features.mean(0), residuals.mean(0)
+            matrix = solve_damped(features - means[0], residuals - means[1], self.penalty)
+            offset = means[1] - widen_tensor(means[0]) @ matrix
+        explained = features @ matrix.to(features.dtype)
+        left = residuals - explained - (0.0 if offset is None else offset)
+        unexplained = float(left.square().sum() / residuals.square().sum())
+        weight = observed.weight @ matrix if merges else matrix
+        return Adjustment(weight, offset, self.penalty, unexplained) if unexplained < 1 else None
+
+
 def _build_adjustment(fit: RidgeFit, weight: Tensor) -> Adjustment:
     return Adjustment(weight, fit.offset, fit.penalty, fit.unexplained)
 
 
 # Ranks candidates nearly as the refit with all items does, from two thousand tokens (docs/compensation.md).
-DRAFT = RefitOrMerge((1.0,))
+DRAFT = DampedRefit()
 METHODS: dict[str, Method] = {each.name: each for each in (Bias(), Refit(), Merge(), RefitOrMerge())}

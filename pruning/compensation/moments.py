@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROWS = 4096  # tokens multiplied at a time, in the precision of the model; sums are in float64
+from pruning.inference.widening import widen_tensor
+
+_ROWS = 4096  # tokens multiplied at a time, in float32 at least; sums are in float64
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Moments:
         shapes = (sizes[:1] * 2, sizes, sizes[1:], sizes[:1], sizes[1:])
         gram, cross, energy, *sums = (torch.zeros(s, dtype=torch.float64, device=features.device) for s in shapes)
         for begin in range(0, len(features), _ROWS):
-            x, r = features[begin : begin + _ROWS], residuals[begin : begin + _ROWS]
+            x, r = (widen_tensor(each[begin : begin + _ROWS]) for each in (features, residuals))
             gram += x.T @ x
             cross += x.T @ r
             energy += r.square().sum(0)

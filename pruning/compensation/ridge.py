@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pruning.compensation.moments import Moments
+from pruning.inference.widening import widen_tensor
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # of the mean diagonal of the Gram matrix
 
@@ -64,3 +65,17 @@ def _solve(moments: Moments, penalty: float) -> Tensor:
     if int(failed):  # a penalty below the rounding of the sums
         return torch.zeros_like(moments.cross)
     return torch.cholesky_solve(moments.cross, factor)
+
+
+def solve_damped(features: Tensor, residuals: Tensor, penalty: float) -> Tensor:
+    """The ridge solution (k, d), in float32, of features (tokens, k) and residuals (tokens, d).
+
+    Products are as precise as the features.
+
+    Args:
+        penalty: relative to the mean diagonal of the Gram matrix; of 1, the condition of the system is at most k + 1.
+    """
+    gram = widen_tensor(features.T @ features)
+    gram.diagonal().add_(penalty * gram.diagonal().mean().clamp(min=torch.finfo(gram.dtype).tiny))
+    cross = widen_tensor(features.T @ residuals.to(features.dtype))
+    return torch.cholesky_solve(cross, torch.linalg.cholesky(gram))

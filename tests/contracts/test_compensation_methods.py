@@ -4,7 +4,7 @@ import pytest
 from compensation_method import CompensationMethodContract
 
 from nas.request.choices import AUTO, COMPENSATIONS
-from pruning.compensation.method import METHODS
+from pruning.compensation.method import DRAFT, METHODS
 
 
 class TestBias(CompensationMethodContract):
@@ -30,3 +30,7 @@ def test_a_request_knows_the_same_names() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_each_is_registered_under_its_name(name: str) -> None:
     assert METHODS[name].name == name
+
+
+class TestDamped(CompensationMethodContract):
+    method = DRAFT

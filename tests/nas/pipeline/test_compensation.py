@@ -77,7 +77,7 @@ def test_the_weights_can_be_made_again_from_what_the_folder_says(
     assert {name: record[name] for name in result["winner"]["compensation"]} == result["winner"]["compensation"]
     parent, loaded = load_parent_model(request.model, request.data), load(request.out / "winner", torch.float32)
     inputs = pick_items(parent.dataset.calibration, record["items"])
-    plan = CompensationPlan(record["method"], inputs, inputs)
+    plan = CompensationPlan(record["method"], inputs, inputs, record["arithmetic"] == "bf16")
     architecture = Architecture.from_json(json.loads((request.out / "winner" / "architecture.json").read_text()))
     again = CandidateBuilder(parent.model, parent.anatomy, plan).build(architecture)
     for name, tensor in again.state_dict().items():

@@ -15,7 +15,7 @@ from pruning.anatomy.contribution import Layout
 from pruning.compensation.calibration_pass import Adjusted, hold_out
 from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, get_compensation, list_adjusted
 from pruning.compensation.compensator import Compensator
-from pruning.compensation.method import METHODS, Refit
+from pruning.compensation.method import DRAFT, METHODS, Observed, Refit
 from pruning.compensation.streams import run_trunk, watch_input
 from pruning.inference.prefix_cache import PrefixStore, make_resumable
 from pruning.surgery.channel_order import get_channel_order
@@ -71,6 +71,35 @@ def test_nothing_is_adjusted_where_nothing_is_lacking(family: str, method: str) 
     anatomy = read_anatomy(parent)
     compensator = Compensator(parent, anatomy, example(parent, batch=4), METHODS[method])
     assert compensator.adjust(Architecture(anatomy.depth)) == ()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bf16_what_is_lacking_is_made_up_for_as_well(family: str) -> None:
+    """Blocks before the first gap stay as they are: parent and candidate are rounded alike there."""
+    parent = build(family)
+    anatomy, inputs = read_anatomy(parent), example(parent, batch=ITEMS)
+    architecture, unseen = drop(anatomy.depth, (2, Kind.ATTENTION)), example(parent, batch=8, seed=5)
+    for final in (True, False):
+        lost = []
+        for bf16 in (False, True):
+            plan = CompensationPlan("refit", inputs, inputs, bf16)
+            adjusted = CandidateBuilder(parent, anatomy, plan).build(architecture, final)
+            assert list_adjusted(adjusted)
+            assert all(each.layer > 0 for each in list_adjusted(adjusted))
+            lost.append(distance(adjusted, parent, anatomy, unseen))
+        dropped = distance(prune(parent, architecture, anatomy=anatomy), parent, anatomy, unseen)
+        assert lost[1] < lost[0] + 0.05 * (dropped - lost[0])
+
+
+def test_a_draft_is_the_naive_ridge_solution_of_all_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, r = torch.randn(200, 12, generator=generator), torch.randn(200, 5, generator=generator)
+    for bias in (None, torch.zeros(5)):
+        held = torch.arange(200) % 4 == 3
+        adjustment = DRAFT.adjust(Observed(x, torch.ones(12, 5), bias, r, r + x[:, :5], held))
+        assert adjustment is not None
+        expected = naive_ridge(x.double().numpy(), (r + x[:, :5]).double().numpy(), 1.0, bias is not None)
+        np.testing.assert_allclose(adjustment.weight.numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
