@@ -1,6 +1,6 @@
 """The sizes of one block: what its attention and its MLP read, compute and keep. No weights, no framework."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -55,6 +55,8 @@ class AttentionShape:
         extra: multiply-adds of a token beyond one for each weight, such as those with the state.
         past: multiply-adds of each token of the past, where its keys and values are made again from what was kept.
         precision: of its weights, its arithmetic and what it moves; None: the target's.
+        held: how many tokens of the past it keeps at most; None: as many as its window, or the past, has. New tokens
+            are compared with each other all the same, and what is out of sight is masked.
 
     Example:
         >>> AttentionShape(weights=4 * 64 * 64, heads=4, pair=2 * 64, cached=2 * 64).mixes_tokens
@@ -72,9 +74,10 @@ class AttentionShape:
     extra: int = 0
     past: int = 0
     precision: str | None = None
+    held: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.weights, self.heads, self.pair, self.cached, self.state, self.past) < 0:
+        if min(self.weights, self.heads, self.pair, self.cached, self.state, self.past, self.held or 0) < 0:
             raise ValueError(f"not the shape of an attention: {self}")
 
     @property
@@ -92,7 +95,7 @@ class AttentionShape:
         Scores and values count the pairs of tokens that a fused kernel computes: all of them, or the causal half,
         within the block's window. A recurrence works on each token alone.
         """
-        pairs, past = load.workload.batch * load.pairs, self._count_past(load)
+        pairs, past = load.workload.batch * self._bound(load).pairs, self._count_past(load)
         return 2 * (load.tokens * (self.weights + self.extra) + past * self.past) + 2 * pairs * self.pair
 
     def count_read(self, load: Load) -> int:
@@ -108,15 +111,28 @@ class AttentionShape:
         """Elements that one sequence keeps at the end of the workload; without a cache (`forward`) none."""
         if load.workload.phase is Phase.FORWARD:
             return 0
-        return self.state + self.cached * load.count_reached(load.workload.past + load.workload.sequence)
+        return self.state + self.cached * self._count_kept(load, load.workload.past + load.workload.sequence)
 
     def count_alive(self, load: Load) -> int:
         """Elements that are alive at once beside the residual stream: queries, keys, values, their sum, the scores."""
-        scores = self.heads * (load.workload.past + load.workload.sequence)
+        workload = self._bound(load).workload
+        scores = self.heads * (workload.past + workload.sequence)
         return load.tokens * (self.pair + self.cached) + load.tokens * scores
 
     def _count_past(self, load: Load) -> int:
-        return load.workload.batch * load.count_reached(load.workload.past)
+        return load.workload.batch * self._count_kept(load, load.workload.past)
+
+    def _count_kept(self, load: Load, length: int) -> int:
+        """How many of so many tokens are kept."""
+        reached = load.count_reached(length)
+        return reached if self.held is None else min(reached, self.held)
+
+    def _bound(self, load: Load) -> Load:
+        """With the past that is kept."""
+        if self.held is None:
+            return load
+        past = min(load.workload.past, self.held)
+        return replace(load, workload=replace(load.workload, past=past))
 
 
 @dataclass(frozen=True)

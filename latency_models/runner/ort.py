@@ -12,6 +12,7 @@ import numpy as np
 from .conditions import read_board, read_power_mode, read_processor
 from .cuda import Cuda
 from .failure import MeasuringFailed, get_first_line
+from .fitting import fit_inputs
 from .nvml import find_gpu
 
 PROVIDERS = {
@@ -63,7 +64,7 @@ class OnnxRuntime:
     def load(self, file: Path, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
         """A callable that runs the file on those inputs it asks for; on a GPU they and the outputs stay there."""
         session = self.open(file)
-        wanted = {node.name: inputs[node.name] for node in session.get_inputs() if node.name in inputs}
+        wanted = fit_inputs(inputs, {node.name: node.shape for node in session.get_inputs()})
         return self.bind(session, wanted, "cuda") if self.on_gpu else lambda: session.run(None, wanted)
 
     def open(self, file: Path, settings: Mapping[str, str] | None = None) -> Any:

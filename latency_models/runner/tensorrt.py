@@ -18,6 +18,7 @@ import numpy as np
 from .conditions import read_board, read_power_mode
 from .cuda import Cuda
 from .failure import MeasuringFailed, get_first_line
+from .fitting import fit_inputs, fit_shape
 from .nvml import find_gpu
 
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -121,12 +122,13 @@ def build_engine(
 
 
 def fix_shapes(inputs: Mapping[str, np.ndarray]) -> Shapes:
-    """The shapes of these arrays and no others."""
+    """The shapes that these arrays are fitted to, and no others."""
 
     def get_shapes(given: Any) -> tuple[Shape, Shape, Shape]:
         if given.name not in inputs:
             raise MeasuringFailed(f"the input {given.name!r} is not among {sorted(inputs)}; unpack the kit again")
-        shape = tuple(inputs[given.name].shape)
+        axes = [size if size > 0 else given.get_dimension_name(axis) for axis, size in enumerate(given.shape)]
+        shape = fit_shape(inputs[given.name].shape, axes)
         return shape, shape, shape
 
     return get_shapes
@@ -192,7 +194,8 @@ class Execution:
         try:
             self._stream = cuda.create_stream()
             for name in given:
-                array = np.ascontiguousarray(inputs[name], trt.nptype(engine.get_tensor_dtype(name)))
+                fitted = fit_inputs(inputs, {name: tuple(engine.get_tensor_profile_shape(name, 0)[0])})[name]
+                array = np.ascontiguousarray(fitted, trt.nptype(engine.get_tensor_dtype(name)))
                 self._context.set_input_shape(name, array.shape)
                 self._hold(name, cuda.upload(array))
             for name in set(names) - set(given):

@@ -3,7 +3,9 @@
 The cache crosses the border of the file as `past.{block}.key` and `.value` (in) and `present.{block}.key` and `.value`
 (out), each (batch, key-value heads, tokens, head size), one pair per attention that is left; {block} is the block's
 index in the parent. An attention with a sliding window of w tokens hands over the last w - 1 only, which is all that
-the next token can see. `present` of one call is `past` of the next. Prompts of unlike length are padded on the left.
+the next token can see; one that sees the first tokens, too, has places for them before these
+(`pruning.inference.sink_cache`). `present` of one call is `past` of the next. Prompts of unlike length are padded on
+the left.
 `decode` takes any number of new tokens after any number of past ones, none among them, so that it can read a prompt;
 of a model that drops tokens it takes one, since it is in a prompt that they are dropped.
 A model that drops tokens hands over more beside them (`stage_cache`); keys and values are fewer from a stage on.
@@ -24,15 +26,19 @@ from latency_models.workload import Phase
 from nas.export.stage_cache import CacheStage, list_cache_stages, make_stage_tensors, read_lefts
 from pruning.anatomy.part import PIXELS, is_encoder_decoder
 from pruning.inference.kv_cache import CacheKeeper, PrunedCache, list_kept_attentions
+from pruning.inference.sink_cache import SinkLayer
 from pruning.surgery.prune import RECORD
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ExportError
+from search_spaces.kinds.attention_window import SINKS
 
 NEW = 3  # tokens that a file of `decode` is traced with
 _TOKENS = 2  # axis of keys and values that counts tokens
 _PAST = "past"  # names the axis that counts the tokens before this call, with a stage's block after it those left
+_PLAIN = (DynamicLayer, DynamicSlidingWindowLayer, SinkLayer)  # layers of the library's cache that are exported
 _ALL = "past + sequence"  # names the mask's
 _HELD = "held_"  # names, with the window after it, the axis of keys and values within a window
+_SINKS = "sinks_held_"  # the same with places for the first tokens before them
 
 
 def name_cache_tensors(prefix: str, block: int) -> tuple[str, str]:
@@ -53,6 +59,7 @@ class CacheLayer:
         block: index in the parent; by it the file's inputs and outputs are named.
         keys, values: their heads and the size of one, which latent attention (MLA) has unlike.
         window: tokens that a token sees, itself included; None for all.
+        sinks: places for first tokens that stay in sight beside the window.
         stage: the block of the schedule's last stage before it; None where all tokens are there.
     """
 
@@ -62,6 +69,7 @@ class CacheLayer:
     window: int | None
     dtype: torch.dtype = torch.float32
     stage: int | None = None
+    sinks: int = 0
 
     def name_tensors(self, prefix: str) -> tuple[str, str]:
         """Names of keys and values; `prefix` is past or present."""
@@ -71,12 +79,12 @@ class CacheLayer:
     def axis(self) -> str:
         """Names the axis that counts tokens: windows of one size share one, as how full they are and what was seen
         differ; so do the layers of one stage."""
-        name = _PAST if self.window is None else f"{_HELD}{self.window}"
+        name = _PAST if self.window is None else f"{_SINKS if self.sinks else _HELD}{self.window}"
         return name if self.stage is None else f"{name}_{self.stage}"
 
     def count_cached(self, past: int) -> int:
-        """How many of `past` tokens are handed over."""
-        return past if self.window is None else min(past, self.window - 1)
+        """How many of `past` tokens are handed over, with the places of first ones."""
+        return past if self.window is None else self.sinks + min(past, self.window - 1)
 
 
 class TracedLayer(DynamicLayer):  # type: ignore[misc]
@@ -115,6 +123,13 @@ class TracedLayer(DynamicLayer):  # type: ignore[misc]
         return states.narrow(_TOKENS, length - kept, kept)
 
 
+def _build_layer(layer: CacheLayer, seen: Any, past: Sequence[Tensor]) -> TracedLayer | SinkLayer:
+    """What a decoder is given for a layer in a trace; empty without a past."""
+    if layer.window is not None and layer.sinks:
+        return SinkLayer(layer.window, seen, *past)
+    return TracedLayer(layer.window, seen, *past)
+
+
 class CachedExportable(nn.Module):
     """A decoder in one of the cached phases: logits of the last token, then every present key and value."""
 
@@ -140,8 +155,7 @@ class CachedExportable(nn.Module):
         cache = PrunedCache()  # it counts the tokens itself, so it fits a decoder with any attentions left
         cache.seen = seen
         cache.layers = [
-            TracedLayer(layer.window, seen, *pasts[2 * index : 2 * index + 2])
-            for index, layer in enumerate(self.layers)
+            _build_layer(layer, seen, pasts[2 * index : 2 * index + 2]) for index, layer in enumerate(self.layers)
         ]
         if self.phase is Phase.DECODE:
             cache.left = read_lefts(self.stages, pasts[2 * len(self.layers) :], self._count_held(cache.layers))
@@ -182,7 +196,7 @@ def read_cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
     held = getattr(getattr(output, "past_key_values", None), "layers", None)
     if held is None:
         raise ExportError(f"{name} returns no cache, so there is nothing that {phase} could hand over; use forward")
-    other = {type(layer).__name__ for layer in held if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)}
+    other = {type(layer).__name__ for layer in held if type(layer) not in _PLAIN}
     if other:
         raise ExportError(
             f"{name} keeps {', '.join(sorted(other))}; {phase} is exported for plain keys and values, use forward"
@@ -190,12 +204,19 @@ def read_cache_layers(model: Any, phase: Phase) -> tuple[CacheLayer, ...]:
     stages = [stage.block for stage in list_cache_stages(model)]
     return tuple(
         CacheLayer(
-            block, _read_heads(layer.keys), _read_heads(layer.values), getattr(layer, "sliding_window", None),
+            block, _read_heads(layer.keys), _read_heads(layer.values), _read_window(layer),
             layer.keys.dtype,
             max((stage for stage in stages if stage <= block), default=None),
+            SINKS if isinstance(layer, SinkLayer) else 0,
         )
         for block, layer in zip(_find_kept_attentions(model, len(held)), held, strict=True)
     )  # fmt: skip
+
+
+def _read_window(layer: Any) -> int | None:
+    """Tokens that a token sees; None where it sees all."""
+    window: int | None = layer.window if isinstance(layer, SinkLayer) else getattr(layer, "sliding_window", None)
+    return window
 
 
 def _read_heads(states: Tensor) -> tuple[int, int]:
@@ -243,6 +264,12 @@ def read_past(model: Any, cache: Any, layers: Sequence[CacheLayer], mask: Tensor
     return dict(zip(names, (*kept, *(make_stage_tensors(cache, stages, mask) if stages else ())), strict=True))
 
 
+def clear_past(past: Mapping[str, Tensor], layers: Sequence[CacheLayer]) -> dict[str, Tensor]:
+    """The same past before any token: of no length, or of empty places for the first tokens."""
+    counts = {name: layer.count_cached(0) for layer in layers for name in layer.name_tensors("past")}
+    return {name: torch.zeros_like(past[name].narrow(_TOKENS, 0, count)) for name, count in counts.items()}
+
+
 def _list_names(prefix: str, layers: Sequence[CacheLayer], stages: Sequence[CacheStage]) -> list[str]:
     """Of all that crosses the border of a file, in order."""
     kept = [name for layer in layers for name in layer.name_tensors(prefix)]
@@ -271,7 +298,7 @@ def build_cached_tracing(model: Any, phase: Phase, prompt: dict[str, Tensor], wh
     """
     layers, stages = read_cache_layers(model, phase), list_cache_stages(model)
     if whole_cache:
-        layers = tuple(replace(layer, window=None) for layer in layers)
+        layers = tuple(replace(layer, window=None, sinks=0) for layer in layers)
     inputs = decode_inputs(model, prompt, layers, new=NEW) if phase is Phase.DECODE else prompt
     names = tuple(name for name in inputs if not is_past(name))
     axes = _decode_axes(names, layers, stages) if phase is Phase.DECODE else _build_prefill_axes(names)
@@ -288,8 +315,9 @@ def compute_axis_size(axis: str, batch: int, length: int, phase: Phase = Phase.F
     """
     new = 1 if phase is Phase.DECODE else length
     sizes = {"batch": batch, "sequence": new, _ALL: length + new, "past + 1": length + 1}
-    if axis.startswith(_HELD):
-        return min(length, int(axis.removeprefix(_HELD).partition("_")[0]) - 1)
+    if _HELD in axis:
+        places = SINKS if axis.startswith(_SINKS) else 0
+        return places + min(length, int(axis.partition(_HELD)[2].partition("_")[0]) - 1)
     return sizes.get(axis, length)
 
 
@@ -340,7 +368,7 @@ def read_lengths_from_mask(graph: Any, layers: Sequence[CacheLayer]) -> None:
     """
     import onnx_ir as ir
 
-    windows = {name: layer.window for layer in layers for name in layer.name_tensors("past")}
+    windows = {name: layer for layer in layers for name in layer.name_tensors("past")}
     given = {value.name: value for value in graph.inputs}
     if not windows.keys() & given.keys():
         return
@@ -349,13 +377,15 @@ def read_lengths_from_mask(graph: Any, layers: Sequence[CacheLayer]) -> None:
     for node in list(graph):
         if node.op_type != "Shape" or node.inputs[0].name not in windows:
             continue
-        window, axis = windows[node.inputs[0].name], node.attributes["start"].as_int()
+        layer, axis = windows[node.inputs[0].name], node.attributes["start"].as_int()
         added = [ir.node("Shape", [mask], {"start": min(axis, 1), "end": min(axis, 1) + 1})]
         if axis == _TOKENS:
             new = ir.node("Shape", [words], {"start": 1, "end": 2})
             added += [new, ir.node("Sub", [added[-1].outputs[0], new.outputs[0]])]
-            if window is not None:
-                added += _add_constant("Min", added[-1].outputs[0], window - 1)
+            if layer.window is not None:
+                added += _add_constant("Min", added[-1].outputs[0], layer.window - 1)
+            if layer.sinks:
+                added += _add_constant("Add", added[-1].outputs[0], layer.sinks)
         graph.insert_before(node, added)
         ir.convenience.replace_all_uses_with(node.outputs[0], added[-1].outputs[0])
         graph.remove(node, safe=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latency_models.runtime_ort import count_default_threads, open_session
 from latency_models.workload import Phase
-from nas.export.cached_export import read_cache_layers, read_past
+from nas.export.cached_export import clear_past, read_cache_layers, read_past
 from nas.export.images import count_image_tokens
 from nas.export.onnx_export import Exportable, list_input_names, list_output_names, make_example_inputs
 from pruning.anatomy.part import PIXELS
@@ -226,7 +226,7 @@ def _decode(model: Any, file: _File, trial: Trial, seed: int) -> float:
     past: dict[str, Any] = dict(_read_past(model, prompt))
     differences = []
     if words.keys() == whole.keys() and find_token_hooks(model) is None:  # the file can read the prompt, too
-        nothing = {name: tensor[:, :, :0] for name, tensor in past.items()}
+        nothing = clear_past(past, read_cache_layers(model, Phase.DECODE))
         differences.append(_read(model, file, prompt, prompt | nothing, past))
     for position in range(sequence, sequence + STEPS):
         new = {name: tensor[:, position : position + 1] for name, tensor in words.items()}

@@ -19,7 +19,7 @@ from nas.progress import Progress
 from nas.request.search_request import SearchRequest
 from nas.search.greedy_removal import WIDTH
 from nas.tokens.describe import describe_schedule
-from nas.tokens.space import build_evaluator_with_tokens, count_droppable
+from nas.tokens.space import build_evaluator_of_space, count_droppable
 from pruning.inference.residency import is_streamed
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -61,7 +61,7 @@ def plan(request: SearchRequest, progress: Progress) -> Plan:
     workload, space = resolve_space(request, parent, target)
     say_what_fits(request, parent, target, workload, progress)
     with progress.open_stage("reading the data"):
-        dataset = build_evaluator_with_tokens(parent, workload, request.tokens).dataset
+        dataset = build_evaluator_of_space(parent, workload, request.tokens, space).dataset
     with progress.open_stage("timing the parent on a few items"):
         seconds = measure_item_seconds(parent, dataset.calibration)
     facts = {

@@ -14,12 +14,14 @@ FASTER = 0.01  # of what dropping the unit would save, a level has to save beyon
 def restrict_to_steps(space: Space, latency: LatencyModel) -> Space:
     """The space with those shares of a unit only that the latency model expects to be faster than any larger one.
 
+    Shares of heads are compared with shares of heads, windows with windows.
+
     Dropping a unit, and levels that are no shares (formats of weights, stand-ins, token schedules), stay.
     """
-    shares: dict[Unit, list[Choice]] = {}
+    shares: dict[tuple[Unit, tuple[str, ...]], list[Choice]] = {}
     for choice in space.choices:
         if _is_share(choice):
-            shares.setdefault(choice.unit, []).append(choice)
+            shares.setdefault((choice.unit, tuple(axis for axis, _ in choice.level.axes)), []).append(choice)
     slow = {choice for own in shares.values() for choice in _list_slow(own, latency)}
     return replace(space, choices=tuple(choice for choice in space.choices if choice not in slow))
 
@@ -32,7 +34,7 @@ def _is_share(choice: Choice) -> bool:
 
 
 def _list_slow(own: Iterable[Choice], latency: LatencyModel) -> list[Choice]:
-    """The levels of a unit that save no more than a milder one."""
+    """The levels of a unit on one axis that save no more than a milder one."""
     slow, saved = [], 0.0
     needed = FASTER * latency.predict_unit_ms(next(iter(own)).unit)
     for choice in sorted(own, key=lambda each: each.level, reverse=True):

@@ -41,7 +41,7 @@ from nas.search.methods import TOKEN_METHODS
 from nas.tokens.profiled_schedules import choose_best_reduction
 from nas.tokens.space import (
     add_tokens,
-    build_evaluator_with_tokens,
+    build_evaluator_of_space,
     check_workload,
     choose_workload_with_tokens,
     keep_tokens_only,
@@ -82,7 +82,7 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
         if request.goal == DRAFT:
             evaluator: Evaluator = build_draft_evaluator(request, parent, workload)
         else:
-            evaluator = build_evaluator_with_tokens(parent, workload, request.tokens)
+            evaluator = build_evaluator_of_space(parent, workload, request.tokens, space)
         precision = choose_precision(request.arithmetic, parent.device)
         compensation = plan_compensation(parent, evaluator, request.compensate, precision)
     order_parent_channels(space, parent, evaluator.dataset.calibration, progress)

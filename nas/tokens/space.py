@@ -15,8 +15,10 @@ from nas.quality.prompt import PromptEvaluator, build_prompts
 from nas.request.choices import OFF, SEARCH
 from nas.results.certificate import Certificate
 from nas.search.problem import keep_ratio
+from nas.tokens.long_texts import build_long_evaluator, needs_long_texts
 from pruning.anatomy.part import is_vision_language
 from pruning.reduction.inspection import find_token_hooks
+from pruning.surgery.prune import read_architecture
 from search_spaces.errors import UsageError
 from search_spaces.level import THOUSAND, round_to_permille
 from search_spaces.presets import parse_preset
@@ -75,6 +77,10 @@ def add_tokens(
         )
     if servable is not Servable.ANY:
         raise UsageError(f"--servable {servable} and --tokens {tokens}: other engines drop no tokens; leave one out")
+    if needs_long_texts(space.choices):
+        raise UsageError(
+            f"--tokens {tokens} and windows of attention: a window counts tokens that stages drop; leave one out"
+        )
     if tokens != SEARCH:
         causal, scorer = parent.anatomy.is_decoder, choose_default_reduction(parent).scorer
         return replace(space, fixed=parse_preset(tokens, space.depth, causal=causal, scorer=scorer))
@@ -120,20 +126,35 @@ def build_evaluator_with_tokens(parent: ParentModel, workload: Workload, tokens:
     return choose_evaluator(model, dataset)
 
 
+def build_evaluator_of_space(parent: ParentModel, workload: Workload, tokens: str, space: Space) -> Evaluator:
+    """Who judges the candidates of a space.
+
+    Raises:
+        UsageError, BadData: texts of the length that they need cannot be had.
+    """
+    if needs_long_texts(space.choices):
+        return build_long_evaluator(parent, workload)
+    return build_evaluator_with_tokens(parent, workload, tokens)
+
+
 def build_candidate_evaluator(parent: ParentModel, candidate: Any, folder: Path) -> Evaluator:
-    """Who judges a finished model: one that drops tokens on texts of the length that it was searched with.
+    """Who judges a finished model: one whose quality depends on the length of texts on such as it was searched with.
 
     Args:
         folder: the candidate's; its certificate tells the workload.
 
     Raises:
-        MeasurementError: a candidate that drops tokens and has no certificate that can be read.
+        MeasurementError: a candidate that drops tokens, or has windows, and no certificate that can be read.
     """
     if needs_padding(candidate) and parent.tokenizer is not None:
         settle_padding(candidate, parent.tokenizer)
-    if find_token_hooks(candidate) is None:
+    by_length = needs_long_texts(read_architecture(candidate, parent.anatomy.depth).choices)
+    if find_token_hooks(candidate) is None and not by_length:
         return choose_evaluator(parent.placed, parent.dataset, parent.cache)
-    return build_evaluator_with_tokens(parent, Certificate.load(folder / "certificate.json").workload, SEARCH)
+    workload = Certificate.load(folder / "certificate.json").workload
+    return (
+        build_long_evaluator(parent, workload) if by_length else build_evaluator_with_tokens(parent, workload, SEARCH)
+    )
 
 
 def count_droppable(parent: ParentModel, workload: Workload) -> tuple[int, str]:

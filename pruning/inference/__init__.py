@@ -22,6 +22,7 @@ __getattr__, __all__ = export_lazily(
             "Left",
             "PrunedCache",
             "adapt_decoding",
+            "find_windows",
             "fit_cache_to_decoder",
             "keeps_own_cache",
             "list_kept_attentions",
@@ -41,6 +42,8 @@ __getattr__, __all__ = export_lazily(
             "stream",
             "streaming",
         ],
+        "sink_cache": ["SinkLayer"],
         "widening": ["NARROW", "copy_in_float32", "copy_unwidened", "is_widened", "widen", "widen_tensor"],
+        "window_mask": ["INDEX", "MASK", "PASTS", "WindowMask", "list_arguments", "name_arguments"],
     },
 )

@@ -24,9 +24,11 @@ from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.encoder_decoder import find_part, read_part_config
 from pruning.anatomy.language_model import find_language_config
 from pruning.anatomy.part import Part
+from pruning.inference.sink_cache import SinkLayer
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.kinds import Kind
+from search_spaces.kinds.attention_window import KIND as WINDOW
 
 _CACHE = "past_key_values"  # what the library calls it
 
@@ -183,15 +185,18 @@ class CacheKeeper:
         >>> handle = trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
     """
 
-    def __init__(self, config: Any, kept: list[int], has_source: bool = False) -> None:
+    def __init__(
+        self, config: Any, kept: list[int], has_source: bool = False, windows: Mapping[int, int] | None = None
+    ) -> None:
         """Of a decoder.
 
         Args:
             config: describes the blocks that are left.
             kept: those of them that have an attention.
             has_source: whether it attends to an encoder, too.
+            windows: of those whose attention sees a window and the first tokens, how many tokens it shows.
         """
-        self.config, self.kept, self.has_source = config, kept, has_source
+        self.config, self.kept, self.has_source, self.windows = config, kept, has_source, windows or {}
 
     def prepare_cache(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -227,7 +232,10 @@ class CacheKeeper:
 
     def _build_layers(self) -> list[Any]:
         layers = DynamicCache(config=self.config).layers
-        return [layers[position] for position in self.kept]
+        return [
+            SinkLayer(self.windows[position]) if position in self.windows else layers[position]
+            for position in self.kept
+        ]
 
 
 def _name_arguments(
@@ -257,6 +265,12 @@ def list_kept_attentions(architecture: Architecture) -> list[int]:
     return [layer for layer in range(architecture.depth) if architecture.runs(layer, Kind.ATTENTION)]
 
 
+def find_windows(architecture: Architecture) -> dict[int, int]:
+    """The blocks whose attention sees a window and the first tokens, and how many tokens it shows."""
+    chosen = ((choice.layer, choice.level.get_value(WINDOW.axis)) for choice in architecture.choices)
+    return {layer: value for layer, value in chosen if value is not None}
+
+
 def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, reduces: bool = False) -> None:
     """Re-index the kept attentions and keep the cache and the positions of a pruned decoder right, in place.
 
@@ -278,13 +292,14 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
             cross = anatomy.blocks[layer].parts.get(Kind.CROSS_ATTENTION)
             for path in () if cross is None else cross.members:  # which have a cache of their own
                 _reindex(blocks[position].get_submodule(path), position)
-    if len(kept) == len(remaining) and not reduces and _has_token_count(config):
+    windows = {remaining.index(layer): window for layer, window in find_windows(architecture).items()}
+    if len(kept) == len(remaining) and not reduces and not windows and _has_token_count(config):
         return  # all blocks that are left are whole: the model's own cache fits
     trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
     if _CACHE not in signature(trunk.forward).parameters:
         return  # a recurrent model, whose states are its own affair
     has_source = anatomy.part is not None
-    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept], has_source)
+    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept], has_source, windows)
     trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
     trunk.register_forward_hook(keeper.count_call, with_kwargs=True)
     _take_own_cache(model)

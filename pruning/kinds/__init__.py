@@ -43,7 +43,7 @@ def _has_slot(anatomy: BlockAnatomy, slot: Kind) -> bool:
 
 
 def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice, ...]) -> dict[str, nn.Module]:
-    """The modules that stand in a block in place of the parent's, by path within it.
+    """The modules that stand in a block in place of the parent's, by path within it, what holds others before these.
 
     Args:
         block: the parent's; it stays as it is.
@@ -54,7 +54,10 @@ def build_modules(block: nn.Module, anatomy: BlockAnatomy, chosen: tuple[Choice,
     for choice in chosen:
         for name in sorted(list_kinds(choice)):
             modules |= SURGERIES[name].build_modules(block, anatomy, choice.level, chosen)
-    return {path: widen(module) for path, module in modules.items()} if is_widened(block) else modules
+    outermost_first = {path: modules[path] for path in sorted(modules, key=lambda path: path.count("."))}
+    if is_widened(block):
+        return {path: widen(module) for path, module in outermost_first.items()}
+    return outermost_first
 
 
 __all__ = ["SURGERIES", "Surgery", "build_modules", "find_savings"]

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.language_model import find_language_config
 from pruning.anatomy.part import is_vision_language
+from pruning.inference.kv_cache import find_windows
 from pruning.reduction.hooks import BlockEntry, Step, TokenHooks
 from pruning.reduction.layout import TokenLayout, read_token_layout
 from pruning.reduction.projections import Projections, read_projections
@@ -68,6 +69,12 @@ def check_reduction(anatomy: Anatomy, architecture: Architecture) -> None:
     stages, reduction = architecture.tokens.stages, architecture.tokens.reduction
     if not stages:
         return
+    windows = find_windows(architecture)
+    if windows:
+        raise ArchitectureError(
+            f"blocks {', '.join(map(str, sorted(windows)))} see a window of tokens, some of which a schedule drops; "
+            "leave the windows or the schedule out"
+        )
     if anatomy.part is not None:
         raise ArchitectureError(
             f"the {anatomy.part} stack of a {anatomy.family} drops no tokens; leave the schedule out"

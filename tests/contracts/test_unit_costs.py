@@ -51,6 +51,11 @@ class TestAttentionHeads(UnitCostContract):
     name, levels = "attention-heads", (DROP, *(Level.on("heads", permille) for permille in (250, 500, 750)))
 
 
+class TestAttentionWindow(UnitCostContract):
+    name, levels = "attention-window", (DROP, *(Level.on("window", tokens) for tokens in (64, 512, 2048)))
+    cases = (CASES[2],)
+
+
 class TestAttentionLinear(UnitCostContract):
     name, levels = "attention-linear", (DROP, Level.on("form", 1))
 
@@ -82,6 +87,7 @@ def test_every_kind_is_tested() -> None:
         TestMlpExperts,
         TestMlpActiveExperts,
         TestAttentionHeads,
+        TestAttentionWindow,
         TestAttentionLinear,
         TestMlpLinear,
         TestAttentionBits,

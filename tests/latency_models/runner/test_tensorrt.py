@@ -115,7 +115,7 @@ class Engine:
 
     def __init__(self, driver: Driver) -> None:
         self.driver, self.shapes, self.addresses = driver, {}, {}
-        self.num_io_tensors = 2
+        self.num_io_tensors, self.built_for = 2, (2, 3)
 
     def create_execution_context(self) -> "Engine":
         return self
@@ -128,6 +128,9 @@ class Engine:
 
     def get_tensor_dtype(self, name: str) -> str:
         return "int32"
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [self.built_for] * 3
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
         self.shapes[name] = shape
@@ -164,3 +167,14 @@ def test_an_engine_is_given_what_it_declares_and_its_memory_is_given_back() -> N
         refusing.run()
     del execution, refusing
     assert not driver.memory
+
+
+def test_inputs_are_cut_to_what_an_engine_was_built_for() -> None:
+    """A candidate's cache may hold less than the parent's."""
+    driver = Driver()
+    engine = Engine(driver)
+    engine.built_for = (2, 2)
+    execution = Execution(Interface, Cuda(driver), engine, {"ids": np.arange(6, dtype=np.int64).reshape(2, 3)})
+    execution.run()
+    assert engine.shapes == {"ids": (2, 2)}
+    assert np.frombuffer(driver.memory[engine.addresses["doubled"]], np.int32).tolist() == [0, 2, 6, 8]

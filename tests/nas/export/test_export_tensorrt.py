@@ -52,7 +52,16 @@ def test_an_engine_is_built_from_what_is_derived_of_a_cached_phase(
 
 
 def test_an_axis_is_as_long_as_its_name_says() -> None:
-    sizes = {"batch": 3, "sequence": 12, "past": 12, "past + 1": 13, "held_8": 7, "held_512": 12}
+    sizes = {
+        "batch": 3,
+        "sequence": 12,
+        "past": 12,
+        "past + 1": 13,
+        "held_8": 7,
+        "held_512": 12,
+        "sinks_held_8": 11,
+        "sinks_held_512": 16,
+    }
     assert {axis: compute_axis_size(axis, 3, 12) for axis in sizes} == sizes
     assert compute_axis_size("past + sequence", 3, 12, Phase.DECODE) == 13
     assert compute_axis_size("sequence", 3, 12, Phase.DECODE) == 1

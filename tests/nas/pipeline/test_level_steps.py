@@ -43,6 +43,14 @@ def test_a_level_that_is_slower_than_a_larger_one_is_none() -> None:
     assert list_words(found) == {"mlp.0", "attention.0", WIDTHS[0], WIDTHS[2], WIDTHS[4]}
 
 
+def test_levels_of_one_axis_are_compared_with_each_other_only() -> None:
+    """A window that saves more than heads do is another thing than fewer heads."""
+    saved = dict.fromkeys(WIDTHS, 5.0) | {"mlp.0": 10.0, "attention.0": 10.0}
+    own = {"attention.0:heads=0.5": 3.0, "attention.0:window=64": 6.0, "attention.0:window=32": 6.05}
+    found = restrict_to_steps(build_space(*own), build_latency(saved | own))
+    assert {word for word in list_words(found) if word.startswith("attention.0:")} == set(list(own)[:2])
+
+
 def test_by_a_data_sheet_every_share_is_a_step() -> None:
     """Its time is proportional to work."""
     model = build("gpt2")

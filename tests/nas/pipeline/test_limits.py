@@ -49,6 +49,15 @@ def test_a_cache_is_that_of_the_attentions_that_are_left(text: str, maximum: flo
     assert held == limit.count(dropped)
 
 
+def test_a_window_keeps_the_tokens_that_it_shows_and_the_first_four() -> None:
+    context = build_context("decode:batch=1,past=31", max_cache="0.5x")
+    (limit,) = list_limits(context)
+    windowed = Architecture.parent(4).drop(Choice.parse("attention.1:window=4"), Choice.parse("attention.2:window=64"))
+    assert limit.count(windowed) == PARENT * (3 + (4 + 4 - 1) / 32) / 4  # the wider one shows everything
+    held = compute_memory(context.parent.shape, windowed, context.workload, context.target.precision).cache
+    assert held == limit.count(windowed)
+
+
 def test_a_bound_on_a_cache_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--max-cache 0\.5x: forward:batch=1,seq=32 keeps no keys and values"):
         list_limits(build_context("forward:batch=1,seq=32", max_cache="0.5x"))
