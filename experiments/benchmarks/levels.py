@@ -6,7 +6,8 @@
 
 Every space is searched with the same compensation, seeds, trials and latency model (the data sheet of `--target`, so
 that a run can be repeated anywhere), all budgets in one study. Winners are judged on the test split. `uniform` is no
-search: the same share of all MLPs and heads, the largest of some that meets the budget.
+search: the same share of all MLPs and heads, the largest of some that meets the budget. `flap` and `wanda-sp` are the
+published methods, with the compensation of all others in place of theirs.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 from compensation import describe_processor
 from search_quality import Bench, Counter, find_best_within, prepare
 
+from nas.pipeline.channel_orders import list_channels
 from nas.pipeline.compensation import pick_items, plan_compensation
 from nas.pipeline.evaluator import build_evaluator, list_rungs
 from nas.pipeline.problem import MAX_TIED
@@ -28,7 +30,9 @@ from nas.quality import Quality
 from nas.quality.precision import choose_precision
 from nas.request.choices import AUTO
 from nas.search import run_search
+from nas.search.methods import WIDTH_METHODS
 from pruning.analysis import order_channels
+from pruning.analysis.channel_orders import DEFAULT_CRITERION
 from search_spaces.architecture import Architecture
 from search_spaces.unit import list_kinds
 
@@ -44,20 +48,45 @@ ORDERED = 32  # calibration items by which channels are ordered, at most
 
 def run(options: argparse.Namespace) -> None:
     """Every space at every seed; written after each, so that a run can be continued."""
-    bench = prepare(options.model, options.target, options.items, options.data, options.precision)
-    order_channels(bench.parent.placed, bench.parent.anatomy, pick_items(bench.parent.dataset.calibration, ORDERED))
-    bench = add_compensation(bench, options)
+    bench = build_bench(options)
     budgets, out = tuple(map(float, options.budgets.split(","))), options.out
     document = json.loads(out.read_text()) if out.exists() else {"model": Path(bench.parent.id).name, "runs": {}}
     document |= {"processor": describe_processor(), "windows": options.windows, "items": bench.items}
-    chosen = options.spaces.split(";") if options.spaces else [*SPACES, UNIFORM]
+    chosen = options.spaces.split(";") if options.spaces else [*SPACES, UNIFORM, *WIDTH_METHODS]
     for key in (f"{name}/{seed}" for seed in options.seeds.split(",") for name in chosen):
         if key not in document["runs"]:
             name, _, seed = key.partition("/")
-            found = cut_alike(bench, budgets) if name == UNIFORM else search(bench, name, budgets, int(seed))
+            if name in WIDTH_METHODS:
+                found = narrow(options, name, budgets)
+            else:
+                found = cut_alike(bench, budgets) if name == UNIFORM else search(bench, name, budgets, int(seed))
             document["runs"][key] = found
             out.write_text(json.dumps(document) + "\n")
             print(key, {share: round(cell["test"], 4) for share, cell in found["cells"].items()}, flush=True)
+
+
+def build_bench(options: argparse.Namespace, criterion: str = DEFAULT_CRITERION) -> Bench:
+    """One model, whose channels are ordered by a criterion, with candidates that are adjusted."""
+    bench = prepare(options.model, options.target, options.items, options.data, options.precision)
+    items = pick_items(bench.parent.dataset.calibration, ORDERED)
+    order_channels(bench.parent.placed, bench.parent.anatomy, items, criterion)
+    return add_compensation(bench, options)
+
+
+def narrow(options: argparse.Namespace, name: str, budgets: tuple[float, ...]) -> dict[str, Any]:
+    """What a published method makes of widths and heads, with the compensation of all others."""
+    method = WIDTH_METHODS[name]
+    bench = build_bench(options, method.criterion)
+    parent, anatomy = bench.parent, bench.parent.anatomy
+    space = anatomy.build_space(("mlp-width", "attention-heads"))
+    channels = list_channels(parent.placed, anatomy, space.choices)
+    cells = {}
+    for share in budgets:
+        budget = share * bench.base.predict_ms(bench.base.space.parent)
+        found = method.choose_architecture(replace(bench.base, space=space, channels=channels, budget_ms=budget))
+        if found is not None:
+            cells[str(share)] = describe(bench, found)
+    return {"cells": cells, "cost": {}}
 
 
 def add_compensation(bench: Bench, options: argparse.Namespace) -> Bench:
@@ -162,7 +191,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of all validation losses")
     parser.add_argument("--budgets", default="0.9,0.8,0.7,0.6,0.5,0.4", help="shares of the parent's latency")
     parser.add_argument("--windows", type=int, help="of calibration text that finalists are fitted to; default: all")
-    parser.add_argument("--spaces", help=f"some of {'; '.join(SPACES)}; {UNIFORM}, with semicolons between them")
+    parser.add_argument("--spaces", help=f"some of {'; '.join((*SPACES, UNIFORM, *WIDTH_METHODS))}")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

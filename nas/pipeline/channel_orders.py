@@ -6,6 +6,7 @@ cuts alike. What was cut out of a winner is in its folder.
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nas.data.dataset import Split
 from nas.parent.parent import ParentModel
 from nas.pipeline.compensation import pick_items
 from nas.progress import Progress
+from nas.search.channels import Channels
 from pruning.analysis.channel_orders import DEFAULT_CRITERION, copy_channel_orders, find_cut_modules, order_channels
 from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.candidate_builder import compute_digest
@@ -25,27 +27,47 @@ from pruning.surgery.channel_order import ChannelOrder, get_channel_order, keep_
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
 from search_spaces.space import Space
+from search_spaces.unit import Choice, Unit
 
 CHANNELS = "channels.json"  # in a winner's folder
 _REVISION = 1  # of how they are found out
 _ITEMS = 32  # of the calibration split, at most
+_SCORES = "/scores"  # behind the name of an order in the cache: what its inputs count
 
 
-def order_parent_channels(space: Space, parent: ParentModel, calibration: Split, progress: Progress) -> None:
+def order_parent_channels(
+    space: Space, parent: ParentModel, calibration: Split, progress: Progress, criterion: str = DEFAULT_CRITERION
+) -> None:
     """Keep on a parent's modules the orders by which candidates of a space are cut, where it has such candidates.
 
     Args:
         calibration: the items that are looked at, the first time.
+        criterion: by which inputs of projections are ordered.
     """
     if not find_cut_modules(parent.model, parent.anatomy, space.choices):
         return
     inputs = pick_items(calibration, _ITEMS)
-    path = parent.cache / f"channel-orders-{DEFAULT_CRITERION}{_REVISION}-{compute_digest(inputs)}.safetensors"
+    path = parent.cache / f"channel-orders-{criterion}{_REVISION}-{compute_digest(inputs)}.safetensors"
     if not _restore(path, parent):
         with progress.open_stage("ordering neurons, heads and experts"):
-            order_channels(parent.placed, parent.anatomy, inputs)
+            order_channels(parent.placed, parent.anatomy, inputs, criterion)
         _keep(path, parent)
     copy_channel_orders(parent.placed, parent.model)
+
+
+def list_channels(model: Any, anatomy: Anatomy, choices: Iterable[Choice]) -> tuple[Channels, ...]:
+    """What counts of the inputs of every projection that any of these choices cuts, where the order says so.
+
+    Args:
+        model: the parent, with the orders on its modules.
+    """
+    found: dict[tuple[Unit, str], Channels] = {}
+    for choice in sorted(choices):
+        for module, cut in find_cut_modules(model, anatomy, [choice]).values():
+            order, (axis, _) = get_channel_order(module), choice.level.axes[0]
+            if order is not None and order.scores is not None:
+                found[choice.unit, axis] = Channels(choice.unit, axis, tuple(order.scores.tolist()), cut.size)
+    return tuple(found.values())
 
 
 def describe_orders(model: Any, anatomy: Anatomy, architecture: Architecture) -> dict[str, Any] | None:
@@ -82,14 +104,18 @@ def _restore(path: Path, parent: ParentModel) -> bool:
     """Whether the orders were known, and are now on the parent's modules."""
     try:
         with safe_open(path, "pt") as file:
-            known = {name: (file.get_tensor(name), file.metadata()[name]) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            known = {
+                name: ChannelOrder(tensors[name], criterion, tensors.get(f"{name}{_SCORES}"))
+                for name, criterion in file.metadata().items()
+            }
     except (OSError, SafetensorError):
         return False
     modules = _name_cut_modules(parent)
     if not modules.keys() <= known.keys():
         return False
     for name, module in modules.items():
-        keep_channel_order(module, ChannelOrder(*known[name]))
+        keep_channel_order(module, known[name])
     return True
 
 
@@ -100,7 +126,9 @@ def _keep(path: Path, parent: ParentModel) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")
     criteria = {name: order.criterion for name, order in orders.items()}
-    save_file({name: order.groups.contiguous() for name, order in orders.items()}, draft, criteria)
+    tensors = {name: order.groups.contiguous() for name, order in orders.items()}
+    tensors |= {f"{name}{_SCORES}": order.scores for name, order in orders.items() if order.scores is not None}
+    save_file(tensors, draft, criteria)
     draft.replace(path)
 
 

@@ -37,7 +37,7 @@ from nas.quality import Evaluator
 from nas.quality.precision import choose_precision
 from nas.request.choices import DRAFT, FULL, OFF, SEARCH
 from nas.request.search_request import SearchRequest
-from nas.search.methods import TOKEN_METHODS
+from nas.search.methods import TOKEN_METHODS, WIDTH_METHODS
 from nas.tokens.profiled_schedules import choose_best_reduction
 from nas.tokens.space import (
     add_tokens,
@@ -46,6 +46,7 @@ from nas.tokens.space import (
     choose_workload_with_tokens,
     keep_tokens_only,
 )  # fmt: skip
+from pruning.analysis.channel_orders import DEFAULT_CRITERION, find_cut_modules
 from pruning.compensation.candidate_builder import BIAS, CandidateBuilder
 from search_spaces.architecture import Architecture
 from search_spaces.errors import UsageError
@@ -85,7 +86,9 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
             evaluator = build_evaluator_of_space(parent, workload, request.tokens, space)
         precision = choose_precision(request.arithmetic, parent.device)
         compensation = plan_compensation(parent, evaluator, request.compensate, precision)
-    order_parent_channels(space, parent, evaluator.dataset.calibration, progress)
+    narrowing = WIDTH_METHODS.get(request.method)
+    criterion = DEFAULT_CRITERION if narrowing is None else narrowing.criterion
+    order_parent_channels(space, parent, evaluator.dataset.calibration, progress, criterion)
     if searches_formats(space):
         space = _restrict_formats(space, parent, evaluator, progress)
     cached_evaluator = build_evaluator(
@@ -148,6 +151,10 @@ def resolve_space(request: SearchRequest, parent: ParentModel, target: Target) -
     names = tuple(dict.fromkeys((*(request.units or DEFAULT_UNITS), *list_precision_units(request.precision))))
     check_precision_runs(names, target, request.precision)
     structure = restrict(parent.anatomy.build_space(names), request.servable)
+    if request.method in WIDTH_METHODS and not find_cut_modules(parent.model, parent.anatomy, structure.choices):
+        raise UsageError(
+            f"--method {request.method} narrows parts; add some that can be, as --units mlp-width,attention-heads"
+        )
     structure = restrict_to_fast_formats(structure, parent, target, workload, request.precision)
     structure = restrict_to_savable(structure, parent, request.servable)
     space = add_tokens(structure, parent, target, workload, request.tokens, request.servable)

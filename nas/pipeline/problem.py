@@ -2,6 +2,7 @@
 
 from latency_models.work import count_flops
 from nas.certification.search_context import SearchContext
+from nas.pipeline.channel_orders import list_channels
 from nas.pipeline.evaluator import list_rungs, open_cluster
 from nas.pipeline.limits import list_limits
 from nas.request.choices import OFF
@@ -47,6 +48,7 @@ def build_problem(context: SearchContext, redundancy: Redundancy) -> Problem:
         time_limit_s=request.time_limit_s,
         removes_blocks=context.builder.plan is not None,
         max_tied=Problem.max_tied if context.builder.plan is None else MAX_TIED,
+        channels=list_channels(context.parent.model, context.parent.anatomy, context.space.choices),
         seed=request.seed,
     )
 

@@ -17,6 +17,7 @@ __getattr__, __all__ = export_lazily(
             "PROJECTIONS",
             "SEARCH",
             "TOKEN_METHODS",
+            "WIDTH_METHODS",
             "TRAINED",
             "check_compensation",
             "check_device",

@@ -25,6 +25,7 @@ PROJECTIONS, LORA, ALL = "projections+norms", "lora", "all"  # what is trained w
 TRAINED = (PROJECTIONS, LORA, ALL)
 STREAMING = ("auto", "always", "never")  # as in pruning.inference.residency
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+WIDTH_METHODS = ("flap", "wanda-sp")
 TOKEN_METHODS = ("pyramiddrop", "random-tokens", "fastv", "tome", "equal-steps", "dop")
 
 
@@ -34,10 +35,10 @@ def check_method(name: str) -> str:
     Raises:
         UsageError: it is none.
     """
-    if name not in (ENGINE, *TOKEN_METHODS) and name.removesuffix(ADD_BACK) not in METHODS:
+    if name not in (ENGINE, *TOKEN_METHODS, *WIDTH_METHODS) and name.removesuffix(ADD_BACK) not in METHODS:
         raise UsageError(
             f"method {name!r} is none of {ENGINE}, {', '.join(METHODS)} (each but {ENGINE} also with {ADD_BACK}), "
-            f"{', '.join(TOKEN_METHODS)}"
+            f"{', '.join((*TOKEN_METHODS, *WIDTH_METHODS))}"
         )
     return name
 

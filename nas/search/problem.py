@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from latency_models.model import LatencyModel
 from nas.quality.quality import Quality
+from nas.search.channels import Channels
 from nas.search.limit import Limit
 from nas.search.savings import Savings, compute_overlaps
 from pruning.analysis.redundancy import Redundancy
@@ -66,6 +67,7 @@ class Problem:
         patience: trials without a better one, after which a budget is settled; half as many where there are more
             budgets, which learn from each other.
         max_tied: candidates that are judged on all items together, at most, where fewer items do not tell them apart.
+        channels: what counts of the parts that can be narrowed, for published methods that narrow.
         removes_blocks: whether a step of greedy removal may be a whole block, too, where the space only has its parts.
         on_trial: told how many trials ended since the last call, and the best so far.
         on_phase: told, of the work before and after the trials, its name, how much of it is done and how much there is.
@@ -97,6 +99,7 @@ class Problem:
     seed: int = 0
     finalists: int = 4
     max_tied: int = 16
+    channels: tuple[Channels, ...] = ()
     removes_blocks: bool = False
     prefetch: Callable[[Sequence[Asked]], None] = skip_prefetch
     on_trial: Callable[[int, str], None] = _ignore_message

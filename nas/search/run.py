@@ -5,7 +5,7 @@ import time
 from nas.request.choices import ADD_BACK
 from nas.search.engine import Engine
 from nas.search.journal import Journal
-from nas.search.methods import METHODS, TOKEN_METHODS, add_back, drop_as_published
+from nas.search.methods import METHODS, TOKEN_METHODS, WIDTH_METHODS, add_back, drop_as_published
 from nas.search.outcome import Candidate, SearchOutcome, build_infeasible_error
 from nas.search.problem import ENGINE, Problem
 from search_spaces.architecture import Architecture
@@ -44,6 +44,8 @@ def _choose(problem: Problem) -> Architecture | None:
     """What the method makes of the problem; None where it cannot meet the budget."""
     if problem.method in TOKEN_METHODS:
         return TOKEN_METHODS[problem.method].choose_architecture(problem)
+    if problem.method in WIDTH_METHODS:
+        return WIDTH_METHODS[problem.method].choose_architecture(problem)
     order = METHODS[problem.method.removesuffix(ADD_BACK)].find_removal_order(problem)
     if order is None:
         return None

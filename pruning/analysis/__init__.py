@@ -12,7 +12,7 @@ __getattr__, __all__ = export_lazily(
             "find_cut_modules",
             "order_channels",
         ],
-        "criteria": ["CRITERIA", "Criterion"],
+        "criteria": ["ActivationNorm", "CRITERIA", "Criterion", "Fluctuation"],
         "expert_saliency": ["order_experts"],
         "input_scales": ["calibrate_inputs", "copy_input_scales"],
         "observer": ["Observer"],

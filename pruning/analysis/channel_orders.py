@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.criteria import CRITERIA, ActivationNorm, BrainSurgeon, Criterion
+from pruning.analysis.criteria import CRITERIA, ActivationNorm, BrainSurgeon, Criterion, Scoring
 from pruning.anatomy.anatomy import Anatomy
 from pruning.compensation.alignment import TokenAlignment
 from pruning.compensation.method import LARGEST_GRAM
@@ -70,8 +70,9 @@ def _order_inputs(cut: Cut, criterion: str) -> Order:
         rows = args[0].reshape(-1, args[0].shape[-1])[real]
         rows = rows.to(choose_sum_device(rows.device))
         chosen = _choose(CRITERIA[criterion], rows.shape[1])
-        groups = chosen.rank(rows, get_weight_matrix(module).to(rows.device), cut.size)
-        return ChannelOrder(groups.cpu(), chosen.name)
+        weight = get_weight_matrix(module).to(rows.device)
+        scores = chosen.score(rows, weight).cpu() if isinstance(chosen, Scoring) else None
+        return ChannelOrder(chosen.rank(rows, weight, cut.size).cpu(), chosen.name, scores)
 
     return order
 

@@ -5,7 +5,7 @@ are gone, which compensation then lets them do; the others ask what is lost with
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ class Criterion(Protocol):
         """
 
 
+@runtime_checkable
+class Scoring(Protocol):
+    """A criterion that says of each input by itself what it counts."""
+
+    def score(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        """(k,) float64, of every input; more of what is needed more. The arguments are those of `rank`."""
+
+
 @dataclass(frozen=True)
 class ActivationNorm:
     """Σ_out |W_oc| · ‖X_c‖₂ (Wanda-sp, An et al. 2024, after Wanda, Sun et al. 2024)."""
@@ -38,8 +46,12 @@ class ActivationNorm:
 
     def rank(self, inputs: Tensor, weight: Tensor, size: int) -> Tensor:
         """By the sum over a group."""
-        norms = torch.linalg.vector_norm(inputs, dim=0, dtype=torch.float64)
-        return _rank_sums(weight.double().abs().sum(0) * norms, size)
+        return _rank_sums(self.score(inputs, weight), size)
+
+    def score(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        """(k,) float64, of every input."""
+        norms: Tensor = torch.linalg.vector_norm(inputs, dim=0, dtype=torch.float64)
+        return weight.double().abs().sum(0) * norms
 
 
 @dataclass(frozen=True)
@@ -50,8 +62,11 @@ class Fluctuation:
 
     def rank(self, inputs: Tensor, weight: Tensor, size: int) -> Tensor:
         """By the sum over a group."""
-        variances = inputs.double().var(0, correction=0)
-        return _rank_sums(variances * weight.double().square().sum(0), size)
+        return _rank_sums(self.score(inputs, weight), size)
+
+    def score(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        """(k,) float64, of every input."""
+        return inputs.double().var(0, correction=0) * weight.double().square().sum(0)
 
 
 @dataclass(frozen=True)

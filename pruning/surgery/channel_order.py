@@ -16,6 +16,7 @@ class ChannelOrder:
     Attributes:
         groups: (groups,) int64, indices.
         criterion: by which they were ordered.
+        scores: (inputs,) float64, what each input counts by itself, where the criterion says so.
 
     Example:
         >>> ChannelOrder(torch.tensor([2, 0, 1]), "obs").list_kept(2).tolist()
@@ -24,6 +25,7 @@ class ChannelOrder:
 
     groups: Tensor
     criterion: str
+    scores: Tensor | None = None
 
     def list_kept(self, count: int) -> Tensor:
         """The indices, rising, of the groups that stay where so many do."""

@@ -21,7 +21,7 @@ from nas.api.routes.common import (
 )
 from nas.api.schemas import Health, ServerView, TargetList, TargetView
 from nas.parent.reference_models import list_reference_names
-from nas.request.choices import ENGINE, METHODS, TOKEN_METHODS
+from nas.request.choices import ENGINE, METHODS, TOKEN_METHODS, WIDTH_METHODS
 
 public, router = APIRouter(), build_guarded_router()
 _TEXT = describe_answer("text/plain", "Prometheus' text format")
@@ -71,5 +71,5 @@ def server(settings: TheSettings) -> ServerView:
     """What can be asked of this server."""
     return ServerView(
         version=version("nas"), mlflow=settings.mlflow_page, models=list(list_reference_names()),
-        methods=[ENGINE, *METHODS, *TOKEN_METHODS], hub=settings.roots.hub,
+        methods=[ENGINE, *METHODS, *TOKEN_METHODS, *WIDTH_METHODS], hub=settings.roots.hub,
     )  # fmt: skip

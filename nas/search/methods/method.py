@@ -44,6 +44,25 @@ class TokenMethod(Protocol):
         """Its choice, which meets the budget; None where it cannot. Its ratios need not be those of the space."""
 
 
+class WidthMethod(Protocol):
+    """A method from the literature that narrows parts, run to a latency budget.
+
+    Example:
+        >>> architecture = WIDTH_METHODS["flap"].choose_architecture(problem)
+    """
+
+    @property
+    def name(self) -> str:
+        """What `--method` calls it."""
+
+    @property
+    def criterion(self) -> str:
+        """By which what stays of a part is chosen (`pruning.analysis.criteria`)."""
+
+    def choose_architecture(self, problem: Problem) -> Architecture | None:
+        """Its choice, which meets the budget; None where it cannot. Its widths need not be those of the space."""
+
+
 def drop_as_published(problem: Problem, order: RemovalOrder) -> Architecture:
     """Everything the method dropped: the last unit usually overshoots the budget."""
     return problem.space.decode(order)

@@ -10,10 +10,11 @@ import pytest
 from families import build, example
 
 from nas.data.dataset import Split
-from nas.pipeline.channel_orders import describe_orders, order_parent_channels, restore_orders
+from nas.pipeline.channel_orders import describe_orders, list_channels, order_parent_channels, restore_orders
 from nas.progress import Silent
 from pruning.analysis import compute_orders_digest
 from pruning.anatomy.anatomy import read_anatomy
+from pruning.surgery.channel_order import get_channel_order
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Choice
 from search_spaces.errors import UsageError
@@ -45,6 +46,31 @@ def test_what_was_found_out_is_read_by_the_next_search(parent: Any, monkeypatch:
     (file,) = parent.cache.iterdir()
     file.write_bytes(file.read_bytes()[:-20])  # damaged: found out again
     assert order(again) == digest
+
+
+def test_what_inputs_count_is_kept_with_an_order_by_a_score(parent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = parent.anatomy.build_space(("mlp-width", "attention-heads"))
+    calibration = Split("calibration", dict(example(parent.model, batch=12)))
+    order_parent_channels(space, parent, calibration, Silent(), "wifv")
+    found = list_channels(parent.model, parent.anatomy, space.choices)
+    assert {(str(each.unit), each.axis, each.groups, each.size) for each in found} == {
+        word
+        for layer in range(4)
+        for word in ((f"mlp.{layer}", "width", 48, 1), (f"attention.{layer}", "heads", 2, 16))
+    }
+    again = SimpleNamespace(**vars(parent) | {"model": build("llama"), "placed": build("llama")})
+    monkeypatch.setattr("nas.pipeline.channel_orders.order_channels", None)
+    order_parent_channels(space, again, calibration, Silent(), "wifv")
+    assert list_channels(again.model, parent.anatomy, space.choices) == found
+    mlp = next(each for each in found if str(each.unit) == "mlp.2")
+    order_kept = get_channel_order(parent.model.model.layers[2].mlp.down_proj).groups.tolist()
+    assert order_kept == sorted(range(48), key=lambda at: -mlp.scores[at])
+    assert describe_orders(parent.model, parent.anatomy, Architecture(4).drop(mlp.keep(24))) is not None
+
+
+def test_an_order_that_weighs_groups_together_has_no_scores(parent: Any) -> None:
+    order(parent)
+    assert list_channels(parent.model, parent.anatomy, parent.anatomy.choices) == ()
 
 
 def test_a_winner_can_be_cut_again_from_what_its_folder_says(parent: Any, tmp_path: Path) -> None:

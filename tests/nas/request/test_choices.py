@@ -5,13 +5,14 @@ import sys
 
 from nas.quality.precision import Precision
 from nas.request import choices
-from nas.search.methods import METHODS, TOKEN_METHODS
+from nas.search.methods import METHODS, TOKEN_METHODS, WIDTH_METHODS
 from nas.search.problem import ENGINE
 
 
 def test_the_names_of_methods_are_those_of_the_registries() -> None:
     assert tuple(METHODS) == choices.METHODS
     assert tuple(TOKEN_METHODS) == choices.TOKEN_METHODS
+    assert tuple(WIDTH_METHODS) == choices.WIDTH_METHODS
     assert choices.ENGINE == ENGINE
     assert tuple(Precision) == choices.ARITHMETIC
 
