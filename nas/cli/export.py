@@ -48,6 +48,12 @@ def export(
             "decilm, gguf, tensorrt.",
         ),
     ] = None,
+    print_command: Annotated[
+        bool,
+        typer.Option(
+            "--print-command", help="Also print the llama-quantize line that makes the same of the parent (gguf)."
+        ),
+    ] = False,
     model: options.Model = None,
     part: options.Part = None,
     architecture: Annotated[
@@ -74,8 +80,9 @@ def export(
 
     if format is not None:
         _refuse_beside_format(architecture, precision, engine, part)
-        _export_formats(format, result, model, out, trust_remote_code, json)
+        _export_formats(format, result, model, out, trust_remote_code, json, print_command)
         return
+    _refuse_without_format(print_command)
     progress = console.begin("export")
     from nas.export.companions import carry_companions
     from nas.export.exporters import EXPORTERS
@@ -145,8 +152,26 @@ def _refuse_beside_format(architecture: Path | None, precision: str, engine: boo
         raise UsageError(f"{named[0]} and --format: formats hold the model as it was saved; leave one out")
 
 
+def _refuse_without_format(print_command: bool) -> None:
+    """Refuse an option of the formats.
+
+    Raises:
+        UsageError: it is given.
+    """
+    from search_spaces.errors import UsageError
+
+    if print_command:
+        raise UsageError("--print-command without --format: the line is one of llama.cpp; add --format gguf")
+
+
 def _export_formats(
-    names: str, result: Path | None, model: str | None, out: Path | None, trust_remote_code: bool, json: bool
+    names: str,
+    result: Path | None,
+    model: str | None,
+    out: Path | None,
+    trust_remote_code: bool,
+    json: bool,
+    print_command: bool,
 ) -> None:
     from nas.cli.formats import export_formats
     from search_spaces.errors import UsageError
@@ -156,7 +181,7 @@ def _export_formats(
     if folder is None or not folder.is_dir():
         given = "--format without a folder" if folder is None else f"{folder} is no folder"
         raise UsageError(f"{given}; give the result folder of a search, or a model's folder")
-    export_formats(names, folder, out, trust_remote_code, json)
+    export_formats(names, folder, out, trust_remote_code, json, print_command)
 
 
 def _find_dtype(precision: str) -> Any:

@@ -1,13 +1,13 @@
 """`gguf`: one file for llama.cpp, of its architecture `llama` where all blocks are alike, else of `deci`.
 
 `deci` has the number of heads and the width of each block in arrays. llama.cpp gives wrong logits, in silence, where an
-attention has no MLP beside it, so such a block gets an MLP of zeros. Weights are written in float32; `llama-quantize`
-makes other types of it.
+attention has no MLP beside it, so such a block gets an MLP of zeros. Weights have the bits that the search gave them,
+else float32; `llama-quantize` makes other types of it.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,20 @@ from torch import Tensor
 
 from nas.export.companions import carry_companions
 from nas.formats.format import Answers, FormatBase, NotRun, Probe, Refusal
+from nas.formats.gguf_types import BLOCK, TYPES, add_tensor, check_written, choose_file_type
 from nas.formats.llama_layout import LlamaBlock, find_llama_refusal, pad_mlp, read_llama_blocks
 from nas.formats.parity import answer, build_probe
 from nas.formats.source import Source
 from nas.progress import Progress
 from pruning.anatomy.language_model import find_language_config
+from pruning.surgery.quantised_linear import QuantisedLinear
 from search_spaces.errors import ExportError
+from search_spaces.unit import Choice, find_kind
+from search_spaces.weight_formats import WeightFormat
 
 FILE = "model.gguf"
 _PLAIN, _UNEVEN = "llama", "deci"  # architectures of llama.cpp
+_BITS = "bits"
 _NO_WORDS = "no_vocab"  # a file of ids only
 _ATTENTION = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
 _MLP = {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
@@ -41,24 +46,31 @@ class GgufFormat(FormatBase):
     needs: Mapping[str, str] = field(default_factory=lambda: {"gguf": "pip install 'nas[gguf]'"})
 
     def find_refusal(self, source: Source) -> Refusal | None:
-        """What is not of Llama's maths, and a first block without an attention, which does not load."""
-        return find_llama_refusal(source)
+        """What is not of Llama's maths, a first block without an attention, and blocks that rows are no multiple of."""
+        return find_llama_refusal(source, _takes) or _refuse_rows(source)
 
     def export(self, source: Source, folder: Path, progress: Progress) -> None:
         """Write the file."""
         import gguf
 
+        hidden = source.model.config.hidden_size
         blocks = list(read_llama_blocks(source.model))
-        filled = [_fill_mlp(block, source.model.config.hidden_size) for block in blocks]
-        writer = gguf.GGUFWriter(str(folder / FILE), _PLAIN if _are_alike(blocks) else _UNEVEN)
-        _add_sizes(writer, source.model, filled, _are_alike(blocks))
+        filled = [_fill_mlp(block, hidden) for block in blocks]
+        alike = _are_alike(blocks) and _are_alike(filled)
+        tensors, formats = _list_tensors(source.model, filled), _list_formats(source.model, filled)
+        writer = gguf.GGUFWriter(str(folder / FILE), _PLAIN if alike else _UNEVEN)
+        _add_sizes(writer, source.model, filled, alike)
+        writer.add_file_type(choose_file_type(tensors, formats))
+        if formats:
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_tokenizer(writer, source)
-        for name, tensor in _list_tensors(source.model, filled).items():
-            writer.add_tensor(name, tensor.detach().float().contiguous().numpy())
+        for name, tensor in tensors.items():
+            add_tensor(writer, name, tensor, formats.get(name))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        check_written(folder / FILE, tensors, formats)
         carry_companions(source.model, source.folder, folder)
 
     def build_probe(self, source: Source) -> Probe:
@@ -68,7 +80,7 @@ class GgufFormat(FormatBase):
     def ask(self, source: Source, folder: Path, probe: Probe) -> Answers | NotRun:
         """What llama.cpp answers, where its Python package is installed."""
         if find_spec("llama_cpp") is None:
-            return NotRun("not run: llama-cpp-python is not installed here, which builds llama.cpp from source")
+            return NotRun("not run: llama-cpp-python is not installed here; all tensors were read back and compared")
         import llama_cpp
 
         words = "" if _has_known_words(source.folder) else "token ids only: llama.cpp has no tokenizer of this kind"
@@ -76,19 +88,37 @@ class GgufFormat(FormatBase):
         return answer(f"llama.cpp ({llama_cpp.__version__})", lambda: _Loaded(folder / FILE), probe, note)
 
 
+def _takes(choice: Choice) -> bool:
+    """Whether a level is known there: fewer neurons, fewer heads, or one of two formats."""
+    axes = dict(choice.level.axes)
+    bits = axes.pop(_BITS, None)
+    known = bits is None or find_kind(choice.kind, _BITS).describe(bits) in TYPES
+    return known and axes.keys() <= {"width", "heads"}
+
+
+def _refuse_rows(source: Source) -> Refusal | None:
+    """Where a row of a matrix of few bits is no whole number of blocks; neurons that are missing are added."""
+    for name, module in source.model.named_modules():
+        if not isinstance(module, QuantisedLinear) or name.endswith("down_proj"):
+            continue
+        length, format = module.weight.shape[1], module.format.name
+        if length % BLOCK:
+            return Refusal(f"{name} has rows of {length} weights in {format}; there it takes a multiple of {BLOCK}")
+    return None
+
+
 def _are_alike(blocks: list[LlamaBlock]) -> bool:
-    """Whether every block has both parts, of one width."""
-    return all(block.attention for block in blocks) and len({block.width for block in blocks}) == 1 and all(
-        block.mlp for block in blocks
-    )  # fmt: skip
+    """Whether every block has both parts, of one width and one number of heads."""
+    sizes = {(block.width, *(len(block.attention.get(name, ())) for name in ("q_proj", "k_proj"))) for block in blocks}
+    return len(sizes) == 1 and all(next(iter(sizes)))
 
 
 def _fill_mlp(block: LlamaBlock, hidden: int) -> LlamaBlock:
-    """A block with an MLP of zeros where it has none."""
-    if block.mlp:
-        return block
-    norms = block.norms | {"post_attention_layernorm": torch.ones(hidden)}
-    return LlamaBlock(block.attention, pad_mlp({}, hidden), norms)
+    """A block with an MLP of zeros where it has none, and with zeros up to whole blocks where it has few bits."""
+    if not block.mlp:
+        norms = block.norms | {"post_attention_layernorm": torch.ones(hidden)}
+        return replace(block, mlp=pad_mlp({}, hidden), norms=norms)
+    return replace(block, mlp=pad_mlp(block.mlp, hidden, BLOCK)) if "down_proj" in block.formats else block
 
 
 def _add_sizes(writer: Any, model: Any, blocks: list[LlamaBlock], alike: bool) -> None:
@@ -108,7 +138,6 @@ def _add_sizes(writer: Any, model: Any, blocks: list[LlamaBlock], alike: bool) -
     writer.add_rope_dimension_count(size)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(0)  # all float32
 
 
 def _list_tensors(model: Any, blocks: list[LlamaBlock]) -> dict[str, Tensor]:
@@ -128,7 +157,19 @@ def _list_tensors(model: Any, blocks: list[LlamaBlock]) -> dict[str, Tensor]:
         if block.attention:
             own["attn_norm"] = block.norms["input_layernorm"]
         tensors |= {f"blk.{at}.{name}.weight": tensor for name, tensor in own.items()}
-    return tensors
+    return {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+
+
+def _list_formats(model: Any, blocks: list[LlamaBlock]) -> dict[str, WeightFormat]:
+    """The formats of few bits, by llama.cpp's name of the tensor."""
+    names = _ATTENTION | _MLP
+    formats = {
+        f"blk.{at}.{names[name]}.weight": format for at, block in enumerate(blocks)
+        for name, format in block.formats.items()
+    }  # fmt: skip
+    if isinstance(model.lm_head, QuantisedLinear):
+        formats["output.weight"] = model.lm_head.format
+    return formats
 
 
 def _interleave(matrix: Tensor, size: int) -> Tensor:

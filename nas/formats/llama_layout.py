@@ -4,8 +4,8 @@ RMS norms before each part, gated MLPs with SiLU, rotary positions, no norm of q
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +15,12 @@ from nas.formats.format import Refusal
 from nas.formats.source import Source
 from pruning.anatomy.language_model import find_language_config
 from pruning.surgery.dropped import Dropped
+from pruning.surgery.quantised_linear import QuantisedLinear
 from search_spaces.architecture import Architecture
 from search_spaces.kinds import Kind
-from search_spaces.unit import Unit
+from search_spaces.level import DROP
+from search_spaces.unit import Choice, Unit
+from search_spaces.weight_formats import WeightFormat
 
 _FAMILIES = ("llama", "mistral")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -32,11 +35,13 @@ class LlamaBlock:
     Attributes:
         attention, mlp: matrices (out, in) by name; empty where the part is dropped.
         norms: weights of the norms of the parts that are there, by the block's own names.
+        formats: of fewer bits, by the names of the matrices that have one.
     """
 
     attention: dict[str, Tensor]
     mlp: dict[str, Tensor]
     norms: dict[str, Tensor]
+    formats: Mapping[str, WeightFormat] = field(default_factory=dict)
 
     def count_heads(self, size: int) -> tuple[int, int]:
         """Heads of queries and of keys, of a size; none of an attention that is dropped."""
@@ -50,8 +55,17 @@ class LlamaBlock:
         return len(self.mlp["gate_proj"]) if self.mlp else 0
 
 
-def find_llama_refusal(source: Source) -> Refusal | None:
-    """Why a model is not one of these, or has a block that is not; None where it is."""
+def is_narrower(choice: Choice) -> bool:
+    """Whether a level gives a part fewer neurons, and nothing else."""
+    return {axis for axis, _ in choice.level.axes} == {"width"}
+
+
+def find_llama_refusal(source: Source, takes: Callable[[Choice], bool] = is_narrower) -> Refusal | None:
+    """Why a model is not one of these, or has a block that is not; None where it is.
+
+    Args:
+        takes: whether a program takes a level at which a part is not dropped.
+    """
     model = source.model
     config = find_language_config(model)
     if model.config is not config or config.model_type not in _FAMILIES or not hasattr(model, "lm_head"):
@@ -70,23 +84,19 @@ def find_llama_refusal(source: Source) -> Refusal | None:
         return None
     if architecture.tokens.stages:
         return Refusal("tokens are dropped in no program but ours", architecture.structure)
-    return _refuse_replaced(model, architecture) or _refuse_first(model, architecture)
+    return _refuse_levels(architecture, takes) or _refuse_first(architecture)
 
 
-def _refuse_replaced(model: Any, architecture: Architecture) -> Refusal | None:
-    """Where something else stands in the place of a part, or weights have fewer bits."""
-    changed = [choice for choice in architecture.choices if choice != choice.unit.dropped and not _is_narrower(choice)]
+def _refuse_levels(architecture: Architecture, takes: Callable[[Choice], bool]) -> Refusal | None:
+    """Where a part has a level that the program does not know."""
+    changed = [choice for choice in architecture.choices if choice.level != DROP and not takes(choice)]
     if not changed:
         return None
     words = ", ".join(map(str, sorted(changed)))
-    return Refusal(f"{words}: parts are whole, narrower or dropped there", architecture.restore(*changed))
+    return Refusal(f"{words}: that level is not known there", architecture.restore(*changed))
 
 
-def _is_narrower(choice: Any) -> bool:
-    return {axis for axis, _ in choice.level.axes} == {"width"}
-
-
-def _refuse_first(model: Any, architecture: Architecture) -> Refusal | None:
+def _refuse_first(architecture: Architecture) -> Refusal | None:
     """Where the first block that is left has no attention: programs take the length of a text from its cache."""
     removed = architecture.list_removed_blocks()
     first = next(layer for layer in range(architecture.depth) if layer not in removed)
@@ -106,7 +116,7 @@ def read_llama_blocks(model: Any) -> Iterator[LlamaBlock]:
             norms["input_layernorm"] = block.input_layernorm.weight.detach()
         if mlp:
             norms["post_attention_layernorm"] = block.post_attention_layernorm.weight.detach()
-        yield LlamaBlock(attention, mlp, norms)
+        yield LlamaBlock(attention, mlp, norms, _read_formats(block))
 
 
 def _read_part(part: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -115,12 +125,18 @@ def _read_part(part: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: getattr(part, name).weight.detach().float() for name in names}
 
 
-def pad_mlp(matrices: dict[str, Tensor], hidden: int) -> dict[str, Tensor]:
-    """An MLP of the next multiple of 256 neurons, at least one: those that are added are zero, so nothing changes."""
+def _read_formats(block: nn.Module) -> dict[str, WeightFormat]:
+    """Those of a block's matrices, by their names."""
+    named = ((name.rpartition(".")[2], module) for name, module in block.named_modules())
+    return {name: module.format for name, module in named if isinstance(module, QuantisedLinear)}
+
+
+def pad_mlp(matrices: dict[str, Tensor], hidden: int, step: int = _STEP) -> dict[str, Tensor]:
+    """An MLP of the next multiple of `step` neurons, at least one: those that are added are zero and change nothing."""
     if not matrices:
-        rows, columns = torch.zeros(_STEP, hidden), torch.zeros(hidden, _STEP)
+        rows, columns = torch.zeros(step, hidden), torch.zeros(hidden, step)
         return {"gate_proj": rows, "up_proj": rows.clone(), "down_proj": columns}
-    missing = -len(matrices["gate_proj"]) % _STEP
+    missing = -len(matrices["gate_proj"]) % step
     return {
         name: nn.functional.pad(matrix, (0, missing) if name == "down_proj" else (0, 0, 0, missing))
         for name, matrix in matrices.items()

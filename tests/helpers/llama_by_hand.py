@@ -20,7 +20,7 @@ def rotate(heads: torch.Tensor, theta: float) -> torch.Tensor:
 def attend(
     stream: torch.Tensor, weights: dict[str, torch.Tensor], heads: int, group: int, theta: float
 ) -> torch.Tensor:
-    tokens, size = len(stream), stream.shape[1] // heads
+    tokens, size = len(stream), len(weights["self_attn.q_proj.weight"]) // heads
     split = {name: (stream @ weights[f"self_attn.{name}_proj.weight"].T).view(tokens, -1, size).transpose(0, 1)
              for name in "qkv"}  # fmt: skip
     queries, keys = (rotate(split[name], theta) for name in "qk")

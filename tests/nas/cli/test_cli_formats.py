@@ -21,6 +21,8 @@ from search_spaces import Architecture
         (["nowhere", "--format", "hf"], "nowhere is no folder"),
         (["OUT", "--format", "hf", "--precision", "fp16"], "leave one out"),
         (["OUT", "--model", "python-lm"], "give one of them"),
+        (["OUT", "--print-command"], "add --format gguf"),
+        (["OUT", "--format", "hf", "--print-command"], "add gguf"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:

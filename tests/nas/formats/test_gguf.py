@@ -6,11 +6,13 @@ import pytest
 import torch
 from byte_tokenizer import byte_tokenizer
 from deployed_format import write_source
+from families import build
 from llama_by_hand import attend, gate, norm
 
 from nas.formats.gguf import FILE, GgufFormat
 from nas.formats.source import Source
 from nas.progress import Silent
+from pruning.surgery.prune import prune
 from search_spaces import Architecture, Choice
 
 gguf = pytest.importorskip("gguf", reason="files for llama.cpp need nas[gguf]")
@@ -38,7 +40,7 @@ def halve(matrix: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def run_by_hand(reader) -> torch.Tensor:
-    tensors = {each.name: torch.tensor(each.data.copy()) for each in reader.tensors}
+    tensors = {each.name: torch.tensor(gguf.quants.dequantize(each.data, each.tensor_type)) for each in reader.tensors}
     blocks, size = read_field(reader, "block_count"), read_field(reader, "attention.key_length")
     epsilon, theta = (read_field(reader, name) for name in ("attention.layer_norm_rms_epsilon", "rope.freq_base"))
     heads, groups, widths = (
@@ -75,6 +77,42 @@ def test_a_file_holds_the_model(architecture: Architecture, kind: str, tmp_path:
     reader = export(source, tmp_path / "gguf")
     assert reader.fields["general.architecture"].contents() == kind
     assert torch.allclose(run_by_hand(reader), source.model(input_ids=IDS[None]).logits[0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_heads_may_be_fewer_in_one_block(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "model", architecture=Architecture(4).drop(Choice.parse("attention.2:heads=0.5")))
+    reader = export(source, tmp_path / "gguf")
+    assert read_field(reader, "attention.head_count") == [4, 4, 2, 4]
+    assert read_field(reader, "attention.head_count_kv") == [2, 2, 1, 2]
+    assert torch.allclose(run_by_hand(reader), source.model(input_ids=IDS[None]).logits[0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_weights_of_few_bits_stay_few(tmp_path: Path) -> None:
+    levels = ("mlp.1:bits=w4", "attention.2:bits=w8", "head:bits=w8")
+    source = write_source(tmp_path / "model", architecture=Architecture(4).drop(*map(Choice.parse, levels)))
+    reader = export(source, tmp_path / "gguf")
+    types = {each.name: each.tensor_type.name for each in reader.tensors}
+    few = {name: kind for name, kind in types.items() if kind != "F32"}
+    wanted = {f"blk.1.ffn_{name}.weight": "Q4_0" for name in ("gate", "up", "down")}
+    wanted |= {f"blk.2.attn_{name}.weight": "Q8_0" for name in ("q", "k", "v", "output")}
+    assert few == wanted | {"output.weight": "Q8_0"}
+    assert read_field(reader, "feed_forward_length") == [48, 64, 48, 48]  # 64: rows of whole blocks
+    expected = source.model(input_ids=IDS[None]).logits[0]  # whose inputs are rounded, too
+    assert float((run_by_hand(reader) - expected).abs().max()) < 3e-2 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [("mlp.1:bits=int8", "not known"), ("mlp.1:form=linear", "not known"), ("head:bits=w2", "not known")],
+)
+def test_levels_that_llama_cpp_has_not_are_refused(choice: str, words: str) -> None:
+    pruned = prune(build("llama"), Architecture(4).drop(Choice.parse(choice)))
+    refusal = GgufFormat().find_refusal(Source(pruned, Path(), plain=False))
+    assert refusal is not None
+    assert words in refusal.reason
+    assert refusal.nearest == Architecture(4)
 
 
 def test_a_tokenizer_is_written_where_llama_cpp_has_its_kind(tmp_path: Path) -> None:
