@@ -22,6 +22,7 @@ ALLOWED = {  # file: (the kinds that it names, why)
     "nas/figures/search.py": ("attention block cross-attention mlp", "a colour for each kind that is drawn"),
     "nas/formats/decilm.py": ("attention", "a field of a block in the config of DeciLM"),
     "nas/formats/llama_layout.py": ("attention", "other programs need the first one"),
+    "nas/formats/llama_quantize.py": ("attention head mlp", "which tensors of a file are of which part"),
     "nas/parent/block_shapes.py": ("attention cross-attention mlp", "reads what parts compute; each has its own form"),
     "nas/report/drawing.py": ("block cross-attention", "drawn where it is gone, as few models have one"),
     "nas/families/trials.py": ("block", "a removed block is compared with one that hands on its input"),

@@ -88,7 +88,7 @@ def export(
     from nas.export.exporters import EXPORTERS
     from nas.export.onnx_export import build_file_name
     from nas.export.slices import choose_check
-    from nas.export.tensorrt_export import build_engine
+    from nas.export.tensorrt_export import InputRange, build_engine
     from nas.storage.disk_errors import check_folder
 
     if out is not None:
@@ -111,9 +111,8 @@ def export(
     builder = None
     if engine:
         with progress.open_stage("building the engine"):
-            builder = build_engine(
-                paths["tensorrt"], file.with_suffix(".engine"), compute_capability=compute_capability, phase=phase
-            )
+            ranges = InputRange().limit_to(loaded, phase)
+            builder = build_engine(paths["tensorrt"], file.with_suffix(".engine"), ranges, compute_capability, phase)
         files["engine"] = str(file.with_suffix(".engine"))
     document = {"schema_version": 1, "model": name, "opset": opsets["onnxruntime"], "largest_difference": difference,
                 "engine_builder": builder, "files": files}  # fmt: skip

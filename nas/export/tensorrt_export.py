@@ -15,6 +15,7 @@ from latency_models.runner.failure import MeasuringFailed
 from latency_models.workload import Phase
 from nas.export.cached_export import compute_axis_size
 from nas.export.onnx_export import TENSORRT_OPSET, export_onnx
+from pruning.anatomy.positions import find_longest_sequence
 from search_spaces.errors import ExportError, MissingExtra
 
 
@@ -25,6 +26,15 @@ class InputRange:
     minimum: tuple[int, int] = (1, 1)
     usual: tuple[int, int] = (1, 128)
     maximum: tuple[int, int] = (8, 512)
+
+    def limit_to(self, model: Any, phase: Phase = Phase.FORWARD) -> "InputRange":
+        """No longer than what a model has positions for; where it has none of its own, as they are."""
+        longest = find_longest_sequence(model)
+        if longest is None:
+            return self
+        most = longest - 1 if phase is Phase.DECODE else longest  # behind the past comes a new token
+        sizes = (self.minimum, self.usual, self.maximum)
+        return InputRange(*((batch, min(length, most)) for batch, length in sizes))
 
 
 def export_tensorrt_onnx(

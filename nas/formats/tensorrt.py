@@ -55,7 +55,7 @@ class TensorRtFormat(FormatBase):
         for phase in phases:
             graph = folder / exporter.name_file(build_file_name(phase))
             source.write_graph(phase, graph, progress, exporter)
-            shapes[graph.name] = list_shapes(graph, phase)
+            shapes[graph.name] = list_shapes(graph, phase, InputRange().limit_to(source.model, phase))
         (folder / SHAPES).write_text(json.dumps(shapes, indent=1) + "\n")
         shutil.copyfile(tensorrt_build.__file__, folder / BUILD)
         carry_companions(source.model, source.folder, folder)
@@ -69,11 +69,9 @@ class TensorRtFormat(FormatBase):
         return NotRun("not run: engines are built on the device; the graphs were compared in ONNX Runtime")
 
 
-def list_shapes(graph: Path, phase: Phase) -> dict[str, list[tuple[int, ...]]]:
+def list_shapes(graph: Path, phase: Phase, ranges: InputRange) -> dict[str, list[tuple[int, ...]]]:
     """The least, usual and largest shape of every input of a graph."""
     import onnx
-
-    ranges = InputRange()
 
     def resolve(value: Any, batch: int, length: int) -> tuple[int, ...]:
         return tuple(

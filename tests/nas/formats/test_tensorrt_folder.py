@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 import pytest
 from deployed_format import write_source
+from families import build
 from onnx import TensorProto, helper
 
 from latency_models.workload import Phase
+from nas.export.tensorrt_export import InputRange
 from nas.formats.deliver import write_checked
 from nas.formats.tensorrt import BUILD, SHAPES, TensorRtFormat, list_shapes
 from nas.progress import Silent
@@ -23,11 +25,21 @@ def test_shapes_are_those_of_each_phase(tmp_path: Path) -> None:
     output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
     graph = helper.make_graph([helper.make_node("Identity", ["input_ids"], ["out"])], "g", inputs, [output])
     onnx.save(helper.make_model(graph), str(tmp_path / "model.onnx"))
-    assert list_shapes(tmp_path / "model.onnx", Phase.DECODE) == {
+    assert list_shapes(tmp_path / "model.onnx", Phase.DECODE, InputRange()) == {
         "input_ids": [(1, 1), (1, 1), (8, 1)],
         "attention_mask": [(1, 2), (1, 129), (8, 513)],
         "past.0.key": [(1, 2, 1, 8), (1, 2, 128, 8), (8, 2, 512, 8)],
     }
+
+
+@pytest.mark.parametrize(
+    ("family", "phase", "longest"),
+    [("bert", Phase.FORWARD, 64), ("gpt2", Phase.DECODE, 63), ("llama", Phase.FORWARD, 512), ("vit", "forward", 512)],
+)
+def test_shapes_are_no_longer_than_the_positions_of_a_model(family: str, phase: Phase, longest: int) -> None:
+    ranges = InputRange().limit_to(build(family), phase)
+    assert (ranges.minimum, ranges.maximum) == ((1, 1), (8, longest))
+    assert ranges.usual == (1, min(128, longest))
 
 
 @pytest.mark.slow
