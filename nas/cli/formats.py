@@ -27,8 +27,14 @@ def export_formats(
     from nas.cli import console
 
     progress = console.begin("export")
-    from nas.formats import deliver_formats, make_parent_source, parse_formats, read_source, write_parity
-    from nas.formats.llama_quantize import build_quantize_command
+    from nas.formats import (
+        build_quantize_command,
+        deliver_formats,
+        make_parent_source,
+        parse_formats,
+        read_source,
+        write_parity,
+    )
     from nas.storage.disk_errors import check_folder
     from search_spaces.errors import UsageError
 
@@ -87,6 +93,6 @@ def _print(delivered: Any, out: Path, table: Path, command: str | None, json: bo
         return
     console.emit_text(f"{table.read_text()}\nwritten to {out}, table in {table}")
     if command is not None:
-        from nas.formats.llama_quantize import NOTE
+        from nas.formats import QUANTIZE_NOTE
 
-        console.emit_text(f"\n{command}\n\n{NOTE}")
+        console.emit_text(f"\n{command}\n\n{QUANTIZE_NOTE}")

@@ -7,6 +7,7 @@ __getattr__, __all__ = export_lazily(
     {
         "deliver": ["Delivered", "deliver_formats", "parse_formats"],
         "formats": ["FORMATS"],
+        "llama_quantize": ["QUANTIZE_NOTE", "build_quantize_command"],
         "parity": ["check"],
         "report": ["write_parity"],
         "source": ["Source", "make_parent_source", "read_source"],

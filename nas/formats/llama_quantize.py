@@ -18,7 +18,7 @@ from search_spaces.kinds import AFTER_BLOCKS, Kind
 from search_spaces.unit import Choice, Unit, find_kind
 
 PARENT_FILE = "parent.gguf"
-NOTE = (
+QUANTIZE_NOTE = (
     "the line reads the parent's own file in float32 and rounds its weights anew; what compensation or healing changed "
     f"is in {FILE} alone"
 )
