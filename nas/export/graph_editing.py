@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nas.export.external_weights import count_bytes, load_in_place, take_in
 from nas.export.graph_draft import Addition, GraphDraft, name_module
 from nas.export.kinds import EDITS
 from nas.export.module_graph import find_origins
 from nas.export.onnx_export import LARGEST_INLINE
+from nas.export.shared_weights import SharedWeights
 from pruning.anatomy.anatomy import Anatomy
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.compensation.calibration_pass import Adjusted
@@ -56,6 +58,15 @@ class ParentGraph:
         import onnx
 
         return cls.of_proto(onnx.load(str(path)), anatomy, model, exported)
+
+    @classmethod
+    def read_in_place(cls, path: Path, anatomy: Anatomy, model: Any) -> "ParentGraph":
+        """The same, of a file that stays where it is: weights in a second file are only read when they are written.
+
+        Raises:
+            ExportError: as `read`.
+        """
+        return cls.of_proto(load_in_place(path), anatomy, model)
 
     @classmethod
     def of_proto(cls, proto: Any, anatomy: Anatomy, model: Any, exported: Architecture | None = None) -> "ParentGraph":
@@ -181,7 +192,7 @@ def describe_choices(architecture: Architecture) -> str:
 
 
 def _count_weight_bytes(proto: Any) -> int:
-    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    return sum(map(count_bytes, proto.graph.initializer))
 
 
 def _save(proto: Any, path: Path) -> None:
@@ -189,5 +200,9 @@ def _save(proto: Any, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.data")
-    beside.unlink(missing_ok=True)  # onnx appends to what is there
-    onnx.save(proto, str(path), save_as_external_data=_count_weight_bytes(proto) > LARGEST_INLINE, location=beside.name)
+    beside.unlink(missing_ok=True)  # it is appended to
+    if _count_weight_bytes(proto) > LARGEST_INLINE:
+        proto = SharedWeights(beside.name, folder=path.parent).move(proto)
+    else:
+        take_in(proto)
+    onnx.save(proto, str(path))

@@ -143,4 +143,4 @@ class ParentExport:
     @cached_property
     def graph(self) -> ParentGraph:
         """The graph that variants are derived from."""
-        return ParentGraph.read(self.path, self.parent.anatomy, self.parent.model)
+        return ParentGraph.read_in_place(self.path, self.parent.anatomy, self.parent.model)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas.export.external_weights import count_bytes, read_content, refer, refer_like
+
 PAGE = 4096  # bytes; runtimes map tensors that begin on a page
 _MIN_BYTES = 1024  # smaller tensors stay in the graph
 _PARENT = "parent"  # in place of a file: the tensor of this name of the parent
@@ -36,18 +38,15 @@ class SharedWeights:
 
     def move(self, proto: Any) -> Any:
         """A copy of a graph's proto whose tensors are in the file."""
-        from onnx.external_data_helper import set_external_data
-
         copy = type(proto)()
         copy.CopyFrom(proto)
         for tensor in copy.graph.initializer:
-            content = tensor.raw_data
-            if len(content) >= self.min_bytes and self.fits(tensor):
-                set_external_data(tensor, self.file, offset=self._store(content), length=len(content))
-                tensor.ClearField("raw_data")
+            if count_bytes(tensor) >= self.min_bytes and self.fits(tensor):
+                content = read_content(tensor)
+                refer(tensor, self.file, self._store(content), len(content))
         return copy
 
-    def _store(self, content: bytes) -> int:
+    def _store(self, content: bytes | memoryview) -> int:
         """Where a content begins; appended where it is not there yet."""
         name = hashlib.sha256(content).digest()
         if name not in self._positions:
@@ -55,7 +54,8 @@ class SharedWeights:
             self.size += -(-len(content) // PAGE) * PAGE
             if self.folder is not None:
                 with (self.folder / self.file).open("ab") as stream:
-                    stream.write(content.ljust(self.size - self._positions[name], b"\0"))
+                    stream.write(content)
+                    stream.write(bytes(-len(content) % PAGE))
         return self._positions[name]
 
 
@@ -63,7 +63,7 @@ def remove_parent_weights(proto: Any, parent: Any) -> Any:
     """A copy of a reduced model's proto that refers to the parent's tensors where its own hold the same."""
     from onnx.external_data_helper import set_external_data
 
-    known = {hashlib.sha256(tensor.raw_data).digest(): tensor.name for tensor in parent.graph.initializer}
+    known = {hashlib.sha256(read_content(tensor)).digest(): tensor.name for tensor in parent.graph.initializer}
     copy = type(proto)()
     copy.CopyFrom(proto)
     for tensor in copy.graph.initializer:
@@ -76,11 +76,9 @@ def remove_parent_weights(proto: Any, parent: Any) -> Any:
 
 def restore_parent_weights(proto: Any, parent: Any) -> Any:
     """The proto with the parent's tensors where `remove_parent_weights` took them out; changed in place."""
-    contents = {tensor.name: tensor.raw_data for tensor in parent.graph.initializer}
+    known = {tensor.name: tensor for tensor in parent.graph.initializer}
     for tensor in proto.graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries.get("location") == _PARENT:
-            tensor.raw_data = contents[entries["checksum"]]
-            del tensor.external_data[:]
-            tensor.ClearField("data_location")
+            refer_like(tensor, known[entries["checksum"]])
     return proto
