@@ -139,7 +139,8 @@ def save_byte_tokenizer(folder: Path) -> None:
 
 def run(model: Path, arguments: list[str]) -> None:
     """Run a command of nas on a model, and print what it took."""
-    data = [] if "--data" in arguments else ["--data", str(DATA)]
+    reads_data = arguments[0] != "export" and "--data" not in arguments
+    data = ["--data", str(DATA)] if reads_data else []
     given = [arguments[0], "--model", str(model), *data, *arguments[1:]]
     began, peak = time.monotonic(), Peak()
     process = subprocess.Popen([sys.executable, "-c", "from nas.cli import main; main()", *given])
