@@ -53,7 +53,7 @@ def read_content(tensor: Any) -> bytes | memoryview:
         content: bytes = tensor.raw_data
         return content
     file, offset, length = place
-    return memoryview(np.memmap(file, np.uint8, mode="r", offset=offset, shape=(length,)))
+    return np.memmap(file, np.uint8, mode="r", offset=offset, shape=(length,)).data
 
 
 def refer_like(tensor: Any, other: Any) -> None:
