@@ -2,17 +2,21 @@
 
     python experiments/benchmarks/large.py make --shape llama-3.2-1b --out /tmp/llama
     python experiments/benchmarks/large.py run --model /tmp/llama -- analyze --stream never
+    python experiments/benchmarks/large.py derive --model /tmp/llama --file deploy/model.onnx [--in-memory]
 
 `make` writes a checkpoint in bf16 shards, of a published config's shape, tensor by tensor: no more than a shard is in
 memory. Blocks are scaled unlike, so that their redundancy differs. `run` starts a command of nas in a process of its
 own and prints its peak of resident memory, without and with the pages of files that are mapped, and its seconds.
+`derive` writes the file of a pruned variant by editing an exported one, weights in its file or all in memory.
 """
 
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +26,11 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from nas.export.graph_editing import ParentGraph
+from pruning.anatomy.anatomy import read_anatomy
+from pruning.checkpoint.load_save import load
+from search_spaces import Architecture, Kind, Unit
 
 DATA = Path(__file__).parents[1] / "reference" / "python-lm" / "data"
 SHARD = 1_000_000_000  # bytes
@@ -156,6 +165,21 @@ def run(model: Path, arguments: list[str]) -> None:
     print(json.dumps(result))
 
 
+def derive(model: Path, file: Path, in_memory: bool) -> None:
+    """Drop three parts of an exported file; what it took of memory and time."""
+    loaded = load(model)
+    anatomy, began = read_anatomy(loaded), time.monotonic()
+    read = ParentGraph.read if in_memory else ParentGraph.read_in_place
+    units = (Unit(3, Kind.MLP), Unit(7, Kind.ATTENTION), Unit(9, Kind.MLP))
+    architecture = Architecture.parent(anatomy.depth).drop(*units)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        path = read(file, anatomy, loaded).derive(architecture, Path(folder) / file.name)
+        size = sum(each.stat().st_size for each in path.parent.iterdir()) >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    result = {"in_memory": in_memory, "peak_mib": peak, "file_mib": size, "seconds": time.monotonic() - began}
+    print(json.dumps(result))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -166,9 +190,15 @@ def main() -> None:
     running = verbs.add_parser("run")
     running.add_argument("--model", type=Path, required=True)
     running.add_argument("arguments", nargs=argparse.REMAINDER)
+    deriving = verbs.add_parser("derive")
+    deriving.add_argument("--model", type=Path, required=True)
+    deriving.add_argument("--file", type=Path, required=True)
+    deriving.add_argument("--in-memory", action="store_true")
     given = parser.parse_args()
     if given.verb == "make":
         make(given.shape, given.layers, given.out)
+    elif given.verb == "derive":
+        derive(given.model, given.file, given.in_memory)
     else:
         run(given.model, [each for each in given.arguments if each != "--"])
 
