@@ -1,8 +1,9 @@
 """Tiny random models of every family, built from configs, so that errors show: no weight is zero or one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 
@@ -34,6 +35,10 @@ VISION = ("vit", "dinov2", "clip", "siglip")
 VISION_LANGUAGE = ("llava", "qwen2_vl")
 FAMILIES = DECODERS + ENCODERS + VISION + VISION_LANGUAGE
 ENCODER_DECODERS = ("t5", "bart", "marian", "whisper")  # of which the decoder is pruned, if no other part is selected
+
+# One family of each layout: norms before, norms around, parallel, one matrix for queries, keys and values, experts,
+# norms behind, images without and with a norm in front, images among words.
+REPRESENTATIVES = ("llama", "gemma2", "gpt_neox", "gpt2", "mixtral", "bert", "vit", "clip", "qwen2_vl")
 
 IMAGE_ID = 3  # the placeholder of an image token in the vision-language models
 _SPECIAL = 8  # ids below are special tokens
@@ -155,6 +160,14 @@ def _qwen2_vl() -> Any:
 
 def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in keys}
+
+
+def mark_rest_slow(cases: Iterable[Any], fast: Collection[Any] = REPRESENTATIVES) -> list[Any]:
+    """Parameters of an expensive test, each a value or a tuple of values: all run, the slow ones in `make test-all`."""
+    listed = [case if isinstance(case, tuple) else (case,) for case in cases]
+    kept = [case if isinstance(case, tuple) else (case,) for case in fast]
+    assert any(case in kept for case in listed), "a test has at least one case that is not slow"
+    return [pytest.param(*case, marks=() if case in kept else pytest.mark.slow) for case in listed]
 
 
 def build(family: str, seed: int = 0) -> Any:

@@ -75,6 +75,7 @@ READ: dict[str, Callable[[], Any]] = {
     ),
     "bamba": lambda: hf.BambaForCausalLM(hf.BambaConfig(**_GQA, **_MAMBA, attn_layer_indices=[1, 3])),
 }
+READ_FAST = ("deepseek_v3", "bamba")  # attention of a latent state, and states in place of keys and values
 # What is not read, and what the one line says was looked for.
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "four streams": (_gemma3n, r"residual stream of \(batch, tokens, hidden\) and found 4 dimensions, \(4, 2, 7, 32\)"),

@@ -1,5 +1,6 @@
 """Decoding after a prompt that lost tokens, from what crosses the border of the files alone, as `generate` decodes."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from families import DECODERS, build, example
+from families import DECODERS, build, example, mark_rest_slow
 from torch import Tensor
 
 from latency_models.runtime_ort import open_session
@@ -28,6 +29,8 @@ from search_spaces import Architecture, Positions, Reduction, Schedule, Scorer
 STEPS = 8
 LENGTHS = (41, 54)  # 4 + 32 stay: 5 and 18 tokens may go
 PARTS = ("attn+mlp attn+mlp attn+mlp attn+mlp", "attn+mlp removed mlp attn+mlp", "mlp mlp attn+mlp attn")
+CASES = list(itertools.product([*DECODERS, "llava"], Positions))
+FAST = [*itertools.product(["llama", "gemma2", "gpt_neox", "gpt2"], Positions), ("llava", Positions.COMPACTED)]
 Run = Callable[[Phase, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
@@ -101,8 +104,7 @@ def expected(model: Any, prompt: dict[str, Tensor]) -> list[list[int]]:
     return model.generate(**given, **settings)[:, -STEPS:].tolist()
 
 
-@pytest.mark.parametrize("positions", Positions)
-@pytest.mark.parametrize("family", [*DECODERS, "llava"])
+@pytest.mark.parametrize(("family", "positions"), mark_rest_slow(CASES, FAST))
 def test_what_is_handed_over_is_enough_to_decode(family: str, positions: Positions) -> None:
     model = reduced(family, positions)
     for length in LENGTHS:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from families import DECODERS, FAMILIES, VISION_LANGUAGE, build, example
+from families import DECODERS, FAMILIES, VISION_LANGUAGE, build, example, mark_rest_slow
 from torch.nn.functional import cosine_similarity
 
 from pruning.analysis.redundancy import Redundancy, measure_redundancy
@@ -86,7 +86,7 @@ def batches_of(model, padded: bool) -> list[dict]:
     return batches
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_equal_to_storing_everything(family: str) -> None:
     model = build(family)
     batches = batches_of(model, padded=model.main_input_name == "input_ids" and family not in GENERATE)

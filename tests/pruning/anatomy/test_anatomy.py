@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers as hf
-from families import FAMILIES, build, make
+from families import FAMILIES, build, make, mark_rest_slow
 from torch import nn
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
@@ -20,7 +20,7 @@ def parts(model: nn.Module) -> tuple:
     return anatomy.layout, anatomy.stack, anatomy.blocks
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_neither_weights_nor_precision_change_what_is_read(family: str) -> None:
     expected = parts(build(family))
     assert parts(make(family)) == expected  # norms and scales of one, biases of zero

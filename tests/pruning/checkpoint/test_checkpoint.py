@@ -1,5 +1,6 @@
 """What is saved comes back exactly, weighs what is left, and a wrong folder is one clear line."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import FAMILIES, build, example, filled
+from families import FAMILIES, build, example, filled, mark_rest_slow
 from safetensors.torch import load_file, save_file
 
 from pruning.anatomy.anatomy import read_anatomy
@@ -30,7 +31,7 @@ def tensor_bytes(folder: Path) -> int:
     return sum(t.nbytes for path in folder.glob("*.safetensors") for t in load_file(path).values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_round_trip_is_exact_and_only_as_large_as_what_is_left(family: str, tmp_path: Path) -> None:
     parent = build(family)
     anatomy, inputs = read_anatomy(parent), example(parent)
@@ -135,8 +136,11 @@ def test_a_pruned_folder_is_no_parent(tmp_path: Path) -> None:
         load_parent(tmp_path)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "bert", "vit", "mixtral"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+_HALF = itertools.product(["llama", "gemma2", "gpt2", "bert", "vit", "mixtral"], [torch.bfloat16, torch.float16])
+_HALF_FAST = [("llama", torch.float16), ("bert", torch.bfloat16), ("mixtral", torch.bfloat16)]
+
+
+@pytest.mark.parametrize(("family", "dtype"), mark_rest_slow(_HALF, _HALF_FAST))
 def test_a_half_precision_parent_round_trips_exactly(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     save(build(family), tmp_path / "parent")
     parent = load_parent(tmp_path / "parent", dtype=dtype)
@@ -191,16 +195,17 @@ def _gpt2_scaled_by_place() -> Any:
     return filled(lambda: transformers.GPT2LMHeadModel(config))
 
 
-@pytest.mark.parametrize("make", [_qwen3_moe, _diff_llama, _gpt2_scaled_by_place])
-@pytest.mark.parametrize(
-    "words",
-    [
-        "removed attn+mlp attn+mlp attn+mlp",
-        "removed mlp attn+mlp attn+mlp",
-        "attn+mlp removed attn mlp",
-        "mlp attn+mlp attn removed",
-    ],
+_BY_PLACE = (_qwen3_moe, _diff_llama, _gpt2_scaled_by_place)
+_MOVED = (
+    "removed attn+mlp attn+mlp attn+mlp",
+    "removed mlp attn+mlp attn+mlp",
+    "attn+mlp removed attn mlp",
+    "mlp attn+mlp attn removed",
 )
+_MOVED_FAST = [*zip(_BY_PLACE, _MOVED[1:], strict=True), (_qwen3_moe, _MOVED[0])]
+
+
+@pytest.mark.parametrize(("make", "words"), mark_rest_slow(itertools.product(_BY_PLACE, _MOVED), _MOVED_FAST))
 def test_blocks_that_depend_on_their_place_come_back_as_they_were(
     make: Callable[[], Any], words: str, tmp_path: Path
 ) -> None:
@@ -213,7 +218,7 @@ def test_blocks_that_depend_on_their_place_come_back_as_they_were(
     assert torch.equal(outputs(load(tmp_path / "twice"), inputs), outputs(pruned, inputs))
 
 
-@pytest.mark.parametrize("make", [_qwen3_moe, _diff_llama, _gpt2_scaled_by_place])
+@pytest.mark.parametrize("make", _BY_PLACE)
 def test_the_plain_classes_get_a_folder_only_where_they_build_the_same_model(
     make: Callable[[], Any], tmp_path: Path
 ) -> None:

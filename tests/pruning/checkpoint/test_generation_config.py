@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import build, example
+from families import build, example, mark_rest_slow
 
 from pruning.checkpoint import load, load_parent, save
 from pruning.surgery.prune import prune
@@ -34,14 +34,15 @@ def parent_with(folder: Path, family: str, **settings: Any) -> Any:
     return load_parent(folder)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-@pytest.mark.parametrize(
-    ("architecture", "cache"),
-    [
-        *((PARTS, name) for name in (*STATIC, "offloaded_static", "offloaded", "quantized")),
-        *((BLOCKS, name) for name in STATIC),
-    ],
-)  # fmt: skip
+CACHES = (
+    *((PARTS, name) for name in (*STATIC, "offloaded_static", "offloaded", "quantized")),
+    *((BLOCKS, name) for name in STATIC),
+)
+CASES = [(family, *case) for family in ("llama", "gemma3") for case in CACHES]
+FAST = [*(("llama", *case) for case in CACHES), ("gemma3", PARTS, "static"), ("gemma3", BLOCKS, "static")]
+
+
+@pytest.mark.parametrize(("family", "architecture", "cache"), mark_rest_slow(CASES, FAST))
 def test_another_cache_that_is_asked_for(family: str, architecture: Architecture, cache: str, tmp_path: Path) -> None:
     parent = parent_with(tmp_path / "parent", family, cache_implementation=cache)
     ids = example(parent, tokens=6)["input_ids"]

@@ -1,11 +1,12 @@
 """Adjusted candidates of every family: against naive computations, fresh ones, full passes and the parent."""
 
+import itertools
 import random
 
 import numpy as np
 import pytest
 import torch
-from families import DECODERS, FAMILIES, build, example, filled
+from families import DECODERS, FAMILIES, REPRESENTATIVES, build, example, filled, mark_rest_slow
 from other_families import SUMS
 from torch import nn
 
@@ -64,8 +65,10 @@ def test_an_adjusted_candidate_is_nearer_to_its_parent_on_items_that_it_has_not_
     assert distance(adjusted, parent, anatomy, unseen) < distance(plain, parent, anatomy, unseen)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", METHODS)
+_METHODS_FAST = [*itertools.product(["llama"], METHODS), *itertools.product(REPRESENTATIVES, ["refit"])]
+
+
+@pytest.mark.parametrize(("family", "method"), mark_rest_slow(itertools.product(FAMILIES, METHODS), _METHODS_FAST))
 def test_nothing_is_adjusted_where_nothing_is_lacking(family: str, method: str) -> None:
     parent = build(family)
     anatomy = read_anatomy(parent)
@@ -73,7 +76,7 @@ def test_nothing_is_adjusted_where_nothing_is_lacking(family: str, method: str) 
     assert compensator.adjust(Architecture(anatomy.depth)) == ()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_in_bf16_what_is_lacking_is_made_up_for_as_well(family: str) -> None:
     """Blocks before the first gap stay as they are: parent and candidate are rounded alike there."""
     parent = build(family)
@@ -178,7 +181,7 @@ def naive_ridge(x: np.ndarray, r: np.ndarray, penalty: float, offset: bool) -> n
     return vt.T @ ((s / (s**2 + strength))[:, None] * (u.T @ r))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_candidates_that_begin_alike_share_what_is_the_same_and_nothing_else(family: str) -> None:
     parent, chance = build(family), random.Random(3)
     anatomy, inputs = read_anatomy(parent), example(parent, batch=6)

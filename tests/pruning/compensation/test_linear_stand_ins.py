@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build, example
+from families import FAMILIES, build, example, mark_rest_slow
 from test_compensator import build_with, distance, drop, naive_ridge, rows
 
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
@@ -25,7 +25,7 @@ def list_offered(anatomy: Anatomy) -> list[str]:
     return [text for text in texts if Choice.parse(text) in anatomy.choices]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_a_map_is_nearer_to_the_parent_than_nothing_on_items_that_it_has_not_seen(family: str) -> None:
     parent = build(family)
     anatomy, inputs, unseen = read_anatomy(parent), example(parent, batch=8 * ITEMS), example(parent, batch=8, seed=5)

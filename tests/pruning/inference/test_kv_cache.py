@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from families import DECODERS, build, example
+from families import DECODERS, build, example, mark_rest_slow
 from transformers import DynamicCache, GPTNeoConfig, GPTNeoForCausalLM, StaticCache
 
 from pruning.anatomy.anatomy import read_anatomy
@@ -87,7 +87,7 @@ def test_every_pattern_decodes_as_without_a_cache(family: str, parents) -> None:
         check(prune(parent, architecture, anatomy=anatomy, share_weights=True), ids)
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", mark_rest_slow(DECODERS))
 def test_sampled_patterns_decode_as_without_a_cache(family: str, parents) -> None:
     parent, anatomy = parents(family)
     ids = example(parent, batch=2, tokens=LENGTH)["input_ids"]
@@ -105,7 +105,7 @@ def greedy(model, ids: torch.Tensor, mask: torch.Tensor, steps: int) -> torch.Te
     return ids
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", mark_rest_slow(DECODERS))
 def test_generate_with_left_padding_equals_recomputing_everything(family: str, parents) -> None:
     parent, anatomy = parents(family)
     ids = example(parent, batch=2, tokens=6)["input_ids"]
@@ -198,8 +198,14 @@ def test_cropping_takes_the_library_s_sign_even_with_no_attention_left(parents) 
     assert cache.get_seq_length() == 11
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
-@pytest.mark.parametrize("words", ["mlp attn+mlp attn mlp", "attn mlp attn+mlp mlp", "mlp mlp mlp mlp"])
+SPECULATIVE = ("mlp attn+mlp attn mlp", "attn mlp attn+mlp mlp", "mlp mlp mlp mlp")
+SPECULATIVE_FAST = list(zip(("gemma2", "mistral", "llama"), SPECULATIVE, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    mark_rest_slow(itertools.product(["llama", "gemma2", "mistral"], SPECULATIVE), SPECULATIVE_FAST),
+)
 def test_speculative_decoding_takes_tokens_back_past_the_window(family: str, words: str, parents) -> None:
     parent, anatomy = parents(family)
     model = prune(parent, Architecture.from_words(words), anatomy=anatomy)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, REPRESENTATIVES, mark_rest_slow
 from families import build as build_usual
-from other_families import READ
+from other_families import READ, READ_FAST
 from other_families import build as build_other
 
 from nas.parent.shape import read_shape
@@ -42,7 +42,10 @@ def test_a_streamed_model_s_light_copy_keeps_its_weights(model, monkeypatch):
         assert residency.is_streamed(model)
 
 
-@pytest.mark.parametrize("model", [*FAMILIES, *READ], indirect=True)
+_ALL = mark_rest_slow([*FAMILIES, *READ], [*REPRESENTATIVES, *READ_FAST])
+
+
+@pytest.mark.parametrize("model", _ALL, indirect=True)
 def test_structure_is_read_without_the_weights_of_like_blocks(model, monkeypatch):
     """Weights that nobody may look at are NaN: they would spoil every comparison."""
     anatomy = read_anatomy(model)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from families import FAMILIES, build, example
+from families import FAMILIES, build, example, mark_rest_slow
 
 from pruning.anatomy.anatomy import read_anatomy
 from pruning.inference.prefix_cache import PrefixStore, list_prefixes, make_resumable
@@ -26,7 +26,7 @@ def resumed(model, anatomy, architecture, store, batches) -> list[torch.Tensor]:
     return outputs(candidate, batches)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_resumed_equals_full_in_every_family(family: str) -> None:
     model = build(family)
     anatomy = read_anatomy(model)

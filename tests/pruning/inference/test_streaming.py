@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
-from families import FAMILIES, example
+from families import FAMILIES, REPRESENTATIVES, example, mark_rest_slow
 from families import build as build_usual
-from other_families import READ
+from other_families import READ, READ_FAST
 from other_families import build as build_other
 
 from pruning.analysis.redundancy import RedundancyObserver, measure_redundancy
@@ -23,7 +23,7 @@ from search_spaces.kinds import Kind
 from search_spaces.unit import Unit
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nothing is let go of")
-_ALL = (*FAMILIES, *READ)
+_ALL = mark_rest_slow([*FAMILIES, *READ], [*REPRESENTATIVES, *READ_FAST])
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_analysis_and_candidates_are_the_same(pair, tmp_path):
     assert sum(released) > 0
 
 
-@pytest.mark.parametrize("pair", FAMILIES, indirect=True)
+@pytest.mark.parametrize("pair", mark_rest_slow(FAMILIES), indirect=True)
 def test_adjusted_weights_are_the_same(pair):
     plain, streamed, released = pair
     anatomy, inputs = read_anatomy(plain), example(plain, batch=24)

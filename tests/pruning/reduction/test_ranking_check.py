@@ -1,12 +1,13 @@
 """What ranks tokens is the attention that the model itself tells, in every family; where it is not, it is refused."""
 
 import functools
+import itertools
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
-from families import DECODERS, ENCODERS, VISION, build, example, filled
+from families import DECODERS, ENCODERS, REPRESENTATIVES, VISION, build, example, filled, mark_rest_slow
 from torch import Tensor
 
 from pruning.analysis.token_redundancy import measure_token_redundancy
@@ -71,8 +72,11 @@ def reduced(model: Any, stages: str, **choices: Any) -> Any:
     return prune(model, Architecture(4).replace_tokens(Schedule.parse(stages, Reduction(**choices))))
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("family", [*DECODERS, *AGREE, *ENCODERS, *VISION])
+RANKING = itertools.product([*DECODERS, *AGREE, *ENCODERS, *VISION], [1, 2])
+RANKING_FAST = [*itertools.product(["gemma2", *AGREE], [1, 2]), *itertools.product(REPRESENTATIVES, [1])]
+
+
+@pytest.mark.parametrize(("family", "stage"), mark_rest_slow(RANKING, RANKING_FAST))
 @torch.no_grad()
 def test_the_row_that_ranks_is_the_attention_that_the_model_tells(
     family: str, stage: int, monkeypatch: pytest.MonkeyPatch

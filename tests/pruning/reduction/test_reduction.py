@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import DECODERS, ENCODERS, VISION, build, example
+from families import DECODERS, ENCODERS, VISION, build, example, mark_rest_slow
 from torch import Tensor
 
 from pruning.anatomy.anatomy import read_anatomy
@@ -125,7 +125,7 @@ def test_vit_computes_what_slicing_by_hand_does() -> None:
 
 
 @pytest.mark.parametrize("scorer", [Scorer.LAST, Scorer.MEAN, Scorer.KEYS, Scorer.NORM, Scorer.RANDOM])
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", mark_rest_slow(DECODERS))
 @torch.no_grad()
 def test_decoders_keep_what_they_must(family: str, scorer: Scorer) -> None:
     """A stage before the first block is a prompt without those tokens: positions kept, nothing else known of them."""

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from families import FAMILIES, build, example
+from families import FAMILIES, build, example, mark_rest_slow
 from torch import nn
 
 from pruning.anatomy.anatomy import read_anatomy
@@ -84,7 +84,7 @@ def patterns(depth: int = 4) -> list[Architecture]:
     return [a for a in architectures if any(a.keeps(i, k) for i in range(depth) for k in (Kind.ATTENTION, Kind.MLP))]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_pruned_equals_the_parent_with_the_contribution_zeroed(family: str, parents) -> None:
     parent = parents(family)
     anatomy, inputs = read_anatomy(parent), example(parent)
@@ -111,7 +111,7 @@ def test_layout_is_the_family_s(family: str, parents) -> None:
     assert layout == (Layout.POST_NORM if family in POST_NORM else expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mark_rest_slow(FAMILIES))
 def test_dropped_parameters_are_gone_and_the_parent_is_untouched(family: str, parents) -> None:
     parent = parents(family)
     anatomy = read_anatomy(parent)
