@@ -155,7 +155,7 @@ class DampedRefit:
 
     def adjust(self, observed: Observed) -> Adjustment | None:
         """One product, one Cholesky factor, one solution."""
-        merges = observed.inputs.shape[1] ** 2 * torch.float32.itemsize > self.largest and observed.weight.any()
+        merges = min(observed.inputs.shape) ** 2 * torch.float32.itemsize > self.largest and observed.weight.any()
         features, residuals = observed.outputs if merges else observed.inputs, observed.residuals
         if observed.bias is None:
             matrix, offset = solve_damped(features, residuals, self.penalty), None

@@ -70,12 +70,19 @@ def _solve(moments: Moments, penalty: float) -> Tensor:
 def solve_damped(features: Tensor, residuals: Tensor, penalty: float) -> Tensor:
     """The ridge solution (k, d), in float32, of features (tokens, k) and residuals (tokens, d).
 
-    Products are as precise as the features.
+    Products are as precise as the features. Where tokens are fewer than features, the system is one of tokens:
+    (XᵀX + p·I)⁻¹Xᵀ = Xᵀ(XXᵀ + p·I)⁻¹.
 
     Args:
-        penalty: relative to the mean diagonal of the Gram matrix; of 1, the condition of the system is at most k + 1.
+        penalty: relative to the mean diagonal of XᵀX; of 1, the condition of the system is at most k + 1.
     """
-    gram = widen_tensor(features.T @ features)
-    gram.diagonal().add_(penalty * gram.diagonal().mean().clamp(min=torch.finfo(gram.dtype).tiny))
-    cross = widen_tensor(features.T @ residuals.to(features.dtype))
-    return torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+    tokens, width = features.shape
+    rows = features if tokens < width else features.T
+    gram = widen_tensor(rows @ rows.T)
+    damping = penalty * gram.diagonal().sum() / width
+    gram.diagonal().add_(damping.clamp(min=torch.finfo(gram.dtype).tiny))
+    factor = torch.linalg.cholesky(gram)
+    if tokens < width:
+        weights = torch.cholesky_solve(widen_tensor(residuals), factor)
+        return widen_tensor(features.T @ weights.to(features.dtype))
+    return torch.cholesky_solve(widen_tensor(features.T @ residuals.to(features.dtype)), factor)

@@ -94,11 +94,12 @@ def test_in_bf16_what_is_lacking_is_made_up_for_as_well(family: str) -> None:
         assert lost[1] < lost[0] + 0.05 * (dropped - lost[0])
 
 
-def test_a_draft_is_the_naive_ridge_solution_of_all_tokens() -> None:
+@pytest.mark.parametrize("tokens", [200, 8], ids=["more tokens", "more inputs"])
+def test_a_draft_is_the_naive_ridge_solution_of_all_tokens(tokens: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, r = torch.randn(200, 12, generator=generator), torch.randn(200, 5, generator=generator)
+    x, r = torch.randn(tokens, 12, generator=generator), torch.randn(tokens, 5, generator=generator)
     for bias in (None, torch.zeros(5)):
-        held = torch.arange(200) % 4 == 3
+        held = torch.arange(tokens) % 4 == 3
         adjustment = DRAFT.adjust(Observed(x, torch.ones(12, 5), bias, r, r + x[:, :5], held))
         assert adjustment is not None
         expected = naive_ridge(x.double().numpy(), (r + x[:, :5]).double().numpy(), 1.0, bias is not None)
