@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 import transformers as hf
-from families import build, filled
+from families import build, filled, mark_rest_slow
 
 from latency_models.runtime_ort import open_session
 from latency_models.workload import Phase
@@ -65,7 +65,7 @@ def first_run(kind: str, words: str, ids: torch.Tensor) -> np.ndarray:
     return model(input_ids=ids, use_cache=False).logits.numpy()
 
 
-@pytest.mark.parametrize("kind", ["longrope", "dynamic", pytest.param("yarn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", mark_rest_slow(ROTARY, ["longrope"]))
 def test_a_file_is_right_on_both_sides_of_the_length_at_which_frequencies_change(
     kind: str, exported, tmp_path: Path
 ) -> None:

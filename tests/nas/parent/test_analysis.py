@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from byte_tokenizer import SIZE, byte_tokenizer
-from families import filled
+from families import filled, mark_rest_slow
 from filelock import FileLock
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -114,7 +114,7 @@ def test_groups_are_no_larger_than_memory_is_to_hold(home, monkeypatch):
     assert len(order) % DEPTH == 0
 
 
-@pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("at", mark_rest_slow([0.3, 0.6, 0.9], [0.6]))
 def test_what_was_killed_goes_on_with_the_block_it_was_at(home, at):
     parent = load(home, "always")
     with recording(parent) as order:

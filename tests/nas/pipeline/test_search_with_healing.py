@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from families import mark_rest_slow
 from healing_case import Stops
 from small_search import make
 
@@ -97,7 +98,7 @@ def test_the_finalist_with_the_lowest_loss_after_healing_is_delivered(
     }
 
 
-@pytest.mark.parametrize("stop", [1, 9, 21])
+@pytest.mark.parametrize("stop", mark_rest_slow([1, 9, 21], [9]))
 def test_a_search_that_was_killed_while_it_healed_ends_as_one_that_was_not(
     stop: int, folder: Path, exports: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

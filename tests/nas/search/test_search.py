@@ -89,7 +89,7 @@ def everything() -> list[Architecture]:
 
 @pytest.mark.parametrize(
     ("seed", "share"),
-    [(0, 0.8), (2, 0.5), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 0.5), (3, 0.65)))],
+    [(0, 0.8), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 0.5), (2, 0.5), (3, 0.65)))],
 )
 def test_finds_the_optimum_in_few_evaluations(seed: int, share: float, everything, tmp_path: Path) -> None:
     landscape, latency = Landscape(seed), LATENCY
@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_search_and_another_may_not(tmp_path: Path)
     runs = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        outcome = run_search(problem(tmp_path / name, Landscape(1), 9.0, trials=24))
+        outcome = run_search(problem(tmp_path / name, Landscape(1), 9.0, trials=16))
         runs.append([c.architecture for c in outcome.candidates])
     assert runs[0] == runs[1]
 
@@ -330,7 +330,7 @@ def test_a_limit_is_kept_and_the_optimum_within_it_found(most: float, everything
 def test_what_keeps_to_no_limit_is_said(tmp_path: Path) -> None:
     saves = {Unit(layer, kind).dropped: 1.0 for layer in range(DEPTH) for kind in STRUCTURE}
     with pytest.raises(NoFeasibleCandidate, match=r"no candidate meets 15.00 ms \(p90\) with at most 1 parameters"):
-        run_search(problem(tmp_path, Landscape(0), 15.0, limits=(Limit("parameters", 20.0, 1.0, saves),)))
+        run_search(problem(tmp_path, Landscape(0), 15.0, trials=10, limits=(Limit("parameters", 20.0, 1.0, saves),)))
 
 
 def test_a_parent_that_fits_is_the_winner(tmp_path: Path) -> None:

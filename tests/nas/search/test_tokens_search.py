@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from families import mark_rest_slow
 from test_search import Redundancy
 
 from latency_models.calibrated import CalibratedModel
@@ -118,8 +119,9 @@ def test_weighing_rows_at_once_is_weighing_their_features(name: str) -> None:
     assert _find_neighbourhood(rows, rows) == pytest.approx(ALIKE * np.exp(-np.array(apart) / REACH), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("seed", "name"), mark_rest_slow(itertools.product(range(3), SPACES), itertools.product([0], SPACES))
+)
 def test_one_engine_finds_the_optimum_of_parts_of_tokens_and_of_both(name: str, seed: int, everything) -> None:
     landscape, latency = Landscape(seed), SyntheticLatency(DEPTH, stage=0.1)
     budget = 0.62 * latency.predict(Architecture(DEPTH)).ms

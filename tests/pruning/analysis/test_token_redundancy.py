@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from families import DECODERS, ENCODERS, FAMILIES, IMAGE_ID, VISION_LANGUAGE, build, example
+from families import DECODERS, ENCODERS, FAMILIES, IMAGE_ID, VISION_LANGUAGE, build, example, mark_rest_slow
 from torch.nn.functional import cosine_similarity
 
 from pruning.analysis.token_redundancy import MEASURES, TokenRedundancy, measure_token_redundancy
@@ -84,7 +84,7 @@ def slow(family: str, model, batches: list[dict]) -> dict[str, dict[str, list[fl
     }
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "siglip"])
+@pytest.mark.parametrize("family", mark_rest_slow(family for family in FAMILIES if family != "siglip"))
 def test_equal_to_looking_at_all_attentions(family: str) -> None:
     model = build(family)
     batches = batches_of(family, model)

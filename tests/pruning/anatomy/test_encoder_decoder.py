@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from families import ENCODER_DECODERS, build, example
+from families import ENCODER_DECODERS, build, example, mark_rest_slow
 from prefix_states import evaluate_through_store
 
 from pruning import prune, read_anatomy
@@ -18,6 +18,7 @@ from search_spaces.space import is_empty
 
 PARTS = ("encoder", "decoder")
 CASES = list(itertools.product(ENCODER_DECODERS, PARTS))
+FAST = [("t5", "decoder"), ("bart", "encoder"), ("whisper", "decoder")]
 # Where the output projections of a block's parts are, written by hand.
 PROJECTIONS = {
     ("t5", "encoder"): ("encoder.block", "layer.0.SelfAttention.o", None, "layer.1.DenseReluDense.wo"),
@@ -84,7 +85,7 @@ def run_with_hooks(model, place, architecture, inputs):
             handle.remove()
 
 
-@pytest.mark.parametrize(("family", "part"), list(PROJECTIONS))
+@pytest.mark.parametrize(("family", "part"), mark_rest_slow(PROJECTIONS, [*FAST, ("umt5", "encoder")]))
 @torch.no_grad()
 def test_a_pruned_stack_computes_what_the_intact_model_does_with_zeros(family, part):
     model, anatomy = read(family, part)
@@ -97,7 +98,7 @@ def test_a_pruned_stack_computes_what_the_intact_model_does_with_zeros(family, p
         assert not torch.allclose(whole, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "part"), CASES)
+@pytest.mark.parametrize(("family", "part"), mark_rest_slow(CASES, FAST))
 @torch.no_grad()
 def test_cached_decoding_is_that_without_a_cache(family, part):
     model, anatomy = read(family, part)
@@ -126,7 +127,7 @@ def test_cached_decoding_is_that_without_a_cache(family, part):
             assert torch.equal(with_cache, without)
 
 
-@pytest.mark.parametrize(("family", "part"), CASES)
+@pytest.mark.parametrize(("family", "part"), mark_rest_slow(CASES, FAST))
 @torch.no_grad()
 def test_a_saved_stack_comes_back_and_generates_the_same(family, part, tmp_path):
     model, anatomy = read(family, part)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from families import build
+from families import build, mark_rest_slow
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageClassification
 from transformers.models.auto import modeling_auto
 
@@ -34,7 +34,7 @@ def forget() -> Iterator[None]:
         registry.update(was)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize("family", mark_rest_slow(["llama", "gpt2", "qwen3"]))
 def test_a_decoder_is_read_whole_or_without_its_head_and_generates(family: str, tmp_path: Path) -> None:
     pruned = prune(build(family), PARTS)
     save(pruned, tmp_path)

@@ -46,7 +46,7 @@ def test_round_trip_is_exact_and_only_as_large_as_what_is_left(family: str, tmp_
     assert torch.equal(outputs(load(tmp_path / "again"), inputs), outputs(pruned, inputs))
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt", "bert", "vit"])
+@pytest.mark.parametrize("family", mark_rest_slow(["llama", "gemma2", "gpt2", "opt", "bert", "vit"]))
 def test_whole_blocks_load_with_the_plain_classes(family: str, tmp_path: Path) -> None:
     parent = build(family)
     pruned, inputs = prune(parent, BLOCKS), example(parent)
@@ -218,7 +218,7 @@ def test_blocks_that_depend_on_their_place_come_back_as_they_were(
     assert torch.equal(outputs(load(tmp_path / "twice"), inputs), outputs(pruned, inputs))
 
 
-@pytest.mark.parametrize("make", _BY_PLACE)
+@pytest.mark.parametrize("make", mark_rest_slow(_BY_PLACE, _BY_PLACE[::2]))
 def test_the_plain_classes_get_a_folder_only_where_they_build_the_same_model(
     make: Callable[[], Any], tmp_path: Path
 ) -> None:

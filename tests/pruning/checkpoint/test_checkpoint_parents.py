@@ -1,5 +1,6 @@
 """Parents as they are found: heads of their own, other precisions, classes unnamed, weights left over or quantised."""
 
+import itertools
 import json
 import shutil
 import warnings
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import build, example, filled
+from families import build, example, filled, mark_rest_slow
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -156,9 +157,18 @@ def test_few_positions_are_enough_to_compare(tmp_path: Path) -> None:
 # Precisions.
 
 
-@pytest.mark.parametrize("architecture", [PARTS, BLOCKS])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("named", ["auto", "float32", ...])
+STORED = itertools.product(["auto", "float32", ...], [torch.bfloat16, torch.float16, torch.float32], [PARTS, BLOCKS])
+STORED_FAST = [
+    ("auto", torch.bfloat16, PARTS),
+    ("auto", torch.float32, BLOCKS),
+    ("float32", torch.float16, PARTS),
+    ("float32", torch.bfloat16, BLOCKS),
+    (..., torch.bfloat16, BLOCKS),
+    (..., torch.float32, PARTS),
+]
+
+
+@pytest.mark.parametrize(("named", "dtype", "architecture"), mark_rest_slow(STORED, STORED_FAST))
 def test_what_is_cut_from_a_parent_is_stored_as_the_parent_is(
     architecture: Architecture, dtype: torch.dtype, named: Any, tmp_path: Path
 ) -> None:

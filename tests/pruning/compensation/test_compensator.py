@@ -106,11 +106,15 @@ def test_a_draft_is_the_naive_ridge_solution_of_all_tokens(tokens: int) -> None:
         np.testing.assert_allclose(adjustment.weight.numpy(), expected, atol=1e-5)
 
 
+_RIDGES = [
+    *((each, 1.0) for each in ("llama", "qwen2", "phi3", "gpt2", "opt", "mistral", "vit", "clip", "siglip")),
+    ("granite", 0.3),
+]
+
+
 @pytest.mark.parametrize(
-    ("family", "factor"),
-    [*((each, 1.0) for each in ("llama", "qwen2", "phi3", "gpt2", "opt", "mistral", "vit", "clip", "siglip")),
-     ("granite", 0.3)],
-)  # fmt: skip
+    ("family", "factor"), mark_rest_slow(_RIDGES, [*((each, 1.0) for each in ("llama", "gpt2", "vit")), _RIDGES[-1]])
+)
 def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str, factor: float) -> None:
     """The attention of block 1 has to make up for its MLP and for the attention of block 2, counting `factor` times."""
     parent = build(family) if factor == 1.0 else filled(SUMS[family][0])

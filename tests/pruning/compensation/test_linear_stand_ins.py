@@ -37,7 +37,7 @@ def test_a_map_is_nearer_to_the_parent_than_nothing_on_items_that_it_has_not_see
         assert distance(mapped, parent, anatomy, unseen) < distance(dropped, parent, anatomy, unseen)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "vit"])
+@pytest.mark.parametrize("family", mark_rest_slow(["llama", "qwen2", "gpt2", "vit"]))
 def test_the_map_of_a_part_is_the_naive_ridge_solution_of_what_the_part_gave(family: str) -> None:
     """The first thing that differs from the parent: it is given what the part is."""
     parent = build(family)

@@ -1,9 +1,11 @@
 """Compensation of candidates with fewer bits: fitted to rounded inputs, rounded afterwards."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from families import build, example
+from families import build, example, mark_rest_slow
 from test_compensator import build_with, distance, naive_ridge, rows
 
 from pruning.anatomy.anatomy import read_anatomy
@@ -21,8 +23,11 @@ def choose(*texts: str) -> Architecture:
     return Architecture(4).drop(*map(Choice.parse, texts))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "vit", "bert", "gpt_neox", "gemma2"])
-@pytest.mark.parametrize("name", ["int8", "w4"])
+CASES = itertools.product(["int8", "w4"], ["llama", "gpt2", "vit", "bert", "gpt_neox", "gemma2"])
+FAST = [("int8", "llama"), ("int8", "vit"), ("w4", "gpt2"), ("w4", "gpt_neox"), ("w4", "bert")]
+
+
+@pytest.mark.parametrize(("name", "family"), mark_rest_slow(CASES, FAST))
 def test_what_is_adjusted_is_nearer_to_the_parent(family: str, name: str) -> None:
     parent = build(family)
     anatomy, inputs, unseen = read_anatomy(parent), example(parent, batch=ITEMS), example(parent, batch=8, seed=5)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import DECODERS, build, example
+from families import DECODERS, build, example, mark_rest_slow
 from torch import Tensor
 
 from pruning.anatomy.anatomy import read_anatomy
@@ -112,7 +112,7 @@ def greedy(model: Any, stack: str, ids: Tensor, valid: Tensor, indices: dict[int
 
 
 @pytest.mark.parametrize("positions", Positions)
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", mark_rest_slow(DECODERS))
 @torch.no_grad()
 def test_a_reduced_prompt_decodes_as_its_parent_looking_past_the_dropped(family: str, positions: Positions) -> None:
     """Left padding of one row, several stages, sliding windows that count the tokens that are left."""
