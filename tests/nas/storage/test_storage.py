@@ -32,6 +32,7 @@ from search_spaces import Architecture
 from search_spaces.errors import MissingExtra, NasError, StorageUnavailable, UsageError
 
 SEED, BUDGET_MS, TRIALS = 1, 9.0, 8
+LONG = {"trials": 3 * TRIALS, "patience": 3 * TRIALS}  # so that many answers are lost
 Told = list[tuple[Architecture, float]]
 
 
@@ -56,6 +57,12 @@ def check_trials(storage: str, study: str = "nas") -> None:
 def expected() -> Told:
     """What the search finds where nothing happens to it."""
     return reported(search("sqlite://"))
+
+
+@pytest.fixture(scope="module")
+def expected_of_many() -> Told:
+    """The same of a longer search."""
+    return reported(run_search(problem(Path(), Landscape(SEED), BUDGET_MS, storage="sqlite://", **LONG)))
 
 
 @pytest.fixture
@@ -192,7 +199,7 @@ def test_a_server_that_stays_away_ends_the_search_with_one_clear_error(postgres:
 
 @pytest.mark.parametrize("carried_out", [True, False])
 def test_an_operation_whose_answer_is_lost_is_carried_out_once(
-    carried_out: bool, tmp_path: Path, monkeypatch, quick: None
+    carried_out: bool, tmp_path: Path, monkeypatch, quick: None, expected_of_many: Told
 ) -> None:
     """The connection breaks at every other commit, by chance: before or after the database did what it was asked."""
     dialect, chance, lost = sqlalchemy.create_engine("sqlite://").dialect.__class__, random.Random(0), itertools.count()
@@ -207,13 +214,11 @@ def test_an_operation_whose_answer_is_lost_is_carried_out_once(
             raise sqlite3.OperationalError("server closed the connection unexpectedly")
 
     url = f"sqlite:///{tmp_path}/study.db"
-    long = {"trials": 5 * TRIALS, "patience": 5 * TRIALS}
-    expected = reported(run_search(problem(Path(), Landscape(SEED), BUDGET_MS, storage="sqlite://", **long)))
     breaking = Disturbed(lambda: monkeypatch.setattr(dialect, "do_commit", commit), at=(1,))
-    outcome = run_search(problem(Path(), breaking, BUDGET_MS, storage=url, **long))
+    outcome = run_search(problem(Path(), breaking, BUDGET_MS, storage=url, **LONG))
     monkeypatch.setattr(dialect, "do_commit", real)
     assert next(lost) > 50
-    assert reported(outcome) == expected
+    assert reported(outcome) == expected_of_many
     check_trials(url)
 
 
