@@ -4,9 +4,9 @@ from dataclasses import replace
 from enum import StrEnum
 
 from search_spaces.errors import ArchitectureError, UsageError
-from search_spaces.kinds import Kind
+from search_spaces.kinds import KINDS, Kind
 from search_spaces.space import Space
-from search_spaces.unit import Choice, Unit
+from search_spaces.unit import Choice, Unit, list_kinds
 
 
 class Servable(StrEnum):
@@ -16,11 +16,14 @@ class Servable(StrEnum):
     - decilm: folders with per-block choices (DeciLM, nemotron-nas, GGUF): several engines take the cache's length
       from layer 0, so its attention stays, and some cannot end on a block without an MLP, so that one stays too.
     - vanilla: whole blocks only, so that plain Hugging Face classes and every engine load it.
+    - uniform: every attention that is left has the parent's number of key-value heads, every mixture its number of
+      experts and of experts for a token: many engines read one number for all blocks.
     """
 
     ANY = "any"
     DECILM = "decilm"
     VANILLA = "vanilla"
+    UNIFORM = "uniform"
 
 
 def parse_servable(text: str) -> Servable:
@@ -42,7 +45,7 @@ def restrict(space: Space, servable: Servable) -> Space:
     """
     if servable is Servable.ANY:
         return space
-    chosen = _list_whole_blocks(space) if servable is Servable.VANILLA else _restrict_to_decilm(space)
+    chosen = _RULES[servable](space)
     if not chosen:
         raise ArchitectureError(f"servable {servable!s} leaves nothing to drop of these units; allow more with --units")
     return replace(space, choices=(*chosen, *space.steps))  # engines see the same model with fewer tokens
@@ -62,3 +65,15 @@ def _restrict_to_decilm(space: Space) -> tuple[Choice, ...]:
         for choice in space.structure
         if choice.unit not in fixed or space.parent.drop(choice).runs(choice.layer, choice.kind)
     )
+
+
+def _list_uniform(space: Space) -> tuple[Choice, ...]:
+    """Nothing that changes a number which engines read once for all blocks."""
+    return tuple(choice for choice in space.structure if not any(KINDS[name].counted for name in list_kinds(choice)))
+
+
+_RULES = {
+    Servable.DECILM: _restrict_to_decilm,
+    Servable.VANILLA: _list_whole_blocks,
+    Servable.UNIFORM: _list_uniform,
+}

@@ -1,13 +1,13 @@
 """What windows of attention cost in loss and buy in milliseconds, where a past is long.
 
     python experiments/benchmarks/windows.py loss --model python-lm --length 2048 --items 4 --out loss.json
-    python experiments/benchmarks/windows.py ms --model python-lm --batch 8 --past 4096 --out ms.json
+    python experiments/benchmarks/windows.py ms --random 4 --spread all --batch 8 --past 4096 --out ms.json
     python experiments/benchmarks/windows.py report loss.json ms.json
 
 `loss` is the divergence from the parent on texts of `--length` tokens of the test split, as cut, with the same window
 in every block, or in every second one. `ms` is the time of one decoded token, by the files of those models in ONNX
 Runtime on one core of this machine, round by round beside the parent's; weights do not matter to it, so `--past` may be
-longer than the positions that a model was trained on.
+longer than the positions that a model was trained on, and `--random` takes so many blocks of random weights instead.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from compensation import describe_processor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from latency_models.footprint import compute_memory
 from latency_models.runner.ort import OnnxRuntime
@@ -27,16 +28,28 @@ from latency_models.workload import Phase, Workload
 from nas.export.onnx_export import export_onnx, make_workload_inputs
 from nas.parent.parent import ParentModel, load_parent_model
 from nas.quality.evaluator import choose_evaluator
+from pruning.checkpoint import save
 from pruning.surgery.prune import prune
 from search_spaces.architecture import Architecture
 from search_spaces.unit import Choice
 
 
-def list_architectures(depth: int, windows: list[int]) -> dict[str, Architecture]:
-    """The parent, every window in all blocks, and in every second block."""
+def build_random(blocks: int, folder: Path) -> ParentModel:
+    """A decoder in the form of Llama with random weights."""
+    config = LlamaConfig(
+        hidden_size=512, intermediate_size=1536, num_hidden_layers=blocks, num_attention_heads=8,
+        num_key_value_heads=4, vocab_size=4096, max_position_embeddings=8192, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    save(LlamaForCausalLM(config).eval(), folder)
+    return load_parent_model(str(folder), None)
+
+
+def list_architectures(depth: int, windows: list[int], spreads: list[str]) -> dict[str, Architecture]:
+    """The parent, every window in all blocks, or in every second one."""
     named = {"parent": Architecture.parent(depth)}
     for window in windows:
-        for name, layers in (("all", range(depth)), ("every second", range(1, depth, 2))):
+        for name in spreads:
+            layers = range(depth) if name == "all" else range(1, depth, 2)
             chosen = frozenset(Choice.parse(f"attention.{layer}:window={window}") for layer in layers)
             named[f"{window}, {name}"] = Architecture(depth, chosen)
     return named
@@ -46,7 +59,7 @@ def measure_loss(parent: ParentModel, options: argparse.Namespace) -> dict[str, 
     """Of every architecture on the first items of the test split."""
     evaluator = choose_evaluator(parent.placed, parent.read_dataset(options.length))
     losses = {}
-    for name, architecture in list_architectures(parent.anatomy.depth, options.windows).items():
+    for name, architecture in list_architectures(parent.anatomy.depth, options.windows, options.spread).items():
         candidate = prune(parent.model, architecture, anatomy=parent.anatomy, share_weights=True)
         losses[name] = evaluator.evaluate(candidate, split="test", items=options.items).loss
         print(name, round(losses[name], 5), flush=True)
@@ -58,7 +71,7 @@ def measure_ms(parent: ParentModel, options: argparse.Namespace) -> dict[str, di
     workload = Workload(Phase.DECODE, options.batch, 1, options.past)
     inputs, runtime = make_workload_inputs(parent.model, workload), OnnxRuntime("fp32", 1, "cpu", Path("unused"))
     calls: dict[str, Callable[[], object]] = {}
-    architectures = list_architectures(parent.anatomy.depth, options.windows)
+    architectures = list_architectures(parent.anatomy.depth, options.windows, options.spread)
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, architecture) in enumerate(architectures.items()):
             candidate = prune(parent.model, architecture, anatomy=parent.anatomy, share_weights=True)
@@ -93,7 +106,9 @@ def take_samples(calls: dict[str, Callable[[], object]], rounds: int) -> dict[st
 def report(files: list[Path]) -> None:
     """Markdown: a row for each architecture."""
     loss, ms = (json.loads(file.read_text()) for file in files)
-    print(f"{ms['processor']}; {loss['model']}\n\n| window | loss | ms | of the parent | cache, MB |\n|{5 * '---|'}")
+    print(
+        f"{ms['processor']}; loss: {loss['model']}, ms: {ms['model']}\n\n| window | loss | ms | of the parent | cache, MB |\n|{5 * '---|'}"
+    )
     for name, row in ms["rows"].items():
         lost = loss["rows"].get(name)
         cells = ("-" if lost is None else f"{lost:.4f}", f"{row['ms']:.2f}", f"{row['share']:.2f}")
@@ -106,6 +121,8 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="of report: those of loss and of ms")
     parser.add_argument("--model", default="python-lm")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--random", type=int, help="blocks of random weights, in place of the model")
+    parser.add_argument("--spread", default="all,every second", help="which blocks have the window")
     parser.add_argument("--windows", default="1024,512,256,128,64")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--items", type=int, default=4)
@@ -118,9 +135,20 @@ def main() -> None:
         report(options.files)
         return
     options.windows = [int(word) for word in options.windows.split(",")]
+    options.spread = options.spread.split(",")
+    if options.random:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = measure_ms(build_random(options.random, Path(folder)), options)
+        write(options, f"{options.random} blocks of random weights", measured)
+        return
     parent = load_parent_model(options.model, options.data)
     rows: dict[str, Any] = {"loss": measure_loss, "ms": measure_ms}[options.verb](parent, options)
-    document = {"model": options.model, "processor": describe_processor(), "rows": rows}
+    write(options, options.model, rows)
+
+
+def write(options: argparse.Namespace, model: str, rows: dict[str, Any]) -> None:
+    """With what it was measured under."""
+    document = {"model": model, "processor": describe_processor(), "rows": rows}
     document |= {name: getattr(options, name) for name in ("length", "items", "batch", "past", "rounds")}
     options.out.write_text(json.dumps(document) + "\n")
 

@@ -184,7 +184,7 @@ Method = Annotated[
         help="nas, or a published method: cosine-joint, cosine-attention, cosine-mlp, cosine-block, reverse, random, "
         "window, sprint, sleb, sleb-per-ms, finercut, finercut-per-ms, evopress; with +add-back after its name, what "
         "still fits the budget is restored. With --tokens search also pyramiddrop, random-tokens, fastv, tome, "
-        "equal-steps, dop.",
+        "equal-steps, dop; with units that can be narrowed also flap, wanda-sp.",
     ),
 ]
 Pareto = Annotated[
@@ -196,7 +196,8 @@ ServableRule = Annotated[
         "--servable",
         metavar="RULE",
         help="What must be able to load the winner: any (ONNX, TensorRT, nas), decilm (engines with per-block "
-        "choices), vanilla (plain Hugging Face classes).",
+        "choices), vanilla (plain Hugging Face classes), uniform (engines that read one number of heads and of "
+        "experts for all blocks).",
     ),
 ]
 PrefixCache = Annotated[

@@ -10,4 +10,4 @@ def count_groups(groups: int, value: int) -> int:
     return min(groups, max(1, round(groups * value / THOUSAND)))
 
 
-KIND = ShareKind("attention-heads", Kind.ATTENTION, axis="heads", default=False)
+KIND = ShareKind("attention-heads", Kind.ATTENTION, axis="heads", default=False, counted=True)

@@ -47,6 +47,7 @@ class UnitKind:
         stands_in: whether nothing of the unit is left at its levels: a module takes the unit's place whose weights
             compensation fits.
         graded: whether values on the axis are how much is left, so that losses between two of them can be interpolated.
+        counted: whether its levels change a number that many engines read once for all blocks.
         by_length: whether its levels lose more on longer texts, so that they are judged on texts of the workload's
             length.
 
@@ -63,6 +64,7 @@ class UnitKind:
     default: bool = True
     stands_in: bool = False
     graded: bool = True
+    counted: bool = False
     by_length: bool = False
 
     def describe(self, value: int) -> str:

@@ -3,4 +3,4 @@
 from search_spaces.kinds.kind import Kind
 from search_spaces.kinds.share import ShareKind
 
-KIND = ShareKind("mlp-active-experts", Kind.MLP, axis="active", default=False)
+KIND = ShareKind("mlp-active-experts", Kind.MLP, axis="active", default=False, counted=True)

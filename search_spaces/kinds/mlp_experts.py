@@ -10,4 +10,4 @@ def count_experts(experts: int, value: int) -> int:
     return min(experts, max(1, round(experts * value / THOUSAND)))
 
 
-KIND = ShareKind("mlp-experts", Kind.MLP, axis="experts", default=False)
+KIND = ShareKind("mlp-experts", Kind.MLP, axis="experts", default=False, counted=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search_spaces import Architecture, Kind, Space, Unit
+from search_spaces import Architecture, Choice, Kind, Space, Unit
 from search_spaces.errors import ArchitectureError, UsageError
 from search_spaces.servable import Servable, parse_servable, restrict
 
@@ -35,6 +35,15 @@ def test_vanilla_removes_whole_blocks_only(space: Space) -> None:
     assert not left.contains(Architecture.from_words("attn+mlp removed attn attn+mlp"))
 
 
+def test_uniform_leaves_numbers_that_engines_read_once_as_they_are() -> None:
+    counted = ("attention.1:heads=0.5", "mlp.2:experts=0.5", "mlp.2:active=0.5")
+    others = ("attention.1", "mlp.2:width=0.5", "mlp.3", "attention.2:window=64", "mlp.0:bits=w4")
+    left = restrict(Space(4, tuple(map(Choice.parse, (*counted, *others)))), Servable.UNIFORM)
+    assert {str(choice) for choice in left.choices} == set(others)
+    with pytest.raises(ArchitectureError, match="servable uniform leaves nothing to drop"):
+        restrict(Space(4, tuple(map(Choice.parse, counted))), Servable.UNIFORM)
+
+
 def test_a_rule_that_leaves_nothing_says_so() -> None:
     attention_of_one_block = Space.dropping(1, (Unit(0, Kind.ATTENTION),))
     with pytest.raises(ArchitectureError, match="servable decilm leaves nothing to drop"):
@@ -45,5 +54,5 @@ def test_a_rule_that_leaves_nothing_says_so() -> None:
 
 def test_rules_are_read_by_name() -> None:
     assert parse_servable("decilm") is Servable.DECILM
-    with pytest.raises(UsageError, match="servable 'vllm' is none of any, decilm, vanilla"):
+    with pytest.raises(UsageError, match="servable 'vllm' is none of any, decilm, vanilla, uniform"):
         parse_servable("vllm")
