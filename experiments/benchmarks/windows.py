@@ -106,9 +106,8 @@ def take_samples(calls: dict[str, Callable[[], object]], rounds: int) -> dict[st
 def report(files: list[Path]) -> None:
     """Markdown: a row for each architecture."""
     loss, ms = (json.loads(file.read_text()) for file in files)
-    print(
-        f"{ms['processor']}; loss: {loss['model']}, ms: {ms['model']}\n\n| window | loss | ms | of the parent | cache, MB |\n|{5 * '---|'}"
-    )
+    print(f"{ms['processor']}; loss: {loss['model']}, ms: {ms['model']}\n")
+    print(f"| window | loss | ms | of the parent | cache, MB |\n|{5 * '---|'}")
     for name, row in ms["rows"].items():
         lost = loss["rows"].get(name)
         cells = ("-" if lost is None else f"{lost:.4f}", f"{row['ms']:.2f}", f"{row['share']:.2f}")
