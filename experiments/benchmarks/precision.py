@@ -7,7 +7,8 @@
 Every row chooses, for each fraction of the parent's latency, by the validation split and the latency model of this
 machine. What was chosen is measured, which corrects the latency model, and everybody searches and chooses again. That
 is judged on the test split, compensated with all calibration items, and measured, all rows interleaved with the
-parent. A file is written after each step, so that a run can be continued.
+parent. A file is written after each step, so that a run can be continued. On a slow machine --trials, --items,
+--calibration and --test make a run shorter, for every row alike; the table says so.
 
     joint               drops and formats in one search
     drops               drops alone
@@ -45,6 +46,7 @@ from nas.search import Candidate, Problem, run_search
 from nas.search.library import score_library
 from nas.search.solve import solve
 from pruning.analysis.redundancy import measure_redundancy
+from pruning.compensation.candidate_builder import CandidateBuilder
 from search_spaces.architecture import Architecture
 from search_spaces.level import DROP
 from search_spaces.space import Space
@@ -105,6 +107,14 @@ class Bench:
 
     def fits(self, architecture: Architecture, share: float) -> bool:
         return self.problem.predict_ms(architecture) <= share * self.parent_ms + 1e-9
+
+    def evaluate_on_test(self, architecture: Architecture, calibration: int | None, items: int | None) -> Quality:
+        """The quality on the first items of the test split, adjusted with the first calibration items; None for all."""
+        context, plan = self.context, self.context.builder.plan
+        assert plan is not None, "what is compared is adjusted"
+        few = {name: value[:calibration] for name, value in plan.final.items()}
+        builder = CandidateBuilder(context.parent.model, context.parent.anatomy, replace(plan, final=few))
+        return context.cached_evaluator.evaluator.evaluate(builder.build(architecture), "test", items)
 
     def learn(self, measured: list[Document]) -> "Bench":
         """The same with a latency model that knows these measurements, too."""
@@ -217,7 +227,7 @@ def run(options: argparse.Namespace) -> None:
         bench = bench.learn(steps.keep(f"{FIRST}measured", lambda: measure(bench, first, options.seconds)))
         chosen = sorted({words for _, _, words in search_and_choose(bench, steps, "")})
         for words in chosen:
-            steps.keep(f"test {words}", lambda words=words: judge(bench, Architecture.from_words(words)))
+            steps.keep(f"test {words}", lambda words=words: judge(bench, Architecture.from_words(words), options))
         steps.keep("measured", lambda: compute_shares(measure(bench, chosen, options.seconds)))
 
 
@@ -225,7 +235,8 @@ def describe(bench: Bench, options: argparse.Namespace) -> Document:
     return {
         "model": Path(bench.context.parent.id).name, "workload": str(bench.context.workload),
         "formats": bench.formats, "processor": describe_processor(), "shares": list(bench.shares),
-        "trials": options.trials, "seed": options.seed,
+        "trials": options.trials, "seed": options.seed, "items": options.items, "calibration": options.calibration,
+        "test": options.test,
     }  # fmt: skip
 
 
@@ -248,9 +259,9 @@ def score(bench: Bench) -> dict[str, float]:
     return {str(choice): loss for choice, loss in score_library(bench.problem, bench.problem.rungs[0]).items()}
 
 
-def judge(bench: Bench, architecture: Architecture) -> Document:
-    """The test loss, as the architecture would be delivered."""
-    quality = bench.context.cached_evaluator.evaluate_in_full(architecture, "test")
+def judge(bench: Bench, architecture: Architecture, options: argparse.Namespace) -> Document:
+    """The test loss, as the architecture would be delivered, or adjusted with fewer calibration items."""
+    quality = bench.evaluate_on_test(architecture, options.calibration, options.test)
     per_item = [round(value, 7) for value in quality.per_item]
     return {"loss": quality.loss, "value": quality.value, "others": dict(quality.others), "per_item": per_item}
 
@@ -284,6 +295,8 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the parent's latency")
     parser.add_argument("--trials", type=int, default=16, help="of a search, for each fraction")
     parser.add_argument("--items", type=int, help="of the validation split; default: all")
+    parser.add_argument("--calibration", type=int, help="items that what is judged is adjusted with; default: all")
+    parser.add_argument("--test", type=int, help="items of the test split; default: all")
     parser.add_argument("--seconds", type=float, default=60.0, help="of measuring in the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

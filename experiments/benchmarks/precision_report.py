@@ -30,7 +30,8 @@ def _format_table(document: Document) -> list[str]:
     shares = [str(share) for share in facts["shares"]]
     lines = [
         f"### {facts['model']}, {facts['workload']}\n",
-        f"Test loss, in brackets the measured fraction of the parent's latency ({facts['processor']}).\n",
+        f"Test loss, in brackets the measured fraction of the parent's latency ({facts['processor']}; "
+        f"{_describe_effort(facts)}).\n",
         f"| row | {' | '.join(f'{share}x' for share in shares)} |",
         f"|---{'|---' * len(shares)}|",
     ]
@@ -38,6 +39,13 @@ def _format_table(document: Document) -> list[str]:
         whole = cells.get("")
         lines.append(f"| {row} | {' | '.join(whole or cells.get(share, '-') for share in shares)} |")
     return [*lines, ""]
+
+
+def _describe_effort(facts: Document) -> str:
+    """How much was searched with and judged on."""
+    counted = {"items": "validation items", "calibration": "calibration items", "test": "test items"}
+    words = [f"{facts.get(name) or 'all'} {what}" for name, what in counted.items()]
+    return ", ".join([f"{facts['trials']} trials a fraction", *words])
 
 
 def _format_verdict(document: Document) -> list[str]:
