@@ -22,7 +22,7 @@ from search_spaces.architecture import Architecture, make_choice
 from search_spaces.schedule import Reduction
 from search_spaces.unit import Choice, Unit, is_structural
 
-COMPUTE_EFFICIENCY = {"fp32": 0.34, "fp16": 0.34, "int8": 0.45}
+COMPUTE_EFFICIENCY = {"fp32": 0.34, "fp16": 0.34, "int8": 0.45, "fp8": 0.45}  # fp8: taken to be that of int8
 MEMORY_EFFICIENCY = 0.75
 LAUNCH_SECONDS = 3e-6  # per kernel
 UNCERTAINTY = 2.0  # the interval is [ms / 2, ms * 2]
@@ -30,7 +30,8 @@ UNCERTAINTY = 2.0  # the interval is [ms / 2, ms * 2]
 
 def compute_roof_seconds(work: Work, sheet: DataSheet) -> dict[str, float]:
     """What a data sheet says that arithmetic, memory and launches each take at least, at the usual efficiencies."""
-    rates = {name: sheet.peaks[name] * 1e12 * COMPUTE_EFFICIENCY[name] for name in work.arithmetic}
+    peaks = sheet.list_rates()
+    rates = {name: peaks[name] * 1e12 * COMPUTE_EFFICIENCY[name] for name in work.arithmetic}
     return {
         "arithmetic": sum(flops / rates[name] for name, flops in work.arithmetic.items()),
         "memory": work.bytes_moved / (sheet.bandwidth * 1e9 * MEMORY_EFFICIENCY),

@@ -10,6 +10,8 @@ GPUs from NVIDIA's aiconfigurator system files and data sheets.
 
 from dataclasses import dataclass
 
+from search_spaces.weight_formats import FLOATING
+
 # An Ampere GA10B multiprocessor: multiply-adds per clock (fp16 tensor cores, int8 tensor cores, fp32 lanes).
 _MACS_PER_SM = {"fp16": 1024, "int8": 2048, "fp32": 128}
 _EMC_FULL = 3199  # MHz at which the modules with 204.8 or 102.4 GB/s reach that bandwidth
@@ -25,6 +27,11 @@ class DataSheet:
     bandwidth: float
     source: str
     default: bool = False
+    fp8: float | None = None  # of products in E4M3, TFLOP/s; None before Ada and Hopper, which have none
+
+    def list_rates(self) -> dict[str, float]:
+        """The peaks of all arithmetic, that of single products included, by its name."""
+        return self.peaks if self.fp8 is None else {**self.peaks, FLOATING: self.fp8}
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,8 @@ _OTHERS = (
         "rtx-4090", None, {"fp32": 82.6, "fp16": 165.2, "int8": 660.6}, 1008, "secondary copies; fp32 accumulate"
     ),
     DataSheet("a100-sxm-80gb", None, {"fp32": 19.5, "fp16": 312, "int8": 624}, 2039, _AICONFIGURATOR),
-    DataSheet("h100-sxm", None, {"fp16": 989, "int8": 1978}, 3350, _AICONFIGURATOR),
-    DataSheet("h200-sxm", None, {"fp16": 989, "int8": 1978}, 4800, _AICONFIGURATOR),
+    DataSheet("h100-sxm", None, {"fp16": 989, "int8": 1978}, 3350, _AICONFIGURATOR, fp8=1978),
+    DataSheet("h200-sxm", None, {"fp16": 989, "int8": 1978}, 4800, _AICONFIGURATOR, fp8=1978),
     DataSheet("apple-m2-gpu", None, {"fp32": 3.58}, 102.4, "published specifications, secondary copies"),
 )
 

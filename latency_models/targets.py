@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from latency_models.datasheets import DATA_SHEETS, DataSheet
 from search_spaces.errors import UnknownTarget
-from search_spaces.weight_formats import WeightFormat, list_formats
+from search_spaces.weight_formats import WHOLE, WeightFormat, list_formats
 
 HOST = "host"
 DEFAULT_PRECISION = "fp16"
@@ -17,8 +17,7 @@ _ALIASES = {
     "h100": "h100-sxm",
     "h200": "h200-sxm",
 }
-INTEGERS = "int8"  # in which products with weights of fewer bits are computed
-BYTES = {"fp32": 4, "fp16": 2, INTEGERS: 1}  # of one element
+BYTES = {"fp32": 4, "fp16": 2, WHOLE: 1}  # of one element
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,10 @@ class Target:
 
         What a data sheet gives no arithmetic for, the device's generation does not have.
         """
-        if self.precision == INTEGERS:
+        if self.precision == WHOLE:
             return {}
-        peaks = {INTEGERS} if self.sheet is None else set(self.sheet.peaks)
-        known = list_formats(self.runtime)
-        return {name: each for name, each in known.items() if INTEGERS in peaks or not each.multiplies_integers}
+        had = {None, WHOLE} if self.sheet is None else {None, *self.sheet.list_rates()}
+        return {name: each for name, each in list_formats(self.runtime).items() if each.arithmetic in had}
 
     @property
     def bytes_per_element(self) -> int:

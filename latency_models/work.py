@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from latency_models.block_shape import Load, Part
 from latency_models.resolved_blocks import find_parts, resolve_block, resolve_head
 from latency_models.shape import ModelShape
-from latency_models.targets import BYTES, INTEGERS
+from latency_models.targets import BYTES
 from latency_models.token_workloads import Step, list_block_workloads, list_steps
 from latency_models.workload import Phase, Workload
 from search_spaces.architecture import Architecture
@@ -73,7 +73,7 @@ def choose_arithmetic(part: Part | None, precision: str) -> str:
     own = precision if part is None else part.precision or precision
     if own in BYTES:
         return own
-    return INTEGERS if ALL_FORMATS[own].multiplies_integers else precision
+    return ALL_FORMATS[own].arithmetic or precision
 
 
 def compute_part_work(part: Part, load: Load, precision: str) -> Work:

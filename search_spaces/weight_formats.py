@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 PROCESSOR, TENSORRT = "onnxruntime-cpu", "tensorrt"  # runtimes, as targets name them
+WHOLE, FLOATING = "int8", "fp8"  # the arithmetic of products with fewer bits, as data sheets have its peaks
+LARGEST_FLOATING = 448  # of E4M3: four bits of exponent, three of mantissa
 _SCALE_BYTES = 4  # of one block or channel, float32
 
 
@@ -20,6 +22,8 @@ class Inputs(StrEnum):
 class WeightFormat:
     """Whole numbers with a scale, symmetric about zero; products of whole numbers are summed in int32.
 
+    Floating ones are those of E4M3 (OCP 8-bit floating point) instead, with a scale.
+
     Attributes:
         name: as a level has it: `mlp.3:bits=w4`.
         bits: of a weight.
@@ -30,6 +34,7 @@ class WeightFormat:
             sign of it; else it becomes ±(2^(bits−1) − 1), and scales are positive.
         ternary: for weights that are −s, 0 and s only, which lose nothing.
         whole: a runtime takes no blocks that are not full, so they are as short as it takes.
+        floating: weights and inputs are numbers of E4M3.
 
     Example:
         >>> FORMATS["w4"].weight_bytes
@@ -44,6 +49,7 @@ class WeightFormat:
     full_range: bool = True
     ternary: bool = False
     whole: bool = False
+    floating: bool = False
 
     def choose_block(self, inputs: int) -> int:
         """How many of a matrix's inputs share a scale."""
@@ -58,9 +64,16 @@ class WeightFormat:
         return self.bits / 8 + (0.0 if self.block is None else _SCALE_BYTES / self.block)
 
     @property
-    def multiplies_integers(self) -> bool:
-        """Whether whole numbers are multiplied; else weights are expanded to the precision of the inputs."""
-        return self.inputs is not Inputs.EXACT
+    def arithmetic(self) -> str | None:
+        """What is multiplied: int8 or fp8; None where weights are expanded to the precision of the inputs."""
+        if self.inputs is Inputs.EXACT:
+            return None
+        return FLOATING if self.floating else WHOLE
+
+    @property
+    def largest(self) -> int:
+        """The largest number that a scale is multiplied with."""
+        return LARGEST_FLOATING if self.floating else 2 ** (self.bits - 1) - 1
 
 
 # The formats that ONNX Runtime multiplies in without expanding them first: blocks of 32 suit all widths.
@@ -76,8 +89,9 @@ FORMATS = {
 W2 = WeightFormat("w2", 2, 128, full_range=False, ternary=True)
 # What TensorRT fuses of a graph: scales are positive, and blocks are whole.
 W8A8 = WeightFormat("w8a8", 8, None, Inputs.FIXED, TENSORRT, full_range=False)
+FP8 = WeightFormat("fp8", 8, None, Inputs.FIXED, TENSORRT, full_range=False, floating=True)
 W4A16 = WeightFormat("w4a16", 4, 64, Inputs.EXACT, TENSORRT, full_range=False, whole=True)
-ALL_FORMATS = FORMATS | {each.name: each for each in (W2, W8A8, W4A16)}
+ALL_FORMATS = FORMATS | {each.name: each for each in (W2, W8A8, FP8, W4A16)}
 
 
 def list_formats(runtime: str) -> dict[str, WeightFormat]:

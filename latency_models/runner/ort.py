@@ -20,6 +20,7 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+_FLOATING, _UNFUSED = "float8", "session.disable_quant_qdq"
 
 
 def count_default_threads() -> int:
@@ -86,6 +87,8 @@ class OnnxRuntime:
         try:
             session = self._module.InferenceSession(str(file), options, providers=self._list_providers())
         except Exception as error:  # the runtime raises classes of its own, all unrelated
+            if _FLOATING in str(error) and _UNFUSED not in (settings or {}):  # it fuses products that it cannot compute
+                return self.open(file, {**(settings or {}), _UNFUSED: "1"})
             raise MeasuringFailed(
                 f"{file} cannot be loaded by ONNX Runtime ({get_first_line(error)}); export it again"
             ) from error

@@ -59,17 +59,17 @@ def put_format(graph: ModuleGraph, reader: NodeInput, module: nn.Module, format:
         graph.require_opset(QDQ_OPSET)
     output, given = str(reader.node.output[0]), str(reader.node.input[0])
     if format.inputs is Inputs.FIXED:
-        given = _round(graph, given, get_input_scale(module), name, dtype)
+        given = _round(graph, given, get_input_scale(module, format), format, name, dtype)
     graph.replace_product(reader, *build_product(output, given, matrix, format, dtype))
 
 
-def _round(graph: ModuleGraph, given: str, scale: float, name: str, dtype: Any) -> str:
+def _round(graph: ModuleGraph, given: str, scale: float, format: WeightFormat, name: str, dtype: Any) -> str:
     """The name of a value as it is with 8 bits; matrices that read the same one share the nodes."""
     if not scale:
         raise ExportError(
             f"{name} has no scale for its inputs; calibrate the parent (pruning.analysis.calibrate_inputs)"
         )
-    nodes, constants = round_value(given, scale, dtype)
+    nodes, constants = round_value(given, scale, format, dtype)
     graph.add_after(given, nodes, constants)
     return str(nodes[-1].output[0])
 

@@ -30,14 +30,14 @@ def build_product(
     return build(name, given, matrix, format)
 
 
-def round_value(given: str, scale: float, dtype: Any = np.float32) -> tuple[list[Any], list[Any]]:
+def round_value(given: str, scale: float, format: WeightFormat, dtype: Any = np.float32) -> tuple[list[Any], list[Any]]:
     """Nodes that round a value to 8 bits with one scale, the last of which gives it, and the constants they read."""
     from onnx import helper, numpy_helper
 
-    name = f"{given}.rounded.{scale:.6g}"
+    name = f"{given}.{format.arithmetic}.{scale:.6g}"
     constants = [
         numpy_helper.from_array(np.asarray(scale, dtype), f"{name}.scale"),
-        numpy_helper.from_array(np.asarray(0, np.int8), f"{name}.zero"),
+        _build_bytes(f"{name}.zero", torch.zeros(()), format),
     ]
     read = [each.name for each in constants]
     nodes = [
@@ -54,15 +54,15 @@ def _build_dequantised_product(
     from onnx import TensorProto, helper, numpy_helper
 
     codes, scales = quantise_weights(matrix, format)
-    columns = codes.flatten(1).T.contiguous().numpy().astype(np.int8)
+    columns = codes.flatten(1).T.contiguous()
     steps = scales.T.contiguous().numpy().astype(dtype)
     steps = np.maximum(steps, np.finfo(dtype).smallest_subnormal)  # TensorRT takes no scale of zero
     if format.bits == 4:
-        packed = _pack_signed(columns)
+        packed = _pack_signed(columns.numpy().astype(np.int8))
         whole = helper.make_tensor(f"{name}.weight", TensorProto.INT4, columns.shape, packed, raw=True)
         how = {"axis": 0, "block_size": format.choose_block(matrix.shape[1])}
     else:
-        whole, how = numpy_helper.from_array(columns, f"{name}.weight"), {"axis": 1}
+        whole, how = _build_bytes(f"{name}.weight", columns, format), {"axis": 1}
         steps = steps[0]
     weights = [whole, numpy_helper.from_array(steps, f"{name}.scale")]
     nodes = [
@@ -70,6 +70,14 @@ def _build_dequantised_product(
         helper.make_node("MatMul", [given, f"{name}.expanded"], [name]),
     ]
     return nodes, weights
+
+
+def _build_bytes(name: str, codes: torch.Tensor, format: WeightFormat) -> Any:
+    """Numbers of a format with eight bits, as a tensor of a graph."""
+    from onnx import TensorProto, helper
+
+    kind, dtype = (TensorProto.FLOAT8E4M3FN, torch.float8_e4m3fn) if format.floating else (TensorProto.INT8, torch.int8)
+    return helper.make_tensor(name, kind, codes.shape, codes.to(dtype).view(torch.uint8).numpy().tobytes(), raw=True)
 
 
 def _pack_signed(codes: np.ndarray) -> bytes:

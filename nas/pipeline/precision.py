@@ -53,6 +53,11 @@ def check_precision_runs(names: Iterable[str], target: Target, precision: str) -
             f"(--precision, --units); take --precision {FULL}, or a target in {DEFAULT_PRECISION}"
         )
     if precision in ALL_FORMATS and precision not in target.formats:
+        if ALL_FORMATS[precision].runtime == target.runtime:
+            raise UsageError(
+                f"--precision {precision}: {target.name} multiplies no such numbers; it has "
+                f"{', '.join(target.formats)}; take one of these, or --precision {SEARCH}"
+            )
         raise UsageError(
             f"--precision {precision} is a format of {ALL_FORMATS[precision].runtime}, and {target.name} has "
             f"{', '.join(target.formats)}; take one of these, or --precision {SEARCH}"

@@ -26,7 +26,8 @@ from latency_models.marginal import compute_marginal_values
 from nas.search.solve import Pair
 from search_spaces.architecture import Architecture
 from search_spaces.encoding import Encoding, Rows
-from search_spaces.unit import Choice, is_cumulative
+from search_spaces.kinds import KINDS
+from search_spaces.unit import Choice, is_cumulative, list_kinds
 
 FAR = 3  # blocks; beyond, the distance makes no difference
 OWN = 0.5  # how much a pair may differ from others like it, relative to how much those may differ from 0
@@ -216,9 +217,16 @@ def _find_neighbourhood(some: Array, others: Array) -> Array:
 
 
 def _name_class(one: Choice, other: Choice) -> tuple[str, str, int]:
-    """The class of pairs that share a term: kinds and distance in depth; of a step and a part, which comes first."""
-    kinds = sorted((str(one.unit.kind), str(other.unit.kind)))
+    """The class of pairs that share a term: kinds, whether parts are left out or rounded, and distance in depth; of a
+    step and a part, which comes first."""
+    kinds = sorted((_name_disturbance(one), _name_disturbance(other)))
     if is_cumulative(one) or is_cumulative(other):
         step, part = (one, other) if is_cumulative(one) else (other, one)
         return kinds[0], kinds[1], int(part.layer >= step.layer)
     return kinds[0], kinds[1], min(abs(one.layer - other.layer), FAR)
+
+
+def _name_disturbance(choice: Choice) -> str:
+    """The kind of unit and, where levels are no amounts of it, their axis: rounding disturbs otherwise than dropping."""
+    axes = [KINDS[name].axis for name in list_kinds(choice) if not KINDS[name].graded]
+    return ":".join([str(choice.unit.kind), *axes])

@@ -124,7 +124,7 @@ class CalibrationPass:
     def _scale(self, module: QuantisedLinear, given: Tensor) -> None:
         """Give a module whose inputs have one scale in all calls that of these inputs (…, in)."""
         if module.format.inputs is Inputs.FIXED:
-            module.set_input_scale(choose_input_scale(self._list_real_rows(given)))
+            module.set_input_scale(choose_input_scale(self._list_real_rows(given), module.format))
 
     def _round(self, module: QuantisedLinear, given: Tensor) -> None:
         """Give a module the weights that lose least of its products with these inputs (…, in)."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruning.inference.widening import widen_tensor
 from pruning.surgery.input_scale import get_input_scale
 from pruning.surgery.linear import get_weight_matrix
-from search_spaces.weight_formats import Inputs, WeightFormat
+from search_spaces.weight_formats import LARGEST_FLOATING, Inputs, WeightFormat
 
 
 class QuantisedLinear(nn.Linear):
@@ -51,7 +51,7 @@ class QuantisedLinear(nn.Linear):
         made.weight = same.weight if matrix is same.weight else nn.Parameter(matrix.contiguous(), matrix.requires_grad)
         made.bias = bias
         if format.inputs is Inputs.FIXED:
-            made.set_input_scale(get_input_scale(original))
+            made.set_input_scale(get_input_scale(original, format))
         return made.train(module.training)
 
     def forward(self, given: Tensor) -> Tensor:
@@ -130,20 +130,32 @@ def round_weights(matrix: Tensor, format: WeightFormat) -> Tensor:
 
 
 def quantise_weights(matrix: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
-    """Whole numbers (out, blocks, block), the last block filled up with zeros, and their scales (out, blocks).
+    """Numbers (out, blocks, block), whole ones or of E4M3, the last block filled up with zeros, and their scales
+    (out, blocks).
 
     Without blocks all weights of an output are one block.
     """
     blocks = split_into_blocks(matrix, format.choose_block(matrix.shape[1]))
+    if format.floating:
+        scales = blocks.abs().amax(-1) / format.largest
+        return round_to_floating(blocks / _replace_zeros(scales)[..., None]), scales
     most = 2 ** (format.bits - 1)
     if format.full_range:
         largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))[..., 0]
         scales, low = largest / -most, -most
     else:
         scales, low = blocks.abs().amax(-1) / (most - 1), 1 - most
-    safe = torch.where(scales == 0, torch.ones_like(scales), scales)
-    codes = torch.round(blocks / safe[..., None]).clamp(low, most - 1)
+    codes = torch.round(blocks / _replace_zeros(scales)[..., None]).clamp(low, most - 1)
     return codes, scales
+
+
+def round_to_floating(values: Tensor) -> Tensor:
+    """The nearest numbers of E4M3; what is beyond its largest becomes that."""
+    return values.clamp(-LARGEST_FLOATING, LARGEST_FLOATING).to(torch.float8_e4m3fn).to(values.dtype)
+
+
+def _replace_zeros(scales: Tensor) -> Tensor:
+    return torch.where(scales == 0, torch.ones_like(scales), scales)
 
 
 def loses_nothing(matrix: Tensor, format: WeightFormat) -> bool:
@@ -160,7 +172,7 @@ def round_inputs(given: Tensor, format: WeightFormat, scale: Tensor | None = Non
     if format.inputs is Inputs.CALL:
         return _round_with_zero_point(given)
     if format.inputs is Inputs.FIXED:
-        return _round_with_scale(given, scale)
+        return _round_with_scale(given, scale, format)
     if format.inputs is Inputs.EXACT:
         return given
     assert format.block is not None, "inputs are rounded in the blocks of the weights"
@@ -170,10 +182,12 @@ def round_inputs(given: Tensor, format: WeightFormat, scale: Tensor | None = Non
     return codes.mul_(scales).flatten(-2)[..., : given.shape[-1]]
 
 
-def _round_with_scale(given: Tensor, scale: Tensor | None) -> Tensor:
-    """As ONNX's QuantizeLinear to int8 without a zero point."""
-    step = given.abs().amax() / 127 if scale is None or not scale else scale.to(given)
-    step = torch.where(step == 0, torch.ones_like(step), step)
+def _round_with_scale(given: Tensor, scale: Tensor | None, format: WeightFormat) -> Tensor:
+    """As ONNX's QuantizeLinear to int8, without a zero point, or to E4M3."""
+    step = given.abs().amax() / format.largest if scale is None or not scale else scale.to(given)
+    step = _replace_zeros(step)
+    if format.floating:
+        return round_to_floating(given / step) * step
     return torch.round(given / step).clamp(-128, 127) * step
 
 

@@ -17,7 +17,7 @@ def build_document(losses: dict[str, float], shares: dict[str, float]) -> dict:
     rng = random.Random(0)
     items = [rng.uniform(0.5, 2.0) for _ in range(24)]
     document = {
-        "facts": {"model": "made", "workload": "forward", "shares": [0.5], "processor": "1 threads, avx2"},
+        "facts": {"model": "made", "workload": "forward", "shares": [0.5], "processor": "1 threads, avx2", "trials": 4},
         "chosen": [[row, "" if row == "int8" else "0.5", words] for row, words in WORDS.items()],
         "measured": {words: {"share": shares[row]} for row, words in WORDS.items()},
     }

@@ -11,22 +11,25 @@ import torch
 from families import build, example
 from onnx import numpy_helper
 
+from latency_models.runtime_ort import open_session
 from nas.export.graph_editing import ParentGraph
 from nas.export.onnx_export import ONNX_RUNTIME_OPSET, TENSORRT_OPSET, export_onnx
 from nas.export.parity import check_parity, choose_tolerance
 from nas.export.tensorrt_export import InputRange, build_engine
 from nas.parent.parent import load_parent_model
+from nas.profiling.format_product import write_product
 from pruning.analysis import calibrate_inputs
 from pruning.anatomy.anatomy import Anatomy, read_anatomy
 from pruning.checkpoint import load, save
 from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan, list_adjusted
 from pruning.kinds import SURGERIES
 from pruning.surgery.prune import prune
-from pruning.surgery.quantised_linear import QuantisedLinear
+from pruning.surgery.quantised_linear import QuantisedLinear, round_weights
 from search_spaces import Architecture, Choice
 from search_spaces.errors import ExportError
+from search_spaces.weight_formats import FP8
 
-NAMES = ("w8a8", "w4a16")
+NAMES = ("w8a8", "w4a16", "fp8")
 
 
 def quantise_all(anatomy: Anatomy, name: str) -> Architecture:
@@ -80,7 +83,7 @@ def test_a_file_computes_what_its_candidate_does(family: str, opset: int, name: 
     assert check_parity(pruned, path, tolerance=choose_tolerance(pruned)) < 2e-2
     operators = [node.op_type for node in onnx.load(str(path)).graph.node]
     assert {"MatMulInteger", "MatMulNBits"}.isdisjoint(operators)
-    assert ("QuantizeLinear" in operators) == (name == "w8a8")
+    assert ("QuantizeLinear" in operators) == (name != "w4a16")
 
 
 def test_matrices_that_read_the_same_value_share_its_rounding(read, tmp_path: Path) -> None:
@@ -107,6 +110,9 @@ def test_in_half_precision_scales_are_half_too(tmp_path: Path) -> None:
         architecture = Architecture(4).drop(*(Choice.parse(f"{kind}:bits={name}") for kind in kinds))
         proto = onnx.load(str(graph.derive(architecture, tmp_path / "model.onnx")))
         onnx.checker.check_model(proto, full_check=True)
+        assert any(each.data_type == onnx.TensorProto.FLOAT8E4M3FN for each in proto.graph.initializer) == (
+            name == "fp8"
+        )
         scales = [numpy_helper.to_array(each) for each in proto.graph.initializer if each.name.endswith(".scale")]
         assert {scale.dtype for scale in scales} == {np.dtype(np.float16)}
         assert all((scale > 0).all() for scale in scales)
@@ -164,5 +170,21 @@ def test_engines_are_built_of_the_reference_models(reference: str, tmp_path: Pat
         path = graph.derive(architecture, tmp_path / "model.onnx")
         pruned = prune(parent.model, architecture, anatomy=parent.anatomy)
         assert check_parity(pruned, path, tolerance=choose_tolerance(pruned)) < 0.2, name
-        build_engine(path, tmp_path / f"{name}.engine", ranges, compute_capability="SM86")
+        capability = "SM89" if name == "fp8" else "SM86"
+        build_engine(path, tmp_path / f"{name}.engine", ranges, compute_capability=capability)
         assert (tmp_path / f"{name}.engine").stat().st_size > 10_000
+
+
+def test_no_engine_of_fp8_is_built_for_a_generation_without_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="engines need nas[tensorrt-rtx]")
+    file = write_product(tmp_path / "product.onnx", torch.randn(16, 64), 4, FP8)
+    build_engine(file, tmp_path / "ada.engine", compute_capability="SM89")
+    with pytest.raises(ExportError, match="built no engine"):
+        build_engine(file, tmp_path / "ampere.engine", compute_capability="SM86")
+
+
+def test_a_file_of_fp8_is_run_as_it_is_written(tmp_path: Path) -> None:
+    matrix, given = torch.randn(16, 64), torch.randn(4, 64)
+    file = write_product(tmp_path / "product.onnx", matrix, 4, FP8)
+    (found,) = open_session(file, 1).run(None, {"given": given.numpy()})
+    assert np.allclose(found, given.numpy() @ round_weights(matrix, FP8).numpy().T, atol=1e-4)

@@ -35,7 +35,7 @@ from pruning.surgery.input_scale import get_input_scale
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Choice
 from search_spaces.errors import UsageError
-from search_spaces.weight_formats import ALL_FORMATS, FORMATS
+from search_spaces.weight_formats import ALL_FORMATS, FORMATS, W8A8
 
 __all__ = ["export_parent"]
 HOST, ORIN = find_target("host"), find_target("jetson-orin")
@@ -71,6 +71,9 @@ def test_a_target_has_the_formats_of_its_runtime() -> None:
     parts = ("attention", "mlp-bits")
     for target, asked in ((HOST, "search"), (HOST, "w2"), (ORIN, "search"), (ORIN, "w8a8"), (HOST, "fp32")):
         check_precision_runs(parts, target, asked)
+    with pytest.raises(UsageError, match=r"--precision fp8: jetson.* multiplies no such numbers; it has w8a8, w4a16"):
+        check_precision_runs(parts, ORIN, "fp8")
+    check_precision_runs(parts, find_target("h100"), "fp8")
     for name in ("jetson-orin/int8", "apple-m2-gpu/fp32"):
         check_precision_runs(("attention", "mlp"), find_target(name), "fp32")
         with pytest.raises(UsageError, match=r"no part can have fewer bits there.*take --precision fp32"):
@@ -221,13 +224,24 @@ def test_on_a_device_parts_have_the_formats_that_its_data_sheet_makes_faster() -
     assert [line.partition(":")[0] for line in lines] == ["w8a8", "w4a16"]
 
 
+def test_fp8_is_offered_where_the_generation_has_it(parent) -> None:
+    config = GPT2Config(n_embd=2048, n_layer=1, n_head=16, vocab_size=96, n_positions=1024)
+    model = filled(lambda: GPT2LMHeadModel(config))
+    anatomy, prompt = read_anatomy(model), Workload.parse("prefill:batch=8,seq=1024")
+    parent = SimpleNamespace(model=model, placed=model, anatomy=anatomy, shape=read_shape(model, anatomy))
+    for name, offered in (("h100", True), ("a100", False)):
+        found = compare_parts(parent, find_target(name), prompt)
+        assert ((Choice.parse("mlp.0").unit, "fp8") in found) == offered
+    assert compare_parts(parent, find_target("h100"), prompt)[Choice.parse("mlp.0").unit, "fp8"] > 1.05
+
+
 def test_scales_are_chosen_where_inputs_are_rounded_by_one(parent) -> None:
     space = parent.anatomy.build_space(("mlp-bits",))
     inputs, matrix = example(parent.model), parent.model.model.layers[1].mlp.down_proj
     calibrate_formats(replace(space, choices=(Choice.parse("mlp.1:bits=w4a16"),)), parent, inputs)
-    assert not get_input_scale(matrix)
+    assert not get_input_scale(matrix, W8A8)
     calibrate_formats(space, parent, inputs)
-    assert get_input_scale(matrix) > 0
+    assert get_input_scale(matrix, W8A8) > 0
 
 
 def test_two_bits_are_for_ternary_parts_only(parent, speeds) -> None:

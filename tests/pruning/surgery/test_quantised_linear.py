@@ -22,7 +22,7 @@ from pruning.surgery.quantised_linear import (
     round_inputs,
     round_weights,
 )
-from search_spaces.weight_formats import ALL_FORMATS, FORMATS, W2, W4A16, W8A8
+from search_spaces.weight_formats import ALL_FORMATS, FORMATS, FP8, W2, W4A16, W8A8
 
 BLOCKED = [FORMATS["w8"], FORMATS["w4"]]
 
@@ -123,17 +123,17 @@ def test_ternary_weights_lose_nothing_in_two_bits(inputs: int) -> None:
 
 
 @pytest.mark.parametrize("inputs", [64, 96])
-@pytest.mark.parametrize("format", [W8A8, W4A16], ids=lambda each: each.name)
+@pytest.mark.parametrize("format", [W8A8, FP8, W4A16], ids=lambda each: each.name)
 def test_a_module_computes_what_dequantised_weights_do(format, inputs: int) -> None:
     matrix, given = draw(24, inputs), draw(2, 5, inputs, seed=1) * 3
     matrix[3] = 0
     module = nn.Linear(inputs, 24, bias=False)
     module.weight.data = matrix
-    keep_input_scale(module, 0.04)  # so that large inputs are cut
-    nodes, weights = build_product("y", "x.rounded.0.04" if format is W8A8 else "x", matrix, format)
-    if format is W8A8:
-        before, constants = round_value("x", 0.04)
-        nodes, weights = [*before, *nodes], [*constants, *weights]
+    scale = 0.04 if format is W8A8 else 0.01  # so that large inputs are cut
+    keep_input_scale(module, format, scale)
+    before, constants = ([], []) if format is W4A16 else round_value("x", scale, format)
+    nodes, weights = build_product("y", before[-1].output[0] if before else "x", matrix, format)
+    nodes, weights = [*before, *nodes], [*constants, *weights]
     nodes.append(helper.make_node("Identity", [nodes[-1].output[0]], ["y"]))
     expected = run(nodes, weights, given, optimise=False)
     with torch.no_grad():
@@ -150,8 +150,8 @@ def test_the_scale_of_inputs_loses_as_little_as_the_best_of_many(power: int) -> 
         return float((round_inputs(given, W8A8, torch.tensor(scale)) - given).square().sum())
 
     best = min(compute_loss(peak * share / 100 / 127) for share in range(1, 101))
-    assert compute_loss(choose_input_scale(given)) < 1.05 * best
-    assert choose_input_scale(torch.zeros(4, 4)) == 1
+    assert compute_loss(choose_input_scale(given, W8A8)) < 1.05 * best
+    assert choose_input_scale(torch.zeros(4, 4), W8A8) == 1
 
 
 def test_without_a_scale_of_all_calls_each_has_its_own() -> None:
@@ -174,7 +174,10 @@ def test_without_rounding_a_module_is_what_it_was_made_from() -> None:
 def test_fewer_bits_are_further_off(format) -> None:
     matrix = draw(64, 256)
     error = float((round_weights(matrix, format) - matrix).norm() / matrix.norm())
-    assert error < {"int8": 0.01, "w8": 0.008, "w4": 0.12, "w2": 0.9, "w8a8": 0.01, "w4a16": 0.14}[format.name]
+    assert (
+        error
+        < {"int8": 0.01, "w8": 0.008, "w4": 0.12, "w2": 0.9, "w8a8": 0.01, "fp8": 0.03, "w4a16": 0.14}[format.name]
+    )
 
 
 def test_new_weights_are_rounded_anew_and_kept_as_they_were_given() -> None:
@@ -208,3 +211,12 @@ def test_weights_whose_changes_nobody_counts_are_rounded_anew(format) -> None:
         assert torch.equal(other(draw(3, 64)), module(draw(3, 64)))
         other.weight.mul_(2)
         assert torch.equal(other.get_rounded_weights(), 2 * module.get_rounded_weights())
+
+
+def test_floating_inputs_are_not_cut_and_the_smaller_the_closer() -> None:
+    given = draw(500, 64) ** 3
+    scale = choose_input_scale(given, FP8)
+    assert scale == pytest.approx(float(given.abs().amax()) / 448, rel=2**-8)
+    off = (round_inputs(given, FP8, torch.tensor(scale)) - given).abs()
+    normal = given.abs() >= 2**-6 * scale
+    assert float((off / given.abs())[normal].max()) <= 2**-4 * 1.001  # half of a step of three bits of mantissa
