@@ -225,7 +225,7 @@ Precision = Annotated[
         metavar="NAME",
         help="Bits of the winner's weights: fp32 leaves them; search lets every attention, MLP and head have any "
         "format that the target runs it faster in; a name allows that one: int8, w8, w4, w2 (of ternary weights) on "
-        "this machine, w8a8, w4a16 in TensorRT.",
+        "this machine, w8a8, fp8, w4a16 in TensorRT.",
     ),
 ]
 Compensate = Annotated[
