@@ -227,6 +227,6 @@ def _name_class(one: Choice, other: Choice) -> tuple[str, str, int]:
 
 
 def _name_disturbance(choice: Choice) -> str:
-    """The kind of unit and, where levels are no amounts of it, their axis: rounding is another disturbance than a cut."""
+    """The kind of unit and, where levels are no amounts of it, their axis: rounding is no smaller cut."""
     axes = [KINDS[name].axis for name in list_kinds(choice) if not KINDS[name].graded]
     return ":".join([str(choice.unit.kind), *axes])
