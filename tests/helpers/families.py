@@ -175,6 +175,17 @@ def build(family: str, seed: int = 0) -> Any:
     return filled(lambda: make(family), seed)
 
 
+def build_shallow(family: str) -> Any:
+    """The same of two blocks, for what takes as long as there are blocks."""
+    model = make(family)
+    for count in ("num_hidden_layers", "num_decoder_layers", "decoder_layers"):
+        if hasattr(model.config, count):
+            setattr(model.config, count, 2)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:2]
+    return filled(lambda: type(model)(model.config))
+
+
 @torch.no_grad()
 def filled(made: Callable[[], Any], seed: int = 0) -> Any:
     """What `made` gives, with such weights."""

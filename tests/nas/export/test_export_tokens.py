@@ -16,9 +16,6 @@ from nas.export.tensorrt_export import InputRange, build_engine, export_tensorrt
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Positions, Reducer, Reduction, Schedule, Scorer
 
-FAST = ("vit",)  # a decoder is exported below
-SLOW = [family for family in (*DECODERS, *ENCODERS, *VISION) if family not in FAST]
-
 
 def reduced(family: str, text: str = "1=0.5,3=0.1", words: str = "attn+mlp " * 4, **choices: object) -> object:
     scorer = Scorer.LAST if family in DECODERS else Scorer.MEAN
@@ -26,7 +23,8 @@ def reduced(family: str, text: str = "1=0.5,3=0.1", words: str = "attn+mlp " * 4
     return prune(build(family), Architecture.from_words(words.strip()).replace_tokens(Schedule.parse(text, reduction)))
 
 
-@pytest.mark.parametrize("family", [*FAST, *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)])
+@pytest.mark.slow  # a decoder is exported below, a ViT in the contract test of the kind
+@pytest.mark.parametrize("family", [*DECODERS, *ENCODERS, *VISION])
 def test_a_file_computes_what_the_model_does(family: str, tmp_path: Path) -> None:
     """With native attention, at shapes that it was not traced at."""
     model, phase = reduced(family), Phase.PREFILL if family in DECODERS else Phase.FORWARD
