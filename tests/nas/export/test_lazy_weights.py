@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from families import build
+from families import build_shallow
 from onnx import numpy_helper
 
 from latency_models.workload import Phase
@@ -39,7 +39,7 @@ def and_slow(quick: list, slow: list) -> list:
 
 @pytest.mark.parametrize("family", and_slow(["gpt2"], [["llama"], ["bert"], ["vit"]]))  # tied, and stored turned
 def test_narrow_weights_are_written_as_those_of_the_model_in_float32(family: str, tmp_path: Path) -> None:
-    narrow = widen(build(family).bfloat16())
+    narrow = widen(build_shallow(family).bfloat16())
     one, other = (
         read_weights(export_onnx(model, tmp_path / f"{position}.onnx"))
         for position, model in enumerate((narrow, copy_in_float32(narrow)))
@@ -57,7 +57,7 @@ def test_narrow_weights_are_written_as_those_of_the_model_in_float32(family: str
     ),
 )
 def test_files_in_fp16_are_half_as_large_and_compute_nearly_the_same(family: str, runtime: str, tmp_path: Path) -> None:
-    model = widen(build(family).bfloat16())
+    model = widen(build_shallow(family).bfloat16())
     check = partial(check_parity, tolerance=HALF_TOLERANCE)
     path = tmp_path / "half.onnx"
     EXPORTERS[runtime].export(model, path, Phase.FORWARD, None, torch.float16, check)
@@ -69,14 +69,14 @@ def test_files_in_fp16_are_half_as_large_and_compute_nearly_the_same(family: str
 
 @pytest.mark.parametrize("phase", and_slow([Phase.DECODE], [[Phase.PREFILL]]))
 def test_cached_phases_hand_over_fp16(phase: Phase, tmp_path: Path) -> None:
-    path = export_onnx(build("llama"), tmp_path / "half.onnx", phase=phase, dtype=torch.float16)
-    assert check_parity(build("llama"), path, phase, HALF_TOLERANCE) > 0
+    path = export_onnx(build_shallow("llama"), tmp_path / "half.onnx", phase=phase, dtype=torch.float16)
+    assert check_parity(build_shallow("llama"), path, phase, HALF_TOLERANCE) > 0
     outputs = {value.name: value.type.tensor_type.elem_type for value in onnx.load(str(path)).graph.output}
     assert {kind for name, kind in outputs.items() if name.startswith("present")} == {onnx.TensorProto.FLOAT16}
 
 
 def test_a_weight_that_fp16_does_not_hold_is_refused(tmp_path: Path) -> None:
-    model = build("vit")
+    model = build_shallow("vit")
     with torch.no_grad():
         model.vit.layers[1].mlp.fc1.weight[3, 4] = 1e6
     with pytest.raises(ExportError, match=r"a weight of 1e\+06 is beyond fp16"):
@@ -84,7 +84,7 @@ def test_a_weight_that_fp16_does_not_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_traced_for_one_runtime_is_written_for_another(tmp_path: Path) -> None:
-    model, traced = widen(build("vit").bfloat16()), {}
+    model, traced = widen(build_shallow("vit").bfloat16()), {}
     for runtime, exporter in EXPORTERS.items():
         exporter.export(model, tmp_path / f"{runtime}.onnx", Phase.FORWARD, traced)
     assert len(traced) == 1
@@ -95,7 +95,7 @@ def test_a_file_with_its_weights_beside_it_is_checked_by_its_first_blocks(
     phase: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "LARGEST_INLINE", 0)
-    model = build("llama")
+    model = build_shallow("llama")
     path, check = tmp_path / "model.onnx", SliceCheck(read_anatomy(model), 1e-4)
     export_onnx(model, path, phase=phase)
     assert (tmp_path / "model.onnx.data").exists()
