@@ -42,11 +42,16 @@ class _FewerActive(Surgery):
         mixture = find_mixture(block, anatomy)
         assert mixture is not None, _CHECKED
         root = copy_module(block.get_submodule(mixture.root), share_tensors=True)
-        active = count_experts(mixture.active, dict(level.axes)[KIND.axis])
-        for module in (root, root.get_submodule(mixture.router)):
-            for name in mixture.list_active_names(module):
-                setattr(module, name, active)
+        set_active(root, mixture, dict(level.axes)[KIND.axis])
         return {mixture.root: root}
+
+
+def set_active(root: nn.Module, mixture: Mixture, value: int) -> None:
+    """Let a mixture send each token to `value` thousandths of as many experts, in place."""
+    active = count_experts(mixture.active, value)
+    for module in (root, root.get_submodule(mixture.router)):
+        for name in mixture.list_active_names(module):
+            setattr(module, name, active)
 
 
 def _sends_to(call: Call, anatomy: BlockAnatomy, mixture: Mixture, level: Level, count: int) -> bool:

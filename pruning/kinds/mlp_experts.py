@@ -14,9 +14,11 @@ from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.probe import Call
 from pruning.kinds.mixture import Mixture, find_mixture
+from pruning.kinds.mlp_active_experts import set_active
 from pruning.kinds.surgery import Surgery
 from pruning.surgery.channel_order import ChannelOrder, Cut, get_channel_order
 from pruning.surgery.replacement import replace_modules
+from search_spaces.kinds.mlp_active_experts import KIND as ACTIVE
 from search_spaces.kinds.mlp_experts import KIND, count_experts
 from search_spaces.level import Level
 from search_spaces.unit import Choice
@@ -50,6 +52,9 @@ class _FewerExperts(Surgery):
         root = copy_module(block.get_submodule(mixture.root), share_tensors=True)
         for module in (root, root.get_submodule(mixture.experts), root.get_submodule(mixture.router)):
             _keep_experts(module, mixture, kept)
+        active = level.get_value(ACTIVE.axis)
+        if active is not None:  # the other kind's own copy has all experts
+            set_active(root, mixture, active)
         return {mixture.root: root}
 
     def find_cut(self, block: nn.Module, anatomy: BlockAnatomy) -> Cut | None:

@@ -60,6 +60,15 @@ class TestMlpActiveExperts(UnitKindContract):
         close_experts(model.model.layers[choice.layer].mlp.gate, [], active=1)
 
 
+def test_fewer_experts_and_fewer_for_a_token_go_together() -> None:
+    model, anatomy = read_parent("mixtral")
+    masked = copy.deepcopy(model)
+    mlp = masked.model.layers[1].mlp
+    close_experts(mlp.gate, find_smallest(mlp.experts, 2), active=1)
+    both = prune(model, architecture_of("mlp.1:active=0.5,experts=0.5"), anatomy=anatomy)
+    torch.testing.assert_close(run(both), run(masked), rtol=0, atol=1e-5)
+
+
 def test_experts_go_in_the_order_that_was_found_out() -> None:
     model = build_usual("mixtral")
     anatomy = read_anatomy(model)
