@@ -36,6 +36,7 @@ ALLOWED = {  # file: (the kinds that it names, why)
     "nas/testing.py": ("attention mlp", "the costs of the synthetic device"),
     "pruning/analysis/redundancy.py": ("attention block mlp", "reads the stream around what a block is made of"),
     "pruning/anatomy/anatomy.py": ("block", "a block of one part goes as a whole"),
+    "pruning/anatomy/branch_reader.py": ("attention mlp", "what mixes tokens is attention, what comes behind is MLP"),
     "pruning/anatomy/contribution.py": ("attention cross-attention mlp", "reads which modules are the parts"),
     "pruning/anatomy/head.py": ("head", "reads which module is the head"),
     "pruning/anatomy/nature.py": ("attention mlp", "names for what parts do, of which two are called like kinds"),

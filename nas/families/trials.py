@@ -195,8 +195,10 @@ def _overrule(model: Any, anatomy: Anatomy, unit: Unit) -> Iterator[None]:
     block = model.get_submodule(anatomy.stack)[unit.layer]
 
     def write_zeros(module: nn.Module, args: Any, output: Any) -> Any:
-        first = torch.zeros_like(output if isinstance(output, Tensor) else output[0])
-        return type(output)((first, *output[1:])) if isinstance(output, tuple | list) else first
+        if isinstance(output, Tensor):
+            return torch.zeros_like(output)
+        others = (torch.zeros_like(each) if isinstance(each, nn.Parameter) else each for each in output[1:])
+        return type(output)((torch.zeros_like(output[0]), *others))
 
     def pass_on(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         stream = args[0] if args else next(iter(kwargs.values()))

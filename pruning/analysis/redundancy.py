@@ -239,7 +239,7 @@ class _Watcher:
 
     def _reads_between(self) -> bool:
         """Whether the attention's output is no summand of the stream: it is scaled first, or one of several."""
-        sequential = self.block.layout in (Layout.PRE_NORM, Layout.SANDWICH)
+        sequential = self.block.layout in (Layout.PRE_NORM, Layout.SANDWICH, Layout.MIXED)
         return sequential and self.block.attention.scaled and bool(self.block.mlp.reads)
 
     def remove(self) -> None:

@@ -7,12 +7,13 @@ what it reads, and a contribution is what is added to the residual stream.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from pruning.anatomy.branch_reader import read_branches, read_whole
 from pruning.anatomy.contribution import BlockAnatomy, Layout, has_stream, read_block
 from pruning.anatomy.drop_check import check_drops, mark_needed, mark_unread, removes_blocks, settle_forms
 from pruning.anatomy.head import read_head
@@ -20,7 +21,15 @@ from pruning.anatomy.language_model import find_language_config, find_language_p
 from pruning.anatomy.likeness import describe_form
 from pruning.anatomy.nature import name_natures
 from pruning.anatomy.part import Part, get_part, is_encoder_decoder, is_vision_language, prunes_vision
-from pruning.anatomy.probe import Arguments, BlockTrace, Call, find_stream, record_inputs, trace_block
+from pruning.anatomy.probe import (
+    Arguments,
+    BlockTrace,
+    Call,
+    find_stream,
+    make_probe_inputs,
+    record_inputs,
+    trace_block,
+)
 from pruning.anatomy.sum_reader import read_sum
 from pruning.inference.light_copy import copy_lightly
 from pruning.inference.residency import release_weights
@@ -159,8 +168,11 @@ def read_anatomy(model: Any) -> Anatomy:
     model = copy_lightly(model)
     blocks = model.get_submodule(stack)
     settings = {"use_cache": False} if _has_cache(model) else {}
+    versions = {name: parameter._version for name, parameter in model.named_parameters()}
     arguments = record_inputs(model, blocks, **settings)
+    _refuse_changing(model, versions)
     width = width or find_stream(arguments[0]).shape[-1]
+    _refuse_tokens_first(model, find_stream(arguments[0]))
     release_weights(model)  # what follows runs copies of single blocks
     read = _read_blocks(blocks, arguments, width)
     layout = _settle_layout(model, {block.layout for block in read})
@@ -168,6 +180,9 @@ def read_anatomy(model: Any) -> Anatomy:
     read = mark_unread(model, stack, read) if part is Part.VISION else read
     check_drops(model, stack, read, **settings)
     removes = removes_blocks(model, stack, read, **settings)
+    refused = next((block.unparted for block in read if block.unparted and not removes), "")
+    if refused:
+        raise UnreadableModel(f"{refused}; nor can whole blocks be taken out, as others then compute something else")
     read = tuple(_offer_whole_or_parts(block, removes) for block in read)
     head = None if part in (Part.ENCODER, Part.VISION) else read_head(model, layout, width, **settings)
     head = head and replace(head, saves=find_savings(_hold(model), head))
@@ -187,8 +202,30 @@ def _refuse_shared(model: Any, blocks: nn.ModuleList) -> None:
                 )
 
 
+def _refuse_changing(model: Any, versions: Mapping[str, int]) -> None:
+    """Copies share weights, so one that scales its weights where it first runs would scale them for all."""
+    changed = next((name for name, each in model.named_parameters() if each._version != versions[name]), None)
+    if changed is not None:
+        raise UnreadableModel(
+            f"{type(model).__name__}: looked for a model that runs without changing its weights and found that it "
+            f"changes {changed}"
+        )
+
+
+def _refuse_tokens_first(model: Any, stream: Tensor) -> None:
+    """What takes items out of a batch, or leaves padding out, takes the first dimension of states for the items."""
+    given = make_probe_inputs(model).get("input_ids")
+    if given is not None and stream.shape[:2] == given.T.shape:
+        raise UnreadableModel(
+            f"{type(model).__name__}: looked for a residual stream of (batch, tokens, hidden) and found "
+            "(tokens, batch, hidden)"
+        )
+
+
 def _settle_layout(model: Any, layouts: set[Layout]) -> Layout:
     """The layout of a model; norms behind parts of some of its blocks make it a sandwich."""
+    if Layout.MIXED in layouts:
+        return Layout.MIXED
     if layouts == {Layout.PRE_NORM, Layout.SANDWICH}:
         return Layout.SANDWICH
     if len(layouts) != 1:
@@ -234,16 +271,18 @@ def _read(index: int, block: nn.Module, arguments: Arguments, width: int) -> Blo
 
 
 def _read_tape(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
-    """In the usual layouts, else as a sum; where it is neither, what the first of them says was looked for."""
+    """In the usual layouts, else as a sum, else by branches, else as one that only goes as a whole."""
     try:
         return settle_forms(read_block(index, tape, width), tape)
     except UnreadableModel as usual:
         if not has_stream(tape):
             raise
-        try:
-            return settle_forms(read_sum(index, tape, width), tape)
-        except UnreadableModel:
-            raise usual from None
+        for read in (read_sum, read_branches):
+            try:
+                return settle_forms(read(index, tape, width), tape)
+            except UnreadableModel:
+                continue
+        return read_whole(index, tape, width, str(usual))
 
 
 def _hold(model: Any) -> Call:

@@ -51,6 +51,7 @@ class Layout(StrEnum):
     SANDWICH = "sandwich"
     PARALLEL = "parallel"
     POST_NORM = "post_norm"
+    MIXED = "mixed"  # the parts add to the stream in ways of their own
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Contribution:
         projection: the linear module within `writes` whose output is the contribution; None where there is none, as
             in a mixture of experts, or where it is added several times or with a scale other than `factor`.
         factor: by which the contribution, behind `after`, is multiplied before it is added.
+        scale: the block's parameter by which it is multiplied in place of `factor`, as a layer scale; "" for none.
         scaled: whether the output is multiplied by constants, or one of several outputs, before it is added.
         norm_stays: whether the block reads weights of `before` itself, so that it stays when the unit goes.
         beside: further modules whose outputs reach the residual stream, where a unit adds in several places.
@@ -91,6 +93,7 @@ class Contribution:
     beside: tuple[str, ...] = ()
     scaled: bool = False
     factor: float = 1.0
+    scale: str = ""
     norm_stays: bool = False
     natures: tuple[str, ...] = ()
 
@@ -121,6 +124,7 @@ class BlockAnatomy:
         passes: whether it hands on what it is given where its parts are gone; else it scales it or norms it.
         unread: whether nothing reads what leaves it, as of the last block of many vision towers; nothing is chosen
             for it.
+        unparted: why its parts were not read, where it can only go as a whole: its one part is the block then.
 
     Example:
         >>> block = read_anatomy(model).blocks[3]
@@ -136,6 +140,7 @@ class BlockAnatomy:
     saves: dict[Choice, int] = field(default_factory=dict)
     passes: bool = True
     unread: bool = False
+    unparted: str = ""
 
     def move(self, index: int) -> "BlockAnatomy":
         """The anatomy of a block like this one that has another index."""

@@ -18,9 +18,10 @@ from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy, Layout
 from pruning.anatomy.copying import copy_module
 from pruning.anatomy.fitting import fit_sum
-from pruning.anatomy.probe import Arguments, BlockTrace, build_probe_run, switch_to_eval_mode
+from pruning.anatomy.probe import Arguments, BlockTrace, Call, build_probe_run, switch_to_eval_mode
+from pruning.anatomy.roles import has_matrix, is_same
 from pruning.kinds import build_modules
-from pruning.surgery.block_removal import remove_blocks
+from pruning.surgery.block_removal import number_block, remove_blocks
 from pruning.surgery.replacement import replace_modules
 from search_spaces.errors import ArchitectureError, UnreadableModel
 from search_spaces.kinds import KINDS, Kind
@@ -72,12 +73,23 @@ def _check_empty(block: BlockAnatomy, tape: BlockTrace) -> bool:
     normed = block.layout is Layout.POST_NORM
     if reason is None:
         return not normed
+    if not has_matrix(empty) and _depends_on_stream(empty, call):
+        return False
     if normed or fit_sum(get_first_output(run()).reshape(expected.shape), [expected]) is None:
         raise UnreadableModel(
             f"block {block.index} ({type(call.module).__name__}): looked for attentions and one MLP that are all "
             f"it adds and found more beside them ({reason})"
         )
     return False
+
+
+def _depends_on_stream(block: nn.Module, call: Call) -> bool:
+    """Whether a block writes something else for another stream."""
+    name = call.names[0]
+    args = tuple(value.flip(-1) + 1 if at == name else value for at, value in enumerate(call.args))
+    kwargs = {key: value.flip(-1) + 1 if key == name else value for key, value in call.kwargs.items()}
+    one, other = (get_first_output(block(*a, **k)) for a, k in ((call.args, call.kwargs), (args, kwargs)))
+    return not is_same(one, other)
 
 
 @torch.no_grad()
@@ -97,10 +109,12 @@ def mark_needed(
     marked = list(blocks)
     with switch_to_eval_mode(model):
         for layer in _find_makers(blocks, arguments):
-            tried = {kind: {layer: (kind,)} for kind in blocks[layer].parts}
+            tried = {kind: {layer: (kind,)} for kind in _list_free(blocks[layer])}
             needed = frozenset(
-                kind for kind, dropped in tried.items() if _compare(run, model, stack, blocks, dropped) is not None
-            )
+                kind for kind, dropped in tried.items()
+                if _compare(run, model, stack, blocks, dropped) is not None
+                or _starves_next(run, model, stack, blocks, layer, kind, _list_tensors(arguments[layer + 1]))
+            )  # fmt: skip
             saves = {choice: n for choice, n in blocks[layer].saves.items() if not _takes_any(choice, needed)}
             marked[layer] = replace(blocks[layer], needed=needed, saves=saves)
     return tuple(marked)
@@ -113,6 +127,29 @@ def _find_makers(blocks: Sequence[BlockAnatomy], arguments: Sequence[Arguments])
     return tuple(
         layer for layer in range(len(blocks) - 1) if several[layer] and given[layer + 1].keys() - given[layer].keys()
     )
+
+
+def _starves_next(
+    run: Callable[[Any], Any],
+    model: Any,
+    stack: str,
+    blocks: Sequence[BlockAnatomy],
+    layer: int,
+    kind: Kind,
+    usual: Sequence[Tensor],
+) -> bool:
+    """Whether the next block is given fewer tensors than usual where a part is dropped.
+
+    Whether it uses them does not always show in what a tiny model computes, as a router chooses one expert or another.
+    """
+    given: list[int] = []
+    pruned = copy_module(model, share_tensors=True)
+    _drop_parts(pruned.get_submodule(stack)[layer], blocks[layer], (kind,))
+    pruned.get_submodule(stack)[layer + 1].register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(len(_list_tensors((args, kwargs)))), with_kwargs=True
+    )
+    run(pruned)
+    return bool(given) and given[0] < len(usual)
 
 
 def _list_tensors(arguments: Arguments) -> list[Tensor]:
@@ -163,7 +200,8 @@ def check_drops(model: Any, stack: str, blocks: tuple[BlockAnatomy, ...], **sett
     with switch_to_eval_mode(model):
         for bit in range(max(1, (depth - 1).bit_length())):
             for value in (0, 1):
-                dropped = {layer: _list_free(blocks[layer]) for layer in range(depth) if (layer >> bit) & 1 == value}
+                layers = [layer for layer in range(depth) if (layer >> bit) & 1 == value]
+                dropped = {layer: free for layer in layers if (free := _list_free(blocks[layer]))}
                 reason = _compare(run, model, stack, blocks, dropped)
                 if reason is not None:
                     raise UnreadableModel(
@@ -194,6 +232,8 @@ def removes_blocks(model: Any, stack: str, blocks: Sequence[BlockAnatomy], **set
                 remove_blocks(pruned, stack, removed)
             except ArchitectureError:
                 return False
+            for place, block in enumerate(pruned.get_submodule(stack) if settings else ()):  # as decoders number them
+                number_block(block, place)
             if describe_difference(partial(run, pruned), expected) is not None:
                 return False
     return True
@@ -236,7 +276,7 @@ def _compare(
 
 def _list_free(block: BlockAnatomy) -> tuple[Kind, ...]:
     """The parts of a block that no other block needs."""
-    return tuple(kind for kind in block.parts if kind not in block.needed)
+    return tuple(kind for kind in block.parts if kind not in block.needed and not block.unparted)
 
 
 def _find_reason(block: BlockAnatomy, kind: Kind, tape: BlockTrace, expected: Tensor) -> str | None:
@@ -261,8 +301,11 @@ def _replace_by_zeros(module: nn.Module, block: BlockAnatomy, kinds: Collection[
 
 
 def _return_zero(module: nn.Module, args: Any, output: Any) -> Any:
+    """In place of the contribution, and of what is handed out to be added to it: the module's own weights."""
     first = torch.zeros_like(get_first_output(output))
-    return type(output)((first, *output[1:])) if isinstance(output, tuple | list) else first
+    if not isinstance(output, tuple | list):
+        return first
+    return type(output)((first, *(torch.zeros_like(o) if isinstance(o, nn.Parameter) else o for o in output[1:])))
 
 
 def _ask_for_full_zeros(block: BlockAnatomy, kind: Kind) -> BlockAnatomy:

@@ -50,6 +50,9 @@ def name_natures(block: BlockAnatomy, tape: BlockTrace, width: int) -> BlockAnat
 
 
 def _find_natures(kind: Kind, part: Contribution, tape: BlockTrace, width: int) -> tuple[str, ...]:
+    if part.members == ("",):  # the block is its only part
+        whole = (_name_mixer(tape.block, width), Nature.MOE if _holds_experts(tape.block.module) else Nature.MLP)
+        return tuple(str(nature) for nature in whole if nature is not None)
     if kind is Kind.MLP:
         members = [tape.block.module.get_submodule(path) for path in part.members]
         return (str(Nature.MOE if any(map(_holds_experts, members)) else Nature.MLP),)

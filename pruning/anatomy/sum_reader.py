@@ -35,7 +35,8 @@ NESTING = 3  # how deep inside a block its parts may be
 class _Term:
     """One summand of what a block adds: what wrote it, the norms and scales behind, and the number it is multiplied by.
 
-    `factor` is None where that differs by channel, is a parameter, or the stream that it is added to is scaled as well.
+    `factor` is None where it is a parameter, of which `scale` is the name then, differs by channel in another way, or
+    the stream that it is added to is scaled as well.
     """
 
     last: str
@@ -44,6 +45,7 @@ class _Term:
     mixes: bool
     reads_input: bool
     factor: float | None
+    scale: str = ""
 
 
 def read_sum(index: int, tape: BlockTrace, width: int) -> BlockAnatomy:
@@ -84,9 +86,9 @@ class _SumReader:
             candidates = self._list_candidates(nesting)
             factors = fit_sum(self.y, [self.x, *(_get(call) for call in candidates)])
             if factors is not None and factors[0] is not None:
-                scale = self._read_number(factors[0])
+                whole = self._read_number(factors[0]) == 1.0
                 found = [
-                    self._trace(call, self._read_number(factor) if scale == 1.0 else None)
+                    self._trace(call, factor if whole else None)
                     for call, factor in zip(candidates, factors[1:], strict=True)
                     if factor is not None
                 ]
@@ -132,12 +134,21 @@ class _SumReader:
         single = (float(p) for p in self.block.module.parameters() if p.numel() == 1)
         return None if any(abs(value - number) <= SAME * abs(number) for value in single) else float(number)
 
-    def _trace(self, call: Call, factor: float | None) -> _Term:
-        """What wrote the value that a module hands on."""
+    def _find_scale(self, factors: Tensor) -> str:
+        """The name of the block's own parameter that the factors (hidden) of all channels are; "" for none."""
+        own = ((name, p.detach().flatten()) for name, p in self.block.module.named_parameters(recurse=False))
+        sized = ((name, values) for name, values in own if len(values) in (1, self.width))
+        close = (name for name, each in sized if float((factors - each).abs().max()) <= SAME * float(each.abs().max()))
+        return next(close, "")
+
+    def _trace(self, call: Call, factors: Tensor | None) -> _Term:
+        """What wrote the value that a module hands on, multiplied by these factors (hidden); None for unknown ones."""
+        factor = None if factors is None else self._read_number(factors)
+        scale = self._find_scale(factors) if factors is not None and factor is None else ""
         writers, after = self._find_writers(call)
         mixes = any(mixes_tokens(writer, self.width) for writer in writers)
         reads_input = any(self._reads_input(writer) for writer in writers)
-        return _Term(call.path, writers, after, mixes, reads_input, factor)
+        return _Term(call.path, writers, after, mixes, reads_input, factor, scale)
 
     def _find_writers(self, call: Call) -> tuple[tuple[Call, ...], tuple[str, ...]]:
         """(modules with weights that write it, norms and scales behind them in the order in which they run)."""
@@ -210,7 +221,8 @@ class _SumReader:
             and not is_inside_any(call.path, (*members, *last.after))
         )  # fmt: skip
         before = next((call.path for call in norms), None)
-        alone = last.factor is not None and len(terms) == len(last.writers) == 1
+        known = last.factor is not None or last.scale
+        alone = bool(known) and len(terms) == len(last.writers) == 1
         return Contribution(
             writes=last.writers[-1].path,
             members=members,
@@ -223,6 +235,7 @@ class _SumReader:
             beside=tuple(term.last for term in terms[:-1]),
             scaled=True,
             factor=last.factor if alone and last.factor is not None else 1.0,
+            scale=last.scale if alone else "",
         )
 
 

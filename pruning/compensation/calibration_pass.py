@@ -149,7 +149,7 @@ class CalibrationPass:
         route = Route(
             [self.blocks[site.layer].get_submodule(path) for path in site.contribution.after],
             [self.blocks[layer].get_submodule(path) for layer, path in site.closing],
-            site.contribution.factor,
+            self._find_factor(site),
         )
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -178,6 +178,10 @@ class CalibrationPass:
             return False
         self._adjusted.append(Adjusted(site.layer, _get_path(site), module, adjustment or _UNCHANGED))
         return True
+
+    def _find_factor(self, site: Site) -> float | Tensor:
+        part = site.contribution
+        return self.blocks[site.layer].get_parameter(part.scale).detach() if part.scale else part.factor
 
     def _observe(self, site: Site, route: Route, module: Any, given: Tensor, output: Tensor) -> Observed | None:
         """What a projection was given and what it lacks; None where it lacks nothing."""

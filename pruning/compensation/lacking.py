@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from pruning.compensation.norms import TokenMap
@@ -16,7 +17,7 @@ class Route:
     Attributes:
         after: norms and scales of the contribution itself, before it is added to the stream.
         closing: norms of the sum, in post-norm models.
-        factor: by which the contribution is multiplied behind `after`.
+        factor: by which the contribution is multiplied behind `after`: a number, or one for each channel (d).
 
     Example:
         >>> route = Route((), (nn.LayerNorm(8),))
@@ -25,7 +26,7 @@ class Route:
 
     after: Sequence[nn.Module]
     closing: Sequence[nn.Module]
-    factor: float = 1.0
+    factor: float | Tensor = 1.0
 
     def compute_contribution(self, written: Tensor) -> Tensor:
         """What reaches the stream (tokens, d) of what a projection writes (tokens, d)."""
@@ -45,6 +46,8 @@ class Route:
         own = _follow(self.after, written)
         whole = _follow(self.closing, others + self.factor * own[-1])
         wanted = (_undo(self.closing, whole, target) - others) / self.factor
+        if isinstance(self.factor, Tensor):  # a channel that is multiplied by zero lacks nothing that could be written
+            wanted = torch.where(self.factor == 0, own[-1], wanted)
         return _undo(self.after, own, wanted) - written
 
 

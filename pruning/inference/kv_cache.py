@@ -9,7 +9,7 @@ self-attentions; that of the cross-attentions is filled once, and nobody asks ho
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from pruning.anatomy.encoder_decoder import find_part, read_part_config
 from pruning.anatomy.language_model import find_language_config
 from pruning.anatomy.part import Part
 from pruning.inference.sink_cache import SinkLayer
+from pruning.surgery.block_removal import number_block
 from search_spaces.architecture import Architecture
 from search_spaces.errors import ArchitectureError
 from search_spaces.kinds import Kind
@@ -110,11 +111,16 @@ class PrunedCache(DynamicCache):  # type: ignore[misc]
 
     @classmethod
     def adopt(cls, cache: DynamicCache, layers: list[Any]) -> "PrunedCache":
-        """Turn an empty cache into this one, in place: the caller holds a reference to it and will pass it again."""
+        """Turn an empty cache into this one, in place: the caller holds a reference to it and will pass it again.
+
+        One of a family's own class stays one of that class, too.
+        """
+        own = type(cache)
+        adopted = cls if own is DynamicCache else type(f"Pruned{own.__name__}", (cls, own), {})
         recording = any(getattr(layer, "record_past", False) for layer in cache.layers)
-        cache.__class__ = cls
-        cache.layers = layers
-        cache.layer_class_to_replicate = None
+        cache.__class__ = adopted
+        if own is DynamicCache:  # others make their layers themselves
+            cache.layers, cache.layer_class_to_replicate = layers, None
         assert isinstance(cache, cls)
         cache.seen, cache.left = 0, {}
         if recording:  # speculative decoding asked, before the first token, to be able to take tokens back
@@ -186,7 +192,12 @@ class CacheKeeper:
     """
 
     def __init__(
-        self, config: Any, kept: list[int], has_source: bool = False, windows: Mapping[int, int] | None = None
+        self,
+        config: Any,
+        kept: list[int],
+        has_source: bool = False,
+        windows: Mapping[int, int] | None = None,
+        own: type[DynamicCache] = DynamicCache,
     ) -> None:
         """Of a decoder.
 
@@ -195,8 +206,10 @@ class CacheKeeper:
             kept: those of them that have an attention.
             has_source: whether it attends to an encoder, too.
             windows: of those whose attention sees a window and the first tokens, how many tokens it shows.
+            own: the class of its cache.
         """
         self.config, self.kept, self.has_source, self.windows = config, kept, has_source, windows or {}
+        self.own = own
 
     def prepare_cache(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -210,11 +223,11 @@ class CacheKeeper:
         if given is None and not wanted:
             return args, kwargs
         if given is None:
-            given = EncoderDecoderCache(DynamicCache(), DynamicCache()) if self.has_source else DynamicCache()
+            given = EncoderDecoderCache(DynamicCache(), DynamicCache()) if self.has_source else self.own()
         cache = _get_own_cache(given)
         if isinstance(cache, PrunedCache):
             return args, kwargs
-        if type(cache) is not DynamicCache or cache.get_seq_length() > 0:
+        if type(cache) is not self.own or cache.get_seq_length() > 0:
             raise ArchitectureError(
                 f"a pruned decoder cannot use a {type(cache).__name__} made elsewhere; "
                 "pass past_key_values=None or an empty DynamicCache, and generate without cache_implementation"
@@ -236,6 +249,16 @@ class CacheKeeper:
             SinkLayer(self.windows[position]) if position in self.windows else layers[position]
             for position in self.kept
         ]
+
+
+def find_cache_class(trunk: nn.Module) -> Any:
+    """The class of cache that a decoder wants, by its annotation: the library's, or one made of it."""
+    try:
+        hint = get_type_hints(trunk.forward).get(_CACHE)
+    except (NameError, TypeError):  # annotations that cannot be resolved
+        return DynamicCache
+    named = [each for each in (hint, *get_args(hint)) if isinstance(each, type)]
+    return next((each for each in named if issubclass(each, DynamicCache)), DynamicCache)
 
 
 def _name_arguments(
@@ -285,21 +308,29 @@ def adapt_decoding(model: Any, anatomy: Anatomy, architecture: Architecture, red
             f"{anatomy.family} scales an attention by its place in every pass; its attentions cannot be dropped"
         )
     remaining = [layer for layer in range(anatomy.depth) if layer not in set(architecture.list_removed_blocks())]
+    trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
+    if _CACHE not in signature(trunk.forward).parameters:
+        for position, block in enumerate(blocks if len(remaining) < anatomy.depth else ()):
+            number_block(block, position)
+        return  # a recurrent model, whose states are its own affair, one for each block
     if len(kept) < anatomy.depth:
         for position, layer in enumerate(remaining):
             if layer in kept:
-                _reindex(blocks[position], kept.index(layer))
+                number_block(blocks[position], kept.index(layer))
             cross = anatomy.blocks[layer].parts.get(Kind.CROSS_ATTENTION)
             for path in () if cross is None else cross.members:  # which have a cache of their own
-                _reindex(blocks[position].get_submodule(path), position)
+                number_block(blocks[position].get_submodule(path), position)
     windows = {remaining.index(layer): window for layer, window in find_windows(architecture).items()}
-    if len(kept) == len(remaining) and not reduces and not windows and _has_token_count(config):
+    own = find_cache_class(trunk)
+    if windows and own is not DynamicCache:
+        raise ArchitectureError(
+            f"{anatomy.family} keeps a {own.__name__}, which knows no windows; leave levels with windows out"
+        )
+    fits = not windows and own is DynamicCache and _has_token_count(config)
+    if len(kept) == len(remaining) and not reduces and fits:
         return  # all blocks that are left are whole: the model's own cache fits
-    trunk = model.get_submodule(anatomy.stack.rpartition(".")[0])
-    if _CACHE not in signature(trunk.forward).parameters:
-        return  # a recurrent model, whose states are its own affair
     has_source = anatomy.part is not None
-    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept], has_source, windows)
+    keeper = CacheKeeper(config, [remaining.index(layer) for layer in kept], has_source, windows, own)
     trunk.register_forward_pre_hook(keeper.prepare_cache, with_kwargs=True)
     trunk.register_forward_hook(keeper.count_call, with_kwargs=True)
     _take_own_cache(model)
@@ -340,10 +371,3 @@ def _has_token_count(config: Any) -> bool:
     except KeyError:  # a kind of layer that the library has no cache for: its own affair
         return True
     return any(isinstance(layer, CacheLayerMixin) for layer in layers)
-
-
-def _reindex(block: nn.Module, index: int) -> None:
-    for module in block.modules():
-        for name in ("layer_idx", "layer_id"):  # GPT-Neo says layer_id
-            if hasattr(module, name):
-                setattr(module, name, index)

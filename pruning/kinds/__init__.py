@@ -6,6 +6,7 @@ from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.probe import Call
 from pruning.inference.widening import is_widened, widen
 from pruning.kinds.surgery import Surgery
+from search_spaces.errors import UnreadableModel
 from search_spaces.kinds import AFTER_BLOCKS, KINDS, KNOWN_PARTS, Kind, discover
 from search_spaces.level import Level
 from search_spaces.unit import Choice, Unit, list_kinds
@@ -29,15 +30,20 @@ def find_savings(call: Call, anatomy: BlockAnatomy) -> dict[Choice, int]:
 
 
 def _find_levels(surgery: Surgery, call: Call, anatomy: BlockAnatomy) -> tuple[Level, ...]:
-    """The levels of a kind; none where trying one fails, as parts may be called in ways that nobody foresaw."""
+    """The levels of a kind; none where the block does not run when one is tried, as a family may forbid what it likes.
+
+    Faults of the code that tries it are not hidden.
+    """
     try:
         return surgery.find_levels(call, anatomy)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration):
+    except UnreadableModel:
         return ()
 
 
 def _has_slot(anatomy: BlockAnatomy, slot: Kind) -> bool:
     """Whether there is what levels of a kind are chosen for: a part that the block has, or the block itself."""
+    if anatomy.unparted:
+        return slot is Kind.BLOCK
     behind = anatomy.index >= AFTER_BLOCKS
     return slot in anatomy.parts if slot in KNOWN_PARTS or behind else slot.in_blocks
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy, Contribution
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.probe import Call
+from pruning.anatomy.probe import Call, run_or_refuse
 from pruning.kinds.surgery import Surgery
 from pruning.surgery.linear_stand_in import LINEAR, LinearStandIn, PassedOn, find_given
 from pruning.surgery.replacement import replace_modules
@@ -70,7 +70,7 @@ class LinearPart(Surgery):
         stood = copy_module(call.module, share_tensors=True)
         replace_modules(stood, modules)
         with _replace_output(call.module, part, linear):
-            expected = get_first_output(call.module(*call.args, **call.kwargs))
+            expected = get_first_output(run_or_refuse(call.module, *call.args, **call.kwargs))
         return describe_difference(lambda: stood(*call.args, **call.kwargs), expected) is None
 
 
@@ -112,7 +112,7 @@ def _replace_output(block: nn.Module, part: Contribution, linear: nn.Module) -> 
 
     def write(module: nn.Module, args: Any, output: Any) -> Any:
         written = linear(given[0])
-        return (written, *output[1:]) if isinstance(output, tuple) else written
+        return type(output)((written, *output[1:])) if isinstance(output, tuple | list) else written
 
     first, last = block.get_submodule(part.members[0]), block.get_submodule(part.last)
     handles = [first.register_forward_pre_hook(see, with_kwargs=True), last.register_forward_hook(write)]

@@ -12,7 +12,7 @@ from pruning.analysis.expert_saliency import order_experts
 from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.probe import Call
+from pruning.anatomy.probe import Call, run_or_refuse
 from pruning.kinds.mixture import Mixture, find_mixture
 from pruning.kinds.mlp_active_experts import set_active
 from pruning.kinds.surgery import Surgery
@@ -122,9 +122,11 @@ def _agrees(call: Call, anatomy: BlockAnatomy, mixture: Mixture, level: Level) -
     seen: list[Tensor] = []
     masked = copy_module(call.module, share_tensors=True)
     router = masked.get_submodule(f"{mixture.root}.{mixture.router}")
-    handle = router.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    masked(*call.args, **call.kwargs)
+    handle = router.register_forward_pre_hook(lambda module, args: seen.extend(args[:1]))
+    run_or_refuse(masked, *call.args, **call.kwargs)
     handle.remove()
+    if not seen:
+        return False  # its weights are used without calling it
     tokens = seen[0].reshape(-1, seen[0].shape[-1])
     silent = torch.linalg.lstsq(tokens.double(), torch.full((len(tokens), 1), _NEVER, dtype=torch.float64)).solution
     weight = router.get_parameter("weight").detach().clone()
@@ -132,7 +134,7 @@ def _agrees(call: Call, anatomy: BlockAnatomy, mixture: Mixture, level: Level) -
     gone[_find_kept(call.module, mixture, level)] = False
     weight[gone] = silent.T.to(weight.dtype)
     router._parameters["weight"] = nn.Parameter(weight, False)
-    expected = get_first_output(masked(*call.args, **call.kwargs))
+    expected = get_first_output(run_or_refuse(masked, *call.args, **call.kwargs))
     fewer = copy_module(call.module, share_tensors=True)
     replace_modules(fewer, SURGERY.build_modules(call.module, anatomy, level, ()))
     return describe_difference(lambda: fewer(*call.args, **call.kwargs), expected) is None

@@ -11,7 +11,7 @@ from torch import nn
 from pruning.anatomy.agreement import describe_difference, get_first_output
 from pruning.anatomy.contribution import BlockAnatomy
 from pruning.anatomy.copying import copy_module
-from pruning.anatomy.probe import Call
+from pruning.anatomy.probe import Call, run_or_refuse
 from pruning.kinds.surgery import Surgery
 from pruning.surgery.linear import get_weight_matrix, is_linear
 from pruning.surgery.quantised_linear import QuantisedLinear, round_inputs, round_weights
@@ -88,7 +88,7 @@ class QuantisedPart(Surgery):
         rounded = copy_module(call.module)
         paths = self.find_matrices(call.module, anatomy)
         with _round_everything(rounded, paths, format):
-            expected = get_first_output(rounded(*call.args, **call.kwargs))
+            expected = get_first_output(run_or_refuse(rounded, *call.args, **call.kwargs))
         return describe_difference(lambda: quantised(*call.args, **call.kwargs), expected) is None
 
 

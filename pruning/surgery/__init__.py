@@ -6,7 +6,7 @@ __getattr__, __all__ = export_lazily(
     __name__,
     {
         "block_library": ["BlockLibrary"],
-        "block_removal": ["remove_blocks"],
+        "block_removal": ["number_block", "remove_blocks"],
         "channel_order": ["Order", "ChannelOrder", "Cut", "get_channel_order", "keep_channel_order"],
         "config_blocks": ["find_depth_name"],
         "dropped": ["Dropped", "Form"],

@@ -11,6 +11,14 @@ from pruning.anatomy.part import is_encoder_decoder
 from pruning.surgery.config_blocks import keep_blocks
 
 
+def number_block(block: nn.Module, index: int) -> None:
+    """Tell a block, or a part of one, that it has another place, in place: there it finds its layer of the cache."""
+    for module in block.modules():
+        for name in ("layer_idx", "layer_id"):  # GPT-Neo says layer_id
+            if hasattr(module, name):
+                setattr(module, name, index)
+
+
 def remove_blocks(model: Any, stack: str, removed: Collection[int]) -> None:
     """Take these blocks out, in place.
 

@@ -80,11 +80,12 @@ READ_FAST = ("deepseek_v3", "bamba")  # attention of a latent state, and states 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "four streams": (_gemma3n, r"residual stream of \(batch, tokens, hidden\) and found 4 dimensions, \(4, 2, 7, 32\)"),
     "shared keys": (lambda: _gemma4(num_kv_shared_layers=2), "looked for"),
-    "experts beside an MLP": (
-        lambda: _gemma4(enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=12),
-        "looked for what its MLP adds",
-    ),
 }
+
+
+def build_experts_beside_mlp() -> Any:
+    """Gemma 4 with a mixture beside each MLP, whose sum is normed: its parts are not read."""
+    return filled(lambda: _gemma4(enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=12))
 
 
 _HYBRID_TYPES = ["linear_attention", "full_attention"] * 2

@@ -127,14 +127,17 @@ def test_the_stream_between_scaled_parts_is_the_one_that_the_next_part_reads() -
     assert found.attention[1] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_what_is_scaled_by_one_number_can_be_refitted_and_what_is_scaled_by_parameters_cannot() -> None:
+def test_what_is_scaled_by_a_number_or_by_a_parameter_of_the_block_can_be_refitted() -> None:
     """Granite's multiplier is in its code; the scales of a BEiT are weights, and the block that is tried has others."""
     granite, beit = (parent(family)[1].blocks[1] for family in ("granite", "beit"))
     assert [(part.projection, pytest.approx(0.3, rel=1e-5)) for part in granite.parts.values()] == [
         ("self_attn.o_proj", granite.attention.factor),
         ("mlp.down_proj", granite.mlp.factor),
     ]
-    assert [(part.projection, part.factor) for part in beit.parts.values()] == [(None, 1.0)] * 2
+    assert [(part.projection, part.scale, part.factor) for part in beit.parts.values()] == [
+        ("attention.o_proj", "lambda_1", 1.0),
+        ("mlp.fc2", "lambda_2", 1.0),
+    ]
 
 
 def test_a_sum_is_found_with_a_constant_for_each_channel() -> None:

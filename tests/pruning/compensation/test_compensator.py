@@ -109,14 +109,18 @@ def test_a_draft_is_the_naive_ridge_solution_of_all_tokens(tokens: int) -> None:
 _RIDGES = [
     *((each, 1.0) for each in ("llama", "qwen2", "phi3", "gpt2", "opt", "mistral", "vit", "clip", "siglip")),
     ("granite", 0.3),
+    ("beit", "lambda_1"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("family", "factor"), mark_rest_slow(_RIDGES, [*((each, 1.0) for each in ("llama", "gpt2", "vit")), _RIDGES[-1]])
+    ("family", "factor"), mark_rest_slow(_RIDGES, [*((each, 1.0) for each in ("llama", "gpt2", "vit")), *_RIDGES[-2:]])
 )
-def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str, factor: float) -> None:
-    """The attention of block 1 has to make up for its MLP and for the attention of block 2, counting `factor` times."""
+def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str, factor: float | str) -> None:
+    """The attention of block 1 has to make up for its MLP and for the attention of block 2, counting `factor` times.
+
+    The factor may be a parameter of the block, a number for each channel.
+    """
     parent = build(family) if factor == 1.0 else filled(SUMS[family][0])
     anatomy, inputs = read_anatomy(parent), example(parent, batch=4 * ITEMS)
     assert anatomy.layout is Layout.PRE_NORM
@@ -139,7 +143,8 @@ def test_the_projection_before_a_gap_is_the_naive_ridge_solution(family: str, fa
         end()
     projection = blocks[1].get_submodule(path)
     x = rows(seen["given"])
-    wanted = (rows(seen["target"]) - rows(seen["before"])) / factor
+    times = blocks[1].get_parameter(factor).detach().double().numpy() if isinstance(factor, str) else factor
+    wanted = (rows(seen["target"]) - rows(seen["before"])) / times
     weight = get_weight_matrix(projection).detach().double().numpy().T
     written = x @ weight + (0 if projection.bias is None else projection.bias.detach().double().numpy())
     expected = naive_ridge(x, wanted - written, penalty, projection.bias is not None)
