@@ -31,6 +31,7 @@ class Recipe:
         save_every: steps after which all that a run needs to go on is written.
         copies: of each window of text, with noise, that are trained on too.
         noise: share of their tokens that the parent has put there.
+        mixed: copies of each text of a model for embeddings, with words of other texts, that are trained on too.
         device: where; auto takes all GPUs that there are, else the CPU.
 
     Example:
@@ -53,6 +54,7 @@ class Recipe:
     save_every: int = 50
     copies: int = 3
     noise: float = 0.3
+    mixed: int = 15
     device: str = AUTO
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from nas.healing.answers import append_answers, count_answer_tokens
 from nas.healing.devices import check_installed, open_accelerator, place_copy, take_cpu_inputs
 from nas.healing.items import Items
 from nas.healing.loss import HealingLoss, list_watched_layers
+from nas.healing.mixed_copies import add_mixed_copies, can_mix
 from nas.healing.noisy_copies import add_noisy_copies
 from nas.healing.outputs import find_output_loss
 from nas.healing.recipe import Recipe
@@ -18,6 +19,7 @@ from nas.healing.train import Training
 from nas.healing.trainable import choose_trained
 from nas.parent.parent import ParentModel
 from nas.quality.answers import AnswerEvaluator
+from nas.quality.embedding import EmbeddingEvaluator
 from nas.quality.evaluator import Evaluator
 from nas.quality.language import LanguageEvaluator
 from pruning.anatomy.anatomy import Anatomy
@@ -51,6 +53,7 @@ def choose_training_data(
     """What the candidates of a parent are trained on: the calibration split that they are judged like.
 
     Of a language model's plain text it is as much of it as is read, with noisy copies where every token is judged.
+    Texts to embed are mixed with each other.
     Questions have their answers behind them, unless a candidate drops tokens: which ones, the end of the question
     decides.
     """
@@ -60,6 +63,8 @@ def choose_training_data(
     data = {"digest": split.digest, "items": len(split)}
     if isinstance(evaluator, AnswerEvaluator) and not any(each.tokens.stages for each in architectures):
         return TrainingData(append_answers(split), count_answer_tokens(split), data)
+    if isinstance(evaluator, EmbeddingEvaluator) and can_mix(split):
+        split = add_mixed_copies(split, recipe.mixed, recipe.seed)
     if isinstance(evaluator, LanguageEvaluator):
         split = add_noisy_copies(parent.placed, split, recipe.copies, recipe.noise, recipe.seed)
     return TrainingData(split, 1, data)
