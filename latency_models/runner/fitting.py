@@ -10,17 +10,21 @@ import numpy as np
 
 Axes = Sequence[Any]  # of each axis its size, or its name where it may have any
 _SINKS = re.compile(r"sinks_held_([0-9]+)")  # a window of so many tokens
+_PAST = "past"  # begins the names of what a cache holds
 _PLACES = 4  # of first tokens, before those in the window
 
 
 def fit_inputs(inputs: Mapping[str, np.ndarray], shapes: Mapping[str, Axes]) -> dict[str, np.ndarray]:
-    """Of the arrays those that a file asks for, with the sizes that it declares.
+    """Of the arrays those that a file asks for, its past ones with the sizes that it declares.
+
+    Others are left as they are: a runtime is to refuse them where they do not fit.
 
     Args:
         inputs: the parent's, by name.
         shapes: of the file's inputs.
     """
-    return {name: _fit(inputs[name], axes) for name, axes in shapes.items() if name in inputs}
+    asked = {name: axes for name, axes in shapes.items() if name in inputs}
+    return {name: _fit(inputs[name], axes) if name.startswith(_PAST) else inputs[name] for name, axes in asked.items()}
 
 
 def fit_shape(shape: Sequence[int], axes: Axes) -> tuple[int, ...]:

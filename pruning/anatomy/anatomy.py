@@ -168,7 +168,7 @@ def read_anatomy(model: Any) -> Anatomy:
     model = copy_lightly(model)
     blocks = model.get_submodule(stack)
     settings = {"use_cache": False} if _has_cache(model) else {}
-    versions = {name: parameter._version for name, parameter in model.named_parameters()}
+    versions = _read_versions(model)
     arguments = record_inputs(model, blocks, **settings)
     _refuse_changing(model, versions)
     width = width or find_stream(arguments[0]).shape[-1]
@@ -202,9 +202,15 @@ def _refuse_shared(model: Any, blocks: nn.ModuleList) -> None:
                 )
 
 
+def _read_versions(model: Any) -> dict[str, int]:
+    """How often each parameter was changed in place; of what was made in inference mode nobody counts."""
+    return {name: each._version for name, each in model.named_parameters() if not each.is_inference()}
+
+
 def _refuse_changing(model: Any, versions: Mapping[str, int]) -> None:
     """Copies share weights, so one that scales its weights where it first runs would scale them for all."""
-    changed = next((name for name, each in model.named_parameters() if each._version != versions[name]), None)
+    after = _read_versions(model)
+    changed = next((name for name, version in versions.items() if after[name] != version), None)
     if changed is not None:
         raise UnreadableModel(
             f"{type(model).__name__}: looked for a model that runs without changing its weights and found that it "

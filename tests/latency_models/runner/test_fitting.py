@@ -14,6 +14,11 @@ def test_what_a_file_does_not_ask_for_is_left_out() -> None:
     assert fit_inputs(given, {"other": (1,)}) == {}
 
 
+def test_what_is_no_cache_is_left_to_the_runtime_to_refuse() -> None:
+    given = {"ids": np.ones((2, 5))}
+    assert fit_inputs(given, {"ids": (2, 6)})["ids"] is given["ids"]
+
+
 def test_fewer_heads_are_the_first_ones() -> None:
     (fitted,) = fit_inputs({"past": PAST}, {"past": ("batch", 2, "past", 8)}).values()
     assert np.array_equal(fitted, PAST[:, :2])

@@ -111,7 +111,7 @@ def test_arrays_reach_the_gpu_whole_and_errors_are_raised() -> None:
 
 
 class Engine:
-    """Stands in for an engine that doubles `ids`, and for its context; `memory` is that of the driver."""
+    """Stands in for an engine that doubles `past.ids`, and for its context; `memory` is that of the driver."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver, self.shapes, self.addresses = driver, {}, {}
@@ -121,10 +121,10 @@ class Engine:
         return self
 
     def get_tensor_name(self, index: int) -> str:
-        return ("ids", "doubled")[index]
+        return ("past.ids", "doubled")[index]
 
     def get_tensor_mode(self, name: str) -> str:
-        return {"ids": "input", "doubled": "output"}[name]
+        return {"past.ids": "input", "doubled": "output"}[name]
 
     def get_tensor_dtype(self, name: str) -> str:
         return "int32"
@@ -136,13 +136,13 @@ class Engine:
         self.shapes[name] = shape
 
     def get_max_output_size(self, name: str) -> int:
-        return 4 * int(np.prod(self.shapes["ids"]))
+        return 4 * int(np.prod(self.shapes["past.ids"]))
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
-        ids = np.frombuffer(self.driver.memory[self.addresses["ids"]], np.int32)
+        ids = np.frombuffer(self.driver.memory[self.addresses["past.ids"]], np.int32)
         assert len(self.driver.memory[self.addresses["doubled"]]) == ids.nbytes
         self.driver.memory[self.addresses["doubled"]] = (2 * ids).tobytes()
         return ids[0] == 0
@@ -158,11 +158,11 @@ class Interface:
 def test_an_engine_is_given_what_it_declares_and_its_memory_is_given_back() -> None:
     driver = Driver()
     engine, ids = Engine(driver), np.arange(6, dtype=np.int64).reshape(2, 3)
-    execution = Execution(Interface, Cuda(driver), engine, {"ids": ids, "unused": ids})
+    execution = Execution(Interface, Cuda(driver), engine, {"past.ids": ids, "unused": ids})
     execution.run()
-    assert engine.shapes == {"ids": (2, 3)}
+    assert engine.shapes == {"past.ids": (2, 3)}
     assert np.frombuffer(driver.memory[engine.addresses["doubled"]], np.int32).tolist() == [0, 2, 4, 6, 8, 10]
-    refusing = Execution(Interface, Cuda(driver), Engine(driver), {"ids": ids + 1})
+    refusing = Execution(Interface, Cuda(driver), Engine(driver), {"past.ids": ids + 1})
     with pytest.raises(MeasuringFailed, match="the engine cannot be run"):
         refusing.run()
     del execution, refusing
@@ -174,7 +174,7 @@ def test_inputs_are_cut_to_what_an_engine_was_built_for() -> None:
     driver = Driver()
     engine = Engine(driver)
     engine.built_for = (2, 2)
-    execution = Execution(Interface, Cuda(driver), engine, {"ids": np.arange(6, dtype=np.int64).reshape(2, 3)})
+    execution = Execution(Interface, Cuda(driver), engine, {"past.ids": np.arange(6, dtype=np.int64).reshape(2, 3)})
     execution.run()
-    assert engine.shapes == {"ids": (2, 2)}
+    assert engine.shapes == {"past.ids": (2, 2)}
     assert np.frombuffer(driver.memory[engine.addresses["doubled"]], np.int32).tolist() == [0, 2, 6, 8]
