@@ -114,7 +114,7 @@ def read_product(module: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
     """(inputs, outputs) of a linear module's call, for those who change its weights before they are rounded."""
     if not isinstance(module, QuantisedLinear):
         return given, output
-    rounded = module.round_given(given)
+    rounded = module.round_given(widen_tensor(given))
     return rounded, nn.functional.linear(rounded, widen_tensor(module.weight), _widen(module.bias))
 
 

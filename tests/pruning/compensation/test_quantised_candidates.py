@@ -9,6 +9,7 @@ from families import build, example, mark_rest_slow
 from test_compensator import build_with, distance, naive_ridge, rows
 
 from pruning.anatomy.anatomy import read_anatomy
+from pruning.compensation.candidate_builder import CandidateBuilder, CompensationPlan
 from pruning.compensation.compensator import Compensator
 from pruning.compensation.method import Refit
 from pruning.compensation.streams import run_trunk, watch_input
@@ -35,6 +36,21 @@ def test_what_is_adjusted_is_nearer_to_the_parent(family: str, name: str) -> Non
     plain = prune(parent, architecture, anatomy=anatomy)
     adjusted = build_with(parent, anatomy, architecture, inputs)
     assert distance(adjusted, parent, anatomy, unseen) < distance(plain, parent, anatomy, unseen)
+
+
+@pytest.mark.parametrize("name", ["int8", "w4", "w8"])
+def test_in_bf16_it_is_about_as_near(name: str) -> None:
+    parent = build("llama")
+    anatomy, inputs, unseen = read_anatomy(parent), example(parent, batch=ITEMS), example(parent, batch=8, seed=5)
+    architecture = choose("attention.1", f"mlp.0:bits={name}", f"attention.2:bits={name}", f"mlp.2:bits={name}")
+    dropped = distance(prune(parent, architecture, anatomy=anatomy), parent, anatomy, unseen)
+    lost = []
+    for bf16 in (False, True):
+        builder = CandidateBuilder(parent, anatomy, CompensationPlan("refit", inputs, inputs, bf16))
+        lost.append(distance(builder.build(architecture), parent, anatomy, unseen))
+        draft = distance(builder.build(architecture, final=False), parent, anatomy, unseen)
+        assert draft < dropped
+    assert lost[1] < lost[0] + 0.05 * (dropped - lost[0])
 
 
 def test_a_projection_is_fitted_to_rounded_inputs_as_if_its_own_weights_were_not_rounded() -> None:
