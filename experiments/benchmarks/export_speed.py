@@ -52,7 +52,7 @@ def main() -> None:
             }
         times = measure(programs, asked.rounds)
     document = {
-        "model": asked.model, "winner": asked.winner and str(asked.winner), "shape": [asked.batch, asked.tokens],
+        "model": asked.model, "winner": asked.winner and asked.winner.parent.name, "shape": [asked.batch, asked.tokens],
         "threads": asked.threads, "rounds": asked.rounds, "torch": torch.__version__, "load": os.getloadavg()[0],
         "programs": [
             {"of": label, "program": each, **summarise(values, times[label, OURS], times["parent", each])}
