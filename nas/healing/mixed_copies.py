@@ -9,6 +9,7 @@ from torch import Tensor
 from nas.data.dataset import Split
 
 _IDS, _MASK = "input_ids", "attention_mask"
+_OF_TEXTS = {_IDS, _MASK, "token_type_ids"}
 _ENDS = 2  # tokens of a text that are the model's own: the first and the last
 
 
@@ -37,7 +38,8 @@ def add_mixed_copies(split: Split, copies: int, seed: int) -> Split:
 def can_mix(split: Split) -> bool:
     """Whether a split is of texts alone, with their padding behind the words."""
     mask = split.inputs.get(_MASK)
-    return _IDS in split.inputs and mask is not None and bool(mask[:, 0].all())
+    only_texts = _IDS in split.inputs and split.inputs.keys() <= _OF_TEXTS
+    return only_texts and mask is not None and bool(mask[:, 0].all())
 
 
 def _mix(ids: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:

@@ -84,8 +84,8 @@ def prepare(request: SearchRequest, progress: Progress, transport: Transport | N
             evaluator: Evaluator = build_draft_evaluator(request, parent, workload)
         else:
             evaluator = build_evaluator_of_space(parent, workload, request.tokens, space)
-        precision = choose_precision(request.arithmetic, parent.device)
-        compensation = plan_compensation(parent, evaluator, request.compensate, precision)
+        arithmetic = choose_precision(request.arithmetic, parent.device)
+        compensation = plan_compensation(parent, evaluator, request.compensate, arithmetic)
     narrowing = WIDTH_METHODS.get(request.method)
     criterion = DEFAULT_CRITERION if narrowing is None else narrowing.criterion
     order_parent_channels(space, parent, evaluator.dataset.calibration, progress, criterion)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from reading_parent import make_reading_parent
 from test_certificate import certificate
 from transformers import (
     BertConfig,
@@ -24,8 +24,6 @@ from typer.testing import CliRunner
 
 from latency_models.workload import Workload
 from nas.cli.app import app
-from nas.parent.parent import load_parent_model
-from nas.parent.reference_models import find_reference
 from nas.quality.prompt import PromptEvaluator, build_prompts
 from pruning.checkpoint import save
 from pruning.surgery.prune import prune
@@ -41,18 +39,7 @@ PROMPT = Workload.parse("prefill:batch=1,seq=48")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A tiny decoder with random words to read, and a winner's folder of it that loses parts and tokens."""
     home = tmp_path_factory.mktemp("models")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=4096, max_position_embeddings=64, initializer_range=0.2))
-    save(model, home / "parent")
-    reference = find_reference("python-lm")
-    assert reference is not None
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(reference.folder / name, home / "parent" / name)
-    letters = np.array(list("abcdefghij    "))
-    rng = np.random.default_rng(0)
-    (home / "texts.txt").write_text("\n\n".join("".join(rng.choice(letters, 400)) for _ in range(30)))
-    parent = load_parent_model(str(home / "parent"), home / "texts.txt")
+    parent = make_reading_parent(home, blocks=4)
     reduction = Reduction(Scorer.RANDOM, positions=Positions.COMPACTED)
     architecture = drop_from_parent(4, {Unit(2, Kind.MLP)}).replace_tokens(Schedule.parse("1=0.5", reduction))
     winner = prune(parent.model, architecture, anatomy=parent.anatomy)

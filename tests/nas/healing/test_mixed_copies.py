@@ -57,4 +57,6 @@ def test_what_is_padded_in_front_or_has_no_words_is_not_mixed() -> None:
     assert can_mix(split)
     front = {name: tensor.flip(1) for name, tensor in split.inputs.items()}
     assert not can_mix(Split("calibration", front))
-    assert not can_mix(Split("calibration", {"pixel_values": torch.zeros(2, 3, 4, 4)}))
+    pixels = {"pixel_values": torch.zeros(len(LENGTHS), 3, 4, 4)}
+    assert not can_mix(Split("calibration", pixels))
+    assert not can_mix(Split("calibration", {**split.inputs, **pixels}))

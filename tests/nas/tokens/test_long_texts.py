@@ -1,23 +1,18 @@
 """Windows of attention are judged on texts that are as long as the workload."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
+from reading_parent import make_reading_parent
 from test_certificate import certificate
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from latency_models.targets import find_target
 from latency_models.workload import Workload
-from nas.parent.parent import ParentModel, load_parent_model
-from nas.parent.reference_models import find_reference
+from nas.parent.parent import ParentModel
 from nas.request.choices import OFF, SEARCH
 from nas.tokens.space import add_tokens, build_candidate_evaluator, build_evaluator_of_space
-from pruning.checkpoint import save
 from pruning.surgery.prune import prune
 from search_spaces import Architecture, Choice
 from search_spaces.errors import BadData, UsageError
@@ -28,19 +23,7 @@ UNITS = ("attention", "attention-window")
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> ParentModel:
     """A tiny decoder of 64 positions with random words to read."""
-    home = tmp_path_factory.mktemp("models")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=4096, max_position_embeddings=64, initializer_range=0.2))
-    save(model, home / "parent")
-    reference = find_reference("python-lm")
-    assert reference is not None
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(reference.folder / name, home / "parent" / name)
-    letters = np.array(list("abcdefghij    "))
-    rng = np.random.default_rng(0)
-    (home / "texts.txt").write_text("\n\n".join("".join(rng.choice(letters, 400)) for _ in range(30)))
-    return load_parent_model(str(home / "parent"), home / "texts.txt")
+    return make_reading_parent(tmp_path_factory.mktemp("models"), blocks=2)
 
 
 def count_tokens(evaluator) -> int:
